@@ -1,0 +1,1 @@
+"""The images: manifests, folds, over-sampling, pixels. Imports nothing of ours."""

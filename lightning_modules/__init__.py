@@ -1,0 +1,1 @@
+"""One run: backbone, loss, metrics, the training command line."""

@@ -1,0 +1,1 @@
+"""What runs leave: tables, statistics, tracking. Never trains."""
