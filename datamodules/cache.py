@@ -1,0 +1,284 @@
+"""The pixel cache: every picture decoded once, kept in one file that all folds, trials and workers map."""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+import uuid
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import filelock
+import numpy as np
+import pandas as pd
+
+from datamodules.cache_build import decode_all
+from datamodules.errors import InputError
+from datamodules.manifest import Manifest
+from datamodules.pixels import DECODE_POLICY, FITS, PIXEL_LIMIT, Fit, decode, fit_to_square
+from datamodules.places import cache_root
+
+VERSION = "1"
+"""Layout of the files in a cache folder."""
+
+KINDS = ("pixels", "unpacked", "drawn")
+GIGABYTE = 1e9
+
+
+@dataclass(frozen=True)
+class PixelCache:
+    """A finished cache. Rows are the manifest's rows; nothing is opened before it is asked for.
+
+    Pickles to its few fields, so that a spawned worker opens the same file again instead of receiving a copy.
+    """
+
+    directory: Path
+    root: Path
+    size: int
+    fit: Fit
+    pixel_limit: int
+
+    @cached_property
+    def meta(self) -> dict[str, Any]:
+        """What was built, when, by which versions; ``images_decoded`` counts the decodes it took."""
+        return json.loads((self.directory / "meta.json").read_text())
+
+    @cached_property
+    def index(self) -> pd.DataFrame:
+        """One row an image: path, content (hash or ""), width, height, bytes, format, error ("" = readable)."""
+        return pd.read_parquet(self.directory / "index.parquet")
+
+    @cached_property
+    def thumbnails(self) -> np.ndarray:
+        """The pictures as (N, 32, 32) uint8 grey."""
+        return np.load(self.directory / "thumbnails.npy", mmap_mode="r")
+
+    @cached_property
+    def pixels(self) -> np.ndarray | None:
+        """The pictures as (N, size, size, 3) uint8, mapped read-only, or None if they exceed the budget."""
+        if not self.meta["pixels"]:
+            return None
+        shape = (self.meta["images"], self.size, self.size, 3)
+        return np.memmap(self.directory / "pixels.bin", dtype=np.uint8, mode="r", shape=shape)
+
+    def read(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
+        """Return (B, size, size, 3) uint8 of ``rows``: from the map, or decoded on the spot if there is none."""
+        wanted = np.asarray(rows, dtype=np.int64)
+        if self.pixels is not None:
+            return np.asarray(self.pixels)[wanted]
+        images = np.empty((len(wanted), self.size, self.size, 3), dtype=np.uint8)
+        paths = self.index["path"]
+        for place, row in enumerate(wanted):
+            full = decode(self.root / paths.iat[row], pixel_limit=self.pixel_limit)
+            images[place] = fit_to_square(full, self.size, self.fit)
+        return images
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: self.__dict__[name] for name in self.__dataclass_fields__}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+
+def build_cache(
+    manifest: Manifest,
+    size: int,
+    *,
+    fit: Fit = "crop",
+    directory: Path | None = None,
+    budget_gb: float = 20.0,
+    on_full: Literal["decode", "error"] = "decode",
+    workers: int | None = None,
+    pixel_limit: int = PIXEL_LIMIT,
+    start_method: str | None = None,
+) -> PixelCache:
+    """Return the cache of ``manifest`` at ``size``, building it first unless it stands complete.
+
+    Whoever comes second waits for the first. Unreadable files do not stop the build: their row carries the error.
+
+    Args:
+        manifest: The pictures; the cache is of its rows, in its order.
+        size: Side of the square in pixels.
+        fit: How a picture is brought to the square, see :func:`~datamodules.pixels.fit_to_square`.
+        directory: Where caches are kept; default ``pixels`` under :func:`~datamodules.places.cache_root`.
+        budget_gb: What all pixel caches in ``directory`` together may take.
+        on_full: Beyond the budget (or the free disk): decode each picture whenever it is read, or stop.
+        workers: Decoding processes; default all cores, and none for a few pictures.
+        pixel_limit: Pictures with more pixels are errors.
+        start_method: ``fork``, ``spawn`` or ``forkserver``; default the platform's.
+
+    Raises:
+        InputError: A bad argument, a full disk or budget with ``on_full="error"``, or a folder that cannot be written.
+    """
+    if size < 1:
+        msg = f"size must be a positive number of pixels, got {size}."
+        raise InputError(msg)
+    if fit not in FITS:
+        msg = f"fit must be one of {', '.join(FITS)}, got {fit!r}."
+        raise InputError(msg)
+    parent = Path(directory) if directory is not None else cache_root() / "pixels"
+    paths = [str(path) for path in manifest.table["path"]]
+    key = _key(manifest.root, paths, size, fit, pixel_limit)
+    final = parent / key
+    cache = PixelCache(final, manifest.root, size, fit, pixel_limit)
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(parent / f"{key}.lock"):
+            standing = _standing(final, len(paths))
+            if standing != "whole":
+                room = _room(parent, len(paths) * size**2 * 3, budget_gb, on_full)
+                if room or standing != "index":
+                    _build(cache, paths, manifest.name, room, workers, start_method)
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        msg = f"The cache folder {parent} cannot be written: {error}. Set EMOTION_CACHE_DIR to a folder of yours."
+        raise InputError(msg) from error
+    except OSError as error:
+        msg = (
+            f"Building the pixel cache in {parent} failed: {error}. Free some disk, or set EMOTION_CACHE_DIR elsewhere."
+        )
+        raise InputError(msg) from error
+    return cache
+
+
+def _key(root: Path, paths: list[str], size: int, fit: str, pixel_limit: int) -> str:
+    digest = hashlib.sha256(repr((VERSION, DECODE_POLICY, str(root), size, fit, pixel_limit)).encode())
+    for path in paths:
+        try:
+            state = os.stat(root / path)
+            digest.update(f"{path}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
+        except OSError:
+            digest.update(f"{path}\0missing\n".encode())
+    return digest.hexdigest()[:24]
+
+
+def _standing(final: Path, images: int) -> Literal["whole", "index", "nothing"]:
+    """Tell what the folder holds: a whole cache of this version, one without pixels, or nothing of use."""
+    try:
+        meta = json.loads((final / "meta.json").read_text())
+        if (meta["version"], meta["policy"], meta["images"]) != (VERSION, DECODE_POLICY, images):
+            return "nothing"
+        if len(pd.read_parquet(final / "index.parquet", columns=["error"])) != images:
+            return "nothing"
+        if len(np.load(final / "thumbnails.npy", mmap_mode="r")) != images:
+            return "nothing"
+        if not meta["pixels"]:
+            return "index"
+        return "whole" if (final / "pixels.bin").stat().st_size == meta["pixel_bytes"] else "nothing"
+    except (OSError, ValueError, KeyError):
+        return "nothing"
+
+
+def _build(
+    cache: PixelCache, paths: list[str], name: str, keep: bool, workers: int | None, start_method: str | None
+) -> None:
+    final = cache.directory
+    shutil.rmtree(final, ignore_errors=True)
+    for left in final.parent.glob(f".{final.name}.*"):  # of a build that was killed; the lock says it is not running
+        shutil.rmtree(left, ignore_errors=True)
+    work = final.parent / f".{final.name}.{uuid.uuid4().hex[:8]}"
+    work.mkdir()
+    try:
+        index, thumbnails = decode_all(
+            cache.root,
+            paths,
+            size=cache.size,
+            fit=cache.fit,
+            pixel_limit=cache.pixel_limit,
+            target=work / "pixels.bin" if keep else None,
+            workers=workers,
+            start_method=start_method,
+        )
+        index.to_parquet(work / "index.parquet")
+        np.save(work / "thumbnails.npy", thumbnails)
+        meta = {
+            "version": VERSION,
+            "policy": DECODE_POLICY,
+            "name": name,
+            "root": str(cache.root),
+            "size": cache.size,
+            "fit": cache.fit,
+            "images": len(paths),
+            "images_decoded": len(paths),
+            "unreadable": int((index["error"] != "").sum()),
+            "pixels": keep,
+            "pixel_bytes": len(paths) * cache.size**2 * 3,
+            "built": time.strftime("%Y-%m-%dT%H:%M:%S"),
+        }
+        (work / "meta.json").write_text(json.dumps(meta, indent=1))
+        os.replace(work, final)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _room(parent: Path, need: int, budget_gb: float, on_full: str) -> bool:
+    """Tell whether the pixels fit into the budget and on the disk; if not, warn or raise."""
+    used = sum(_bytes(folder) for folder in parent.iterdir() if folder.is_dir())
+    free = shutil.disk_usage(parent).free
+    if used + need <= budget_gb * GIGABYTE and need < 0.95 * free:
+        return True
+    msg = (
+        f"The pixel cache needs {need / GIGABYTE:.2f} GB; budget_gb is {budget_gb:g}, of which {used / GIGABYTE:.2f} GB are "
+        f"taken, and the disk of {parent} has {free / GIGABYTE:.1f} GB free. Raise the budget, choose a smaller size, or "
+        "free space with `emotion data cache --clear`."
+    )
+    if on_full == "error":
+        raise InputError(msg)
+    warnings.warn(f"{msg} Until then every picture is decoded each time it is read, which is slow.", stacklevel=3)
+    return False
+
+
+def _bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def cache_list(root: Path | None = None) -> pd.DataFrame:
+    """List what stands under the cache root: kind, name, images, size, fit, gigabytes, built, folder."""
+    root = root or cache_root()
+    found = []
+    for kind in KINDS:
+        for folder in sorted((root / kind).glob("*/")) if (root / kind).is_dir() else []:
+            try:
+                meta = json.loads((folder / "meta.json").read_text())
+            except (OSError, ValueError):
+                meta = {}
+            whole = kind != "pixels" or meta.get("version") == VERSION and meta.get("policy") == DECODE_POLICY
+            found.append(
+                {
+                    "kind": kind,
+                    "name": meta.get("name", folder.name),
+                    "images": meta.get("images"),
+                    "size": meta.get("size"),
+                    "fit": meta.get("fit"),
+                    "gigabytes": round(_bytes(folder) / GIGABYTE, 4),
+                    "built": meta.get("built", ""),
+                    "usable": whole,
+                    "folder": str(folder),
+                }
+            )
+    columns = ["kind", "name", "images", "size", "fit", "gigabytes", "built", "usable", "folder"]
+    return pd.DataFrame(found, columns=columns)
+
+
+def cache_clear(root: Path | None = None, kinds: Sequence[str] = ("pixels",)) -> int:
+    """Delete caches of ``kinds`` (pixels, unpacked, drawn) and return the bytes freed; one being built is left alone."""
+    if unknown := set(kinds) - set(KINDS):
+        msg = f"kinds must be among {', '.join(KINDS)}, got {', '.join(sorted(unknown))}."
+        raise InputError(msg)
+    root = root or cache_root()
+    freed = 0
+    for kind in kinds:
+        for folder in sorted((root / kind).glob("*/")) if (root / kind).is_dir() else []:
+            key = folder.name.lstrip(".").partition(".")[0]
+            try:
+                with filelock.FileLock(folder.parent / f"{key}.lock", timeout=0):
+                    size = _bytes(folder)
+                    shutil.rmtree(folder)
+                    freed += size
+            except filelock.Timeout:
+                continue
+    return freed

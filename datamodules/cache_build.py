@@ -1,0 +1,126 @@
+"""Decoding every picture once in several processes, straight into the cache's file."""
+
+import multiprocessing
+import os
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from datamodules.errors import InputError
+from datamodules.pixels import Fit, content_hash, decode_file, fit_to_square, grey_thumbnail
+
+THUMBNAIL = 32
+CHUNK = 32
+FEW = 256  # below this, starting processes costs more than it saves
+
+
+class Record(NamedTuple):
+    """What the cache's index keeps of one picture."""
+
+    path: str
+    content: str
+    width: int
+    height: int
+    bytes: int
+    format: str
+    error: str
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some neighbouring rows for one process."""
+
+    root: Path
+    first: int
+    paths: list[str]
+    size: int
+    fit: Fit
+    pixel_limit: int
+    target: Path | None
+
+
+def decode_all(
+    root: Path,
+    paths: list[str],
+    *,
+    size: int,
+    fit: Fit,
+    pixel_limit: int,
+    target: Path | None,
+    workers: int | None,
+    start_method: str | None,
+) -> tuple[pd.DataFrame, np.ndarray]:
+    """Decode ``paths`` below ``root``; return the index and the (N, 32, 32) thumbnails, pixels go to ``target``."""
+    if target is not None:
+        with open(target, "wb") as file:
+            file.truncate(len(paths) * size * size * 3)
+    chunks = [
+        Chunk(root, first, paths[first : first + CHUNK], size, fit, pixel_limit, target)
+        for first in range(0, len(paths), CHUNK)
+    ]
+    if workers is None:
+        workers = 0 if len(paths) < FEW else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4
+    records: list[Record] = []
+    thumbnails = np.zeros((len(paths), THUMBNAIL, THUMBNAIL), dtype=np.uint8)
+    with tqdm(total=len(paths), desc="Decoding pictures", unit="", delay=1, disable=None) as bar:
+        for part, small in _results(chunks, workers, start_method):
+            thumbnails[len(records) : len(records) + len(part)] = small
+            records.extend(part)
+            bar.update(len(part))
+    return pd.DataFrame(records, columns=list(Record._fields)), thumbnails
+
+
+def _results(chunks: list[Chunk], workers: int, start_method: str | None) -> Iterator[tuple[list[Record], np.ndarray]]:
+    if workers <= 0:
+        yield from map(_decode_chunk, chunks)
+        return
+    context = multiprocessing.get_context(start_method)
+    with ProcessPoolExecutor(max_workers=workers, mp_context=context) as pool:
+        try:
+            yield from pool.map(_decode_chunk, chunks)
+        except BrokenProcessPool as error:
+            msg = (
+                "A process that decodes pictures was ended from outside, most often for want of memory. "
+                f"Use fewer than {workers} workers, or a lower pixel_limit."
+            )
+            raise InputError(msg) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _decode_chunk(chunk: Chunk) -> tuple[list[Record], np.ndarray]:
+    """Decode one chunk. Pixels are written with pwrite: on a full disk that is an error, where a map would crash."""
+    records = []
+    thumbnails = np.zeros((len(chunk.paths), THUMBNAIL, THUMBNAIL), dtype=np.uint8)
+    pixels = np.zeros((len(chunk.paths), chunk.size, chunk.size, 3), dtype=np.uint8)
+    for place, path in enumerate(chunk.paths):
+        file = chunk.root / path
+        try:
+            size = file.stat().st_size
+            image, found = decode_file(file, pixel_limit=chunk.pixel_limit)
+        except (InputError, OSError) as error:
+            size = file.stat().st_size if file.is_file() else 0
+            records.append(Record(path, "", 0, 0, size, "", str(error)))
+            continue
+        height, width = image.shape[:2]
+        records.append(Record(path, content_hash(image), width, height, size, found, ""))
+        thumbnails[place] = grey_thumbnail(image, THUMBNAIL)
+        pixels[place] = fit_to_square(image, chunk.size, chunk.fit)
+    if chunk.target is not None:
+        handle = os.open(chunk.target, os.O_WRONLY)
+        try:
+            rest = memoryview(pixels).cast("B")
+            place = chunk.first * chunk.size * chunk.size * 3
+            while rest:
+                written = os.pwrite(handle, rest, place)
+                rest, place = rest[written:], place + written
+        finally:
+            os.close(handle)
+    return records, thumbnails
