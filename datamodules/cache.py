@@ -18,16 +18,13 @@ import numpy as np
 import pandas as pd
 
 from datamodules.cache_build import decode_all
+from datamodules.cache_shelf import GIGABYTE, VERSION, cache_clear, cache_list, folder_bytes
 from datamodules.errors import InputError
 from datamodules.manifest import Manifest
 from datamodules.pixels import DECODE_POLICY, FITS, PIXEL_LIMIT, Fit, decode, fit_to_square
 from datamodules.places import cache_root
 
-VERSION = "1"
-"""Layout of the files in a cache folder."""
-
-KINDS = ("pixels", "unpacked", "drawn")
-GIGABYTE = 1e9
+__all__ = ["PixelCache", "build_cache", "cache_clear", "cache_list"]
 
 
 @dataclass(frozen=True)
@@ -217,68 +214,16 @@ def _build(
 
 def _room(parent: Path, need: int, budget_gb: float, on_full: str) -> bool:
     """Tell whether the pixels fit into the budget and on the disk; if not, warn or raise."""
-    used = sum(_bytes(folder) for folder in parent.iterdir() if folder.is_dir())
+    used = sum(folder_bytes(folder) for folder in parent.iterdir() if folder.is_dir())
     free = shutil.disk_usage(parent).free
     if used + need <= budget_gb * GIGABYTE and need < 0.95 * free:
         return True
     msg = (
-        f"The pixel cache needs {need / GIGABYTE:.2f} GB; budget_gb is {budget_gb:g}, of which {used / GIGABYTE:.2f} GB are "
-        f"taken, and the disk of {parent} has {free / GIGABYTE:.1f} GB free. Raise the budget, choose a smaller size, or "
-        "free space with `emotion data cache --clear`."
+        f"The pixel cache needs {need / GIGABYTE:.2f} GB; budget_gb is {budget_gb:g}, of which {used / GIGABYTE:.2f} GB "
+        f"are taken, and the disk of {parent} has {free / GIGABYTE:.1f} GB free. Raise the budget, choose a smaller "
+        "size, or free space with `emotion data cache --clear`."
     )
     if on_full == "error":
         raise InputError(msg)
     warnings.warn(f"{msg} Until then every picture is decoded each time it is read, which is slow.", stacklevel=3)
     return False
-
-
-def _bytes(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-
-
-def cache_list(root: Path | None = None) -> pd.DataFrame:
-    """List what stands under the cache root: kind, name, images, size, fit, gigabytes, built, folder."""
-    root = root or cache_root()
-    found = []
-    for kind in KINDS:
-        for folder in sorted((root / kind).glob("*/")) if (root / kind).is_dir() else []:
-            try:
-                meta = json.loads((folder / "meta.json").read_text())
-            except (OSError, ValueError):
-                meta = {}
-            whole = kind != "pixels" or meta.get("version") == VERSION and meta.get("policy") == DECODE_POLICY
-            found.append(
-                {
-                    "kind": kind,
-                    "name": meta.get("name", folder.name),
-                    "images": meta.get("images"),
-                    "size": meta.get("size"),
-                    "fit": meta.get("fit"),
-                    "gigabytes": round(_bytes(folder) / GIGABYTE, 4),
-                    "built": meta.get("built", ""),
-                    "usable": whole,
-                    "folder": str(folder),
-                }
-            )
-    columns = ["kind", "name", "images", "size", "fit", "gigabytes", "built", "usable", "folder"]
-    return pd.DataFrame(found, columns=columns)
-
-
-def cache_clear(root: Path | None = None, kinds: Sequence[str] = ("pixels",)) -> int:
-    """Delete caches of ``kinds`` (pixels, unpacked, drawn) and return the bytes freed; one being built is left alone."""
-    if unknown := set(kinds) - set(KINDS):
-        msg = f"kinds must be among {', '.join(KINDS)}, got {', '.join(sorted(unknown))}."
-        raise InputError(msg)
-    root = root or cache_root()
-    freed = 0
-    for kind in kinds:
-        for folder in sorted((root / kind).glob("*/")) if (root / kind).is_dir() else []:
-            key = folder.name.lstrip(".").partition(".")[0]
-            try:
-                with filelock.FileLock(folder.parent / f"{key}.lock", timeout=0):
-                    size = _bytes(folder)
-                    shutil.rmtree(folder)
-                    freed += size
-            except filelock.Timeout:
-                continue
-    return freed
