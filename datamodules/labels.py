@@ -1,0 +1,76 @@
+"""What the emotions are called: one canonical name for each, and the names other people use for it."""
+
+import unicodedata
+
+# Canonical name -> what published data sets, papers and people write instead. The order is the order of the
+# classes in every manifest: FER2013's integers first (0 angry ... 6 neutral), so that its numbers stay its numbers.
+ALIASES: dict[str, tuple[str, ...]] = {
+    "angry": ("anger", "mad", "rage", "분노", "화남", "화"),
+    "disgust": ("disgusted", "disgusting", "혐오", "역겨움"),
+    "fear": ("afraid", "fearful", "scared", "공포", "두려움"),
+    "happy": ("happiness", "joy", "joyful", "smile", "smiling", "기쁨", "행복", "즐거움"),
+    "sad": ("sadness", "unhappy", "슬픔"),
+    "surprise": ("surprised", "suprise", "astonished", "놀람", "놀라움"),
+    "neutral": ("neutrality", "normal", "calm", "중립", "평온"),
+    "contempt": ("contemptuous", "scorn", "경멸"),
+    "anxious": ("anxiety", "worried", "불안"),
+    "embarrassed": ("embarrass", "embarrassment", "flustered", "당황"),
+    "hurt": ("pain", "wounded", "상처"),
+    "expressionless": ("no expression", "blank", "무표정"),
+    "amusement": ("amused", "재미"),
+    "awe": ("awed", "경외", "경외감"),
+    "contentment": ("content", "만족"),
+    "excitement": ("excited", "흥분", "신남"),
+}
+CANONICAL: tuple[str, ...] = tuple(ALIASES)
+
+# The class lists of the published data sets. FER2013's stands in the order of its integers 0..6.
+VOCABULARIES: dict[str, tuple[str, ...]] = {
+    "fer2013": ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"),
+    "ferplus": ("neutral", "happy", "surprise", "sad", "angry", "disgust", "fear", "contempt"),
+    "korean": ("happy", "angry", "sad", "anxious", "embarrassed", "hurt", "neutral"),
+    "mikels": ("amusement", "angry", "awe", "contentment", "disgust", "excitement", "fear", "sad"),
+}
+
+# Annotators' answers that are not an emotion; FER+ writes them as `unknown` and `NF` (not a face).
+NO_EMOTION: tuple[str, ...] = ("unknown", "nf")
+
+SPLIT_ALIASES: dict[str, str] = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "publictest": "validation",
+    "test": "test",
+    "testing": "test",
+    "privatetest": "test",
+}
+
+
+def plain(text: str) -> str:
+    """Return ``text`` without case, spaces, ``-`` and ``_``, in one Unicode form (macOS takes Hangul apart)."""
+    return "".join(c for c in unicodedata.normalize("NFKC", text).casefold() if not c.isspace() and c not in "-_")
+
+
+_LOOKUP: dict[str, str] = {plain(name): canon for canon, names in ALIASES.items() for name in (canon, *names)}
+
+
+def canonical(label: str) -> str | None:
+    """Return the canonical name of an emotion, or None when nobody here has heard of it.
+
+    >>> canonical("Anger"), canonical("분노"), canonical("confused")
+    ('angry', 'angry', None)
+    """
+    return _LOOKUP.get(plain(label))
+
+
+def canonical_split(name: str) -> str | None:
+    """Return ``train``, ``validation`` or ``test`` for a published name such as ``PublicTest``, else None."""
+    return SPLIT_ALIASES.get(plain(name))
+
+
+def in_class_order(labels: set[str]) -> tuple[str, ...]:
+    """Return the labels in the one class order: canonical names as listed above, then all others by the alphabet."""
+    return tuple(sorted(labels, key=lambda name: (CANONICAL.index(name) if name in ALIASES else len(CANONICAL), name)))

@@ -1,0 +1,99 @@
+"""Readers turn published layouts into a manifest; `read` finds the right one."""
+
+import difflib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from datamodules.errors import InputError
+from datamodules.manifest import Manifest
+from datamodules.readers import csv_table, fer2013, folder, pattern
+from datamodules.readers.common import IMAGE_SUFFIXES, ReadOptions, finish, image_files
+from datamodules.readers.unpack import is_archive, stem, unpack
+from datamodules.readers.votes import apply_votes
+
+__all__ = ["IMAGE_SUFFIXES", "READERS", "ReadOptions", "Reader", "image_files", "read", "recognise"]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One published layout.
+
+    Args:
+        about: one line for people who choose.
+        looks_like: whether a path holds this layout; asked in the order of ``READERS``, the first yes wins.
+        read: path, options and the set's name to a manifest; ends in ``common.finish``.
+    """
+
+    about: str
+    looks_like: Callable[[Path], bool]
+    read: Callable[[Path, ReadOptions, str], Manifest]
+
+
+READERS: dict[str, Reader] = {
+    "fer2013": Reader("FER2013's CSV of pixels, with FER+ votes beside it", fer2013.looks_like, fer2013.read),
+    "csv": Reader("a CSV, TSV or Parquet table with a file and a label column", csv_table.looks_like, csv_table.read),
+    "folder": Reader("one folder a class, below train/validation/test if given", folder.looks_like, folder.read),
+    "pattern": Reader("labels in the file names, by a regular expression", pattern.looks_like, pattern.read),
+}
+
+
+def recognise(path: str | Path) -> str:
+    """Return the name of the first reader that knows the layout of a file or folder (archives: once unpacked).
+
+    Raises:
+        InputError: nothing there, or no reader knows it.
+    """
+    path = Path(path)
+    if not path.exists():
+        msg = f"no file or folder {path}"
+        raise InputError(msg)
+    for name, reader in READERS.items():
+        if reader.looks_like(path):
+            return name
+    msg = f"no reader knows {path}; it reads folders, archives and tables: {', '.join(READERS)}"
+    raise InputError(msg)
+
+
+def read(source: str, options: ReadOptions = ReadOptions()) -> Manifest:  # noqa: B008 - frozen
+    """Read a data set into a manifest.
+
+    Args:
+        source: a path (the layout is recognised, an archive is unpacked once), ``reader:path``, or ``drawn`` and
+            ``drawn:largest=1000,ratio=10,seed=0`` for drawn faces.
+        options: labels, votes and columns.
+
+    Raises:
+        InputError: nothing there, no such reader (the nearest is named), or a data set that breaks a rule.
+    """
+    source = str(source).strip()
+    if source == "drawn" or source.startswith("drawn:"):
+        return _read_drawn(source.removeprefix("drawn").removeprefix(":"), options)
+    place = Path(source).expanduser()
+    chosen: str | None = None
+    if source and not place.exists() and (match := re.match(r"([A-Za-z]\w+):(.*)", source, re.DOTALL)):
+        chosen, place = match[1], Path(match[2]).expanduser()
+        if chosen not in READERS:
+            near = difflib.get_close_matches(chosen.lower(), [*READERS, "drawn"], n=2, cutoff=0.5)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join([*READERS, 'drawn'])}"
+            msg = f"unknown reader {chosen!r} in {source!r}; {hint}"
+            raise InputError(msg)
+    if not source or not place.exists():
+        msg = f"data {source!r}: no file or folder {place}; give a path, reader:path, or drawn for drawn faces"
+        raise InputError(msg)
+    place = place.resolve()
+    name = stem(place)
+    if place.is_file() and is_archive(place):
+        place = unpack(place)
+    if chosen is None:
+        chosen = "pattern" if options.pattern is not None else recognise(place)
+    return READERS[chosen].read(place, options, name)
+
+
+def _read_drawn(text: str, options: ReadOptions) -> Manifest:
+    from datamodules.drawn_faces import parse_spec, prepare  # pulls in OpenCV, which other readers do not need
+
+    manifest = prepare(parse_spec(text))
+    table, notes = apply_votes(manifest.table, manifest.name, options)
+    return finish(table, manifest.root, manifest.name, options, (*manifest.notes, *notes))

@@ -1,0 +1,105 @@
+"""Reads a CSV, TSV or Parquet table of images, saved by `emotion data prepare` or written by anybody."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from datamodules.errors import InputError
+from datamodules.labels import canonical_split
+from datamodules.manifest import Manifest, read_table, saved_meta
+from datamodules.readers.common import ReadOptions, finish
+from datamodules.readers.votes import apply_votes
+
+SUFFIXES = (".csv", ".tsv", ".parquet")
+# Preferred first where a folder holds several tables.
+USUAL_NAMES = ("manifest.parquet", "manifest.csv", "labels.csv", "labels.parquet", "labels.tsv")
+COLUMN_NAMES: dict[str, tuple[str, ...]] = {
+    "path": ("path", "file", "filename", "file_name", "filepath", "image", "image_path", "img", "image name"),
+    "label": ("label", "emotion", "expression", "class", "category"),
+    "subject": ("subject", "subject_id", "person", "person_id", "identity", "participant"),
+    "split": ("split", "usage", "set", "subset"),
+}
+
+
+def find_table(path: Path) -> Path | None:
+    """Return the table that describes the images of a folder (or the file itself), None when there is none.
+
+    Raises:
+        InputError: several tables and no usual name among them.
+    """
+    if path.is_file():
+        return path if path.suffix.lower() in SUFFIXES else None
+    for usual in USUAL_NAMES:
+        if (path / usual).is_file():
+            return path / usual
+    tables = sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES and f.is_file()) if path.is_dir() else []
+    if len(tables) > 1:
+        msg = f"{path} holds several tables ({', '.join(t.name for t in tables[:5])}); name the one to read"
+        raise InputError(msg)
+    return tables[0] if tables else None
+
+
+def looks_like(path: Path) -> bool:
+    """Return whether this is a table, or a folder with one in it."""
+    return find_table(path) is not None
+
+
+def read(path: Path, options: ReadOptions, name: str) -> Manifest:
+    """Read the table; paths are relative to its folder, or to the root that a saved manifest remembers.
+
+    A saved manifest opens as it was saved; options given with it are applied to it anew.
+    """
+    table_path = find_table(path)
+    if table_path is None:
+        msg = f"no table (.csv, .tsv, .parquet) at {path}"
+        raise InputError(msg)
+    meta = saved_meta(table_path) if table_path.suffix.lower() != ".tsv" else None
+    if meta is not None and options == ReadOptions():
+        return Manifest.load(table_path)
+    root = table_path.parent / meta["root"] if meta is not None else table_path.parent
+    name = meta["name"] if meta is not None else name
+    table = name_columns(read_table(table_path), options, table_path)
+    table["path"] = table["path"].str.replace("\\", "/", regex=False)  # tables written on Windows
+    table, notes = apply_votes(table, name, options)
+    return finish(table, root, name, options, notes)
+
+
+def name_columns(table: pd.DataFrame, options: ReadOptions, source: Path) -> pd.DataFrame:
+    """Rename the columns for file, label, subject and split to our names; all others stay, as groups.
+
+    Raises:
+        InputError: no column for the file or the label, or a column that an option names is not there.
+    """
+    table = table.rename(columns=lambda c: str(c).strip())
+    lower = {c.lower(): c for c in reversed(list(table.columns))}
+    chosen = {
+        "path": options.path_column,
+        "label": options.label_column,
+        "subject": options.subject_column,
+        "split": options.split_column,
+    }
+    found: dict[str, str] = {}
+    for ours, wanted in chosen.items():
+        if wanted is not None and wanted not in table:
+            msg = f"{source.name}: the column {wanted!r} ({ours}_column) is missing; found {', '.join(table.columns)}"
+            raise InputError(msg)
+        theirs = wanted or next((lower[n] for n in COLUMN_NAMES[ours] if n in lower), None)
+        if theirs is None and ours == "label" and options.votes != "ignore":
+            table = table.assign(label="")  # the votes give it
+            continue
+        if theirs is None and ours in {"path", "label"}:
+            msg = (
+                f"{source.name}: the column {ours!r} is missing (or {', '.join(COLUMN_NAMES[ours][1:])}); "
+                f"found {', '.join(table.columns)}; name it with {ours}_column (--{ours}-column)"
+            )
+            raise InputError(msg)
+        # `set` and `subset` may mean anything: they are a split only if every value says so.
+        loose = ours == "split" and wanted is None and theirs is not None and theirs.lower() in {"set", "subset"}
+        if theirs is None or (loose and not table[theirs].map(lambda s: canonical_split(str(s))).notna().all()):
+            continue
+        found[theirs] = ours
+    taken = [c for c in table if c in found.values() and c not in found]
+    table = table.rename(columns={c: f"{c}_column" for c in taken}).rename(columns=found)
+    for ours in ("path", "label"):
+        table[ours] = table[ours].astype(object).where(table[ours].notna(), "").astype(str)
+    return table
