@@ -1,0 +1,217 @@
+"""Find runs that were made, read what they left, and send what still waits after an outage."""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from filelock import FileLock, Timeout
+from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
+from mlflow.entities import Run, ViewType
+from mlflow.exceptions import MlflowException
+from tqdm import tqdm
+
+from datamodules.errors import InputError
+from records import store
+from records.sending import log, send_all
+from records.spool import Spool
+
+CONFIG = "config.yaml"
+
+
+def find_runs(
+    experiment: str | None = None,
+    *,
+    parent: str | None = None,
+    where: str = "",
+    directory: str | Path = store.DIRECTORY,
+    tracking_uri: str | None = None,
+    limit: int = 1000,
+) -> pd.DataFrame:
+    """Return one row per run, newest first: run_id, name, experiment, status, parent, start, end, params.*, metrics.*, tags.*.
+
+    Args:
+        experiment: Only runs of this experiment.
+        parent: Only children of this run.
+        where: A filter in MLflow's language, for instance `metrics."test/f1_macro" > 0.5`.
+        directory: Folder of the embedded store.
+        tracking_uri: Address of another store.
+        limit: At most so many rows.
+    """
+    client = _client(directory, tracking_uri)
+    experiments = {str(one.experiment_id): one.name for one in client.search_experiments()}
+    if experiment is not None:
+        experiments = {key: name for key, name in experiments.items() if name == experiment}
+    if parent is not None:
+        where = " and ".join(filter(None, [where, f"tags.`mlflow.parentRunId` = '{parent}'"]))
+    found: list[Run] = []
+    token = None
+    while experiments and len(found) < limit:
+        page = client.search_runs(
+            list(experiments), where, ViewType.ACTIVE_ONLY, min(1000, limit - len(found)), page_token=token
+        )
+        found, token = [*found, *page], page.token
+        if not token:
+            break
+    rows = [_row(run, experiments[str(run.info.experiment_id)]) for run in found]
+    return pd.DataFrame(rows, columns=None if rows else list(_FIXED))
+
+
+_FIXED = ("run_id", "name", "experiment", "status", "parent", "start", "end")
+
+
+def _row(run: Run, experiment: str) -> dict[str, Any]:
+    tags = run.data.tags
+    end = run.info.end_time
+    row: dict[str, Any] = {
+        "run_id": run.info.run_id,
+        "name": run.info.run_name,
+        "experiment": experiment,
+        "status": run.info.status,
+        "parent": tags.get("mlflow.parentRunId"),
+        "start": pd.Timestamp(run.info.start_time, unit="ms", tz="UTC"),
+        "end": pd.Timestamp(end, unit="ms", tz="UTC") if end else pd.NaT,
+    }
+    row |= {f"params.{key}": value for key, value in run.data.params.items()}
+    row |= {f"metrics.{key}": value for key, value in run.data.metrics.items()}
+    return row | {f"tags.{key}": value for key, value in tags.items()}
+
+
+def children(
+    parent_id: str, *, directory: str | Path = store.DIRECTORY, tracking_uri: str | None = None
+) -> pd.DataFrame:
+    """Return the children of a run in the order in which they were started."""
+    found = find_runs(parent=parent_id, directory=directory, tracking_uri=tracking_uri)
+    return found.sort_values("start", kind="stable", ignore_index=True)
+
+
+def find_run(text: str, *, directory: str | Path = store.DIRECTORY, tracking_uri: str | None = None) -> str:
+    """Return the id of the one run that `text` means: an id, the beginning of one, a name, or `latest`."""
+    client = _client(directory, tracking_uri)
+    try:
+        return str(client.get_run(text).info.run_id)
+    except MlflowException:
+        pass
+    found = find_runs(directory=directory, tracking_uri=tracking_uri, limit=50_000)
+    if text == "latest" and len(found):
+        return str(found["run_id"].iloc[0])
+    fitting = found[found["run_id"].str.startswith(text) | (found["name"] == text)] if len(found) else found
+    if len(fitting) != 1 or not text:
+        known = ", ".join(
+            f"{row.run_id[:8]} ({row['name']})" for _, row in (fitting if len(fitting) else found)[:8].iterrows()
+        )
+        msg = (
+            f"run: {text!r} must mean one run, it means {len(fitting)}. Give a run id, its beginning, a name, or `latest`; "
+            f"{'these fit' if len(fitting) else 'the newest runs are'}: {known or 'none'}."
+        )
+        raise InputError(msg)
+    return str(fitting["run_id"].iloc[0])
+
+
+def download(
+    run_id: str, path: str, *, directory: str | Path = store.DIRECTORY, tracking_uri: str | None = None
+) -> Path:
+    """Return a local path of an artifact (file or folder); do not write to it, it may be the store's own.
+
+    A file that still waits to be sent is read from the run's own folder, so an outage of the store hides nothing from
+    the process that made it. Artifacts of the embedded store are found where the folder is now, not where it was.
+    """
+    folder = Path(directory).absolute()
+    waiting = Spool.peek(folder / "runs" / run_id / "spool", path)
+    if waiting is not None:
+        return waiting
+    client = _client(directory, tracking_uri)
+    try:
+        uri = str(client.get_run(run_id).info.artifact_uri)
+    except MlflowException as error:
+        msg = f"run: no run {run_id!r} in {store.without_password(client.tracking_uri)}. Look on the page of `emotion ui`."
+        raise InputError(msg) from error
+    present, recorded = folder / "artifacts" / run_id / "artifacts", store.local_path(uri)
+    for place in (present, recorded):
+        if place is not None and (place / path).exists():
+            return place / path
+    if recorded is None:
+        try:
+            target = tempfile.mkdtemp(prefix="emotion-")
+            return Path(
+                download_artifacts(f"{uri.rstrip('/')}/{path}", dst_path=target, tracking_uri=client.tracking_uri)
+            )
+        except (MlflowException, OSError) as error:
+            msg = f"path: run {run_id} keeps no {path!r}, or the store cannot give it ({str(error)[:200]})."
+            raise InputError(msg) from error
+    there = sorted(
+        one.relative_to(place).as_posix() for place in {present, recorded} for one in place.rglob("*") if one.is_file()
+    )
+    msg = f"path: run {run_id} keeps no {path!r}. It keeps: {', '.join(there[:20]) or 'nothing'}."
+    raise InputError(msg)
+
+
+def load_table(
+    run_id: str, name: str, *, directory: str | Path = store.DIRECTORY, tracking_uri: str | None = None
+) -> pd.DataFrame:
+    """Return the table that a run kept with `log_table(table, name)`."""
+    return pd.read_parquet(download(run_id, f"tables/{name}.parquet", directory=directory, tracking_uri=tracking_uri))
+
+
+def run_config(
+    run_id: str, *, directory: str | Path = store.DIRECTORY, tracking_uri: str | None = None
+) -> dict[str, Any]:
+    """Return the configuration that a run kept as `config.yaml`."""
+    path = download(run_id, CONFIG, directory=directory, tracking_uri=tracking_uri)
+    return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+def replay_spools(directory: str | Path = store.DIRECTORY) -> dict[str, str]:
+    """Send what waits in the local folders of runs; return what became of each run that had something.
+
+    A run that another process is writing is left to it. A run whose process died without a last word is marked KILLED.
+    """
+    outcome: dict[str, str] = {}
+    waiting = [path.parent for path in sorted(Path(directory).absolute().glob("runs/*/spool/journal.jsonl"))]
+    for folder in tqdm([one for one in waiting if Spool.has_pending(one)], desc="sending", unit="run", disable=None):
+        run_id = folder.parent.name
+        try:
+            with FileLock(folder.parent / "lock", timeout=0):
+                spool = Spool(folder)
+                states = [one["value"] for one in spool.all() if one["op"] == "status"]
+                if not states or states[-1] == "RUNNING":
+                    spool.append({"op": "status", "value": "KILLED", "time": int(folder.stat().st_mtime * 1000)})
+                uri = _address(folder)
+                send_all(_client(directory, uri), run_id, spool)
+                spool.clear_files()
+                outcome[run_id] = "sent"
+        except Timeout:
+            outcome[run_id] = "left: another process is writing it"
+        except (InputError, MlflowException, OSError) as error:
+            log.debug("sending %s failed", run_id, exc_info=True)
+            outcome[run_id] = f"not sent: {str(error).splitlines()[0][:300]}"
+    return outcome
+
+
+def _address(folder: Path) -> str | None:
+    """Return the store a spool belongs to, None for the embedded one; a password comes from the environment."""
+    written = json.loads((folder / "address.json").read_text())["tracking_uri"]
+    present = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if written is None:
+        return store.embedded_uri(folder.parents[2])
+    return present if store.without_password(present) == written else str(written)
+
+
+def _client(directory: str | Path, uri: str | None) -> MlflowClient:
+    """Return a client for reading: an embedded store that is absent is an error, not a new empty store."""
+    uri = uri or store.tracking_uri(directory)
+    if uri == store.embedded_uri(directory):
+        require_store(directory)
+    return store.open_client(directory, uri)
+
+
+def require_store(directory: str | Path) -> None:
+    """Raise when the embedded store has not been made yet."""
+    path = Path(directory).absolute() / "mlflow.db"
+    if not path.exists():
+        msg = f"directory: no runs are kept here, {path} does not exist. Train first (make train), or go to the folder of mlruns."
+        raise InputError(msg)

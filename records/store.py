@@ -1,0 +1,166 @@
+"""Where runs are kept: the embedded SQLite store under mlruns, or the server MLFLOW_TRACKING_URI names."""
+
+import contextlib
+import logging
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from filelock import FileLock, Timeout
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from datamodules.errors import InputError
+
+DIRECTORY = "mlruns"
+
+# MLflow's own defaults keep one request alive for minutes (7 retries, 120 s each); the spool retries for us.
+_REQUEST = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+
+
+def embedded_uri(directory: str | Path = DIRECTORY) -> str:
+    """Return the address of the SQLite file inside `directory`."""
+    folder = Path(directory).absolute()
+    if set("?#%") & set(str(folder)):
+        msg = f"directory: the path of the runs must not hold '?', '#' or '%', got {folder}. Choose another folder."
+        raise InputError(msg)
+    return f"sqlite:///{folder / 'mlflow.db'}"
+
+
+def tracking_uri(directory: str | Path = DIRECTORY) -> str:
+    """Return $MLFLOW_TRACKING_URI, or else the embedded store in `directory`."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or embedded_uri(directory)
+
+
+def without_password(uri: str) -> str:
+    """Return `uri` without the user and password it may carry, so that it can be written to disk."""
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else uri
+
+
+def open_client(directory: str | Path = DIRECTORY, uri: str | None = None) -> MlflowClient:
+    """Return a client of a store that exists and answers; the embedded store is made when absent."""
+    for name, value in _REQUEST.items():
+        os.environ.setdefault(name, value)
+    uri = uri or tracking_uri(directory)
+    if uri == embedded_uri(directory):
+        ensure_store(directory)
+    return _answering(uri)
+
+
+def ensure_store(directory: str | Path = DIRECTORY) -> str:
+    """Make the embedded store when absent, mend it when its folder moved, and return its address.
+
+    Several processes may start at once: one makes the tables (about six seconds), the others wait for it.
+    """
+    folder, uri = Path(directory).absolute(), embedded_uri(directory)
+    if (str(folder), os.getpid()) in _ENSURED and (folder / "mlflow.db").exists():
+        return uri
+    try:
+        (folder / "artifacts").mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".store.lock", timeout=300), _quiet():
+            _answering(uri)
+            _mend_addresses(folder)
+    except Timeout as error:
+        msg = (
+            f"directory: another process has been making the store in {folder} for five minutes. End it and try again."
+        )
+        raise InputError(msg) from error
+    except OSError as error:
+        msg = f"directory: runs are written to {folder}, which failed: {error}. Free space, or choose another folder."
+        raise InputError(msg) from error
+    _ENSURED.add((str(folder), os.getpid()))
+    return uri
+
+
+_ENSURED: set[tuple[str, int]] = set()
+
+
+def _answering(uri: str) -> MlflowClient:
+    try:
+        client = MlflowClient(uri)
+        client.search_experiments(max_results=1)
+    except (MlflowException, OSError) as error:
+        reason = str(error).splitlines()[0][:300]
+        if "out-of-date database schema" in str(error):
+            advice = f"Copy the file, then run: mlflow db upgrade {without_password(uri)}"
+        elif uri.startswith("http"):
+            advice = "Start that server, or unset MLFLOW_TRACKING_URI to keep runs in the folder mlruns."
+        else:
+            advice = "Correct MLFLOW_TRACKING_URI, or unset it to keep runs in the folder mlruns."
+        msg = (
+            f"MLFLOW_TRACKING_URI: the tracking store must answer, {without_password(uri)} did not ({reason}). {advice}"
+        )
+        raise InputError(msg) from error
+    return client
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the two lines that MLflow logs about making tables."""
+    logger = logging.getLogger("mlflow.store.db.utils")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def local_path(uri: str) -> Path | None:
+    """Return the folder an artifact address stands for, None when it is not on this machine."""
+    parts = urlsplit(uri)
+    if parts.scheme == "file":
+        return Path(unquote(parts.path))
+    return None if parts.scheme else Path(uri)
+
+
+def _mend_addresses(folder: Path) -> None:
+    """Point absolute artifact addresses at the present folder, which may have been moved or copied.
+
+    Without this a copied mlruns would go on writing into the artifacts of the one it was copied from.
+    """
+    present = folder / "artifacts"
+    with contextlib.closing(sqlite3.connect(folder / "mlflow.db", timeout=20)) as database, database:
+        experiments = database.execute("SELECT experiment_id, artifact_location FROM experiments").fetchall()
+        for key, uri in experiments:
+            path = local_path(uri or "")
+            if path is not None and path.name == "artifacts" and path != present:
+                database.execute(
+                    "UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (str(present), key)
+                )
+        runs = database.execute(
+            "SELECT run_uuid, artifact_uri FROM runs WHERE artifact_uri IS NOT ?", (str(present),)
+        ).fetchall()
+        for key, uri in runs:
+            path, new = local_path(uri or ""), present / key / "artifacts"
+            ours = path is not None and path != new and path.parts[-3:] == new.parts[-3:]
+            if ours and path is not None and (new.exists() or not path.exists()):
+                database.execute("UPDATE runs SET artifact_uri = ? WHERE run_uuid = ?", (str(new), key))
+
+
+def experiment_id(client: MlflowClient, name: str, directory: str | Path, uri: str) -> str:
+    """Return the id of experiment `name`, made when absent (two processes may do so at once)."""
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        location = str(Path(directory).absolute() / "artifacts") if uri == embedded_uri(directory) else None
+        try:
+            return str(client.create_experiment(name, artifact_location=location))
+        except MlflowException:
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    if found.lifecycle_stage == "deleted":
+        msg = (
+            f"experiment: {name!r} was deleted, so no run can be added. Choose another name, or restore it: "
+            f"mlflow experiments restore --experiment-id {found.experiment_id}"
+        )
+        raise InputError(msg)
+    return str(found.experiment_id)
