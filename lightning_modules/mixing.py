@@ -1,0 +1,52 @@
+"""Mixup and cutmix of a batch that is already on its device, drawn by timm."""
+
+import numpy as np
+import torch
+from timm.data import Mixup
+from torch import Tensor
+
+from datamodules.errors import InputError
+
+
+class Mixing:
+    """Mixes each batch with itself in reverse, by mixup or cutmix; each batch draws one strength."""
+
+    def __init__(self, mixup: float, cutmix: float) -> None:
+        """Keep the strengths.
+
+        Args:
+            mixup: alpha of the beta distribution, 0 for none.
+            cutmix: likewise; where both are given, each batch draws which.
+
+        Raises:
+            InputError: If one is below 0.
+        """
+        if mixup < 0 or cutmix < 0:
+            msg = f"mixup and cutmix must be at least 0, got {mixup} and {cutmix}"
+            raise InputError(msg)
+        self.mixup, self.cutmix = mixup, cutmix
+
+    def __bool__(self) -> bool:
+        return self.mixup > 0 or self.cutmix > 0
+
+    def __call__(self, images: Tensor, target: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+        """Mix float images (B, C, H, W) in place and return them with their soft targets (B, classes).
+
+        Args:
+            images: the batch.
+            target: float (B, classes).
+            seed: of this batch, so that a resumed run mixes as the unbroken one would have.
+        """
+        even = len(images) // 2 * 2  # timm wants pairs: the last image of an odd batch stays as it is
+        if even == 0:
+            return images, target
+        mixer = Mixup(self.mixup, self.cutmix, label_smoothing=0.0, num_classes=even)
+        before = np.random.get_state()  # noqa: NPY002 - timm draws from NumPy's global generator
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        try:
+            # mixing row numbers gives the matrix of shares, which mixes hard and soft targets alike
+            _, shares = mixer(images[:even], torch.arange(even, device=images.device))
+        finally:
+            np.random.set_state(before)  # noqa: NPY002
+        mixed = shares.to(target.dtype) @ target[:even]
+        return images, torch.cat([mixed, target[even:]])
