@@ -1,0 +1,139 @@
+"""Which draws stand in which batch: one list a run, shared out over ranks, that can be taken up in the middle."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch.utils.data import DataLoader, Sampler
+
+from datamodules.errors import InputError
+
+SHUFFLE, AUGMENT = 0, 1  # two streams from one seed
+
+
+class Batch(NamedTuple):
+    """What the sampler hands to the dataset: places in the list of draws, and the seed of their transforms."""
+
+    positions: np.ndarray  # (B,) int64
+    seed: tuple[int, ...]
+
+
+class EpochBatchSampler(Sampler[Batch]):
+    """Batches of one epoch for one rank.
+
+    Notes:
+        The batches of all ranks together are those of a single process with the same ``batch_size``: rank r takes
+        ``batch[r::world_size]`` of every batch. No draw is lost and none is repeated. Where a batch does not divide
+        by the ranks, some hold one row more, which weighs a little less in the averaged gradient.
+
+        A last batch with fewer than two rows a rank joins the one before, since batch normalisation needs two.
+
+        The seed of a batch depends on seed, epoch, batch and rank, and on nothing that loads it.
+    """
+
+    def __init__(
+        self, draws: int, batch_size: int, *, seed: int, rank: int = 0, world_size: int = 1, shuffle: bool = True
+    ) -> None:
+        """Take the number of draws an epoch and the number of rows in a batch over all ranks.
+
+        Raises:
+            InputError: ``batch_size`` or ``draws`` gives a rank fewer than two rows.
+        """
+        if batch_size < 2 * world_size:
+            msg = f"batch_size counts the rows of all ranks and must be >= {2 * world_size}, two a rank, got {batch_size}."
+            raise InputError(msg)
+        if draws < 2 * world_size:
+            msg = f"The training part must have {2 * world_size} rows at least, two a rank, got {draws}."
+            raise InputError(msg)
+        self.draws, self.batch_size, self.seed = draws, batch_size, seed
+        self.rank, self.world_size, self.shuffle = rank, world_size, shuffle
+        self.epoch = 0
+        self.started = 0  # the batch at which the epoch was taken up
+        whole, rest = divmod(draws, batch_size)
+        self._batches = max(1, whole + (rest >= 2 * world_size))
+
+    @property
+    def sampler(self) -> "EpochBatchSampler":
+        """Itself: where Lightning looks for something whose epoch is to be set."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make ``epoch`` the one that is iterated next; a new one starts from its first batch."""
+        if epoch != self.epoch:
+            self.epoch, self.started = epoch, 0
+
+    def order(self) -> np.ndarray:
+        """Return (M,) int64, the order of the draws in this epoch, equal on every rank."""
+        if not self.shuffle:
+            return np.arange(self.draws)
+        return np.random.default_rng([self.seed, SHUFFLE, self.epoch]).permutation(self.draws)
+
+    def __len__(self) -> int:
+        return self._batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        order, epoch, first = self.order(), self.epoch, self.started
+        return (self._batch(order, epoch, number) for number in range(first, self._batches))
+
+    def _batch(self, order: np.ndarray, epoch: int, number: int) -> Batch:
+        last = number == self._batches - 1
+        whole = order[number * self.batch_size : None if last else (number + 1) * self.batch_size]
+        return Batch(whole[self.rank :: self.world_size], (self.seed, AUGMENT, epoch, number, self.rank))
+
+    def state_dict(self) -> dict[str, int]:
+        """Return where iteration started; :class:`ResumableLoader` knows how far it came."""
+        return {"epoch": self.epoch, "batch": self.started}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on at ``batch`` of ``epoch``; after its last batch that is the next epoch."""
+        self.epoch, self.started = int(state["epoch"]), int(state["batch"])
+        if self.started >= self._batches:
+            self.epoch, self.started = self.epoch + 1, 0
+
+
+class ResumableLoader(DataLoader):
+    """A DataLoader that Lightning saves and restores at the batch that training has reached, not the one prefetched.
+
+    ``trained`` tells how many batches of the running epoch have been trained on. What was handed out is not
+    enough: when training stops inside a step, that step's batch is still to be done.
+    """
+
+    def __init__(self, *args: Any, trained: Callable[[], int] | None = None, **kwargs: Any) -> None:  # noqa: ANN401
+        super().__init__(*args, **kwargs)
+        self._trained = trained
+        self._handed_out = (0, 0)  # epoch, batches
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # counts what the base class yields
+        sampler = self._epoch_sampler()
+        epoch, done = sampler.epoch, sampler.started
+        batches = super().__iter__()
+        sampler.started = 0  # if this epoch is iterated a second time, then from its start
+        return self._count(batches, epoch, done)
+
+    def _count(self, batches: Iterator[Any], epoch: int, done: int) -> Iterator[Any]:
+        self._handed_out = (epoch, done)
+        for batch in batches:
+            done += 1
+            self._handed_out = (epoch, done)
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the epoch and the number of its batches that are done."""
+        sampler = self._epoch_sampler()
+        epoch, done = self._handed_out
+        if epoch != sampler.epoch:  # between two epochs
+            return {"epoch": sampler.epoch, "batch": 0}
+        return {"epoch": epoch, "batch": done if self._trained is None else min(done, self._trained())}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where :meth:`state_dict` was taken."""
+        sampler = self._epoch_sampler()
+        sampler.load_state_dict(state)
+        self._handed_out = (sampler.epoch, sampler.started)
+
+    def _epoch_sampler(self) -> EpochBatchSampler:
+        sampler = self.batch_sampler
+        if not isinstance(sampler, EpochBatchSampler):
+            msg = f"ResumableLoader needs batch_sampler to be an EpochBatchSampler, got {type(sampler).__name__}."
+            raise TypeError(msg)
+        return sampler

@@ -1,0 +1,111 @@
+"""Draws become batches of pixels: uint8 pictures, labels, row numbers and the mark of a copy."""
+
+from collections.abc import Sequence
+
+import albumentations as A
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from datamodules.batches import Batch
+from datamodules.cache import PixelCache
+from datamodules.oversampling import Draws
+from datamodules.transforms import reseed
+
+ONCE = 2  # the stream of transforms that are drawn once, beside those of batches.py
+
+
+class EmotionDataset(Dataset):
+    """Pictures by their place in a list of draws.
+
+    Reads whole batches: pixels of untransformed pictures go from the map to the tensor in one copy, and the random
+    stream of the transforms is seeded once a batch by what the batch sampler says, so which worker reads a batch makes no
+    difference.
+    """
+
+    def __init__(
+        self,
+        cache: PixelCache,
+        labels: np.ndarray,
+        draws: Draws,
+        *,
+        originals: A.Compose | None = None,
+        copies: A.Compose | None = None,
+        once: bool = False,
+        seed: int = 0,
+        votes: np.ndarray | None = None,
+    ) -> None:
+        """Bind pixels, labels and transforms together.
+
+        Args:
+            cache: Where pixels come from.
+            labels: (N,) int64 of the manifest.
+            draws: (M,) rows of the manifest and which of them are copies.
+            originals: What pictures go through that are not copies.
+            copies: What copies go through.
+            once: Draw the transform of each place in ``draws`` once, the same in every epoch.
+            seed: Seed of what is drawn once.
+            votes: (N, C) shares of the annotators' votes, passed on as ``target``.
+        """
+        self.cache, self.labels, self.draws = cache, labels, draws
+        self.originals, self.copies = originals, copies
+        self.once, self.seed, self.votes = once, seed, votes
+
+    def __len__(self) -> int:
+        return len(self.draws)
+
+    def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
+        """Return one draw without the batch axis; a transform's random values then depend on ``position`` alone."""
+        return {name: value[0] for name, value in self.__getitems__([position]).items()}
+
+    def __getitems__(self, wanted: Batch | Sequence[int]) -> dict[str, torch.Tensor]:
+        """Return a batch: image (B, 3, S, S) uint8 in channels-last memory, label (B,), row (B,), is_copy (B,).
+
+        With votes also target (B, C) float32.
+        """
+        if isinstance(wanted, Batch):
+            positions, seed = wanted.positions, wanted.seed
+        else:
+            positions = np.asarray(wanted, dtype=np.int64)
+            seed = (self.seed, ONCE, *positions.tolist())
+        rows, is_copy = self.draws.rows[positions], self.draws.is_copy[positions]
+        images = self.cache.read(rows)  # (B, S, S, 3)
+        self._transform(images, self.originals, np.flatnonzero(~is_copy), positions, seed)
+        self._transform(images, self.copies, np.flatnonzero(is_copy), positions, (*seed, 1))
+        batch = {
+            "image": torch.from_numpy(images).permute(0, 3, 1, 2),  # (B, 3, S, S)
+            "label": torch.from_numpy(self.labels[rows]),
+            "row": torch.from_numpy(rows),
+            "is_copy": torch.from_numpy(is_copy),
+        }
+        if self.votes is not None:
+            batch["target"] = torch.from_numpy(self.votes[rows].astype(np.float32))
+        return batch
+
+    def _transform(
+        self,
+        images: np.ndarray,
+        transform: A.Compose | None,
+        places: np.ndarray,
+        positions: np.ndarray,
+        seed: tuple[int, ...],
+    ) -> None:
+        if transform is None or not len(places):
+            return
+        reseed(transform, *seed)
+        for place in places:
+            if self.once:
+                reseed(transform, self.seed, ONCE, int(positions[place]))
+            images[place] = transform(image=images[place])["image"]
+
+
+def keep(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Collate function: the dataset already made a batch."""
+    return batch
+
+
+def start_worker(worker: int) -> None:
+    """Keep OpenCV to one thread in each worker; they would fight over the cores."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)

@@ -1,0 +1,235 @@
+"""The transforms that training pictures go through: the ten of the paper, and two policies made for comparison.
+
+The paper's names are Keras layers, so their semantics are kept: one value for the whole picture, bilinear, edges filled by
+reflection, output as large as the input. Its magnitudes are for 224 pixels and are scaled to the input size.
+"""
+
+import os
+import random
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # else importing it asks the network for a newer version
+
+import albumentations as A
+import cv2
+import numpy as np
+
+from datamodules.errors import InputError
+
+Policy = Literal["one_of", "mild", "trivial_augment"]
+PAPER_SIZE = 224
+GREY = 128
+REFLECT = {"border_mode": cv2.BORDER_REFLECT, "interpolation": cv2.INTER_LINEAR, "p": 1.0}
+
+
+class KernelBlur(A.ImageOnlyTransform):
+    """Gaussian blur by an odd kernel drawn from ``kernels``; its sigma follows from the kernel as in OpenCV."""
+
+    def __init__(self, kernels: Sequence[int], p: float = 1.0) -> None:
+        super().__init__(p=p)
+        self.kernels = tuple(kernels)
+
+    def get_params(self) -> dict[str, Any]:
+        """Draw the kernel's side."""
+        return {"kernel": self.py_random.choice(self.kernels)}
+
+    def apply(self, img: np.ndarray, kernel: int = 3, **params: Any) -> np.ndarray:  # noqa: ANN401
+        """Blur one picture."""
+        return cv2.GaussianBlur(img, (kernel, kernel), 0, borderType=cv2.BORDER_REFLECT)
+
+
+class GreySquare(A.ImageOnlyTransform):
+    """Cutout: one grey square of side 0 to ``largest``, wholly inside the picture."""
+
+    def __init__(self, largest: int, p: float = 1.0) -> None:
+        super().__init__(p=p)
+        self.largest = largest
+
+    def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+        """Draw side and place."""
+        height, width = params["shape"][:2]
+        side = self.py_random.randint(0, min(self.largest, height, width))
+        return {
+            "side": side,
+            "top": self.py_random.randint(0, height - side),
+            "left": self.py_random.randint(0, width - side),
+        }
+
+    def apply(self, img: np.ndarray, side: int = 0, top: int = 0, left: int = 0, **params: Any) -> np.ndarray:  # noqa: ANN401
+        """Cover part of one picture."""
+        out = img.copy()
+        out[top : top + side, left : left + side] = GREY
+        return out
+
+
+class MeanContrast(A.ImageOnlyTransform):
+    """Contrast as in Keras: each channel's distance from its own mean is multiplied by 1 +- ``amount``."""
+
+    def __init__(self, amount: float, p: float = 1.0) -> None:
+        super().__init__(p=p)
+        self.amount = amount
+
+    def get_params(self) -> dict[str, Any]:
+        """Draw the factor."""
+        return {"factor": self.py_random.uniform(1 - self.amount, 1 + self.amount)}
+
+    def apply(self, img: np.ndarray, factor: float = 1.0, **params: Any) -> np.ndarray:  # noqa: ANN401
+        """Change the contrast of one picture."""
+        means = np.asarray(cv2.mean(img)[:3])
+        steps = (np.arange(256)[:, None] - means) * factor + means  # (256, 3): one table a channel
+        table = np.clip(np.rint(steps), 0, 255).astype(np.uint8)
+        return cv2.LUT(img, table[None])
+
+
+def _scaled(pixels: int, size: int) -> int:
+    return round(pixels * size / PAPER_SIZE)
+
+
+def _blur(size: int) -> A.BasicTransform:
+    # odd and at least 3: a kernel of 1 would do nothing, which is where 3 at small inputs would end
+    sides = {max(3, 2 * (_scaled(side, size) // 2) + 1) for side in (3, 5, 7)}
+    return KernelBlur(sorted(sides))
+
+
+def _crop(size: int) -> A.BasicTransform:
+    side = max(1, _scaled(200, size))
+    return A.RandomSizedCrop(min_max_height=(side, side), size=(size, size), interpolation=cv2.INTER_LINEAR, p=1.0)
+
+
+def _flip(size: int) -> A.BaseCompose:
+    return A.Sequential([A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5)], p=1.0)
+
+
+def _rotation(size: int) -> A.BasicTransform:
+    return A.Affine(rotate=(-45, 45), **REFLECT)
+
+
+def _translation(size: int) -> A.BasicTransform:
+    return A.Affine(translate_percent={"x": (-0.3, 0.3), "y": (-0.3, 0.3)}, **REFLECT)
+
+
+def _cutout(size: int) -> A.BasicTransform:
+    return GreySquare(_scaled(70, size))
+
+
+def _contrast(size: int) -> A.BasicTransform:
+    return MeanContrast(0.3)
+
+
+def _height(size: int) -> A.BasicTransform:
+    """Stretch along one axis about the centre. Keras changes the picture's size, which a fixed input cannot."""
+    return A.Affine(scale={"x": (1.0, 1.0), "y": (0.7, 1.3)}, keep_ratio=False, **REFLECT)
+
+
+def _width(size: int) -> A.BasicTransform:
+    return A.Affine(scale={"x": (0.7, 1.3), "y": (1.0, 1.0)}, keep_ratio=False, **REFLECT)
+
+
+def _zoom(size: int) -> A.BasicTransform:
+    return A.Affine(scale=(0.7, 1.3), keep_ratio=True, **REFLECT)
+
+
+def _erasing(size: int) -> A.BasicTransform:
+    return A.Erasing(scale=(0.02, 0.33), ratio=(0.3, 3.3), fill=GREY, p=1.0)
+
+
+TRANSFORMS: dict[str, Callable[[int], A.BasicTransform | A.BaseCompose]] = {
+    "blur": _blur,
+    "crop": _crop,
+    "flip": _flip,
+    "rotation": _rotation,
+    "translation": _translation,
+    "cutout": _cutout,
+    "contrast": _contrast,
+    "height": _height,
+    "width": _width,
+    "zoom": _zoom,
+    "erasing": _erasing,
+}
+"""Name to a builder that takes the input size: the paper's ten, and random erasing."""
+
+
+def _trivial_augment() -> A.BaseCompose:
+    """One operation of uniform strength, after TrivialAugment (https://arxiv.org/abs/2103.10158), its standard space."""
+    return A.OneOf(
+        [
+            A.NoOp(p=1.0),
+            A.AutoContrast(p=1.0),
+            A.Equalize(p=1.0),
+            A.Posterize(num_bits=(2, 8), p=1.0),
+            A.Solarize(threshold_range=(0.0, 1.0), p=1.0),
+            A.ColorJitter(brightness=0, contrast=0, saturation=(0.1, 1.9), hue=0, p=1.0),
+            A.ColorJitter(brightness=0, contrast=(0.1, 1.9), saturation=0, hue=0, p=1.0),
+            A.ColorJitter(brightness=(0.1, 1.9), contrast=0, saturation=0, hue=0, p=1.0),
+            A.Sharpen(alpha=(0.0, 0.9), lightness=(1.0, 1.0), p=1.0),
+            A.Affine(rotate=(-30, 30), **REFLECT),
+            A.Affine(shear={"x": (-17, 17), "y": (0, 0)}, **REFLECT),
+            A.Affine(shear={"x": (0, 0), "y": (-17, 17)}, **REFLECT),
+            A.Affine(translate_percent={"x": (-0.14, 0.14), "y": (0, 0)}, **REFLECT),
+            A.Affine(translate_percent={"x": (0, 0), "y": (-0.14, 0.14)}, **REFLECT),
+        ],
+        p=1.0,
+    )
+
+
+def build_transform(
+    names: Sequence[str],
+    size: int,
+    policy: Policy = "one_of",
+    *,
+    base: Literal["none", "mild", "trivial_augment"] = "none",
+    erasing: float = 0.0,
+) -> A.Compose | None:
+    """Return what a training picture (size, size, 3) uint8 goes through, or None if that is nothing.
+
+    Args:
+        names: T, of which ``one_of`` draws one for each picture, all equally likely; empty for nothing.
+        size: Side of the pictures.
+        policy: ``one_of``; ``mild``, a flip and a small affine move; ``trivial_augment``, one operation of any strength.
+        base: A policy that comes before.
+        erasing: Probability of a grey rectangle over 2 to 33 % of the picture, at the end.
+
+    Raises:
+        InputError: An unknown name, names beside a policy that takes none, or a probability outside [0, 1].
+    """
+    if unknown := [name for name in names if name not in TRANSFORMS]:
+        msg = f"transforms must be among {', '.join(TRANSFORMS)}, got {', '.join(map(repr, unknown))}."
+        raise InputError(msg)
+    if names and policy != "one_of":
+        msg = f"transforms are drawn by policy one_of only; with policy {policy!r} leave them empty, got {list(names)}."
+        raise InputError(msg)
+    if not 0 <= erasing <= 1:
+        msg = f"erasing is a probability in [0, 1], got {erasing}."
+        raise InputError(msg)
+    steps: list[A.BasicTransform | A.BaseCompose] = [*_policy(base)]
+    if policy != "one_of":
+        steps += _policy(policy)
+    elif names:
+        steps.append(A.OneOf([TRANSFORMS[name](size) for name in names], p=1.0))
+    if erasing:
+        steps.append(A.Erasing(scale=(0.02, 0.33), ratio=(0.3, 3.3), fill=GREY, p=erasing))
+    return A.Compose(steps) if steps else None
+
+
+def _policy(name: str) -> list[A.BasicTransform | A.BaseCompose]:
+    if name == "none":
+        return []
+    if name == "mild":
+        shift = {"x": (-0.08, 0.08), "y": (-0.08, 0.08)}
+        affine = A.Affine(rotate=(-10, 10), scale=(0.9, 1.1), keep_ratio=True, translate_percent=shift, **REFLECT)
+        return [A.HorizontalFlip(p=0.5), affine]
+    if name == "trivial_augment":
+        return [_trivial_augment()]
+    msg = f"policy must be one_of, mild or trivial_augment, got {name!r}."
+    raise InputError(msg)
+
+
+def reseed(transform: A.Compose, *seed: int) -> None:
+    """Start the transform's random stream anew from ``seed``.
+
+    Not ``set_random_seed``: that gives every step a generator of its own with one and the same seed, so that the step that
+    is chosen and the strength it is given would be tied together.
+    """
+    state = np.random.SeedSequence(seed)
+    transform.set_random_state(np.random.default_rng(state), random.Random(int(state.generate_state(1, np.uint64)[0])))
