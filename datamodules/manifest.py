@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datamodules.errors import InputError
-from datamodules.labels import in_class_order
+from datamodules.manifest_checks import SPLITS, VOTES, as_text, check_labels, check_paths, check_votes, refuse
 
-SPLITS = ("train", "validation", "test")
+__all__ = ["KNOWN_COLUMNS", "SPLITS", "VOTES", "Manifest", "make_manifest", "read_table", "saved_meta", "side_car"]
+
 KNOWN_COLUMNS = ("path", "label", "subject", "split")
-VOTES = "votes_"
 _META_KEY = b"emotion_manifest"
 
 
@@ -224,104 +224,10 @@ def make_manifest(
     if table.empty:
         msg = f"{name}: no images found in {root}"
         raise InputError(msg)
-    table = _as_text(table.reset_index(drop=True))
-    classes = _check_labels(table, name, classes)
-    _check_votes(table, name, classes)
+    table = as_text(table.reset_index(drop=True))
+    classes = check_labels(table, name, classes)
+    check_votes(table, name, classes)
     if "split" in table:
-        _refuse(~table["split"].isin(SPLITS), table, "split", name, f"must be one of {', '.join(SPLITS)}")
-    _check_paths(table, root, name)
+        refuse(~table["split"].isin(SPLITS), table, "split", name, f"must be one of {', '.join(SPLITS)}")
+    check_paths(table, root, name)
     return Manifest(root, table, classes, name, notes)
-
-
-def _as_text(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the table with every column but the votes as plain text, missing values as ``""``."""
-    columns: dict[str, pd.Series] = {}
-    for name in map(str, table.columns):
-        values = table[name]
-        if name.startswith(VOTES):
-            columns[name] = pd.to_numeric(values, errors="coerce").astype(np.float64)
-        else:
-            columns[name] = values.astype(object).where(values.notna(), "").astype(str)
-    return pd.DataFrame(columns)
-
-
-def _refuse(bad: pd.Series, table: pd.DataFrame, column: str, name: str, rule: str) -> None:
-    """Raise an error that names the first bad row, its value and how many others there are."""
-    if bad.any():
-        row = int(np.flatnonzero(bad)[0])
-        more = f" (and {int(bad.sum()) - 1} more rows)" if bad.sum() > 1 else ""
-        value, path = table[column].iloc[row], table["path"].iloc[row]
-        msg = f"{name}: row {row}{more}: {column} {rule}, got {value!r}"
-        msg += "" if column == "path" else f" for {path!r}"
-        raise InputError(msg)
-
-
-def _check_labels(table: pd.DataFrame, name: str, classes: tuple[str, ...] | None) -> tuple[str, ...]:
-    text = table["label"].str.strip()
-    _refuse((text == "") | (text.str.lower() == "nan"), table, "label", name, "may not be empty")
-    found = classes or in_class_order(set(table["label"]))
-    if len(set(found)) != len(found):
-        msg = f"{name}: a class is listed twice in {', '.join(found)}"
-        raise InputError(msg)
-    _refuse(~table["label"].isin(list(found)), table, "label", name, f"must be one of {', '.join(found)}")
-    if len(found) < 2:
-        msg = f"{name}: fewer than 2 classes, every image is {found[0]!r}; give each class its own folder or label"
-        raise InputError(msg)
-    return tuple(found)
-
-
-def _check_votes(table: pd.DataFrame, name: str, classes: tuple[str, ...]) -> None:
-    columns = [c for c in table if c.startswith(VOTES)]
-    if not columns:
-        return
-    for column in columns:
-        if column[len(VOTES) :] not in classes:
-            msg = f"{name}: {column!r} is the votes of no class; the classes are {', '.join(classes)}"
-            raise InputError(msg)
-        _refuse(~(table[column] >= 0) | np.isinf(table[column]), table, column, name, "must be a number not below zero")
-    total = table[columns].sum(axis=1)
-    _refuse(total <= 0, table.assign(votes=total), "votes", name, "must sum to more than zero")
-
-
-def _check_paths(table: pd.DataFrame, root: Path, name: str) -> None:
-    """Refuse paths that leave the root, appear twice or lead to no file; lists folders, which is cheaper than a stat."""
-    paths = table["path"]
-    _refuse(paths.str.strip() == "", table, "path", name, "may not be empty")
-    _refuse(paths.str.match(r"[/\\]|[A-Za-z]:[/\\]"), table, "path", name, f"must be relative to {root}, not absolute")
-    parts = "/" + paths + "/"
-    _refuse(parts.str.contains("/../", regex=False), table, "path", name, f"may not leave {root} by '..'")
-    untidy = parts.str.contains("/./", regex=False) | parts.str.contains("//", regex=False)
-    if untidy.any():
-        table["path"] = paths = paths.where(~untidy, paths[untidy].map(os.path.normpath))
-    _refuse(paths.duplicated(), table, "path", name, "appears twice")
-    if not root.is_dir():
-        msg = f"{name}: the folder of the images, {root}, does not exist"
-        raise InputError(msg)
-
-    inside = os.path.join(os.path.realpath(root), "")
-    sought = paths.tolist()
-    by_folder: dict[str, list[int]] = {}
-    for row, path in enumerate(sought):
-        by_folder.setdefault(os.path.dirname(path), []).append(row)
-    outside, missing = np.zeros(len(table), dtype=bool), np.zeros(len(table), dtype=bool)
-    for folder, rows in by_folder.items():
-        place = os.path.join(root, folder)
-        if not os.path.join(os.path.realpath(place), "").startswith(inside):
-            outside[rows] = True
-            continue
-        try:
-            # True: a plain file. False: a link, followed below. Anything else is not there.
-            with os.scandir(place) as entries:
-                files = {e.name: not e.is_symlink() for e in entries if e.is_symlink() or e.is_file()}
-        except OSError:
-            files = {}
-        for row in rows:
-            kind = files.get(os.path.basename(sought[row]))
-            if kind is None:
-                missing[row] = True
-            elif not kind:
-                target = os.path.realpath(os.path.join(root, sought[row]))
-                outside[row] = not target.startswith(inside)
-                missing[row] = not os.path.isfile(target)
-    _refuse(pd.Series(outside), table, "path", name, f"may not leave {root} through a symlink")
-    _refuse(pd.Series(missing), table, "path", name, f"must be a file in {root}, found none")

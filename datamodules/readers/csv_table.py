@@ -33,10 +33,16 @@ def find_table(path: Path) -> Path | None:
         if (path / usual).is_file():
             return path / usual
     tables = sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES and f.is_file()) if path.is_dir() else []
+    tables = [t for t in tables if _describes_images(t)]  # class folders may have some other table beside them
     if len(tables) > 1:
         msg = f"{path} holds several tables ({', '.join(t.name for t in tables[:5])}); name the one to read"
         raise InputError(msg)
     return tables[0] if tables else None
+
+
+def _describes_images(table: Path) -> bool:
+    columns = {str(c).strip().lower() for c in read_table(table, columns_only=True).columns}
+    return all(columns & set(COLUMN_NAMES[ours]) for ours in ("path", "label"))
 
 
 def looks_like(path: Path) -> bool:

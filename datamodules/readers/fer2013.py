@@ -1,12 +1,9 @@
 """Reads FER2013 as published, a CSV of pixels (`emotion,pixels,Usage`), with FER+ votes from the file beside it."""
 
-import os
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock
 from PIL import Image
 from tqdm import tqdm
 
@@ -15,7 +12,7 @@ from datamodules.labels import VOCABULARIES
 from datamodules.manifest import VOTES, Manifest, read_table
 from datamodules.readers import csv_table, folder
 from datamodules.readers.common import ReadOptions, finish
-from datamodules.readers.unpack import unpacked_folder
+from datamodules.readers.unpack import build_once, unpacked_folder
 from datamodules.readers.votes import apply_votes
 
 PIXELS_NAMES = ("fer2013.csv", "icml_face_data.csv")
@@ -58,21 +55,10 @@ def read(path: Path, options: ReadOptions, name: str) -> Manifest:
 
 
 def _write_images(source: Path) -> Path:
-    place = unpacked_folder(source)
-    place.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{place}.lock"):
-        if not place.is_dir():
-            draft = place.with_name(f".{place.name}.part")
-            shutil.rmtree(draft, ignore_errors=True)
-            try:
-                (draft / "images").mkdir(parents=True)
-                _convert(source, draft).to_parquet(draft / "rows.parquet")
-                os.replace(draft, place)
-            except OSError as error:
-                msg = f"cannot write the images of {source} to {place}: {error}"
-                raise InputError(msg) from error
-            finally:
-                shutil.rmtree(draft, ignore_errors=True)
+    with build_once(unpacked_folder(source)) as (place, draft):
+        if draft is not None:
+            (draft / "images").mkdir()
+            _convert(source, draft).to_parquet(draft / "rows.parquet")
     return place
 
 

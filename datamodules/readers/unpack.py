@@ -7,6 +7,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -48,7 +49,33 @@ def file_key(path: Path) -> str:
 
 def unpacked_folder(path: Path) -> Path:
     """Return where the content of an archive or a CSV of pixels is kept."""
-    return cache_root() / "unpacked" / f"{stem(path)}-{file_key(path)}"
+    return cache_root() / "unpacked" / f"{stem(path).replace('.', '_')}-{file_key(path)}"
+
+
+@contextmanager
+def build_once(folder: Path) -> Iterator[tuple[Path, Path | None]]:
+    """Give a temporary folder to fill, which becomes ``folder`` if all goes well; None where ``folder`` exists.
+
+    Raises:
+        InputError: the place cannot be written.
+    """
+    draft = folder.with_name(f".{folder.name}.part")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if folder.is_dir():
+                yield folder, None
+                return
+            shutil.rmtree(draft, ignore_errors=True)  # left behind by a process that was killed
+            draft.mkdir()
+            try:
+                yield folder, draft
+                os.replace(draft, folder)
+            finally:
+                shutil.rmtree(draft, ignore_errors=True)
+    except OSError as error:
+        msg = f"cannot write {folder}: {error.strerror or error}; free disk space or set EMOTION_CACHE_DIR"
+        raise InputError(msg) from error
 
 
 def unpack(path: Path) -> Path:
@@ -60,28 +87,20 @@ def unpack(path: Path) -> Path:
         InputError: a member that leads out of the folder or is a link or device, an archive that is broken or larger
             than the limit or the disk.
     """
-    folder = unpacked_folder(path)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if not folder.is_dir():
-            draft = folder.with_name(f".{folder.name}.part")
-            shutil.rmtree(draft, ignore_errors=True)  # left behind by a process that was killed
+    with build_once(unpacked_folder(path)) as (folder, draft):
+        if draft is not None:
             try:
                 _extract(path, draft)
-                os.replace(draft, folder)
             except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, RuntimeError) as error:
                 # RuntimeError: an encrypted zip, or a compression that zipfile does not know.
-                msg = f"cannot unpack {path} to {folder}: {error or type(error).__name__}"
+                msg = f"cannot unpack {path} to {folder}: {str(error) or type(error).__name__}"
                 raise InputError(msg) from error
-            finally:
-                shutil.rmtree(draft, ignore_errors=True)
     entries = [e for e in folder.iterdir() if not e.name.startswith(".")]
     return entries[0] if len(entries) == 1 and entries[0].is_dir() else folder
 
 
 def _extract(path: Path, draft: Path) -> None:
     limit = float(os.environ.get(LIMIT_VARIABLE, LIMIT_GB)) * 1e9
-    draft.mkdir(parents=True)
     free = shutil.disk_usage(draft).free - 100e6
     total = 0
     with tqdm(desc=f"unpacking {path.name}", unit=" files", delay=1, leave=False) as bar:

@@ -44,7 +44,8 @@ def apply_votes(table: pd.DataFrame, name: str, options: ReadOptions) -> tuple[p
 
     best = counts.max(axis=1, initial=0.0)
     first = counts == best[:, None]  # (N, C), every emotion in first place
-    published = np.array([resolve(str(label), options) or "" for label in table["label"]], dtype=object)
+    meaning = {label: resolve(str(label), options) or "" for label in table["label"].unique()}
+    published = table["label"].map(meaning).to_numpy(object)
     stands = first & (published[:, None] == np.array(order, dtype=object)[None, :])
     winner = np.where(stands.any(axis=1), stands.argmax(axis=1), first.argmax(axis=1))
     keep, notes = np.ones(len(table), dtype=bool), []

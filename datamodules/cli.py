@@ -1,0 +1,168 @@
+"""The commands about images: `emotion data describe | check | prepare | cache`."""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import get_args
+
+from datamodules.errors import InputError
+from datamodules.manifest import Manifest
+from datamodules.readers import READERS, ReadOptions, read
+from datamodules.readers.common import Unknown, Votes
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--data`` and the options of reading it, which :func:`open_data` takes."""
+    data = parser.add_argument_group("the images")
+    data.add_argument("source", nargs="?", help=argparse.SUPPRESS)
+    data.add_argument(
+        "--data", help=f"a path, reader:path ({', '.join(READERS)}), or drawn[:largest=1000,ratio=10] [drawn]"
+    )
+    data.add_argument(
+        "--pattern", help="regular expression for file names, with named groups label, subject, any group"
+    )
+    data.add_argument("--votes", choices=get_args(Votes), default="ignore", help="what annotators' votes are for")
+    data.add_argument("--drop-ties", action="store_true", help="with votes: leave out images with a shared first place")
+    data.add_argument("--keep-unknown", action="store_true", help="with votes: keep images that most call unknown")
+    data.add_argument("--alias", action="append", metavar="NAME=CLASS", help="another name for a class; repeatable")
+    data.add_argument("--unknown-labels", choices=get_args(Unknown), default="error", help="what to do with them")
+    for column in ("path", "label", "subject", "split"):
+        data.add_argument(f"--{column}-column", metavar="COLUMN", help=f"the table's column for the {column}")
+
+
+def open_data(args: argparse.Namespace) -> Manifest:
+    """Read what the arguments of :func:`add_data_arguments` name; drawn faces if they name nothing."""
+    if args.data and args.source and args.data != args.source:
+        msg = f"data is given twice, as {args.source!r} and as --data {args.data!r}; give it once"
+        raise InputError(msg)
+    aliases = {}
+    for text in args.alias or []:
+        name, sign, meaning = text.partition("=")
+        if not (name and sign and meaning):
+            msg = f"alias must be NAME=CLASS, such as furious=angry, got {text!r}"
+            raise InputError(msg)
+        aliases[name] = meaning
+    options = ReadOptions(
+        pattern=args.pattern,
+        votes=args.votes,
+        drop_ties=args.drop_ties,
+        drop_unknown=not args.keep_unknown,
+        aliases=aliases or None,
+        path_column=args.path_column,
+        label_column=args.label_column,
+        subject_column=args.subject_column,
+        split_column=args.split_column,
+        unknown_labels=args.unknown_labels,
+    )
+    return read(args.data or args.source or "drawn", options)
+
+
+def describe_command(args: argparse.Namespace) -> int:
+    """Print what is in the data set, and draw the chart if one is asked for."""
+    from datamodules.describe import describe
+
+    manifest = open_data(args)
+    print(describe(manifest, args.sample))
+    if args.chart:
+        from datamodules.chart import draw_chart  # matplotlib takes a second to import
+
+        for warning in draw_chart(manifest, args.chart):
+            print(f"chart            {warning}", file=sys.stderr)
+        print(f"chart            {args.chart}")
+    return 0
+
+
+def prepare_command(args: argparse.Namespace) -> int:
+    """Write the manifest and say how to use it."""
+    manifest = open_data(args)
+    path = Path(args.output).expanduser()
+    if path.exists() and not args.overwrite:
+        msg = f"output {path} exists; give another name, or --overwrite to replace it"
+        raise InputError(msg)
+    manifest.save(path)
+    print(f"{len(manifest):,} images, {len(manifest.classes)} classes: {', '.join(manifest.classes)}")
+    for note in manifest.notes:
+        print(f"note: {note}")
+    print(f"written: {path}\nuse it:  --data {path}")
+    return 0
+
+
+def check_command(args: argparse.Namespace) -> int:
+    """Look for broken, doubled and doubtful images; exit status 1 on errors."""
+    from datamodules.audit import run_check
+
+    return run_check(open_data(args), args)
+
+
+def cache_command(args: argparse.Namespace) -> int:
+    """List the caches, build one, or clear them."""
+    from datamodules.cache import build_cache
+    from datamodules.cache_shelf import cache_clear, cache_list
+
+    if args.clear is not None:
+        freed = cache_clear(kinds=args.clear or ("pixels",))
+        print(f"freed {freed / 1e9:.2f} GB")
+    elif args.data or args.source:
+        manifest = open_data(args)
+        cache = build_cache(manifest, args.size, fit=args.fit, budget_gb=args.budget_gb)
+        broken = int((cache.index["error"] != "").sum())
+        print(f"{len(manifest):,} images at {args.size} px: {cache.directory}")
+        if broken:
+            print(f"{broken:,} cannot be read; `emotion data check` lists them")
+    else:
+        table = cache_list()
+        print(table.to_string(index=False) if len(table) else "no caches")
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of `emotion data`."""
+    top = argparse.ArgumentParser(prog="emotion data", description=__doc__)
+    commands = top.add_subparsers(dest="command", required=True, metavar="describe|check|prepare|cache")
+
+    sub = commands.add_parser("describe", help="class counts, imbalance, groups and sizes, and a bar chart")
+    add_data_arguments(sub)
+    sub.add_argument("--chart", metavar="FILE.png", help="draw the class counts into this file")
+    sub.add_argument("--sample", type=int, default=500, help="how many image headers to read for the sizes [500]")
+    sub.set_defaults(run=describe_command)
+
+    sub = commands.add_parser("check", help="unreadable, doubled and doubtful images; exit status 1 on errors")
+    add_data_arguments(sub)
+    sub.add_argument("--fix", metavar="FILE", help="write a cleaned manifest (.csv or .parquet); no image is deleted")
+    sub.add_argument("--sheet", metavar="FILE.png", help="draw a contact sheet of the findings")
+    sub.add_argument("--table", metavar="FILE.csv", help="write every finding into a table")
+    sub.add_argument("--no-near", action="store_true", help="look for exact duplicates only")
+    sub.set_defaults(run=check_command)
+
+    sub = commands.add_parser(
+        "prepare", help="write the manifest of a data set, to look at or edit, and to use as --data"
+    )
+    add_data_arguments(sub)
+    sub.add_argument("--output", required=True, metavar="FILE", help="a .csv or .parquet file")
+    sub.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
+    sub.set_defaults(run=prepare_command)
+
+    sub = commands.add_parser("cache", help="list the caches; with --data build one; with --clear delete them")
+    add_data_arguments(sub)
+    sub.add_argument("--size", type=int, default=64, help="side of the cached pictures in pixels [64]")
+    sub.add_argument("--fit", choices=("crop", "stretch", "pad"), default="crop", help="how a picture becomes square")
+    sub.add_argument("--budget-gb", type=float, default=20.0, help="disk space that all caches may take [20]")
+    sub.add_argument("--clear", nargs="*", metavar="KIND", help="delete: pixels (default), unpacked, drawn")
+    sub.set_defaults(run=cache_command)
+    return top
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status.
+
+    Raises:
+        InputError: bad input; the front door prints it.
+    """
+    chosen = parser().parse_args(args)
+    try:
+        return int(chosen.run(chosen))
+    except BrokenPipeError:  # `emotion data describe | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
