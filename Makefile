@@ -1,0 +1,49 @@
+# The same doors as `emotion`, for people who type make.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+PYTHON ?= python3
+RECIPE ?= quick
+DATA   ?=
+FOLDS  ?= 5
+BIN    := .venv/bin
+READY  := .venv/.ready
+
+.PHONY: help setup train test lint bench ui clean lock
+.DEFAULT_GOAL := help
+
+help:  ## show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-7s %s\n", $$1, $$2}'
+	@echo; echo "  variables: RECIPE=$(RECIPE) DATA=$(DATA) FOLDS=$(FOLDS) PYTHON=$(PYTHON)      e.g. make train RECIPE=balanced DATA=path/to/images"
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"error: PYTHON: needs Python >= 3.11, $(PYTHON) is {v.major}.{v.minor}; try make PYTHON=python3.12 ...")'
+	@echo "installing into .venv (once; a few minutes, about 6.5 GB) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+setup: $(READY)  ## make .venv from requirements.lock (hashes enforced)
+
+train: $(READY)  ## cross-validate RECIPE on DATA (default: quick, on drawn faces)
+	@$(BIN)/emotion cross-validate --recipe $(RECIPE) --folds $(FOLDS) $(if $(DATA),--data "$(DATA)")
+
+test: $(READY)  ## run the fast tests
+	@$(BIN)/python -m pytest -n 2 --dist worksteal
+
+lint: $(READY)  ## check format, style and types
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
+
+bench: $(READY)  ## measure speed and memory as ratios, write benchmarks/results.json
+	@$(BIN)/python -m benchmarks
+
+ui: $(READY)  ## open the MLflow page of mlruns/ (this machine only)
+	@$(BIN)/emotion ui
+
+clean:  ## remove what can be made again (never mlruns)
+	@rm -rf build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
+
+lock:  # resolve requirements.lock anew; needs uv
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra dev \
+	  --custom-compile-command "make lock" pyproject.toml -o requirements.lock

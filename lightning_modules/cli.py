@@ -1,0 +1,292 @@
+"""The command line of one run: LightningCLI's fit, validate, test and predict, with tracking around them."""
+
+import contextlib
+import difflib
+import hashlib
+import json
+import logging
+import os
+import re
+import sys
+import warnings
+from typing import Any
+
+import numpy as np
+import yaml
+from jsonargparse import ArgumentError
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from datamodules.emotion import EmotionDataModule
+from datamodules.errors import InputError
+from lightning_modules.classifier import EmotionClassifier
+from lightning_modules.evaluation import RunResult, evaluate_outer
+from lightning_modules.run import RunOptions, explained, resume_checkpoint, run_callbacks
+from lightning_modules.shorthand import HELP, expand, recipe_names, take
+from records.runs import find_runs
+from records.tracking import TrackingLogger
+
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "accelerator": "auto",
+    "devices": 1,
+    "max_epochs": 10,
+    "log_every_n_steps": 50,
+    "enable_model_summary": False,
+    "use_distributed_sampler": False,  # ours shares out whole batches without padding
+    "num_sanity_val_steps": 0,
+}
+
+
+def quiet() -> None:
+    """Silence messages that tell a user nothing: advertisements, device lists, notes on our own choices."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for text in (
+        ".*does not have many workers.*",  # two cores: the workers we ask for are the workers there are
+        ".*is smaller than the logging interval.*",
+        ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run
+        ".*LeafSpec.*",
+        ".*You defined a `validation_step` but have no `val_dataloader`.*",
+        ".*Detected call of `lr_scheduler.step\\(\\)` before.*",
+        ".*find_unused_parameters.*",
+    ):
+        warnings.filterwarnings("ignore", message=text)
+
+
+class RunLogger(TrackingLogger):
+    """A run that ends when we say so: Lightning would end it after `fit`, before its tables are written."""
+
+    def finalize(self, status: str = "success") -> None:
+        """Leave the run open."""
+
+    def end(self, status: str) -> None:
+        """End the run: success, failed or interrupted."""
+        super().finalize(status)
+
+
+class EmotionParser(LightningArgumentParser):
+    """Says in one sentence what is wrong with an option and which names are near."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
+        """Raise the user's error in place of printing the whole tree of tried types."""
+        raise InputError(_plain(message)) from ex
+
+
+def _plain(message: str) -> str:
+    """Return the one line of jsonargparse's message that names the option, with the nearest names there are."""
+    unknown = re.search(
+        r"Option '([^']+)' is not accepted|Key '([^']+)' is not expected|Unrecognized arguments?: (\S+)", message
+    )
+    if unknown is None:
+        lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
+        return " · ".join(lines[:6])
+    option = next(group for group in unknown.groups() if group)
+    within = re.search(r"class_path '([^']+)'", message[: unknown.start()].rsplit("Problem with", 1)[-1])
+    names = sorted(_all_options())
+    near = difflib.get_close_matches(option.lstrip("-").split("=")[0].split(".")[-1], names, n=3, cutoff=0.6)
+    place = f" by {within.group(1).rsplit('.', 1)[-1]}" if within else ""
+    hint = f"did you mean {' or '.join(near)}?" if near else "emotion fit --help lists the options"
+    return f"{option}: this option is not accepted{place}; {hint}"
+
+
+def _all_options() -> set[str]:
+    import inspect
+
+    owners = [EmotionClassifier, EmotionDataModule, RunOptions, Trainer]
+    return {name for owner in owners for name in inspect.signature(owner.__init__).parameters} - {"self"}
+
+
+class EmotionCLI(LightningCLI):
+    """LightningCLI in subclass mode, with our run options, tracking, guards and one evaluation at the end."""
+
+    result: RunResult | None = None
+
+    def __init__(self, args: list[str]) -> None:
+        quiet()
+        super().__init__(
+            EmotionClassifier,
+            LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            args=args,
+            parser_class=EmotionParser,
+            save_config_callback=None,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            trainer_defaults=dict(TRAINER_DEFAULTS),
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the run's options, and hand the class names from the data to the model."""
+        parser.add_class_arguments(RunOptions, "run")
+        parser.link_arguments("data.classes", "model.init_args.classes", apply_on="instantiate")
+        parser.set_defaults(
+            {
+                "model": {"class_path": "lightning_modules.classifier.EmotionClassifier"},
+                "data": {"class_path": "datamodules.emotion.EmotionDataModule"},
+            }
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse; Lightning's own would warn that we hand it the words instead of sys.argv."""
+        self.config = parser.parse_args(args)
+
+    @property
+    def options(self) -> RunOptions:
+        """The run's options."""
+        return self._get(self.config_init, "run")  # type: ignore[no-any-return]
+
+    @property
+    def plain_config(self) -> dict[str, Any]:
+        """The whole config as plain types, as it is logged and as `--config` takes it."""
+        dump = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+        return dict(dump[self.subcommand] if self.subcommand in dump else dump)
+
+    def config_hash(self) -> str:
+        """Hash of everything that makes the run's numbers; its name, parent and resuming do not."""
+        config = self.plain_config
+        config = {key: value for key, value in config.items() if key not in ("run", "ckpt_path", "weights_only")}
+        return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Make the trainer; `fit` gets a tracked run, its callbacks and the guards."""
+        self.tracker: RunLogger | None = None
+        if self.subcommand != "fit":
+            return super().instantiate_trainer(logger=False, **kwargs)
+        options = self.options
+        run_id = self._run_to_resume(options)
+        seed = self._get(self.config, "seed_everything")
+        data = self.datamodule
+        fold = f" fold {data.fold}" if getattr(data, "split", "") == "folds" else ""
+        self.tracker = RunLogger(
+            experiment=options.experiment,
+            run_name=options.name or f"{options.recipe} {data.manifest.name}{fold} seed {seed}",
+            run_id=run_id,
+            parent_run_id=options.parent,
+            directory=options.directory,
+            tags={
+                "recipe": options.recipe,
+                "seed": str(seed),
+                "fold": str(getattr(data, "fold", "")),
+                "config_hash": self.config_hash(),
+                "manifest": data.manifest.fingerprint(),
+                "data": data.manifest.name,
+                "kind": "run",
+            },
+        )
+        folder = self.tracker.run_folder
+        if self.tracker.run_id:  # rank 0; processes that it starts inherit it
+            os.environ["EMOTION_RUN_ID"] = self.tracker.run_id
+        self._resume_from = resume_checkpoint(folder) if run_id else None
+        callbacks = run_callbacks(options, folder)
+        self.config_init[self.subcommand]["trainer"]["callbacks"] = [
+            *(self._get(self.config_init, "trainer").get("callbacks") or []),
+            *callbacks,
+        ]
+        return super().instantiate_trainer(logger=self.tracker, default_root_dir=str(folder), **kwargs)
+
+    def _run_to_resume(self, options: RunOptions) -> str | None:
+        if options.resume is None:
+            return None
+        inherited = os.environ.get("EMOTION_RUN_ID") if int(os.environ.get("LOCAL_RANK", "0")) else None
+        if options.resume != "auto":
+            return options.resume
+        if inherited:
+            return inherited
+        same = f"tags.config_hash = '{self.config_hash()}' and attributes.status != 'FINISHED'"
+        found = find_runs(where=same, directory=options.directory, limit=1)
+        if found.empty:
+            print("--resume: no unfinished run has this config; a new one begins", file=sys.stderr)
+            return None
+        return str(found.iloc[0]["run_id"])
+
+    def fit(self, model: LightningModule, datamodule: LightningDataModule, **kwargs: Any) -> None:
+        """Train, then predict the outer part once with the checkpoint that the inner split chose."""
+        assert isinstance(datamodule, EmotionDataModule) and self.tracker is not None  # noqa: S101, PT018
+        tracker, trainer = self.tracker, self.trainer
+        self._log_beginning(tracker, datamodule)
+        status = "failed"
+        try:
+            with explained(datamodule.batch_size):
+                trainer.fit(
+                    model,
+                    datamodule=datamodule,
+                    ckpt_path=str(self._resume_from) if self._resume_from else None,
+                    weights_only=True,
+                )
+                if self.options.evaluate:
+                    self.result = evaluate_outer(self, tracker)
+            status = "success"
+        except (KeyboardInterrupt, SystemExit):
+            status = "interrupted"
+            raise
+        finally:
+            if rank_zero_only.rank in (0, None):
+                tracker.end(status)
+                if status != "success":
+                    print(f"the run is kept; to go on: the same command with --resume {tracker.run_id}", file=sys.stderr)
+
+    def _log_beginning(self, tracker: RunLogger, data: EmotionDataModule) -> None:
+        config = self.plain_config
+        tracker.log_hyperparams(config)
+        tracker.log_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), "config.yaml")
+        counts = dict(zip(data.classes, map(int, np.bincount(data.manifest.labels, minlength=len(data.classes))), strict=True))
+        profile = {"images": len(data.manifest), "classes": counts}
+        tracker.log_dataset(data.manifest.name, data.source, data.manifest.fingerprint(), profile=profile)
+
+
+def main(args: list[str]) -> int:
+    """Run ``fit``, ``validate``, ``test``, ``predict``, ``export`` or ``register``; return the exit status."""
+    command, rest = args[0], args[1:]
+    if command in ("export", "register"):
+        from lightning_modules import export
+
+        return export.main(args)
+    run, without_run = take(rest, "--run")
+    checkpoint, _ = take(rest, "--checkpoint")
+    if command == "predict" and (run or checkpoint or {"-h", "--help"} & set(rest)):
+        from lightning_modules import predict
+
+        return predict.main(rest)
+    if command in ("validate", "test") and run:
+        from lightning_modules.stored import stored_run
+
+        config, checkpoint_path = stored_run(run)
+        rest = ["--config", str(config), *without_run, "--ckpt_path", str(checkpoint_path)]
+    if {"-h", "--help"} & set(rest):
+        print(HELP.format(recipes=", ".join(recipe_names())))
+    run_cli([command, *rest])
+    return 0
+
+
+def run_cli(args: list[str]) -> EmotionCLI:
+    """Run one LightningCLI subcommand on short or long options; the same door for the shell and for many runs.
+
+    Args:
+        args: the subcommand, then its options.
+
+    Returns:
+        The finished command line, with ``result`` after ``fit``.
+
+    Raises:
+        InputError: a wrong option, wrong data, no memory, no space.
+    """
+    words = expand(_resume_words(args[1:]))
+    try:
+        return EmotionCLI([args[0], *words])
+    except ArgumentError as error:
+        raise InputError(_plain(str(error))) from error
+    except SystemExit as stop:
+        if stop.code in (0, None):  # --help
+            with contextlib.suppress(BrokenPipeError):
+                sys.stdout.flush()
+        elif stop.code == 1:  # Lightning ends so after Ctrl-C
+            raise KeyboardInterrupt from stop
+        raise
+
+
+def _resume_words(args: list[str]) -> list[str]:
+    value, rest = take(args, "--resume", optional=True)
+    return rest if value is None else [*rest, "--run.resume", value or "auto"]

@@ -1,0 +1,154 @@
+"""`emotion export` and `emotion register`: a trained model as ONNX with its preprocessing, alone or in the registry."""
+
+import argparse
+import json
+import os
+import tempfile
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from torch import Tensor, nn
+
+from datamodules.errors import InputError
+from datamodules.pixels import DECODE_POLICY
+from lightning_modules.stored import Trained, load_trained, run_checkpoint
+
+TOLERANCE = 1e-4
+
+
+class _Deployed(nn.Module):
+    """uint8 pictures (B, 3, size, size) -> probabilities (B, C): the preprocessing is part of the graph."""
+
+    def __init__(self, trained: Trained) -> None:
+        super().__init__()
+        self.model = trained.model
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.model.probabilities(image)
+
+
+def export_onnx(trained: Trained, path: Path) -> float:
+    """Write a model as ONNX and check it against torch.
+
+    The graph takes ``image``, uint8 (batch, 3, size, size), RGB, and gives ``probabilities`` (batch, classes). Its
+    metadata says how a picture is made so: decode policy, size, fit, class names.
+
+    Args:
+        trained: the model.
+        path: the file to write.
+
+    Returns:
+        The largest absolute difference to torch's probabilities over 16 random pictures.
+
+    Raises:
+        InputError: the difference exceeds 1e-4, or the file cannot be written; no file is left then.
+    """
+    deployed = _Deployed(trained).cpu().eval()
+    generator = torch.Generator().manual_seed(0)
+    example = torch.randint(0, 256, (16, 3, trained.size, trained.size), dtype=torch.uint8, generator=generator)
+    part = path.with_name(f".{path.stem}.{os.getpid()}.onnx")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporter warns of its own deprecations
+            torch.onnx.export(
+                deployed,
+                (example,),
+                str(part),
+                input_names=["image"],
+                output_names=["probabilities"],
+                dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=65536)},),
+                external_data=False,
+                dynamo=True,
+                verbose=False,
+            )
+        graph = onnx.load(str(part))
+        onnx.helper.set_model_props(graph, _metadata(trained))
+        onnx.save(graph, str(part))
+        difference = _difference(part, deployed, example)
+        if difference > TOLERANCE:
+            msg = f"--format onnx: the exported model differs from torch by {difference:.2g} > {TOLERANCE}; report this model"
+            raise InputError(msg)
+        part.replace(path)
+    except OSError as error:
+        msg = f"--output: cannot write {path}: {error.strerror or error}; choose a folder that exists and is writable"
+        raise InputError(msg) from error
+    finally:
+        part.unlink(missing_ok=True)
+    return difference
+
+
+def _metadata(trained: Trained) -> dict[str, str]:
+    return {
+        "classes": json.dumps(trained.classes, ensure_ascii=False),
+        "size": str(trained.size),
+        "fit": trained.fit,
+        "decode_policy": DECODE_POLICY,
+        "input": "uint8 RGB (batch, 3, size, size); resized as `fit` says, antialiased bilinear",
+        "output": "probabilities (batch, classes), in the order of `classes`",
+    }
+
+
+def _difference(path: Path, deployed: nn.Module, example: Tensor) -> float:
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    worst = 0.0
+    for batch in (example, example[:1]):  # a second batch size proves that the batch is free
+        with torch.inference_mode():
+            expected = deployed(batch).numpy()
+        worst = max(worst, float(np.abs(session.run(None, {"image": batch.numpy()})[0] - expected).max()))
+    return worst
+
+
+def register(run_id: str, name: str, directory: str = "mlruns") -> Any:
+    """Put a run's model, as ONNX, into the MLflow model registry as a new version of ``name``.
+
+    ONNX and not a pickle: loading it runs no code.
+
+    Returns:
+        MLflow's model version.
+    """
+    import mlflow.onnx
+    from mlflow.models import infer_signature
+
+    from records.store import open_client
+
+    trained = load_trained(run_checkpoint(run_id))
+    client = open_client(directory)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.onnx"
+        export_onnx(trained, file)
+        example = np.zeros((1, 3, trained.size, trained.size), np.uint8)
+        signature = infer_signature(example, np.full((1, len(trained.classes)), 0.5, np.float32))
+        mlflow.onnx.save_model(
+            onnx.load(str(file)), f"{folder}/model", signature=signature, save_as_external_data=False
+        )
+        client.log_artifacts(run_id, f"{folder}/model", "model")
+    if not any(known.name == name for known in client.search_registered_models()):
+        client.create_registered_model(name)
+    source = f"{client.get_run(run_id).info.artifact_uri}/model"
+    return client.create_model_version(name, source=source, run_id=run_id)
+
+
+def main(args: list[str]) -> int:
+    """Run ``export`` or ``register``."""
+    parser = argparse.ArgumentParser(prog=f"emotion {args[0]}", description=__doc__)
+    parser.add_argument("run", help="run id of a finished run")
+    if args[0] == "export":
+        parser.add_argument("--format", choices=["onnx"], default="onnx")
+        parser.add_argument("--output", help="file to write; default: <run>.onnx here")
+        options = parser.parse_args(args[1:])
+        path = Path(options.output or f"{options.run}.onnx")
+        trained = load_trained(run_checkpoint(options.run))
+        difference = export_onnx(trained, path)
+        print(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB); differs from torch by at most {difference:.1e}")
+        print(f"input: uint8 RGB (batch, 3, {trained.size}, {trained.size}); classes: {', '.join(trained.classes)}")
+        return 0
+    parser.add_argument("--name", default="emotion", help="name in the registry")
+    options = parser.parse_args(args[1:])
+    version = register(options.run, options.name)
+    print(f"registered: {version.name} version {version.version} (emotion ui, page Models)")
+    return 0

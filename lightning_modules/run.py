@@ -1,0 +1,188 @@
+"""How one run begins and ends: its options, its callbacks, what stops it, and the one evaluation at its end."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from datamodules.errors import InputError
+from lightning_modules.callbacks import NonFiniteLoss, average_weights, out_of_memory_message
+
+MONITOR = "val/f1_macro"  # of the inner split: what is selected on is never what is reported
+
+
+class RunOptions:
+    """What a run is called, where it is kept, when it stops.
+
+    Args:
+        recipe: name shown beside the run.
+        name: the run's name on the MLflow page; by default recipe, data, fold and seed.
+        experiment: MLflow experiment.
+        parent: run id of the parent, for the members of a cross-validation.
+        resume: run id to go on with, or "auto": the newest unfinished run of the same config.
+        directory: where runs are kept, unless MLFLOW_TRACKING_URI says otherwise.
+        patience: stop after this many epochs without a better inner macro F1; None: train all epochs.
+        ema_decay: average the weights with this decay per step and evaluate the average; None: do not.
+        evaluate: predict the outer part once at the end and write the two tables.
+        resamples: bootstrap resamples of the printed intervals.
+    """
+
+    def __init__(
+        self,
+        recipe: str = "custom",
+        name: str | None = None,
+        experiment: str = "emotion",
+        parent: str | None = None,
+        resume: str | None = None,
+        directory: str = "mlruns",
+        patience: int | None = None,
+        ema_decay: float | None = None,
+        evaluate: bool = True,
+        resamples: int = 2000,
+    ) -> None:
+        if patience is not None and patience < 1:
+            msg = f"--run.patience: at least 1 epoch, got {patience}; leave it out to train all epochs"
+            raise InputError(msg)
+        if ema_decay is not None and not 0 < ema_decay < 1:
+            msg = f"--run.ema_decay: between 0 and 1 (such as 0.998), got {ema_decay}"
+            raise InputError(msg)
+        self.recipe = recipe
+        self.name = name
+        self.experiment = experiment
+        self.parent = parent
+        self.resume = resume
+        self.directory = directory
+        self.patience = patience
+        self.ema_decay = ema_decay
+        self.evaluate = evaluate
+        self.resamples = resamples
+
+
+class StopGracefully(Callback):
+    """Ctrl-C ends the batch and leaves a checkpoint, a second one stops at once; SIGTERM leaves a checkpoint.
+
+    A checkpoint is only written between batches, where weights, optimizer and counters agree.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / "interrupted.ckpt"
+        self._asked = False
+        self._before: Any = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take over Ctrl-C; only the main thread may."""
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._interrupt)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+        print("\nstopping after this batch; press Ctrl-C again to stop at once", flush=True)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Stop here when asked to, before the next batch touches the weights."""
+        if self._asked:
+            if trainer.world_size == 1:
+                trainer.save_checkpoint(self.path)
+            raise KeyboardInterrupt
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Keep the state on SIGTERM, which Lightning raises between batches."""
+        if isinstance(exception, SIGTERMException) and trainer.world_size == 1:
+            trainer.save_checkpoint(self.path)
+        self._give_back()
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give Ctrl-C back."""
+        self._give_back()
+
+    def _give_back(self) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+            self._before = None
+
+
+def run_callbacks(options: RunOptions, folder: Path) -> list[Callback]:
+    """Return the callbacks every run has: best and last checkpoint, early stopping, guards, progress bar."""
+    callbacks: list[Callback] = [
+        ModelCheckpoint(
+            dirpath=folder,
+            filename="best",
+            monitor=MONITOR,
+            mode="max",
+            save_weights_only=True,
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+        ),
+        ModelCheckpoint(
+            dirpath=folder,
+            filename="last",
+            save_top_k=1,
+            monitor=None,
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+            save_on_train_epoch_end=True,
+        ),
+        StopGracefully(folder),
+        NonFiniteLoss(),
+        TQDMProgressBar(refresh_rate=5),
+    ]
+    if options.patience is not None:
+        callbacks.append(EarlyStopping(monitor=MONITOR, mode="max", patience=options.patience))
+    if options.ema_decay is not None:
+        callbacks.append(average_weights(options.ema_decay))
+    return callbacks
+
+
+def resume_checkpoint(folder: Path) -> Path | None:
+    """Return the newest checkpoint a stopped run left, or None when it had not finished an epoch.
+
+    Raises:
+        InputError: both checkpoints are damaged.
+    """
+    found: dict[Path, int] = {}
+    damaged: list[str] = []
+    for path in (folder / "last.ckpt", folder / "interrupted.ckpt"):
+        if path.is_file():
+            try:
+                found[path] = int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+            except (RuntimeError, OSError, KeyError, EOFError, ValueError) as error:
+                damaged.append(f"{path.name} ({str(error).splitlines()[0][:80]})")
+    if not found and damaged:
+        msg = (
+            f"--resume: every checkpoint of the run is damaged: {', '.join(damaged)}; "
+            f"start again without --resume, or delete {folder} to begin the same run anew"
+        )
+        raise InputError(msg)
+    return max(found, key=lambda path: found[path]) if found else None
+
+
+@contextmanager
+def explained(batch_size: int, world_size: int = 1) -> Iterator[None]:
+    """Turn what commonly ends a run (memory, disk) into an error that says what to do.
+
+    Raises:
+        InputError: in place of an out-of-memory error, a full disk or an unwritable folder.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # torch.OutOfMemoryError is one
+        if advice := out_of_memory_message(error, batch_size):
+            raise InputError(advice) from error
+        if "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error):
+            msg = f"--run.directory: a checkpoint could not be written ({str(error).splitlines()[0][:120]}); is the disk full?"
+            raise InputError(msg) from error
+        raise
+    except OSError as error:
+        place = error.filename or "the runs' folder or the cache"
+        msg = f"cannot write to {place}: {error.strerror or error}; free space or choose --run.directory, then --resume"
+        raise InputError(msg) from error

@@ -1,0 +1,62 @@
+"""Find the checkpoint and config a tracked run left, and bring its model back without running stored code."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from datamodules.errors import InputError
+from datamodules.pixels import Fit
+from lightning_modules.classifier import EmotionClassifier
+from records.runs import children, download
+
+CHECKPOINT = "checkpoint/best.ckpt"
+CONFIG = "config.yaml"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model and how its pictures must be prepared."""
+
+    model: EmotionClassifier
+    classes: list[str]
+    size: int
+    fit: Fit
+
+
+def run_checkpoint(run_id: str) -> Path:
+    """Return the local path of the checkpoint the inner split chose in a run.
+
+    Raises:
+        InputError: no such run, a run that kept none, or the parent of a cross-validation.
+    """
+    try:
+        return download(run_id, CHECKPOINT)
+    except InputError as error:
+        folds = children(run_id)
+        if len(folds):
+            names = ", ".join(folds["run_id"].head(5))
+            msg = f"--run: {run_id} is the parent of {len(folds)} runs and has no model of its own; name one of them: {names}"
+            raise InputError(msg) from error
+        raise
+
+
+def stored_run(run_id: str) -> tuple[Path, Path]:
+    """Return the config file and the checkpoint of a run."""
+    return download(run_id, CONFIG), run_checkpoint(run_id)
+
+
+def load_trained(checkpoint: Path) -> Trained:
+    """Load a model for use.
+
+    Raises:
+        InputError: not a file, damaged, not ours, or one that would run code when opened.
+    """
+    model = EmotionClassifier.from_checkpoint(checkpoint)
+    data = torch.load(checkpoint, map_location="cpu", weights_only=True).get("EmotionDataModule", {})
+    if not {"size", "fit"} <= set(data):
+        msg = (
+            f"--checkpoint: {checkpoint} does not say how its pictures were prepared; use one that `emotion fit` wrote"
+        )
+        raise InputError(msg)
+    return Trained(model.eval(), list(model.classes), int(data["size"]), data["fit"])

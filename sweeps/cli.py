@@ -1,0 +1,60 @@
+"""The command line of many runs: cross-validate and reproduce."""
+
+import argparse
+
+from datamodules.errors import InputError
+from lightning_modules.shorthand import HELP, recipe_names, take
+from sweeps.cross_validation import CrossValidation, cross_validate
+
+
+def main(args: list[str]) -> int:
+    """Run ``cross-validate`` or ``reproduce``; return the exit status."""
+    if args[0] == "reproduce":
+        from sweeps.reproduce import main as reproduce
+
+        return reproduce(args[1:])
+    resume, words = take(args[1:], "--resume", optional=True)
+    parser = argparse.ArgumentParser(
+        prog="emotion cross-validate",
+        description="Train and evaluate k folds under one parent run. Other options are those of `emotion fit`.",
+        epilog=HELP.format(recipes=", ".join(recipe_names())),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, nargs="+", help="training seeds; their spread is printed apart (default: --seed)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resamples", type=int, default=2000, help="bootstrap resamples of the intervals")
+    options, rest = parser.parse_known_args(words)
+    for fixed in ("--data.split", "--split", "--data.fold", "--fold", "--data.folds", "--data.fold_seed"):
+        value, _ = take(rest, fixed)
+        if value is not None:
+            msg = f"{fixed}: cross-validation sets it (got {value}); leave it out, or use `emotion fit` for one split"
+            raise InputError(msg)
+    result = cross_validate(
+        rest,
+        folds=options.folds,
+        seeds=options.seeds or [options.seed],
+        resume=None if resume is None else resume or "auto",
+        resamples=options.resamples,
+    )
+    show(result)
+    return 0
+
+
+def show(result: CrossValidation) -> None:
+    """Print the tables, the spreads, where the runs are and what to type next."""
+    print(f"\n{result.summary.text}\n")
+    folds = result.folds
+    for name, title in (("f1_macro", "macro F1"), ("accuracy", "accuracy")):
+        values = " ".join(f"{value:.3f}" for value in folds[name])
+        print(f"{title} of the folds: mean {folds[name].mean():.3f}, standard deviation {folds[name].std(ddof=1):.3f}  ({values})")
+    if len(result.pooled) > 1:
+        spread = result.pooled["f1_macro"]
+        values = ", ".join(f"seed {row.seed}: {row.f1_macro:.3f}" for row in result.pooled.itertuples())
+        print(f"pooled macro F1 by training seed: {values}; standard deviation {spread.std(ddof=1):.3f}")
+        print("(the intervals above cover which images were tested, not the training seed)")
+    print(f"\nparent run {result.run_id} in mlruns/ (or MLFLOW_TRACKING_URI), its folds below it")
+    print("next:  make ui                                          look at the runs, figures and tables")
+    print("       make train RECIPE=balanced DATA=path/to/images   your own pictures, one folder a class")
+    print(f"       emotion predict --run {folds['run_id'].iloc[0]} --data picture.jpg")

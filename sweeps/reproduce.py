@@ -1,0 +1,84 @@
+"""`emotion reproduce`: run a tracked run again from its own config and seed, and say what differs."""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from datamodules.errors import InputError
+from lightning_modules.cli import run_cli
+from lightning_modules.stored import CONFIG
+from records.environment import environment
+from records.predictions import PROBABILITY
+from records.runs import download, find_run, find_runs, load_table
+from sweeps.cross_validation import cross_validate
+
+COMPARED = ("git_commit", "git_dirty", "lock_sha256", "python", "platform", "processor", "cores")
+
+
+def environment_differences(run_id: str) -> list[str]:
+    """Return one line for each part of the environment that is not what it was when the run was made."""
+    then = json.loads(download(run_id, "environment.json").read_text())
+    now = environment()
+    names = [name for name in (*COMPARED, *sorted(now)) if name in COMPARED or name.startswith("version_")]
+    lines = [f"{name}: then {then.get(name)}, now {now.get(name)}" for name in names if then.get(name) != now.get(name)]
+    if then.get("git_commit") != now.get("git_commit") and then.get("git_commit", "unknown") != "unknown":
+        lines.append(f"for the same code: git checkout {then['git_commit']}")
+    if then.get("git_dirty") == "true":
+        lines.append("the run was made from files that were not committed, so its code cannot be had again for certain")
+    return lines
+
+
+def prediction_differences(before: pd.DataFrame, after: pd.DataFrame) -> list[str]:
+    """Compare two prediction tables image by image.
+
+    Returns:
+        One line for each kind of difference; none when the tables are equal.
+    """
+    before, after = before.sort_values("row", ignore_index=True), after.sort_values("row", ignore_index=True)
+    if not before[["row", "content"]].equals(after[["row", "content"]]):
+        only_before = len(set(before["content"]) - set(after["content"]))
+        return [f"other images were evaluated: {len(before)} then, {len(after)} now, {only_before} of then are missing"]
+    lines = []
+    if changed := int((before["label"] != after["label"]).sum()):
+        lines.append(f"labels: {changed} of {len(before)} images carry another label")
+    if changed := int((before["predicted"] != after["predicted"]).sum()):
+        lines.append(f"predictions: {changed} of {len(before)} images are classified differently")
+    columns = [name for name in before if name.startswith(PROBABILITY)]
+    apart = float(np.abs(before[columns].to_numpy() - after[columns].to_numpy()).max())
+    if apart > 0:
+        lines.append(f"probabilities: differ by at most {apart:.2g}")
+    return lines
+
+
+def main(args: list[str]) -> int:
+    """Run the command; exit status 1 when the numbers differ."""
+    parser = argparse.ArgumentParser(prog="emotion reproduce", description=__doc__)
+    parser.add_argument("run", help="run id, its beginning, its name, or latest")
+    run_id = find_run(parser.parse_args(args).run)
+    kinds = find_runs(where=f"attributes.run_id = '{run_id}'", limit=1)
+    kind = kinds.iloc[0].get("tags.kind") if len(kinds) else None
+    before = load_table(run_id, "predictions")
+    environment_lines = environment_differences(run_id)
+    if kind == "cross-validation":
+        tags = kinds.iloc[0]
+        seeds = [int(seed) for seed in str(tags["tags.seed"]).split(",")]
+        after = cross_validate(json.loads(tags["tags.arguments"]), folds=int(tags["tags.folds"]), seeds=seeds).predictions
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            config = Path(folder) / "config.yaml"
+            config.write_bytes(download(run_id, CONFIG).read_bytes())
+            words = ["--run.resume", "null", "--run.parent", "null", "--ckpt_path", "null"]
+            result = run_cli(["fit", "--config", str(config), *words]).result
+        if result is None:
+            msg = f"run: {run_id} was made with --run.evaluate false and left no predictions to compare"
+            raise InputError(msg)
+        after = result.predictions
+    lines = prediction_differences(before, after)
+    print(f"\nreproduced {run_id}")
+    print("environment: " + ("the same" if not environment_lines else ""), *environment_lines, sep="\n  ")
+    print("numbers: " + ("the same, image by image" if not lines else ""), *lines, sep="\n  ")
+    return int(bool(lines))

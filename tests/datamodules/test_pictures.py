@@ -1,0 +1,48 @@
+"""Unlabelled pictures for prediction."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from datamodules.errors import InputError
+from datamodules.pictures import PictureDataModule, find_pictures
+
+
+def picture(path: Path, value: int = 100) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((20, 30, 3), value, np.uint8)).save(path)
+    return path
+
+
+def test_a_file_a_folder_and_a_table(tmp_path: Path) -> None:
+    one, two = picture(tmp_path / "b.png"), picture(tmp_path / "deep" / "a.jpg")
+    (tmp_path / "notes.txt").write_text("not a picture")
+    pd.DataFrame({"path": ["deep/a.jpg", "b.png"]}).to_csv(tmp_path / "list.csv", index=False)
+    assert find_pictures(str(one)) == [one]
+    assert find_pictures(str(tmp_path)) == [one, two]
+    assert find_pictures(str(tmp_path / "list.csv")) == [two.resolve(), one.resolve()]
+
+
+def test_a_bad_picture_is_named_and_the_others_are_read(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", 7)
+    (tmp_path / "b.png").write_bytes(b"")
+    (batch,) = PictureDataModule(str(tmp_path), size=8).predict_dataloader()
+    assert batch["image"].shape == (2, 3, 8, 8)
+    assert batch["image"][0].unique().tolist() == [7]
+    assert batch["error"][0] == ""
+    assert "b.png" in batch["error"][1]
+
+
+@pytest.mark.parametrize(
+    ("source", "complaint"),
+    [("empty", "holds no picture"), ("absent", "does not exist"), ("no_path.csv", "needs a column path"), ("out.csv", "row 0 .* leads out")],
+)
+def test_sources_that_cannot_be_used(tmp_path: Path, source: str, complaint: str) -> None:
+    (tmp_path / "empty").mkdir()
+    pd.DataFrame({"name": ["a"]}).to_csv(tmp_path / "no_path.csv", index=False)
+    pd.DataFrame({"path": ["../secret.png"]}).to_csv(tmp_path / "out.csv", index=False)
+    with pytest.raises(InputError, match=complaint):
+        find_pictures(str(tmp_path / source))

@@ -1,0 +1,43 @@
+"""Imports go one way: datamodules <- records <- lightning_modules <- sweeps <- emotion.py."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+MAY_IMPORT = {
+    "datamodules": {"datamodules"},
+    "records": {"records", "datamodules.labels", "datamodules.manifest", "datamodules.errors"},
+    "lightning_modules": {"lightning_modules", "records", "datamodules"},
+    "sweeps": {"sweeps", "lightning_modules", "records", "datamodules"},
+}
+
+
+def imported(source: str) -> Iterator[str]:
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def wrong(room: str, source: str) -> list[str]:
+    ours = [name for name in imported(source) if name.split(".")[0] in {*MAY_IMPORT, "emotion"}]
+    return [name for name in ours if not any(name == may or name.startswith(may + ".") for may in MAY_IMPORT[room])]
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_no_arrow_points_back(room: str) -> None:
+    files = list((ROOT / room).rglob("*.py"))
+    assert files
+    found = {str(file.relative_to(ROOT)): wrong(room, file.read_text(encoding="utf-8")) for file in files}
+    assert {file: names for file, names in found.items() if names} == {}
+
+
+def test_the_guard_sees_an_arrow_that_points_back() -> None:
+    assert wrong("datamodules", "from records.runs import find_runs") == ["records.runs.find_runs"]
+    assert wrong("records", "import lightning_modules.cli") == ["lightning_modules.cli"]
+    assert wrong("records", "from datamodules.folds import Fold") == ["datamodules.folds.Fold"]
+    assert wrong("sweeps", "from lightning_modules.cli import run_cli") == []
