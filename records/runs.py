@@ -32,7 +32,9 @@ def find_runs(
     tracking_uri: str | None = None,
     limit: int = 1000,
 ) -> pd.DataFrame:
-    """Return one row per run, newest first: run_id, name, experiment, status, parent, start, end, params.*, metrics.*, tags.*.
+    """Return one row per run, newest first.
+
+    Columns: run_id, name, experiment, status, parent, start, end, `params.*`, `metrics.*`, `tags.*`.
 
     Args:
         experiment: Only runs of this experiment.
@@ -101,12 +103,11 @@ def find_run(text: str, *, directory: str | Path = store.DIRECTORY, tracking_uri
         return str(found["run_id"].iloc[0])
     fitting = found[found["run_id"].str.startswith(text) | (found["name"] == text)] if len(found) else found
     if len(fitting) != 1 or not text:
-        known = ", ".join(
-            f"{row.run_id[:8]} ({row['name']})" for _, row in (fitting if len(fitting) else found)[:8].iterrows()
-        )
+        offered = (fitting if len(fitting) else found).head(8)
+        known = ", ".join(f"{key[:8]} ({name})" for key, name in zip(offered["run_id"], offered["name"], strict=True))
         msg = (
-            f"run: {text!r} must mean one run, it means {len(fitting)}. Give a run id, its beginning, a name, or `latest`; "
-            f"{'these fit' if len(fitting) else 'the newest runs are'}: {known or 'none'}."
+            f"run: {text!r} must mean one run, it means {len(fitting)}. Give a run id, its beginning, a name, or "
+            f"`latest`; {'these fit' if len(fitting) else 'the newest runs are'}: {known or 'none'}."
         )
         raise InputError(msg)
     return str(fitting["run_id"].iloc[0])
@@ -128,26 +129,28 @@ def download(
     try:
         uri = str(client.get_run(run_id).info.artifact_uri)
     except MlflowException as error:
-        msg = f"run: no run {run_id!r} in {store.without_password(client.tracking_uri)}. Look on the page of `emotion ui`."
+        place = store.without_password(client.tracking_uri)
+        msg = f"run: no run {run_id!r} in {place}. Look it up on the page that `emotion ui` serves."
         raise InputError(msg) from error
     present, recorded = folder / "artifacts" / run_id / "artifacts", store.local_path(uri)
-    for place in (present, recorded):
-        if place is not None and (place / path).exists():
-            return place / path
     if recorded is None:
-        try:
-            target = tempfile.mkdtemp(prefix="emotion-")
-            return Path(
-                download_artifacts(f"{uri.rstrip('/')}/{path}", dst_path=target, tracking_uri=client.tracking_uri)
-            )
-        except (MlflowException, OSError) as error:
-            msg = f"path: run {run_id} keeps no {path!r}, or the store cannot give it ({str(error)[:200]})."
-            raise InputError(msg) from error
-    there = sorted(
-        one.relative_to(place).as_posix() for place in {present, recorded} for one in place.rglob("*") if one.is_file()
-    )
+        return _fetch(client, run_id, uri, path)
+    places = list(dict.fromkeys([present, recorded]))
+    for root in places:
+        if (root / path).exists():
+            return root / path
+    there = sorted(one.relative_to(root).as_posix() for root in places for one in root.rglob("*") if one.is_file())
     msg = f"path: run {run_id} keeps no {path!r}. It keeps: {', '.join(there[:20]) or 'nothing'}."
     raise InputError(msg)
+
+
+def _fetch(client: MlflowClient, run_id: str, uri: str, path: str) -> Path:
+    try:
+        target = tempfile.mkdtemp(prefix="emotion-")
+        return Path(download_artifacts(f"{uri.rstrip('/')}/{path}", dst_path=target, tracking_uri=client.tracking_uri))
+    except (MlflowException, OSError) as error:
+        msg = f"path: run {run_id} keeps no {path!r}, or the store cannot give it ({str(error)[:200]})."
+        raise InputError(msg) from error
 
 
 def load_table(
@@ -213,5 +216,5 @@ def require_store(directory: str | Path) -> None:
     """Raise when the embedded store has not been made yet."""
     path = Path(directory).absolute() / "mlflow.db"
     if not path.exists():
-        msg = f"directory: no runs are kept here, {path} does not exist. Train first (make train), or go to the folder of mlruns."
+        msg = f"directory: no runs are kept here, {path} does not exist. Train first, or go to the folder of mlruns."
         raise InputError(msg)

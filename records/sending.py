@@ -1,5 +1,6 @@
 """Carries what a run spooled to the tracking store: in the background while it trains, and by `emotion sync`."""
 
+import functools
 import logging
 import os
 import shutil
@@ -32,7 +33,7 @@ def deliver(client: MlflowClient, run_id: str, spool: Spool, operations: list[Op
             _send_metrics(client, run_id, spool, metrics)
             metrics = []
         if operation["op"] != "end":
-            _or_reject(spool, operation, lambda one=operation: _send_one(client, run_id, spool, one))
+            _or_reject(spool, operation, functools.partial(_send_one, client, run_id, spool, operation))
 
 
 def _send_metrics(client: MlflowClient, run_id: str, spool: Spool, operations: list[Operation]) -> None:
@@ -51,7 +52,7 @@ def _send_metrics(client: MlflowClient, run_id: str, spool: Spool, operations: l
             for key, value in one["values"].items():
                 entry = Metric(key, float(value), one["time"], one["step"])
                 single = {**one, "values": {key: value}}
-                _or_reject(spool, single, lambda entry=entry: client.log_batch(run_id, metrics=[entry]))
+                _or_reject(spool, single, functools.partial(client.log_batch, run_id, metrics=[entry]))
 
 
 def _send_one(client: MlflowClient, run_id: str, spool: Spool, one: Operation) -> None:
@@ -95,7 +96,7 @@ def _refused(error: MlflowException) -> bool:
     return error.error_code == "INVALID_PARAMETER_VALUE"
 
 
-def _or_reject(spool: Spool, operation: Operation, send: Callable[[], None]) -> None:
+def _or_reject(spool: Spool, operation: Operation, send: Callable[[], object]) -> None:
     try:
         send()
     except MlflowException as error:
@@ -147,7 +148,7 @@ class Sender:
             closing = self._closing.wait(pause)  # read before sending, so that nothing appended earlier is left behind
             try:
                 send_all(self._client, self._run_id, self._spool)
-            except Exception as error:  # noqa: BLE001 - whatever fails here must not end the training
+            except Exception as error:  # whatever fails here must not end the training
                 self.failures += 1
                 if self.failures == 1:
                     log.warning(

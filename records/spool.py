@@ -136,5 +136,5 @@ class Spool:
         try:
             action()
         except OSError as error:
-            msg = f"directory: a run's log is written to {self.folder}, which failed: {error}. Free space or choose another."
+            msg = f"directory: writing to {self.folder} failed: {error}. Free space or choose another folder."
             raise InputError(msg) from error

@@ -92,9 +92,9 @@ def _answering(uri: str) -> MlflowClient:
         if "out-of-date database schema" in str(error):
             advice = f"Copy the file, then run: mlflow db upgrade {without_password(uri)}"
         elif uri.startswith("http"):
-            advice = "Start that server, or unset MLFLOW_TRACKING_URI to keep runs in the folder mlruns."
+            advice = "Start that server, or unset the variable to keep runs in the folder mlruns."
         else:
-            advice = "Correct MLFLOW_TRACKING_URI, or unset it to keep runs in the folder mlruns."
+            advice = "Correct it, or unset it to keep runs in the folder mlruns."
         msg = (
             f"MLFLOW_TRACKING_URI: the tracking store must answer, {without_password(uri)} did not ({reason}). {advice}"
         )

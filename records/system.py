@@ -34,6 +34,10 @@ class SystemMetrics:
         monitors = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
         with contextlib.suppress(Exception):  # no NVIDIA library, or no such GPU
             monitors.append(GPUMonitor())
+        for monitor in monitors:  # the first reading of a processor's use is always zero
+            with contextlib.suppress(Exception):
+                monitor.collect_metrics()
+                monitor.clear_metrics()
         pause = min(1.0, self._interval)  # the first sample soon, so that a short run has one
         while not self._ending.wait(pause):
             metrics: dict[str, float] = {}
@@ -44,7 +48,7 @@ class SystemMetrics:
                 monitor.clear_metrics()
             try:
                 self._write({f"system/{key}": float(value) for key, value in metrics.items()}, self._step)
-            except Exception:  # noqa: BLE001 - the training thread meets the same full disk, and says so
+            except Exception:  # the training thread meets the same full disk, and says so
                 return
             self._step += 1
             pause = self._interval
