@@ -13,8 +13,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import pandas as pd
 from lightning.fabric.loggers.logger import rank_zero_experiment
-from lightning.pytorch.loggers.logger import Logger
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.loggers.logger import Logger
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -189,8 +189,9 @@ class TrackingLogger(Logger):
     @property
     @rank_zero_experiment
     def experiment(self) -> MlflowClient:
-        """The MLflow client of the open run."""
-        return self.open().client
+        """The MLflow client of the run; looking does not start an ended run again, logging does."""
+        run = self._open if self._open is not None and self._open.pid == os.getpid() else self.open()
+        return run.client
 
     @property
     def run_id(self) -> str | None:
