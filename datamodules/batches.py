@@ -40,7 +40,7 @@ class EpochBatchSampler(Sampler[Batch]):
             InputError: ``batch_size`` or ``draws`` gives a rank fewer than two rows.
         """
         if batch_size < 2 * world_size:
-            msg = f"batch_size counts the rows of all ranks and must be >= {2 * world_size}, two a rank, got {batch_size}."
+            msg = f"batch_size counts the rows of all ranks and must be >= {2 * world_size}, got {batch_size}."
             raise InputError(msg)
         if draws < 2 * world_size:
             msg = f"The training part must have {2 * world_size} rows at least, two a rank, got {draws}."

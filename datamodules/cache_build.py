@@ -116,7 +116,7 @@ def _decode_chunk(chunk: Chunk) -> tuple[list[Record], np.ndarray]:
     if chunk.target is not None:
         handle = os.open(chunk.target, os.O_WRONLY)
         try:
-            rest = memoryview(pixels).cast("B")
+            rest = pixels.data.cast("B")
             place = chunk.first * chunk.size * chunk.size * 3
             while rest:
                 written = os.pwrite(handle, rest, place)

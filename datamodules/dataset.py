@@ -20,8 +20,8 @@ class EmotionDataset(Dataset):
     """Pictures by their place in a list of draws.
 
     Reads whole batches: pixels of untransformed pictures go from the map to the tensor in one copy, and the random
-    stream of the transforms is seeded once a batch by what the batch sampler says, so which worker reads a batch makes no
-    difference.
+    stream of the transforms is seeded once a batch by what the batch sampler says, so which worker reads a batch makes
+    no difference.
     """
 
     def __init__(

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from datamodules.errors import InputError
 
 DECODE_POLICY = "2"
 """Version of everything this file does to pixels; a cache made by another version is not reused."""
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM", "MPO")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 """Raster formats only: Pillow also knows formats that start other programs (EPS) or open other files (FITS, WMF)."""
 
 Fit = Literal["crop", "stretch", "pad"]
@@ -54,7 +54,7 @@ def decode_file(path: Path | str, *, pixel_limit: int = PIXEL_LIMIT) -> Decoded:
             msg = f"Picture {path} is empty (0 bytes). Copy it again, or leave it out of the manifest."
             raise InputError(msg)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit decides, below
+            warnings.simplefilter("ignore")  # of large pictures, where our own limit decides, and of odd metadata
             with Image.open(path, formats=FORMATS) as picture:
                 if picture.width * picture.height > pixel_limit:
                     raise _too_large(path, f"{picture.width} x {picture.height}", pixel_limit)
@@ -64,7 +64,7 @@ def decode_file(path: Path | str, *, pixel_limit: int = PIXEL_LIMIT) -> Decoded:
         raise
     except Image.DecompressionBombError as error:
         raise _too_large(path, str(error), pixel_limit) from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         msg = (
             f"Picture {path} is not in a format that is read here ({', '.join(FORMATS)}), whatever its name says. "
             "Convert it, or leave it out of the manifest."
@@ -142,7 +142,7 @@ def grey_thumbnail(image: np.ndarray, side: int = 32) -> np.ndarray:
 def content_hash(image: np.ndarray) -> str:
     """Return 32 hex digits of the decoded pixels and their shape: equal for one picture in two lossless files."""
     digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(image))
+    digest.update(np.ascontiguousarray(image).data)
     return digest.hexdigest()
 
 

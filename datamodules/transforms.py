@@ -1,7 +1,7 @@
 """The transforms that training pictures go through: the ten of the paper, and two policies made for comparison.
 
-The paper's names are Keras layers, so their semantics are kept: one value for the whole picture, bilinear, edges filled by
-reflection, output as large as the input. Its magnitudes are for 224 pixels and are scaled to the input size.
+The paper's names are Keras layers, so their semantics are kept: one value for the whole picture, bilinear, edges
+filled by reflection, output as large as the input. Its magnitudes are for 224 pixels and are scaled to the input size.
 """
 
 import os
@@ -151,7 +151,7 @@ TRANSFORMS: dict[str, Callable[[int], A.BasicTransform | A.BaseCompose]] = {
 
 
 def _trivial_augment() -> A.BaseCompose:
-    """One operation of uniform strength, after TrivialAugment (https://arxiv.org/abs/2103.10158), its standard space."""
+    """One operation of uniform strength, after TrivialAugment (https://arxiv.org/abs/2103.10158)."""
     return A.OneOf(
         [
             A.NoOp(p=1.0),
@@ -186,7 +186,7 @@ def build_transform(
     Args:
         names: T, of which ``one_of`` draws one for each picture, all equally likely; empty for nothing.
         size: Side of the pictures.
-        policy: ``one_of``; ``mild``, a flip and a small affine move; ``trivial_augment``, one operation of any strength.
+        policy: ``one_of``; ``mild``, flip and small affine move; ``trivial_augment``, one operation of any strength.
         base: A policy that comes before.
         erasing: Probability of a grey rectangle over 2 to 33 % of the picture, at the end.
 
@@ -228,8 +228,8 @@ def _policy(name: str) -> list[A.BasicTransform | A.BaseCompose]:
 def reseed(transform: A.Compose, *seed: int) -> None:
     """Start the transform's random stream anew from ``seed``.
 
-    Not ``set_random_seed``: that gives every step a generator of its own with one and the same seed, so that the step that
-    is chosen and the strength it is given would be tied together.
+    Not ``set_random_seed``: that gives every step a generator of its own with one and the same seed, so that the step
+    that is chosen and the strength it is given would be tied together.
     """
     state = np.random.SeedSequence(seed)
     transform.set_random_state(np.random.default_rng(state), random.Random(int(state.generate_state(1, np.uint64)[0])))
