@@ -63,8 +63,9 @@ def build_backbone(
     if weights not in ("hub", "none"):
         state = _embedded(name, model) if weights == "embedded" else _from_file(Path(weights))
         _fit(model, state, name, weights)
-    features = int(getattr(model, "head_hidden_size", None) or model.num_features)
-    config = model.pretrained_cfg
+    about: Any = model  # timm's attributes are not typed
+    features = int(getattr(about, "head_hidden_size", None) or about.num_features)
+    config = about.pretrained_cfg
     return model, features, DataConfig(tuple(config["mean"]), tuple(config["std"]))
 
 
@@ -118,7 +119,8 @@ def _from_file(path: Path) -> dict[str, Tensor]:
 
 def _fit(model: nn.Module, state: dict[str, Tensor], name: str, source: str) -> None:
     """Load ``state``, leaving out only the file's own output layer."""
-    outputs = model.pretrained_cfg.get("classifier") or ()
+    config: dict[str, Any] = getattr(model, "pretrained_cfg", {})
+    outputs = config.get("classifier") or ()
     outputs = (outputs,) if isinstance(outputs, str) else tuple(outputs)
     needed = model.state_dict()
     kept = {k: v for k, v in state.items() if k in needed or not any(k.startswith(f"{out}.") for out in outputs)}

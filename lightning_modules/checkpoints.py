@@ -16,7 +16,7 @@ from datamodules.errors import InputError
 CONFIG_KEY = "classifier"  # where a checkpoint keeps what is needed to rebuild the model
 
 
-def load_plain(path: Path | str) -> Any:
+def load_plain(path: Path | str) -> object:
     """Open a torch file with ``weights_only=True``.
 
     Raises:

@@ -7,12 +7,16 @@ from typing import Any, Literal, Self
 import lightning.pytorch as pl
 import numpy as np
 import torch
-from torch import Tensor, nn
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
 from torch.nn import functional as F
+from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from datamodules.errors import InputError
+from lightning_modules.averaging import RAW_KEY, WeightAverage
 from lightning_modules.backbones import build_backbone
 from lightning_modules.checkpoints import CONFIG_KEY, read_checkpoint, require_classes
 from lightning_modules.heads import HeadName, build_head
@@ -133,6 +137,7 @@ class EmotionClassifier(pl.LightningModule):
         if compile:
             self.backbone.compile()  # in place, so that the names in a checkpoint stay the same
         self.configure_metrics()
+        self.average: WeightAverage | None = None  # set by the callback AverageWeights while it trains
         self.outer_predictions: dict[str, np.ndarray] | None = None
 
     @classmethod
@@ -176,13 +181,13 @@ class EmotionClassifier(pl.LightningModule):
         self.test_metrics = metric_collection(self.classes, "test/")
         self.val_loss, self.test_loss = MeanLoss(), MeanLoss()
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """Give Lightning the optimizer and its schedules; a backbone that will thaw is in it from the start."""
         stays_frozen = self.frozen and self.thaw_after_epochs is None
         parameters = self.head.parameters() if stays_frozen else self.parameters()
         optimizer = build_optimizer(self.optimizer_name, parameters, self.learning_rate, self.weight_decay)
         steps = self.trainer.estimated_stepping_batches
-        schedules = build_schedules(
+        schedules: Any = build_schedules(
             self.schedule, optimizer, self.learning_rate, steps, self.warmup, monitor="val/f1_macro"
         )
         return [optimizer], schedules
@@ -246,6 +251,10 @@ class EmotionClassifier(pl.LightningModule):
         getattr(self, f"{stage}_metrics").update(probabilities, batch["label"])
         return probabilities
 
+    def probabilities(self, image: Tensor) -> Tensor:
+        """Return class probabilities (B, C) as a test would, of images in 0..255 (B, 3, H, W)."""
+        return self._with_mirror(image).float().softmax(1)
+
     def _with_mirror(self, image: Tensor) -> Tensor:
         logits: Tensor = self(image)
         return (logits + self(image.flip(-1))) / 2 if self.flip_at_test else logits
@@ -291,7 +300,7 @@ class EmotionClassifier(pl.LightningModule):
     def predict_step(self, batch: Batch, batch_index: int) -> Batch:
         """Return row (B,), probabilities (B, C) and, where known, labels (B,)."""
         known = {name: batch[name] for name in ("row", "label") if name in batch}
-        return known | {"prob": self._with_mirror(batch["image"]).float().softmax(1)}
+        return known | {"prob": self.probabilities(batch["image"])}
 
     def on_train_start(self) -> None:
         """Refuse a resumed one-cycle run whose length was changed: its schedule would end too early or in an error."""
@@ -311,15 +320,17 @@ class EmotionClassifier(pl.LightningModule):
             self.frozen = False
             self.backbone.requires_grad_(True).train()
 
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Drop the gradients that a frozen backbone computed for the sake of DistributedDataParallel."""
         if self.frozen:
             for parameter in self.backbone.parameters():
                 parameter.grad = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what is needed to rebuild the model."""
+        """Add what is needed to rebuild the model, whose weights are the average where one is kept."""
         checkpoint[CONFIG_KEY] = self.plain
+        if self.average is not None:
+            self.average.save(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another model before its tensors are tried.
@@ -336,12 +347,12 @@ class EmotionClassifier(pl.LightningModule):
             if plain[name] != self.plain[name]:
                 msg = f"the checkpoint has {name} {plain[name]!r}, this run {self.plain[name]!r}: give both the same"
                 raise InputError(msg)
+        if RAW_KEY in checkpoint and self.trainer.state.fn == TrainerFn.FITTING:
+            # going on with training: the weights behind the average become the weights again
+            if self.average is not None:
+                self.average.load(checkpoint)
+            checkpoint["state_dict"] = checkpoint[RAW_KEY]
 
 
 def _target(batch: Batch) -> Tensor:
     return batch.get("target", batch["label"])
-
-
-def count_parameters(module: nn.Module) -> int:
-    """Return the number of trainable values."""
-    return sum(p.numel() for p in module.parameters() if p.requires_grad)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from timm.data import Mixup
+from timm.data.mixup import Mixup
 from torch import Tensor
 
 from datamodules.errors import InputError
@@ -41,12 +41,12 @@ class Mixing:
         if even == 0:
             return images, target
         mixer = Mixup(self.mixup, self.cutmix, label_smoothing=0.0, num_classes=even)
-        before = np.random.get_state()  # noqa: NPY002 - timm draws from NumPy's global generator
-        np.random.seed(seed % 2**32)  # noqa: NPY002
+        before = np.random.get_state()  # timm draws from NumPy's global generator
+        np.random.seed(seed % 2**32)
         try:
             # mixing row numbers gives the matrix of shares, which mixes hard and soft targets alike
             _, shares = mixer(images[:even], torch.arange(even, device=images.device))
         finally:
-            np.random.set_state(before)  # noqa: NPY002
+            np.random.set_state(before)
         mixed = shares.to(target.dtype) @ target[:even]
         return images, torch.cat([mixed, target[even:]])
