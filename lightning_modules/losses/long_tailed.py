@@ -1,5 +1,6 @@
 """Losses that know how often each class occurs, and make up for it."""
 
+import torch
 from torch import Tensor
 
 from datamodules.errors import InputError
