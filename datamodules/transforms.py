@@ -18,6 +18,7 @@ import numpy as np
 from datamodules.errors import InputError
 
 Policy = Literal["one_of", "mild", "trivial_augment"]
+BasePolicy = Literal["none", "mild", "trivial_augment"]
 PAPER_SIZE = 224
 GREY = 128
 REFLECT = {"border_mode": cv2.BORDER_REFLECT, "interpolation": cv2.INTER_LINEAR, "p": 1.0}
@@ -178,7 +179,7 @@ def build_transform(
     size: int,
     policy: Policy = "one_of",
     *,
-    base: Literal["none", "mild", "trivial_augment"] = "none",
+    base: BasePolicy = "none",
     erasing: float = 0.0,
 ) -> A.Compose | None:
     """Return what a training picture (size, size, 3) uint8 goes through, or None if that is nothing.

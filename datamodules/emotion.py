@@ -1,0 +1,302 @@
+"""From a data source to batches: reads, caches, divides, over-samples and loads. Wiring only."""
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import numpy as np
+import pandas as pd
+import torch
+from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
+from torch.utils.data import DataLoader
+
+from datamodules.batches import EpochBatchSampler, ResumableLoader
+from datamodules.cache import PixelCache, build_cache
+from datamodules.dataset import EmotionDataset, keep, start_worker
+from datamodules.errors import InputError
+from datamodules.folds import Fold, given_split, hold_out, k_fold
+from datamodules.manifest import Manifest
+from datamodules.oversampling import Draws, as_they_are, doubled, oversample
+from datamodules.pixels import Fit
+from datamodules.readers import ReadOptions, read
+from datamodules.transforms import BasePolicy, Policy, build_transform
+
+TINY = 1_000  # pictures an epoch, below which starting workers costs more than they save
+MOST_WORKERS = 8
+
+
+class EmotionDataModule(L.LightningDataModule):
+    """Images of emotions: ``train`` to learn from, the inner part to select on, the outer part to report on.
+
+    Batches are ``image`` (B, 3, S, S) uint8, ``label`` (B,), ``row`` (B,), ``is_copy`` (B,) and, with soft votes,
+    ``target`` (B, C). Rows are the manifest's.
+    """
+
+    def __init__(
+        self,
+        source: str = "drawn",
+        size: int = 64,
+        fit: Fit = "crop",
+        batch_size: int = 128,
+        split: Literal["folds", "holdout", "given"] = "folds",
+        folds: int = 5,
+        fold: int = 0,
+        fold_seed: int = 0,
+        holdout_fraction: float = 0.2,
+        outer: Literal["auto", "test", "validation"] = "auto",
+        leak: Literal["error", "drop_twins", "allow"] = "error",
+        near_duplicates: bool = True,
+        inner_fraction: float = 0.1,
+        n_min: int | float | Literal["max"] | None = None,
+        transforms: list[str] | None = None,
+        transform_where: Literal["none", "copies", "all", "doubled"] = "none",
+        policy: Policy = "one_of",
+        once: bool = False,
+        base_policy: BasePolicy = "none",
+        erasing: float = 0.0,
+        read: ReadOptions = ReadOptions(),  # noqa: B008 - frozen
+        num_workers: int | None = None,
+        cache_dir: str | None = None,
+        cache_budget_gb: float = 20.0,
+        seed: int | None = None,
+        eval_batch_size: int | None = None,
+    ) -> None:
+        """Take the options; nothing is read before it is asked for.
+
+        Args:
+            source: A path, ``reader:path``, or ``drawn:largest=1000,ratio=10``.
+            size: Side of the pictures that the model sees.
+            fit: ``crop`` the centre, ``stretch``, or ``pad`` with grey.
+            batch_size: Rows a step, over all processes together.
+            split: ``folds`` of cross-validation, one ``holdout``, or the split ``given`` with the data.
+            folds: Number of folds.
+            fold: Which fold is reported, from 0.
+            fold_seed: Seed of the division, apart from ``seed`` so that runs with several seeds share their folds.
+            holdout_fraction: Share of the outer part with ``holdout``.
+            outer: Which part of a given split is reported; ``auto``: test if there is one, else validation.
+            leak: Twins across a given split are an error, dropped from training, or allowed.
+            near_duplicates: Keep near duplicates together as well as exact ones.
+            inner_fraction: Share of the training part that is set aside to select on.
+            n_min: Over-sample every class to this number of images, fraction of the largest class, or ``max``.
+            transforms: Names of the transforms of which one is drawn for a picture.
+            transform_where: Nowhere, on the over-sampled ``copies``, on ``all``, or ``doubled``: every picture
+                once as it is and once transformed.
+            policy: ``one_of`` the named transforms; or ``mild`` or ``trivial_augment``, which name none.
+            once: Draw each picture's transform once for the whole run instead of in every epoch.
+            base_policy: What every training picture goes through besides.
+            erasing: Probability that a grey rectangle covers part of a training picture.
+            read: How labels, votes and file names are read.
+            num_workers: Loading processes; by default as many as help.
+            cache_dir: Where decoded pictures are kept.
+            cache_budget_gb: What they may take; beyond it pictures are decoded whenever they are read.
+            seed: Seed of over-sampling, order and transforms; by default the global one.
+            eval_batch_size: Rows a step and process outside of training; by default ``batch_size``.
+        """
+        super().__init__()
+        names = list(transforms or [])
+        _check_use(transform_where, names, policy, n_min, once)
+        if not 0 <= fold < folds:
+            msg = f"fold must be in 0..{folds - 1} (folds is {folds}), got {fold}."
+            raise InputError(msg)
+        self.source, self.size, self.batch_size, self.eval_batch_size = source, size, batch_size, eval_batch_size
+        self.fit: Fit = fit
+        self.split, self.folds, self.fold, self.fold_seed = split, folds, fold, fold_seed
+        self.holdout_fraction, self.inner_fraction = holdout_fraction, inner_fraction
+        self.outer, self.leak, self.near_duplicates = outer, leak, near_duplicates
+        self.n_min, self.transform_where, self.once = n_min, transform_where, once
+        self.read_options, self.num_workers = read, num_workers
+        self.cache_dir, self.cache_budget_gb = cache_dir, cache_budget_gb
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
+        plain = build_transform([], size, base=base_policy, erasing=erasing)
+        full = build_transform(names, size, policy, base=base_policy, erasing=erasing)
+        self.for_copies = plain if transform_where == "none" else full
+        self.for_originals = full if transform_where == "all" else plain
+
+    @cached_property
+    def manifest(self) -> Manifest:
+        """The table of images."""
+        return read(self.source, self.read_options)
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, by integer label. Opens no image."""
+        return list(self.manifest.classes)
+
+    @cached_property
+    def cache(self) -> PixelCache:
+        """The decoded pictures, built on first use.
+
+        Raises:
+            InputError: Pictures that cannot be read are in the manifest.
+        """
+        cache = build_cache(
+            self.manifest,
+            self.size,
+            fit=self.fit,
+            directory=Path(self.cache_dir) if self.cache_dir else None,
+            budget_gb=self.cache_budget_gb,
+        )
+        bad = np.flatnonzero(cache.index["error"].to_numpy() != "")
+        if len(bad):
+            shown = "; ".join(f"{cache.index['path'].iat[row]}: {cache.index['error'].iat[row]}" for row in bad[:5])
+            msg = (
+                f"{len(bad)} of {len(self.manifest)} pictures cannot be used: {shown}{' ...' if len(bad) > 5 else ''} "
+                f"To go on without them: emotion data check --data {self.source} --fix"
+            )
+            raise InputError(msg)
+        return cache
+
+    @property
+    def contents(self) -> list[str]:
+        """Hash of each row's decoded pixels."""
+        return [str(content) for content in self.cache.index["content"]]
+
+    @cached_property
+    def clusters(self) -> np.ndarray:
+        """(N,) int64: rows with equal numbers are twins or one person and stay in one part."""
+        from datamodules.audit import find_clusters
+
+        return find_clusters(self.manifest, self.cache, near=self.near_duplicates)
+
+    @cached_property
+    def _divided(self) -> tuple[Fold, dict[str, Any]]:
+        labels, clusters, classes = self.manifest.labels, self.clusters, self.classes
+        common: dict[str, Any] = {"seed": self.fold_seed, "inner_fraction": self.inner_fraction}
+        if self.split == "folds":
+            return k_fold(labels, clusters, classes, folds=self.folds, **common)[self.fold], {}
+        if self.split == "holdout":
+            return hold_out(labels, clusters, classes, fraction=self.holdout_fraction, **common), {}
+        if "split" not in self.manifest.table:
+            msg = f"split is 'given', but {self.source} comes with none; use split=folds or split=holdout."
+            raise InputError(msg)
+        given = self.manifest.table["split"].to_numpy(object)
+        outer = self.outer if self.outer != "auto" else "test" if (given == "test").any() else "validation"
+        return given_split(labels, clusters, classes, given, outer=outer, leak=self.leak, **common)
+
+    @property
+    def fold_rows(self) -> Fold:
+        """Rows of the training, inner and outer part."""
+        return self._divided[0]
+
+    @property
+    def leak_record(self) -> dict[str, Any]:
+        """What leaked across a given split and what was done about it; empty for divisions made here."""
+        return self._divided[1]
+
+    @cached_property
+    def draws(self) -> Draws:
+        """The rows of one training epoch."""
+        if self.transform_where == "doubled":
+            return doubled(self.fold_rows.train)
+        return oversample(self.manifest.labels, self.fold_rows.train, self.n_min, self.seed)
+
+    @property
+    def train_counts(self) -> np.ndarray:
+        """(C,) int64: how often each class is seen in an epoch, copies included."""
+        return self.draws.counts(self.manifest.labels, len(self.manifest.classes))
+
+    def split_table(self) -> pd.DataFrame:
+        """Return fold, row, role (train, inner, outer) and is_copy of everything this run uses."""
+        fold = self.fold_rows
+        parts = {"train": self.draws, "inner": as_they_are(fold.inner), "outer": as_they_are(fold.outer)}
+        tables = [
+            pd.DataFrame({"fold": fold.index, "row": draws.rows, "role": role, "is_copy": draws.is_copy})
+            for role, draws in parts.items()
+        ]
+        return pd.concat(tables, ignore_index=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint must know to prepare pictures for its model."""
+        return {"size": self.size, "fit": self.fit}
+
+    def prepare_data(self) -> None:
+        """Build the cache, once a machine."""
+        _ = self.cache
+
+    def setup(self, stage: str) -> None:
+        """Divide and over-sample; every process comes to the same rows."""
+        _ = self.draws
+
+    def train_dataloader(self) -> DataLoader:
+        """Return this process's share of the epoch's batches."""
+        rank, world_size = self._place()
+        sampler = EpochBatchSampler(len(self.draws), self.batch_size, seed=self.seed, rank=rank, world_size=world_size)
+        dataset = self._dataset(self.draws, training=True)
+        return ResumableLoader(dataset, batch_sampler=sampler, trained=self._trained, **self._loading(dataset))
+
+    def val_dataloader(self) -> DataLoader:
+        """Return the inner part, each row once over all processes."""
+        return self._evaluation_loader(self.fold_rows.inner)
+
+    def test_dataloader(self) -> DataLoader:
+        """Return the outer part, each row once over all processes."""
+        return self._evaluation_loader(self.fold_rows.outer)
+
+    def predict_dataloader(self) -> DataLoader:
+        """Return the outer part."""
+        return self._evaluation_loader(self.fold_rows.outer)
+
+    def _evaluation_loader(self, rows: np.ndarray) -> DataLoader:
+        rank, world_size = self._place()
+        dataset = self._dataset(as_they_are(rows), training=False)
+        sampler = None
+        if world_size > 1:
+            sampler = UnrepeatedDistributedSampler(dataset, num_replicas=world_size, rank=rank, shuffle=False)
+        size = self.eval_batch_size or self.batch_size
+        return DataLoader(dataset, batch_size=size, sampler=sampler, **self._loading(dataset))
+
+    def _dataset(self, draws: Draws, *, training: bool) -> EmotionDataset:
+        votes = None
+        if training and self.read_options.votes == "soft":
+            votes = self.manifest.votes
+        return EmotionDataset(
+            self.cache,
+            self.manifest.labels,
+            draws,
+            originals=self.for_originals if training else None,
+            copies=self.for_copies if training else None,
+            once=self.once,
+            seed=self.seed,
+            votes=votes,
+        )
+
+    def _loading(self, dataset: EmotionDataset) -> dict[str, Any]:
+        workers = self.num_workers
+        if workers is None:
+            # copying from the map is quicker than handing over from another process
+            only_copies = dataset.cache.pixels is not None and not (dataset.originals or dataset.copies)
+            workers = 0 if only_copies or len(dataset) < TINY else min(MOST_WORKERS, os.cpu_count() or 1)
+        return {
+            "num_workers": workers,
+            "persistent_workers": workers > 0,
+            "worker_init_fn": start_worker,
+            "collate_fn": keep,
+            "pin_memory": torch.cuda.is_available(),
+        }
+
+    def _place(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _trained(self) -> int:
+        """Batches of the running epoch whose step is done."""
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current if self.trainer else None
+        return int(progress.processed) if progress else 0
+
+
+def _check_use(where: str, names: list[str], policy: str, n_min: object, once: bool) -> None:
+    """Refuse options that would do nothing."""
+    chosen = bool(names) or policy != "one_of"
+    problem = ""
+    if where == "none" and (chosen or once):
+        problem = "transforms, policy and once say how pictures are transformed, but transform_where is none"
+    elif where != "none" and not chosen:
+        problem = f"transform_where is {where}, but transforms names none"
+    elif where == "copies" and n_min is None:
+        problem = "transform_where is copies, but without n_min there are no copies"
+    elif where == "doubled" and n_min is not None:
+        problem = f"transform_where is doubled, which does not over-sample, but n_min is {n_min!r}"
+    if problem:
+        msg = f"{problem}. Set transform_where to none, copies, all or doubled, and the others to fit."
+        raise InputError(msg)
