@@ -48,8 +48,10 @@ def build_backbone(
         InputError: If the model is unknown, cannot use an option, or its weights cannot be had or do not fit.
     """
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=4, cutoff=0.4)
-        msg = f"unknown backbone {name!r}; nearest names: {', '.join(near) or 'none'} (timm.list_models() has them all)"
+        near = difflib.get_close_matches(name, timm.list_models(), n=20, cutoff=0.4)
+        near.sort(key=lambda other: (-difflib.SequenceMatcher(None, other, name).ratio(), other))
+        listed = ", ".join(near[:4]) or "none"
+        msg = f"unknown backbone {name!r}; nearest names: {listed} (timm.list_models() has them all)"
         raise InputError(msg)
     options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
     try:

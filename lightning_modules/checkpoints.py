@@ -1,6 +1,7 @@
 """Reading what training wrote, and weights others wrote, without ever running code that lies in the file."""
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +28,9 @@ def load_plain(path: Path | str) -> object:
         msg = f"no such file: {path}"
         raise InputError(msg)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of odd pickles before it refuses them
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "Unsupported" in str(error) and zipfile.is_zipfile(path):
             msg = f"{path} holds objects that would run code when opened, so it was not; only plain tensors are read"
