@@ -13,14 +13,7 @@ from datamodules.errors import InputError
 from datamodules.manifest import SPLITS, Manifest
 
 # Fonts that hold Hangul, on Linux, macOS and Windows, the likeliest first; any other font with it is found too.
-KOREAN_FONTS = (
-    "Noto Sans CJK KR",
-    "Noto Sans KR",
-    "NanumGothic",
-    "Nanum Gothic",
-    "Apple SD Gothic Neo",
-    "Malgun Gothic",
-)
+KOREAN_FONTS = ("Noto Sans CJK KR", "Noto Sans KR", "NanumGothic", "Apple SD Gothic Neo", "Malgun Gothic")
 # Okabe and Ito's colours, told apart by colour-blind readers; hatching tells them apart in grey print.
 LOOKS = {"train": ("#0072B2", ""), "validation": ("#E69F00", "//"), "test": ("#009E73", "..")}
 

@@ -20,9 +20,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--data", help=f"a path, reader:path ({', '.join(READERS)}), or drawn[:largest=1000,ratio=10] [drawn]"
     )
-    data.add_argument(
-        "--pattern", help="regular expression for file names, with named groups label, subject, any group"
-    )
+    data.add_argument("--pattern", help="regular expression for paths, with named groups label, subject, any group")
     data.add_argument("--votes", choices=get_args(Votes), default="ignore", help="what annotators' votes are for")
     data.add_argument("--drop-ties", action="store_true", help="with votes: leave out images with a shared first place")
     data.add_argument("--keep-unknown", action="store_true", help="with votes: keep images that most call unknown")
@@ -136,9 +134,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--no-near", action="store_true", help="look for exact duplicates only")
     sub.set_defaults(run=check_command)
 
-    sub = commands.add_parser(
-        "prepare", help="write the manifest of a data set, to look at or edit, and to use as --data"
-    )
+    sub = commands.add_parser("prepare", help="write the manifest of a data set, to edit and to use as --data")
     add_data_arguments(sub)
     sub.add_argument("--output", required=True, metavar="FILE", help="a .csv or .parquet file")
     sub.add_argument("--overwrite", action="store_true", help="replace the file if it exists")

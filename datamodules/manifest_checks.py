@@ -30,7 +30,7 @@ def refuse(bad: pd.Series, table: pd.DataFrame, column: str, name: str, rule: st
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         more = f" (and {int(bad.sum()) - 1} more rows)" if bad.sum() > 1 else ""
-        value, path = table[column].iloc[row], table["path"].iloc[row]
+        value, path = table[column].tolist()[row], table["path"].iloc[row]
         msg = f"{name}: row {row}{more}: {column} {rule}, got {value!r}"
         msg += "" if column == "path" else f" for {path!r}"
         raise InputError(msg)

@@ -64,31 +64,37 @@ def _write_images(source: Path) -> Path:
 
 def _convert(source: Path, draft: Path) -> pd.DataFrame:
     """Write one PNG a row and return the table of them: path, label and, if given, split."""
-    names = VOCABULARIES["fer2013"]
     rows: list[dict[str, str]] = []
-    with tqdm(desc=f"images of {source.name}", unit=" images", delay=1, leave=False) as bar:
-        try:
-            for chunk in pd.read_csv(source, dtype=str, keep_default_na=False, chunksize=1000):
-                chunk = chunk.rename(columns=lambda c: str(c).strip().lower())
-                usage = chunk["usage"] if "usage" in chunk else [None] * len(chunk)
-                for emotion, pixels, split in zip(chunk["emotion"], chunk["pixels"], usage, strict=True):
-                    row = len(rows)
-                    if not (emotion.isdigit() and int(emotion) < len(names)):
-                        msg = f"{source.name}: row {row}: emotion must be a number from 0 to 6, got {emotion!r}"
-                        raise InputError(msg)
-                    file = f"images/{row:07d}.png"
-                    Image.fromarray(_square(pixels, row, source)).save(draft / file)
-                    rows.append({"path": file, "label": names[int(emotion)]})
-                    if split is not None:
-                        rows[-1]["split"] = split
+    try:
+        with (
+            pd.read_csv(source, dtype=str, keep_default_na=False, chunksize=1000) as chunks,
+            tqdm(desc=f"images of {source.name}", unit=" images", delay=1, leave=False) as bar,
+        ):
+            for chunk in chunks:
+                _write_chunk(chunk.rename(columns=lambda c: str(c).strip().lower()), rows, draft, source)
                 bar.update(len(chunk))
-        except pd.errors.ParserError as error:
-            msg = f"cannot read {source}: {error}"
-            raise InputError(msg) from error
+    except (pd.errors.ParserError, UnicodeDecodeError) as error:
+        msg = f"cannot read {source}: {error}"
+        raise InputError(msg) from error
     if not rows:
         msg = f"{source} has a header and no rows"
         raise InputError(msg)
     return pd.DataFrame(rows)
+
+
+def _write_chunk(chunk: pd.DataFrame, rows: list[dict[str, str]], draft: Path, source: Path) -> None:
+    names = VOCABULARIES["fer2013"]
+    usage = chunk["usage"] if "usage" in chunk else [None] * len(chunk)
+    for emotion, pixels, split in zip(chunk["emotion"], chunk["pixels"], usage, strict=True):
+        row = len(rows)
+        if not (emotion.isdigit() and int(emotion) < len(names)):
+            msg = f"{source.name}: row {row}: emotion must be a number from 0 to 6, got {emotion!r}"
+            raise InputError(msg)
+        file = f"images/{row:07d}.png"
+        Image.fromarray(_square(pixels, row, source)).save(draft / file)
+        rows.append({"path": file, "label": names[int(emotion)]})
+        if split is not None:
+            rows[-1]["split"] = split
 
 
 def _square(pixels: str, row: int, source: Path) -> np.ndarray:

@@ -1,0 +1,295 @@
+"""Folders, tables, patterns and names: each layout in small, and each way it can be wrong."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from datamodules.errors import InputError
+from datamodules.readers import READERS, ReadOptions, image_files, read, recognise
+
+Plant = Callable[..., Path]
+
+
+@pytest.fixture
+def plant(tmp_path: Path) -> Plant:
+    def make(*files: str, under: str = "set") -> Path:
+        root = tmp_path / under
+        root.mkdir(exist_ok=True)
+        for file in files:
+            (root / file).parent.mkdir(parents=True, exist_ok=True)
+            (root / file).write_bytes(b"not read here")
+        return root
+
+    return make
+
+
+def counts(source: str | Path, options: ReadOptions | None = None) -> dict[str, int]:
+    return read(str(source), options or ReadOptions()).table["label"].value_counts().to_dict()
+
+
+# Folders
+
+
+def test_class_folders_in_two_languages(plant: Plant) -> None:
+    root = plant("기쁨/1.JPG", "기쁨/deep/2.png", "Anger/1.webp", "Anger/notes.txt", ".hidden/x.png", "Anger/._1.png")
+    manifest = read(str(root))
+    assert recognise(root) == "folder"
+    assert (manifest.name, manifest.classes) == ("set", ("angry", "happy"))
+    assert manifest.table["path"].tolist() == ["Anger/1.webp", "기쁨/1.JPG", "기쁨/deep/2.png"]
+    assert "split" not in manifest.table
+
+
+def test_split_folders_above_the_classes(plant: Plant) -> None:
+    root = plant("Training/sad/1.png", "PublicTest/sad/1.png", "PrivateTest/happy/1.png", "Training/happy/2.png")
+    table = read(str(root)).table.set_index("path")["split"]
+    assert table.to_dict() == {
+        "PrivateTest/happy/1.png": "test",
+        "PublicTest/sad/1.png": "validation",
+        "Training/happy/2.png": "train",
+        "Training/sad/1.png": "train",
+    }
+
+
+def test_what_the_folder_reader_leaves_out_it_says(plant: Plant) -> None:
+    root = plant("sad/1.png", "happy/1.png", "logo.png", "fear/readme.txt")
+    assert read(str(root)).notes == (
+        "1 images beside the folders left out, the first is 'logo.png'",
+        "the class folder fear holds no images",
+    )
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ((), "no images found in .*; expected one folder a class"),
+        (("sad/readme.txt",), "no images found in"),
+        (("1.png", "2.png"), "2 images in .* are in no class folder, the first is '1.png'"),
+        (("train/1.png", "train/sad/2.png"), "1 images in .* are in no class folder, the first is 'train/1.png'"),
+        (("train/sad/1.png", "happy/1.png"), r"split folders \(train\) beside others \(happy\)"),
+        (("sad/1.png", "sad/2.png"), "fewer than 2 classes, every image is 'sad'"),
+        (("sad/1.png", "cat/1.png", "cat/2.png", "dog/1.png"), r"unknown labels \(images\): 'cat' \(2\), 'dog' \(1\)"),
+    ],
+)
+def test_folders_that_cannot_be_read(plant: Plant, files: tuple[str, ...], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read(str(plant(*files)))
+
+
+def test_unknown_labels_can_be_named_dropped_or_kept(plant: Plant) -> None:
+    root = plant("sad/1.png", "cat/1.png", "dog/1.png", "happy/1.png")
+    named = ReadOptions(aliases={"CAT": "Anger", "dog": "dog"})
+    assert counts(root, named) == {"sad": 1, "angry": 1, "dog": 1, "happy": 1}
+    assert counts(root, ReadOptions(unknown_labels="keep")) == {"sad": 1, "cat": 1, "dog": 1, "happy": 1}
+    dropped = read(str(root), ReadOptions(unknown_labels="drop"))
+    assert dropped.classes == ("happy", "sad")
+    assert "2 images left out, their labels are unknown: 'cat' (1), 'dog' (1)" in dropped.notes
+
+
+def test_linked_folders_are_followed_once_and_not_out_of_the_root(plant: Plant, tmp_path: Path) -> None:
+    root = plant("sad/1.png", "happy/1.png")
+    (root / "sad/loop").symlink_to(root)
+    assert image_files(root) == ["happy/1.png", "sad/1.png"]
+    plant("x.png", under="outside")
+    (root / "fear").symlink_to(tmp_path / "outside")
+    with pytest.raises(InputError, match=r"path may not leave .* through a symlink, got 'fear/x.png'"):
+        read(str(root))
+
+
+# Tables
+
+
+def write(root: Path, name: str, **columns: list) -> Path:
+    frame = pd.DataFrame(columns)
+    frame.to_parquet(root / name) if name.endswith(".parquet") else frame.to_csv(root / name, index=False)
+    return root / name
+
+
+def test_columns_are_found_by_their_usual_names(plant: Plant) -> None:
+    root = plant("a.png", "sub/b.png", "c.png")
+    write(
+        root,
+        "labels.csv",
+        Filename=["a.png", "sub\\b.png", "c.png"],  # as written on Windows
+        Emotion=["Happiness", "슬픔", "sad"],
+        Usage=["Training", "PublicTest", "PrivateTest"],
+        person_id=[1, 1, 2],
+        race=["asian", "", "white"],
+    )
+    manifest = read(str(root))
+    assert recognise(root) == "csv"
+    assert (manifest.name, manifest.groups) == ("set", ("race",))
+    assert manifest.table["path"].tolist() == ["a.png", "sub/b.png", "c.png"]
+    assert manifest.table["label"].tolist() == ["happy", "sad", "sad"]
+    assert manifest.table["split"].tolist() == ["train", "validation", "test"]
+    assert manifest.subjects is not None
+    assert manifest.subjects.tolist() == ["1", "1", "2"]
+    assert manifest.table["race"].tolist() == ["asian", "", "white"]
+
+
+def test_parquet_and_a_named_column(plant: Plant) -> None:
+    root = plant("a.png", "b.png")
+    file = write(root, "x.parquet", file=["a.png", "b.png"], verdict=["sad", "happy"], label=["?", "?"])
+    manifest = read(str(file), ReadOptions(label_column="verdict"))
+    assert manifest.table["label"].tolist() == ["sad", "happy"]
+    assert manifest.groups == ("label_column",)  # the column whose name we need stays as a group
+
+
+def test_a_set_column_is_a_split_only_if_it_says_so(plant: Plant) -> None:
+    root = plant("a.png", "b.png")
+    file = write(root, "x.csv", file=["a.png", "b.png"], label=["sad", "happy"], set=["A", "B"])
+    assert read(str(file)).groups == ("set",)
+    file = write(root, "x.csv", file=["a.png", "b.png"], label=["sad", "happy"], set=["train", "val"])
+    assert read(str(file)).table["split"].tolist() == ["train", "validation"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "message"),
+    [
+        (
+            {"file": ["a.png", "b.png"]},
+            {},
+            "x.csv: the column 'label' is missing .*; found file; name it with label_col",
+        ),
+        ({"label": ["sad", "sad"]}, {}, "x.csv: the column 'path' is missing"),
+        (
+            {"file": ["a.png"], "label": ["sad"]},
+            {"label_column": "mood"},
+            "the column 'mood' .label_column. is missing",
+        ),
+        ({"file": ["a.png", "b.png"], "label": ["sad", None]}, {}, "row 1: label may not be empty"),
+        ({"file": ["a.png", "b.png"], "label": ["sad", "bored"]}, {}, r"unknown labels \(images\): 'bored' \(1\)"),
+        ({"file": ["a.png", "a.png"], "label": ["sad", "happy"]}, {}, "row 1: path appears twice"),
+        ({"file": ["a.png", "../b.png"], "label": ["sad", "happy"]}, {}, "row 1: path may not leave"),
+        ({"file": ["a.png", None], "label": ["sad", "happy"]}, {}, "row 1: path may not be empty"),
+        ({"file": [], "label": []}, {}, "no images found"),
+        ({"file": ["a.png", "b.png"], "label": ["sad", "happy"], "split": ["train", None]}, {}, "row 1: split must be"),
+    ],
+)
+def test_tables_that_cannot_be_read(plant: Plant, columns: dict, options: dict, message: str) -> None:
+    file = write(plant("a.png", "b.png"), "x.csv", **columns)
+    with pytest.raises(InputError, match=message):
+        read(str(file), ReadOptions(**options))
+
+
+def test_files_that_are_no_tables(plant: Plant) -> None:
+    root = plant("empty.csv", "x.parquet", "ragged.csv", "notes.txt")
+    (root / "empty.csv").write_bytes(b"")
+    (root / "ragged.csv").write_text('file,label\na.png,sad\n"b.png,sad,more,and more\n')
+    for name in ("empty.csv", "x.parquet", "ragged.csv"):
+        with pytest.raises(InputError, match=f"(cannot (read|open)|path must be).*{name.split('.')[0]}|ragged"):
+            read(str(root / name))
+    with pytest.raises(InputError, match=r"no reader knows .*notes\.txt"):
+        read(str(root / "notes.txt"))
+
+
+def test_a_table_beside_class_folders_does_not_hide_them(plant: Plant) -> None:
+    root = plant("sad/1.png", "happy/1.png")
+    write(root, "statistics.csv", mean=[1.0])
+    assert recognise(root) == "folder"
+    write(root, "one.csv", file=["sad/1.png"], label=["sad"])
+    assert recognise(root) == "csv"
+    write(root, "two.csv", file=["sad/1.png"], label=["sad"])
+    with pytest.raises(InputError, match=r"holds several tables \(one\.csv, two\.csv\)"):
+        read(str(root))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_saved_manifest_is_recognised_and_options_apply_to_it(plant: Plant, tmp_path: Path, suffix: str) -> None:
+    made = read(str(plant("sad/1.png", "happy/1.png", "fear/1.png")))
+    file = made.save(tmp_path / f"m.{suffix}")
+    again = read(str(file))
+    assert (again.name, again.root, again.classes) == (made.name, made.root, made.classes)
+    assert again.fingerprint() == made.fingerprint()
+    assert counts(file, ReadOptions(aliases={"fear": "sad"})) == {"sad": 2, "happy": 1}
+
+
+# Patterns
+
+
+def test_pattern_gives_label_subject_and_groups(plant: Plant) -> None:
+    root = plant("A/012_F_happy.png", "A/012_F_sad.png", "B/013_M_sad.png")
+    pattern = r"(?P<site>[AB])/(?P<subject>\d+)_(?P<gender>[MF])_(?P<label>\w+)\.png$"
+    manifest = read(str(root), ReadOptions(pattern=pattern))
+    assert manifest.table["label"].tolist() == ["happy", "sad", "sad"]
+    assert manifest.subjects is not None
+    assert manifest.subjects.tolist() == ["012", "012", "013"]
+    assert manifest.groups == ("site", "gender")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        (r"(\w+)\.png", "has no group named label"),
+        (r"(?P<label>\w+", "is not a regular expression"),
+        (r"^(?P<label>sad)\d", "1 of 3 images do not match .* the first is 'x3.png'; mend the pattern"),
+        (r"(?P<path>\w)(?P<label>\w)", "a group may not be called path"),
+    ],
+)
+def test_patterns_that_cannot_be_used(plant: Plant, pattern: str, message: str) -> None:
+    root = plant("sad1.png", "sad2.png", "x3.png")
+    with pytest.raises(InputError, match=message):
+        read(str(root), ReadOptions(pattern=pattern))
+
+
+def test_images_outside_the_pattern_can_be_dropped_and_are_counted(plant: Plant) -> None:
+    root = plant("sad1.png", "happy2.png", "x3.png")
+    manifest = read(str(root), ReadOptions(pattern=r"^(?P<label>sad|happy)\d", unknown_labels="drop"))
+    assert len(manifest) == 2
+    assert "1 of 3 images do not match" in manifest.notes[0]
+    with pytest.raises(InputError, match="needs a pattern"):
+        read(f"pattern:{root}")
+
+
+# Sources
+
+
+def test_a_reader_can_be_named_and_a_misspelt_one_is_answered(plant: Plant) -> None:
+    root = plant("sad/1.png", "happy/1.png")
+    write(root, "labels.csv", file=["sad/1.png"], label=["sad"])
+    assert len(read(f"folder:{root}")) == 2
+    with pytest.raises(InputError, match=r"unknown reader 'foldr' in .*; did you mean folder"):
+        read(f"foldr:{root}")
+    with pytest.raises(InputError, match=r"unknown reader 'zzzz' .*; there are fer2013, csv, folder, pattern, drawn"):
+        read(f"zzzz:{root}")
+
+
+@pytest.mark.parametrize("source", ["/nowhere/at/all", "folder:/nowhere/at/all", ""])
+def test_nothing_there(source: str) -> None:
+    with pytest.raises(InputError, match=r"data .*: no file or folder .*; give a path, reader:path, or drawn"):
+        read(source)
+
+
+def test_a_folder_with_a_colon_in_its_name_is_a_path(plant: Plant) -> None:
+    if os.name == "nt":
+        pytest.skip("Windows has no such names")
+    assert len(read(str(plant("sad/1.png", "happy/1.png", under="folder:x")))) == 2
+
+
+def test_options_are_checked() -> None:
+    with pytest.raises(InputError, match="votes must be one of ignore, majority, soft, got 'mean'"):
+        ReadOptions(votes="mean")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="drop_ties needs votes"):
+        ReadOptions(drop_ties=True)
+
+
+def test_every_reader_refuses_an_empty_folder(tmp_path: Path) -> None:
+    for name in READERS:
+        with pytest.raises(InputError, match=r"no (images|table)"):
+            read(f"{name}:{tmp_path}", ReadOptions(pattern="(?P<label>.)" if name == "pattern" else None))
+
+
+def test_half_a_million_labels_are_named_in_bulk(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cost of naming follows the number of different labels, not of rows."""
+    from datamodules.readers import common
+
+    calls: list[str] = []
+    real = common.canonical
+    monkeypatch.setattr(common, "canonical", lambda text: (calls.append(text), real(text))[1])
+    frame = pd.DataFrame({"label": np.array(["sad", "기쁨"])[np.arange(500_000) % 2]})
+    named, _ = common._name_labels(frame, "x", ReadOptions())
+    assert len(calls) == 2
+    assert named["label"].value_counts().to_dict() == {"sad": 250_000, "happy": 250_000}
