@@ -1,0 +1,143 @@
+"""The pictures a run leaves: confusion matrix, training curves, and F1 of each class with its interval."""
+
+import unicodedata
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib import font_manager
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from datamodules.labels import canonical
+from records.statistics import confusion
+
+# Okabe and Ito's colours, which colour-blind readers tell apart; line styles tell them apart in grey print.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+STYLES = ("-", "--", "-.", ":")
+
+_KOREAN = ("Noto Sans CJK KR", "Noto Sans KR", "NanumGothic", "Malgun Gothic", "Apple SD Gothic Neo", "UnDotum")
+_LONGEST_NAME = 18
+
+
+def confusion_figure(predictions: pd.DataFrame, classes: Sequence[str], title: str = "") -> Figure:
+    """Return the confusion matrix: rows are true classes, with counts and percentages of the row; colour shows those."""
+    index = pd.Index(list(classes))
+    label, predicted = (index.get_indexer(pd.Index(predictions[column])) for column in ("label", "predicted"))
+    counts = confusion(label, predicted, len(classes))
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)  # (C, C)
+    names, fonts = _drawable(classes)
+    side = 2.6 + 0.72 * len(classes)
+    figure = Figure(figsize=(side + 0.9, side), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    for row in range(len(classes)):
+        for column in range(len(classes)):
+            ink = "white" if share[row, column] > 0.55 else "black"
+            text = f"{counts[row, column]:,}\n{share[row, column]:.0%}"
+            axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=8)
+    axes.set_xticks(range(len(classes)), names, rotation=40, ha="right", rotation_mode="anchor", family=fonts)
+    axes.set_yticks(range(len(classes)), names, family=fonts)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title(title or f"Confusion matrix, {counts.sum():,} images", fontsize=11)
+    bar = figure.colorbar(image, ax=axes, shrink=0.8, format=lambda value, _: f"{value:.0%}")
+    bar.set_label("share of the true class")
+    return figure
+
+
+def class_figure(intervals: pd.DataFrame, title: str = "") -> Figure:
+    """Return one bar a class, its F1, with the interval and the number of images; below them the macro F1.
+
+    Args:
+        intervals: What `cluster_bootstrap` returned.
+        title: Heading; by default what is shown.
+    """
+    rows = intervals[intervals["metric"] == "f1"]
+    whole = intervals[intervals["metric"] == "f1_macro"].iloc[0]
+    shown, fonts = _drawable(list(rows["class"]))
+    names = [
+        *(f"{name}{' *' if few else ''}" for name, few in zip(shown, rows["few_clusters"], strict=True)),
+        "macro F1",
+    ]
+    value, low, high = (np.append(rows[column].to_numpy(), whole[column]) for column in ("value", "low", "high"))
+    images = [*rows["images"], whole["images"]]
+    place = np.arange(len(names), dtype=float)
+    place[-1] += 0.5  # set apart
+    figure = Figure(figsize=(7, 1.6 + 0.36 * len(names)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.barh(place, value, color=[*[COLOURS[0]] * len(rows), "#666666"], height=0.62)
+    reach = np.clip([value - low, high - value], 0, None)  # a percentile interval need not hold the value
+    axes.errorbar(value, place, xerr=reach, fmt="none", ecolor="black", elinewidth=1.2, capsize=3)
+    for at, number, upper, mean in zip(place, images, high, value, strict=True):
+        axes.text(max(upper, mean) + 0.015, at, f"{mean:.2f}  (n = {number:,})", va="center", fontsize=8)
+    axes.set_yticks(place, names, family=fonts)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1.26)
+    axes.set_xticks(np.linspace(0, 1, 6))
+    axes.set_xlabel(f"F1, with {intervals.attrs['level']:.0%} interval")
+    axes.set_title(title or "F1 of each class", fontsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    if rows["few_clusters"].any():
+        figure.supxlabel("* fewer than 10 clusters: the interval says little", fontsize=8, x=0.02, ha="left")
+    return figure
+
+
+def curves_figure(curves: Mapping[str, pd.Series], title: str = "", mark: str = "val/f1_macro") -> Figure:
+    """Return the training curves: losses above, scores below, over optimizer steps.
+
+    Args:
+        curves: Metric name -> values by step, as `TrackingLogger.history` gives them.
+        title: Heading.
+        mark: The metric that chose the kept checkpoint; its best step is marked when it is there.
+    """
+    losses = {name: curve for name, curve in curves.items() if "loss" in name and len(curve)}
+    others = {name: curve for name, curve in curves.items() if "loss" not in name and len(curve)}
+    panels = [(kind, part) for kind, part in (("loss", losses), ("score", others)) if part]
+    figure = Figure(figsize=(8, 1.2 + 2.6 * max(len(panels), 1)), layout="constrained")
+    figure.suptitle(title or "Training curves", fontsize=11)
+    best = int(curves[mark].idxmax()) if mark in curves and curves[mark].notna().any() else None
+    for number, (kind, part) in enumerate(panels):
+        axes = figure.add_subplot(len(panels), 1, number + 1)
+        for i, (name, curve) in enumerate(part.items()):
+            points = "o" if len(curve) <= 30 else ""
+            look = {"color": COLOURS[i % len(COLOURS)], "linestyle": STYLES[i % len(STYLES)], "marker": points}
+            axes.plot(curve.index, curve.to_numpy(), label=name, markersize=3.5, linewidth=1.5, **look)
+        if best is not None:
+            axes.axvline(best, color="#666666", linewidth=1, linestyle=(0, (1, 2)), label=f"best {mark}")
+        axes.set_ylabel(kind)
+        axes.grid(alpha=0.3)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8, frameon=False)
+        if number == len(panels) - 1:
+            axes.set_xlabel("optimizer steps")
+    return figure
+
+
+def _drawable(names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return names that an installed font can draw, cut to a length that fits, and the fonts to draw them with.
+
+    Without a Korean font a Korean emotion gets its English name, and any other name the number of its class.
+    """
+    fonts = ["DejaVu Sans"]
+    if not all(_has(fonts[0], name) for name in names):
+        installed = {entry.name for entry in font_manager.fontManager.ttflist}
+        found = next((font for font in _KOREAN if font in installed and all(_has(font, name) for name in names)), None)
+        if found is not None:
+            fonts.append(found)
+        else:
+            names = [_replaced(i, name) for i, name in enumerate(names)]
+    return [name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…" for name in names], fonts
+
+
+def _replaced(number: int, name: str) -> str:
+    if _has("DejaVu Sans", name):
+        return name
+    english = canonical(unicodedata.normalize("NFC", name))
+    return english if english is not None else f"class {number}"
+
+
+def _has(font: str, text: str) -> bool:
+    face = font_manager.get_font(font_manager.findfont(font))
+    return all(one.isspace() or face.get_char_index(ord(one)) for one in text)

@@ -1,0 +1,163 @@
+"""The two tables a run leaves: what was predicted for every held-out image, and which rows played which role."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from datamodules.errors import InputError
+from datamodules.manifest import Manifest
+
+PROBABILITY = "prob_"
+COLUMNS = ("row", "path", "content", "cluster", "subject", "fold", "label", "predicted")
+SPLIT_COLUMNS = ("fold", "row", "role", "is_copy")
+ROLES = ("train", "inner", "outer")
+
+
+def build_predictions(
+    manifest: Manifest,
+    rows: np.ndarray,
+    probabilities: np.ndarray,
+    *,
+    fold: int,
+    clusters: np.ndarray,
+    contents: Sequence[str],
+) -> pd.DataFrame:
+    """Return the prediction table of one fold, sorted by row.
+
+    Args:
+        manifest: The images.
+        rows: Manifest rows that were predicted, shape (M,); a row may not appear twice.
+        probabilities: Their class probabilities, shape (M, C), in the order of `manifest.classes`.
+        fold: Number of the fold in which these rows were held out.
+        clusters: Cluster of every manifest row, shape (N,).
+        contents: Content hash of every manifest row, length N.
+    """
+    rows, probabilities = np.asarray(rows, np.int64), np.asarray(probabilities, np.float64)
+    shape = (len(rows), len(manifest.classes))
+    if probabilities.shape != shape:
+        msg = f"probabilities: one row an image and one column a class, shape {shape}, got {probabilities.shape}."
+        raise InputError(msg)
+    order = np.argsort(rows, kind="stable")
+    rows, probabilities = rows[order], probabilities[order]
+    source = manifest.table.iloc[rows].reset_index(drop=True)
+    names = np.asarray(manifest.classes, dtype=object)
+    table = pd.DataFrame(
+        {
+            "row": rows,
+            "path": source["path"],
+            "content": np.asarray(contents, dtype=object)[rows],
+            "cluster": np.asarray(clusters, np.int64)[rows],
+            "subject": source["subject"] if "subject" in source else "",
+            "fold": np.int64(fold),
+            "label": source["label"],
+            "predicted": names[probabilities.argmax(axis=1)] if len(rows) else source["label"],
+        }
+    )
+    scores = pd.DataFrame(probabilities, columns=[f"{PROBABILITY}{name}" for name in manifest.classes])
+    groups = source[[name for name in manifest.groups if name not in table]]
+    table = pd.concat([table, scores, groups], axis=1)
+    check_predictions(table)
+    return table
+
+
+def classes_of(predictions: pd.DataFrame) -> tuple[str, ...]:
+    """Return the class names of a prediction table, in the order of its probability columns."""
+    return tuple(
+        str(name).removeprefix(PROBABILITY) for name in predictions.columns if str(name).startswith(PROBABILITY)
+    )
+
+
+def check_predictions(table: pd.DataFrame) -> None:
+    """Raise InputError unless `table` is a prediction table with every image at most once."""
+    _need_columns(table, COLUMNS, "prediction table")
+    classes = classes_of(table)
+    if len(classes) < 2 or not len(table):
+        msg = f"prediction table: at least 2 classes and 1 image, got {len(classes)} classes and {len(table)} images."
+        raise InputError(msg)
+    twice = table["row"][table["row"].duplicated()]
+    if len(twice):
+        msg = (
+            f"prediction table: an image is predicted once, {len(twice)} rows are here again, the first is row "
+            f"{twice.iloc[0]}. Join the folds of one seed only, and drop what a sampler repeated."
+        )
+        raise InputError(msg)
+    for column in ("label", "predicted"):
+        unknown = sorted(set(table[column].astype(str)) - set(classes))
+        if unknown:
+            msg = f"prediction table: column {column} must hold class names ({', '.join(classes)}), got {unknown[:5]}."
+            raise InputError(msg)
+    scores = table[[f"{PROBABILITY}{name}" for name in classes]].to_numpy(np.float64)
+    wrong = ~np.isfinite(scores).all(axis=1) | (scores < 0).any(axis=1) | (np.abs(scores.sum(axis=1) - 1) > 1e-3)
+    if wrong.any():
+        row = table["row"].to_numpy()[wrong][0]
+        msg = (
+            f"prediction table: probabilities must be finite and sum to 1, {wrong.sum()} images do not, "
+            f"the first is row {row}. A model that diverged does this: lower the learning rate."
+        )
+        raise InputError(msg)
+
+
+def join_folds(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return the out-of-fold table of a cross-validation: every image once, from the fold that held it out."""
+    orders = {classes_of(table) for table in tables}
+    if len(orders) != 1:
+        msg = f"tables: the folds of one cross-validation have the same classes, got {sorted(orders)}."
+        raise InputError(msg)
+    table = pd.concat(list(tables), ignore_index=True).sort_values("row", kind="stable", ignore_index=True)
+    check_predictions(table)
+    return table
+
+
+def build_split(
+    fold: int, train: np.ndarray, is_copy: np.ndarray, inner: np.ndarray, outer: np.ndarray
+) -> pd.DataFrame:
+    """Return the split table of one fold; `train` lists the rows of one epoch, copies included and marked."""
+    parts = {"train": np.asarray(train), "inner": np.asarray(inner), "outer": np.asarray(outer)}
+    rows = np.concatenate(list(parts.values())).astype(np.int64)
+    copies = np.zeros(len(rows), bool)
+    copies[: len(parts["train"])] = is_copy
+    role = np.repeat(np.array(list(parts), dtype=object), [len(part) for part in parts.values()])
+    table = pd.DataFrame({"fold": np.int64(fold), "row": rows, "role": role, "is_copy": copies})
+    check_split(table)
+    return table
+
+
+def check_split(table: pd.DataFrame) -> None:
+    """Raise InputError unless roles are known and no row has two roles in one fold."""
+    _need_columns(table, SPLIT_COLUMNS, "split table")
+    unknown = sorted(set(table["role"].astype(str)) - set(ROLES))
+    if unknown:
+        msg = f"split table: role is one of {', '.join(ROLES)}, got {unknown[:5]}."
+        raise InputError(msg)
+    roles = table.groupby(["fold", "row"])["role"].nunique()
+    if (roles > 1).any():
+        fold, row = roles.index[roles > 1][0]
+        msg = f"split table: a row has one role in a fold, row {row} has {roles.max()} in fold {fold}. The split leaks."
+        raise InputError(msg)
+
+
+def save_table(table: pd.DataFrame, path: str | Path) -> Path:
+    """Write a table as Parquet, whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    table.to_parquet(temporary, index=False)
+    os.replace(temporary, path)
+    return path
+
+
+def read_predictions(path: str | Path) -> pd.DataFrame:
+    """Read and check a prediction table."""
+    table = pd.read_parquet(path)
+    check_predictions(table)
+    return table
+
+
+def _need_columns(table: pd.DataFrame, columns: Sequence[str], what: str) -> None:
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        msg = f"{what}: needs the columns {', '.join(columns)}; {', '.join(missing)} missing."
+        raise InputError(msg)
