@@ -1,0 +1,16 @@
+"""Faces drawn from action units of emotions: the embedded default data, with the truth about every picture."""
+
+from datamodules.drawn_faces.drawing import DrawnFace, contact_sheet, draw
+from datamodules.drawn_faces.files import prepare, write_readme_sheet
+from datamodules.drawn_faces.spec import EMOTIONS, DrawnFaces, parse_spec
+
+__all__ = [
+    "EMOTIONS",
+    "DrawnFace",
+    "DrawnFaces",
+    "contact_sheet",
+    "draw",
+    "parse_spec",
+    "prepare",
+    "write_readme_sheet",
+]

@@ -1,0 +1,142 @@
+"""Writes a set of drawn faces as files once, and opens it as a manifest."""
+
+import multiprocessing
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import cv2
+import filelock
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from datamodules.drawn_faces.drawing import contact_sheet, draw
+from datamodules.drawn_faces.spec import DrawnFaces
+from datamodules.errors import InputError
+from datamodules.manifest import VOTES, Manifest, make_manifest
+from datamodules.places import cache_root
+
+LANDMARKS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
+_CHUNK = 64
+_FEW = 512  # below this, starting processes costs more than it saves
+
+
+def prepare(spec: DrawnFaces, directory: Path | None = None, *, workers: int | None = None) -> Manifest:
+    """Return the manifest of a set of drawn faces, drawing and writing it first unless it stands complete.
+
+    The folder holds the pictures (``<class>/<row>.png``), ``manifest.csv``, and ``boxes.csv``: face box and landmarks
+    keyed by path. Masks are not written; ``draw(spec, row).masks`` gives them. Whoever comes second waits.
+
+    Args:
+        spec: The set.
+        directory: Where sets are kept; default ``drawn`` under :func:`~datamodules.places.cache_root`.
+        workers: Drawing processes; default one a core, and none for a small set.
+
+    Raises:
+        InputError: If the folder cannot be written.
+    """
+    parent = Path(directory) if directory is not None else cache_root() / "drawn"
+    final = parent / spec.fingerprint()
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(parent / f"{final.name}.lock"):
+            if (final / "manifest.csv").is_file():
+                try:
+                    return Manifest.load(final / "manifest.csv")
+                except InputError:
+                    shutil.rmtree(final)  # somebody took pictures away: draw them again
+            return _write(spec, final, workers)
+    except OSError as error:
+        msg = f"drawn faces cannot be written to {parent}: {error}. Set EMOTION_CACHE_DIR to a folder with room"
+        raise InputError(msg) from error
+
+
+def _write(spec: DrawnFaces, final: Path, workers: int | None) -> Manifest:
+    shutil.rmtree(final, ignore_errors=True)
+    for left in final.parent.glob(f".{final.name}.*"):  # of a process that was killed; the lock says it is gone
+        shutil.rmtree(left, ignore_errors=True)
+    work = final.parent / f".{final.name}.{uuid.uuid4().hex[:8]}"
+    for name in spec.classes:
+        (work / name).mkdir(parents=True)
+    try:
+        jobs = [(spec, work, first, min(first + _CHUNK, len(spec))) for first in range(0, len(spec), _CHUNK)]
+        rows: list[dict[str, object]] = []
+        boxes: list[dict[str, object]] = []
+        with tqdm(total=len(spec), desc="Drawing faces", unit="", delay=1, disable=None) as bar:
+            for known, seen in _results(jobs, len(spec), workers):
+                rows += known
+                boxes += seen
+                bar.update(len(known))
+        pd.DataFrame(boxes).to_csv(work / "boxes.csv", index=False, float_format="%.2f")
+        make_manifest(pd.DataFrame(rows), work, name="drawn", classes=spec.classes).save(work / "manifest.csv")
+        os.replace(work, final)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return Manifest.load(final / "manifest.csv")
+
+
+Job = tuple[DrawnFaces, Path, int, int]
+Rows = list[dict[str, object]]
+
+
+def _results(jobs: list[Job], total: int, workers: int | None) -> Iterator[tuple[Rows, Rows]]:
+    if workers is None:
+        workers = 0 if total < _FEW else min(os.cpu_count() or 1, len(jobs))
+    if workers <= 1:
+        yield from map(_draw_chunk, jobs)
+        return
+    # Never fork: the caller may have started threads (torch, tracking), and a forked lock stays locked.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
+        yield from pool.map(_draw_chunk, jobs)
+
+
+def _draw_chunk(job: Job) -> tuple[Rows, Rows]:
+    spec, folder, first, last = job
+    rows: Rows = []
+    boxes: Rows = []
+    for row in range(first, last):
+        face = draw(spec, row)
+        path = f"{face.label}/{row:06d}.png"
+        write_png(folder / path, face.image)
+        known: dict[str, object] = {"path": path, "label": face.label}
+        if spec.subjects is not None:
+            known["subject"] = f"person{face.subject:05d}"
+        known |= {"age": face.age, "gender": face.gender, "skin": face.skin}
+        if spec.annotators:
+            known |= {VOTES + name: int(votes) for name, votes in zip(spec.classes, face.votes, strict=True)}
+        rows.append(known)
+        box = dict(zip(("x0", "y0", "x1", "y1"), face.box.tolist(), strict=True))
+        points = {
+            f"{name}_{axis}": value
+            for name, point in zip(LANDMARKS, face.landmarks.tolist(), strict=True)
+            for axis, value in zip("xy", point, strict=True)
+        }
+        boxes.append({"path": path, **box, **points})
+    return rows, boxes
+
+
+def write_png(path: Path, image: np.ndarray) -> None:
+    """Write an RGB picture; fast compression, and an error where cv2 would only return False."""
+    done, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    if not done:
+        msg = f"cannot encode {path} as PNG"
+        raise OSError(msg)
+    path.write_bytes(data.tobytes())
+
+
+def write_readme_sheet(path: Path) -> None:
+    """Write the picture of drawn faces that the README shows: a column a class, at 96 pixels a face.
+
+    It is written with full compression and quantised to 256 colours, to keep the repository small.
+    """
+    from PIL import Image
+
+    sheet = contact_sheet(DrawnFaces(largest=40, ratio=1, size=96, seed=5, confusion=0.3), 5)
+    draft = path.with_suffix(".part.png")
+    Image.fromarray(sheet).quantize(256, dither=Image.Dither.NONE).save(draft, optimize=True)
+    os.replace(draft, path)
