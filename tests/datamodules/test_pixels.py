@@ -131,7 +131,7 @@ def test_pixel_limit(tmp_path: Path) -> None:
 
 
 def test_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
-    """A file of a few bytes that would unpack to 3.6 gigapixels, which Pillow itself refuses, and one of 100 million."""
+    """Files of a few bytes that would unpack to 3.6 gigapixels, which Pillow itself refuses, and to 100 million."""
     for side in (60_000, 10_000):
         header = b"BM" + (54).to_bytes(4, "little") + bytes(4) + (54).to_bytes(4, "little")
         header += (40).to_bytes(4, "little") + side.to_bytes(4, "little") * 2
