@@ -91,7 +91,8 @@ def check_command(args: argparse.Namespace) -> int:
     """Look for broken, doubled and doubtful images; exit status 1 on errors."""
     from datamodules.audit import run_check
 
-    return run_check(open_data(args), args)
+    fix, sheet, table = (Path(p).expanduser() if p else None for p in (args.fix, args.sheet, args.table))
+    return run_check(open_data(args), near=not args.no_near, fix=fix, sheet=sheet, table=table)
 
 
 def cache_command(args: argparse.Namespace) -> int:
