@@ -229,8 +229,8 @@ def _policy(name: str) -> list[A.BasicTransform | A.BaseCompose]:
 def reseed(transform: A.Compose, *seed: int) -> None:
     """Start the transform's random stream anew from ``seed``.
 
-    Not ``set_random_seed``: that gives every step a generator of its own with one and the same seed, so that the step
-    that is chosen and the strength it is given would be tied together.
+    Not ``set_random_seed``: that gives every step a generator of its own with one and the same seed, so that steps
+    would draw the same numbers: the flipped pictures would be the erased ones.
     """
     state = np.random.SeedSequence(seed)
     transform.set_random_state(np.random.default_rng(state), random.Random(int(state.generate_state(1, np.uint64)[0])))
