@@ -6,6 +6,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import cv2
@@ -92,7 +93,14 @@ def _results(jobs: list[Job], total: int, workers: int | None) -> Iterator[tuple
     # Never fork: the caller may have started threads (torch, tracking), and a forked lock stays locked.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        yield from pool.map(_draw_chunk, jobs)
+        done = 0
+        try:
+            for result in pool.map(_draw_chunk, jobs):
+                yield result
+                done += 1
+        except BrokenProcessPool:
+            # A script without a `__main__` guard, or one read from standard input, cannot be imported by a process.
+            yield from map(_draw_chunk, jobs[done:])
 
 
 def _draw_chunk(job: Job) -> tuple[Rows, Rows]:
