@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -14,14 +15,14 @@ from records.statistics import confusion
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; line styles tell them apart in grey print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-STYLES = ("-", "--", "-.", ":")
+STYLES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
 
 _KOREAN = ("Noto Sans CJK KR", "Noto Sans KR", "NanumGothic", "Malgun Gothic", "Apple SD Gothic Neo", "UnDotum")
 _LONGEST_NAME = 18
 
 
 def confusion_figure(predictions: pd.DataFrame, classes: Sequence[str], title: str = "") -> Figure:
-    """Return the confusion matrix: rows are true classes, with counts and percentages of the row; colour shows those."""
+    """Return the confusion matrix: rows are true classes, with counts and percentages of the row (also as colour)."""
     index = pd.Index(list(classes))
     label, predicted = (index.get_indexer(pd.Index(predictions[column])) for column in ("label", "predicted"))
     counts = confusion(label, predicted, len(classes))
@@ -33,7 +34,7 @@ def confusion_figure(predictions: pd.DataFrame, classes: Sequence[str], title: s
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for row in range(len(classes)):
         for column in range(len(classes)):
-            ink = "white" if share[row, column] > 0.55 else "black"
+            ink = "white" if share[row, column] > 0.65 else "black"
             text = f"{counts[row, column]:,}\n{share[row, column]:.0%}"
             axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=8)
     axes.set_xticks(range(len(classes)), names, rotation=40, ha="right", rotation_mode="anchor", family=fonts)
@@ -75,6 +76,7 @@ def class_figure(intervals: pd.DataFrame, title: str = "") -> Figure:
     axes.invert_yaxis()
     axes.set_xlim(0, 1.26)
     axes.set_xticks(np.linspace(0, 1, 6))
+    axes.spines["bottom"].set_bounds(0, 1)
     axes.set_xlabel(f"F1, with {intervals.attrs['level']:.0%} interval")
     axes.set_title(title or "F1 of each class", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
@@ -96,13 +98,15 @@ def curves_figure(curves: Mapping[str, pd.Series], title: str = "", mark: str = 
     panels = [(kind, part) for kind, part in (("loss", losses), ("score", others)) if part]
     figure = Figure(figsize=(8, 1.2 + 2.6 * max(len(panels), 1)), layout="constrained")
     figure.suptitle(title or "Training curves", fontsize=11)
+    first = figure.add_subplot(len(panels), 1, 1) if panels else None
     best = int(curves[mark].idxmax()) if mark in curves and curves[mark].notna().any() else None
     for number, (kind, part) in enumerate(panels):
-        axes = figure.add_subplot(len(panels), 1, number + 1)
+        axes = first if number == 0 and first is not None else figure.add_subplot(len(panels), 1, 2, sharex=first)
         for i, (name, curve) in enumerate(part.items()):
-            points = "o" if len(curve) <= 30 else ""
-            look = {"color": COLOURS[i % len(COLOURS)], "linestyle": STYLES[i % len(STYLES)], "marker": points}
-            axes.plot(curve.index, curve.to_numpy(), label=name, markersize=3.5, linewidth=1.5, **look)
+            (line,) = axes.plot(curve.index, curve.to_numpy(), label=name, markersize=3.5, linewidth=1.5)
+            line.set_color(COLOURS[i % len(COLOURS)])
+            line.set_linestyle(STYLES[i % len(STYLES)])
+            line.set_marker("o" if len(curve) <= 30 else "")
         if best is not None:
             axes.axvline(best, color="#666666", linewidth=1, linestyle=(0, (1, 2)), label=f"best {mark}")
         axes.set_ylabel(kind)

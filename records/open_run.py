@@ -7,10 +7,11 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 
@@ -118,6 +119,12 @@ class OpenRun:
                     by_step.setdefault(at, {})[key] = value
             for at, fresh in by_step.items():
                 self.spool.append({"op": "metrics", "step": at, "time": _now(), "values": fresh})
+
+    def history(self, names: Sequence[str] = ()) -> dict[str, pd.Series]:
+        """Return values by step of the metrics `names`, or of all but the system's."""
+        with self._guard:
+            chosen = names or sorted(key for key in self._logged if not key.startswith("system/"))
+            return {key: pd.Series(self._logged.get(key, {}), dtype=float, name=key).sort_index() for key in chosen}
 
     def params(self, values: Mapping[str, str]) -> None:
         """Log parameters; MLflow keeps the first value, so one that changed becomes a tag `resumed.<name>`."""

@@ -213,6 +213,13 @@ class TrackingLogger(Logger):
         """Log values at `step`; without a step they are a summary, and a changed one comes after the former."""
         self.open().metrics({_clean(key): float(value) for key, value in metrics.items()}, step)
 
+    def history(self, *names: str) -> dict[str, pd.Series]:
+        """Return the curves logged so far, values by step; all but the system's when no name is given.
+
+        They come from memory, so they are whole also while the store is away.
+        """
+        return {} if self._open is None else self._open.history(names)
+
     @_timed
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
         """Log parameters under dotted names; one that a resumed run changed becomes a tag `resumed.<name>`."""
