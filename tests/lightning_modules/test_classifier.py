@@ -1,0 +1,225 @@
+"""The classifier in whole small trainings: schedules, mixing, freezing, checkpoints, predictions, the command line."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_task import CLASSES, SMALL, Killed, Squares, StopAfter, TinyTask, classifier, trainer
+from torch.nn import functional as F
+
+from datamodules.errors import InputError
+from lightning_modules.classifier import EmotionClassifier
+from lightning_modules.heads import NormalisedHead
+from lightning_modules.losses import LDAM, BalancedSoftmax, CrossEntropy, Focal, LogitAdjustment
+
+pytestmark = [
+    # the tests keep no worker processes for 24 images
+    pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
+    # Lightning 2.6 with torch 2.15
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:The number of training batches"),
+]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[EmotionClassifier, Path, dict[str, Any]]:
+    """One training that others look at: model, checkpoint and the metrics of its last epoch."""
+    model = classifier(loss=Focal([1.0, 2.0, 1.0], 1.0), learning_rate=3e-3, flip_at_test=True)
+    fit = trainer(4)
+    fit.fit(model, datamodule=TinyTask())
+    path = tmp_path_factory.mktemp("run") / "model.ckpt"
+    fit.save_checkpoint(path)
+    return model.eval(), path, dict(fit.callback_metrics)
+
+
+def images(rows: int = 4) -> torch.Tensor:
+    return torch.stack([Squares(rows)[row]["image"] for row in range(rows)])
+
+
+def test_training_learns_and_reports(trained: tuple[EmotionClassifier, Path, dict[str, Any]]) -> None:
+    metrics = trained[2]
+    assert metrics["train/loss"] < 0.9
+    assert {"val/loss", "val/f1_macro", "val/f1_sad", "val/recall_happy", "val/calibration_error"} <= set(metrics)
+
+
+def test_a_checkpoint_opens_without_running_code_and_rebuilds_the_model(
+    trained: tuple[EmotionClassifier, Path, dict[str, Any]],
+) -> None:
+    model, path, _ = trained
+    assert torch.load(path, weights_only=True)["optimizer_states"]
+    again = EmotionClassifier.from_checkpoint(path, CLASSES)
+    assert not again.training
+    assert again.classes == CLASSES
+    assert torch.equal(again.probabilities(images()), model.probabilities(images()))
+
+
+def test_probabilities_average_logits_with_the_mirrored_image(
+    trained: tuple[EmotionClassifier, Path, dict[str, Any]],
+) -> None:
+    model = trained[0]
+    with torch.inference_mode():
+        logits = (model(images()) + model(images().flip(3))) / 2
+        torch.testing.assert_close(model.probabilities(images()), logits.softmax(1))
+
+
+def test_outer_predictions_hold_every_row_once(trained: tuple[EmotionClassifier, Path, dict[str, Any]]) -> None:
+    model = EmotionClassifier.from_checkpoint(trained[1])
+    test = trainer()
+    (metrics,) = test.test(model, datamodule=TinyTask(), verbose=False)
+    found = model.outer_predictions
+    assert found is not None
+    assert found["row"].tolist() == list(range(14))
+    assert found["label"].tolist() == [row % 3 for row in range(14)]
+    np.testing.assert_allclose(found["prob"], model.probabilities(images(14)).detach(), atol=1e-5)
+    expected = F.nll_loss(torch.tensor(found["prob"]).log(), torch.tensor(found["label"]))
+    assert metrics["test/nll"] == pytest.approx(expected.item(), abs=1e-5)
+    assert metrics["test/loss"] == pytest.approx(expected.item(), abs=1e-5)
+    parts = trainer().predict(model, datamodule=TinyTask())
+    assert parts is not None
+    np.testing.assert_allclose(torch.cat([part["prob"] for part in parts]), found["prob"], atol=1e-6)  # type: ignore[index]
+
+
+def test_normalisation_is_the_backbones() -> None:
+    model = EmotionClassifier(CLASSES, backbone="tf_efficientnet_lite0", weights="none")
+    image = torch.tensor([0, 255], dtype=torch.uint8).view(1, 1, 1, 2).expand(1, 3, 1, 2)
+    assert model.normalise(image).flatten().tolist() == [-1.0, 1.0] * 3
+    assert torch.equal(model.normalise(image), model.normalise(image.float()))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"optimizer": "adam", "schedule": "cosine", "warmup": 0.3, "mixup": 0.2, "cutmix": 1.0},
+        {"optimizer": "sgd", "schedule": "plateau", "warmup": 0.3, "head": "dense_dense", "dropout": 0.2},
+        {"schedule": "one_cycle", "warmup": 0.3, "loss": LDAM(), "drop_path": 0.1},
+        {"schedule": "one_cycle", "loss": BalancedSoftmax(), "cutmix": 1.0, "channels_last": False},
+        {"loss": LogitAdjustment(), "freeze": "all"},
+        {"loss": CrossEntropy("balanced", 0.1), "head": "normalised"},
+    ],
+    ids=lambda options: "-".join(map(str, options)),
+)
+def test_options_train(options: dict[str, Any]) -> None:
+    model = classifier(**options)
+    fit = trainer(2)
+    fit.fit(model, datamodule=TinyTask())
+    assert torch.isfinite(fit.callback_metrics["train/loss"])
+
+
+def test_a_soft_target_in_the_batch_is_what_the_loss_sees() -> None:
+    model = classifier().eval()
+    soft = torch.tensor([[0.5, 0.5, 0.0], [0.1, 0.2, 0.7]])
+    batch = {"image": images(2), "label": torch.tensor([0, 2]), "row": torch.tensor([0, 1]), "target": soft}
+    model._evaluate(batch, "val")
+    expected = F.cross_entropy(model(images(2)), soft)
+    assert float(model.val_loss.compute()) == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_ldam_brings_its_head_and_a_rebuilt_model_keeps_it(tmp_path: Path) -> None:
+    model = classifier(loss=LDAM(scale=12.0))
+    head = model.head[1]
+    assert isinstance(head, NormalisedHead)
+    assert head.scale == 12.0
+    fit = trainer()
+    fit.fit(model, datamodule=TinyTask())
+    fit.save_checkpoint(tmp_path / "model.ckpt")
+    again = EmotionClassifier.from_checkpoint(tmp_path / "model.ckpt")
+    assert torch.equal(again(images()), model.eval()(images()))
+    assert again(images()).abs().max() <= 12.0
+
+
+def test_mixing_is_linear_in_pixels_and_targets_and_repeats_with_its_seed() -> None:
+    model = classifier(mixup=1.0)
+    pixels, target = torch.rand(5, 3, 8, 8), torch.eye(3)[[0, 1, 2, 0, 1]]
+    state = np.random.get_state()[1].tolist()  # type: ignore[union-attr]
+    mixed, shares = model.mixing(pixels.clone(), target, seed=3)
+    assert np.random.get_state()[1].tolist() == state  # type: ignore[union-attr]
+    torch.testing.assert_close(shares.sum(1), torch.ones(5))
+    assert torch.equal(mixed[4], pixels[4])  # the odd one out
+    assert torch.equal(shares[4], target[4])
+    share = float(shares[0, 0])  # row 0 is mixed with row 3, both of class 0; rows 1 and 2 differ
+    assert share == pytest.approx(1.0)
+    share = float(shares[1, 1])
+    assert 0 < share < 1
+    torch.testing.assert_close(mixed[1], share * pixels[1] + (1 - share) * pixels[2])
+    again, same = model.mixing(pixels.clone(), target, seed=3)
+    assert torch.equal(again, mixed)
+    assert torch.equal(same, shares)
+
+
+def test_a_frozen_backbone_keeps_weights_and_statistics_until_it_thaws() -> None:
+    model = classifier(freeze="all", thaw_after_epochs=1, learning_rate=1e-2)
+    before = {name: value.clone() for name, value in model.backbone.state_dict().items()}
+    fit = trainer(1)
+    fit.fit(model, datamodule=TinyTask())
+    after = model.backbone.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    model = classifier(freeze="all", thaw_after_epochs=1, learning_rate=1e-2)
+    trainer(2).fit(model, datamodule=TinyTask())
+    after = model.backbone.state_dict()
+    unchanged = [name for name in before if torch.equal(before[name], after[name])]
+    assert not unchanged
+
+
+def test_weight_decay_spares_biases_and_norms() -> None:
+    model = classifier(weight_decay=0.1)
+    fit = trainer()
+    fit.fit(model, datamodule=TinyTask())
+    (optimizer,) = fit.optimizers
+    for group in optimizer.param_groups:
+        assert {parameter.ndim > 1 for parameter in group["params"]} == {group["weight_decay"] == 0.1}
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(model.parameters()))
+
+
+def test_a_resumed_run_ends_where_the_unbroken_one_does(tmp_path: Path) -> None:
+    options = {"schedule": "one_cycle", "warmup": 0.3, "mixup": 0.4}
+    whole = classifier(**options)
+    trainer(4).fit(whole, datamodule=TinyTask())
+    with pytest.raises(Killed):
+        trainer(4, callbacks=[StopAfter(2, tmp_path / "half.ckpt")]).fit(classifier(**options), datamodule=TinyTask())
+    second = classifier(**options)
+    trainer(4).fit(second, datamodule=TinyTask(), ckpt_path=tmp_path / "half.ckpt", weights_only=True)
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(second.state_dict()[name], value, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"loss": LDAM(), "mixup": 0.2}, "LDAM is defined for one class an image, it cannot take soft targets"),
+        ({"loss": LDAM(), "head": "dense_dense"}, "LDAM brings a normalised head, head='dense_dense'"),
+        ({"mixup": -1.0}, "mixup and cutmix must be at least 0, got -1.0"),
+        ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
+        ({"learning_rate": 0.0}, "learning_rate must be above 0"),
+        ({"thaw_after_epochs": 2}, "thaw_after_epochs must be at least 1 and needs freeze: all"),
+        ({"classes": ["sad"]}, "classes must be at least two different names"),
+        ({"classes": ["sad", "sad"]}, "classes must be at least two different names"),
+    ],
+)
+def test_options_that_do_not_go_together_are_errors(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        EmotionClassifier(**({"classes": CLASSES} | SMALL | options))
+
+
+def test_a_schedule_with_an_end_needs_one() -> None:
+    with pytest.raises(InputError, match="schedule 'cosine' with warmup 0.0 needs an end"):
+        trainer(-1, max_steps=-1).fit(classifier(schedule="cosine"), datamodule=TinyTask())
+
+
+def test_a_loss_that_needs_counts_says_so() -> None:
+    task = TinyTask()
+    with pytest.raises(InputError, match="BalancedSoftmax needs the class counts"):
+        trainer().fit(classifier(loss=BalancedSoftmax()), task.train_dataloader(), task.val_dataloader())
+
+
+def test_a_resumed_one_cycle_cannot_change_its_length(tmp_path: Path) -> None:
+    with pytest.raises(Killed):
+        trainer(4, callbacks=[StopAfter(2, tmp_path / "half.ckpt")]).fit(
+            classifier(schedule="one_cycle"), datamodule=TinyTask()
+        )
+    with pytest.raises(InputError, match="planned for 12 steps and now has 18"):
+        trainer(6).fit(
+            classifier(schedule="one_cycle"), datamodule=TinyTask(), ckpt_path=tmp_path / "half.ckpt", weights_only=True
+        )
