@@ -84,7 +84,7 @@ def draw_chart(manifest: Manifest, path: str | Path) -> list[str]:
     axes.set_xlim(0, max(float(start.max()), 1.0) * 1.22)  # room for the numbers
     axes.set_xlabel("images")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
-    axes.set_title(
+    figure.suptitle(  # centred on the page: long class names push the axes aside
         f"{names[0]}: {len(manifest):,} images, imbalance ratio {imbalance_ratio(manifest):.1f}",
         fontfamily=families,
         fontsize=11,

@@ -123,7 +123,7 @@ def test_chart_labels_never_overlap_and_stay_inside(
     assert chart.draw_chart(manifest, tmp_path / "c.png") == []
     axes, renderer = figures[0].axes[0], FigureCanvasAgg(figures[0]).get_renderer()
     figures[0].draw_without_rendering()
-    shown = [*axes.get_yticklabels(), *axes.texts, axes.title]
+    shown = [*axes.get_yticklabels(), *axes.texts, *figures[0].texts]
     boxes = [t.get_window_extent(renderer) for t in shown if t.get_text()]
     assert len(boxes) == 2 * count + 1
     for i, box in enumerate(boxes):
