@@ -1,20 +1,18 @@
 """The one prediction of the outer part, and everything that is computed from its two tables."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
-from records.figures import confusion_figure, curves_figure, f1_figure
-from records.predictions import build_predictions
-from records.runs import find_runs, load_table
-from records.statistics import Summary, summarise
-from records.tables import text_table
+from records.figures import class_figure, confusion_figure, curves_figure
+from records.predictions import build_predictions, classes_of
+from records.runs import load_table
+from records.statistics import calibration, cluster_bootstrap, fold_scores
+from records.tables import result_text
 from records.tracking import TrackingLogger
 
 if TYPE_CHECKING:
@@ -26,17 +24,33 @@ SPLIT = "split"
 
 @dataclass(frozen=True)
 class RunResult:
-    """What one finished run gives: its two tables and its figures on the outer part."""
+    """What one finished run gives: its two tables and its scores on the outer part."""
 
     run_id: str
-    classes: list[str]
+    classes: tuple[str, ...]
     predictions: pd.DataFrame
     split: pd.DataFrame
-    metrics: dict[str, float]
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Macro F1 and accuracy, computed from the prediction table."""
+        return whole_scores(self.predictions, self.classes)
+
+    @classmethod
+    def from_run(cls, run_id: str, directory: str) -> "RunResult":
+        """Read a finished run's tables."""
+        predictions = load_table(run_id, PREDICTIONS, directory=directory)
+        return cls(run_id, classes_of(predictions), predictions, load_table(run_id, SPLIT, directory=directory))
+
+
+def whole_scores(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str, float]:
+    """Return f1_macro, accuracy and balanced_accuracy of a prediction table."""
+    table = fold_scores(predictions.assign(fold=0), classes)
+    return {str(name): float(value) for name, value in table.iloc[0].items()}
 
 
 def evaluate_outer(cli: "EmotionCLI", tracker: TrackingLogger) -> RunResult | None:
-    """Predict the outer part once with the checkpoint the inner split chose; write and print the results.
+    """Predict the outer part once with the checkpoint the inner split chose; keep and print the results.
 
     Returns:
         The result; None on other ranks than zero.
@@ -44,18 +58,58 @@ def evaluate_outer(cli: "EmotionCLI", tracker: TrackingLogger) -> RunResult | No
     trainer, data = cli.trainer, cli.datamodule
     best = trainer.checkpoint_callback.best_model_path
     if not best:
-        msg = "run.evaluate: training kept no checkpoint, since it was cut short; give --trainer.max_epochs at least 1"
+        msg = "run.evaluate: training ended before its first epoch and kept no checkpoint; --trainer.max_epochs at least 1"
         raise InputError(msg)
-    metrics = trainer.test(cli.model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)[0]
+    trainer.test(cli.model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
     if rank_zero_only.rank not in (0, None):
         return None
     tracker.log_file(best, "checkpoint")
-    predictions = prediction_table(data, cli.model.outer_predictions)
-    classes = list(data.classes)
+    found = cli.model.outer_predictions
+    predictions = build_predictions(
+        data.manifest,
+        found["row"],
+        found["prob"],
+        fold=data.fold_rows.index,
+        clusters=data.clusters,
+        contents=data.contents,
+    )
+    if data.leak_record:
+        tracker.set_tags({f"leak.{name}": value for name, value in data.leak_record.items()})
     split = data.split_table()
-    tracker.set_tags({f"leak.{name}": value for name, value in data.leak_record.items()})
-    summary = log_evaluation(tracker, predictions, split, classes, resamples=cli.options.resamples)
-    _log_curves(tracker)
+    text = keep_evaluation(tracker, predictions, split, resamples=cli.options.resamples)
+    tracker.log_figure(curves_figure(tracker.history()), "curves")
     if cli.options.parent is None:
-        print(f"\n{text_table(summary)}\n\nrun {tracker.run_id}; on the MLflow page: emotion ui")
-    return RunResult(str(tracker.run_id), classes, predictions, split, {key.removeprefix("test/"): value for key, value in metrics.items()})
+        leaks = "".join(f"{name}: {value}\n" for name, value in data.leak_record.items())
+        print(f"\n{leaks}{text}\nrun {tracker.run_id} (look at it: emotion ui)")
+    return RunResult(str(tracker.run_id), classes_of(predictions), predictions, split)
+
+
+def keep_evaluation(
+    tracker: TrackingLogger, predictions: pd.DataFrame, split: pd.DataFrame, *, resamples: int
+) -> str:
+    """Keep both tables, and all that is computed from them, with the run; return the printed result.
+
+    Args:
+        tracker: the run.
+        predictions: prediction table, of one fold or of all.
+        split: split table of the same folds.
+        resamples: of the bootstrap.
+    """
+    classes = classes_of(predictions)
+    tracker.log_table(predictions, PREDICTIONS)
+    tracker.log_table(split, SPLIT)
+    intervals = cluster_bootstrap(predictions, classes, resamples=resamples)
+    folds = fold_scores(predictions, classes)
+    tracker.log_table(intervals, "intervals")
+    tracker.log_text(result_text(intervals, folds, markdown=True), "result.md")
+    tracker.log_text(intervals.to_csv(index=False), "per_class.csv")
+    whole = intervals[intervals["class"] == ""].set_index("metric")
+    summary = {f"outer/{name}": float(row["value"]) for name, row in whole.iterrows()}
+    summary |= {f"outer/{name}_{end}": float(row[end]) for name, row in whole.iterrows() for end in ("low", "high")}
+    by_class = intervals[intervals["metric"] == "f1"]
+    summary |= {f"outer/f1_{row['class']}": float(row["value"]) for _, row in by_class.iterrows()}
+    summary |= {f"outer/{name}": value for name, value in calibration(predictions, classes).items()}
+    tracker.log_metrics(summary)
+    tracker.log_figure(confusion_figure(predictions, classes), "confusion_matrix")
+    tracker.log_figure(class_figure(intervals), "f1_by_class")
+    return result_text(intervals, folds)

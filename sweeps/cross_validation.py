@@ -14,21 +14,22 @@ from tqdm import tqdm
 
 from datamodules.errors import InputError
 from lightning_modules.cli import EmotionCLI, run_cli
-from lightning_modules.evaluation import RunResult, log_evaluation
+from lightning_modules.evaluation import RunResult, keep_evaluation, whole_scores
+from records.predictions import join_folds
 from records.runs import children, find_runs
+from records.store import DIRECTORY
 from records.tracking import TrackingLogger
 
 
 @dataclass(frozen=True)
 class CrossValidation:
-    """What a cross-validation gives: the pooled tables of the first seed, and macro F1 of every fold and seed."""
+    """What a cross-validation gives; all of it is in the parent run, too."""
 
     run_id: str
-    classes: list[str]
-    predictions: pd.DataFrame
-    folds: pd.DataFrame  # seed, fold, run_id, f1_macro, accuracy
-    pooled: pd.DataFrame  # seed, f1_macro, accuracy over all images
-    summary: Any
+    predictions: pd.DataFrame  # of the first seed, every image once
+    folds: pd.DataFrame  # one row a seed and fold: run_id, f1_macro, accuracy, balanced_accuracy
+    pooled: pd.DataFrame  # one row a seed: the same over all images together
+    text: str  # the printed result
 
 
 def cross_validate(
@@ -44,7 +45,7 @@ def cross_validate(
         resamples: bootstrap resamples of the pooled intervals.
 
     Returns:
-        The pooled result; everything in it is in the parent run, too.
+        The pooled result of the first seed, and the spread over folds and seeds.
 
     Raises:
         InputError: wrong options; a class with fewer clusters than folds; folds that do not cover the images once.
@@ -57,42 +58,36 @@ def cross_validate(
         raise InputError(msg)
     key = hashlib.sha256(json.dumps([args, folds, seeds]).encode()).hexdigest()[:16]
     parent = _open_parent(args, folds, seeds, key, resume)
-    results: list[dict[str, Any]] = []
-    tables: dict[int, list[pd.DataFrame]] = {seed: [] for seed in seeds}
-    splits: list[pd.DataFrame] = []
-    classes: list[str] = []
-    done = _finished_children(parent.run_id) if resume else {}
-    todo = [(seed, fold) for seed in seeds for fold in range(folds)]
+    results: dict[tuple[int, int], RunResult] = {}
     try:
+        if resume:
+            results |= _finished_children(str(parent.run_id))
+        todo = [(seed, fold) for seed in seeds for fold in range(folds)]
         for seed, fold in tqdm(todo, desc="folds", unit="fold"):
-            result = done.get((seed, fold))
-            if result is None:
-                result = _run_fold(args, folds, fold, seed, seeds[0], parent.run_id or "", resume is not None)
-            classes = result.classes
-            tables[seed].append(result.predictions)
-            if seed == seeds[0]:
-                splits.append(result.split)
-            results.append({"seed": seed, "fold": fold, "run_id": result.run_id, **result.metrics})
-        pooled = {seed: pd.concat(parts, ignore_index=True) for seed, parts in tables.items()}
-        for seed, table in pooled.items():
-            _check_once(table, seed)
-        first = pooled[seeds[0]]
-        summary = log_evaluation(parent, first, pd.concat(splits, ignore_index=True), classes, resamples=resamples)
-        fold_table = pd.DataFrame(results)
-        pooled_table = pd.DataFrame([{"seed": seed, **_pooled_metrics(table, classes)} for seed, table in pooled.items()])
-        _log_spread(parent, fold_table, pooled_table)
+            if (seed, fold) not in results:
+                results[seed, fold] = _run_fold(args, folds, fold, seed, seeds[0], str(parent.run_id), resume is not None)
+        pooled = {seed: join_folds([results[seed, fold].predictions for fold in range(folds)]) for seed in seeds}
+        _check_complete(pooled)
+        split = pd.concat([results[seeds[0], fold].split for fold in range(folds)], ignore_index=True)
+        text = keep_evaluation(parent, pooled[seeds[0]], split, resamples=resamples)
+        fold_table = pd.DataFrame(
+            [{"seed": s, "fold": f, "run_id": results[s, f].run_id, **results[s, f].scores} for s, f in todo]
+        )
+        classes = results[seeds[0], 0].classes
+        pooled_table = pd.DataFrame([{"seed": seed, **whole_scores(table, classes)} for seed, table in pooled.items()])
+        _keep_spread(parent, fold_table, pooled_table)
     except BaseException as error:
         parent.finalize("interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed")
-        print(f"finished folds are kept; the same command with --resume goes on ({parent.run_id})", file=sys.stderr)
+        print(f"finished folds are kept; to go on: the same command with --resume {parent.run_id}", file=sys.stderr)
         raise
     parent.finalize("success")
-    return CrossValidation(parent.run_id or "", classes, first, fold_table, pooled_table, summary)
+    return CrossValidation(str(parent.run_id), pooled[seeds[0]], fold_table, pooled_table, text)
 
 
 def _open_parent(args: list[str], folds: int, seeds: list[int], key: str, resume: str | None) -> TrackingLogger:
     run_id = None if resume in (None, "auto") else resume
     if resume == "auto":
-        found = find_runs(where=f"tags.config_hash = '{key}' and attributes.status != 'FINISHED'", limit=1)
+        found = find_runs(where=f"tags.config_hash = '{key}' and attributes.status != 'FINISHED'", directory=DIRECTORY, limit=1)
         run_id = None if found.empty else str(found.iloc[0]["run_id"])
         if run_id is None:
             print("--resume: no unfinished cross-validation has these options; a new one begins")
@@ -120,11 +115,11 @@ def _described(args: list[str]) -> tuple[str, str]:
     return Path(recipe).stem, Path(data.rsplit(":", 1)[-1]).stem if data and not data.startswith("drawn") else "drawn"
 
 
-def _finished_children(parent_id: str | None) -> dict[tuple[int, int], RunResult]:
+def _finished_children(parent_id: str) -> dict[tuple[int, int], RunResult]:
     found: dict[tuple[int, int], RunResult] = {}
-    for row in children(str(parent_id)).to_dict("records"):
+    for row in children(parent_id, directory=DIRECTORY).to_dict("records"):
         if row["status"] == "FINISHED":
-            found[int(row["tags.seed"]), int(row["tags.fold"])] = RunResult.from_run(row["run_id"])
+            found[int(row["tags.seed"]), int(row["tags.fold"])] = RunResult.from_run(row["run_id"], DIRECTORY)
     return found
 
 
@@ -139,28 +134,25 @@ def _run_fold(args: list[str], folds: int, fold: int, seed: int, fold_seed: int,
     return result
 
 
-def _check_once(predictions: pd.DataFrame, seed: int) -> None:
-    """Every image is predicted by exactly one fold, or the pooled figures mean nothing."""
-    twice = predictions["row"][predictions["row"].duplicated()]
-    missing = np.setdiff1d(np.arange(predictions["row"].max() + 1), predictions["row"])
-    if len(twice) or len(missing):
+def _check_complete(pooled: dict[int, pd.DataFrame]) -> None:
+    """Every seed predicted the same images, and no number is left out; or the pooled figures mean nothing."""
+    first = next(iter(pooled.values()))
+    missing = np.setdiff1d(np.arange(first["row"].max() + 1), first["row"])
+    other = [seed for seed, table in pooled.items() if not table[["row", "content"]].equals(first[["row", "content"]])]
+    if len(missing) or other:
         msg = (
-            f"seed {seed}: {len(twice)} images were predicted twice and {len(missing)} never (rows {list(twice[:3])} "
-            f"{list(missing[:3])}); did the data change between folds? Start again without --resume"
+            f"folds: every image must be predicted once; {len(missing)} were not (rows {missing[:5].tolist()}), and seeds "
+            f"{other} saw other images. Did the data change between folds? Start again without --resume"
         )
         raise InputError(msg)
 
 
-def _pooled_metrics(predictions: pd.DataFrame, classes: list[str]) -> dict[str, float]:
-    truth, predicted = predictions["label"].to_numpy(), predictions["predicted"].to_numpy()
-    return {"f1_macro": macro_f1(truth, predicted, classes), "accuracy": float((truth == predicted).mean())}
-
-
-def _log_spread(parent: TrackingLogger, folds: pd.DataFrame, pooled: pd.DataFrame) -> None:
-    """Log mean and standard deviation over folds (of each seed's folds together) and the spread of the seeds."""
+def _keep_spread(parent: TrackingLogger, folds: pd.DataFrame, pooled: pd.DataFrame) -> None:
+    """Keep mean and standard deviation over the first seed's folds, and over the seeds."""
+    first = folds[folds["seed"] == folds["seed"].iloc[0]]
     for name in ("f1_macro", "accuracy"):
-        parent.log_metrics({f"cv/{name}_mean": folds[name].mean(), f"cv/{name}_sd": folds[name].std(ddof=1)})
+        parent.log_metrics({f"folds/{name}_mean": first[name].mean(), f"folds/{name}_sd": first[name].std(ddof=1)})
         if len(pooled) > 1:
-            parent.log_metrics({f"cv/{name}_seed_sd": pooled[name].std(ddof=1)})
+            parent.log_metrics({f"seeds/{name}_mean": pooled[name].mean(), f"seeds/{name}_sd": pooled[name].std(ddof=1)})
     parent.log_table(folds, "folds")
     parent.log_table(pooled, "seeds")
