@@ -131,7 +131,7 @@ class EmotionClassifier(pl.LightningModule):
         self.thaw_after_epochs, self.flip_at_test = thaw_after_epochs, flip_at_test
         self.configure_network(backbone, weights, drop_path, head, head_width, head_scale, dropout)
         self.frozen = freeze == "all"
-        self.backbone.requires_grad_(not self.frozen).train(not self.frozen)
+        self.backbone.requires_grad_(not self.frozen)
         if channels_last:
             self.to(memory_format=torch.channels_last)
         if compile:
@@ -323,6 +323,8 @@ class EmotionClassifier(pl.LightningModule):
         if self.frozen and self.thaw_after_epochs is not None and self.current_epoch >= self.thaw_after_epochs:
             self.frozen = False
             self.backbone.requires_grad_(True).train()
+        elif self.frozen:
+            self.backbone.eval()  # Lightning leaves a module in the mode it finds, and never calls train() itself
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Drop the gradients that a frozen backbone computed for the sake of DistributedDataParallel."""

@@ -204,7 +204,7 @@ def test_options_that_do_not_go_together_are_errors(options: dict[str, Any], mes
 
 
 def test_a_schedule_with_an_end_needs_one() -> None:
-    with pytest.raises(InputError, match="schedule 'cosine' with warmup 0.0 needs an end"):
+    with pytest.raises(InputError, match=r"schedule 'cosine' with warmup 0\.0 needs an end"):
         trainer(-1, max_steps=-1).fit(classifier(schedule="cosine"), datamodule=TinyTask())
 
 

@@ -1,0 +1,75 @@
+"""Non-finite losses stop with their rows, and running out of memory says what to try."""
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from tiny_task import TinyTask, classifier, trainer
+from torch import Tensor
+
+from lightning_modules.callbacks import NonFiniteLoss, NonFiniteLossError, out_of_memory_message
+from lightning_modules.losses import CrossEntropy
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),
+    pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*"),
+    pytest.mark.filterwarnings("ignore:The number of training batches"),
+]
+
+
+class Breaks(CrossEntropy):
+    """Is not finite from its n-th batch of training on."""
+
+    def __init__(self, batch: int, value: float) -> None:
+        super().__init__()
+        self.left, self.value = batch, value
+
+    def forward(self, logits: Tensor, target: Tensor) -> Tensor:
+        self.left -= 1
+        return super().forward(logits, target) * (self.value if self.left < 0 else 1.0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_before_the_weights_change_and_names_its_rows(value: float) -> None:
+    model = classifier(loss=Breaks(1, value))
+    with pytest.raises(NonFiniteLossError, match=r"not finite at step 1; .*: 8, 9, 10, 11, 12, 13, 14, 15\. Lower"):
+        trainer(2, callbacks=[NonFiniteLoss()]).fit(model, datamodule=TinyTask())
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())
+
+
+def test_many_rows_are_not_all_listed() -> None:
+    with pytest.raises(NonFiniteLossError, match=r": 0, 1, .*, 15 and 8 more\."):
+        trainer(1, callbacks=[NonFiniteLoss()]).fit(
+            classifier(loss=Breaks(0, float("nan"))), datamodule=TinyTask(batch=24)
+        )
+
+
+def test_weights_that_cannot_be_evaluated_stop_before_they_are_kept() -> None:
+    class Poison(pl.Callback):
+        def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            return
+
+        def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            with torch.no_grad():
+                next(pl_module.parameters()).fill_(float("nan"))
+
+    with pytest.raises(NonFiniteLossError, match="val/loss is nan after step 3"):
+        trainer(1, callbacks=[NonFiniteLoss(), Poison()]).fit(classifier(), datamodule=TinyTask())
+
+
+@pytest.mark.parametrize(
+    ("error", "size", "message"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), 128, "--data.batch_size 64 --trainer.accumulate_grad_batches 2"),
+        (MemoryError(), 100, "--data.batch_size 32 --trainer.accumulate_grad_batches 3"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 3, "--data.batch_size 1 "),
+        (RuntimeError("MPS backend out of memory (MPS allocated"), 1, "lower data.size or choose a smaller"),
+    ],
+)
+def test_out_of_memory_says_which_batch_size_to_try(error: BaseException, size: int, message: str) -> None:
+    advice = out_of_memory_message(error, size)
+    assert advice is not None
+    assert message in advice
+
+
+def test_other_errors_are_not_taken_for_memory() -> None:
+    assert out_of_memory_message(RuntimeError("shapes do not match"), 64) is None
