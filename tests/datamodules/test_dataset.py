@@ -17,9 +17,9 @@ from datamodules.manifest import make_manifest
 from datamodules.oversampling import Draws, as_they_are, doubled, oversample
 from datamodules.transforms import build_transform
 
-SIZE = 24
+SIZE = 64
 LABELS = np.repeat([0, 1], [18, 6])
-NAMES = ["rotation", "zoom", "width"]  # continuous: two draws alike would be no chance
+NAMES = ["rotation", "zoom"]  # continuous: two results alike would be no chance
 
 
 @pytest.fixture(scope="module")
