@@ -88,7 +88,7 @@ VOTES = pd.DataFrame(
         # neutral happiness surprise sadness anger disgust fear contempt unknown NF
         ("angry", [1, 0, 0, 0, 9, 0, 0, 0, 0, 0]),  # 0 clear
         ("happy", [6, 4, 0, 0, 0, 0, 0, 0, 0, 0]),  # 1 the annotators overrule the publisher
-        ("sad", [5, 0, 0, 5, 0, 0, 0, 0, 0, 0]),  # 2 a tie that the published label decides
+        ("neutral", [5, 0, 0, 5, 0, 0, 0, 0, 0, 0]),  # 2 a tie that the published label decides
         ("angry", [5, 0, 0, 5, 0, 0, 0, 0, 0, 0]),  # 3 a tie that the class order decides: sad before neutral
         ("fear", [0, 0, 0, 0, 0, 0, 3, 0, 7, 0]),  # 4 mostly unknown
         ("fear", [0, 0, 0, 0, 0, 0, 4, 0, 0, 6]),  # 5 mostly not a face
@@ -126,7 +126,7 @@ def test_votes_are_ignored_unless_asked_for(voted: Path) -> None:
 
 
 def test_majority_of_the_votes(voted: Path) -> None:
-    expected = {"0": "angry", "1": "neutral", "2": "sad", "3": "sad", "7": "happy"}
+    expected = {"0": "angry", "1": "neutral", "2": "neutral", "3": "sad", "7": "happy"}
     assert labels(voted, votes="majority") == expected
     assert labels(voted, votes="majority", drop_unknown=False) == {**expected, "4": "fear", "5": "fear"}
     assert labels(voted, votes="majority", drop_ties=True) == {k: expected[k] for k in "017"}
