@@ -15,7 +15,13 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*"),
     pytest.mark.filterwarnings("ignore:The number of training batches"),
     pytest.mark.filterwarnings("ignore:LightningCLI's args parameter"),
+    pytest.mark.filterwarnings(r"ignore:[\s\S]*JsonargparseDeprecationWarning"),  # from inside LightningCLI
 ]
+
+
+@pytest.fixture(autouse=True)
+def _seed_stays_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PL_GLOBAL_SEED", "0")  # which Lightning sets for the whole process
 
 
 class NamedTask(TinyTask):
@@ -30,11 +36,10 @@ class Cli(LightningCLI):
 
 
 def command(folder: Path, *words: str) -> EmotionClassifier:
-    fixed = (
-        "--trainer.max_epochs=1 --trainer.accelerator=cpu --trainer.enable_progress_bar=false --trainer.logger=false"
-    )
+    fixed = "--trainer.max_epochs=1 --trainer.accelerator=cpu --trainer.logger=false"
+    quiet = "--trainer.enable_progress_bar=false --seed_everything=0"
     name = "lightning_modules.classifier.EmotionClassifier"
-    args = ["fit", *fixed.split(), f"--trainer.default_root_dir={folder}", f"--model={name}"]
+    args = ["fit", *fixed.split(), *quiet.split(), f"--trainer.default_root_dir={folder}", f"--model={name}"]
     args += ["--model.backbone=resnet10t", "--model.weights=none", *words]
     cli = Cli(EmotionClassifier, NamedTask, subclass_mode_model=True, args=args, save_config_callback=None)
     assert isinstance(cli.model, EmotionClassifier)

@@ -73,11 +73,12 @@ def classifier(**options: Any) -> EmotionClassifier:
 
 
 def trainer(epochs: int = 1, **options: Any) -> pl.Trainer:
-    quiet = {
+    quiet: dict[str, Any] = {
+        "devices": 1,
         "logger": False,
         "enable_checkpointing": False,
         "enable_progress_bar": False,
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
     }
-    return pl.Trainer(max_epochs=epochs, accelerator="cpu", devices=1, **(quiet | options))
+    return pl.Trainer(max_epochs=epochs, accelerator="cpu", **(quiet | options))
