@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from datamodules.batches import EpochBatchSampler, ResumableLoader
 from datamodules.cache import PixelCache, build_cache
 from datamodules.dataset import EmotionDataset, keep, start_worker
+from datamodules.duplicates import find_clusters
 from datamodules.errors import InputError
 from datamodules.folds import Fold, given_split, hold_out, k_fold
 from datamodules.manifest import Manifest
@@ -156,8 +157,6 @@ class EmotionDataModule(L.LightningDataModule):
     @cached_property
     def clusters(self) -> np.ndarray:
         """(N,) int64: rows with equal numbers are twins or one person and stay in one part."""
-        from datamodules.audit import find_clusters
-
         return find_clusters(self.manifest, self.cache, near=self.near_duplicates)
 
     @cached_property
