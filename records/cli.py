@@ -1,7 +1,9 @@
 """Commands about what runs left: `emotion ui` serves MLflow's page, `emotion sync` sends what an outage held back."""
 
 import argparse
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -41,13 +43,24 @@ def _ui(options: argparse.Namespace) -> int:
     """Serve the MLflow page of the runs in a folder, reachable from this machine only, until Ctrl-C."""
     command = ui_command(options.directory, options.port)
     print(f"MLflow page: http://{_HOST}:{options.port}  (Ctrl-C ends it)", flush=True)
-    environment = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "false"}
-    with subprocess.Popen(command, env={**os.environ, **environment}) as server:
-        try:
-            return server.wait()
-        except KeyboardInterrupt:  # the server got Ctrl-C, too
-            server.wait()
-            return 0
+    # No telemetry, and no queue of background jobs (evaluations of language models), which would be more processes.
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    previous = signal.signal(signal.SIGTERM, _stop)
+    # The server starts a worker of its own: a process group ends both, however this command is ended.
+    server = subprocess.Popen(command, env={**os.environ, **quiet}, start_new_session=True)
+    try:
+        return server.wait()
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
+        server.wait()
+
+
+def _stop(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def ui_command(directory: str | Path = store.DIRECTORY, port: int = 5000) -> list[str]:

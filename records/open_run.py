@@ -21,6 +21,8 @@ from records.sending import Sender, log
 from records.spool import Spool
 from records.system import SystemMetrics
 
+LOCK_SECONDS = 10.0  # loader workers of a killed process keep its lock until they notice
+
 
 class OpenRun:
     """Writes to the spool, remembers which step of which metric was logged, and starts and stops the threads.
@@ -86,7 +88,7 @@ class OpenRun:
         if self._lock.is_locked:
             return
         try:
-            self._lock.acquire(timeout=10)
+            self._lock.acquire(timeout=LOCK_SECONDS)
         except Timeout as error:
             msg = f"run_id: run {self.run_id} is being written by another process. End it first, or start a new run."
             raise InputError(msg) from error

@@ -149,7 +149,7 @@ def _fetch(client: MlflowClient, run_id: str, uri: str, path: str) -> Path:
         target = tempfile.mkdtemp(prefix="emotion-")
         return Path(download_artifacts(f"{uri.rstrip('/')}/{path}", dst_path=target, tracking_uri=client.tracking_uri))
     except (MlflowException, OSError) as error:
-        msg = f"path: run {run_id} keeps no {path!r}, or the store cannot give it ({str(error)[:200]})."
+        msg = f"path: run {run_id} keeps no {path!r}, or the store cannot give it ({store.reason(error)})."
         raise InputError(msg) from error
 
 
@@ -183,15 +183,14 @@ def replay_spools(directory: str | Path = store.DIRECTORY) -> dict[str, str]:
                 states = [one["value"] for one in spool.all() if one["op"] == "status"]
                 if not states or states[-1] == "RUNNING":
                     spool.append({"op": "status", "value": "KILLED", "time": int(folder.stat().st_mtime * 1000)})
-                uri = _address(folder)
-                send_all(_client(directory, uri), run_id, spool)
+                send_all(store.open_client(directory, _address(folder)), run_id, spool)
                 spool.clear_files()
                 outcome[run_id] = "sent"
         except Timeout:
             outcome[run_id] = "left: another process is writing it"
         except (InputError, MlflowException, OSError) as error:
             log.debug("sending %s failed", run_id, exc_info=True)
-            outcome[run_id] = f"not sent: {str(error).splitlines()[0][:300]}"
+            outcome[run_id] = f"not sent: {store.reason(error)}"
     return outcome
 
 
@@ -209,7 +208,7 @@ def _client(directory: str | Path, uri: str | None) -> MlflowClient:
     uri = uri or store.tracking_uri(directory)
     if uri == store.embedded_uri(directory):
         require_store(directory)
-    return store.open_client(directory, uri)
+    return store.open_client(directory, uri, only_reading=True)
 
 
 def require_store(directory: str | Path) -> None:

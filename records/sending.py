@@ -13,7 +13,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunT
 from mlflow.exceptions import MlflowException
 
 from records.spool import Operation, Spool
-from records.store import local_path
+from records.store import local_path, reason
 
 log = logging.getLogger("emotion.records")
 
@@ -102,9 +102,9 @@ def _or_reject(spool: Spool, operation: Operation, send: Callable[[], object]) -
     except MlflowException as error:
         if not _refused(error):
             raise
-        spool.reject(operation, str(error))
+        spool.reject(operation, reason(error))
         log.warning(
-            "The tracking store refuses an entry, kept in %s: %s", spool.folder / "rejected.jsonl", str(error)[:300]
+            "The tracking store refuses an entry, kept in %s: %s", spool.folder / "rejected.jsonl", reason(error)
         )
 
 
@@ -154,7 +154,7 @@ class Sender:
                     log.warning(
                         "The tracking store does not answer; training goes on, entries wait in %s (%s)",
                         self._spool.folder,
-                        str(error).splitlines()[0][:200],
+                        reason(error),
                     )
                 pause = min(_LONGEST_PAUSE, self._interval * 2**self.failures)
             else:

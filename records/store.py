@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ DIRECTORY = "mlruns"
 
 # MLflow's own defaults keep one request alive for minutes (7 retries, 120 s each); the spool retries for us.
 _REQUEST = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -45,12 +46,20 @@ def without_password(uri: str) -> str:
     return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else uri
 
 
-def open_client(directory: str | Path = DIRECTORY, uri: str | None = None) -> MlflowClient:
-    """Return a client of a store that exists and answers; the embedded store is made when absent."""
+def reason(error: Exception) -> str:
+    """Return the first line of an error; the address in it may carry a user and a password, which are taken out."""
+    lines = re.sub(r"//[^/\s@]+@", "//", str(error)).splitlines()
+    return lines[0][:300] if lines else type(error).__name__
+
+
+def open_client(
+    directory: str | Path = DIRECTORY, uri: str | None = None, *, only_reading: bool = False
+) -> MlflowClient:
+    """Return a client of a store that answers; unless `only_reading`, the embedded one is made or mended first."""
     for name, value in _REQUEST.items():
         os.environ.setdefault(name, value)
     uri = uri or tracking_uri(directory)
-    if uri == embedded_uri(directory):
+    if uri == embedded_uri(directory) and not only_reading:
         ensure_store(directory)
     return _answering(uri)
 
@@ -88,16 +97,13 @@ def _answering(uri: str) -> MlflowClient:
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
     except (MlflowException, OSError) as error:
-        reason = str(error).splitlines()[0][:300]
         if "out-of-date database schema" in str(error):
             advice = f"Copy the file, then run: mlflow db upgrade {without_password(uri)}"
         elif uri.startswith("http"):
             advice = "Start that server, or unset the variable to keep runs in the folder mlruns."
         else:
             advice = "Correct it, or unset it to keep runs in the folder mlruns."
-        msg = (
-            f"MLFLOW_TRACKING_URI: the tracking store must answer, {without_password(uri)} did not ({reason}). {advice}"
-        )
+        msg = f"MLFLOW_TRACKING_URI: the tracking store must answer, {without_password(uri)} did not ({reason(error)}). {advice}"
         raise InputError(msg) from error
     return client
 

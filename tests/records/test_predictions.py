@@ -1,0 +1,93 @@
+"""The prediction and split tables: built right, and wrong ones refused."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from datamodules.errors import InputError
+from datamodules.manifest import Manifest, make_manifest
+from records.predictions import (
+    build_predictions,
+    build_split,
+    check_predictions,
+    classes_of,
+    join_folds,
+    read_predictions,
+    save_table,
+)
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Manifest:
+    names = [f"{i}.png" for i in range(6)]
+    for i, name in enumerate(names):
+        Image.new("L", (4, 4), i).save(tmp_path / name)
+    table = pd.DataFrame(
+        {"path": names, "label": ["happy", "sad"] * 3, "subject": list("aabbcc"), "race": list("xyxyxy")}
+    )
+    return make_manifest(table, tmp_path, name="tiny", classes=("happy", "sad"))
+
+
+def _build(manifest: Manifest, rows: list[int], fold: int = 0) -> pd.DataFrame:
+    probability = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4]])[: len(rows)]
+    return build_predictions(
+        manifest,
+        np.array(rows),
+        probability,
+        fold=fold,
+        clusters=np.array([7, 7, 8, 8, 9, 9]),
+        contents=[c * 32 for c in "abcdef"],
+    )
+
+
+def test_rows_are_sorted_and_everything_stands_beside_its_image(manifest: Manifest, tmp_path: Path) -> None:
+    table = _build(manifest, [5, 1, 2])
+    assert table["row"].tolist() == [1, 2, 5]
+    assert table["path"].tolist() == ["1.png", "2.png", "5.png"]
+    assert table["label"].tolist() == ["sad", "happy", "sad"]
+    assert table["predicted"].tolist() == ["sad", "happy", "happy"]
+    assert table["prob_happy"].tolist() == [0.2, 0.6, 0.9]
+    assert table["cluster"].tolist() == [7, 8, 9]
+    assert table["content"].str[0].tolist() == ["b", "c", "f"]
+    assert table["subject"].tolist() == ["a", "b", "c"]
+    assert table["race"].tolist() == ["y", "x", "y"]
+    assert classes_of(table) == ("happy", "sad")
+    pd.testing.assert_frame_equal(read_predictions(save_table(table, tmp_path / "out" / "p.parquet")), table)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["p.parquet"]
+
+
+def test_folds_join_to_every_image_once(manifest: Manifest) -> None:
+    joined = join_folds([_build(manifest, [0, 1, 2]), _build(manifest, [5, 4, 3], fold=1)])
+    assert joined["row"].tolist() == list(range(6))
+    assert joined["fold"].tolist() == [0, 0, 0, 1, 1, 1]
+    with pytest.raises(InputError, match="an image is predicted once, 1 rows are here again, the first is row 2"):
+        join_folds([_build(manifest, [0, 1, 2]), _build(manifest, [2, 4, 3], fold=1)])
+
+
+def test_wrong_tables_are_refused(manifest: Manifest, draw_predictions: Callable[..., pd.DataFrame]) -> None:
+    with pytest.raises(InputError, match=r"shape \(2, 2\), got \(2, 3\)"):
+        build_predictions(manifest, np.arange(2), np.ones((2, 3)), fold=0, clusters=np.arange(6), contents=["a"] * 6)
+    bad = np.array([[0.5, 0.5], [np.nan, 1]])
+    with pytest.raises(InputError, match=r"must be finite and sum to 1, 1 images do not, the first is row 1"):
+        build_predictions(manifest, np.arange(2), bad, fold=0, clusters=np.arange(6), contents=["a"] * 6)
+    table = draw_predictions(20)
+    with pytest.raises(InputError, match="content missing"):
+        check_predictions(table.drop(columns="content"))
+    with pytest.raises(InputError, match=r"column predicted must hold class names .* got \['joy'\]"):
+        check_predictions(table.assign(predicted="joy"))
+    with pytest.raises(InputError, match="got 4 classes and 0 images"):
+        check_predictions(table.iloc[:0])
+
+
+def test_split_table_marks_copies_and_refuses_a_leak() -> None:
+    train, copies = np.array([0, 1, 1, 0]), np.array([False, False, True, True])
+    table = build_split(2, train, copies, np.array([2]), np.array([3, 4]))
+    assert table["role"].tolist() == ["train"] * 4 + ["inner"] + ["outer"] * 2
+    assert table.loc[table["is_copy"], "row"].tolist() == [1, 0]
+    assert set(table["fold"]) == {2}
+    with pytest.raises(InputError, match="row 1 has 2 in fold 2"):
+        build_split(2, train, copies, np.array([2]), np.array([1, 4]))

@@ -1,0 +1,98 @@
+"""Tables are aligned and marked, figures can be drawn for any names and nothing in them overlaps."""
+
+from collections.abc import Callable
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from records.figures import class_figure, confusion_figure, curves_figure
+from records.statistics import cluster_bootstrap, fold_scores, paired_difference
+from records.tables import as_markdown, as_text, class_table, difference_table, result_text, save_csv, whole_table
+
+CLASSES = ["angry", "happy", "sad", "neutral"]
+LONG = ["neutral", "happiness", "embarrassed and flustered", "sadness-and-grief"]
+KOREAN = ["기쁨", "분노", "슬픔", "알수없음"]
+
+
+def _renamed(table: pd.DataFrame, names: list[str]) -> pd.DataFrame:
+    new = dict(zip(CLASSES, names, strict=True))
+    renamed = table.rename(columns={f"prob_{old}": f"prob_{name}" for old, name in new.items()})
+    return renamed.assign(label=table["label"].map(new), predicted=table["predicted"].map(new))
+
+
+def _assert_apart(figure: Figure, path: Path) -> None:
+    canvas = FigureCanvasAgg(figure)
+    figure.savefig(path)  # warnings are errors: a missing glyph or a layout that does not fit ends the test
+    renderer = canvas.get_renderer()
+    for axes in figure.axes:
+        for labels in (axes.get_yticklabels(), axes.texts):
+            boxes = [label.get_window_extent(renderer) for label in labels if label.get_text()]
+            assert not any(one.overlaps(two) for one, two in combinations(boxes, 2))
+            assert all(figure.bbox.containsx(box.x0) and figure.bbox.containsx(box.x1) for box in boxes)
+
+
+@pytest.mark.parametrize("names", [CLASSES, LONG, KOREAN])
+def test_figures_draw_any_names(
+    names: list[str], draw_predictions: Callable[..., pd.DataFrame], tmp_path: Path
+) -> None:
+    table = _renamed(draw_predictions(200), names)
+    _assert_apart(confusion_figure(table, names), tmp_path / "confusion.png")
+    _assert_apart(class_figure(cluster_bootstrap(table, names, resamples=100)), tmp_path / "classes.png")
+
+
+def test_confusion_figure_shows_the_counts(draw_predictions: Callable[..., pd.DataFrame]) -> None:
+    table = draw_predictions(200)
+    shown = [text.get_text() for text in confusion_figure(table, CLASSES).axes[0].texts]
+    expected = pd.crosstab(table["label"], table["predicted"]).reindex(index=CLASSES, columns=CLASSES, fill_value=0)
+    assert [int(text.split("\n")[0]) for text in shown] == expected.to_numpy().ravel().tolist()
+    happy = expected.loc["happy"]
+    assert shown[5] == f"{happy['happy']}\n{happy['happy'] / happy.sum():.0%}"
+
+
+def test_curves_mark_the_best_step(tmp_path: Path) -> None:
+    curves = {"train/loss": pd.Series([2.0, 1.0], [0, 50]), "val/f1_macro": pd.Series([0.1, 0.5, 0.4], [20, 40, 60])}
+    figure = curves_figure(curves)
+    figure.savefig(tmp_path / "curves.png")
+    lines = {line.get_label(): line for line in figure.axes[1].get_lines()}
+    assert np.asarray(lines["best val/f1_macro"].get_xdata()).tolist() == [40, 40]
+    assert np.asarray(lines["val/f1_macro"].get_ydata()).tolist() == [0.1, 0.5, 0.4]
+    curves_figure({}).savefig(tmp_path / "empty.png")
+
+
+def test_text_table_is_aligned_also_in_korean(draw_predictions: Callable[..., pd.DataFrame]) -> None:
+    table = _renamed(draw_predictions(300), KOREAN)
+    intervals = cluster_bootstrap(table, KOREAN, resamples=100)
+    lines = as_text(class_table(intervals)).splitlines()
+    widths = {len(line) + sum("가" <= one <= "힣" for one in line) for line in lines}
+    assert len(widths) == 1
+    assert lines[0].split() == ["class", "precision", "recall", "F1", "95%", "interval", "images", "clusters"]
+
+
+def test_result_names_what_it_rests_on(draw_predictions: Callable[..., pd.DataFrame], tmp_path: Path) -> None:
+    table = draw_predictions(300)
+    table = table.drop(table[table["label"] == "angry"].index[4:]).reset_index(drop=True)
+    intervals = cluster_bootstrap(table, CLASSES, resamples=200)
+    text = result_text(intervals, fold_scores(table, CLASSES))
+    assert "angry *" in text
+    assert "happy *" not in text
+    assert "* fewer than 10 clusters, the interval says little: angry." in text
+    assert f"{len(table)} images in {len(table)} clusters" in text
+    assert "mean of 5 folds" in text
+    value = intervals.iloc[0]
+    assert f"{value['value']:.3f}" in whole_table(intervals).iloc[0].tolist()
+    assert "| macro F1 |" in result_text(intervals, markdown=True)
+    assert r"angry \*" in as_markdown(class_table(intervals))
+    saved = pd.read_csv(save_csv(intervals, tmp_path / "scores.csv"))
+    np.testing.assert_allclose(saved["low"], intervals["low"], rtol=0)
+
+
+def test_difference_table_shows_signs(draw_predictions: Callable[..., pd.DataFrame]) -> None:
+    a, b = draw_predictions(200, skill=0.5), draw_predictions(200, skill=2.5)
+    shown = difference_table(paired_difference(a, b, CLASSES, resamples=100), "baseline", "balanced")
+    assert shown.columns.tolist() == ["score", "baseline", "balanced", "balanced - baseline", "95% interval"]
+    assert shown.loc[0, "balanced - baseline"].startswith("+0.")
