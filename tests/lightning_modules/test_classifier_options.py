@@ -15,7 +15,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*"),
     pytest.mark.filterwarnings("ignore:The number of training batches"),
     pytest.mark.filterwarnings("ignore:LightningCLI's args parameter"),
-    pytest.mark.filterwarnings(r"ignore:[\s\S]*JsonargparseDeprecationWarning"),  # from inside LightningCLI
+    pytest.mark.filterwarnings(r"ignore:[\s\S]*(JsonargparseDeprecationWarning|add_instantiator)"),  # from inside LightningCLI
 ]
 
 
