@@ -104,14 +104,13 @@ class ResumableLoader(DataLoader):
         self._handed_out = (0, 0)  # epoch, batches
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # counts what the base class yields
+        # A generator, so nothing is fixed before the first batch is asked for: resuming between two epochs, Lightning
+        # makes the iterator first and sets the epoch after.
         sampler = self._epoch_sampler()
         epoch, done = sampler.epoch, sampler.started
+        self._handed_out = (epoch, done)
         batches = super().__iter__()
         sampler.started = 0  # if this epoch is iterated a second time, then from its start
-        return self._count(batches, epoch, done)
-
-    def _count(self, batches: Iterator[Any], epoch: int, done: int) -> Iterator[Any]:
-        self._handed_out = (epoch, done)
         for batch in batches:
             done += 1
             self._handed_out = (epoch, done)
