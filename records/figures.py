@@ -19,6 +19,7 @@ STYLES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
 
 _KOREAN = ("Noto Sans CJK KR", "Noto Sans KR", "NanumGothic", "Malgun Gothic", "Apple SD Gothic Neo", "UnDotum")
 _LONGEST_NAME = 18
+_MAIN_SCORES = ("f1_macro", "accuracy")
 
 
 def confusion_figure(predictions: pd.DataFrame, classes: Sequence[str], title: str = "") -> Figure:
@@ -88,13 +89,18 @@ def class_figure(intervals: pd.DataFrame, title: str = "") -> Figure:
 def curves_figure(curves: Mapping[str, pd.Series], title: str = "", mark: str = "val/f1_macro") -> Figure:
     """Return the training curves: losses above, scores below, over optimizer steps.
 
+    Of more than six scores only macro F1, accuracy and balanced accuracy are drawn.
+
     Args:
         curves: Metric name -> values by step, as `TrackingLogger.history` gives them.
         title: Heading.
         mark: The metric that chose the kept checkpoint; its best step is marked when it is there.
     """
-    losses = {name: curve for name, curve in curves.items() if "loss" in name and len(curve)}
-    others = {name: curve for name, curve in curves.items() if "loss" not in name and len(curve)}
+    shown = {name: curve for name, curve in curves.items() if len(curve) and _is_curve(name)}
+    losses = {name: curve for name, curve in shown.items() if name.endswith("loss")}
+    others = {name: curve for name, curve in shown.items() if name not in losses}
+    if len(others) > len(COLOURS):
+        others = {name: curve for name, curve in others.items() if name.endswith(_MAIN_SCORES)} or others
     panels = [(kind, part) for kind, part in (("loss", losses), ("score", others)) if part]
     figure = Figure(figsize=(8, 1.2 + 2.6 * max(len(panels), 1)), layout="constrained")
     figure.suptitle(title or "Training curves", fontsize=11)
@@ -117,6 +123,11 @@ def curves_figure(curves: Mapping[str, pd.Series], title: str = "", mark: str = 
         if number == len(panels) - 1:
             axes.set_xlabel("optimizer steps")
     return figure
+
+
+def _is_curve(name: str) -> bool:
+    """Whether a metric is a score or loss that develops, not a counter, a learning rate or the one test at the end."""
+    return name not in ("epoch", "step") and not name.startswith(("test/", "system/", "lr"))
 
 
 def _drawable(names: Sequence[str]) -> tuple[list[str], list[str]]:

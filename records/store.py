@@ -103,7 +103,8 @@ def _answering(uri: str) -> MlflowClient:
             advice = "Start that server, or unset the variable to keep runs in the folder mlruns."
         else:
             advice = "Correct it, or unset it to keep runs in the folder mlruns."
-        msg = f"MLFLOW_TRACKING_URI: the tracking store must answer, {without_password(uri)} did not ({reason(error)}). {advice}"
+        what = f"the tracking store must answer, {without_password(uri)} did not"
+        msg = f"MLFLOW_TRACKING_URI: {what} ({reason(error)}). {advice}"
         raise InputError(msg) from error
     return client
 

@@ -62,6 +62,9 @@ def test_curves_mark_the_best_step(tmp_path: Path) -> None:
     assert np.asarray(lines["best val/f1_macro"].get_xdata()).tolist() == [40, 40]
     assert np.asarray(lines["val/f1_macro"].get_ydata()).tolist() == [0.1, 0.5, 0.4]
     curves_figure({}).savefig(tmp_path / "empty.png")
+    many = {f"val/f1_{i}": curves["val/f1_macro"] for i in range(9)} | {"epoch": pd.Series([0.0], [20])}
+    axes = curves_figure(curves | many).axes[1]
+    assert [line.get_label() for line in axes.get_lines()] == ["val/f1_macro", "best val/f1_macro"]
 
 
 def test_text_table_is_aligned_also_in_korean(draw_predictions: Callable[..., pd.DataFrame]) -> None:

@@ -190,7 +190,7 @@ def test_a_lost_answer_doubles_nothing(
 
     def unreliable(*args: Any, **kwargs: Any) -> None:
         send(*args, **kwargs)
-        if next(failures, False):
+        if kwargs.get("metrics") and next(failures, False):
             raise lost
 
     monkeypatch.setattr(client, "log_batch", unreliable)
