@@ -1,5 +1,6 @@
 """Writes a set of drawn faces as files once, and opens it as a manifest."""
 
+import contextlib
 import multiprocessing
 import os
 import shutil
@@ -44,19 +45,31 @@ def prepare(spec: DrawnFaces, directory: Path | None = None, *, workers: int | N
     final = parent / spec.fingerprint()
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(parent / f"{final.name}.lock"):
-            if (final / "manifest.csv").is_file():
-                try:
-                    return Manifest.load(final / "manifest.csv")
-                except InputError:
-                    shutil.rmtree(final)  # somebody took pictures away: draw them again
-            return _write(spec, final, workers)
+        lock = filelock.FileLock(parent / f"{final.name}.lock")
+        with lock:
+            if standing := _standing(final):
+                return standing
+        with _processes(len(spec), workers) as pool, lock:
+            return _standing(final) or _write(spec, final, pool)  # another process may have been faster
+    except BrokenProcessPool as error:
+        msg = f"a process that draws faces was ended from outside, most often for want of memory ({error}); try again"
+        raise InputError(msg) from error
     except OSError as error:
         msg = f"drawn faces cannot be written to {parent}: {error}. Set EMOTION_CACHE_DIR to a folder with room"
         raise InputError(msg) from error
 
 
-def _write(spec: DrawnFaces, final: Path, workers: int | None) -> Manifest:
+def _standing(final: Path) -> Manifest | None:
+    """Return the set that was written before; a set that somebody took pictures from does not count."""
+    if not (final / "manifest.csv").is_file():
+        return None
+    try:
+        return Manifest.load(final / "manifest.csv")
+    except InputError:
+        return None
+
+
+def _write(spec: DrawnFaces, final: Path, pool: ProcessPoolExecutor | None) -> Manifest:
     shutil.rmtree(final, ignore_errors=True)
     for left in final.parent.glob(f".{final.name}.*"):  # of a process that was killed; the lock says it is gone
         shutil.rmtree(left, ignore_errors=True)
@@ -68,7 +81,7 @@ def _write(spec: DrawnFaces, final: Path, workers: int | None) -> Manifest:
         rows: list[dict[str, object]] = []
         boxes: list[dict[str, object]] = []
         with tqdm(total=len(spec), desc="Drawing faces", unit="", delay=1, disable=None) as bar:
-            for known, seen in _results(jobs, len(spec), workers):
+            for known, seen in _results(jobs, pool):
                 rows += known
                 boxes += seen
                 bar.update(len(known))
@@ -84,23 +97,35 @@ Job = tuple[DrawnFaces, Path, int, int]
 Rows = list[dict[str, object]]
 
 
-def _results(jobs: list[Job], total: int, workers: int | None) -> Iterator[tuple[Rows, Rows]]:
-    if workers is None:
-        workers = 0 if total < _FEW else min(os.cpu_count() or 1, len(jobs))
-    if workers <= 1:
+def _results(jobs: list[Job], pool: ProcessPoolExecutor | None) -> Iterator[tuple[Rows, Rows]]:
+    if pool is None:
         yield from map(_draw_chunk, jobs)
+    else:
+        yield from pool.map(_draw_chunk, jobs)
+
+
+@contextlib.contextmanager
+def _processes(total: int, workers: int | None) -> Iterator[ProcessPoolExecutor | None]:
+    """Give a pool that is known to work, or None where processes are not worth it or cannot be started.
+
+    They are spawned, never forked: the caller may have threads (torch, tracking), and a forked lock stays locked. So
+    they import the caller's script, which fails when it has no ``__main__`` guard or comes from standard input. That
+    must show before any lock is taken, for a process that runs such a script asks for the same lock.
+    """
+    if workers is None:
+        workers = 0 if total < _FEW else min(os.cpu_count() or 1, -(-total // _CHUNK))
+    if workers <= 1:
+        yield None
         return
-    # Never fork: the caller may have started threads (torch, tracking), and a forked lock stays locked.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        done = 0
         try:
-            for result in pool.map(_draw_chunk, jobs):
-                yield result
-                done += 1
+            pool.submit(int).result()
         except BrokenProcessPool:
-            # A script without a `__main__` guard, or one read from standard input, cannot be imported by a process.
-            yield from map(_draw_chunk, jobs[done:])
+            works = False
+        else:
+            works = True
+        yield pool if works else None
 
 
 def _draw_chunk(job: Job) -> tuple[Rows, Rows]:

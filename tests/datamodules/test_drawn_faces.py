@@ -1,6 +1,9 @@
 """Drawn faces: the same wherever they are drawn, true to what is said about them, and different by emotion."""
 
 import multiprocessing
+import os
+import subprocess
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -139,6 +142,18 @@ def test_prepare_in_processes_gives_the_same_set(tmp_path: Path) -> None:
     assert one.file(99).read_bytes() == two.file(99).read_bytes()
     assert one.subjects is None
     assert not list((tmp_path / "b").glob(".*"))
+
+
+def test_prepare_from_a_script_without_a_main_guard(tmp_path: Path) -> None:
+    """Processes that import such a script run into ``prepare`` themselves; it must neither hang nor fail."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\nfrom datamodules.drawn_faces import DrawnFaces, prepare\n"
+        f"print(len(prepare(DrawnFaces(largest=8, ratio=1, size=32), Path({str(tmp_path / 'set')!r}), workers=2)))\n"
+    )
+    known = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, script], env=known, capture_output=True, text=True, timeout=100, check=True)
+    assert done.stdout.strip() == "64"
 
 
 def test_prepare_draws_again_what_was_taken_away(tmp_path: Path) -> None:
