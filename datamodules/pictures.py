@@ -54,7 +54,9 @@ def _listed(place: Path) -> list[Path]:
     paths = [(root / str(name)).resolve() for name in table[column]]
     for row, path in enumerate(paths):
         if not path.is_relative_to(root):
-            msg = f"--data: row {row} of {place} leads out of its folder: {table[column].iloc[row]!r}; use paths below it"
+            msg = (
+                f"--data: row {row} of {place} leads out of its folder: {table[column].iloc[row]!r}; use paths below it"
+            )
             raise InputError(msg)
     return paths
 
@@ -71,7 +73,7 @@ class _Pictures(Dataset):
     def __getitem__(self, row: int) -> dict[str, Any]:
         """Return {"image": uint8 (3, size, size), "row": int, "error": str}; a bad picture is black and named."""
         try:
-            image, error = fit_to_square(decode(self.paths[row]), self.size, self.fit), ""
+            image, error = fit_to_square(decode(self.paths[row]), self.size, self.fit).copy(), ""
         except InputError as problem:
             image, error = np.zeros((self.size, self.size, 3), np.uint8), str(problem)
         return {"image": torch.from_numpy(image).permute(2, 0, 1), "row": row, "error": error}
@@ -88,7 +90,9 @@ class PictureDataModule(L.LightningDataModule):
         num_workers: processes that decode.
     """
 
-    def __init__(self, source: str, size: int = 64, fit: Fit = "crop", batch_size: int = 64, num_workers: int = 0) -> None:
+    def __init__(
+        self, source: str, size: int = 64, fit: Fit = "crop", batch_size: int = 64, num_workers: int = 0
+    ) -> None:
         super().__init__()
         self.paths = find_pictures(source)
         self.size = size

@@ -3,6 +3,7 @@
 import contextlib
 import difflib
 import hashlib
+import inspect
 import json
 import logging
 import os
@@ -16,7 +17,6 @@ import yaml
 from jsonargparse import ArgumentError
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
@@ -91,10 +91,8 @@ def _plain(message: str) -> str:
 
 
 def _all_options() -> set[str]:
-    import inspect
-
     owners = [EmotionClassifier, EmotionDataModule, RunOptions, Trainer]
-    return {name for owner in owners for name in inspect.signature(owner.__init__).parameters} - {"self"}
+    return {name for owner in owners for name in inspect.signature(owner).parameters}
 
 
 class EmotionCLI(LightningCLI):
@@ -129,7 +127,7 @@ class EmotionCLI(LightningCLI):
             }
         )
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+    def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
         """Parse; Lightning's own would warn that we hand it the words instead of sys.argv."""
         self.config = parser.parse_args(args)
 
@@ -150,7 +148,7 @@ class EmotionCLI(LightningCLI):
         config = {key: value for key, value in config.items() if key not in ("run", "ckpt_path", "weights_only")}
         return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401 - Lightning's signature
         """Make the trainer; `fit` gets a tracked run, its callbacks and the guards."""
         self.tracker: RunLogger | None = None
         if self.subcommand != "fit":
@@ -165,7 +163,6 @@ class EmotionCLI(LightningCLI):
             run_name=options.name or f"{options.recipe} {data.manifest.name}{fold} seed {seed}",
             run_id=run_id,
             parent_run_id=options.parent,
-            directory=options.directory,
             tags={
                 "recipe": options.recipe,
                 "seed": str(seed),
@@ -196,15 +193,15 @@ class EmotionCLI(LightningCLI):
         if inherited:
             return inherited
         same = f"tags.config_hash = '{self.config_hash()}' and attributes.status != 'FINISHED'"
-        found = find_runs(where=same, directory=options.directory, limit=1)
+        found = find_runs(where=same, limit=1)
         if found.empty:
             print("--resume: no unfinished run has this config; a new one begins", file=sys.stderr)
             return None
         return str(found.iloc[0]["run_id"])
 
-    def fit(self, model: LightningModule, datamodule: LightningDataModule, **kwargs: Any) -> None:
+    def fit(self, model: LightningModule, datamodule: LightningDataModule, **kwargs: object) -> None:
         """Train, then predict the outer part once with the checkpoint that the inner split chose."""
-        assert isinstance(datamodule, EmotionDataModule) and self.tracker is not None  # noqa: S101, PT018
+        assert isinstance(datamodule, EmotionDataModule) and self.tracker is not None  # noqa: PT018
         tracker, trainer = self.tracker, self.trainer
         self._log_beginning(tracker, datamodule)
         status = "failed"
@@ -223,16 +220,19 @@ class EmotionCLI(LightningCLI):
             status = "interrupted"
             raise
         finally:
-            if rank_zero_only.rank in (0, None):
+            if trainer.is_global_zero:
                 tracker.end(status)
                 if status != "success":
-                    print(f"the run is kept; to go on: the same command with --resume {tracker.run_id}", file=sys.stderr)
+                    print(f"the run is kept; to go on: the same command with --resume {tracker.run_id}")
 
     def _log_beginning(self, tracker: RunLogger, data: EmotionDataModule) -> None:
         config = self.plain_config
         tracker.log_hyperparams(config)
         tracker.log_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), "config.yaml")
-        counts = dict(zip(data.classes, map(int, np.bincount(data.manifest.labels, minlength=len(data.classes))), strict=True))
+        numbers = np.bincount(data.manifest.labels, minlength=len(data.classes)).tolist()
+        counts = dict(zip(data.classes, numbers, strict=True))
+        for note in data.manifest.notes:
+            print(f"note: {note}")
         profile = {"images": len(data.manifest), "classes": counts}
         tracker.log_dataset(data.manifest.name, data.source, data.manifest.fingerprint(), profile=profile)
 

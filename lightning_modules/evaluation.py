@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pandas as pd
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from datamodules.errors import InputError
 from records.figures import class_figure, confusion_figure, curves_figure
@@ -37,10 +36,10 @@ class RunResult:
         return whole_scores(self.predictions, self.classes)
 
     @classmethod
-    def from_run(cls, run_id: str, directory: str) -> "RunResult":
+    def from_run(cls, run_id: str) -> "RunResult":
         """Read a finished run's tables."""
-        predictions = load_table(run_id, PREDICTIONS, directory=directory)
-        return cls(run_id, classes_of(predictions), predictions, load_table(run_id, SPLIT, directory=directory))
+        predictions = load_table(run_id, PREDICTIONS)
+        return cls(run_id, classes_of(predictions), predictions, load_table(run_id, SPLIT))
 
 
 def whole_scores(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str, float]:
@@ -56,12 +55,12 @@ def evaluate_outer(cli: "EmotionCLI", tracker: TrackingLogger) -> RunResult | No
         The result; None on other ranks than zero.
     """
     trainer, data = cli.trainer, cli.datamodule
-    best = trainer.checkpoint_callback.best_model_path
+    best = getattr(trainer.checkpoint_callback, "best_model_path", "")
     if not best:
-        msg = "run.evaluate: training ended before its first epoch and kept no checkpoint; --trainer.max_epochs at least 1"
+        msg = "run.evaluate: no checkpoint was kept, since no epoch ended; give --trainer.max_epochs at least 1"
         raise InputError(msg)
     trainer.test(cli.model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
-    if rank_zero_only.rank not in (0, None):
+    if not trainer.is_global_zero:
         return None
     tracker.log_file(best, "checkpoint")
     found = cli.model.outer_predictions
@@ -77,16 +76,15 @@ def evaluate_outer(cli: "EmotionCLI", tracker: TrackingLogger) -> RunResult | No
         tracker.set_tags({f"leak.{name}": value for name, value in data.leak_record.items()})
     split = data.split_table()
     text = keep_evaluation(tracker, predictions, split, resamples=cli.options.resamples)
-    tracker.log_figure(curves_figure(tracker.history()), "curves")
+    curves = tracker.history("train/loss", "val/loss", "val/f1_macro", "val/accuracy")
+    tracker.log_figure(curves_figure({name: curve for name, curve in curves.items() if len(curve)}), "curves")
     if cli.options.parent is None:
         leaks = "".join(f"{name}: {value}\n" for name, value in data.leak_record.items())
         print(f"\n{leaks}{text}\nrun {tracker.run_id} (look at it: emotion ui)")
     return RunResult(str(tracker.run_id), classes_of(predictions), predictions, split)
 
 
-def keep_evaluation(
-    tracker: TrackingLogger, predictions: pd.DataFrame, split: pd.DataFrame, *, resamples: int
-) -> str:
+def keep_evaluation(tracker: TrackingLogger, predictions: pd.DataFrame, split: pd.DataFrame, *, resamples: int) -> str:
     """Keep both tables, and all that is computed from them, with the run; return the printed result.
 
     Args:
@@ -104,11 +102,13 @@ def keep_evaluation(
     tracker.log_text(result_text(intervals, folds, markdown=True), "result.md")
     tracker.log_text(intervals.to_csv(index=False), "per_class.csv")
     whole = intervals[intervals["class"] == ""].set_index("metric")
-    summary = {f"outer/{name}": float(row["value"]) for name, row in whole.iterrows()}
-    summary |= {f"outer/{name}_{end}": float(row[end]) for name, row in whole.iterrows() for end in ("low", "high")}
+    summary = {f"test/{name}": float(row["value"]) for name, row in whole.iterrows()}
     by_class = intervals[intervals["metric"] == "f1"]
-    summary |= {f"outer/f1_{row['class']}": float(row["value"]) for _, row in by_class.iterrows()}
-    summary |= {f"outer/{name}": value for name, value in calibration(predictions, classes).items()}
+    summary |= {f"test/f1_{row['class']}": float(row["value"]) for _, row in by_class.iterrows()}
+    summary |= {f"test/{name}": value for name, value in calibration(predictions, classes).items()}
+    known = tracker.history()  # a run's own test has logged some of them; a parent none
+    summary = {name: value for name, value in summary.items() if name not in known}
+    summary |= {f"test/{name}_{end}": float(row[end]) for name, row in whole.iterrows() for end in ("low", "high")}
     tracker.log_metrics(summary)
     tracker.log_figure(confusion_figure(predictions, classes), "confusion_matrix")
     tracker.log_figure(class_figure(intervals), "f1_by_class")

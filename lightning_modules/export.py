@@ -6,12 +6,12 @@ import os
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime
 import torch
+from mlflow.entities.model_registry import ModelVersion
 from torch import Tensor, nn
 
 from datamodules.errors import InputError
@@ -71,7 +71,7 @@ def export_onnx(trained: Trained, path: Path) -> float:
         onnx.save(graph, str(part))
         difference = _difference(part, deployed, example)
         if difference > TOLERANCE:
-            msg = f"--format onnx: the exported model differs from torch by {difference:.2g} > {TOLERANCE}; report this model"
+            msg = f"--format onnx: the model differs from torch by {difference:.2g} > {TOLERANCE}; nothing was written"
             raise InputError(msg)
         part.replace(path)
     except OSError as error:
@@ -103,7 +103,7 @@ def _difference(path: Path, deployed: nn.Module, example: Tensor) -> float:
     return worst
 
 
-def register(run_id: str, name: str, directory: str = "mlruns") -> Any:
+def register(run_id: str, name: str, directory: str = "mlruns") -> ModelVersion:
     """Put a run's model, as ONNX, into the MLflow model registry as a new version of ``name``.
 
     ONNX and not a pickle: loading it runs no code.

@@ -28,7 +28,6 @@ class RunOptions:
         experiment: MLflow experiment.
         parent: run id of the parent, for the members of a cross-validation.
         resume: run id to go on with, or "auto": the newest unfinished run of the same config.
-        directory: where runs are kept, unless MLFLOW_TRACKING_URI says otherwise.
         patience: stop after this many epochs without a better inner macro F1; None: train all epochs.
         ema_decay: average the weights with this decay per step and evaluate the average; None: do not.
         evaluate: predict the outer part once at the end and write the two tables.
@@ -42,7 +41,6 @@ class RunOptions:
         experiment: str = "emotion",
         parent: str | None = None,
         resume: str | None = None,
-        directory: str = "mlruns",
         patience: int | None = None,
         ema_decay: float | None = None,
         evaluate: bool = True,
@@ -59,7 +57,6 @@ class RunOptions:
         self.experiment = experiment
         self.parent = parent
         self.resume = resume
-        self.directory = directory
         self.patience = patience
         self.ema_decay = ema_decay
         self.evaluate = evaluate
@@ -88,7 +85,7 @@ class StopGracefully(Callback):
         self._asked = True
         print("\nstopping after this batch; press Ctrl-C again to stop at once", flush=True)
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         """Stop here when asked to, before the next batch touches the weights."""
         if self._asked:
             if trainer.world_size == 1:
@@ -109,6 +106,18 @@ class StopGracefully(Callback):
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
             self._before = None
+
+
+class RunProgress(TQDMProgressBar):
+    """Lightning's bar without the run's id in it."""
+
+    def get_metrics(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """Return what stands behind the bar."""
+        items = super().get_metrics(trainer, pl_module)
+        items.pop("v_num", None)
+        return items
 
 
 def run_callbacks(options: RunOptions, folder: Path) -> list[Callback]:
@@ -134,7 +143,7 @@ def run_callbacks(options: RunOptions, folder: Path) -> list[Callback]:
         ),
         StopGracefully(folder),
         NonFiniteLoss(),
-        TQDMProgressBar(refresh_rate=5),
+        RunProgress(refresh_rate=5),
     ]
     if options.patience is not None:
         callbacks.append(EarlyStopping(monitor=MONITOR, mode="max", patience=options.patience))
@@ -179,10 +188,10 @@ def explained(batch_size: int, world_size: int = 1) -> Iterator[None]:
         if advice := out_of_memory_message(error, batch_size):
             raise InputError(advice) from error
         if "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error):
-            msg = f"--run.directory: a checkpoint could not be written ({str(error).splitlines()[0][:120]}); is the disk full?"
+            msg = f"mlruns: no checkpoint was written ({str(error).splitlines()[0][:80]}); is the disk full?"
             raise InputError(msg) from error
         raise
     except OSError as error:
         place = error.filename or "the runs' folder or the cache"
-        msg = f"cannot write to {place}: {error.strerror or error}; free space or choose --run.directory, then --resume"
+        msg = f"cannot write to {place}: {error.strerror or error}; free space there, then go on with --resume"
         raise InputError(msg) from error

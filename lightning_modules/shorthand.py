@@ -58,7 +58,7 @@ def _check_config(path: str) -> None:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        msg = f"--config: {path} is not readable YAML: {str(error).splitlines()[0]}; mend it or start from recipes/quick.yaml"
+        msg = f"--config: {path} is not readable YAML: {str(error).splitlines()[0]}; see recipes/quick.yaml"
         raise InputError(msg) from error
     if not isinstance(content, dict):
         msg = f"--config: {path} must hold keys such as model, data and trainer, it holds {type(content).__name__}"

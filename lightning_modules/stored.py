@@ -36,7 +36,9 @@ def run_checkpoint(run_id: str) -> Path:
         folds = children(run_id)
         if len(folds):
             names = ", ".join(folds["run_id"].head(5))
-            msg = f"--run: {run_id} is the parent of {len(folds)} runs and has no model of its own; name one of them: {names}"
+            msg = (
+                f"--run: {run_id} is the parent of {len(folds)} runs and has no model itself; name one of them: {names}"
+            )
             raise InputError(msg) from error
         raise
 

@@ -22,7 +22,9 @@ def main(args: list[str]) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--seeds", type=int, nargs="+", help="training seeds; their spread is printed apart (default: --seed)")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", help="training seeds; their spread is printed apart (default: --seed)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resamples", type=int, default=2000, help="bootstrap resamples of the intervals")
     options, rest = parser.parse_known_args(words)

@@ -6,18 +6,16 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from datamodules.errors import InputError
-from lightning_modules.cli import EmotionCLI, run_cli
+from lightning_modules.cli import run_cli
 from lightning_modules.evaluation import RunResult, keep_evaluation, whole_scores
 from records.predictions import join_folds
 from records.runs import children, find_runs
-from records.store import DIRECTORY
 from records.tracking import TrackingLogger
 
 
@@ -65,7 +63,9 @@ def cross_validate(
         todo = [(seed, fold) for seed in seeds for fold in range(folds)]
         for seed, fold in tqdm(todo, desc="folds", unit="fold"):
             if (seed, fold) not in results:
-                results[seed, fold] = _run_fold(args, folds, fold, seed, seeds[0], str(parent.run_id), resume is not None)
+                results[seed, fold] = _run_fold(
+                    args, folds, fold, seed, seeds[0], str(parent.run_id), resume is not None
+                )
         pooled = {seed: join_folds([results[seed, fold].predictions for fold in range(folds)]) for seed in seeds}
         _check_complete(pooled)
         split = pd.concat([results[seeds[0], fold].split for fold in range(folds)], ignore_index=True)
@@ -87,7 +87,7 @@ def cross_validate(
 def _open_parent(args: list[str], folds: int, seeds: list[int], key: str, resume: str | None) -> TrackingLogger:
     run_id = None if resume in (None, "auto") else resume
     if resume == "auto":
-        found = find_runs(where=f"tags.config_hash = '{key}' and attributes.status != 'FINISHED'", directory=DIRECTORY, limit=1)
+        found = find_runs(where=f"tags.config_hash = '{key}' and attributes.status != 'FINISHED'", limit=1)
         run_id = None if found.empty else str(found.iloc[0]["run_id"])
         if run_id is None:
             print("--resume: no unfinished cross-validation has these options; a new one begins")
@@ -117,20 +117,31 @@ def _described(args: list[str]) -> tuple[str, str]:
 
 def _finished_children(parent_id: str) -> dict[tuple[int, int], RunResult]:
     found: dict[tuple[int, int], RunResult] = {}
-    for row in children(parent_id, directory=DIRECTORY).to_dict("records"):
+    for row in children(parent_id).to_dict("records"):
         if row["status"] == "FINISHED":
-            found[int(row["tags.seed"]), int(row["tags.fold"])] = RunResult.from_run(row["run_id"], DIRECTORY)
+            found[int(row["tags.seed"]), int(row["tags.fold"])] = RunResult.from_run(row["run_id"])
     return found
 
 
-def _run_fold(args: list[str], folds: int, fold: int, seed: int, fold_seed: int, parent: str, resume: bool) -> RunResult:
+def _run_fold(
+    args: list[str], folds: int, fold: int, seed: int, fold_seed: int, parent: str, resume: bool
+) -> RunResult:
     words = ["fit", *args, "--seed", str(seed), "--run.parent", parent]
-    words += ["--data.split", "folds", "--data.folds", str(folds), "--data.fold", str(fold), "--data.fold_seed", str(fold_seed)]
-    cli: EmotionCLI | None = run_cli([*words, *(["--resume"] if resume else [])])
-    assert cli is not None and cli.result is not None  # noqa: S101, PT018
-    result = cli.result
-    cli = None
-    gc.collect()  # the trainer and its callbacks refer to each other; a GPU's memory goes back only now
+    words += [
+        "--data.split",
+        "folds",
+        "--data.folds",
+        str(folds),
+        "--data.fold",
+        str(fold),
+        "--data.fold_seed",
+        str(fold_seed),
+    ]
+    result = run_cli([*words, *(["--resume"] if resume else [])]).result
+    gc.collect()  # a trainer and its callbacks refer to each other; a GPU's memory goes back only now
+    if result is None:
+        msg = "run.evaluate: a cross-validation is made of its folds' predictions; leave --run.evaluate out"
+        raise InputError(msg)
     return result
 
 
@@ -141,7 +152,7 @@ def _check_complete(pooled: dict[int, pd.DataFrame]) -> None:
     other = [seed for seed, table in pooled.items() if not table[["row", "content"]].equals(first[["row", "content"]])]
     if len(missing) or other:
         msg = (
-            f"folds: every image must be predicted once; {len(missing)} were not (rows {missing[:5].tolist()}), and seeds "
+            f"folds: each image is predicted once; {len(missing)} were not (rows {missing[:5].tolist()}), and seeds "
             f"{other} saw other images. Did the data change between folds? Start again without --resume"
         )
         raise InputError(msg)
@@ -153,6 +164,8 @@ def _keep_spread(parent: TrackingLogger, folds: pd.DataFrame, pooled: pd.DataFra
     for name in ("f1_macro", "accuracy"):
         parent.log_metrics({f"folds/{name}_mean": first[name].mean(), f"folds/{name}_sd": first[name].std(ddof=1)})
         if len(pooled) > 1:
-            parent.log_metrics({f"seeds/{name}_mean": pooled[name].mean(), f"seeds/{name}_sd": pooled[name].std(ddof=1)})
+            parent.log_metrics(
+                {f"seeds/{name}_mean": pooled[name].mean(), f"seeds/{name}_sd": pooled[name].std(ddof=1)}
+            )
     parent.log_table(folds, "folds")
     parent.log_table(pooled, "seeds")

@@ -66,7 +66,9 @@ def main(args: list[str]) -> int:
     if kind == "cross-validation":
         tags = kinds.iloc[0]
         seeds = [int(seed) for seed in str(tags["tags.seed"]).split(",")]
-        after = cross_validate(json.loads(tags["tags.arguments"]), folds=int(tags["tags.folds"]), seeds=seeds).predictions
+        after = cross_validate(
+            json.loads(tags["tags.arguments"]), folds=int(tags["tags.folds"]), seeds=seeds
+        ).predictions
     else:
         with tempfile.TemporaryDirectory() as folder:
             config = Path(folder) / "config.yaml"

@@ -38,7 +38,12 @@ def test_a_bad_picture_is_named_and_the_others_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("source", "complaint"),
-    [("empty", "holds no picture"), ("absent", "does not exist"), ("no_path.csv", "needs a column path"), ("out.csv", "row 0 .* leads out")],
+    [
+        ("empty", "holds no picture"),
+        ("absent", "does not exist"),
+        ("no_path.csv", "needs a column path"),
+        ("out.csv", "row 0 .* leads out"),
+    ],
 )
 def test_sources_that_cannot_be_used(tmp_path: Path, source: str, complaint: str) -> None:
     (tmp_path / "empty").mkdir()
