@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
@@ -82,7 +83,9 @@ def _results(chunks: list[Chunk], workers: int, start_method: str | None) -> Ite
         yield from map(_decode_chunk, chunks)
         return
     context = multiprocessing.get_context(start_method)
-    with ProcessPoolExecutor(max_workers=workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(
+        max_workers=workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(0,)
+    ) as pool:
         try:
             yield from pool.map(_decode_chunk, chunks)
         except BrokenProcessPool as error:

@@ -12,7 +12,7 @@ from datamodules.errors import InputError
 from datamodules.pixels import DECODE_POLICY
 from datamodules.places import cache_root
 
-VERSION = "1"
+VERSION = "2"
 """Layout of the files in a pixel cache's folder."""
 
 KINDS = ("pixels", "unpacked", "drawn")

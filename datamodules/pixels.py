@@ -5,12 +5,13 @@ import warnings
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import cv2
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from datamodules.errors import InputError
 
-DECODE_POLICY = "2"
+DECODE_POLICY = "3"
 """Version of everything this file does to pixels; a cache made by another version is not reused."""
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
@@ -20,7 +21,7 @@ Fit = Literal["crop", "stretch", "pad"]
 FITS: tuple[Fit, ...] = ("crop", "stretch", "pad")
 PIXEL_LIMIT = 50_000_000
 WHITE = (255, 255, 255)
-GREY = (128, 128, 128)
+GREY = 128
 
 _decoded = 0
 
@@ -28,7 +29,7 @@ _decoded = 0
 class Decoded(NamedTuple):
     """Pixels of a file and what its header says it is."""
 
-    image: np.ndarray  # (H, W, 3) uint8 RGB
+    image: np.ndarray  # (H, W, 3) uint8 RGB, read-only
     format: str  # as found in the header, whatever the file is called
 
 
@@ -41,7 +42,7 @@ def decode(path: Path | str, *, pixel_limit: int = PIXEL_LIMIT) -> np.ndarray:
     Raises:
         InputError: The file is missing, empty, truncated, not a picture, or larger than ``pixel_limit`` pixels.
     """
-    return decode_file(path, pixel_limit=pixel_limit).image
+    return decode_file(path, pixel_limit=pixel_limit).image.copy()
 
 
 def decode_file(path: Path | str, *, pixel_limit: int = PIXEL_LIMIT) -> Decoded:
@@ -59,7 +60,7 @@ def decode_file(path: Path | str, *, pixel_limit: int = PIXEL_LIMIT) -> Decoded:
                 if picture.width * picture.height > pixel_limit:
                     raise _too_large(path, f"{picture.width} x {picture.height}", pixel_limit)
                 found = picture.format or ""
-                return Decoded(np.array(_to_rgb(picture)), found)
+                return Decoded(np.asarray(_to_rgb(picture)), found)
     except (InputError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
@@ -108,42 +109,52 @@ def _from_deep_grey(picture: Image.Image) -> Image.Image:
 
 
 def fit_to_square(image: np.ndarray, size: int, fit: Fit = "crop") -> np.ndarray:
-    """Bring (H, W, 3) uint8 to (size, size, 3) by antialiased bilinear filtering.
+    """Bring (H, W, 3) uint8 to (size, size, 3).
 
-    ``crop`` keeps the largest centred square, ``stretch`` ignores the aspect ratio, ``pad`` keeps the whole picture and
-    fills with grey.
+    Shrinking averages the area that a pixel covers, enlarging is bilinear. ``crop`` keeps the largest centred square,
+    ``stretch`` ignores the aspect ratio, ``pad`` keeps the whole picture and fills with grey.
     """
     if fit not in FITS:
         msg = f"fit must be one of {', '.join(FITS)}, got {fit!r}."
         raise InputError(msg)
     height, width = image.shape[:2]
-    if height == width == size:
-        return image
-    picture = Image.fromarray(image)
-    bilinear = Image.Resampling.BILINEAR
     if fit == "stretch":
-        return np.asarray(picture.resize((size, size), bilinear))
+        return _resized(image, size, size)
     if fit == "crop":
         side = min(height, width)
-        left, top = (width - side) / 2, (height - side) / 2
-        return np.asarray(picture.resize((size, size), bilinear, box=(left, top, left + side, top + side)))
+        top, left = (height - side) // 2, (width - side) // 2
+        return _resized(image[top : top + side, left : left + side], size, size)
     scale = size / max(height, width)
-    inner = picture.resize((max(1, round(width * scale)), max(1, round(height * scale))), bilinear)
-    square = Image.new("RGB", (size, size), GREY)
-    square.paste(inner, ((size - inner.width) // 2, (size - inner.height) // 2))
-    return np.asarray(square)
+    inner = _resized(image, max(1, round(height * scale)), max(1, round(width * scale)))
+    square = np.full((size, size, 3), GREY, dtype=np.uint8)
+    top, left = (size - inner.shape[0]) // 2, (size - inner.shape[1]) // 2
+    square[top : top + inner.shape[0], left : left + inner.shape[1]] = inner
+    return square
+
+
+def _resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    rows, columns = max(1, image.shape[0] // height), max(1, image.shape[1] // width)
+    if rows * columns > 1 and not (image.shape[0] % rows or image.shape[1] % columns):
+        # whole multiples first: nearly the same average, and OpenCV is several times quicker at them
+        image = cv2.resize(image, (image.shape[1] // columns, image.shape[0] // rows), interpolation=cv2.INTER_AREA)
+    smaller = (min(image.shape[1], width), min(image.shape[0], height))
+    if smaller != image.shape[1::-1]:
+        image = cv2.resize(image, smaller, interpolation=cv2.INTER_AREA)
+    if smaller != (width, height):
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    return image
 
 
 def grey_thumbnail(image: np.ndarray, side: int = 32) -> np.ndarray:
     """Return the whole picture stretched to (side, side) uint8 grey, for finding pictures that look alike."""
-    return np.asarray(Image.fromarray(image).convert("L").resize((side, side), Image.Resampling.BOX))
+    return _resized(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), side, side)
 
 
 def content_hash(image: np.ndarray) -> str:
     """Return 32 hex digits of the decoded pixels and their shape: equal for one picture in two lossless files."""
-    digest = hashlib.blake2b(repr(image.shape).encode(), digest_size=16)
+    digest = hashlib.sha256(repr(image.shape).encode())  # as quick as any where the processor knows it
     digest.update(np.ascontiguousarray(image).data)
-    return digest.hexdigest()
+    return digest.hexdigest()[:32]
 
 
 def decode_count() -> int:
