@@ -1,0 +1,37 @@
+"""How much of a run's time its main thread spends on logging to MLflow."""
+
+import time
+from pathlib import Path
+
+from benchmarks.report import Figure, say
+from lightning_modules.cli import run_cli
+from records.tracking import TrackingLogger
+
+TOY = ["--data", "drawn:largest=12,ratio=1", "--data.size", "32", "--data.batch_size", "16", "--data.folds", "3"]
+TOY += ["--data.transform_where", "none", "--data.transforms", "null", "--data.n_min", "null"]
+TOY += ["--model.backbone", "resnet10t", "--model.weights", "none", "--trainer.max_epochs", "1"]
+
+
+def measure(folder: Path, *, toy: bool = False) -> list[Figure]:
+    """Return seconds in log calls over seconds of one whole run of recipe ``quick``: one fold, tables and figures."""
+    start = time.perf_counter()
+    first = TrackingLogger(directory=str(folder / "mlruns"), system_metrics=False)
+    first.open()
+    opening = time.perf_counter() - start
+    first.finalize("success")
+    options = TOY if toy else ["--data", "drawn:largest=1000,ratio=10"]
+    say("one fold of recipe quick, with its tables and figures")
+    start = time.perf_counter()
+    cli = run_cli(["fit", "--recipe", "quick", *options, "--trainer.accelerator", "cpu"])
+    total = time.perf_counter() - start
+    if cli.tracker is None:
+        msg = "the run was not tracked"
+        raise RuntimeError(msg)
+    detail = {
+        "logging_seconds": round(cli.tracker.seconds, 4),
+        "run_seconds": round(total, 2),
+        "opening_a_run_in_a_new_store_seconds": round(opening, 2),  # once a run, not part of the share
+        "setting": "emotion fit --recipe quick, one fold, from drawing the faces to the last table",
+    }
+    about = "seconds the main thread spends in log calls over seconds of the run"
+    return [Figure("logging_share", cli.tracker.seconds / total, about, at_most=0.01, detail=detail)]
