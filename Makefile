@@ -5,6 +5,7 @@ PYTHON ?= python3
 RECIPE ?= quick
 DATA   ?=
 FOLDS  ?= 5
+PYTEST ?=
 BIN    := .venv/bin
 READY  := .venv/.ready
 
@@ -28,8 +29,8 @@ setup: $(READY)  ## make .venv from requirements.lock (hashes enforced)
 train: $(READY)  ## cross-validate RECIPE on DATA (default: quick, on drawn faces)
 	@$(BIN)/emotion cross-validate --recipe $(RECIPE) --folds $(FOLDS) $(if $(DATA),--data "$(DATA)")
 
-test: $(READY)  ## run the fast tests
-	@$(BIN)/python -m pytest -n 2 --dist worksteal
+test: $(READY)  ## run the fast tests (PYTEST="-m slow" for the long ones)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST)
 
 lint: $(READY)  ## check format, style and types
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
