@@ -67,7 +67,7 @@ def decode_all(
         for first in range(0, len(paths), CHUNK)
     ]
     if workers is None:
-        workers = 0 if len(paths) < FEW else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 4
+        workers = 0 if len(paths) < FEW else cores()
     records: list[Record] = []
     thumbnails = np.zeros((len(paths), THUMBNAIL, THUMBNAIL), dtype=np.uint8)
     with tqdm(total=len(paths), desc="Decoding pictures", unit="", delay=1, disable=None) as bar:
@@ -76,6 +76,11 @@ def decode_all(
             records.extend(part)
             bar.update(len(part))
     return pd.DataFrame(records, columns=list(Record._fields)), thumbnails
+
+
+def cores() -> int:
+    """Return how many processor cores this process may use, which in a container or job is fewer than there are."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _results(chunks: list[Chunk], workers: int, start_method: str | None) -> Iterator[tuple[list[Record], np.ndarray]]:

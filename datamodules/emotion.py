@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.batches import EpochBatchSampler, ResumableLoader
 from datamodules.cache import PixelCache, build_cache
+from datamodules.cache_build import cores
 from datamodules.dataset import EmotionDataset, keep, start_worker
 from datamodules.duplicates import find_clusters
 from datamodules.errors import InputError
@@ -264,9 +265,10 @@ class EmotionDataModule(L.LightningDataModule):
     def _loading(self, dataset: EmotionDataset) -> dict[str, Any]:
         workers = self.num_workers
         if workers is None:
+            ranks = self.trainer.num_devices if self.trainer else 1  # those on this machine share its cores
             # copying from the map is quicker than handing over from another process
             only_copies = dataset.cache.pixels is not None and not (dataset.originals or dataset.copies)
-            workers = 0 if only_copies or len(dataset) < TINY else min(MOST_WORKERS, os.cpu_count() or 1)
+            workers = 0 if only_copies or len(dataset) < TINY else min(MOST_WORKERS, max(1, cores() // ranks))
         return {
             "num_workers": workers,
             "persistent_workers": workers > 0,

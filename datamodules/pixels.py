@@ -86,9 +86,9 @@ def _too_large(path: Path, found: str, pixel_limit: int) -> InputError:
 def _to_rgb(picture: Image.Image) -> Image.Image:
     picture.load()
     try:
-        picture = ImageOps.exif_transpose(picture)
-    except (OSError, SyntaxError, ValueError, TypeError, KeyError):  # a broken EXIF block: the pixels are still good
-        picture = picture.copy()
+        ImageOps.exif_transpose(picture, in_place=True)
+    except (OSError, SyntaxError, ValueError, TypeError, KeyError):
+        pass  # a broken EXIF block: the pixels are still good
     if picture.mode.startswith("I") or picture.mode == "F":
         return _from_deep_grey(picture)
     if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
