@@ -1,0 +1,231 @@
+"""Looks for broken, doubled and doubtful pictures: what `emotion data check` prints, draws and mends."""
+
+import os
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from datamodules.cache import PixelCache, build_cache
+from datamodules.duplicates import join, near_duplicates
+from datamodules.errors import InputError
+from datamodules.manifest import Manifest
+
+TINY = 24  # pixels of the shorter side
+_CONSTANT = 1.0  # standard deviation of grey levels below which a picture shows nothing
+_CHECK_SIZE = 64  # pixels kept of each picture; more than the comparison needs, enough to look at
+
+SEVERITIES = {
+    "unreadable": "error",
+    "two labels": "error",
+    "across splits": "error",
+    "person across splits": "error",
+    "wrong extension": "warning",
+    "tiny": "warning",
+    "constant": "warning",
+    "exact duplicates": "warning",
+    "near duplicates": "warning",
+    "two labels, near": "warning",
+}
+_SUFFIXES = {
+    "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"},
+    "MPO": {".jpg", ".jpeg", ".mpo"},  # what some cameras write into .jpg files
+    "PNG": {".png"},
+    "WEBP": {".webp"},
+    "BMP": {".bmp", ".dib"},
+    "TIFF": {".tif", ".tiff"},
+    "GIF": {".gif"},
+    "PPM": {".ppm", ".pgm", ".pbm", ".pnm"},
+}
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was found.
+
+    Attributes:
+        findings: One row a finding: ``kind``, ``severity`` (error or warning), ``rows`` (list of manifest rows),
+            ``message``. Groups of duplicates are one finding each.
+        exact: Number of the group of equal pixels of each row, int64 (N,).
+        twins: The same with near duplicates joined.
+    """
+
+    findings: pd.DataFrame
+    exact: np.ndarray
+    twins: np.ndarray
+
+    @property
+    def errors(self) -> int:
+        """Number of findings that are errors."""
+        return int((self.findings["severity"] == "error").sum())
+
+    def of(self, kind: str) -> list[list[int]]:
+        """Return the rows of each finding of a kind."""
+        return self.findings.loc[self.findings["kind"] == kind, "rows"].tolist()
+
+
+def audit(manifest: Manifest, cache: PixelCache, *, near: bool = True) -> Audit:
+    """Look through a data set whose pictures stand in a cache.
+
+    Args:
+        manifest: The data set.
+        cache: Its cache, of any size of at least 48 pixels for near duplicates to be told apart well.
+        near: Look for near duplicates too.
+    """
+    content = cache.index["content"].to_numpy(object)
+    alone = np.char.add("row ", np.arange(len(content)).astype(str))  # what cannot be read equals nothing
+    exact = pd.factorize(np.where(content == "", alone, content))[0].astype(np.int64)
+    first = np.unique(exact, return_index=True)[1]
+    pairs = [np.stack([np.arange(len(exact)), first[exact]], 1)]
+    if near:
+        pairs.append(near_duplicates(cache)[["a", "b"]].to_numpy(np.int64))
+    twins = join(len(manifest), np.concatenate(pairs))
+    found = [*_single(manifest, cache), *_groups(manifest, exact, twins)]
+    findings = pd.DataFrame(found, columns=["kind", "rows", "message"])
+    findings.insert(1, "severity", findings["kind"].map(SEVERITIES))
+    return Audit(findings, exact, twins)
+
+
+Found = tuple[str, list[int], str]
+
+
+def _single(manifest: Manifest, cache: PixelCache) -> Iterator[Found]:
+    """Yield what is wrong with one picture by itself."""
+    index = cache.index
+    spread = np.asarray(cache.thumbnails).reshape(len(index), -1).std(1)
+    columns = zip(manifest.table["path"], index["error"], index["format"], index["width"], index["height"], strict=True)
+    for row, (path, error, found, width, height) in enumerate(columns):
+        if error:
+            yield "unreadable", [row], error
+            continue
+        suffix = Path(path).suffix.lower()
+        if suffix not in _SUFFIXES.get(found, {suffix}):
+            yield "wrong extension", [row], f"{path} holds {found}"
+        if min(width, height) < TINY:
+            yield "tiny", [row], f"{path} is {width} x {height} pixels"
+        if spread[row] < _CONSTANT:
+            yield "constant", [row], f"{path} shows one tone only"
+
+
+def _groups(manifest: Manifest, exact: np.ndarray, twins: np.ndarray) -> Iterator[Found]:
+    """Yield what is wrong between pictures."""
+    label = manifest.table["label"].to_numpy(object)
+    split = manifest.table["split"].to_numpy(object) if "split" in manifest.table else None
+
+    def names(rows: list[int]) -> str:
+        shown = ", ".join(manifest.table["path"].iloc[rows[:4]])
+        return shown + (f" and {len(rows) - 4} more" if len(rows) > 4 else "")
+
+    for rows in _several(exact):
+        yield "exact duplicates", rows, names(rows)
+        if len(labels := sorted(set(label[rows]))) > 1:
+            yield "two labels", rows, f"{' / '.join(labels)}: {names(rows)}"
+    for rows in _several(twins):
+        if len(set(exact[rows])) > 1:
+            yield "near duplicates", rows, names(rows)
+            if len(labels := sorted(set(label[rows]))) > 1:
+                yield "two labels, near", rows, f"{' / '.join(labels)}: {names(rows)}"
+        if split is not None and len(parts := sorted(set(split[rows]))) > 1:
+            yield "across splits", rows, f"{' / '.join(parts)}: {names(rows)}"
+    if split is not None and manifest.subjects is not None:
+        codes = pd.factorize(pd.Series(manifest.subjects).replace("", None))[0]
+        known = np.flatnonzero(codes >= 0)
+        for rows in _several(codes[known]):
+            people = known[rows].tolist()
+            if len(parts := sorted(set(split[people]))) > 1:
+                who = manifest.subjects[people[0]]
+                yield "person across splits", people, f"{who} in {' / '.join(parts)}"
+
+
+def _several(groups: np.ndarray) -> Iterator[list[int]]:
+    """Yield the rows of each group of more than one, in order."""
+    order = np.argsort(groups, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(groups[order])) + 1):
+        if len(rows) > 1:
+            yield rows.tolist()
+
+
+def summary(manifest: Manifest, found: Audit) -> pd.DataFrame:
+    """Return a line for each kind of finding: findings, images, and images whose twin stands in another split."""
+    crossing = {row for rows in found.of("across splits") for row in rows}
+    lines = []
+    for kind, severity in SEVERITIES.items():
+        groups = found.of(kind)
+        rows = {row for group in groups for row in group}
+        across = "-"
+        if "split" in manifest.table and kind in ("exact duplicates", "near duplicates"):
+            split = manifest.table["split"].to_numpy(object)
+            held = found.exact if kind == "exact duplicates" else found.twins
+            parts = pd.Series(split).groupby(held).nunique()
+            across = f"{sum(parts[held[row]] > 1 for row in rows & crossing):,}"
+        lines.append((kind, severity if groups else "", len(groups), len(rows), across))
+    return pd.DataFrame(lines, columns=["found", "", "groups", "images", "in two splits"])
+
+
+def run_check(
+    manifest: Manifest,
+    *,
+    near: bool = True,
+    fix: Path | None = None,
+    sheet: Path | None = None,
+    table: Path | None = None,
+) -> int:
+    """Print what is wrong with a data set; return 1 if anything is an error, else 0.
+
+    Args:
+        manifest: The data set.
+        near: Look for near duplicates too.
+        fix: Write a cleaned manifest here (.csv or .parquet); no image is deleted.
+        sheet: Draw a contact sheet of the findings here.
+        table: Write every finding here, one line an image (.csv).
+    """
+    cache = build_cache(manifest, _CHECK_SIZE)
+    found = audit(manifest, cache, near=near)
+    print(f"{manifest.name}: {len(manifest):,} images, {len(manifest.classes)} classes")
+    print(summary(manifest, found).to_string(index=False))
+    for kind, severity in SEVERITIES.items():
+        findings = found.findings[found.findings["kind"] == kind]
+        if len(findings) and severity == "error":
+            print(f"\n{kind}:")
+            for message in findings["message"].head(5):
+                print(textwrap.shorten(f"  {message}", 200, initial_indent="  "))
+            if len(findings) > 5:
+                print(f"  ... and {len(findings) - 5:,} more; --table FILE.csv lists all")
+    if table is not None:
+        write_table(manifest, found, table)
+        print(f"\ntable    {table}")
+    if sheet is not None:
+        from datamodules.audit_sheet import write_sheet  # drawing is needed on request only
+
+        print(f"\nsheet    {sheet}: {write_sheet(manifest, cache, found, sheet)} findings drawn")
+    if fix is not None:
+        from datamodules.cleaning import clean  # imports this file
+
+        kept, reasons = clean(manifest, found)
+        manifest.select(kept).save(fix)
+        print(f"\ncleaned  {fix}: {len(kept):,} of {len(manifest):,} images; none was deleted")
+        for reason, count in reasons.items():
+            print(f"         left out {count:,}: {reason}")
+    elif found.errors:
+        print("\nerrors found; --fix FILE.csv writes a cleaned manifest, and deletes no image")
+    return 1 if found.errors else 0
+
+
+def write_table(manifest: Manifest, found: Audit, path: Path) -> None:
+    """Write one line for each image of each finding."""
+    columns = [name for name in ("path", "label", "split", "subject") if name in manifest.table]
+    lines = found.findings.rename_axis("finding").reset_index().explode("rows", ignore_index=True)
+    lines = lines.rename(columns={"rows": "row"})
+    known = manifest.table[columns].iloc[lines["row"].to_numpy(np.int64)].reset_index(drop=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        pd.concat([lines[["finding", "kind", "severity", "row"]], known, lines["message"]], axis=1).to_csv(
+            draft, index=False
+        )
+        os.replace(draft, path)
+    except OSError as error:
+        msg = f"table {path} cannot be written: {error.strerror or error}; choose a folder that you may write to"
+        raise InputError(msg) from error
