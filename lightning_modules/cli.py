@@ -6,23 +6,25 @@ import hashlib
 import inspect
 import json
 import logging
-import os
 import re
 import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 from jsonargparse import ArgumentError
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
+from lightning_modules.checkpoints import read_checkpoint
 from lightning_modules.classifier import EmotionClassifier
 from lightning_modules.evaluation import RunResult, evaluate_outer
-from lightning_modules.run import RunOptions, explained, resume_checkpoint, run_callbacks
+from lightning_modules.run import RunOptions, explained, first_rank, resume_checkpoint, run_callbacks
 from lightning_modules.shorthand import HELP, expand, recipe_names, take
 from records.runs import find_runs
 from records.tracking import TrackingLogger
@@ -127,14 +129,27 @@ class EmotionCLI(LightningCLI):
             }
         )
 
-    def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse; Lightning's own would warn that we hand it the words instead of sys.argv."""
         self.config = parser.parse_args(args)
+
+    def before_instantiate_classes(self) -> None:
+        """Refuse a checkpoint that is damaged, not ours or would run code, before anything is built for it.
+
+        Raises:
+            InputError: so, or there is none to evaluate: an untrained model's numbers mean nothing.
+        """
+        path = self._get(self.config, "ckpt_path")
+        if path is not None:
+            read_checkpoint(path)
+        elif self.subcommand != "fit":
+            msg = f"emotion {self.subcommand}: --run RUN or --ckpt_path FILE says which trained model, got neither"
+            raise InputError(msg)
 
     @property
     def options(self) -> RunOptions:
         """The run's options."""
-        return self._get(self.config_init, "run")  # type: ignore[no-any-return]
+        return self._get(self.config_init, "run")
 
     @property
     def plain_config(self) -> dict[str, Any]:
@@ -144,8 +159,9 @@ class EmotionCLI(LightningCLI):
 
     def config_hash(self) -> str:
         """Hash of everything that makes the run's numbers; its name, parent and resuming do not."""
-        config = self.plain_config
-        config = {key: value for key, value in config.items() if key not in ("run", "ckpt_path", "weights_only")}
+        whole = self.plain_config
+        config = {key: value for key, value in whole.items() if key not in ("run", "ckpt_path", "weights_only")}
+        config["run"] = {key: whole["run"][key] for key in ("patience", "ema_decay")}
         return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401 - Lightning's signature
@@ -173,29 +189,32 @@ class EmotionCLI(LightningCLI):
                 "kind": "run",
             },
         )
-        folder = self.tracker.run_folder
-        if self.tracker.run_id:  # rank 0; processes that it starts inherit it
-            os.environ["EMOTION_RUN_ID"] = self.tracker.run_id
-        self._resume_from = resume_checkpoint(folder) if run_id else None
-        callbacks = run_callbacks(options, folder)
-        self.config_init[self.subcommand]["trainer"]["callbacks"] = [
-            *(self._get(self.config_init, "trainer").get("callbacks") or []),
-            *callbacks,
-        ]
-        return super().instantiate_trainer(logger=self.tracker, default_root_dir=str(folder), **kwargs)
+        # other ranks than zero make no run; Lightning tells them rank zero's folder before they need it
+        folder = self.tracker.run_folder if self.tracker.run_id else Path("mlruns", "runs", "of-rank-zero")
+        try:
+            self._resume_from = resume_checkpoint(folder) if run_id else None
+            trainer = self._get(self.config_init, "trainer")
+            callbacks = run_callbacks(options, folder, progress=trainer.get("enable_progress_bar") is not False)
+            trainer["callbacks"] = [*(trainer.get("callbacks") or []), *callbacks]
+            return super().instantiate_trainer(logger=self.tracker, default_root_dir=str(folder), **kwargs)
+        except BaseException:
+            if first_rank():
+                self.tracker.end("failed")
+            raise
 
     def _run_to_resume(self, options: RunOptions) -> str | None:
         if options.resume is None:
             return None
-        inherited = os.environ.get("EMOTION_RUN_ID") if int(os.environ.get("LOCAL_RANK", "0")) else None
         if options.resume != "auto":
             return options.resume
-        if inherited:
-            return inherited
+        # every rank looks for itself and finds the same: the run that rank zero opened stays unfinished
         same = f"tags.config_hash = '{self.config_hash()}' and attributes.status != 'FINISHED'"
-        found = find_runs(where=same, limit=1)
+        found = find_runs(where=same, parent=options.parent)
+        if options.parent is None:
+            found = found[found["parent"].isna()]  # a fold belongs to its cross-validation
         if found.empty:
-            print("--resume: no unfinished run has this config; a new one begins", file=sys.stderr)
+            if options.parent is None and first_rank():
+                print("--resume: no unfinished run has this config; a new one begins", file=sys.stderr)
             return None
         return str(found.iloc[0]["run_id"])
 
@@ -203,27 +222,23 @@ class EmotionCLI(LightningCLI):
         """Train, then predict the outer part once with the checkpoint that the inner split chose."""
         assert isinstance(datamodule, EmotionDataModule) and self.tracker is not None  # noqa: PT018
         tracker, trainer = self.tracker, self.trainer
-        self._log_beginning(tracker, datamodule)
-        status = "failed"
+        start = self._resume_from or kwargs.get("ckpt_path")
         try:
             with explained(datamodule.batch_size):
-                trainer.fit(
-                    model,
-                    datamodule=datamodule,
-                    ckpt_path=str(self._resume_from) if self._resume_from else None,
-                    weights_only=True,
-                )
+                self._log_beginning(tracker, datamodule)
+                trainer.fit(model, datamodule=datamodule, ckpt_path=str(start) if start else None, weights_only=True)
                 if self.options.evaluate:
                     self.result = evaluate_outer(self, tracker)
-            status = "success"
-        except (KeyboardInterrupt, SystemExit):
-            status = "interrupted"
-            raise
-        finally:
+                if trainer.is_global_zero:
+                    tracker.end("success")
+        except BaseException as error:
             if trainer.is_global_zero:
-                tracker.end(status)
-                if status != "success":
-                    print(f"the run is kept; to go on: the same command with --resume {tracker.run_id}")
+                with contextlib.suppress(OSError):  # what ended the run is told, not that its end cannot be written
+                    tracker.end("interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed")
+                if self.options.parent is None:
+                    advice = f"the run is kept; to go on: the same command with --resume {tracker.run_id}"
+                    print(advice, file=sys.stderr)
+            raise
 
     def _log_beginning(self, tracker: RunLogger, data: EmotionDataModule) -> None:
         config = self.plain_config
@@ -231,8 +246,8 @@ class EmotionCLI(LightningCLI):
         tracker.log_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), "config.yaml")
         numbers = np.bincount(data.manifest.labels, minlength=len(data.classes)).tolist()
         counts = dict(zip(data.classes, numbers, strict=True))
-        for note in data.manifest.notes:
-            print(f"note: {note}")
+        if self.trainer.is_global_zero:
+            print(*(f"note: {note}\n" for note in data.manifest.notes), sep="", end="")
         profile = {"images": len(data.manifest), "classes": counts}
         tracker.log_dataset(data.manifest.name, data.source, data.manifest.fingerprint(), profile=profile)
 
@@ -245,8 +260,7 @@ def main(args: list[str]) -> int:
 
         return export.main(args)
     run, without_run = take(rest, "--run")
-    checkpoint, _ = take(rest, "--checkpoint")
-    if command == "predict" and (run or checkpoint or {"-h", "--help"} & set(rest)):
+    if command == "predict":
         from lightning_modules import predict
 
         return predict.main(rest)
@@ -278,6 +292,9 @@ def run_cli(args: list[str]) -> EmotionCLI:
         return EmotionCLI([args[0], *words])
     except ArgumentError as error:
         raise InputError(_plain(str(error))) from error
+    except MisconfigurationException as error:  # Lightning's word for options of the trainer that do not fit
+        msg = f"trainer: {' '.join(str(error).split())}"
+        raise InputError(msg) from error
     except SystemExit as stop:
         if stop.code in (0, None):  # --help
             with contextlib.suppress(BrokenPipeError):

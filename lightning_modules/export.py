@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from datamodules.errors import InputError
 from datamodules.pixels import DECODE_POLICY
 from lightning_modules.stored import Trained, load_trained, run_checkpoint
+from records.runs import find_run
 
 TOLERANCE = 1e-4
 
@@ -149,6 +150,6 @@ def main(args: list[str]) -> int:
         return 0
     parser.add_argument("--name", default="emotion", help="name in the registry")
     options = parser.parse_args(args[1:])
-    version = register(options.run, options.name)
+    version = register(find_run(options.run), options.name)
     print(f"registered: {version.name} version {version.version} (emotion ui, page Models)")
     return 0

@@ -1,5 +1,7 @@
 """How one run begins and ends: its options, its callbacks, what stops it, and the one evaluation at its end."""
 
+import errno
+import pickle
 import signal
 import threading
 from collections.abc import Iterator
@@ -11,12 +13,18 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from datamodules.errors import InputError
 from lightning_modules.callbacks import NonFiniteLoss, average_weights, out_of_memory_message
 
 MONITOR = "val/f1_macro"  # of the inner split: what is selected on is never what is reported
+
+
+def first_rank() -> bool:
+    """Return whether this process keeps the run: alone, or rank zero of several."""
+    return getattr(rank_zero_only, "rank", 0) in (0, None)
 
 
 class RunOptions:
@@ -51,6 +59,9 @@ class RunOptions:
             raise InputError(msg)
         if ema_decay is not None and not 0 < ema_decay < 1:
             msg = f"--run.ema_decay: between 0 and 1 (such as 0.998), got {ema_decay}"
+            raise InputError(msg)
+        if resamples < 100:
+            msg = f"--run.resamples: at least 100 for an interval (2000 is usual), got {resamples}"
             raise InputError(msg)
         self.recipe = recipe
         self.name = name
@@ -120,7 +131,7 @@ class RunProgress(TQDMProgressBar):
         return items
 
 
-def run_callbacks(options: RunOptions, folder: Path) -> list[Callback]:
+def run_callbacks(options: RunOptions, folder: Path, *, progress: bool = True) -> list[Callback]:
     """Return the callbacks every run has: best and last checkpoint, early stopping, guards, progress bar."""
     callbacks: list[Callback] = [
         ModelCheckpoint(
@@ -143,8 +154,9 @@ def run_callbacks(options: RunOptions, folder: Path) -> list[Callback]:
         ),
         StopGracefully(folder),
         NonFiniteLoss(),
-        RunProgress(refresh_rate=5),
     ]
+    if progress:
+        callbacks.append(RunProgress(refresh_rate=5))
     if options.patience is not None:
         callbacks.append(EarlyStopping(monitor=MONITOR, mode="max", patience=options.patience))
     if options.ema_decay is not None:
@@ -164,8 +176,8 @@ def resume_checkpoint(folder: Path) -> Path | None:
         if path.is_file():
             try:
                 found[path] = int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
-            except (RuntimeError, OSError, KeyError, EOFError, ValueError) as error:
-                damaged.append(f"{path.name} ({str(error).splitlines()[0][:80]})")
+            except (RuntimeError, OSError, LookupError, EOFError, ValueError, pickle.UnpicklingError) as error:
+                damaged.append(f"{path.name} ({str(error).partition(chr(10))[0][:80]})")
     if not found and damaged:
         msg = (
             f"--resume: every checkpoint of the run is damaged: {', '.join(damaged)}; "
@@ -175,8 +187,11 @@ def resume_checkpoint(folder: Path) -> Path | None:
     return max(found, key=lambda path: found[path]) if found else None
 
 
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG, errno.ENOTDIR}
+
+
 @contextmanager
-def explained(batch_size: int, world_size: int = 1) -> Iterator[None]:
+def explained(batch_size: int) -> Iterator[None]:
     """Turn what commonly ends a run (memory, disk) into an error that says what to do.
 
     Raises:
@@ -184,7 +199,7 @@ def explained(batch_size: int, world_size: int = 1) -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:  # torch.OutOfMemoryError is one
+    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
         if advice := out_of_memory_message(error, batch_size):
             raise InputError(advice) from error
         if "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error):
@@ -192,6 +207,8 @@ def explained(batch_size: int, world_size: int = 1) -> Iterator[None]:
             raise InputError(msg) from error
         raise
     except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
         place = error.filename or "the runs' folder or the cache"
         msg = f"cannot write to {place}: {error.strerror or error}; free space there, then go on with --resume"
         raise InputError(msg) from error

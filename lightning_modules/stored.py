@@ -8,7 +8,7 @@ import torch
 from datamodules.errors import InputError
 from datamodules.pixels import Fit
 from lightning_modules.classifier import EmotionClassifier
-from records.runs import children, download
+from records.runs import children, download, find_run
 
 CHECKPOINT = "checkpoint/best.ckpt"
 CONFIG = "config.yaml"
@@ -25,11 +25,12 @@ class Trained:
 
 
 def run_checkpoint(run_id: str) -> Path:
-    """Return the local path of the checkpoint the inner split chose in a run.
+    """Return the local path of the checkpoint the inner split chose in a run (its id, its beginning, name or latest).
 
     Raises:
         InputError: no such run, a run that kept none, or the parent of a cross-validation.
     """
+    run_id = find_run(run_id)
     try:
         return download(run_id, CHECKPOINT)
     except InputError as error:
@@ -45,7 +46,9 @@ def run_checkpoint(run_id: str) -> Path:
 
 def stored_run(run_id: str) -> tuple[Path, Path]:
     """Return the config file and the checkpoint of a run."""
-    return download(run_id, CONFIG), run_checkpoint(run_id)
+    run_id = find_run(run_id)
+    checkpoint = run_checkpoint(run_id)  # first: it says what is wrong with the parent of a cross-validation
+    return download(run_id, CONFIG), checkpoint
 
 
 def load_trained(checkpoint: Path) -> Trained:

@@ -40,7 +40,8 @@ def main(args: list[str]) -> int:
         resume=None if resume is None else resume or "auto",
         resamples=options.resamples,
     )
-    show(result)
+    if result is not None:
+        show(result)
     return 0
 
 

@@ -1,5 +1,6 @@
 """k runs under one parent: each fold selected on its inner split, each image predicted once, one table at the end."""
 
+import contextlib
 import gc
 import hashlib
 import json
@@ -14,8 +15,9 @@ from tqdm import tqdm
 from datamodules.errors import InputError
 from lightning_modules.cli import run_cli
 from lightning_modules.evaluation import RunResult, keep_evaluation, whole_scores
+from lightning_modules.run import first_rank
 from records.predictions import join_folds
-from records.runs import children, find_runs
+from records.runs import children, find_run, find_runs
 from records.tracking import TrackingLogger
 
 
@@ -32,7 +34,7 @@ class CrossValidation:
 
 def cross_validate(
     args: list[str], *, folds: int, seeds: list[int], resume: str | None = None, resamples: int = 2000
-) -> CrossValidation:
+) -> CrossValidation | None:
     """Train and evaluate every fold once.
 
     Args:
@@ -43,7 +45,7 @@ def cross_validate(
         resamples: bootstrap resamples of the pooled intervals.
 
     Returns:
-        The pooled result of the first seed, and the spread over folds and seeds.
+        The pooled result of the first seed, and the spread over folds and seeds; None on other ranks than zero.
 
     Raises:
         InputError: wrong options; a class with fewer clusters than folds; folds that do not cover the images once.
@@ -54,18 +56,29 @@ def cross_validate(
     if len(set(seeds)) != len(seeds):
         msg = f"--seeds: each seed once, got {seeds}"
         raise InputError(msg)
+    if resamples < 100:
+        msg = f"--resamples: at least 100 for an interval (2000 is usual), got {resamples}"
+        raise InputError(msg)
     key = hashlib.sha256(json.dumps([args, folds, seeds]).encode()).hexdigest()[:16]
-    parent = _open_parent(args, folds, seeds, key, resume)
-    results: dict[tuple[int, int], RunResult] = {}
+    parent_id = _parent_to_resume(key, resume)
+    finished = _finished_children(parent_id) if parent_id else {}
+    todo = [(seed, fold) for seed in seeds for fold in range(folds)]
+    if not first_rank():  # trains along with rank zero, which keeps the results
+        for seed, fold in todo:
+            if (seed, fold) not in finished:
+                _run_fold(args, folds, fold, seed, seeds[0], parent_id, resume=parent_id is not None)
+        return None
+    parent = _open_parent(args, folds, seeds, key, parent_id)
+    results = dict(finished)
     try:
-        if resume:
-            results |= _finished_children(str(parent.run_id))
-        todo = [(seed, fold) for seed in seeds for fold in range(folds)]
         for seed, fold in tqdm(todo, desc="folds", unit="fold"):
-            if (seed, fold) not in results:
-                results[seed, fold] = _run_fold(
-                    args, folds, fold, seed, seeds[0], str(parent.run_id), resume is not None
-                )
+            if (seed, fold) in results:
+                continue
+            result = _run_fold(args, folds, fold, seed, seeds[0], str(parent.run_id), resume=parent_id is not None)
+            if result is None:
+                msg = "run.evaluate: a cross-validation is made of its folds' predictions; leave --run.evaluate out"
+                raise InputError(msg)
+            results[seed, fold] = result
         pooled = {seed: join_folds([results[seed, fold].predictions for fold in range(folds)]) for seed in seeds}
         _check_complete(pooled)
         split = pd.concat([results[seeds[0], fold].split for fold in range(folds)], ignore_index=True)
@@ -77,20 +90,32 @@ def cross_validate(
         pooled_table = pd.DataFrame([{"seed": seed, **whole_scores(table, classes)} for seed, table in pooled.items()])
         _keep_spread(parent, fold_table, pooled_table)
     except BaseException as error:
-        parent.finalize("interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed")
+        with contextlib.suppress(OSError):  # what ended it is told, not that its end cannot be written
+            parent.finalize("interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed")
         print(f"finished folds are kept; to go on: the same command with --resume {parent.run_id}", file=sys.stderr)
         raise
     parent.finalize("success")
     return CrossValidation(str(parent.run_id), pooled[seeds[0]], fold_table, pooled_table, text)
 
 
-def _open_parent(args: list[str], folds: int, seeds: list[int], key: str, resume: str | None) -> TrackingLogger:
-    run_id = None if resume in (None, "auto") else resume
-    if resume == "auto":
-        found = find_runs(where=f"tags.config_hash = '{key}' and attributes.status != 'FINISHED'", limit=1)
-        run_id = None if found.empty else str(found.iloc[0]["run_id"])
-        if run_id is None:
-            print("--resume: no unfinished cross-validation has these options; a new one begins")
+def _parent_to_resume(key: str, resume: str | None) -> str | None:
+    if resume is None:
+        return None
+    if resume != "auto":
+        found = find_runs(where=f"attributes.run_id = '{find_run(resume)}'", limit=1).iloc[0]
+        if found.get("tags.config_hash") != key:
+            msg = f"--resume: {resume} is {found['name']!r} with other options; give those it was started with"
+            raise InputError(msg)
+        return str(found["run_id"])
+    unfinished = find_runs(where=f"tags.config_hash = '{key}' and attributes.status != 'FINISHED'", limit=1)
+    if not unfinished.empty:
+        return str(unfinished.iloc[0]["run_id"])
+    if first_rank():
+        print("--resume: no unfinished cross-validation has these options; a new one begins", file=sys.stderr)
+    return None
+
+
+def _open_parent(args: list[str], folds: int, seeds: list[int], key: str, run_id: str | None) -> TrackingLogger:
     recipe, data = _described(args)
     parent = TrackingLogger(
         run_name=f"{recipe} {data} {folds}-fold",
@@ -124,9 +149,9 @@ def _finished_children(parent_id: str) -> dict[tuple[int, int], RunResult]:
 
 
 def _run_fold(
-    args: list[str], folds: int, fold: int, seed: int, fold_seed: int, parent: str, resume: bool
-) -> RunResult:
-    words = ["fit", *args, "--seed", str(seed), "--run.parent", parent]
+    args: list[str], folds: int, fold: int, seed: int, fold_seed: int, parent: str | None, *, resume: bool
+) -> RunResult | None:
+    words = ["fit", *args, "--seed", str(seed), *(["--run.parent", parent] if parent else [])]
     words += [
         "--data.split",
         "folds",
@@ -139,9 +164,6 @@ def _run_fold(
     ]
     result = run_cli([*words, *(["--resume"] if resume else [])]).result
     gc.collect()  # a trainer and its callbacks refer to each other; a GPU's memory goes back only now
-    if result is None:
-        msg = "run.evaluate: a cross-validation is made of its folds' predictions; leave --run.evaluate out"
-        raise InputError(msg)
     return result
 
 
