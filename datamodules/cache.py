@@ -8,6 +8,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,12 +18,13 @@ import filelock
 import numpy as np
 import pandas as pd
 
-from datamodules.cache_build import decode_all
+from datamodules.cache_build import CHUNK, FEW, decode_all
 from datamodules.cache_shelf import GIGABYTE, VERSION, cache_clear, cache_list, folder_bytes
 from datamodules.errors import InputError
 from datamodules.manifest import Manifest
 from datamodules.pixels import DECODE_POLICY, FITS, PIXEL_LIMIT, Fit, decode, fit_to_square
 from datamodules.places import cache_root
+from datamodules.processes import cores, processes
 
 __all__ = ["PixelCache", "build_cache", "cache_clear", "cache_list"]
 
@@ -92,7 +94,6 @@ def build_cache(
     on_full: Literal["decode", "error"] = "decode",
     workers: int | None = None,
     pixel_limit: int = PIXEL_LIMIT,
-    start_method: str | None = None,
 ) -> PixelCache:
     """Return the cache of ``manifest`` at ``size``, building it first unless it stands complete.
 
@@ -107,7 +108,6 @@ def build_cache(
         on_full: Beyond the budget (or the free disk): decode each picture whenever it is read, or stop.
         workers: Decoding processes; default all cores, and none for a few pictures.
         pixel_limit: Pictures with more pixels are errors.
-        start_method: ``fork``, ``spawn`` or ``forkserver``; default the platform's.
 
     Raises:
         InputError: A bad argument, a full disk or budget with ``on_full="error"``, or a folder that cannot be written.
@@ -125,12 +125,20 @@ def build_cache(
     cache = PixelCache(final, manifest.root, size, fit, pixel_limit)
     try:
         parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(parent / f"{key}.lock"):
+        lock = filelock.FileLock(parent / f"{key}.lock")
+        with lock:
             standing = _standing(final, len(paths))
-            if standing != "whole":
-                room = _room(parent, len(paths) * size**2 * 3, budget_gb, on_full)
-                if room or standing != "index":
-                    _build(cache, paths, manifest.name, room, workers, start_method)
+            if standing == "whole":
+                return cache
+            room = _room(parent, len(paths) * size**2 * 3, budget_gb, on_full)
+            if standing == "index" and not room:
+                return cache
+        if workers is None:
+            workers = 0 if len(paths) < FEW else min(cores(), -(-len(paths) // CHUNK))
+        with processes(workers) as pool, lock:
+            standing = _standing(final, len(paths))  # another process may have been faster
+            if standing == "nothing" or (room and standing == "index"):
+                _build(cache, paths, manifest.name, room, pool)
     except (PermissionError, NotADirectoryError, FileExistsError) as error:
         msg = f"The cache folder {parent} cannot be written: {error}. Set EMOTION_CACHE_DIR to a folder of yours."
         raise InputError(msg) from error
@@ -170,9 +178,7 @@ def _standing(final: Path, images: int) -> Literal["whole", "index", "nothing"]:
         return "nothing"
 
 
-def _build(
-    cache: PixelCache, paths: list[str], name: str, keep: bool, workers: int | None, start_method: str | None
-) -> None:
+def _build(cache: PixelCache, paths: list[str], name: str, keep: bool, pool: ProcessPoolExecutor | None) -> None:
     final = cache.directory
     shutil.rmtree(final, ignore_errors=True)
     for left in final.parent.glob(f".{final.name}.*"):  # of a build that was killed; the lock says it is not running
@@ -187,8 +193,7 @@ def _build(
             fit=cache.fit,
             pixel_limit=cache.pixel_limit,
             target=work / "pixels.bin" if keep else None,
-            workers=workers,
-            start_method=start_method,
+            pool=pool,
         )
         index.to_parquet(work / "index.parquet")
         np.save(work / "thumbnails.npy", thumbnails)

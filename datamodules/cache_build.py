@@ -1,6 +1,5 @@
 """Decoding every picture once in several processes, straight into the cache's file."""
 
-import multiprocessing
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -9,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
@@ -19,7 +17,7 @@ from datamodules.pixels import Fit, content_hash, decode_file, fit_to_square, gr
 
 THUMBNAIL = 32
 CHUNK = 32
-FEW = 256  # below this, starting processes costs more than it saves
+FEW = 512  # below this, starting processes costs more than it saves
 
 
 class Record(NamedTuple):
@@ -55,8 +53,7 @@ def decode_all(
     fit: Fit,
     pixel_limit: int,
     target: Path | None,
-    workers: int | None,
-    start_method: str | None,
+    pool: ProcessPoolExecutor | None,
 ) -> tuple[pd.DataFrame, np.ndarray]:
     """Decode ``paths`` below ``root``; return the index and the (N, 32, 32) thumbnails, pixels go to ``target``."""
     if target is not None:
@@ -66,41 +63,28 @@ def decode_all(
         Chunk(root, first, paths[first : first + CHUNK], size, fit, pixel_limit, target)
         for first in range(0, len(paths), CHUNK)
     ]
-    if workers is None:
-        workers = 0 if len(paths) < FEW else cores()
     records: list[Record] = []
     thumbnails = np.zeros((len(paths), THUMBNAIL, THUMBNAIL), dtype=np.uint8)
     with tqdm(total=len(paths), desc="Decoding pictures", unit="", delay=1, disable=None) as bar:
-        for part, small in _results(chunks, workers, start_method):
+        for part, small in _results(chunks, pool):
             thumbnails[len(records) : len(records) + len(part)] = small
             records.extend(part)
             bar.update(len(part))
     return pd.DataFrame(records, columns=list(Record._fields)), thumbnails
 
 
-def cores() -> int:
-    """Return how many processor cores this process may use, which in a container or job is fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _results(chunks: list[Chunk], workers: int, start_method: str | None) -> Iterator[tuple[list[Record], np.ndarray]]:
-    if workers <= 0:
+def _results(chunks: list[Chunk], pool: ProcessPoolExecutor | None) -> Iterator[tuple[list[Record], np.ndarray]]:
+    if pool is None:
         yield from map(_decode_chunk, chunks)
         return
-    context = multiprocessing.get_context(start_method)
-    with ProcessPoolExecutor(
-        max_workers=workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(0,)
-    ) as pool:
-        try:
-            yield from pool.map(_decode_chunk, chunks)
-        except BrokenProcessPool as error:
-            msg = (
-                "A process that decodes pictures was ended from outside, most often for want of memory. "
-                f"Use fewer than {workers} workers, or a lower pixel_limit."
-            )
-            raise InputError(msg) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    try:
+        yield from pool.map(_decode_chunk, chunks)
+    except BrokenProcessPool as error:
+        msg = (
+            "A process that decodes pictures was ended from outside, most often for want of memory. "
+            "Use fewer workers, or a lower pixel_limit."
+        )
+        raise InputError(msg) from error
 
 
 def _decode_chunk(chunk: Chunk) -> tuple[list[Record], np.ndarray]:

@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader
 
 from datamodules.batches import EpochBatchSampler, ResumableLoader
 from datamodules.cache import PixelCache, build_cache
-from datamodules.cache_build import cores
 from datamodules.dataset import EmotionDataset, keep, start_worker
 from datamodules.duplicates import find_clusters
 from datamodules.errors import InputError
@@ -22,6 +21,7 @@ from datamodules.folds import Fold, given_split, hold_out, k_fold
 from datamodules.manifest import Manifest
 from datamodules.oversampling import Draws, as_they_are, doubled, oversample
 from datamodules.pixels import Fit
+from datamodules.processes import cores
 from datamodules.readers import ReadOptions, read
 from datamodules.transforms import BasePolicy, Policy, build_transform
 
@@ -265,7 +265,8 @@ class EmotionDataModule(L.LightningDataModule):
     def _loading(self, dataset: EmotionDataset) -> dict[str, Any]:
         workers = self.num_workers
         if workers is None:
-            ranks = self.trainer.num_devices if self.trainer else 1  # those on this machine share its cores
+            # those on this machine share its cores; torchrun alone knows of those it started
+            ranks = max(self.trainer.num_devices if self.trainer else 1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
             # copying from the map is quicker than handing over from another process
             only_copies = dataset.cache.pixels is not None and not (dataset.originals or dataset.copies)
             workers = 0 if only_copies or len(dataset) < TINY else min(MOST_WORKERS, max(1, cores() // ranks))

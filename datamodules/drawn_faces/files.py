@@ -1,7 +1,5 @@
 """Writes a set of drawn faces as files once, and opens it as a manifest."""
 
-import contextlib
-import multiprocessing
 import os
 import shutil
 import uuid
@@ -21,6 +19,7 @@ from datamodules.drawn_faces.spec import DrawnFaces
 from datamodules.errors import InputError
 from datamodules.manifest import VOTES, Manifest, make_manifest
 from datamodules.places import cache_root
+from datamodules.processes import cores, processes
 
 LANDMARKS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
 _CHUNK = 64
@@ -49,7 +48,9 @@ def prepare(spec: DrawnFaces, directory: Path | None = None, *, workers: int | N
         with lock:
             if standing := _standing(final):
                 return standing
-        with _processes(len(spec), workers) as pool, lock:
+        if workers is None:
+            workers = 0 if len(spec) < _FEW else min(cores(), -(-len(spec) // _CHUNK))
+        with processes(workers) as pool, lock:
             return _standing(final) or _write(spec, final, pool)  # another process may have been faster
     except BrokenProcessPool as error:
         msg = f"a process that draws faces was ended from outside, most often for want of memory ({error}); try again"
@@ -102,30 +103,6 @@ def _results(jobs: list[Job], pool: ProcessPoolExecutor | None) -> Iterator[tupl
         yield from map(_draw_chunk, jobs)
     else:
         yield from pool.map(_draw_chunk, jobs)
-
-
-@contextlib.contextmanager
-def _processes(total: int, workers: int | None) -> Iterator[ProcessPoolExecutor | None]:
-    """Give a pool that is known to work, or None where processes are not worth it or cannot be started.
-
-    They are spawned, never forked: the caller may have threads (torch, tracking), and a forked lock stays locked. So
-    they import the caller's script, which fails when it has no ``__main__`` guard or comes from standard input. That
-    must show before any lock is taken, for a process that runs such a script asks for the same lock.
-    """
-    if workers is None:
-        workers = 0 if total < _FEW else min(os.cpu_count() or 1, -(-total // _CHUNK))
-    if workers <= 1:
-        yield None
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(1,)) as pool:
-        try:
-            pool.submit(int).result()
-        except BrokenProcessPool:
-            works = False
-        else:
-            works = True
-        yield pool if works else None
 
 
 def _draw_chunk(job: Job) -> tuple[Rows, Rows]:

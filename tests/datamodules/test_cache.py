@@ -4,6 +4,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import subprocess
 import sys
 from pathlib import Path
 
@@ -81,13 +82,33 @@ def test_map_cannot_be_written(manifest: Manifest, shelf: Path) -> None:
     np.testing.assert_array_equal(cache.read([0]), expected(manifest)[:1])
 
 
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")  # what this test is about
-def test_processes_build_the_same(manifest: Manifest, shelf: Path, method: str) -> None:
-    if method not in multiprocessing.get_all_start_methods():
-        pytest.skip(f"{sys.platform} has no {method}")
-    cache = build_cache(manifest, SIZE, directory=shelf, workers=2, start_method=method)
+def test_processes_build_the_same_and_are_not_forked(
+    tmp_path: Path, shelf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller may have threads; a lock that one of them holds would stay locked in a forked process."""
+
+    def fork() -> int:
+        pytest.fail("forked")
+
+    monkeypatch.setattr("os.fork", fork)
+    manifest = draw_pictures(tmp_path / "many", 70)
+    cache = build_cache(manifest, SIZE, directory=shelf, workers=2)
     np.testing.assert_array_equal(cache.pixels, expected(manifest))
+
+
+def test_processes_of_a_script_without_a_main_guard(tmp_path: Path) -> None:
+    """They import the script, and so ask for the cache themselves; it must neither hang nor fail."""
+    draw_pictures(tmp_path / "many", 70).save(tmp_path / "many.csv")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from datamodules.cache import build_cache\nfrom datamodules.manifest import Manifest\n"
+        f"manifest = Manifest.load({str(tmp_path / 'many.csv')!r})\n"
+        f"print(build_cache(manifest, 8, directory=Path({str(tmp_path / 'shelf')!r}), workers=2).read([69]).shape)\n"
+    )
+    known = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, script], env=known, capture_output=True, text=True, timeout=100, check=True)
+    assert done.stdout.strip() == "(1, 8, 8, 3)"
 
 
 def test_more_pictures_than_one_chunk(tmp_path: Path, shelf: Path) -> None:

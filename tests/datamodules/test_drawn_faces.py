@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,22 @@ def test_prepare_from_a_script_without_a_main_guard(tmp_path: Path) -> None:
     known = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, script], env=known, capture_output=True, text=True, timeout=100, check=True)
     assert done.stdout.strip() == "64"
+
+
+def test_no_more_processes_than_cores_that_may_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a container the machine has more cores than are given to us."""
+    asked: list[int] = []
+
+    def processes(workers: int) -> nullcontext[None]:
+        asked.append(workers)
+        raise InputError("far enough")  # noqa: EM101
+
+    monkeypatch.setattr("datamodules.drawn_faces.files.processes", processes)
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 5, 6}, raising=False)
+    with pytest.raises(InputError, match="far enough"):
+        prepare(DrawnFaces(largest=600, ratio=1, size=32), tmp_path)
+    assert asked == [3]
 
 
 def test_prepare_draws_again_what_was_taken_away(tmp_path: Path) -> None:

@@ -155,6 +155,19 @@ def test_ranks_share_an_epoch_exactly(source: Path, world_size: int) -> None:
         assert sorted(flat(parts)) == flat(rows_of(getattr(alone, name)()))  # none padded, none lost
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # the cores are made up
+@pytest.mark.parametrize(("devices", "local", "workers"), [(1, "", 6), (3, "", 2), (1, "2", 3), (9, "", 1)])
+def test_loading_processes_share_the_cores_of_the_machine(
+    source: Path, monkeypatch: pytest.MonkeyPatch, devices: int, local: str, workers: int
+) -> None:
+    monkeypatch.setattr("datamodules.emotion.cores", lambda: 6)
+    monkeypatch.setattr("datamodules.emotion.TINY", 1)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", local or "1")  # how torchrun tells what it started
+    data = ready(module(source, base_policy="mild", num_workers=None))
+    data.trainer = SimpleNamespace(global_rank=0, world_size=1, num_devices=devices)  # type: ignore[assignment]
+    assert data.train_dataloader().num_workers == workers
+
+
 def test_seed_and_fold_seed_are_apart(source: Path) -> None:
     first, second = ready(module(source, seed=0, n_min="max")), ready(module(source, seed=1, n_min="max"))
     np.testing.assert_array_equal(first.fold_rows.outer, second.fold_rows.outer)
