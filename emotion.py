@@ -14,6 +14,7 @@ COMMANDS = {
     "register": ("lightning_modules.cli", "put a trained model into the MLflow model registry"),
     "cross-validate": ("sweeps.cli", "train and evaluate k folds under one parent run"),
     "reproduce": ("sweeps.cli", "run a tracked run again and say what differs"),
+    "compare": ("records.cli", "compare two runs image by image, with an interval"),
     "ui": ("records.cli", "open the MLflow page on this machine only"),
     "sync": ("records.cli", "send what a run could not deliver while the tracking server was away"),
 }

@@ -32,7 +32,8 @@ def git_state(root: Path = ROOT) -> dict[str, str]:
     top = _git(root, "rev-parse", "--show-toplevel")
     if top is None or Path(top).resolve() != root.resolve():  # installed inside somebody else's repository
         return {"git_commit": "unknown", "git_dirty": "unknown"}
-    changes = _git(root, "status", "--porcelain", "--untracked-files=no")
+    # a module that was never committed makes a result just as hard to have again as one that was changed
+    changes = _git(root, "status", "--porcelain", "--untracked-files=all", "--", "*.py", "*.yaml", "*.toml", "*.lock")
     return {
         "git_commit": _git(root, "rev-parse", "HEAD") or "unknown",
         "git_dirty": "unknown" if changes is None else str(bool(changes)).lower(),

@@ -30,3 +30,15 @@ def test_commit_and_changes_are_told(tmp_path: Path) -> None:
     inner = tmp_path / "site-packages"
     inner.mkdir()
     assert git_state(inner)["git_commit"] == "unknown"  # somebody else's repository
+
+
+def test_a_module_that_was_never_committed_counts_as_a_change(tmp_path: Path) -> None:
+    _git(tmp_path, "init", "-q")
+    (tmp_path / "requirements.lock").write_text("numpy==1\n")
+    _git(tmp_path, "add", ".")
+    _git(tmp_path, "commit", "-q", "-m", "one")
+    (tmp_path / "notes.txt").write_text("not code")
+    assert git_state(tmp_path)["git_dirty"] == "false"
+    (tmp_path / "room").mkdir()
+    (tmp_path / "room" / "new.py").write_text("x = 1\n")
+    assert git_state(tmp_path)["git_dirty"] == "true"
