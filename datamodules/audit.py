@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from datamodules.cache import PixelCache, build_cache
-from datamodules.duplicates import join, near_duplicates
+from datamodules.duplicates import join, near_duplicates, spread
 from datamodules.errors import InputError
 from datamodules.manifest import Manifest
 
@@ -72,7 +72,7 @@ def audit(manifest: Manifest, cache: PixelCache, *, near: bool = True) -> Audit:
 
     Args:
         manifest: The data set.
-        cache: Its cache, of any size of at least 48 pixels for near duplicates to be told apart well.
+        cache: Its cache, of any size.
         near: Look for near duplicates too.
     """
     content = cache.index["content"].to_numpy(object)
@@ -95,7 +95,7 @@ Found = tuple[str, list[int], str]
 def _single(manifest: Manifest, cache: PixelCache) -> Iterator[Found]:
     """Yield what is wrong with one picture by itself."""
     index = cache.index
-    spread = np.asarray(cache.thumbnails).reshape(len(index), -1).std(1)
+    tones = spread(cache.greys)
     columns = zip(manifest.table["path"], index["error"], index["format"], index["width"], index["height"], strict=True)
     for row, (path, error, found, width, height) in enumerate(columns):
         if error:
@@ -106,7 +106,7 @@ def _single(manifest: Manifest, cache: PixelCache) -> Iterator[Found]:
             yield "wrong extension", [row], f"{path} holds {found}"
         if min(width, height) < TINY:
             yield "tiny", [row], f"{path} is {width} x {height} pixels"
-        if spread[row] < _CONSTANT:
+        if tones[row] < _CONSTANT:
             yield "constant", [row], f"{path} shows one tone only"
 
 

@@ -22,7 +22,7 @@ from datamodules.cache_build import CHUNK, FEW, decode_all
 from datamodules.cache_shelf import GIGABYTE, VERSION, cache_clear, cache_list, folder_bytes
 from datamodules.errors import InputError
 from datamodules.manifest import Manifest
-from datamodules.pixels import DECODE_POLICY, FITS, PIXEL_LIMIT, Fit, decode, fit_to_square
+from datamodules.pixels import DECODE_POLICY, FITS, GREY_SIDE, PIXEL_LIMIT, Fit, decode, fit_to_square
 from datamodules.places import cache_root
 from datamodules.processes import cores, processes
 
@@ -53,9 +53,10 @@ class PixelCache:
         return pd.read_parquet(self.directory / "index.parquet")
 
     @cached_property
-    def thumbnails(self) -> np.ndarray:
-        """The pictures as (N, 32, 32) uint8 grey."""
-        return np.load(self.directory / "thumbnails.npy", mmap_mode="r")
+    def greys(self) -> np.ndarray:
+        """The whole pictures as (N, 48, 48) uint8 grey, mapped read-only; the same for every size and fit."""
+        shape = (self.meta["images"], GREY_SIDE, GREY_SIDE)
+        return np.asarray(np.memmap(self.directory / "greys.bin", dtype=np.uint8, mode="r", shape=shape))
 
     @cached_property
     def pixels(self) -> np.ndarray | None:
@@ -130,7 +131,7 @@ def build_cache(
             standing = _standing(final, len(paths))
             if standing == "whole":
                 return cache
-            room = _room(parent, len(paths) * size**2 * 3, budget_gb, on_full)
+            room = _room(parent, len(paths) * (size**2 * 3 + GREY_SIDE**2), budget_gb, on_full)
             if standing == "index" and not room:
                 return cache
         if workers is None:
@@ -169,7 +170,7 @@ def _standing(final: Path, images: int) -> Literal["whole", "index", "nothing"]:
             return "nothing"
         if len(pd.read_parquet(final / "index.parquet", columns=["error"])) != images:
             return "nothing"
-        if len(np.load(final / "thumbnails.npy", mmap_mode="r")) != images:
+        if (final / "greys.bin").stat().st_size != images * GREY_SIDE**2:
             return "nothing"
         if not meta["pixels"]:
             return "index"
@@ -186,17 +187,17 @@ def _build(cache: PixelCache, paths: list[str], name: str, keep: bool, pool: Pro
     work = final.parent / f".{final.name}.{uuid.uuid4().hex[:8]}"
     work.mkdir()
     try:
-        index, thumbnails = decode_all(
+        index = decode_all(
             cache.root,
             paths,
             size=cache.size,
             fit=cache.fit,
             pixel_limit=cache.pixel_limit,
             target=work / "pixels.bin" if keep else None,
+            greys=work / "greys.bin",
             pool=pool,
         )
         index.to_parquet(work / "index.parquet")
-        np.save(work / "thumbnails.npy", thumbnails)
         meta = {
             "version": VERSION,
             "policy": DECODE_POLICY,

@@ -13,9 +13,8 @@ import pandas as pd
 from tqdm import tqdm
 
 from datamodules.errors import InputError
-from datamodules.pixels import Fit, content_hash, decode_file, fit_to_square, grey_thumbnail
+from datamodules.pixels import GREY_SIDE, Fit, content_hash, decode_file, fit_to_square, grey_plane
 
-THUMBNAIL = 32
 CHUNK = 32
 FEW = 512  # below this, starting processes costs more than it saves
 
@@ -53,9 +52,10 @@ def decode_all(
     fit: Fit,
     pixel_limit: int,
     target: Path | None,
+    greys: Path,
     pool: ProcessPoolExecutor | None,
-) -> tuple[pd.DataFrame, np.ndarray]:
-    """Decode ``paths`` below ``root``; return the index and the (N, 32, 32) thumbnails, pixels go to ``target``."""
+) -> pd.DataFrame:
+    """Decode ``paths`` below ``root``; return the index. Pixels go to ``target``, the grey planes to ``greys``."""
     if target is not None:
         with open(target, "wb") as file:
             file.truncate(len(paths) * size * size * 3)
@@ -64,13 +64,13 @@ def decode_all(
         for first in range(0, len(paths), CHUNK)
     ]
     records: list[Record] = []
-    thumbnails = np.zeros((len(paths), THUMBNAIL, THUMBNAIL), dtype=np.uint8)
-    with tqdm(total=len(paths), desc="Decoding pictures", unit="", delay=1, disable=None) as bar:
+    bar = tqdm(total=len(paths), desc="Decoding pictures", unit="", delay=1, disable=None)
+    with bar, open(greys, "wb") as file:
         for part, small in _results(chunks, pool):
-            thumbnails[len(records) : len(records) + len(part)] = small
+            file.write(small.data)
             records.extend(part)
             bar.update(len(part))
-    return pd.DataFrame(records, columns=list(Record._fields)), thumbnails
+    return pd.DataFrame(records, columns=list(Record._fields))
 
 
 def _results(chunks: list[Chunk], pool: ProcessPoolExecutor | None) -> Iterator[tuple[list[Record], np.ndarray]]:
@@ -90,7 +90,7 @@ def _results(chunks: list[Chunk], pool: ProcessPoolExecutor | None) -> Iterator[
 def _decode_chunk(chunk: Chunk) -> tuple[list[Record], np.ndarray]:
     """Decode one chunk. Pixels are written with pwrite: on a full disk that is an error, where a map would crash."""
     records = []
-    thumbnails = np.zeros((len(chunk.paths), THUMBNAIL, THUMBNAIL), dtype=np.uint8)
+    greys = np.zeros((len(chunk.paths), GREY_SIDE, GREY_SIDE), dtype=np.uint8)
     pixels = np.zeros((len(chunk.paths), chunk.size, chunk.size, 3), dtype=np.uint8)
     for place, path in enumerate(chunk.paths):
         file = chunk.root / path
@@ -103,7 +103,7 @@ def _decode_chunk(chunk: Chunk) -> tuple[list[Record], np.ndarray]:
             continue
         height, width = image.shape[:2]
         records.append(Record(path, content_hash(image), width, height, size, found, ""))
-        thumbnails[place] = grey_thumbnail(image, THUMBNAIL)
+        greys[place] = grey_plane(image)
         pixels[place] = fit_to_square(image, chunk.size, chunk.fit)
     if chunk.target is not None:
         handle = os.open(chunk.target, os.O_WRONLY)
@@ -115,4 +115,4 @@ def _decode_chunk(chunk: Chunk) -> tuple[list[Record], np.ndarray]:
                 rest, place = rest[written:], place + written
         finally:
             os.close(handle)
-    return records, thumbnails
+    return records, greys

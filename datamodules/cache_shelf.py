@@ -12,7 +12,7 @@ from datamodules.errors import InputError
 from datamodules.pixels import DECODE_POLICY
 from datamodules.places import cache_root
 
-VERSION = "2"
+VERSION = "3"
 """Layout of the files in a pixel cache's folder."""
 
 KINDS = ("pixels", "unpacked", "drawn")
@@ -49,7 +49,8 @@ def cache_list(root: Path | None = None) -> pd.DataFrame:
 def cache_clear(root: Path | None = None, kinds: Sequence[str] = ("pixels",)) -> int:
     """Delete what stands under ``kinds`` (pixels, unpacked, drawn) and return the bytes freed.
 
-    A cache that is being built is left alone; one that is mapped by a running training stays readable to it.
+    A cache that is being built is left alone; one that is mapped by a running training stays readable to it. With the
+    pixels go the lists of near duplicates that were found in them.
     """
     if unknown := set(kinds) - set(KINDS):
         msg = f"kinds must be among {', '.join(KINDS)}, got {', '.join(sorted(unknown))}."
@@ -65,6 +66,9 @@ def cache_clear(root: Path | None = None, kinds: Sequence[str] = ("pixels",)) ->
                     freed += size
             except filelock.Timeout:
                 continue
+        for found in ((root or cache_root()) / kind).glob("near-*.parquet"):
+            freed += found.stat().st_size
+            found.unlink()
     return freed
 
 

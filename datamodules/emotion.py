@@ -212,8 +212,8 @@ class EmotionDataModule(L.LightningDataModule):
         return {"size": self.size, "fit": self.fit}
 
     def prepare_data(self) -> None:
-        """Build the cache, once a machine."""
-        _ = self.cache
+        """Build the cache and look for twins, once a machine; every process then reads what was found."""
+        _ = self.clusters
 
     def setup(self, stage: str) -> None:
         """Divide and over-sample; every process comes to the same rows."""

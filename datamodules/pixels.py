@@ -22,6 +22,7 @@ FITS: tuple[Fit, ...] = ("crop", "stretch", "pad")
 PIXEL_LIMIT = 50_000_000
 WHITE = (255, 255, 255)
 GREY = 128
+GREY_SIDE = 48  # pixels of the grey pictures that are compared, whatever size a model sees
 
 _decoded = 0
 
@@ -145,9 +146,9 @@ def _resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
     return image
 
 
-def grey_thumbnail(image: np.ndarray, side: int = 32) -> np.ndarray:
-    """Return the whole picture stretched to (side, side) uint8 grey, for finding pictures that look alike."""
-    return _resized(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), side, side)
+def grey_plane(image: np.ndarray) -> np.ndarray:
+    """Return the whole picture stretched to (48, 48) uint8 grey, for finding pictures that look alike."""
+    return _resized(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), GREY_SIDE, GREY_SIDE)
 
 
 def content_hash(image: np.ndarray) -> str:

@@ -17,7 +17,7 @@ from datamodules import cache_shelf
 from datamodules.cache import PixelCache, build_cache, cache_clear, cache_list
 from datamodules.errors import InputError
 from datamodules.manifest import Manifest, make_manifest
-from datamodules.pixels import content_hash, decode, decode_count, fit_to_square, grey_thumbnail
+from datamodules.pixels import content_hash, decode, decode_count, fit_to_square, grey_plane
 
 SIZE = 16
 
@@ -59,7 +59,7 @@ def test_holds_what_decoding_gives(manifest: Manifest, shelf: Path) -> None:
         assert cache.index["content"][row] == content_hash(full)
         assert (cache.index["height"][row], cache.index["width"][row]) == full.shape[:2]
         assert cache.index["bytes"][row] == manifest.file(row).stat().st_size
-        np.testing.assert_array_equal(cache.thumbnails[row], grey_thumbnail(full))
+        np.testing.assert_array_equal(cache.greys[row], grey_plane(full))
     assert set(cache.index["format"]) == {"PNG"}
     assert set(cache.index["error"]) == {""}
 
@@ -172,7 +172,7 @@ def test_other_version_is_built_again(manifest: Manifest, shelf: Path) -> None:
     assert cache_list(shelf.parent)["usable"].all()
 
 
-@pytest.mark.parametrize("lost", ["meta.json", "index.parquet", "thumbnails.npy", "pixels.bin"])
+@pytest.mark.parametrize("lost", ["meta.json", "index.parquet", "greys.bin", "pixels.bin"])
 @pytest.mark.parametrize("half", [True, False])
 def test_half_written_cache_is_built_again(manifest: Manifest, shelf: Path, lost: str, half: bool) -> None:
     file = build(manifest, shelf).directory / lost
@@ -182,7 +182,7 @@ def test_half_written_cache_is_built_again(manifest: Manifest, shelf: Path, lost
         file.unlink()
     cache = build(manifest, shelf)
     np.testing.assert_array_equal(cache.read(range(12)), expected(manifest))
-    assert len(cache.index) == len(cache.thumbnails) == 12
+    assert len(cache.index) == len(cache.greys) == 12
 
 
 def test_a_killed_build_leaves_nothing_behind(manifest: Manifest, shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,7 +231,7 @@ def test_small_budget_falls_back_to_decoding(manifest: Manifest, shelf: Path) ->
     before = decode_count()
     with pytest.warns(UserWarning, match="budget_gb"):
         build(manifest, shelf, budget_gb=1e-6)
-    assert decode_count() == before  # index and thumbnails are kept
+    assert decode_count() == before  # index and grey pictures are kept
     assert build(manifest, shelf).pixels is not None  # with more room it is built after all
 
 
@@ -241,7 +241,7 @@ def test_small_budget_may_be_an_error(manifest: Manifest, shelf: Path) -> None:
 
 
 def test_budget_counts_the_other_caches(manifest: Manifest, shelf: Path) -> None:
-    pixels = 12 * SIZE * SIZE * 3
+    pixels = 12 * (SIZE * SIZE * 3 + 48 * 48)
     taken = cache_shelf.folder_bytes(build(manifest, shelf).directory)
     with pytest.raises(InputError, match="budget_gb"):
         build(manifest, shelf, fit="pad", budget_gb=(taken + pixels - 1) / 1e9, on_full="error")
@@ -277,11 +277,14 @@ def test_list_and_clear(manifest: Manifest, shelf: Path) -> None:
     other.mkdir(parents=True)
     listed = cache_list(shelf.parent).set_index("kind")
     assert listed.loc["pixels", ["name", "images", "size", "fit"]].tolist() == ["noise", 12, SIZE, "crop"]
+    pairs = shelf / "near-abc.parquet"
+    pairs.touch()
     mapped = cache.pixels
     freed = cache_clear(shelf.parent)
     assert freed >= 12 * SIZE * SIZE * 3
     assert other.is_dir()
     assert not cache.directory.exists()
+    assert not pairs.exists()
     np.testing.assert_array_equal(mapped, expected(manifest))  # who has it open reads on
     with pytest.raises(InputError, match="kinds must be among"):
         cache_clear(shelf.parent, kinds=("models",))

@@ -1,6 +1,10 @@
 """The same picture is found however it was saved; other pictures, however alike, are left apart."""
 
 import io
+import time
+import tracemalloc
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +13,10 @@ import pytest
 from PIL import Image, ImageFilter, ImageOps
 
 from datamodules.cache import PixelCache, build_cache
-from datamodules.drawn_faces import DrawnFaces, prepare
-from datamodules.duplicates import find_clusters, join, near_duplicates
+from datamodules.drawn_faces import DrawnFaces, draw, prepare
+from datamodules.duplicates import find_clusters, join, near_duplicates, spread
 from datamodules.manifest import Manifest, make_manifest
+from datamodules.pixels import Fit
 
 FACES = DrawnFaces(largest=9, ratio=1, size=80, seed=21)
 
@@ -77,13 +82,55 @@ def test_without_near_only_equal_pixels_join(altered: tuple[Manifest, PixelCache
     assert len(np.unique(find_clusters(manifest, cache, near=False))) == len(manifest)
 
 
-def test_pairs_are_kept_beside_the_cache(
+@pytest.mark.parametrize(("size", "fit"), [(16, "crop"), (112, "pad")])
+def test_pairs_are_the_same_at_every_size(
+    altered: tuple[Manifest, PixelCache, pd.DataFrame], tmp_path: Path, size: int, fit: Fit
+) -> None:
+    """Else a small and a large model would be compared on different folds."""
+    manifest, cache, _ = altered
+    other = near_duplicates(build_cache(manifest, size, fit=fit, directory=tmp_path))
+    pd.testing.assert_frame_equal(other, near_duplicates(cache))
+
+
+def test_pairs_are_searched_once_for_all_sizes(
     altered: tuple[Manifest, PixelCache, pd.DataFrame], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, cache, _ = altered
+    manifest, cache, _ = altered
     first = near_duplicates(cache)
     monkeypatch.setattr("datamodules.duplicates._verified", None)  # a second search would fail
     pd.testing.assert_frame_equal(first, near_duplicates(cache))
+    smaller = build_cache(manifest, 16, directory=cache.directory.parent)
+    pd.testing.assert_frame_equal(first, near_duplicates(smaller))
+    with pytest.raises(TypeError, match="not callable"):  # other pictures, other pairs
+        near_duplicates(build_cache(manifest.select(range(100)), 16, directory=cache.directory.parent))
+
+
+def test_two_who_ask_at_once_search_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = [Image.fromarray(draw(FACES, row).image) for row in range(4)]
+    _, cache = save_set(tmp_path, [*images, jpeg(images[0], 60)])
+    searches = []
+
+    def slow(greys: np.ndarray, rows: np.ndarray) -> Iterator[pd.DataFrame]:
+        searches.append(len(rows))
+        time.sleep(0.3)
+        yield pd.DataFrame({"a": [0], "b": [4], "mirrored": False, "alike": 0.9})
+
+    monkeypatch.setattr("datamodules.duplicates._verified", slow)
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(near_duplicates, [cache] * 3))
+    assert searches == [5]
+    assert [pairs["b"].tolist() for pairs in found] == [[4]] * 3
+
+
+def test_spread_takes_little_memory() -> None:
+    greys = np.random.default_rng(0).integers(0, 256, (12_000, 48, 48), np.uint8)  # 28 MB
+    tracemalloc.start()
+    try:
+        found = spread(greys)
+        assert tracemalloc.get_traced_memory()[1] < 45e6
+    finally:
+        tracemalloc.stop()
+    np.testing.assert_allclose(found[5_000:5_050], greys[5_000:5_050].reshape(50, -1).std(1), rtol=1e-4)
 
 
 def save_set(root: Path, images: list[Image.Image], **columns: list[str]) -> tuple[Manifest, PixelCache]:
@@ -122,8 +169,7 @@ def test_pictures_without_common_detail_stay_apart(tmp_path: Path) -> None:
         blob = 200 * np.exp(-((x / 0.6) ** 2 + (y / 0.7) ** 2)) + generator.normal(0, 18, (64, 64))
         images.append(Image.fromarray(np.clip(blob, 0, 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(0.7)))
     manifest, cache = save_set(tmp_path, images)
-    thumbnails = np.asarray(cache.thumbnails).reshape(12, -1)
-    assert np.corrcoef(thumbnails).min() > 0.9
+    assert np.corrcoef(cache.greys.reshape(12, -1)).min() > 0.9
     assert len(np.unique(find_clusters(manifest, cache))) == 12
 
 

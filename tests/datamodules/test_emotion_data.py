@@ -109,6 +109,16 @@ def test_all_folds_share_one_decoding(source: Path, tmp_path: Path) -> None:
     assert decode_count() - before == 80
 
 
+def test_twins_are_looked_for_once_a_machine(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``prepare_data`` runs in one process, ``setup`` in each; the search must not be done by all of them at once."""
+    options: dict[str, Any] = {"near_duplicates": True, "cache_dir": str(tmp_path)}
+    module(source, **options).prepare_data()
+    monkeypatch.setattr("datamodules.duplicates._verified", None)  # a search would fail
+    other = module(source, **options)
+    other.setup("fit")
+    assert len(other.clusters) == 80
+
+
 def test_split_table_lists_every_use(source: Path) -> None:
     data = ready(module(source, fold=1, n_min=30))
     table = data.split_table()

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from datamodules.errors import InputError
-from datamodules.pixels import content_hash, decode, decode_file, fit_to_square, grey_thumbnail
+from datamodules.pixels import content_hash, decode, decode_file, fit_to_square, grey_plane
 
 
 def quarters(width: int = 40, height: int = 20) -> np.ndarray:
@@ -240,7 +240,7 @@ def test_content_is_of_pixels_not_of_bytes(tmp_path: Path) -> None:
     assert content_hash(one.reshape(40, 20, 3)) != content_hash(one)
 
 
-def test_thumbnail_is_the_whole_picture() -> None:
-    small = grey_thumbnail(quarters())
-    assert small.shape == (32, 32)
-    assert len({int(small[y, x]) for y in (4, 28) for x in (4, 28)}) == 4
+def test_grey_plane_is_the_whole_picture() -> None:
+    small = grey_plane(quarters())
+    assert small.shape == (48, 48)
+    assert len({int(small[y, x]) for y in (6, 42) for x in (6, 42)}) == 4
