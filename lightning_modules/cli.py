@@ -9,6 +9,7 @@ import logging
 import re
 import sys
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
+from lightning_modules import losses
 from lightning_modules.checkpoints import read_checkpoint
 from lightning_modules.classifier import EmotionClassifier
 from lightning_modules.evaluation import RunResult, evaluate_outer
@@ -72,29 +75,54 @@ class EmotionParser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
         """Raise the user's error in place of printing the whole tree of tried types."""
-        raise InputError(_plain(message)) from ex
+        inner = _input_error(ex)
+        groups = list(self.groups or {})
+        owner = groups[0] if len(groups) == 1 else ""  # the parser of one class, or that of the command
+        names = [action.dest for action in self._actions if "help" not in action.dest]
+        raise InputError(str(inner) if inner else _plain(message, names, owner)) from ex
 
 
-def _plain(message: str) -> str:
-    """Return the one line of jsonargparse's message that names the option, with the nearest names there are."""
-    unknown = re.search(
-        r"Option '([^']+)' is not accepted|Key '([^']+)' is not expected|Unrecognized arguments?: (\S+)", message
-    )
+def _input_error(error: BaseException | None) -> InputError | None:
+    """Return our own error that jsonargparse wrapped in its report of all the types it tried."""
+    while error is not None and not isinstance(error, InputError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+_UNKNOWN = re.compile(
+    r"Option '([^']+)' is not accepted|Key '([^']+)' is not expected|nrecognized arguments?: (\S+)"
+    r"|does not accept option '([^']+)'"
+)
+
+
+def _plain(message: str, names: Iterable[str] = (), owner: str = "") -> str:
+    """Return one line: the option, what is wrong with it, the nearest names there are."""
+    unknown = _UNKNOWN.search(message)
     if unknown is None:
-        lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
-        return " · ".join(lines[:6])
-    option = next(group for group in unknown.groups() if group)
-    within = re.search(r"class_path '([^']+)'", message[: unknown.start()].rsplit("Problem with", 1)[-1])
-    names = sorted(_all_options())
-    near = difflib.get_close_matches(option.lstrip("-").split("=")[0].split(".")[-1], names, n=3, cutoff=0.6)
-    place = f" by {within.group(1).rsplit('.', 1)[-1]}" if within else ""
-    hint = f"did you mean {' or '.join(near)}?" if near else "emotion fit --help lists the options"
+        words = " ".join(line.strip(" -") for line in message.splitlines() if not _NOISE.search(line))
+        if "Expected a dot import path" in words:
+            words += f" ({_LOSSES})"
+        return words.replace("Parser key", "option")
+    option = next(group for group in unknown.groups() if group).lstrip("-").split("=")[0]
+    known = set(names) if owner else _all_options()
+    parts = [part for part in option.split(".") if part not in known | {"init_args", "class_path"}]
+    near = difflib.get_close_matches((parts or [option])[0], known, n=3, cutoff=0.6)
+    place = f" by {owner}" if owner else ""
+    if near:
+        hint = f"did you mean {' or '.join(near)}?"
+    else:
+        hint = f"it takes {', '.join(names)}" if owner else "emotion fit --help lists the options"
     return f"{option}: this option is not accepted{place}; {hint}"
+
+
+_LOSSES = "Losses are " + ", ".join(name for name in losses.__all__ if name[0].isupper() and name != "EmotionLoss")
+_NOISE = re.compile(r"Does not validate against|Subtypes:|Errors:|Expected a <class 'NoneType'>|Given value type|^\s*$")
 
 
 def _all_options() -> set[str]:
     owners = [EmotionClassifier, EmotionDataModule, RunOptions, Trainer]
-    return {name for owner in owners for name in inspect.signature(owner).parameters}
+    named = {name for owner in owners for name in inspect.signature(owner).parameters}
+    return named | {"model", "data", "trainer", "run", "seed_everything", "seed"}
 
 
 class EmotionCLI(LightningCLI):
@@ -112,6 +140,7 @@ class EmotionCLI(LightningCLI):
             args=args,
             parser_class=EmotionParser,
             save_config_callback=None,
+            parser_kwargs={"allow_abbrev": False},  # a misspelt option is an error, not the start of another
             seed_everything_default=0,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -130,20 +159,20 @@ class EmotionCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parse; Lightning's own would warn that we hand it the words instead of sys.argv."""
-        self.config = parser.parse_args(args)
+        """Parse, and refuse a checkpoint that is damaged, not ours or would run code, before Lightning opens it.
 
-    def before_instantiate_classes(self) -> None:
-        """Refuse a checkpoint that is damaged, not ours or would run code, before anything is built for it.
+        Lightning's own would warn that we hand it the words instead of sys.argv.
 
         Raises:
-            InputError: so, or there is none to evaluate: an untrained model's numbers mean nothing.
+            InputError: so, or nothing trained is given to evaluate.
         """
-        path = self._get(self.config, "ckpt_path")
+        self.config = parser.parse_args(args)  # type: ignore[arg-type]
+        command = self.config.subcommand
+        path = self.config[command].ckpt_path
         if path is not None:
             read_checkpoint(path)
-        elif self.subcommand != "fit":
-            msg = f"emotion {self.subcommand}: --run RUN or --ckpt_path FILE says which trained model, got neither"
+        elif command != "fit":
+            msg = f"emotion {command}: --run RUN or --ckpt_path FILE says which trained model, got neither"
             raise InputError(msg)
 
     @property
@@ -173,6 +202,9 @@ class EmotionCLI(LightningCLI):
         run_id = self._run_to_resume(options)
         seed = self._get(self.config, "seed_everything")
         data = self.datamodule
+        if first_rank():
+            data.prepare_data()
+            data.setup("fit")  # wrong data leaves no run behind
         fold = f" fold {data.fold}" if getattr(data, "split", "") == "folds" else ""
         self.tracker = RunLogger(
             experiment=options.experiment,
@@ -218,6 +250,15 @@ class EmotionCLI(LightningCLI):
             return None
         return str(found.iloc[0]["run_id"])
 
+    def instantiate_classes(self) -> None:
+        """Build data and model; jsonargparse hides the errors of their options in a tree of all it tried."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            if inner := _input_error(error):
+                raise inner from error
+            raise
+
     def fit(self, model: LightningModule, datamodule: LightningDataModule, **kwargs: object) -> None:
         """Train, then predict the outer part once with the checkpoint that the inner split chose."""
         assert isinstance(datamodule, EmotionDataModule) and self.tracker is not None  # noqa: PT018
@@ -235,13 +276,14 @@ class EmotionCLI(LightningCLI):
             if trainer.is_global_zero:
                 with contextlib.suppress(OSError):  # what ended the run is told, not that its end cannot be written
                     tracker.end("interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed")
-                if self.options.parent is None:
+                if self.options.parent is None and list(tracker.run_folder.glob("*.ckpt")):
                     advice = f"the run is kept; to go on: the same command with --resume {tracker.run_id}"
                     print(advice, file=sys.stderr)
             raise
 
     def _log_beginning(self, tracker: RunLogger, data: EmotionDataModule) -> None:
         config = self.plain_config
+        del config["run"]["resume"]  # says how the run was started, not what it is
         tracker.log_hyperparams(config)
         tracker.log_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True), "config.yaml")
         numbers = np.bincount(data.manifest.labels, minlength=len(data.classes)).tolist()
@@ -292,9 +334,11 @@ def run_cli(args: list[str]) -> EmotionCLI:
         return EmotionCLI([args[0], *words])
     except ArgumentError as error:
         raise InputError(_plain(str(error))) from error
-    except MisconfigurationException as error:  # Lightning's word for options of the trainer that do not fit
+    except MisconfigurationException as error:  # of options of the trainer that do not fit
         msg = f"trainer: {' '.join(str(error).split())}"
         raise InputError(msg) from error
+    except SIGTERMException as stop:  # Lightning's carries no status, which would say success
+        raise SystemExit(143) from stop
     except SystemExit as stop:
         if stop.code in (0, None):  # --help
             with contextlib.suppress(BrokenPipeError):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -119,6 +119,27 @@ class StopGracefully(Callback):
             self._before = None
 
 
+class GoOnAtBatch(Callback):
+    """Takes a resumed epoch up at the batch it had reached.
+
+    Lightning would do it, but not when the model asked for its number of steps to plan a schedule: then the loader is
+    made before the checkpoint's state of it is read, and that is never handed over.
+    """
+
+    def __init__(self) -> None:
+        self._states: list[dict[str, Any]] = []
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Remember how far the loader was."""
+        self._states = checkpoint.get("loops", {}).get("fit_loop", {}).get("state_dict", {}).get("combined_loader", [])
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tell the loader; its first batch has not been asked for yet."""
+        for state in self._states:
+            cast(Any, trainer.train_dataloader).load_state_dict(state)
+        self._states = []
+
+
 class RunProgress(TQDMProgressBar):
     """Lightning's bar without the run's id in it."""
 
@@ -153,6 +174,7 @@ def run_callbacks(options: RunOptions, folder: Path, *, progress: bool = True) -
             save_on_train_epoch_end=True,
         ),
         StopGracefully(folder),
+        GoOnAtBatch(),
         NonFiniteLoss(),
     ]
     if progress:

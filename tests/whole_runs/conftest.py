@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import emotion
+from datamodules.readers import read
 from records.runs import find_runs
 from records.store import ensure_store
 
@@ -83,6 +84,17 @@ def finished(_finished: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.Mo
     shutil.copytree(folder / "mlruns", tmp_path / "mlruns")
     monkeypatch.chdir(tmp_path)
     return run_id
+
+
+@pytest.fixture
+def few_pictures(tmp_path: Path) -> Path:
+    """A folder a class: ten happy and ten sad faces, 32 pixels wide."""
+    faces = read("drawn:largest=40,ratio=2,size=32")
+    for name in ("happy", "sad"):
+        (tmp_path / "few" / name).mkdir(parents=True)
+        for row in faces.table.index[faces.table["label"] == name][:10]:
+            shutil.copy(faces.file(row), tmp_path / "few" / name / f"{row}.png")
+    return tmp_path / "few"
 
 
 @pytest.fixture

@@ -1,0 +1,176 @@
+"""A run that is killed, ended or interrupted goes on with --resume, in the same MLflow run, to the same numbers."""
+
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from mlflow import MlflowClient
+
+import emotion
+from lightning_modules.cli import run_cli
+from records.runs import download, find_runs, load_table
+from records.store import embedded_uri
+
+EPOCHS = ("--trainer.max_epochs", "3")
+
+
+@pytest.fixture
+def whole(place: Path, one_run: tuple[str, ...]) -> tuple[str, tuple[str, ...]]:
+    """A run that nothing stopped, and its options."""
+    words = (*one_run, *EPOCHS)
+    assert emotion.main(["fit", *words]) == 0
+    return str(find_runs().iloc[0]["run_id"]), words
+
+
+def check_same(whole: str, resumed: str) -> None:
+    """Compare tables, curves and weights of two runs, and that the second has one value a step."""
+    client = MlflowClient(embedded_uri("mlruns"))
+    assert client.get_run(resumed).info.status == "FINISHED"
+    pd.testing.assert_frame_equal(load_table(whole, "predictions"), load_table(resumed, "predictions"))
+    for name in ("train/loss", "val/loss", "val/f1_macro"):
+        one, two = (
+            {metric.step: metric.value for metric in client.get_metric_history(run, name)} for run in (whole, resumed)
+        )
+        assert two == pytest.approx(one, abs=1e-6), name
+        assert len(client.get_metric_history(resumed, name)) == len(two), name
+    weights = [torch.load(download(run, "checkpoint/best.ckpt"), weights_only=True) for run in (whole, resumed)]
+    for name, tensor in weights[0]["state_dict"].items():
+        assert torch.equal(tensor, weights[1]["state_dict"][name]), name
+
+
+@pytest.fixture
+def slowly(place: Path, start: Callable[..., subprocess.Popen[str]]) -> Callable[..., subprocess.Popen[str]]:
+    """Starts `emotion` with steps of a fifth of a second, so that it can be met in the middle of an epoch."""
+    (place / "slow").mkdir()
+    (place / "slow" / "sitecustomize.py").write_text(
+        "import os, time\n"
+        "if os.environ.get('SLOW'):\n"
+        "    import lightning_modules.classifier as c\n"
+        "    step = c.EmotionClassifier.training_step\n"
+        "    def slow(self, batch, number):\n"
+        "        print('step', self.global_step, flush=True)\n"
+        "        time.sleep(0.2)\n"
+        "        return step(self, batch, number)\n"
+        "    c.EmotionClassifier.training_step = slow\n"
+    )
+
+    def begin(*words: str) -> subprocess.Popen[str]:
+        root = Path(emotion.__file__).parent
+        return start(*words, SLOW="1", PYTHONPATH=f"{place / 'slow'}:{root}")
+
+    return begin
+
+
+def wait_for(process: subprocess.Popen[str], text: str) -> None:
+    assert process.stdout is not None
+    said: list[str] = []
+    for line in process.stdout:
+        said.append(line)
+        if line.startswith(text):
+            return
+    raise AssertionError("".join(said))
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=["kill", "term", "ctrl-c"])
+def test_a_stopped_run_goes_on_in_itself(
+    whole: tuple[str, tuple[str, ...]], slowly: Callable[..., subprocess.Popen[str]], how: signal.Signals
+) -> None:
+    uninterrupted, words = whole
+    process = slowly("fit", *words)
+    wait_for(process, "step 10")  # in the second epoch of seven steps
+    process.send_signal(how)
+    said, _ = process.communicate(timeout=60)
+    found = find_runs()
+    stopped = str(found[found["run_id"] != uninterrupted].iloc[0]["run_id"])
+    left = {path.name for path in Path("mlruns/runs", stopped).glob("*.ckpt")}
+    if how == signal.SIGKILL:
+        assert process.returncode == -9
+        assert left == {"best.ckpt", "last.ckpt"}
+    else:
+        assert process.returncode == (143 if how == signal.SIGTERM else 130)
+        assert found.iloc[0]["status"] == "KILLED"
+        assert left == {"best.ckpt", "last.ckpt", "interrupted.ckpt"}
+        assert said.count(f"--resume {stopped}") == 1
+        assert "Traceback" not in said
+    resumed = run_cli(["fit", *words, "--resume"]).result
+    assert resumed is not None
+    assert resumed.run_id == stopped
+    assert len(find_runs()) == 2
+    check_same(uninterrupted, stopped)
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again_in_itself(
+    place: Path, one_run: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lightning_modules.classifier import EmotionClassifier
+
+    step = EmotionClassifier.training_step
+
+    def fails(self: EmotionClassifier, batch: dict[str, torch.Tensor], number: int) -> torch.Tensor:
+        if self.global_step == 3:
+            msg = "power cut"
+            raise RuntimeError(msg)
+        return step(self, batch, number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EmotionClassifier, "training_step", fails)
+        with pytest.raises(RuntimeError, match="power cut"):
+            emotion.main(["fit", *one_run])
+    (failed,) = find_runs().to_dict("records")
+    assert failed["status"] == "FAILED"
+    result = run_cli(["fit", *one_run, "--resume"]).result
+    assert result is not None
+    assert result.run_id == failed["run_id"]
+    assert find_runs().iloc[0]["status"] == "FINISHED"
+
+
+def test_resume_finds_only_a_run_of_the_same_config(
+    place: Path, one_run: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stop_at_test(monkeypatch)
+    with pytest.raises(RuntimeError, match="stopped here"):
+        emotion.main(["fit", *one_run])
+    monkeypatch.undo()
+    monkeypatch.chdir(place)
+    for other in (["--run.ema_decay", "0.9"], ["--model.learning_rate", "0.01"]):
+        capsys.readouterr()
+        assert emotion.main(["fit", *one_run, *other, "--resume"]) == 0
+        assert "no unfinished run has this config" in capsys.readouterr().err
+    assert emotion.main(["fit", *one_run, "--resume"]) == 0
+    found = find_runs()
+    assert len(found) == 3
+    assert set(found["status"]) == {"FINISHED"}
+
+
+def stop_at_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    from lightning_modules import cli
+
+    def stop(*_: object) -> None:
+        msg = "stopped here"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr(cli, "evaluate_outer", stop)
+
+
+def test_resume_passes_over_a_damaged_checkpoint(
+    place: Path, one_run: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stop_at_test(monkeypatch)
+    with pytest.raises(RuntimeError, match="stopped here"):
+        emotion.main(["fit", *one_run])
+    monkeypatch.undo()
+    monkeypatch.chdir(place)
+    run_id = str(find_runs().iloc[0]["run_id"])
+    folder = Path("mlruns/runs", run_id)
+    (folder / "interrupted.ckpt").write_bytes(b"half")
+    whole = (folder / "last.ckpt").read_bytes()
+    (folder / "last.ckpt").write_bytes(whole[:3000])
+    assert emotion.main(["fit", *one_run, "--resume"]) == 1
+    assert "every checkpoint of the run is damaged: last.ckpt" in capsys.readouterr().err
+    (folder / "last.ckpt").write_bytes(whole)
+    assert emotion.main(["fit", *one_run, "--resume"]) == 0
+    assert find_runs().iloc[0]["status"] == "FINISHED"
