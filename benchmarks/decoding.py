@@ -1,5 +1,6 @@
 """How many pictures five folds decode against one: a picture should be decoded once for all of them."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,7 +40,7 @@ def read_all(source: Path, cache: Path, folds: int) -> tuple[int, int]:
     """
     decoded = 0
     with counted() as count:
-        for fold in tqdm(range(folds), desc="folds", delay=1):
+        for fold in tqdm(range(folds), desc="folds", delay=1, disable=None):
             data = EmotionDataModule(
                 f"folder:{source}", 32, fold=fold, batch_size=32, cache_dir=str(cache), num_workers=0, seed=0
             )
@@ -54,8 +55,6 @@ def read_all(source: Path, cache: Path, folds: int) -> tuple[int, int]:
 
 
 def _decoded(folder: Path) -> int:
-    import json
-
     return int(json.loads((folder / "meta.json").read_text())["images_decoded"])
 
 

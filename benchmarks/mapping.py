@@ -10,7 +10,7 @@ from benchmarks.report import Figure, say
 from datamodules.emotion import EmotionDataModule
 
 NAME, WORKERS, GOAL = "cache_mapping_memory", 8, 1.1
-ABOUT = f"proportional memory of the mapping over all {WORKERS} workers and their parent, over the file's size"
+ABOUT = "proportional memory of the mapping over all workers and their parent, over the file's size"
 HEADER = re.compile(r"^[0-9a-f]+-[0-9a-f]+ \S{4} ")
 
 
@@ -35,21 +35,21 @@ def measure(folder: Path, *, toy: bool = False) -> list[Figure]:
     """Return the ratio, read while the workers live and after each has read its part of two epochs."""
     if not Path("/proc/self/smaps").is_file():
         return [Figure(NAME, None, "not measured: this system has no /proc/*/smaps", at_most=GOAL)]
-    largest, size, batch = (8, 32, 4) if toy else (250, 160, 32)
+    largest, size, batch, wanted = (8, 32, 4, 2) if toy else (250, 160, 32, WORKERS)
     data = EmotionDataModule(
         f"drawn:largest={largest},ratio=1",
         size,
         batch_size=batch,
         split="holdout",
         near_duplicates=False,
-        num_workers=WORKERS,
+        num_workers=wanted,
         seed=0,
     )
     data.prepare_data()
     data.setup("fit")
     file = (data.cache.directory / "pixels.bin").resolve()
     before = {child.pid for child in psutil.Process().children()}
-    say(f"two epochs with {WORKERS} workers, cache of {file.stat().st_size / 1e6:.0f} MB")
+    say(f"two epochs with {wanted} workers, cache of {file.stat().st_size / 1e6:.0f} MB")
     loader: Any = data.train_dataloader()
     for epoch in range(2):
         loader.batch_sampler.set_epoch(epoch)
@@ -58,8 +58,8 @@ def measure(folder: Path, *, toy: bool = False) -> list[Figure]:
     workers = [child.pid for child in psutil.Process().children() if child.pid not in before]
     readings = [mapped(pid, file) for pid in [psutil.Process().pid, *workers]]
     reading = sum(1 for _, resident in readings[1:] if resident)
-    if reading < WORKERS:
-        about = f"not measured: only {reading} of {WORKERS} workers have the cache mapped"
+    if reading < wanted:
+        about = f"not measured: only {reading} of {wanted} workers have the cache mapped"
         return [Figure(NAME, None, about, at_most=GOAL)]
     held, bytes_ = sum(share for share, _ in readings), file.stat().st_size
     detail = {

@@ -30,7 +30,8 @@ class BareLoop:
         self.model = model.train()
         self.optimizer = build_optimizer("adamw", model.parameters(), LEARNING_RATE, DECAY)
         self.sampler = EpochBatchSampler(len(dataset), data.batch_size, seed=SEED)
-        self.loader: Any = DataLoader(dataset, batch_sampler=self.sampler, collate_fn=keep)
+        whole: dict[str, Any] = {"batch_sampler": self.sampler, "collate_fn": keep}  # batches come ready-made
+        self.loader: Any = DataLoader(dataset, **whole)
 
     def epoch(self, number: int) -> float:
         """Train on one epoch's batches and return the mean loss."""
@@ -89,8 +90,9 @@ def measure(folder: Path, *, toy: bool = False) -> list[Figure]:
 
     def model() -> EmotionClassifier:
         torch.manual_seed(SEED)
+        plain: dict[str, Any] = {"schedule": "constant", "warmup": 0.0}
         return EmotionClassifier(
-            data.classes, backbone, "none", learning_rate=LEARNING_RATE, weight_decay=DECAY, schedule="constant"
+            data.classes, backbone, "none", learning_rate=LEARNING_RATE, weight_decay=DECAY, **plain
         )
 
     ours, bare = model(), BareLoop(model(), data, data.train_dataloader().dataset)
