@@ -155,11 +155,13 @@ def test_height_and_width_stretch_one_axis(name: str, axis: int) -> None:
     assert 1.22 < sizes[:, axis].max() < 1.35
 
 
-def test_zoom_keeps_the_aspect_ratio() -> None:
+def test_zoom_scales_content_by_the_inverse_of_a_uniform_factor() -> None:
+    """Keras multiplies the coordinates it samples at by 0.7 to 1.3."""
     sizes = np.array([extent(one) for one in apply("zoom", square())]) / 24
     np.testing.assert_allclose(sizes[:, 0], sizes[:, 1], atol=0.06)
-    assert 0.65 < sizes.min() < 0.78
-    assert 1.22 < sizes.max() < 1.35
+    assert 0.72 < sizes.min() < 0.82  # 1 / 1.3
+    assert 1.32 < sizes.max() < 1.5  # 1 / 0.7
+    assert abs(np.median(sizes[:, 0]) - 1) < 0.06  # half of the factors shrink, half enlarge
 
 
 @pytest.mark.parametrize("name", ["rotation", "translation", "height", "width", "zoom"])
