@@ -1,6 +1,7 @@
 """From a data source to batches: reads, caches, divides, over-samples and loads. Wiring only."""
 
 import os
+import warnings
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +28,7 @@ from datamodules.transforms import BasePolicy, Policy, build_transform
 
 TINY = 1_000  # pictures an epoch, below which starting workers costs more than they save
 MOST_WORKERS = 8
+HOLDOUT = 0.2
 
 
 class EmotionDataModule(L.LightningDataModule):
@@ -46,7 +48,7 @@ class EmotionDataModule(L.LightningDataModule):
         folds: int = 5,
         fold: int = 0,
         fold_seed: int = 0,
-        holdout_fraction: float = 0.2,
+        holdout_fraction: float = HOLDOUT,
         outer: Literal["auto", "test", "validation"] = "auto",
         leak: Literal["error", "drop_twins", "allow"] = "error",
         near_duplicates: bool = True,
@@ -77,10 +79,10 @@ class EmotionDataModule(L.LightningDataModule):
             fold: Which fold is reported, from 0.
             fold_seed: Seed of the division, apart from ``seed`` so that runs with several seeds share their folds.
             holdout_fraction: Share of the outer part with ``holdout``.
-            outer: Which part of a given split is reported; ``auto``: test if there is one, else validation.
-            leak: Twins across a given split are an error, dropped from training, or allowed.
+            outer: Which part of a ``given`` split is reported; ``auto``: test if there is one, else validation.
+            leak: Twins across a ``given`` split are an error, dropped from training, or allowed.
             near_duplicates: Keep near duplicates together as well as exact ones.
-            inner_fraction: Share of the training part that is set aside to select on.
+            inner_fraction: Share of the training part that is set aside to select on, above 0.
             n_min: Over-sample every class to this number of images, fraction of the largest class, or ``max``.
             transforms: Names of the transforms of which one is drawn for a picture.
             transform_where: Nowhere, on the over-sampled ``copies``, on ``all``, or ``doubled``: every picture
@@ -99,6 +101,7 @@ class EmotionDataModule(L.LightningDataModule):
         super().__init__()
         names = list(transforms or [])
         _check_use(transform_where, names, policy, n_min, once)
+        _check_division(split, fold, holdout_fraction, outer, leak, inner_fraction)
         if not 0 <= fold < folds:
             msg = f"fold must be in 0..{folds - 1} (folds is {folds}), got {fold}."
             raise InputError(msg)
@@ -145,7 +148,8 @@ class EmotionDataModule(L.LightningDataModule):
             shown = "; ".join(f"{cache.index['path'].iat[row]}: {cache.index['error'].iat[row]}" for row in bad[:5])
             msg = (
                 f"{len(bad)} of {len(self.manifest)} pictures cannot be used: {shown}{' ...' if len(bad) > 5 else ''} "
-                f"To go on without them: emotion data check --data {self.source} --fix"
+                f"To go on without them: emotion data check --data {self.source} --fix cleaned.csv, "
+                "then --data cleaned.csv"
             )
             raise InputError(msg)
         return cache
@@ -190,7 +194,14 @@ class EmotionDataModule(L.LightningDataModule):
         """The rows of one training epoch."""
         if self.transform_where == "doubled":
             return doubled(self.fold_rows.train)
-        return oversample(self.manifest.labels, self.fold_rows.train, self.n_min, self.seed)
+        draws = oversample(self.manifest.labels, self.fold_rows.train, self.n_min, self.seed)
+        if self.transform_where == "copies" and not draws.is_copy.any():
+            warnings.warn(
+                f"transform_where is copies, but no class has fewer images than n_min {self.n_min!r} asks for, so "
+                "nothing is over-sampled and no picture is transformed. Raise n_min, or set transform_where to all.",
+                stacklevel=2,
+            )
+        return draws
 
     @property
     def train_counts(self) -> np.ndarray:
@@ -301,4 +312,26 @@ def _check_use(where: str, names: list[str], policy: str, n_min: object, once: b
         problem = f"transform_where is doubled, which does not over-sample, but n_min is {n_min!r}"
     if problem:
         msg = f"{problem}. Set transform_where to none, copies, all or doubled, and the others to fit."
+        raise InputError(msg)
+
+
+def _check_division(
+    split: str, fold: int, holdout_fraction: float, outer: str, leak: str, inner_fraction: float
+) -> None:
+    """Refuse options that this way of dividing does not use, and a division without a part to select on."""
+    unused = ""
+    if split != "folds" and fold != 0:
+        unused = f"fold is {fold}, which split=folds alone uses"
+    elif split != "holdout" and holdout_fraction != HOLDOUT:
+        unused = f"holdout_fraction is {holdout_fraction}, which split=holdout alone uses"
+    elif split != "given" and (outer, leak) != ("auto", "error"):
+        unused = f"outer is {outer} and leak is {leak}, which split=given alone uses"
+    if unused:
+        msg = f"{unused}, but split is {split}; leave the option out, or choose that split."
+        raise InputError(msg)
+    if not 0 < inner_fraction < 1:
+        msg = (
+            f"inner_fraction must be above 0 and below 1, got {inner_fraction}: epochs and checkpoints are selected on "
+            "the inner part, and without one they would be selected on what is reported. Try 0.05."
+        )
         raise InputError(msg)

@@ -45,7 +45,8 @@ def oversample(labels: np.ndarray, rows: np.ndarray, n_min: NMin, seed: int) -> 
     Args:
         labels: (N,) int64, the manifest's.
         rows: (M,) the rows of the training part.
-        n_min: A number of images; a fraction in (0, 1] of the largest class; ``max``, its size; None, no over-sampling.
+        n_min: A number of images, 2 or more; a float in (0, 1], that part of the largest class; ``max``, its size;
+            None, no over-sampling. (A whole 1 is refused: 1.0 was meant, or nothing.)
         seed: Equal seeds draw equal rows.
 
     Raises:
@@ -68,12 +69,12 @@ def _target(n_min: NMin, largest: int) -> int:
         return 0
     if n_min == "max":
         return largest
-    if isinstance(n_min, int) and not isinstance(n_min, bool) and n_min >= 1:
+    if isinstance(n_min, int) and not isinstance(n_min, bool) and n_min >= 2:
         return n_min
     if isinstance(n_min, float) and 0 < n_min <= 1:
         return round(n_min * largest)
     msg = (
-        "n_min must be a whole number of images >= 1, a fraction of the largest class in (0, 1], 'max' or null, "
-        f"got {n_min!r}."
+        "n_min must be a whole number of images >= 2, a fraction of the largest class above 0 and up to 1.0 (with its "
+        f"point), 'max' or null, got {n_min!r}."
     )
     raise InputError(msg)

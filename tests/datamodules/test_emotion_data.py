@@ -230,7 +230,10 @@ def test_unreadable_pictures_stop_the_run_and_are_named(source: Path, tmp_path: 
     bad = source / "sad" / "99.png"
     bad.write_bytes(b"")
     try:
-        with pytest.raises(InputError, match=r"1 of 81 pictures .*: sad/99\.png.*emotion data check .*--fix"):
+        with pytest.raises(
+            InputError,
+            match=r"1 of 81 pictures .*: sad/99\.png.*emotion data check --data .*faces --fix cleaned\.csv, then",
+        ):
             ready(module(source, cache_dir=str(tmp_path)))
     finally:
         bad.unlink()
@@ -246,11 +249,39 @@ def test_unreadable_pictures_stop_the_run_and_are_named(source: Path, tmp_path: 
         ({"transform_where": "doubled", "policy": "mild", "n_min": 5}, "does not over-sample"),
         ({"once": True}, "transform_where is none"),
         ({"transforms": ["spin"], "transform_where": "all"}, "transforms must be among"),
+        ({"holdout_fraction": 0.25}, r"holdout_fraction is 0\.25.*but split is folds"),
+        ({"holdout_fraction": 0.3, "split": "given"}, r"holdout_fraction is 0\.3.*but split is given"),
+        ({"outer": "test"}, "outer is test .*but split is folds"),
+        ({"leak": "allow", "split": "holdout"}, "leak is allow.*but split is holdout"),
+        ({"fold": 1, "split": "given"}, "fold is 1.*but split is given"),
     ],
 )
 def test_options_that_would_do_nothing_are_errors(source: Path, options: dict[str, Any], match: str) -> None:
     with pytest.raises(InputError, match=match):
         module(source, **options)
+
+
+@pytest.mark.parametrize("fraction", [0, 0.0, 1.0, -0.1])
+def test_an_inner_part_is_needed_to_select_on(source: Path, fraction: float) -> None:
+    with pytest.raises(InputError, match=r"inner_fraction must be above 0 .*selected on the inner part"):
+        module(source, inner_fraction=fraction)
+
+
+def test_copies_that_do_not_occur_are_a_warning(source: Path) -> None:
+    data = module(source, n_min=2, transforms=["flip"], transform_where="copies")
+    with pytest.warns(UserWarning, match=r"no class has fewer images than n_min 2 .*nothing is over-sampled"):
+        ready(data)
+
+
+@pytest.mark.parametrize("value", [1, True, 0])
+def test_n_min_of_one_image_is_taken_for_a_slip(source: Path, value: int) -> None:
+    with pytest.raises(InputError, match=r"n_min must be .* >= 2.* a fraction .* 1\.0 "):
+        ready(module(source, n_min=value))
+
+
+def test_holdout_fraction(source: Path) -> None:
+    assert len(ready(module(source, split="holdout")).fold_rows.outer) == pytest.approx(16, abs=2)
+    assert len(ready(module(source, split="holdout", holdout_fraction=0.4)).fold_rows.outer) == pytest.approx(32, abs=2)
 
 
 def test_n_min_below_zero(source: Path) -> None:

@@ -11,7 +11,7 @@ TRAIN = np.sort(np.random.default_rng(0).permutation(270)[:180])
 
 
 @pytest.mark.parametrize(
-    ("n_min", "target"), [(50, 50), (1_000, 1_000), ("max", None), (0.5, 0.5), (1.0, 1.0), (None, 0), (1, 0)]
+    ("n_min", "target"), [(50, 50), (1_000, 1_000), ("max", None), (0.5, 0.5), (1.0, 1.0), (None, 0), (2, 0)]
 )
 def test_every_class_has_at_least_n_min(n_min: int | float | str | None, target: float | None) -> None:
     before = np.bincount(LABELS[TRAIN], minlength=3)
@@ -43,9 +43,9 @@ def test_seed_decides() -> None:
     assert (one.rows != other.rows).any()
 
 
-@pytest.mark.parametrize("n_min", [-1, 0, 0.0, 1.5, -0.5, float("nan"), "all", True])
+@pytest.mark.parametrize("n_min", [-1, 0, 1, 0.0, 1.5, -0.5, float("nan"), "all", True])
 def test_n_min_is_checked(n_min: object) -> None:
-    with pytest.raises(InputError, match="n_min must be a whole number of images >= 1"):
+    with pytest.raises(InputError, match="n_min must be a whole number of images >= 2"):
         oversample(LABELS, TRAIN, n_min, seed=0)  # type: ignore[arg-type]
 
 
