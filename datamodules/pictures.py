@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.errors import InputError
+from datamodules.manifest import saved_meta
 from datamodules.pixels import Fit, decode, fit_to_square
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
@@ -51,12 +52,12 @@ def _listed(place: Path) -> list[Path]:
         msg = f"--data: {place} needs a column path and at least one row; it has {len(table)} rows of {list(table)}"
         raise InputError(msg)
     root = place.resolve().parent
+    if meta := saved_meta(place):  # a manifest names its pictures' folder, which need not be its own
+        root = (root / meta["root"]).resolve()
     paths = [(root / str(name)).resolve() for name in table[column]]
     for row, path in enumerate(paths):
         if not path.is_relative_to(root):
-            msg = (
-                f"--data: row {row} of {place} leads out of its folder: {table[column].iloc[row]!r}; use paths below it"
-            )
+            msg = f"--data: row {row} of {place} leads out of {root}: {table[column].iloc[row]!r}; use paths below it"
             raise InputError(msg)
     return paths
 

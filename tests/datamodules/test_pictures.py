@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from datamodules.errors import InputError
+from datamodules.manifest import make_manifest
 from datamodules.pictures import PictureDataModule, find_pictures
 
 
@@ -24,6 +25,20 @@ def test_a_file_a_folder_and_a_table(tmp_path: Path) -> None:
     assert find_pictures(str(one)) == [one]
     assert find_pictures(str(tmp_path)) == [one, two]
     assert find_pictures(str(tmp_path / "list.csv")) == [two.resolve(), one.resolve()]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_a_manifest_that_lies_elsewhere(tmp_path: Path, suffix: str) -> None:
+    """What `data check --fix` writes can be predicted as it can be trained on."""
+    images = [picture(tmp_path / "images" / name).resolve() for name in ("a.png", "deep/b.png")]
+    table = pd.DataFrame({"path": ["a.png", "deep/b.png"], "label": ["happy", "sad"]})
+    (tmp_path / "lists").mkdir()
+    saved = make_manifest(table, tmp_path / "images", name="two").save(tmp_path / "lists" / f"clean.{suffix}")
+    assert find_pictures(str(saved)) == images
+    if suffix == "csv":
+        pd.read_csv(saved).assign(path=["a.png", "../lists/secret.png"]).to_csv(saved, index=False)
+        with pytest.raises(InputError, match=r"row 1 of .* leads out of .*images: '\.\./lists/secret\.png'"):
+            find_pictures(str(saved))
 
 
 def test_a_bad_picture_is_named_and_the_others_are_read(tmp_path: Path) -> None:
