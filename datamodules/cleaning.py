@@ -12,8 +12,8 @@ def clean(manifest: Manifest, found: Audit) -> tuple[np.ndarray, dict[str, int]]
     """Return the rows worth keeping, int64 sorted, and how many rows were left out for each reason.
 
     Of equal pictures one is kept: of the label that most of them bear (of none if labels tie), in the part that is
-    reported rather than in training. Near duplicates stay, since folds keep them together, unless they stand in two
-    given splits: then they leave training, or validation for test.
+    reported rather than in training. Near duplicates and a person's images stay, since folds keep them together,
+    unless they stand in two given splits: then they leave training, or validation for test.
     """
     count = len(manifest)
     reason = np.full(count, "", object)
@@ -40,11 +40,9 @@ def clean(manifest: Manifest, found: Audit) -> tuple[np.ndarray, dict[str, int]]
                 reason[row] = "exact duplicate" if label[row] == votes.index[0] else "label of the minority"
     if "split" in manifest.table:
         for rows in found.of("across splits"):
-            left = [row for row in rows if not reason[row]]
-            best = min((rank[row] for row in left), default=0)
-            for row in left:
-                if rank[row] > best:
-                    reason[row] = "twin in a part that is reported"
+            _leave(rows, reason, rank, "twin in a part that is reported")
+        for rows in found.of("person across splits"):
+            _leave(rows, reason, rank, "person in a part that is reported")
     kept = np.flatnonzero(reason == "")
     missing = sorted(set(manifest.table["label"]) - set(label[kept]))
     if missing:
@@ -52,3 +50,12 @@ def clean(manifest: Manifest, found: Audit) -> tuple[np.ndarray, dict[str, int]]
         raise InputError(msg)
     why, times = np.unique(reason[reason != ""].astype(str), return_counts=True)
     return kept, dict(zip(why.tolist(), times.tolist(), strict=True))
+
+
+def _leave(rows: list[int], reason: np.ndarray, rank: np.ndarray, why: str) -> None:
+    """Leave out those of ``rows`` that do not stand in the part that is reported first; changes ``reason``."""
+    left = [row for row in rows if not reason[row]]
+    best = min((rank[row] for row in left), default=0)
+    for row in left:
+        if rank[row] > best:
+            reason[row] = why

@@ -128,7 +128,7 @@ def given_split(
 
     Returns:
         The fold, and ``{"leak", "leaking_clusters", "leaking_train_rows", "leaking_inner_rows", "leaking_outer_rows",
-        "dropped_rows", "unused_rows"}``.
+        "dropped_rows", "dropped_train_rows", "dropped_inner_rows", "unused_rows"}``.
 
     Raises:
         InputError: If the split leaks and ``leak`` is ``error``, a part is missing, or a part lacks a class.
@@ -163,6 +163,8 @@ def given_split(
         "leaking_inner_rows": int(inner_leaks.sum()),
         "leaking_outer_rows": int(outer_leaks.sum()),
         "dropped_rows": 0,
+        "dropped_train_rows": 0,
+        "dropped_inner_rows": 0,
         "unused_rows": len(labels) - len(train) - len(inner) - len(tested),
     }
     if len(twins) and leak == "error":
@@ -174,6 +176,7 @@ def given_split(
         )
         raise InputError(msg)
     if leak == "drop_twins":
+        record["dropped_train_rows"], record["dropped_inner_rows"] = int(train_leaks.sum()), int(inner_leaks.sum())
         record["dropped_rows"] = int(train_leaks.sum() + inner_leaks.sum())
         train, inner = train[~train_leaks], inner[~inner_leaks]
     if not given_inner:

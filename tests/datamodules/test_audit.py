@@ -171,6 +171,20 @@ def test_fix_keeps_the_reported_copy(folder: Folder) -> None:
     assert reasons == {"exact duplicate": 1}
 
 
+def test_fix_leaves_a_person_in_one_part(folder: Folder, tmp_path: Path) -> None:
+    """Kim is in all three parts, Lee in training and validation, Cho in training alone; the rest are not known."""
+    for person, rows in {"Kim": (0, 1, 8, 10), "Lee": (2, 9), "Cho": (3, 4)}.items():
+        for row in rows:
+            folder.lines[row]["subject"] = person
+    manifest, found = folder.audit()
+    assert len(found.of("person across splits")) == 2
+    kept, reasons = clean(manifest, found)
+    assert sorted(set(range(12)) - set(kept.tolist())) == [0, 1, 2, 8]
+    assert reasons == {"person in a part that is reported": 4}
+    assert run_check(manifest, fix=tmp_path / "clean.csv") == 1
+    assert run_check(Manifest.load(tmp_path / "clean.csv")) == 0
+
+
 def test_fix_that_would_empty_a_class(tmp_path: Path) -> None:
     made = Folder(tmp_path)
     for number in range(3):

@@ -213,7 +213,8 @@ def test_given_split_that_leaks(source: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"split leaks.*--drop-twins.*--allow-leak"):
         ready(given(source, tmp_path, "error"))
     dropped = ready(given(source, tmp_path, "drop_twins"))
-    assert dropped.leak_record["dropped_rows"] == 6
+    assert dropped.leak_record["dropped_rows"] == dropped.leak_record["dropped_train_rows"] == 6
+    assert dropped.leak_record["dropped_inner_rows"] == 0
     assert not set(np.array(dropped.contents)[dropped.fold_rows.train]) & set(
         np.array(dropped.contents)[dropped.fold_rows.outer]
     )
