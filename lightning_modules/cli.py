@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import yaml
 from jsonargparse import ArgumentError
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -29,7 +30,7 @@ from lightning_modules.classifier import EmotionClassifier
 from lightning_modules.evaluation import RunResult, evaluate_outer
 from lightning_modules.run import RunOptions, explained, first_rank, resume_checkpoint, run_callbacks
 from lightning_modules.shorthand import HELP, expand, recipe_names, take
-from records.runs import find_runs
+from records.runs import find_runs, has_store
 from records.tracking import TrackingLogger
 
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -202,9 +203,13 @@ class EmotionCLI(LightningCLI):
         run_id = self._run_to_resume(options)
         seed = self._get(self.config, "seed_everything")
         data = self.datamodule
+        division = ""
         if first_rank():
             data.prepare_data()
             data.setup("fit")  # wrong data leaves no run behind
+            division = division_hash(data)
+            if run_id:
+                _require_same_division(run_id, division)
         fold = f" fold {data.fold}" if getattr(data, "split", "") == "folds" else ""
         self.tracker = RunLogger(
             experiment=options.experiment,
@@ -218,6 +223,7 @@ class EmotionCLI(LightningCLI):
                 "config_hash": self.config_hash(),
                 "manifest": data.manifest.fingerprint(),
                 "data": data.manifest.name,
+                "division": division,
                 "kind": "run",
             },
         )
@@ -240,6 +246,10 @@ class EmotionCLI(LightningCLI):
         if options.resume != "auto":
             return options.resume
         # every rank looks for itself and finds the same: the run that rank zero opened stays unfinished
+        if not has_store():
+            if first_rank():
+                print("--resume: there are no runs yet; a new one begins", file=sys.stderr)
+            return None
         same = f"tags.config_hash = '{self.config_hash()}' and attributes.status != 'FINISHED'"
         found = find_runs(where=same, parent=options.parent)
         if options.parent is None:
@@ -292,6 +302,26 @@ class EmotionCLI(LightningCLI):
             print(*(f"note: {note}\n" for note in data.manifest.notes), sep="", end="")
         profile = {"images": len(data.manifest), "classes": counts}
         tracker.log_dataset(data.manifest.name, data.source, data.manifest.fingerprint(), profile=profile)
+        tracker.set_tags({f"leak.{name}": value for name, value in data.leak_record.items()})
+
+
+def division_hash(data: EmotionDataModule) -> str:
+    """Hash of which picture plays which role; one added picture can change clusters, and so the roles of many."""
+    contents = np.asarray(data.contents, dtype=object)
+    split = data.split_table()
+    split["content"] = contents[split["row"]]
+    return hashlib.sha256(pd.util.hash_pandas_object(split, index=False).to_numpy().tobytes()).hexdigest()[:16]
+
+
+def _require_same_division(run_id: str, division: str) -> None:
+    known = find_runs(where=f"attributes.run_id = '{run_id}'", limit=1)
+    before = known.iloc[0].get("tags.division") if len(known) else None
+    if isinstance(before, str) and before != division:
+        msg = (
+            f"--resume: the data or the clusters in it changed since run {run_id} began, so held-out pictures may have "
+            "been trained on; start a new run without --resume"
+        )
+        raise InputError(msg)
 
 
 def main(args: list[str]) -> int:

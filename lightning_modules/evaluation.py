@@ -8,7 +8,7 @@ import pandas as pd
 
 from datamodules.errors import InputError
 from records.figures import class_figure, confusion_figure, curves_figure
-from records.predictions import build_predictions, classes_of
+from records.predictions import build_predictions, check_split, classes_of
 from records.runs import load_table
 from records.statistics import calibration, cluster_bootstrap, fold_scores
 from records.tables import result_text
@@ -72,8 +72,6 @@ def evaluate_outer(cli: "EmotionCLI", tracker: TrackingLogger) -> RunResult | No
         clusters=data.clusters,
         contents=data.contents,
     )
-    if data.leak_record:
-        tracker.set_tags({f"leak.{name}": value for name, value in data.leak_record.items()})
     split = data.split_table()
     text = keep_evaluation(tracker, predictions, split, resamples=cli.options.resamples)
     curves = tracker.history("train/loss", "val/loss", "val/f1_macro", "val/accuracy")
@@ -93,6 +91,7 @@ def keep_evaluation(tracker: TrackingLogger, predictions: pd.DataFrame, split: p
         split: split table of the same folds.
         resamples: of the bootstrap.
     """
+    check_split(split)
     classes = classes_of(predictions)
     tracker.log_table(predictions, PREDICTIONS)
     tracker.log_table(split, SPLIT)

@@ -1,8 +1,11 @@
 """Short options for people (`--recipe`, `--data PATH`, `--seed`) turned into LightningCLI's own."""
 
 import difflib
+import hashlib
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -48,7 +51,8 @@ def recipe_path(name: str) -> Path:
     raise InputError(msg)
 
 
-def _check_config(path: str) -> None:
+def _check_config(path: str) -> dict[str, Any]:
+    """Return what a config holds."""
     file = Path(path)
     if not file.is_file():
         msg = (
@@ -63,6 +67,7 @@ def _check_config(path: str) -> None:
     if not isinstance(content, dict):
         msg = f"--config: {path} must hold keys such as model, data and trainer, it holds {type(content).__name__}"
         raise InputError(msg)
+    return content
 
 
 def take(
@@ -99,6 +104,15 @@ def take(
     return value, rest
 
 
+def fingerprint(args: list[str]) -> str:
+    """Return a hash of a command line in which configs count by what they hold, not by what they are called."""
+    words = expand(args)
+    for at, word in enumerate(words[:-1]):
+        if word == "--config":
+            words[at + 1] = Path(words[at + 1]).read_text(encoding="utf-8")
+    return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]
+
+
 def expand(args: list[str]) -> list[str]:
     """Turn short options into LightningCLI's; configs come first, so that options override them.
 
@@ -113,9 +127,9 @@ def expand(args: list[str]) -> list[str]:
         name, equals, joined = word.partition("=")
         if name in ("--config", "-c"):
             value = joined if equals else next(words, "")
-            _check_config(value)
+            content = _check_config(value)
             configs += ["--config", value]
-            if recipe is None:
+            if recipe is None and not (content.get("run") or {}).get("recipe"):
                 out += ["--run.recipe", Path(value).stem]
         elif name == "--data":
             value = joined if equals else next(words, "")

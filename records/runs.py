@@ -211,6 +211,12 @@ def _client(directory: str | Path, uri: str | None) -> MlflowClient:
     return store.open_client(directory, uri, only_reading=True)
 
 
+def has_store(directory: str | Path = store.DIRECTORY) -> bool:
+    """Return whether there is a store to look into: a server, or the embedded one once a run has made it."""
+    elsewhere = store.tracking_uri(directory) != store.embedded_uri(directory)
+    return elsewhere or (Path(directory).absolute() / "mlflow.db").exists()
+
+
 def require_store(directory: str | Path) -> None:
     """Raise when the embedded store has not been made yet."""
     path = Path(directory).absolute() / "mlflow.db"

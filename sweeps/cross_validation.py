@@ -2,7 +2,6 @@
 
 import contextlib
 import gc
-import hashlib
 import json
 import sys
 from dataclasses import dataclass
@@ -10,14 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import yaml
 from tqdm import tqdm
 
 from datamodules.errors import InputError
 from lightning_modules.cli import run_cli
 from lightning_modules.evaluation import RunResult, keep_evaluation, whole_scores
 from lightning_modules.run import first_rank
+from lightning_modules.shorthand import fingerprint
+from lightning_modules.stored import CONFIG
 from records.predictions import join_folds
-from records.runs import children, find_run, find_runs
+from records.runs import children, download, find_run, find_runs, has_store
 from records.tracking import TrackingLogger
 
 
@@ -59,7 +61,7 @@ def cross_validate(
     if resamples < 100:
         msg = f"--resamples: at least 100 for an interval (2000 is usual), got {resamples}"
         raise InputError(msg)
-    key = hashlib.sha256(json.dumps([args, folds, seeds]).encode()).hexdigest()[:16]
+    key = f"{fingerprint(args)}-{folds}-{'-'.join(map(str, seeds))}"
     parent_id = _parent_to_resume(key, resume)
     finished = _finished_children(parent_id) if parent_id else {}
     todo = [(seed, fold) for seed in seeds for fold in range(folds)]
@@ -81,6 +83,7 @@ def cross_validate(
             results[seed, fold] = result
         pooled = {seed: join_folds([results[seed, fold].predictions for fold in range(folds)]) for seed in seeds}
         _check_complete(pooled)
+        _keep_origin(parent, results[seeds[0], 0].run_id)
         split = pd.concat([results[seeds[0], fold].split for fold in range(folds)], ignore_index=True)
         text = keep_evaluation(parent, pooled[seeds[0]], split, resamples=resamples)
         fold_table = pd.DataFrame(
@@ -100,6 +103,10 @@ def cross_validate(
 
 def _parent_to_resume(key: str, resume: str | None) -> str | None:
     if resume is None:
+        return None
+    if not has_store():
+        if first_rank():
+            print("--resume: there are no runs yet; a new one begins", file=sys.stderr)
         return None
     if resume != "auto":
         found = find_runs(where=f"attributes.run_id = '{find_run(resume)}'", limit=1).iloc[0]
@@ -137,7 +144,11 @@ def _open_parent(args: list[str], folds: int, seeds: list[int], key: str, run_id
 def _described(args: list[str]) -> tuple[str, str]:
     recipe = next((args[i + 1] for i, word in enumerate(args[:-1]) if word in ("--recipe", "--config", "-c")), "quick")
     data = next((args[i + 1] for i, word in enumerate(args[:-1]) if word in ("--data", "--data.source")), "")
-    return Path(recipe).stem, Path(data.rsplit(":", 1)[-1]).stem if data and not data.startswith("drawn") else "drawn"
+    config = next((args[i + 1] for i, word in enumerate(args[:-1]) if word in ("--config", "-c")), None)
+    held = yaml.safe_load(Path(config).read_text(encoding="utf-8")) if config else {}
+    recipe = (held.get("run") or {}).get("recipe") or recipe
+    data = data or ((held.get("data") or {}).get("init_args") or {}).get("source") or "drawn"
+    return Path(recipe).stem, "drawn" if data.startswith("drawn") else Path(data.rsplit(":", 1)[-1]).stem
 
 
 def _finished_children(parent_id: str) -> dict[tuple[int, int], RunResult]:
@@ -178,6 +189,18 @@ def _check_complete(pooled: dict[int, pd.DataFrame]) -> None:
             f"{other} saw other images. Did the data change between folds? Start again without --resume"
         )
         raise InputError(msg)
+
+
+def _keep_origin(parent: TrackingLogger, first: str) -> None:
+    """Keep the config of the first fold with the parent, and refuse folds of different data."""
+    folds = children(str(parent.run_id))
+    manifests = set(folds.loc[folds["status"] == "FINISHED", "tags.manifest"])
+    if len(manifests) > 1:
+        msg = f"folds: all must be of the same data, they are of {len(manifests)} states of it; start without --resume"
+        raise InputError(msg)
+    parent.log_file(download(first, CONFIG))
+    if manifests:  # none while the tracking server is away
+        parent.set_tags({"manifest": manifests.pop()})
 
 
 def _keep_spread(parent: TrackingLogger, folds: pd.DataFrame, pooled: pd.DataFrame) -> None:

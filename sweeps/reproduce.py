@@ -64,16 +64,16 @@ def main(args: list[str]) -> int:
     before = load_table(run_id, "predictions")
     environment_lines = environment_differences(run_id)
     result: CrossValidation | RunResult | None
-    if kind == "cross-validation":
-        tags = kinds.iloc[0]
-        seeds = [int(seed) for seed in str(tags["tags.seed"]).split(",")]
-        result = cross_validate(json.loads(tags["tags.arguments"]), folds=int(tags["tags.folds"]), seeds=seeds)
-    else:
-        with tempfile.TemporaryDirectory() as folder:
-            config = Path(folder) / "config.yaml"
-            config.write_bytes(download(run_id, CONFIG).read_bytes())
-            words = ["--run.resume", "null", "--run.parent", "null", "--ckpt_path", "null"]
-            result = run_cli(["fit", "--config", str(config), *words]).result
+    with tempfile.TemporaryDirectory() as folder:
+        config = Path(folder) / "config.yaml"
+        config.write_bytes(download(run_id, CONFIG).read_bytes())  # what was run, whatever the recipe says by now
+        words = ["--config", str(config), "--run.parent", "null", "--ckpt_path", "null"]
+        if kind == "cross-validation":
+            tags = kinds.iloc[0]
+            seeds = [int(seed) for seed in str(tags["tags.seed"]).split(",")]
+            result = cross_validate(words, folds=int(tags["tags.folds"]), seeds=seeds)
+        else:
+            result = run_cli(["fit", *words]).result
     if result is None:  # another rank than zero: a run without predictions was refused above
         return 0
     lines = prediction_differences(before, result.predictions)

@@ -1,0 +1,117 @@
+"""k folds under one parent, resumed, reproduced, and refused when their data changed."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datamodules.errors import InputError
+from lightning_modules import cli
+from records.runs import children, find_runs, load_table
+from sweeps.cli import main
+from sweeps.cross_validation import cross_validate
+
+TINY = [
+    "--data.size", "32", "--data.batch_size", "16", "--model.backbone", "mobilenetv3_small_050", "--model.weights", "none",
+    "--data.transforms", "[]", "--data.transform_where", "none", "--data.n_min", "null",
+    "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false",
+]  # fmt: skip
+pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's and MLflow's advice to their users, tested elsewhere
+
+
+@pytest.fixture
+def pictures(workplace: Path) -> Path:
+    """Two classes of 24 pictures each, one colour a class."""
+    generator = np.random.default_rng(0)
+    for name, tone in (("happy", 60), ("sad", 190)):
+        folder = workplace / "pictures" / name
+        folder.mkdir(parents=True)
+        for number in range(24):
+            noise = generator.integers(0, 60, (32, 32, 3)) + tone
+            Image.fromarray(noise.astype(np.uint8)).save(folder / f"{number}.png")
+    return workplace / "pictures"
+
+
+def run(pictures: Path, *more: str) -> int:
+    return main(["cross-validate", "--recipe", "quick", "--data", str(pictures), "--folds", "2", *TINY, *more])
+
+
+def test_folds_are_pooled_resumed_and_reproduced(
+    pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fold 1 fails the first time; the second start takes fold 0 as it is."""
+    real = cli.evaluate_outer
+
+    def failing(command: cli.EmotionCLI, tracker: cli.RunLogger) -> object:
+        if command.datamodule.fold == 1:
+            raise RuntimeError("lightning struck")
+        return real(command, tracker)
+
+    monkeypatch.setattr(cli, "evaluate_outer", failing)
+    with pytest.raises(RuntimeError, match="lightning struck"):
+        run(pictures, "--resamples", "100")
+    monkeypatch.setattr(cli, "evaluate_outer", real)
+    parent = find_runs(where="tags.kind = 'cross-validation'").iloc[0]
+    assert parent["status"] == "FAILED"
+    first = children(parent["run_id"]).iloc[0]["run_id"]
+
+    assert run(pictures, "--resamples", "100", "--resume") == 0
+    printed = capsys.readouterr().out
+    assert "macro F1" in printed
+    parents = find_runs(where="tags.kind = 'cross-validation'")
+    assert list(parents["status"]) == ["FINISHED"]
+    below = children(parent["run_id"])
+    assert list(below["status"]) == ["FINISHED", "FINISHED"]
+    assert below.iloc[0]["run_id"] == first
+
+    predictions = load_table(parent["run_id"], "predictions")
+    assert sorted(predictions["row"]) == list(range(48))
+    split = load_table(parent["run_id"], "split")
+    for fold in (0, 1):
+        part = split[split["fold"] == fold]
+        outer = set(part.loc[part["role"] == "outer", "row"])
+        assert outer == set(predictions.loc[predictions["fold"] == fold, "row"])
+        assert not outer & set(part.loc[part["role"] != "outer", "row"])
+
+    assert main(["reproduce", parent["run_id"]]) == 0
+    assert "numbers: the same, image by image" in capsys.readouterr().out
+
+
+def test_a_changed_picture_set_is_not_resumed(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def struck(*_: object) -> object:
+        raise RuntimeError("lightning struck")
+
+    words = ["fit", "--recipe", "quick", "--data", str(pictures), *TINY]
+    monkeypatch.setattr(cli, "evaluate_outer", struck)
+    with pytest.raises(RuntimeError, match="lightning struck"):
+        cli.run_cli(words)
+    run_id = find_runs().iloc[0]["run_id"]
+    shutil.copy(pictures / "sad" / "3.png", pictures / "sad" / "twin.png")
+    with pytest.raises(InputError, match="changed since run .* began"):
+        cli.run_cli([*words, "--resume", str(run_id)])
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ({"folds": 1, "seeds": [0]}, "--folds: at least 2, got 1"),
+        ({"folds": 2, "seeds": [0, 0]}, "--seeds: each seed once"),
+        ({"folds": 2, "seeds": [0], "resamples": 5}, "--resamples: at least 100"),
+    ],
+)
+def test_wrong_numbers(words: dict[str, object], complaint: str) -> None:
+    with pytest.raises(InputError, match=complaint):
+        cross_validate([], **words)  # type: ignore[arg-type]
+
+
+def test_what_cross_validation_sets_cannot_be_given() -> None:
+    with pytest.raises(InputError, match=r"--data\.fold: cross-validation sets it"):
+        main(["cross-validate", "--data.fold", "1"])
+
+
+def test_resume_in_an_empty_place_begins(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.run_cli(["fit", "--recipe", "quick", "--data", str(pictures), *TINY, "--run.evaluate", "false", "--resume"])
+    assert "a new one begins" in capsys.readouterr().err
+    assert list(find_runs()["status"]) == ["FINISHED"]
