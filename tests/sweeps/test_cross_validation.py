@@ -14,10 +14,12 @@ from sweeps.cli import main
 from sweeps.cross_validation import cross_validate
 
 TINY = [
-    "--data.size", "32", "--data.batch_size", "16", "--model.backbone", "mobilenetv3_small_050", "--model.weights", "none",
+    "--data.size", "32", "--data.batch_size", "16", "--model.backbone", "mobilenetv3_small_050",
+    "--model.weights", "none",
     "--data.transforms", "[]", "--data.transform_where", "none", "--data.n_min", "null",
     "--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false",
 ]  # fmt: skip
+STRUCK = "lightning struck"
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's and MLflow's advice to their users, tested elsewhere
 
 
@@ -46,11 +48,11 @@ def test_folds_are_pooled_resumed_and_reproduced(
 
     def failing(command: cli.EmotionCLI, tracker: cli.RunLogger) -> object:
         if command.datamodule.fold == 1:
-            raise RuntimeError("lightning struck")
+            raise RuntimeError(STRUCK)
         return real(command, tracker)
 
     monkeypatch.setattr(cli, "evaluate_outer", failing)
-    with pytest.raises(RuntimeError, match="lightning struck"):
+    with pytest.raises(RuntimeError, match=STRUCK):
         run(pictures, "--resamples", "100")
     monkeypatch.setattr(cli, "evaluate_outer", real)
     parent = find_runs(where="tags.kind = 'cross-validation'").iloc[0]
@@ -81,15 +83,15 @@ def test_folds_are_pooled_resumed_and_reproduced(
 
 def test_a_changed_picture_set_is_not_resumed(pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def struck(*_: object) -> object:
-        raise RuntimeError("lightning struck")
+        raise RuntimeError(STRUCK)
 
     words = ["fit", "--recipe", "quick", "--data", str(pictures), *TINY]
     monkeypatch.setattr(cli, "evaluate_outer", struck)
-    with pytest.raises(RuntimeError, match="lightning struck"):
+    with pytest.raises(RuntimeError, match=STRUCK):
         cli.run_cli(words)
     run_id = find_runs().iloc[0]["run_id"]
     shutil.copy(pictures / "sad" / "3.png", pictures / "sad" / "twin.png")
-    with pytest.raises(InputError, match="changed since run .* began"):
+    with pytest.raises(InputError, match=r"changed since run .* began"):
         cli.run_cli([*words, "--resume", str(run_id)])
 
 
