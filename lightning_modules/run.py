@@ -96,11 +96,23 @@ class StopGracefully(Callback):
         self._asked = True
         print("\nstopping after this batch; press Ctrl-C again to stop at once", flush=True)
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
-        """Stop here when asked to, before the next batch touches the weights."""
-        if self._asked:
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        """Stop here when asked to; after the last batch of an epoch only when it is evaluated and kept."""
+        if self._asked and not trainer.is_last_batch:
             if trainer.world_size == 1:
                 trainer.save_checkpoint(self.path)
+            raise KeyboardInterrupt
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+        """Stop at the start of an epoch; the end of the one before has left a checkpoint."""
+        if self._asked:
+            raise KeyboardInterrupt
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop before the evaluation."""
+        if self._asked:
             raise KeyboardInterrupt
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
