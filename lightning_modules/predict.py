@@ -77,11 +77,10 @@ def main(args: list[str]) -> int:
 
 def _show(table: pd.DataFrame) -> None:
     probabilities = table.filter(like="prob_")
-    for row in table.head(20).itertuples():
-        if row.error:
-            print(f"{row.path}\terror: {row.error}", file=sys.stderr)
-        else:
-            print(f"{row.path}\t{row.predicted}\t{probabilities.loc[row.Index].max():.3f}")
+    for row in table[table["error"] == ""].head(20).itertuples():
+        print(f"{row.path}\t{row.predicted}\t{probabilities.loc[row.Index].max():.3f}")
+    for row in table[table["error"] != ""].head(20).itertuples():
+        print(f"{row.path}\terror: {row.error}", file=sys.stderr)
     if len(table) > 20:
         counts = table["predicted"].replace("", "(unreadable)").value_counts()
         print(f"... {len(table) - 20} more. In all: " + ", ".join(f"{name} {count}" for name, count in counts.items()))

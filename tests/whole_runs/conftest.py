@@ -30,6 +30,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(
                 pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning")
             )
+            item.add_marker(pytest.mark.filterwarnings("ignore:transform_where is copies, but no class"))
 
 
 @pytest.fixture(scope="session")
