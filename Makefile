@@ -6,6 +6,8 @@ RECIPE ?= quick
 DATA   ?=
 FOLDS  ?= 5
 PYTEST ?=
+ARGS   ?=
+PORT   ?= 5000
 BIN    := .venv/bin
 READY  := .venv/.ready
 
@@ -14,11 +16,11 @@ READY  := .venv/.ready
 
 help:  ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-7s %s\n", $$1, $$2}'
-	@echo; echo "  variables: RECIPE=$(RECIPE) DATA=$(DATA) FOLDS=$(FOLDS) PYTHON=$(PYTHON)      e.g. make train RECIPE=balanced DATA=path/to/images"
+	@echo; echo "  variables: RECIPE=$(RECIPE) DATA=$(DATA) FOLDS=$(FOLDS) ARGS=$(ARGS) PORT=$(PORT) PYTHON=$(PYTHON)      e.g. make train RECIPE=balanced DATA=path/to/images"
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"error: PYTHON: needs Python >= 3.11, $(PYTHON) is {v.major}.{v.minor}; try make PYTHON=python3.12 ...")'
-	@echo "installing into .venv (once; a few minutes, about 6.5 GB) ..."
+	@echo "installing into .venv (once; 3 to 20 minutes without a word, about 6.5 GB) ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
@@ -27,7 +29,7 @@ $(READY): requirements.lock pyproject.toml
 setup: $(READY)  ## make .venv from requirements.lock (hashes enforced)
 
 train: $(READY)  ## cross-validate RECIPE on DATA (default: quick, on drawn faces)
-	@$(BIN)/emotion cross-validate --recipe $(RECIPE) --folds $(FOLDS) $(if $(DATA),--data "$(DATA)")
+	@$(BIN)/emotion cross-validate --recipe $(RECIPE) --folds $(FOLDS) $(if $(DATA),--data "$(DATA)") $(ARGS)
 
 test: $(READY)  ## run the fast tests (PYTEST="-m slow" for the long ones)
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST)
@@ -39,7 +41,7 @@ bench: $(READY)  ## measure speed and memory as ratios, write benchmarks/results
 	@$(BIN)/python -m benchmarks
 
 ui: $(READY)  ## open the MLflow page of mlruns/ (this machine only)
-	@$(BIN)/emotion ui
+	@$(BIN)/emotion ui --port $(PORT)
 
 clean:  ## remove what can be made again (never mlruns)
 	@rm -rf build *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -173,7 +173,10 @@ class EmotionDataModule(L.LightningDataModule):
         if self.split == "holdout":
             return hold_out(labels, clusters, classes, fraction=self.holdout_fraction, **common), {}
         if "split" not in self.manifest.table:
-            msg = f"split is 'given', but {self.source} comes with none; use split=folds or split=holdout."
+            msg = (
+                f"--split given: {self.source} has no train/ and test/ folders nor a split column; use --split holdout "
+                "or --split folds."
+            )
             raise InputError(msg)
         given = self.manifest.table["split"].to_numpy(object)
         outer = self.outer if self.outer != "auto" else "test" if (given == "test").any() else "validation"

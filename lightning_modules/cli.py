@@ -58,6 +58,12 @@ def quiet() -> None:
         ".*find_unused_parameters.*",
     ):
         warnings.filterwarnings("ignore", message=text)
+    warnings.formatwarning = _note
+
+
+def _note(message: Warning | str, *_: object, **__: object) -> str:
+    """Return a warning as a user reads it, without a path into the code."""
+    return f"note: {message}\n"
 
 
 class RunLogger(TrackingLogger):

@@ -223,7 +223,7 @@ def test_given_split_that_leaks(source: Path, tmp_path: Path) -> None:
     assert set(dropped.manifest.table["split"].iloc[dropped.fold_rows.outer]) == {"test"}
     other = ready(given(source, tmp_path, "allow", outer="validation"))
     assert set(other.manifest.table["split"].iloc[other.fold_rows.outer]) == {"validation"}
-    with pytest.raises(InputError, match=r"split is 'given', but .* comes with none"):
+    with pytest.raises(InputError, match=r"--split given: .* nor a split column"):
         ready(given(source, tmp_path, "allow", column=False))
 
 
