@@ -134,7 +134,7 @@ def slowly(place: Path, start: Callable[..., subprocess.Popen[str]]) -> Callable
         "    import lightning_modules.classifier as c\n"
         "    step = c.EmotionClassifier.training_step\n"
         "    def slow(self, batch, number):\n"
-        "        print('step', self.global_step, flush=True)\n"
+        "        print(f'step {self.global_step}\\n', end='', flush=True)\n"
         "        time.sleep(0.2)\n"
         "        return step(self, batch, number)\n"
         "    c.EmotionClassifier.training_step = slow\n"
