@@ -19,7 +19,7 @@ from datamodules.errors import InputError
 from lightning_modules.averaging import RAW_KEY, WeightAverage
 from lightning_modules.backbones import build_backbone
 from lightning_modules.checkpoints import CONFIG_KEY, read_checkpoint, require_classes
-from lightning_modules.heads import HeadName, build_head
+from lightning_modules.heads import HeadName, build_head, head_options, used_alone
 from lightning_modules.losses import CrossEntropy, EmotionLoss, soft_targets_refused
 from lightning_modules.metrics import MeanLoss, metric_collection
 from lightning_modules.mixing import Mixing
@@ -48,8 +48,8 @@ class EmotionClassifier(pl.LightningModule):
         weights: str = "embedded",
         loss: EmotionLoss | None = None,
         head: HeadName = "linear",
-        head_width: int = 256,
-        head_scale: float = 30.0,
+        head_width: int | None = None,
+        head_scale: float | None = None,
         dropout: float = 0.0,
         drop_path: float = 0.0,
         optimizer: OptimizerName = "adamw",
@@ -73,8 +73,8 @@ class EmotionClassifier(pl.LightningModule):
             weights: "embedded" (an installed package), "hub", "none", or a .safetensors/.pth file.
             loss: cross-entropy where none is given.
             head: "linear", "dense_dense" (one hidden layer) or "normalised" (scaled cosines, which LDAM brings).
-            head_width: of the hidden layer.
-            head_scale: of the cosines; LDAM brings its own.
+            head_width: of the hidden layer of "dense_dense", by default 256.
+            head_scale: of the cosines of "normalised", by default 30; LDAM brings its own.
             dropout: before the last layer, in [0, 1).
             drop_path: rate of stochastic depth in the backbone, in [0, 1).
             optimizer: "adam", "adamw" or "sgd".
@@ -112,24 +112,18 @@ class EmotionClassifier(pl.LightningModule):
         self.mixing = Mixing(mixup, cutmix)
         if self.mixing and not self.loss.takes_soft_targets:
             raise InputError(soft_targets_refused(self.loss))
-        if self.loss.needs_normalised_head:
-            if head == "dense_dense":
-                msg = f"loss {type(self.loss).__name__} brings a normalised head, head='dense_dense' cannot be used"
-                raise InputError(msg)
-            head, head_scale = "normalised", self.loss.scale
-        self.plain = {
+        brought = self.loss.scale if self.loss.needs_normalised_head else None
+        self.plain: dict[str, Any] = {
             "classes": self.classes,
             "backbone": backbone,
-            "head": head,
-            "head_width": head_width,
-            "head_scale": head_scale,
+            **head_options(head, head_width, head_scale, brought),
             "flip_at_test": flip_at_test,
             "channels_last": channels_last,
         }
         self.optimizer_name, self.schedule, self.warmup = optimizer, schedule, warmup
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
         self.thaw_after_epochs, self.flip_at_test = thaw_after_epochs, flip_at_test
-        self.configure_network(backbone, weights, drop_path, head, head_width, head_scale, dropout)
+        self.configure_network(backbone, weights, drop_path, dropout)
         self.frozen = freeze == "all"
         self.backbone.requires_grad_(not self.frozen)
         if channels_last:
@@ -152,7 +146,7 @@ class EmotionClassifier(pl.LightningModule):
             InputError: If the file cannot be read safely, is none of ours, or knows other classes.
         """
         checkpoint = read_checkpoint(path)
-        plain = checkpoint[CONFIG_KEY]
+        plain = used_alone(checkpoint[CONFIG_KEY])
         if classes is not None:
             require_classes(plain["classes"], classes, f"checkpoint {path}")
         model = cls(**plain, weights="none")
@@ -163,12 +157,13 @@ class EmotionClassifier(pl.LightningModule):
             raise InputError(msg) from error
         return model.eval()
 
-    def configure_network(
-        self, backbone: str, weights: str, drop_path: float, head: HeadName, width: int, scale: float, dropout: float
-    ) -> None:
+    def configure_network(self, backbone: str, weights: str, drop_path: float, dropout: float) -> None:
         """Build backbone and head, and keep the normalisation that the backbone expects."""
         self.backbone, features, config = build_backbone(backbone, weights, drop_path=drop_path)
-        self.head = build_head(head, features, len(self.classes), dropout=dropout, width=width, scale=scale)
+        width, scale = self.plain["head_width"], self.plain["head_scale"]
+        self.head = build_head(
+            self.plain["head"], features, len(self.classes), dropout=dropout, width=width, scale=scale
+        )
         # of pixels in 0..255; constants of the backbone, so no checkpoint needs them
         self.register_buffer("mean", 255 * torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", 255 * torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)
@@ -349,6 +344,7 @@ class EmotionClassifier(pl.LightningModule):
             msg = "this is no checkpoint of an emotion classifier: give the .ckpt file that a run left"
             raise InputError(msg)
         require_classes(plain["classes"], self.classes, "the checkpoint")
+        plain = used_alone(plain)
         for name in ("backbone", "head", "head_width"):
             if plain[name] != self.plain[name]:
                 msg = f"the checkpoint has {name} {plain[name]!r}, this run {self.plain[name]!r}: give both the same"

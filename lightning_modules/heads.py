@@ -1,12 +1,16 @@
 """What turns a backbone's features (B, F) into one logit a class (B, C)."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from datamodules.errors import InputError
+
 HeadName = Literal["linear", "dense_dense", "normalised"]
+WIDTH = 256  # of the hidden layer of "dense_dense"
+SCALE = 30.0  # of the cosines of "normalised"
 
 
 class NormalisedHead(nn.Module):
@@ -23,8 +27,56 @@ class NormalisedHead(nn.Module):
         return self.scale * F.linear(F.normalize(features), F.normalize(self.weight))
 
 
+def head_options(head: HeadName, width: int | None, scale: float | None, brought: float | None) -> dict[str, Any]:
+    """Return the head that is built with the options it uses: ``head``, ``head_width`` and ``head_scale``.
+
+    Args:
+        head: what was asked for.
+        width: of the hidden layer; None takes the usual one.
+        scale: of the cosines; None takes the usual one.
+        brought: scale of the normalised head that the loss brings along; None where it brings none.
+
+    Raises:
+        InputError: If an option is out of range, or the head or the loss would ignore it.
+    """
+    problem = ""
+    if brought is not None and head == "dense_dense":
+        problem = "head is dense_dense, but the loss brings a normalised head"
+    elif width is not None and head != "dense_dense":
+        problem = f"head_width is {width}, which head=dense_dense alone uses, but head is {head}"
+    elif scale is not None and brought is not None:
+        problem = f"head_scale is {scale}, but the loss brings its own, {brought}"
+    elif scale is not None and head != "normalised":
+        problem = f"head_scale is {scale}, which head=normalised alone uses, but head is {head}"
+    if problem:
+        msg = f"{problem}; leave the option out, or choose another head or loss"
+        raise InputError(msg)
+    if (width is not None and width < 1) or (scale is not None and not scale > 0):
+        msg = f"head_width must be at least 1 and head_scale above 0, got {width} and {scale}"
+        raise InputError(msg)
+    if brought is not None:
+        return {"head": "normalised", "head_width": None, "head_scale": brought}
+    return {
+        "head": head,
+        "head_width": (width or WIDTH) if head == "dense_dense" else None,
+        "head_scale": (scale or SCALE) if head == "normalised" else None,
+    }
+
+
+def used_alone(plain: dict[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint's settings without the options of other heads, which once were written down all the same."""
+    unused = {"linear": ("head_width", "head_scale"), "dense_dense": ("head_scale",), "normalised": ("head_width",)}
+    return plain | dict.fromkeys(unused[plain["head"]])
+
+
 def build_head(
-    name: HeadName, features: int, classes: int, *, dropout: float = 0.0, width: int = 256, scale: float = 30.0
+    name: HeadName,
+    features: int,
+    classes: int,
+    *,
+    dropout: float = 0.0,
+    width: int | None = None,
+    scale: float | None = None,
 ) -> nn.Module:
     """Build a head.
 
@@ -37,8 +89,9 @@ def build_head(
         scale: of "normalised".
     """
     if name == "dense_dense":
+        hidden = width or WIDTH
         return nn.Sequential(
-            nn.Linear(features, width), nn.ReLU(inplace=True), nn.Dropout(dropout), nn.Linear(width, classes)
+            nn.Linear(features, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout), nn.Linear(hidden, classes)
         )
-    last = NormalisedHead(features, classes, scale) if name == "normalised" else nn.Linear(features, classes)
+    last = NormalisedHead(features, classes, scale or SCALE) if name == "normalised" else nn.Linear(features, classes)
     return nn.Sequential(nn.Dropout(dropout), last)

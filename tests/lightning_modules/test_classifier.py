@@ -130,6 +130,36 @@ def test_ldam_brings_its_head_and_a_rebuilt_model_keeps_it(tmp_path: Path) -> No
     assert again(images()).abs().max() <= 12.0
 
 
+@pytest.mark.parametrize(
+    ("options", "head"),
+    [
+        ({}, ("linear", None, None)),
+        ({"head": "dense_dense"}, ("dense_dense", 256, None)),
+        ({"head": "dense_dense", "head_width": 5}, ("dense_dense", 5, None)),
+        ({"head": "normalised"}, ("normalised", None, 30.0)),
+        ({"head": "normalised", "head_scale": 7.0}, ("normalised", None, 7.0)),
+    ],
+)
+def test_a_checkpoint_keeps_the_options_of_its_head_alone(options: dict[str, Any], head: tuple[Any, ...]) -> None:
+    model = classifier(**options)
+    assert tuple(model.plain[name] for name in ("head", "head_width", "head_scale")) == head
+    if head[1]:
+        assert model.head[0].out_features == head[1]
+    if head[2]:
+        assert model.head[1].scale == head[2]
+
+
+def test_a_checkpoint_that_wrote_down_the_options_of_every_head_opens(tmp_path: Path) -> None:
+    model = classifier()
+    fit = trainer()
+    fit.fit(model, datamodule=TinyTask())
+    model.plain |= {"head_width": 256, "head_scale": 30.0}
+    fit.save_checkpoint(tmp_path / "old.ckpt")
+    again = EmotionClassifier.from_checkpoint(tmp_path / "old.ckpt")
+    assert torch.equal(again(images()), model.eval()(images()))
+    trainer(2).fit(classifier(), datamodule=TinyTask(), ckpt_path=tmp_path / "old.ckpt", weights_only=True)
+
+
 def test_mixing_is_linear_in_pixels_and_targets_and_repeats_with_its_seed() -> None:
     model = classifier(mixup=1.0)
     pixels, target = torch.rand(5, 3, 8, 8), torch.eye(3)[[0, 1, 2, 0, 1]]
@@ -189,7 +219,13 @@ def test_a_resumed_run_ends_where_the_unbroken_one_does(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"loss": LDAM(), "mixup": 0.2}, "LDAM is defined for one class an image, it cannot take soft targets"),
-        ({"loss": LDAM(), "head": "dense_dense"}, "LDAM brings a normalised head, head='dense_dense'"),
+        ({"loss": LDAM(), "head": "dense_dense"}, "head is dense_dense, but the loss brings a normalised head"),
+        ({"head_width": 64}, "head_width is 64, which head=dense_dense alone uses, but head is linear"),
+        ({"head_width": 64, "loss": LDAM()}, "head_width is 64, which head=dense_dense alone uses"),
+        ({"head_scale": 30.0}, "head_scale is 30.0, which head=normalised alone uses, but head is linear"),
+        ({"head_scale": 30.0, "loss": LDAM(scale=12.0)}, "head_scale is 30.0, but the loss brings its own, 12.0"),
+        ({"head": "dense_dense", "head_width": 0}, "head_width must be at least 1 .* got 0"),
+        ({"head": "normalised", "head_scale": 0.0}, r"head_scale above 0, got None and 0\.0"),
         ({"mixup": -1.0}, "mixup and cutmix must be at least 0, got -1.0"),
         ({"dropout": 1.0}, r"dropout must be in \[0, 1\), got 1.0"),
         ({"learning_rate": 0.0}, "learning_rate must be above 0"),
