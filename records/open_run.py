@@ -21,6 +21,7 @@ from records.sending import Sender, log
 from records.spool import Spool
 from records.system import SystemMetrics
 
+RESERVED = "SCHEDULED"  # MLflow's status of a run that was made and has not begun
 LOCK_SECONDS = 10.0  # loader workers of a killed process keep its lock until they notice
 
 
@@ -28,7 +29,9 @@ class OpenRun:
     """Writes to the spool, remembers which step of which metric was logged, and starts and stops the threads.
 
     Notes:
-        * Only `__init__` needs the store to answer; `activate` after `close` goes on without it.
+        * Only `__init__` needs the store to answer, and that only when the folder has no spool of the run;
+          `activate` after `close` goes on without it.
+        * `reserved`: the run was made and nothing was logged to it yet.
         * One process at a time writes a run: a lock in its folder, given back when the process ends.
 
     Args:
@@ -67,7 +70,8 @@ class OpenRun:
         self._acquire()
         self.spool = Spool(folder / "spool")
         self._sender = Sender(client, run_id, self.spool, send_every)
-        (self.spool.folder / "address.json").write_text(json.dumps({"run_id": run_id, "tracking_uri": address}))
+        write_address(self.spool, run_id, address)
+        self.reserved = False
         self._recall()
         self.activate()
 
@@ -96,6 +100,7 @@ class OpenRun:
     def _recall(self) -> None:
         """Learn what was logged before, from the spool or, when that is gone, from the store."""
         operations = self.spool.all()
+        self.reserved = [one["value"] for one in operations if one["op"] == "status"] == [RESERVED]
         for one in operations:
             if one["op"] == "metrics":
                 for key, value in one["values"].items():
@@ -103,7 +108,8 @@ class OpenRun:
             elif one["op"] == "params":
                 self._params.update(one["values"])
         if not operations:
-            data = self.client.get_run(self.run_id).data
+            run = self.client.get_run(self.run_id)
+            data, self.reserved = run.data, run.info.status == RESERVED
             self._params = dict(data.params)
             for key in data.metrics:
                 history = self.client.get_metric_history(self.run_id, key)
@@ -176,6 +182,11 @@ class OpenRun:
         if self.active and self.pid == os.getpid():
             self.set_status("FAILED" if getattr(sys, "last_value", None) is not None else self.ended_as)
             self.close()
+
+
+def write_address(spool: Spool, run_id: str, address: str | None) -> None:
+    """Write beside a spool which run of which store it belongs to, for `emotion sync`."""
+    (spool.folder / "address.json").write_text(json.dumps({"run_id": run_id, "tracking_uri": address}))
 
 
 def _next_step(known: Mapping[int, float], value: float) -> int | None:

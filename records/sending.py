@@ -68,8 +68,8 @@ def _send_one(client: MlflowClient, run_id: str, spool: Spool, one: Operation) -
         dataset = Dataset(one["name"], one["digest"], "local", one["source"], profile=one["profile"])
         client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", one["context"])])])
     elif one["op"] == "status":
-        if one["value"] == "RUNNING":
-            client.update_run(run_id, status="RUNNING")
+        if one["value"] in ("RUNNING", "SCHEDULED"):
+            client.update_run(run_id, status=one["value"])
         else:
             client.set_terminated(run_id, one["value"], one["time"])
     elif one["op"] == "file":

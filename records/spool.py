@@ -77,6 +77,18 @@ class Spool:
         done = int(cursor.read_text()) if cursor.exists() else 0
         return journal.exists() and journal.stat().st_size > done
 
+    @staticmethod
+    def state(folder: Path) -> tuple[str, dict[str, str]]:
+        """Return the last status and the tags in the spool `folder`, "" and none without one; changes nothing."""
+        status = ""
+        tags: dict[str, str] = {}
+        for one in _read(folder / "journal.jsonl", 0, -1)[0]:
+            if one["op"] == "status":
+                status = one["value"]
+            elif one["op"] == "tags":
+                tags |= one["values"]
+        return status, tags
+
     def clear_files(self) -> None:
         """Remove the places of files that were all sent."""
         if not self.pending:
@@ -97,17 +109,7 @@ class Spool:
 
     def read(self, start: int, limit: int = 256) -> tuple[list[Operation], int]:
         """Return at most `limit` whole operations from byte `start`, and the byte after them."""
-        operations: list[Operation] = []
-        if not self.journal.exists():
-            return operations, start
-        with open(self.journal, "rb") as file:
-            file.seek(start)
-            for line in file:
-                if not line.endswith(b"\n") or len(operations) == limit:
-                    break
-                operations.append(json.loads(line))
-                start += len(line)
-        return operations, start
+        return _read(self.journal, start, limit)
 
     def all(self) -> list[Operation]:
         """Return every operation since the run began."""
@@ -138,3 +140,17 @@ class Spool:
         except OSError as error:
             msg = f"directory: writing to {self.folder} failed: {error}. Free space or choose another folder."
             raise InputError(msg) from error
+
+
+def _read(journal: Path, start: int, limit: int) -> tuple[list[Operation], int]:
+    operations: list[Operation] = []
+    if not journal.exists():
+        return operations, start
+    with open(journal, "rb") as file:
+        file.seek(start)
+        for line in file:
+            if not line.endswith(b"\n") or len(operations) == limit:
+                break
+            operations.append(json.loads(line))
+            start += len(line)
+    return operations, start

@@ -5,6 +5,7 @@ import getpass
 import json
 import os
 import re
+import shutil
 import time
 from argparse import Namespace
 from collections.abc import Callable, Mapping
@@ -22,8 +23,10 @@ from mlflow.exceptions import MlflowException
 from datamodules.errors import InputError
 from records import store
 from records.environment import environment
-from records.open_run import OpenRun
+from records.open_run import RESERVED, OpenRun, write_address
 from records.runs import children, download, find_run, find_runs, load_table, replay_spools, run_config
+from records.sending import log, send_all
+from records.spool import Spool
 from records.store import ensure_store, tracking_uri
 
 __all__ = [
@@ -118,22 +121,62 @@ class TrackingLogger(Logger):
     # ---- opening and closing
 
     def open(self) -> OpenRun:
-        """Make the run, or go on with it; log calls do this themselves. Needs the store only the first time."""
+        """Make the run, or go on with it; log calls do this themselves.
+
+        The store must answer for a new run, and for one whose spool is not in its folder.
+        """
         if self._open is None or self._open.pid != os.getpid():
-            client = store.open_client(self._directory, self._uri)
-            resumed = self._run_id is not None
-            if resumed:
-                self._require_run(client)
-            else:
+            made = self._run_id is None
+            client = self._reach()
+            if made:
                 self._run_id = self._new_run(client)
-            address = None if self._uri == store.embedded_uri(self._directory) else store.without_password(self._uri)
-            self._open = OpenRun(
-                client, str(self._run_id), self.run_folder, address, self._send_every, self._system_metrics
+            run = OpenRun(
+                client, str(self._run_id), self.run_folder, self._address, self._send_every, self._system_metrics
             )
-            if not resumed:
-                self._log_environment(self._open)
+            self._open = run
+            if made or run.reserved:
+                named = {"mlflow.runName": self._run_name} if self._run_name else {}
+                run.tags({**self._tags, **named})  # in the spool, too: it answers for a store that is away
+                self._log_environment(run)
         self._open.activate()
         return self._open
+
+    def reserve(self) -> str:
+        """Make the run without beginning it, and return its id; a logger of that id can begin without the store.
+
+        Until then its status is SCHEDULED.
+        """
+        client = store.open_client(self._directory, self._uri)
+        self._run_id = self._new_run(client)
+        spool = Spool(self.run_folder / "spool")
+        write_address(spool, self._run_id, self._address)
+        spool.append({"op": "status", "value": RESERVED, "time": int(time.time() * 1000)})
+        send_all(client, self._run_id, spool)
+        return self._run_id
+
+    def withdraw(self) -> None:
+        """Take a reserved run that never began out of the store; one that began stays."""
+        if Spool.state(self.run_folder / "spool")[0] == RESERVED:
+            store.open_client(self._directory, self._uri).delete_run(str(self._run_id))
+            shutil.rmtree(self.run_folder, ignore_errors=True)
+
+    def _reach(self) -> MlflowClient:
+        """Return a client; of a store that is away only for a run whose spool is here."""
+        try:
+            client = store.open_client(self._directory, self._uri)
+        except InputError:
+            if self._run_id is None or not Spool.state(self.run_folder / "spool")[0]:
+                raise
+            log.warning("The tracking store does not answer; entries of run %s wait in its folder.", self._run_id)
+            return MlflowClient(self._uri)
+        if self._run_id is not None:
+            self._require_run(client)
+        return client
+
+    @property
+    def _address(self) -> str | None:
+        """What `emotion sync` needs to find the store: None for the embedded one."""
+        return None if self._uri == store.embedded_uri(self._directory) else store.without_password(self._uri)
 
     def close(self) -> bool:
         """Send what is left, leaving the run's status alone; False when the store does not answer."""
