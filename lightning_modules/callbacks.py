@@ -1,6 +1,12 @@
-"""What watches over a training: non-finite losses, memory that runs out, and the average of the weights."""
+"""What watches over a training: non-finite losses, refused checkpoints, lack of memory; the average of the weights."""
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
 
 import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
@@ -109,3 +115,30 @@ def out_of_memory_message(error: BaseException, batch_size: int) -> str | None:
 def average_weights(decay: float) -> Callback:
     """Return the callback that averages the weights with ``decay`` a step, and evaluates and saves the average."""
     return AverageWeights(decay)
+
+
+class CheckedCheckpointIO(TorchCheckpointIO):
+    """Writes checkpoints and sees that they were written: Lightning 2.6 swallows a PermissionError there.
+
+    A run would go on without anything to resume from, and be evaluated with an old checkpoint.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None) -> None:
+        """Write to `path`.
+
+        Raises:
+            PermissionError: the file there is not a new one.
+        """
+        before = _state(path)
+        super().save_checkpoint(checkpoint, path, storage_options)
+        if _state(path) in (None, before):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+
+def _state(path: str | Path) -> tuple[int, int] | None:
+    """Return what changes whenever a file is written or replaced, None without a file."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_mtime_ns, found.st_ino

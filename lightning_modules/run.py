@@ -1,24 +1,20 @@
-"""How one run begins and ends: its options, its callbacks, what stops it, and the one evaluation at its end."""
+"""What every run has: its options, its callbacks, and the checkpoints it goes on from."""
 
-import errno
 import pickle
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from datamodules.errors import InputError
-from lightning_modules.callbacks import NonFiniteLoss, average_weights, out_of_memory_message
+from lightning_modules.callbacks import NonFiniteLoss, average_weights
+from lightning_modules.progress import run_progress
+from lightning_modules.stops import INTERRUPTED, StopGracefully
 
+LAST = "last.ckpt"
 MONITOR = "val/f1_macro"  # of the inner split: what is selected on is never what is reported
 
 
@@ -74,63 +70,6 @@ class RunOptions:
         self.resamples = resamples
 
 
-class StopGracefully(Callback):
-    """Ctrl-C ends the batch and leaves a checkpoint, a second one stops at once; SIGTERM leaves a checkpoint.
-
-    A checkpoint is only written between batches, where weights, optimizer and counters agree.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / "interrupted.ckpt"
-        self._asked = False
-        self._before: Any = None
-
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over Ctrl-C; only the main thread may."""
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._interrupt)
-
-    def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        if self._asked:
-            raise KeyboardInterrupt
-        self._asked = True
-        print("\nstopping after this batch; press Ctrl-C again to stop at once", flush=True)
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
-    ) -> None:
-        """Stop here when asked to; after the last batch of an epoch only when it is evaluated and kept."""
-        if self._asked and not trainer.is_last_batch:
-            if trainer.world_size == 1:
-                trainer.save_checkpoint(self.path)
-            raise KeyboardInterrupt
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
-        """Stop at the start of an epoch; the end of the one before has left a checkpoint."""
-        if self._asked:
-            raise KeyboardInterrupt
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop before the evaluation."""
-        if self._asked:
-            raise KeyboardInterrupt
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Keep the state on SIGTERM, which Lightning raises between batches."""
-        if isinstance(exception, SIGTERMException) and trainer.world_size == 1:
-            trainer.save_checkpoint(self.path)
-        self._give_back()
-
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give Ctrl-C back."""
-        self._give_back()
-
-    def _give_back(self) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-            self._before = None
-
-
 class GoOnAtBatch(Callback):
     """Takes a resumed epoch up at the batch it had reached.
 
@@ -150,18 +89,6 @@ class GoOnAtBatch(Callback):
         for state in self._states:
             cast(Any, trainer.train_dataloader).load_state_dict(state)
         self._states = []
-
-
-class RunProgress(TQDMProgressBar):
-    """Lightning's bar without the run's id in it."""
-
-    def get_metrics(
-        self, trainer: Trainer, pl_module: LightningModule
-    ) -> dict[str, int | str | float | dict[str, float]]:
-        """Return what stands behind the bar."""
-        items = super().get_metrics(trainer, pl_module)
-        items.pop("v_num", None)
-        return items
 
 
 def run_callbacks(options: RunOptions, folder: Path, *, progress: bool = True) -> list[Callback]:
@@ -190,7 +117,7 @@ def run_callbacks(options: RunOptions, folder: Path, *, progress: bool = True) -
         NonFiniteLoss(),
     ]
     if progress:
-        callbacks.append(RunProgress(refresh_rate=5))
+        callbacks.append(run_progress())
     if options.patience is not None:
         callbacks.append(EarlyStopping(monitor=MONITOR, mode="max", patience=options.patience))
     if options.ema_decay is not None:
@@ -206,7 +133,7 @@ def resume_checkpoint(folder: Path) -> Path | None:
     """
     found: dict[Path, int] = {}
     damaged: list[str] = []
-    for path in (folder / "last.ckpt", folder / "interrupted.ckpt"):
+    for path in (folder / LAST, folder / INTERRUPTED):
         if path.is_file():
             try:
                 found[path] = int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
@@ -221,28 +148,7 @@ def resume_checkpoint(folder: Path) -> Path | None:
     return max(found, key=lambda path: found[path]) if found else None
 
 
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG, errno.ENOTDIR}
-
-
-@contextmanager
-def explained(batch_size: int) -> Iterator[None]:
-    """Turn what commonly ends a run (memory, disk) into an error that says what to do.
-
-    Raises:
-        InputError: in place of an out-of-memory error, a full disk or an unwritable folder.
-    """
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
-        if advice := out_of_memory_message(error, batch_size):
-            raise InputError(advice) from error
-        if "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error):
-            msg = f"mlruns: no checkpoint was written ({str(error).splitlines()[0][:80]}); is the disk full?"
-            raise InputError(msg) from error
-        raise
-    except OSError as error:
-        if error.errno not in _NO_ROOM:
-            raise
-        place = error.filename or "the runs' folder or the cache"
-        msg = f"cannot write to {place}: {error.strerror or error}; free space there, then go on with --resume"
-        raise InputError(msg) from error
+def forget_training_state(folder: Path) -> None:
+    """Remove the checkpoints that a finished run will not go on from; three times its weights, with Adam's state."""
+    for name in (LAST, INTERRUPTED):
+        (folder / name).unlink(missing_ok=True)

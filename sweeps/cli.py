@@ -1,14 +1,19 @@
 """The command line of many runs: cross-validate and reproduce."""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from datamodules.errors import InputError
+from lightning_modules.cli import say_what_begins
 from lightning_modules.shorthand import HELP, recipe_names, take
-from sweeps.cross_validation import CrossValidation, cross_validate
+
+if TYPE_CHECKING:  # importing it takes seconds
+    from sweeps.cross_validation import CrossValidation
 
 
 def main(args: list[str]) -> int:
     """Run ``cross-validate`` or ``reproduce``; return the exit status."""
+    say_what_begins(args)
     if args[0] == "reproduce":
         from sweeps.reproduce import main as reproduce
 
@@ -33,6 +38,8 @@ def main(args: list[str]) -> int:
         if value is not None:
             msg = f"{fixed}: cross-validation sets it (got {value}); leave it out, or use `emotion fit` for one split"
             raise InputError(msg)
+    from sweeps.cross_validation import cross_validate
+
     result = cross_validate(
         rest,
         folds=options.folds,
@@ -45,7 +52,7 @@ def main(args: list[str]) -> int:
     return 0
 
 
-def show(result: CrossValidation) -> None:
+def show(result: "CrossValidation") -> None:
     """Print the tables, the spreads, where the runs are and what to type next."""
     print(f"\n{result.text}")
     first = result.folds[result.folds["seed"] == result.folds["seed"].iloc[0]]

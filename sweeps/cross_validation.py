@@ -10,14 +10,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import yaml
+from mlflow.exceptions import MlflowException
 from tqdm import tqdm
 
 from datamodules.errors import InputError
 from lightning_modules.cli import run_cli
+from lightning_modules.command import EmotionCLI
 from lightning_modules.evaluation import RunResult, keep_evaluation, whole_scores
-from lightning_modules.run import first_rank
-from lightning_modules.shorthand import fingerprint
+from lightning_modules.run import RunOptions, first_rank
+from lightning_modules.shorthand import fingerprint, take
+from lightning_modules.stops import how_it_ended, sigterm_ends
 from lightning_modules.stored import CONFIG
+from lightning_modules.tracked_run import config_text, log_data, send_what_waits
 from records.predictions import join_folds
 from records.runs import children, download, find_run, find_runs, has_store
 from records.tracking import TrackingLogger
@@ -62,42 +66,39 @@ def cross_validate(
         msg = f"--resamples: at least 100 for an interval (2000 is usual), got {resamples}"
         raise InputError(msg)
     key = f"{fingerprint(args)}-{folds}-{'-'.join(map(str, seeds))}"
-    parent_id = _parent_to_resume(key, resume)
-    finished = _finished_children(parent_id) if parent_id else {}
     todo = [(seed, fold) for seed in seeds for fold in range(folds)]
-    if not first_rank():  # trains along with rank zero, which keeps the results
-        for seed, fold in todo:
-            if (seed, fold) not in finished:
-                _run_fold(args, folds, fold, seed, seeds[0], parent_id, resume=parent_id is not None)
-        return None
-    parent = _open_parent(args, folds, seeds, key, parent_id)
-    results = dict(finished)
-    try:
-        for seed, fold in tqdm(todo, desc="folds", unit="fold"):
-            if (seed, fold) in results:
-                continue
-            result = _run_fold(args, folds, fold, seed, seeds[0], str(parent.run_id), resume=parent_id is not None)
-            if result is None:
-                msg = "run.evaluate: a cross-validation is made of its folds' predictions; leave --run.evaluate out"
-                raise InputError(msg)
-            results[seed, fold] = result
-        pooled = {seed: join_folds([results[seed, fold].predictions for fold in range(folds)]) for seed in seeds}
-        _check_complete(pooled)
-        _keep_origin(parent, results[seeds[0], 0].run_id)
-        split = pd.concat([results[seeds[0], fold].split for fold in range(folds)], ignore_index=True)
-        text = keep_evaluation(parent, pooled[seeds[0]], split, resamples=resamples)
-        fold_table = pd.DataFrame(
-            [{"seed": s, "fold": f, "run_id": results[s, f].run_id, **results[s, f].scores} for s, f in todo]
-        )
-        classes = results[seeds[0], 0].classes
-        pooled_table = pd.DataFrame([{"seed": seed, **whole_scores(table, classes)} for seed, table in pooled.items()])
-        _keep_spread(parent, fold_table, pooled_table)
-    except BaseException as error:
-        with contextlib.suppress(OSError):  # what ended it is told, not that its end cannot be written
-            parent.finalize("interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed")
-        print(f"finished folds are kept; to go on: the same command with --resume {parent.run_id}", file=sys.stderr)
-        raise
-    parent.finalize("success")
+    with sigterm_ends():
+        parent_id = _parent_to_resume(key, resume)
+        members = _known_members(parent_id, set(todo)) if parent_id else {}
+        if not first_rank():  # trains along with rank zero, which keeps the results
+            for seed, fold in todo:
+                member = members.get((seed, fold), Member())
+                if member.result is None:
+                    _run_fold(args, folds, fold, seed, seeds[0], parent_id, member.run_id)
+            return None
+        parent = _open_parent(args, folds, seeds, key, parent_id)
+        try:
+            _reserve(parent, args, todo, members)
+            results = _run_folds(parent, args, folds, seeds, members)
+            pooled = {seed: join_folds([results[seed, fold].predictions for fold in range(folds)]) for seed in seeds}
+            _check_complete(pooled)
+            split = pd.concat([results[seeds[0], fold].split for fold in range(folds)], ignore_index=True)
+            text = keep_evaluation(parent, pooled[seeds[0]], split, resamples=resamples)
+            fold_table = pd.DataFrame(
+                [{"seed": s, "fold": f, "run_id": results[s, f].run_id, **results[s, f].scores} for s, f in todo]
+            )
+            classes = results[seeds[0], 0].classes
+            scores = [{"seed": seed, **whole_scores(table, classes)} for seed, table in pooled.items()]
+            pooled_table = pd.DataFrame(scores)
+            _keep_spread(parent, fold_table, pooled_table)
+            parent.finalize("success")
+        except BaseException as error:
+            with contextlib.suppress(OSError):  # what ended it is told, not that its end cannot be written
+                parent.finalize(how_it_ended(error))
+            hint = f"finished folds are kept; to go on: the same command with --resume {parent.run_id}"
+            print(hint, file=sys.stderr, flush=True)
+            _withdraw(members)
+            raise
     return CrossValidation(str(parent.run_id), pooled[seeds[0]], fold_table, pooled_table, text)
 
 
@@ -108,6 +109,7 @@ def _parent_to_resume(key: str, resume: str | None) -> str | None:
         if first_rank():
             print("--resume: there are no runs yet; a new one begins", file=sys.stderr)
         return None
+    send_what_waits()  # a fold may have finished while the server was away
     if resume != "auto":
         found = find_runs(where=f"attributes.run_id = '{find_run(resume)}'", limit=1).iloc[0]
         if found.get("tags.config_hash") != key:
@@ -123,8 +125,9 @@ def _parent_to_resume(key: str, resume: str | None) -> str | None:
 
 
 def _open_parent(args: list[str], folds: int, seeds: list[int], key: str, run_id: str | None) -> TrackingLogger:
-    recipe, data = _described(args)
+    recipe, data, experiment = _described(args)
     parent = TrackingLogger(
+        experiment=experiment,
         run_name=f"{recipe} {data} {folds}-fold",
         run_id=run_id,
         system_metrics=False,
@@ -141,41 +144,110 @@ def _open_parent(args: list[str], folds: int, seeds: list[int], key: str, run_id
     return parent
 
 
-def _described(args: list[str]) -> tuple[str, str]:
+def _described(args: list[str]) -> tuple[str, str, str]:
+    """Return the names of recipe, data and experiment."""
     recipe = next((args[i + 1] for i, word in enumerate(args[:-1]) if word in ("--recipe", "--config", "-c")), "quick")
     data = next((args[i + 1] for i, word in enumerate(args[:-1]) if word in ("--data", "--data.source")), "")
     config = next((args[i + 1] for i, word in enumerate(args[:-1]) if word in ("--config", "-c")), None)
     held = yaml.safe_load(Path(config).read_text(encoding="utf-8")) if config else {}
-    recipe = (held.get("run") or {}).get("recipe") or recipe
+    options = held.get("run") or {}
+    recipe = options.get("recipe") or recipe
+    experiment = take(args, "--run.experiment")[0] or options.get("experiment") or RunOptions().experiment
     data = data or ((held.get("data") or {}).get("init_args") or {}).get("source") or "drawn"
-    return Path(recipe).stem, "drawn" if data.startswith("drawn") else Path(data.rsplit(":", 1)[-1]).stem
+    name = "drawn" if data.startswith("drawn") else Path(data.rsplit(":", 1)[-1]).stem
+    return Path(recipe).stem, name, experiment
 
 
-def _finished_children(parent_id: str) -> dict[tuple[int, int], RunResult]:
-    found: dict[tuple[int, int], RunResult] = {}
+@dataclass
+class Member:
+    """One fold with one seed: its run, and its result when it has finished."""
+
+    run_id: str | None = None
+    result: RunResult | None = None
+    manifest: str = ""
+
+
+def _known_members(parent_id: str, wanted: set[tuple[int, int]]) -> dict[tuple[int, int], Member]:
+    """Return the runs that an earlier start has made; a finished one is not made again."""
+    found: dict[tuple[int, int], Member] = {}
     for row in children(parent_id).to_dict("records"):
-        if row["status"] == "FINISHED":
-            found[int(row["tags.seed"]), int(row["tags.fold"])] = RunResult.from_run(row["run_id"])
+        at = int(row["tags.seed"]), int(row["tags.fold"])
+        if at in wanted and not (at in found and found[at].result):
+            finished = row["status"] == "FINISHED"
+            result = RunResult.from_run(row["run_id"]) if finished else None
+            found[at] = Member(row["run_id"], result, str(row["tags.manifest"]) if finished else "")
     return found
 
 
+def _reserve(
+    parent: TrackingLogger, args: list[str], todo: list[tuple[int, int]], members: dict[tuple[int, int], Member]
+) -> None:
+    """Make the runs that are not there yet, so that a later fold can begin while the tracking server is away."""
+    recipe, data, experiment = _described(args)
+    for seed, fold in todo:
+        if (seed, fold) not in members:
+            name = f"{recipe} {data} fold {fold} seed {seed}"
+            tags = {"kind": "run", "recipe": recipe, "seed": str(seed), "fold": str(fold)}
+            reserved = TrackingLogger(experiment=experiment, run_name=name, parent_run_id=str(parent.run_id), tags=tags)
+            members[seed, fold] = Member(reserved.reserve())
+
+
+def _withdraw(members: dict[tuple[int, int], Member]) -> None:
+    """Take back the runs that never began; while the server is away they stay, and a resume begins them."""
+    for member in members.values():
+        if member.run_id and not member.result:
+            with contextlib.suppress(InputError, MlflowException, OSError):
+                TrackingLogger(run_id=member.run_id).withdraw()
+
+
+def _run_folds(
+    parent: TrackingLogger, args: list[str], folds: int, seeds: list[int], members: dict[tuple[int, int], Member]
+) -> dict[tuple[int, int], RunResult]:
+    """Run the folds that have not finished; keep config and data set of the first one with the parent.
+
+    Raises:
+        InputError: folds of different states of the data, or without predictions.
+    """
+    todo = [(seed, fold) for seed in seeds for fold in range(folds)]
+    first = members[todo[0]]
+    if first.result:  # of an earlier start, which may have ended before it kept this
+        parent.log_file(download(first.result.run_id, CONFIG))
+        parent.set_tags({"manifest": first.manifest})
+    results = {at: member.result for at, member in members.items() if member.result}
+    left = [at for at in todo if at not in results]
+    for seed, fold in tqdm(left, "folds", len(todo), unit="fold", initial=len(results), disable=None):
+        member = members[seed, fold]
+        done = _run_fold(args, folds, fold, seed, seeds[0], str(parent.run_id), member.run_id)
+        if done.result is None:
+            msg = "run.evaluate: a cross-validation is made of its folds' predictions; leave --run.evaluate out"
+            raise InputError(msg)
+        member.result, member.manifest = done.result, done.datamodule.manifest.fingerprint()
+        results[seed, fold] = done.result
+        if (seed, fold) == todo[0]:
+            parent.log_text(config_text(done.plain_config), CONFIG)
+            parent.set_tags({"manifest": member.manifest})
+        if (seed, fold) == left[0]:
+            log_data(parent, done.datamodule)
+        scores = done.result.scores
+        line = f"fold {fold} seed {seed} ({len(results)} of {len(todo)}): macro F1 {scores['f1_macro']:.3f}"
+        tqdm.write(f"{line}, accuracy {scores['accuracy']:.3f}", file=sys.stderr)
+        del done  # with its model
+        states = {one.manifest for one in members.values() if one.manifest}
+        if len(states) > 1:
+            msg = f"folds: all must be of the same data, they are of {len(states)} states of it; start without --resume"
+            raise InputError(msg)
+    return results
+
+
 def _run_fold(
-    args: list[str], folds: int, fold: int, seed: int, fold_seed: int, parent: str | None, *, resume: bool
-) -> RunResult | None:
-    words = ["fit", *args, "--seed", str(seed), *(["--run.parent", parent] if parent else [])]
-    words += [
-        "--data.split",
-        "folds",
-        "--data.folds",
-        str(folds),
-        "--data.fold",
-        str(fold),
-        "--data.fold_seed",
-        str(fold_seed),
-    ]
-    result = run_cli([*words, *(["--resume"] if resume else [])]).result
-    gc.collect()  # a trainer and its callbacks refer to each other; a GPU's memory goes back only now
-    return result
+    args: list[str], folds: int, fold: int, seed: int, fold_seed: int, parent: str | None, run_id: str | None
+) -> EmotionCLI:
+    gc.collect()  # a trainer and its callbacks refer to each other; the memory of the last one goes back only now
+    words = ["fit", *args, "--seed", str(seed)]
+    words += ["--data.split", "folds", "--data.folds", str(folds)]
+    words += ["--data.fold", str(fold), "--data.fold_seed", str(fold_seed)]
+    words += [*(["--run.parent", parent] if parent else []), *(["--resume", run_id] if run_id else [])]
+    return run_cli(words)
 
 
 def _check_complete(pooled: dict[int, pd.DataFrame]) -> None:
@@ -189,18 +261,6 @@ def _check_complete(pooled: dict[int, pd.DataFrame]) -> None:
             f"{other} saw other images. Did the data change between folds? Start again without --resume"
         )
         raise InputError(msg)
-
-
-def _keep_origin(parent: TrackingLogger, first: str) -> None:
-    """Keep the config of the first fold with the parent, and refuse folds of different data."""
-    folds = children(str(parent.run_id))
-    manifests = set(folds.loc[folds["status"] == "FINISHED", "tags.manifest"])
-    if len(manifests) > 1:
-        msg = f"folds: all must be of the same data, they are of {len(manifests)} states of it; start without --resume"
-        raise InputError(msg)
-    parent.log_file(download(first, CONFIG))
-    if manifests:  # none while the tracking server is away
-        parent.set_tags({"manifest": manifests.pop()})
 
 
 def _keep_spread(parent: TrackingLogger, folds: pd.DataFrame, pooled: pd.DataFrame) -> None:

@@ -8,7 +8,10 @@ import pytest
 from PIL import Image
 
 from datamodules.errors import InputError
-from lightning_modules import cli
+from lightning_modules import command
+from lightning_modules.cli import run_cli
+from lightning_modules.command import EmotionCLI
+from lightning_modules.tracked_run import RunLogger
 from records.runs import children, find_runs, load_table
 from sweeps.cli import main
 from sweeps.cross_validation import cross_validate
@@ -44,17 +47,17 @@ def test_folds_are_pooled_resumed_and_reproduced(
     pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Fold 1 fails the first time; the second start takes fold 0 as it is."""
-    real = cli.evaluate_outer
+    real = command.evaluate_outer
 
-    def failing(command: cli.EmotionCLI, tracker: cli.RunLogger) -> object:
-        if command.datamodule.fold == 1:
+    def failing(running: EmotionCLI, tracker: RunLogger) -> object:
+        if running.datamodule.fold == 1:
             raise RuntimeError(STRUCK)
-        return real(command, tracker)
+        return real(running, tracker)
 
-    monkeypatch.setattr(cli, "evaluate_outer", failing)
+    monkeypatch.setattr(command, "evaluate_outer", failing)
     with pytest.raises(RuntimeError, match=STRUCK):
         run(pictures, "--resamples", "100")
-    monkeypatch.setattr(cli, "evaluate_outer", real)
+    monkeypatch.setattr(command, "evaluate_outer", real)
     parent = find_runs(where="tags.kind = 'cross-validation'").iloc[0]
     assert parent["status"] == "FAILED"
     first = children(parent["run_id"]).iloc[0]["run_id"]
@@ -86,13 +89,13 @@ def test_a_changed_picture_set_is_not_resumed(pictures: Path, monkeypatch: pytes
         raise RuntimeError(STRUCK)
 
     words = ["fit", "--recipe", "quick", "--data", str(pictures), *TINY]
-    monkeypatch.setattr(cli, "evaluate_outer", struck)
+    monkeypatch.setattr(command, "evaluate_outer", struck)
     with pytest.raises(RuntimeError, match=STRUCK):
-        cli.run_cli(words)
+        run_cli(words)
     run_id = find_runs().iloc[0]["run_id"]
     shutil.copy(pictures / "sad" / "3.png", pictures / "sad" / "twin.png")
     with pytest.raises(InputError, match=r"changed since run .* began"):
-        cli.run_cli([*words, "--resume", str(run_id)])
+        run_cli([*words, "--resume", str(run_id)])
 
 
 @pytest.mark.parametrize(
@@ -114,6 +117,6 @@ def test_what_cross_validation_sets_cannot_be_given() -> None:
 
 
 def test_resume_in_an_empty_place_begins(pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cli.run_cli(["fit", "--recipe", "quick", "--data", str(pictures), *TINY, "--run.evaluate", "false", "--resume"])
+    run_cli(["fit", "--recipe", "quick", "--data", str(pictures), *TINY, "--run.evaluate", "false", "--resume"])
     assert "a new one begins" in capsys.readouterr().err
     assert list(find_runs()["status"]) == ["FINISHED"]

@@ -130,13 +130,13 @@ def test_resume_finds_only_a_run_of_the_same_config(
 
 
 def stop_at_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    from lightning_modules import cli
+    from lightning_modules import command
 
     def stop(*_: object) -> None:
         msg = "stopped here"
         raise RuntimeError(msg)
 
-    monkeypatch.setattr(cli, "evaluate_outer", stop)
+    monkeypatch.setattr(command, "evaluate_outer", stop)
 
 
 def test_resume_passes_over_a_damaged_checkpoint(

@@ -1,0 +1,55 @@
+"""How far a training is: a bar on a terminal, one line an epoch anywhere else."""
+
+import sys
+import time
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+
+
+class RunProgress(TQDMProgressBar):
+    """Lightning's bar without the run's id in it."""
+
+    def get_metrics(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """Return what stands behind the bar."""
+        items = super().get_metrics(trainer, pl_module)
+        items.pop("v_num", None)
+        return items
+
+
+class EpochLines(ProgressBar):
+    """One line an epoch: in a file every state of a bar would be a line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown, self._start = True, 0.0
+
+    def disable(self) -> None:
+        """Print nothing; Lightning asks for it on other ranks than zero."""
+        self._shown = False
+
+    def enable(self) -> None:
+        """Print again."""
+        self._shown = True
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the clock."""
+        self._start = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print loss, inner macro F1 and seconds."""
+        if not self._shown:
+            return
+        names = {"train/loss": "loss", "val/f1_macro": "inner macro F1"}
+        known = trainer.callback_metrics
+        values = "".join(f"{shown} {float(known[name]):.3f}, " for name, shown in names.items() if name in known)
+        seconds = time.perf_counter() - self._start
+        last = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
+        print(f"epoch {trainer.current_epoch + 1}{last}: {values}{seconds:.1f} s", file=sys.stderr, flush=True)
+
+
+def run_progress() -> ProgressBar:
+    """Return the bar when there is a terminal to draw it on, else the lines."""
+    return RunProgress(refresh_rate=5) if sys.stdout.isatty() else EpochLines()  # Lightning draws on stdout
