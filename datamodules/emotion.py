@@ -11,14 +11,16 @@ import numpy as np
 import pandas as pd
 import torch
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
 from datamodules.batches import EpochBatchSampler, ResumableLoader
 from datamodules.cache import PixelCache, build_cache
 from datamodules.dataset import EmotionDataset, keep, start_worker
+from datamodules.division import HOLDOUT, INNER, Division, DivisionPlan, Leak, Outer, Protocol, Split
 from datamodules.duplicates import find_clusters
 from datamodules.errors import InputError
-from datamodules.folds import Fold, given_split, hold_out, k_fold
+from datamodules.folds import Fold
 from datamodules.manifest import Manifest
 from datamodules.oversampling import Draws, as_they_are, doubled, oversample
 from datamodules.pixels import Fit
@@ -28,7 +30,6 @@ from datamodules.transforms import BasePolicy, Policy, build_transform
 
 TINY = 1_000  # pictures an epoch, below which starting workers costs more than they save
 MOST_WORKERS = 8
-HOLDOUT = 0.2
 
 
 class EmotionDataModule(L.LightningDataModule):
@@ -44,15 +45,16 @@ class EmotionDataModule(L.LightningDataModule):
         size: int = 64,
         fit: Fit = "crop",
         batch_size: int = 128,
-        split: Literal["folds", "holdout", "given"] = "folds",
+        split: Split = "folds",
         folds: int = 5,
         fold: int = 0,
         fold_seed: int = 0,
         holdout_fraction: float = HOLDOUT,
-        outer: Literal["auto", "test", "validation"] = "auto",
-        leak: Literal["error", "drop_twins", "allow"] = "error",
+        outer: Outer = "auto",
+        leak: Leak = "error",
+        protocol: Protocol = "honest",
         near_duplicates: bool = True,
-        inner_fraction: float = 0.1,
+        inner_fraction: float = INNER,
         n_min: int | float | Literal["max"] | None = None,
         transforms: list[str] | None = None,
         transform_where: Literal["none", "copies", "all", "doubled"] = "none",
@@ -80,9 +82,14 @@ class EmotionDataModule(L.LightningDataModule):
             fold_seed: Seed of the division, apart from ``seed`` so that runs with several seeds share their folds.
             holdout_fraction: Share of the outer part with ``holdout``.
             outer: Which part of a ``given`` split is reported; ``auto``: test if there is one, else validation.
-            leak: Twins across a ``given`` split are an error, dropped from training, or allowed.
+            leak: Twins across a ``given`` split are an ``error``, ``drop_twins`` from training, or ``allow`` them.
+                Folds and holdouts keep duplicates and people in one part, unless leakage is to be measured:
+                ``duplicates`` divides row by row; ``oversample_first`` does so after ``n_min`` has repeated rows of
+                the whole set, so that copies of a reported picture are trained on. Copies are never reported.
+            protocol: ``honest`` selects on an inner part; ``paper`` sets none aside and selects (early stopping, best
+                checkpoint) on the very part that is reported. Tables and tags of leaky runs say what they are.
             near_duplicates: Keep near duplicates together as well as exact ones.
-            inner_fraction: Share of the training part that is set aside to select on, above 0.
+            inner_fraction: Share of the training part that is set aside to select on, above 0. None is with ``paper``.
             n_min: Over-sample every class to this number of images, fraction of the largest class, or ``max``.
             transforms: Names of the transforms of which one is drawn for a picture.
             transform_where: Nowhere, on the over-sampled ``copies``, on ``all``, or ``doubled``: every picture
@@ -101,15 +108,21 @@ class EmotionDataModule(L.LightningDataModule):
         super().__init__()
         names = list(transforms or [])
         _check_use(transform_where, names, policy, n_min, once)
-        _check_division(split, fold, holdout_fraction, outer, leak, inner_fraction)
-        if not 0 <= fold < folds:
-            msg = f"fold must be in 0..{folds - 1} (folds is {folds}), got {fold}."
-            raise InputError(msg)
+        self.plan = DivisionPlan(
+            split=split,
+            folds=folds,
+            fold=fold,
+            fold_seed=fold_seed,
+            holdout_fraction=holdout_fraction,
+            outer=outer,
+            leak=leak,
+            protocol=protocol,
+            inner_fraction=inner_fraction,
+            n_min=n_min,
+        )
         self.source, self.size, self.batch_size, self.eval_batch_size = source, size, batch_size, eval_batch_size
         self.fit: Fit = fit
-        self.split, self.folds, self.fold, self.fold_seed = split, folds, fold, fold_seed
-        self.holdout_fraction, self.inner_fraction = holdout_fraction, inner_fraction
-        self.outer, self.leak, self.near_duplicates = outer, leak, near_duplicates
+        self.split, self.fold, self.near_duplicates = split, fold, near_duplicates
         self.n_min, self.transform_where, self.once = n_min, transform_where, once
         self.read_options, self.num_workers = read, num_workers
         self.cache_dir, self.cache_budget_gb = cache_dir, cache_budget_gb
@@ -165,38 +178,32 @@ class EmotionDataModule(L.LightningDataModule):
         return find_clusters(self.manifest, self.cache, near=self.near_duplicates)
 
     @cached_property
-    def _divided(self) -> tuple[Fold, dict[str, Any]]:
-        labels, clusters, classes = self.manifest.labels, self.clusters, self.classes
-        common: dict[str, Any] = {"seed": self.fold_seed, "inner_fraction": self.inner_fraction}
-        if self.split == "folds":
-            return k_fold(labels, clusters, classes, folds=self.folds, **common)[self.fold], {}
-        if self.split == "holdout":
-            return hold_out(labels, clusters, classes, fraction=self.holdout_fraction, **common), {}
-        if "split" not in self.manifest.table:
-            msg = (
-                f"--split given: {self.source} has no train/ and test/ folders nor a split column; use --split holdout "
-                "or --split folds."
-            )
-            raise InputError(msg)
-        given = self.manifest.table["split"].to_numpy(object)
-        outer = self.outer if self.outer != "auto" else "test" if (given == "test").any() else "validation"
-        return given_split(labels, clusters, classes, given, outer=outer, leak=self.leak, **common)
+    def division(self) -> Division:
+        """The rows of every part, and what leaks between them."""
+        return self.plan.divide(self.manifest, self.clusters)
 
     @property
     def fold_rows(self) -> Fold:
-        """Rows of the training, inner and outer part."""
-        return self._divided[0]
+        """Rows of the training, inner and outer part, each once."""
+        return self.division.fold
 
     @property
     def leak_record(self) -> dict[str, Any]:
-        """What leaked across a given split and what was done about it; empty for divisions made here."""
-        return self._divided[1]
+        """What leaks between the parts and what was done about it; empty for an honest division made here."""
+        return self.division.record
+
+    @property
+    def selected_on(self) -> np.ndarray:
+        """Rows that epochs and checkpoints are selected on."""
+        return self.fold_rows.outer if self.plan.protocol == "paper" else self.fold_rows.inner
 
     @cached_property
     def draws(self) -> Draws:
         """The rows of one training epoch."""
         if self.transform_where == "doubled":
             return doubled(self.fold_rows.train)
+        if self.plan.leak == "oversample_first":
+            return self.division.part("train")
         draws = oversample(self.manifest.labels, self.fold_rows.train, self.n_min, self.seed)
         if self.transform_where == "copies" and not draws.is_copy.any():
             warnings.warn(
@@ -212,11 +219,14 @@ class EmotionDataModule(L.LightningDataModule):
         return self.draws.counts(self.manifest.labels, len(self.manifest.classes))
 
     def split_table(self) -> pd.DataFrame:
-        """Return fold, row, role (train, inner, outer) and is_copy of everything this run uses."""
-        fold = self.fold_rows
-        parts = {"train": self.draws, "inner": as_they_are(fold.inner), "outer": as_they_are(fold.outer)}
+        """Return fold, row, role (train, inner, outer) and is_copy of everything this run uses.
+
+        Copies that were made before the division stand in the part they fell into; those outside of training are not
+        used. Where selection is made on the reported part there is no inner one.
+        """
+        parts = {"train": self.draws, "inner": self.division.part("inner"), "outer": self.division.part("outer")}
         tables = [
-            pd.DataFrame({"fold": fold.index, "row": draws.rows, "role": role, "is_copy": draws.is_copy})
+            pd.DataFrame({"fold": self.fold_rows.index, "row": draws.rows, "role": role, "is_copy": draws.is_copy})
             for role, draws in parts.items()
         ]
         return pd.concat(tables, ignore_index=True)
@@ -230,7 +240,9 @@ class EmotionDataModule(L.LightningDataModule):
         _ = self.clusters
 
     def setup(self, stage: str) -> None:
-        """Divide and over-sample; every process comes to the same rows."""
+        """Divide and over-sample; every process comes to the same rows. A leaky protocol is said once."""
+        if "draws" not in self.__dict__ and self.division.flags:
+            rank_zero_warn(f"protocol: {self.division.protocol}", stacklevel=2)
         _ = self.draws
 
     def train_dataloader(self) -> DataLoader:
@@ -241,8 +253,8 @@ class EmotionDataModule(L.LightningDataModule):
         return ResumableLoader(dataset, batch_sampler=sampler, trained=self._trained, **self._loading(dataset))
 
     def val_dataloader(self) -> DataLoader:
-        """Return the inner part, each row once over all processes."""
-        return self._evaluation_loader(self.fold_rows.inner)
+        """Return the part that is selected on, each row once over all processes."""
+        return self._evaluation_loader(self.selected_on)
 
     def test_dataloader(self) -> DataLoader:
         """Return the outer part, each row once over all processes."""
@@ -315,26 +327,4 @@ def _check_use(where: str, names: list[str], policy: str, n_min: object, once: b
         problem = f"transform_where is doubled, which does not over-sample, but n_min is {n_min!r}"
     if problem:
         msg = f"{problem}. Set transform_where to none, copies, all or doubled, and the others to fit."
-        raise InputError(msg)
-
-
-def _check_division(
-    split: str, fold: int, holdout_fraction: float, outer: str, leak: str, inner_fraction: float
-) -> None:
-    """Refuse options that this way of dividing does not use, and a division without a part to select on."""
-    unused = ""
-    if split != "folds" and fold != 0:
-        unused = f"fold is {fold}, which split=folds alone uses"
-    elif split != "holdout" and holdout_fraction != HOLDOUT:
-        unused = f"holdout_fraction is {holdout_fraction}, which split=holdout alone uses"
-    elif split != "given" and (outer, leak) != ("auto", "error"):
-        unused = f"outer is {outer} and leak is {leak}, which split=given alone uses"
-    if unused:
-        msg = f"{unused}, but split is {split}; leave the option out, or choose that split."
-        raise InputError(msg)
-    if not 0 < inner_fraction < 1:
-        msg = (
-            f"inner_fraction must be above 0 and below 1, got {inner_fraction}: epochs and checkpoints are selected on "
-            "the inner part, and without one they would be selected on what is reported. Try 0.05."
-        )
         raise InputError(msg)

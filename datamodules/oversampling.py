@@ -13,7 +13,10 @@ NMin = int | float | Literal["max"] | None
 
 @dataclass(frozen=True, eq=False)
 class Draws:
-    """The rows of one epoch, originals first; a row may stand there several times, marked as a copy after the first."""
+    """The rows of one epoch, originals first; a row may stand there several times, marked as a copy after the first.
+
+    Where copies were made before the division (`datamodules.division`), a copy may stand here without its original.
+    """
 
     rows: np.ndarray  # (M,) int64, rows of the manifest
     is_copy: np.ndarray  # (M,) bool

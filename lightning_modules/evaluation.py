@@ -8,7 +8,7 @@ import pandas as pd
 
 from datamodules.errors import InputError
 from records.figures import class_figure, confusion_figure, curves_figure
-from records.predictions import build_predictions, check_split, classes_of
+from records.predictions import build_predictions, check_split, classes_of, flag_protocol, protocol_of
 from records.runs import load_table
 from records.statistics import calibration, cluster_bootstrap, fold_scores
 from records.tables import result_text
@@ -72,7 +72,9 @@ def evaluate_outer(cli: "EmotionCLI", tracker: TrackingLogger) -> RunResult | No
         clusters=data.clusters,
         contents=data.contents,
     )
-    split = data.split_table()
+    protocol = data.division.protocol
+    predictions, split = flag_protocol(predictions, protocol), flag_protocol(data.split_table(), protocol)
+    tracker.set_tags({"selected_on": data.leak_record.get("selected_on", "inner part")})
     text = keep_evaluation(tracker, predictions, split, resamples=cli.options.resamples)
     curves = tracker.history("train/loss", "val/loss", "val/f1_macro", "val/accuracy")
     tracker.log_figure(curves_figure({name: curve for name, curve in curves.items() if len(curve)}), "curves")
@@ -87,7 +89,7 @@ def keep_evaluation(tracker: TrackingLogger, predictions: pd.DataFrame, split: p
 
     Args:
         tracker: the run.
-        predictions: prediction table, of one fold or of all.
+        predictions: prediction table, of one fold or of all; says above the result by which protocol it leaks, if so.
         split: split table of the same folds.
         resamples: of the bootstrap.
     """
@@ -95,7 +97,9 @@ def keep_evaluation(tracker: TrackingLogger, predictions: pd.DataFrame, split: p
     classes = classes_of(predictions)
     tracker.log_table(predictions, PREDICTIONS)
     tracker.log_table(split, SPLIT)
-    intervals = cluster_bootstrap(predictions, classes, resamples=resamples)
+    protocol = protocol_of(predictions)
+    tracker.set_tags({"protocol": protocol})
+    intervals = flag_protocol(cluster_bootstrap(predictions, classes, resamples=resamples), protocol)
     folds = fold_scores(predictions, classes)
     tracker.log_table(intervals, "intervals")
     tracker.log_text(result_text(intervals, folds, markdown=True), "result.md")

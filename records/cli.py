@@ -12,7 +12,7 @@ from pathlib import Path
 
 from datamodules.errors import InputError
 from records import runs, store
-from records.predictions import classes_of
+from records.predictions import HONEST, classes_of, protocol_of
 from records.statistics import paired_difference
 from records.tables import as_text, difference_table
 
@@ -20,13 +20,13 @@ _HOST = "127.0.0.1"
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run `ui` or `sync`; returns the exit status."""
+    """Run `ui`, `compare` or `sync`; returns the exit status.
+
+    Raises:
+        InputError: Bad input; the front door prints it.
+    """
     options = _parser().parse_args(args)
-    try:
-        return int(options.command(options))
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    return int(options.command(options))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -110,7 +110,11 @@ def _compare(options: argparse.Namespace) -> int:
     difference = paired_difference(a, b, classes_of(a), resamples=options.resamples)
     known = runs.find_runs(directory=options.directory).set_index("run_id")["name"]
     names = [f"{known.get(run, '')} [{run[:8]}]" for run in found]
-    print(f"a: {names[0]}\nb: {names[1]}\n\n{as_text(difference_table(difference))}")
+    print(f"a: {names[0]}\nb: {names[1]}")
+    for name, table in (("a", a), ("b", b)):
+        if protocol_of(table) != HONEST:
+            print(f"protocol of {name}: {protocol_of(table)}")
+    print(f"\n{as_text(difference_table(difference))}")
     images = difference.attrs["images"]
     print(f"\n{images} images, paired; {options.resamples} resamples of clusters within each class.")
     print("The intervals cover the choice of test images, not the seed of the training.")

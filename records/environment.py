@@ -71,12 +71,3 @@ def environment(root: Path = ROOT) -> dict[str, str]:
         found["accelerator"] = torch.cuda.get_device_name()
         found["cuda"] = str(torch.version.cuda)
     return found
-
-
-def differences(then: dict[str, str], now: dict[str, str]) -> list[str]:
-    """Return one line for everything that differs between two environments."""
-    return [
-        f"{key}: {then.get(key, 'absent')} then, {now.get(key, 'absent')} now"
-        for key in sorted(then.keys() | now.keys())
-        if then.get(key) != now.get(key)
-    ]

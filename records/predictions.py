@@ -1,8 +1,6 @@
 """The two tables a run leaves: what was predicted for every held-out image, and which rows played which role."""
 
-import os
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,6 +12,8 @@ PROBABILITY = "prob_"
 COLUMNS = ("row", "path", "content", "cluster", "subject", "fold", "label", "predicted")
 SPLIT_COLUMNS = ("fold", "row", "role", "is_copy")
 ROLES = ("train", "inner", "outer")
+PROTOCOL = "run_protocol"  # stands in the tables of leaky runs alone; apart from any group of a manifest
+HONEST = "honest"
 
 
 def build_predictions(
@@ -106,54 +106,45 @@ def join_folds(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     if len(orders) != 1:
         msg = f"tables: the folds of one cross-validation have the same classes, got {sorted(orders)}."
         raise InputError(msg)
+    protocols = {protocol_of(table) for table in tables}
+    if len(protocols) != 1:
+        msg = f"tables: the folds of one cross-validation have the same protocol, got {sorted(protocols)}."
+        raise InputError(msg)
     table = pd.concat(list(tables), ignore_index=True).sort_values("row", kind="stable", ignore_index=True)
     check_predictions(table)
     return table
 
 
-def build_split(
-    fold: int, train: np.ndarray, is_copy: np.ndarray, inner: np.ndarray, outer: np.ndarray
-) -> pd.DataFrame:
-    """Return the split table of one fold; `train` lists the rows of one epoch, copies included and marked."""
-    parts = {"train": np.asarray(train), "inner": np.asarray(inner), "outer": np.asarray(outer)}
-    rows = np.concatenate(list(parts.values())).astype(np.int64)
-    copies = np.zeros(len(rows), bool)
-    copies[: len(parts["train"])] = is_copy
-    role = np.repeat(np.array(list(parts), dtype=object), [len(part) for part in parts.values()])
-    table = pd.DataFrame({"fold": np.int64(fold), "row": rows, "role": role, "is_copy": copies})
-    check_split(table)
-    return table
+def flag_protocol(table: pd.DataFrame, protocol: str) -> pd.DataFrame:
+    """Return a table that carries the protocol of its run; that of an honest run is returned as it is."""
+    return table if protocol == HONEST else table.assign(**{PROTOCOL: protocol})
+
+
+def protocol_of(table: pd.DataFrame) -> str:
+    """Return the protocol that a table carries: `honest`, or in what it leaks."""
+    found = table[PROTOCOL].astype(str).unique().tolist() if PROTOCOL in table else [HONEST]
+    if len(found) != 1:
+        msg = f"{PROTOCOL}: a table is of one protocol, got {found}; tables of different ones cannot be joined."
+        raise InputError(msg)
+    return str(found[0])
 
 
 def check_split(table: pd.DataFrame) -> None:
-    """Raise InputError unless roles are known and no row has two roles in one fold."""
+    """Raise InputError unless roles are known and no row has two roles in one fold.
+
+    In a leaky protocol copies may have been made before the division and stand anywhere; originals have one role still.
+    """
     _need_columns(table, SPLIT_COLUMNS, "split table")
     unknown = sorted(set(table["role"].astype(str)) - set(ROLES))
     if unknown:
         msg = f"split table: role is one of {', '.join(ROLES)}, got {unknown[:5]}."
         raise InputError(msg)
-    roles = table.groupby(["fold", "row"])["role"].nunique()
+    bound = table if protocol_of(table) == HONEST else table[~table["is_copy"].astype(bool)]
+    roles = bound.groupby(["fold", "row"])["role"].nunique()
     if (roles > 1).any():
         fold, row = roles.index[roles > 1][0]
         msg = f"split table: a row has one role in a fold, row {row} has {roles.max()} in fold {fold}. The split leaks."
         raise InputError(msg)
-
-
-def save_table(table: pd.DataFrame, path: str | Path) -> Path:
-    """Write a table as Parquet, whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    table.to_parquet(temporary, index=False)
-    os.replace(temporary, path)
-    return path
-
-
-def read_predictions(path: str | Path) -> pd.DataFrame:
-    """Read and check a prediction table."""
-    table = pd.read_parquet(path)
-    check_predictions(table)
-    return table
 
 
 def _need_columns(table: pd.DataFrame, columns: Sequence[str], what: str) -> None:

@@ -1,11 +1,10 @@
-"""Results as people read them: aligned text for a terminal, Markdown for a page, CSV for anything else."""
+"""Results as people read them: aligned text for a terminal, Markdown for a page."""
 
-import os
 import unicodedata
-from pathlib import Path
 
 import pandas as pd
 
+from records.predictions import HONEST, protocol_of
 from records.statistics import FEW_CLUSTERS, mean_and_sd
 
 MARK = "*"
@@ -83,7 +82,7 @@ def notes(intervals: pd.DataFrame) -> list[str]:
     level, resamples = intervals.attrs["level"], intervals.attrs["resamples"]
     whole = intervals[intervals["class"] == ""].iloc[0]
     found = [
-        f"{whole['images']} images in {whole['clusters']} clusters (duplicates and people are kept together). "
+        f"{whole['images']} images in {whole['clusters']} clusters (of duplicates, or of one person). "
         f"Intervals: {level:.0%}, {resamples} resamples of clusters within each class; they cover the choice of "
         "test images, not the seed of the training."
     ]
@@ -95,9 +94,11 @@ def notes(intervals: pd.DataFrame) -> list[str]:
 
 
 def result_text(intervals: pd.DataFrame, folds: pd.DataFrame | None = None, *, markdown: bool = False) -> str:
-    """Return both tables and their notes, ready to print or to put on a page."""
+    """Return both tables and their notes, ready to print or to put on a page; a leaky protocol stands above them."""
     draw = as_markdown if markdown else as_text
-    parts = [draw(class_table(intervals)), draw(whole_table(intervals, folds)), *notes(intervals)]
+    protocol = protocol_of(intervals)
+    head = [] if protocol == HONEST else [f"protocol: {protocol}"]
+    parts = [*head, draw(class_table(intervals)), draw(whole_table(intervals, folds)), *notes(intervals)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -115,15 +116,6 @@ def as_markdown(table: pd.DataFrame) -> str:
     cells = [[cell.replace("|", "\\|").replace(MARK, f"\\{MARK}") for cell in row] for row in _cells(table)]
     rule = ["---", *["---:"] * (len(cells[0]) - 1)]
     return "\n".join("| " + " | ".join(row) + " |" for row in [cells[0], rule, *cells[1:]])
-
-
-def save_csv(table: pd.DataFrame, path: str | Path) -> Path:
-    """Write a table as CSV, whole or not at all; numbers keep all their digits."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    table.to_csv(temporary, index=False)
-    os.replace(temporary, path)
-    return path
 
 
 def _cells(table: pd.DataFrame) -> list[list[str]]:

@@ -218,10 +218,12 @@ def test_given_split_that_leaks(source: Path, tmp_path: Path) -> None:
     assert not set(np.array(dropped.contents)[dropped.fold_rows.train]) & set(
         np.array(dropped.contents)[dropped.fold_rows.outer]
     )
-    allowed = ready(given(source, tmp_path, "allow"))
+    with pytest.warns(UserWarning, match="protocol: twins across the given split kept"):
+        allowed = ready(given(source, tmp_path, "allow"))
     assert len(allowed.fold_rows.train) == len(dropped.fold_rows.train) + 6
     assert set(dropped.manifest.table["split"].iloc[dropped.fold_rows.outer]) == {"test"}
-    other = ready(given(source, tmp_path, "allow", outer="validation"))
+    other = ready(given(source, tmp_path, "allow", outer="validation"))  # whose twins are in test, which is not used
+    assert other.division.protocol == "honest"
     assert set(other.manifest.table["split"].iloc[other.fold_rows.outer]) == {"validation"}
     with pytest.raises(InputError, match=r"--split given: .* nor a split column"):
         ready(given(source, tmp_path, "allow", column=False))

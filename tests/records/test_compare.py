@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from datamodules.errors import InputError
 from records.cli import main
+from records.predictions import flag_protocol
 from records.tracking import TrackingLogger
 
 CLASSES = ("angry", "happy")
@@ -48,7 +50,17 @@ def test_difference_is_b_minus_a_and_other_images_are_refused(
     accuracy = next(line for line in printed.splitlines() if line.startswith("accuracy"))
     assert accuracy.split()[1:4] == ["0.500", "1.000", "+0.500"]
     assert "a: worse" in printed
-    assert main(["compare", b, other]) == 1
-    assert "must predict the same images" in capsys.readouterr().err
-    assert main(["compare", b, "nonsense"]) == 1
-    assert "must mean one run" in capsys.readouterr().err
+    assert "protocol" not in printed
+    with pytest.raises(InputError, match="must predict the same images"):
+        main(["compare", b, other])
+    with pytest.raises(InputError, match="must mean one run"):
+        main(["compare", b, "nonsense"])
+
+
+def test_a_leaky_protocol_is_told_beside_the_run(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    honest = keep("honest one", table(["angry", "happy"] * 10))
+    leaky = keep("leaky one", flag_protocol(table(["angry", "happy"] * 10), "selected on what is reported"))
+    assert main(["compare", honest, leaky]) == 0
+    printed = capsys.readouterr().out
+    assert "protocol of b: selected on what is reported\n" in printed
+    assert "protocol of a" not in printed

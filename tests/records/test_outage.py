@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from datamodules.errors import InputError
 from records.cli import main, ui_command
 from records.tracking import TrackingLogger, find_runs, load_table
 
@@ -116,22 +117,19 @@ def test_outage_loses_and_doubles_nothing(
     assert len(find_runs()) == 2
 
 
-def test_page_needs_runs_and_a_free_port(
-    mlruns: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_page_needs_runs_and_a_free_port(mlruns: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert main(["ui", "--port", str(port)]) == 1
-    assert f"port: {port} cannot be used" in capsys.readouterr().err
-    assert main(["ui", "--directory", "nowhere"]) == 1
-    assert "no runs are kept here" in capsys.readouterr().err
+        with pytest.raises(InputError, match=f"port: {port} cannot be used"):
+            main(["ui", "--port", str(port)])
+    with pytest.raises(InputError, match="no runs are kept here"):
+        main(["ui", "--directory", "nowhere"])
     command = ui_command(mlruns, port)
     assert command[command.index("--host") + 1] == "127.0.0.1"
     assert command[command.index("--backend-store-uri") + 1] == f"sqlite:///{mlruns}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@tracking.example")
-    assert main(["ui"]) == 1
-    error = capsys.readouterr().err
-    assert "its page is http://tracking.example" in error
-    assert "secret" not in error
+    with pytest.raises(InputError, match=r"its page is http://tracking\.example") as error:
+        main(["ui"])
+    assert "secret" not in str(error.value)

@@ -12,12 +12,12 @@ from datamodules.errors import InputError
 from datamodules.manifest import Manifest, make_manifest
 from records.predictions import (
     build_predictions,
-    build_split,
     check_predictions,
+    check_split,
     classes_of,
+    flag_protocol,
     join_folds,
-    read_predictions,
-    save_table,
+    protocol_of,
 )
 
 
@@ -44,7 +44,7 @@ def _build(manifest: Manifest, rows: list[int], fold: int = 0) -> pd.DataFrame:
     )
 
 
-def test_rows_are_sorted_and_everything_stands_beside_its_image(manifest: Manifest, tmp_path: Path) -> None:
+def test_rows_are_sorted_and_everything_stands_beside_its_image(manifest: Manifest) -> None:
     table = _build(manifest, [5, 1, 2])
     assert table["row"].tolist() == [1, 2, 5]
     assert table["path"].tolist() == ["1.png", "2.png", "5.png"]
@@ -56,8 +56,6 @@ def test_rows_are_sorted_and_everything_stands_beside_its_image(manifest: Manife
     assert table["subject"].tolist() == ["a", "b", "c"]
     assert table["race"].tolist() == ["y", "x", "y"]
     assert classes_of(table) == ("happy", "sad")
-    pd.testing.assert_frame_equal(read_predictions(save_table(table, tmp_path / "out" / "p.parquet")), table)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["p.parquet"]
 
 
 def test_folds_join_to_every_image_once(manifest: Manifest) -> None:
@@ -83,11 +81,38 @@ def test_wrong_tables_are_refused(manifest: Manifest, draw_predictions: Callable
         check_predictions(table.iloc[:0])
 
 
-def test_split_table_marks_copies_and_refuses_a_leak() -> None:
-    train, copies = np.array([0, 1, 1, 0]), np.array([False, False, True, True])
-    table = build_split(2, train, copies, np.array([2]), np.array([3, 4]))
-    assert table["role"].tolist() == ["train"] * 4 + ["inner"] + ["outer"] * 2
-    assert table.loc[table["is_copy"], "row"].tolist() == [1, 0]
-    assert set(table["fold"]) == {2}
+def _split(rows: list[int], roles: str, copies: list[int]) -> pd.DataFrame:
+    names = {"t": "train", "i": "inner", "o": "outer"}
+    is_copy = np.isin(np.arange(len(rows)), copies)
+    return pd.DataFrame({"fold": 2, "row": rows, "role": [names[one] for one in roles], "is_copy": is_copy})
+
+
+def test_a_split_table_that_leaks_is_refused() -> None:
+    check_split(_split([0, 1, 1, 0, 2, 3, 4], "ttttioo", [2, 3]))
+    leaking = _split([0, 1, 1, 0, 2, 1, 4], "ttttioo", [2, 3])
     with pytest.raises(InputError, match="row 1 has 2 in fold 2"):
-        build_split(2, train, copies, np.array([2]), np.array([1, 4]))
+        check_split(leaking)
+    with pytest.raises(InputError, match="role is one of train, inner, outer, got"):
+        check_split(leaking.assign(role="test"))
+    with pytest.raises(InputError, match="is_copy missing"):
+        check_split(leaking.drop(columns="is_copy"))
+
+
+def test_copies_may_cross_parts_in_a_leaky_protocol_alone_and_originals_in_none() -> None:
+    crossing = _split([0, 1, 4, 2, 3, 4, 0], "tttiooo", [2, 6])  # a copy of row 4 is trained on, one of row 0 set aside
+    check_split(flag_protocol(crossing, "over-sampled first"))
+    with pytest.raises(InputError, match="row 0 has 2 in fold 2"):
+        check_split(crossing)
+    with pytest.raises(InputError, match="row 4 has 2 in fold 2"):
+        check_split(flag_protocol(crossing.assign(is_copy=False).iloc[:-1], "over-sampled first"))
+
+
+def test_folds_carry_their_protocol_and_do_not_mix(manifest: Manifest) -> None:
+    first, second = _build(manifest, [0, 1, 2]), _build(manifest, [5, 4, 3], fold=1)
+    assert protocol_of(join_folds([first, second])) == "honest"
+    leaky = [flag_protocol(table, "selected on what is reported") for table in (first, second)]
+    assert protocol_of(join_folds(leaky)) == "selected on what is reported"
+    with pytest.raises(InputError, match=r"the same protocol, got \['honest', 'selected on what is reported'\]"):
+        join_folds([first, leaky[1]])
+    with pytest.raises(InputError, match="a table is of one protocol, got"):
+        protocol_of(pd.concat([first, leaky[1]]))

@@ -11,8 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from records.figures import class_figure, confusion_figure, curves_figure
+from records.predictions import HONEST, flag_protocol
 from records.statistics import cluster_bootstrap, fold_scores, paired_difference
-from records.tables import as_markdown, as_text, class_table, difference_table, result_text, save_csv, whole_table
+from records.tables import as_markdown, as_text, class_table, difference_table, result_text, whole_table
 
 CLASSES = ["angry", "happy", "sad", "neutral"]
 LONG = ["neutral", "happiness", "embarrassed and flustered", "sadness-and-grief"]
@@ -76,7 +77,7 @@ def test_text_table_is_aligned_also_in_korean(draw_predictions: Callable[..., pd
     assert lines[0].split() == ["class", "precision", "recall", "F1", "95%", "interval", "images", "clusters"]
 
 
-def test_result_names_what_it_rests_on(draw_predictions: Callable[..., pd.DataFrame], tmp_path: Path) -> None:
+def test_result_names_what_it_rests_on(draw_predictions: Callable[..., pd.DataFrame]) -> None:
     table = draw_predictions(300)
     table = table.drop(table[table["label"] == "angry"].index[4:]).reset_index(drop=True)
     intervals = cluster_bootstrap(table, CLASSES, resamples=200)
@@ -90,8 +91,16 @@ def test_result_names_what_it_rests_on(draw_predictions: Callable[..., pd.DataFr
     assert f"{value['value']:.3f}" in whole_table(intervals).iloc[0].tolist()
     assert "| macro F1 |" in result_text(intervals, markdown=True)
     assert r"angry \*" in as_markdown(class_table(intervals))
-    saved = pd.read_csv(save_csv(intervals, tmp_path / "scores.csv"))
-    np.testing.assert_allclose(saved["low"], intervals["low"], rtol=0)
+
+
+def test_a_leaky_protocol_stands_above_the_result(draw_predictions: Callable[..., pd.DataFrame]) -> None:
+    intervals = cluster_bootstrap(draw_predictions(100), CLASSES, resamples=100)
+    assert flag_protocol(intervals, HONEST) is intervals
+    for markdown in (False, True):
+        honest = result_text(intervals, markdown=markdown)
+        leaky = result_text(flag_protocol(intervals, "selected on what is reported"), markdown=markdown)
+        assert leaky == f"protocol: selected on what is reported\n\n{honest}"
+        assert "protocol" not in honest
 
 
 def test_difference_table_shows_signs(draw_predictions: Callable[..., pd.DataFrame]) -> None:

@@ -1,0 +1,224 @@
+"""How one run divides its rows, from the options that say so, and what leaks in a division that is meant to leak.
+
+The honest protocol keeps duplicates and people in one part, over-samples the training part alone, and selects on an
+inner part that is not reported. Published numbers often come from protocols that do not; these can be had too, to
+measure what they are worth, and every table of such a run says so.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from datamodules.errors import InputError
+from datamodules.folds import Fold, given_split, hold_out, k_fold
+from datamodules.manifest import Manifest
+from datamodules.oversampling import Draws, NMin, oversample
+from datamodules.stratification import divide
+
+Split = Literal["folds", "holdout", "given"]
+Outer = Literal["auto", "test", "validation"]
+Leak = Literal["error", "drop_twins", "allow", "duplicates", "oversample_first"]
+Protocol = Literal["honest", "paper"]
+
+HOLDOUT = 0.2
+INNER = 0.1
+HONEST = "honest"
+_COPIES_STREAM = 104_729  # keeps the division of copies apart from that of their originals
+
+
+@dataclass(frozen=True, eq=False)
+class Division:
+    """The rows of one run.
+
+    Attributes:
+        fold: Each row once: to learn from, to select on, to report on.
+        copies: Copies that were made before the division, by the part they fell into; None where none were.
+        record: What leaked, counted, and what was done about it; empty for an honest division made here.
+        flags: In what the protocol differs from the honest one; empty if in nothing.
+
+    Notes:
+        Rows are only ever evaluated as originals: copies that fell into the inner or the outer part are set aside with
+        it. So every row is still predicted once in a cross-validation, however many copies of it were trained on.
+    """
+
+    fold: Fold
+    copies: Fold | None
+    record: dict[str, Any]
+    flags: tuple[str, ...]
+
+    @property
+    def protocol(self) -> str:
+        """What tables and pages call the protocol."""
+        if not self.flags:
+            return HONEST
+        return f"{', '.join(self.flags)} (leaky: numbers are not comparable with honest ones)"
+
+    def part(self, name: Literal["train", "inner", "outer"]) -> Draws:
+        """Return the rows of a part, and the copies that fell into it."""
+        rows = getattr(self.fold, name)
+        copies = getattr(self.copies, name) if self.copies else np.empty(0, np.int64)
+        return Draws(np.concatenate([rows, copies]), np.arange(len(rows) + len(copies)) >= len(rows))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DivisionPlan:
+    """The options that say how rows are divided; `EmotionDataModule` documents them.
+
+    Raises:
+        InputError: An option that this way of dividing does not use, or a division without a part to select on.
+    """
+
+    split: Split = "folds"
+    folds: int = 5
+    fold: int = 0
+    fold_seed: int = 0
+    holdout_fraction: float = HOLDOUT
+    outer: Outer = "auto"
+    leak: Leak = "error"
+    protocol: Protocol = "honest"
+    inner_fraction: float = INNER
+    n_min: NMin = None
+
+    def __post_init__(self) -> None:
+        unused = ""
+        given = self.leak in ("drop_twins", "allow")
+        if self.split != "folds" and self.fold != 0:
+            unused = f"fold is {self.fold}, which split=folds alone uses"
+        elif self.split != "holdout" and self.holdout_fraction != HOLDOUT:
+            unused = f"holdout_fraction is {self.holdout_fraction}, which split=holdout alone uses"
+        elif self.split != "given" and (self.outer != "auto" or given):
+            unused = f"outer is {self.outer} and leak is {self.leak}, which split=given alone uses"
+        elif self.split == "given" and self._rows_alone:
+            unused = f"leak is {self.leak}, which split=folds and split=holdout alone use"
+        if unused:
+            msg = f"{unused}, but split is {self.split}; leave the option out, or choose that split."
+            raise InputError(msg)
+        if not 0 <= self.fold < self.folds:
+            msg = f"fold must be in 0..{self.folds - 1} (folds is {self.folds}), got {self.fold}."
+            raise InputError(msg)
+        if self.leak == "oversample_first" and self.n_min is None:
+            msg = "leak is oversample_first, but without n_min nothing is over-sampled; set n_min, such as 'max'."
+            raise InputError(msg)
+        if self.protocol == "paper" and self.inner_fraction not in (0, INNER):
+            msg = (
+                f"inner_fraction is {self.inner_fraction}, but protocol is paper, which selects on the reported part "
+                "and sets no inner part aside; give inner_fraction 0, or protocol honest."
+            )
+            raise InputError(msg)
+        if self.protocol == "honest" and not 0 < self.inner_fraction < 1:
+            msg = (
+                f"inner_fraction must be above 0 and below 1, got {self.inner_fraction}: epochs and checkpoints are "
+                "selected on the inner part, and without one they would be selected on what is reported. Try 0.05."
+            )
+            raise InputError(msg)
+
+    @property
+    def _rows_alone(self) -> bool:
+        return self.leak in ("duplicates", "oversample_first")
+
+    @property
+    def _inner(self) -> float:
+        return 0.0 if self.protocol == "paper" else self.inner_fraction
+
+    def divide(self, manifest: Manifest, clusters: np.ndarray) -> Division:
+        """Return the rows of every part.
+
+        Args:
+            manifest: The images.
+            clusters: (N,) int64; rows with equal numbers are twins or one person.
+
+        Raises:
+            InputError: A class has too few clusters, a given split leaks or is missing, nothing is over-sampled.
+        """
+        copies: Fold | None = None
+        record: dict[str, Any] = {}
+        flags: list[str] = []
+        if self.split == "given":
+            fold, record = self._given(manifest, clusters)
+            if self.leak == "allow" and record["leaking_clusters"]:
+                flags.append("twins across the given split kept")
+        else:
+            fold = self._made(manifest, np.arange(len(manifest)) if self._rows_alone else clusters)
+        if self.leak == "oversample_first":
+            copies = self._spread(manifest, self._copies(manifest))
+            flags.append("over-sampled before the division")
+        if self._rows_alone:
+            record = {"leak": self.leak, **_leaks(clusters, fold, copies)}
+            flags.append("duplicates and people divided")
+        if self.protocol == "paper":
+            record = {**record, "selected_on": "reported fold"}
+            flags.insert(0, "selected on the reported fold")
+        return Division(fold, copies, record, tuple(flags))
+
+    def _made(self, manifest: Manifest, together: np.ndarray) -> Fold:
+        common: dict[str, Any] = {"seed": self.fold_seed, "inner_fraction": self._inner}
+        if self.split == "folds":
+            return k_fold(manifest.labels, together, manifest.classes, folds=self.folds, **common)[self.fold]
+        return hold_out(manifest.labels, together, manifest.classes, fraction=self.holdout_fraction, **common)
+
+    def _given(self, manifest: Manifest, clusters: np.ndarray) -> tuple[Fold, dict[str, Any]]:
+        if "split" not in manifest.table:
+            msg = (
+                f"--split given: {manifest.name} has no train/ and test/ folders nor a split column; use --split "
+                "holdout or --split folds."
+            )
+            raise InputError(msg)
+        given = manifest.table["split"].to_numpy(object)
+        outer = self.outer if self.outer != "auto" else "test" if (given == "test").any() else "validation"
+        assert not self._rows_alone  # refused when the plan was made
+        return given_split(
+            manifest.labels,
+            clusters,
+            manifest.classes,
+            given,
+            outer=outer,
+            leak=self.leak,  # type: ignore[arg-type] # by the line above
+            seed=self.fold_seed,
+            inner_fraction=self._inner,
+        )
+
+    def _copies(self, manifest: Manifest) -> np.ndarray:
+        """Return the rows that over-sampling the whole manifest repeats; those of all folds and seeds are the same."""
+        draws = oversample(manifest.labels, np.arange(len(manifest)), self.n_min, self.fold_seed)
+        if not draws.is_copy.any():
+            msg = (
+                f"leak is oversample_first, but no class has fewer images than n_min {self.n_min!r} asks for, so "
+                "nothing is over-sampled; raise n_min, or choose leak duplicates."
+            )
+            raise InputError(msg)
+        return draws.rows[draws.is_copy]
+
+    def _spread(self, manifest: Manifest, copies: np.ndarray) -> Fold:
+        """Put every copy into a part as if it were an image of its own, each part with its share of each class."""
+        if self.split == "folds":
+            index, shares = self.fold, np.full(self.folds, 1 / self.folds)
+        else:
+            index, shares = 0, np.array([self.holdout_fraction, 1 - self.holdout_fraction])
+        part = _shared_out(manifest, copies, shares, [self.fold_seed, _COPIES_STREAM])
+        outer, rest = copies[part == index], copies[part != index]
+        shares = np.array([1 - self._inner, self._inner])
+        part = _shared_out(manifest, rest, shares, [self.fold_seed, _COPIES_STREAM, index])
+        return Fold(index, rest[part == 0], rest[part == 1], outer)
+
+
+def _shared_out(manifest: Manifest, rows: np.ndarray, shares: np.ndarray, seed: list[int]) -> np.ndarray:
+    if not len(rows):
+        return np.empty(0, np.int64)
+    return divide(manifest.labels[rows], np.arange(len(rows)), manifest.classes, shares, seed, 0)
+
+
+def _leaks(clusters: np.ndarray, fold: Fold, copies: Fold | None) -> dict[str, int]:
+    """Count what stands both in the outer part and in those that are trained or selected on."""
+    used = np.concatenate([fold.train, fold.inner])
+    if copies is not None:
+        used = np.concatenate([used, copies.train, copies.inner])
+    shared = np.intersect1d(clusters[used], clusters[fold.outer])
+    counts = {
+        "leaking_clusters": len(shared),
+        "leaking_train_rows": int(np.isin(clusters[used], shared).sum()),
+        "leaking_outer_rows": int(np.isin(clusters[fold.outer], shared).sum()),
+    }
+    if copies is not None:
+        counts["outer_rows_with_a_copy_in_training"] = int(np.isin(fold.outer, copies.train).sum())
+    return counts
