@@ -1,0 +1,61 @@
+"""What the trials of the queue's tests do; imported by their own processes."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import optuna
+
+from datamodules.errors import InputError
+
+
+def note(settings: dict[str, Any], text: str) -> None:
+    with (Path(settings["folder"]) / "notes.txt").open("a") as file:
+        file.write(text + "\n")
+
+
+def lines(folder: Path) -> list[str]:
+    file = folder / "notes.txt"
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def square(trial: optuna.Trial, settings: dict[str, Any]) -> float:
+    x = trial.suggest_float("x", -1, 1)
+    note(settings, f"{trial.number} {os.getpid()}")
+    time.sleep(settings.get("seconds", 0))
+    return x * x
+
+
+def ends(trial: optuna.Trial, settings: dict[str, Any]) -> float | tuple[float, float]:
+    how = trial.user_attrs["enqueued"]["how"]
+    if how == "raises":
+        raise RuntimeError("CUDA out of memory, or so\nsecond line")  # noqa: EM101
+    if how == "explains":
+        raise InputError("data: no such folder")  # noqa: EM101
+    if how == "exits":
+        sys.exit(3)
+    if how == "leaves":
+        os._exit(4)
+    if how == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if how == "pruned":
+        trial.report(9.0, 1)
+        raise optuna.TrialPruned
+    return {"fine": 1.0, "nan": float("nan"), "inf": float("inf"), "two": (1.0, 2.0)}[how]
+
+
+def waits(trial: optuna.Trial, settings: dict[str, Any]) -> float:
+    """Wait for a file in the first round; start a process that must end, too."""
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    note(settings, f"{os.getpid()} {child}")
+    while not (Path(settings["folder"]) / "go").exists():
+        time.sleep(0.05)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return 1.0

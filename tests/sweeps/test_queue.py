@@ -1,0 +1,211 @@
+"""The queue: trials are added once, run once, fail alone, and outlive their workers."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from datamodules.errors import InputError
+from sweeps.queue import enqueue, once_each, work
+from sweeps.storage import address, only_worker, open_storage, require_one_worker
+from sweeps.trial import checked
+
+HERE = Path(__file__).parent
+Start = Callable[..., subprocess.Popen[bytes]]
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+
+
+@pytest.fixture(autouse=True)
+def _tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(HERE))
+
+
+@pytest.fixture
+def url(workplace: Path) -> str:
+    return f"sqlite:///{workplace}/optuna.db"
+
+
+def new_study(url: str, name: str = "s", directions: int = 1) -> optuna.Study:
+    return optuna.create_study(
+        study_name=name, storage=open_storage(url, heartbeat=1, grace=3), directions=["minimize"] * directions
+    )
+
+
+def until(true: Callable[[], object], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "nothing came"
+        time.sleep(0.05)
+
+
+def test_adding_twice_adds_once(url: str) -> None:
+    study = new_study(url)
+    assert enqueue(study, [{"a": 1}, {"a": 2}, {}, {}]) == 4
+    assert enqueue(study, [{"a": 2}, {"a": 1}, {}, {}, {}]) == 1
+    assert [trial.user_attrs["enqueued"] for trial in study.get_trials()] == [{"a": 1}, {"a": 2}, {}, {}, {}]
+    assert {trial.state for trial in study.get_trials()} == {TrialState.WAITING}
+
+
+def test_every_trial_runs_once_and_a_bad_one_fails_alone(url: str, workplace: Path) -> None:
+    study = new_study(url)
+    hows = ["raises", "explains", "exits", "leaves", "killed", "pruned", "nan", "inf", "two", "fine"]
+    enqueue(study, [{"how": how} for how in hows])
+    work("s", url, "queue_tasks:ends", {"folder": str(workplace)}, progress=False)
+    found = {trial.user_attrs["enqueued"]["how"]: trial for trial in study.get_trials()}
+    states = {how: trial.state for how, trial in found.items()}
+    assert states == {
+        **dict.fromkeys(hows, TrialState.FAIL),
+        "pruned": TrialState.PRUNED,
+        "fine": TrialState.COMPLETE,
+    }
+    reasons = {how: trial.user_attrs.get("error") for how, trial in found.items()}
+    assert reasons == {
+        "raises": "RuntimeError: CUDA out of memory, or so",
+        "explains": "data: no such folder",
+        "exits": "SystemExit: 3",
+        "leaves": "its process ended with status 4 and left no result",
+        "killed": "its process was ended by SIGKILL; the system does so when memory runs out",
+        "pruned": None,
+        "nan": "the objective must be a finite number, got nan",
+        "inf": "the objective must be a finite number, got inf",
+        "two": "the study has 1 objectives, the trial gave 2",
+        "fine": None,
+    }
+    assert "ends" in found["raises"].user_attrs["traceback"]
+    assert study.best_trial.user_attrs["enqueued"] == {"how": "fine"}
+
+    work("s", url, "queue_tasks:ends", {}, progress=False)  # nothing is left: nothing is run again
+    assert len(study.get_trials()) == len(hows)
+    assert enqueue(study, [{"how": how} for how in hows]) == 0
+    assert enqueue(study, [{"how": how} for how in hows], retry_failed=True) == 8
+
+
+def test_an_objective_is_finite_and_of_the_right_number() -> None:
+    assert checked(1, 1).values == (1.0,)
+    assert checked((1.0, 2.0), 2).state == TrialState.COMPLETE
+    assert checked((1.0, float("-inf")), 2).state == TrialState.FAIL
+
+
+def test_a_killed_worker_takes_its_trial_along_and_loses_nothing(url: str, workplace: Path, start_worker: Start) -> None:
+    from queue_tasks import lines
+
+    study = new_study(url)
+    enqueue(study, [{}, {}])
+    worker = start_worker("s", url, "queue_tasks:waits", {"folder": str(workplace)})
+    until(lambda: lines(workplace))
+    pids = [int(pid) for pid in lines(workplace)[0].split()]
+    with pytest.raises(InputError, match="--storage: another worker is using .*one at a time"):
+        work("s", url, "queue_tasks:waits", {}, progress=False)
+    worker.kill()
+    worker.wait()
+    until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids), 20)
+
+    (workplace / "go").touch()
+    work("s", url, "queue_tasks:waits", {"folder": str(workplace)}, progress=False)
+    assert Counter(trial.state for trial in study.get_trials()) == {TrialState.COMPLETE: 2, TrialState.FAIL: 1}
+    assert [trial.state for trial in once_each(study)] == [TrialState.COMPLETE] * 2
+    assert enqueue(study, [{}, {}]) == 0
+
+
+@pytest.mark.parametrize(("how", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, -2)])
+def test_a_stopped_worker_queues_its_trial_at_once(
+    url: str, workplace: Path, start_worker: Start, how: int, status: int
+) -> None:
+    from queue_tasks import lines
+
+    study = new_study(url)
+    enqueue(study, [{}])
+    worker = start_worker("s", url, "queue_tasks:waits", {"folder": str(workplace)})
+    until(lambda: lines(workplace))
+    worker.send_signal(how)
+    assert worker.wait(20) in (status, 130, 1)
+    assert [trial.state for trial in study.get_trials()] == [TrialState.FAIL, TrialState.WAITING]
+    assert not os.path.exists(f"/proc/{lines(workplace)[0].split()[0]}")
+
+
+def test_what_was_failed_for_lost_but_not_queued_is_queued_later(url: str, workplace: Path) -> None:
+    """Its finder was killed between the two."""
+    study = new_study(url)
+    enqueue(study, [{}])
+    with pytest.warns(UserWarning, match="Heartbeat"):
+        study.ask()
+    study.tell(0, state=TrialState.FAIL)
+    work("s", url, "queue_tasks:square", {"folder": str(workplace)}, progress=False)
+    assert [trial.state for trial in study.get_trials()] == [TrialState.FAIL, TrialState.COMPLETE]
+    work("s", url, "queue_tasks:square", {"folder": str(workplace)}, progress=False)
+    assert len(study.get_trials()) == 2
+
+
+def test_workers_on_postgresql_share_the_trials(postgresql: str, workplace: Path, start_worker: Start) -> None:
+    """One of two is killed in the middle of a trial: that trial alone is run a second time."""
+    from queue_tasks import lines
+
+    study = new_study(postgresql, "shared")
+    enqueue(study, [{}] * 12)
+    settings = {"folder": str(workplace), "seconds": 0.4}
+    workers = [start_worker("shared", postgresql, "queue_tasks:square", settings) for _ in range(2)]
+    until(lambda: len(lines(workplace)) >= 5)
+    workers[0].kill()
+    assert workers[1].wait(120) == 0
+    each = once_each(study)
+    assert len(each) == 12
+    assert {trial.state for trial in each} == {TrialState.COMPLETE}
+    assert Counter(trial.state for trial in study.get_trials())[TrialState.FAIL] <= 1
+    ran = [line.split()[0] for line in lines(workplace)]
+    assert len(ran) == len(set(ran)) <= 13
+    assert len({trial.user_attrs["worker"] for trial in study.get_trials()}) == 2
+    assert len({trial.params["x"] for trial in each}) == 12
+
+
+def test_adding_at_once_on_postgresql_adds_once(postgresql: str, workplace: Path) -> None:
+    new_study(postgresql, "at once")
+    code = (
+        "import optuna; from sweeps.queue import enqueue; from sweeps.storage import open_storage;"
+        f"study = optuna.load_study(study_name='at once', storage=open_storage('{postgresql}'));"
+        "print(enqueue(study, [{}] * 20))"
+    )
+    both = [
+        subprocess.Popen([sys.executable, "-W", "ignore", "-c", code], stdout=subprocess.PIPE, text=True, cwd=HERE.parents[1])
+        for _ in range(2)
+    ]
+    assert sum(int(one.communicate()[0]) for one in both) == 20
+
+
+def test_kinds_of_storage() -> None:
+    assert address("postgres://me:secret@host/db") == "postgresql+psycopg://me:secret@host/db"
+    assert address("sqlite:////absolute/x.db") == "sqlite:////absolute/x.db"
+    for wrong in ("mysql://me:secret@host/db", "optuna.db", "sqlite://", "sqlite:///:memory:", "postgresql://"):
+        with pytest.raises(InputError, match=r"--storage: a file .* or PostgreSQL .*, got ") as caught:
+            address(wrong)
+        assert "secret" not in str(caught.value)
+
+
+def test_the_environment_names_the_storage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPTUNA_STORAGE", "postgresql://host/db")
+    assert address() == "postgresql+psycopg://host/db"
+    monkeypatch.delenv("OPTUNA_STORAGE")
+    assert address() == "sqlite:///mlruns/optuna.db"
+
+
+def test_a_server_that_does_not_answer_is_told_without_the_password() -> None:
+    with pytest.raises(InputError, match="127.0.0.1:1/db must be a database that answers") as caught:
+        open_storage("postgresql://me:secret@127.0.0.1:1/db")
+    assert "secret" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_several_workers_need_postgresql(url: str) -> None:
+    require_one_worker("postgresql+psycopg://host/db", 4)
+    require_one_worker(url, 1)
+    with pytest.raises(InputError, match="--workers: 2 workers need PostgreSQL.*database is locked"):
+        require_one_worker(url, 2)
+    with only_worker(url), pytest.raises(InputError, match="another worker is using"), only_worker(url):
+        pass
