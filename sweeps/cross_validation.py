@@ -39,7 +39,14 @@ class CrossValidation:
 
 
 def cross_validate(
-    args: list[str], *, folds: int, seeds: list[int], resume: str | None = None, resamples: int = 2000
+    args: list[str],
+    *,
+    folds: int,
+    seeds: list[int],
+    resume: str | None = None,
+    resamples: int = 2000,
+    above: str | None = None,
+    name: str | None = None,
 ) -> CrossValidation | None:
     """Train and evaluate every fold once.
 
@@ -49,6 +56,8 @@ def cross_validate(
         seeds: training seeds; the folds are those of the first seed throughout.
         resume: parent run id to go on with, or "auto" for the newest unfinished one of the same options.
         resamples: bootstrap resamples of the pooled intervals.
+        above: run id of the study that this cross-validation is a part of.
+        name: of the run; by default recipe, data and number of folds.
 
     Returns:
         The pooled result of the first seed, and the spread over folds and seeds; None on other ranks than zero.
@@ -76,7 +85,7 @@ def cross_validate(
                 if member.result is None:
                     _run_fold(args, folds, fold, seed, seeds[0], parent_id, member.run_id)
             return None
-        parent = _open_parent(args, folds, seeds, key, parent_id)
+        parent = _open_parent(args, folds, seeds, key, parent_id, above, name)
         try:
             _reserve(parent, args, todo, members)
             results = _run_folds(parent, args, folds, seeds, members)
@@ -124,12 +133,21 @@ def _parent_to_resume(key: str, resume: str | None) -> str | None:
     return None
 
 
-def _open_parent(args: list[str], folds: int, seeds: list[int], key: str, run_id: str | None) -> TrackingLogger:
+def _open_parent(
+    args: list[str],
+    folds: int,
+    seeds: list[int],
+    key: str,
+    run_id: str | None,
+    above: str | None,
+    name: str | None,
+) -> TrackingLogger:
     recipe, data, experiment = _described(args)
     parent = TrackingLogger(
         experiment=experiment,
-        run_name=f"{recipe} {data} {folds}-fold",
+        run_name=name or f"{recipe} {data} {folds}-fold",
         run_id=run_id,
+        parent_run_id=above,
         system_metrics=False,
         tags={
             "kind": "cross-validation",
