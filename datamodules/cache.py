@@ -18,7 +18,7 @@ import filelock
 import numpy as np
 import pandas as pd
 
-from datamodules.cache_build import CHUNK, FEW, decode_all
+from datamodules.cache_build import CHUNK, FEW, Record, decode_all
 from datamodules.cache_shelf import GIGABYTE, VERSION, cache_clear, cache_list, folder_bytes
 from datamodules.errors import InputError
 from datamodules.manifest import Manifest
@@ -187,7 +187,7 @@ def _build(cache: PixelCache, paths: list[str], name: str, keep: bool, pool: Pro
     work = final.parent / f".{final.name}.{uuid.uuid4().hex[:8]}"
     work.mkdir()
     try:
-        index = decode_all(
+        records = decode_all(
             cache.root,
             paths,
             size=cache.size,
@@ -197,6 +197,7 @@ def _build(cache: PixelCache, paths: list[str], name: str, keep: bool, pool: Pro
             greys=work / "greys.bin",
             pool=pool,
         )
+        index = pd.DataFrame(records, columns=list(Record._fields))
         index.to_parquet(work / "index.parquet")
         meta = {
             "version": VERSION,

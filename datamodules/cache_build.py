@@ -1,4 +1,7 @@
-"""Decoding every picture once in several processes, straight into the cache's file."""
+"""Decoding every picture once in several processes, straight into the cache's file.
+
+The processes are spawned and import this file, so it leaves out what is slow to import and they do not need (pandas).
+"""
 
 import os
 from collections.abc import Iterator
@@ -9,7 +12,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 from tqdm import tqdm
 
 from datamodules.errors import InputError
@@ -54,7 +56,7 @@ def decode_all(
     target: Path | None,
     greys: Path,
     pool: ProcessPoolExecutor | None,
-) -> pd.DataFrame:
+) -> list[Record]:
     """Decode ``paths`` below ``root``; return the index. Pixels go to ``target``, the grey planes to ``greys``."""
     if target is not None:
         with open(target, "wb") as file:
@@ -70,7 +72,7 @@ def decode_all(
             file.write(small.data)
             records.extend(part)
             bar.update(len(part))
-    return pd.DataFrame(records, columns=list(Record._fields))
+    return records
 
 
 def _results(chunks: list[Chunk], pool: ProcessPoolExecutor | None) -> Iterator[tuple[list[Record], np.ndarray]]:

@@ -111,6 +111,14 @@ def test_processes_of_a_script_without_a_main_guard(tmp_path: Path) -> None:
     assert done.stdout.strip() == "(1, 8, 8, 3)"
 
 
+def test_processes_import_little() -> None:
+    """Each decoding process starts from nothing, and pandas alone takes as long as decoding a hundred pictures."""
+    code = "import sys, datamodules.cache_build; print({'pandas', 'torch', 'albumentations'} & set(sys.modules))"
+    known = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], env=known, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
 def test_more_pictures_than_one_chunk(tmp_path: Path, shelf: Path) -> None:
     manifest = draw_pictures(tmp_path / "many", 70)
     cache = build(manifest, shelf)

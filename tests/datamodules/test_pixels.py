@@ -203,7 +203,7 @@ def test_shrinking_is_antialiased() -> None:
     assert np.abs(small.astype(int) - 127).max() < 20  # without it: black or white
 
 
-@pytest.mark.parametrize("shape", [(64, 64), (300, 300), (480, 480), (90, 40), (33, 70), (48, 200)])
+@pytest.mark.parametrize("shape", [(64, 64), (300, 300), (480, 480), (640, 520), (90, 40), (33, 70), (48, 200)])
 @pytest.mark.parametrize("fit", ["crop", "stretch", "pad"])
 def test_resizing_agrees_with_another_library(shape: tuple[int, int], fit: str) -> None:
     """Pillow's antialiased bilinear filter on a smooth picture: other arithmetic, nearly the same values."""
@@ -221,6 +221,14 @@ def test_resizing_agrees_with_another_library(shape: tuple[int, int], fit: str) 
     got = got[down : down + inner[1], right : right + inner[0]]
     assert np.abs(got - wanted)[2:-2, 2:-2].max() <= 5
     assert np.abs(got - wanted).mean() < 1.2
+
+
+@pytest.mark.parametrize("shape", [(96, 192), (48, 72), (36, 60)])
+def test_shrinking_is_the_mean_of_what_a_pixel_covers(shape: tuple[int, int]) -> None:
+    """Whole multiples, which need not be equal on both axes: only the rounding may differ."""
+    noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    wanted = noise.reshape(12, shape[0] // 12, 12, shape[1] // 12, 3).mean((1, 3))
+    assert np.abs(fit_to_square(noise, 12, "stretch") - wanted).max() < 1
 
 
 def test_fit_is_checked() -> None:
