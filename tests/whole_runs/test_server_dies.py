@@ -18,7 +18,8 @@ from mlflow import MlflowClient
 
 import emotion
 from lightning_modules.classifier import EmotionClassifier
-from records.runs import find_runs, load_table
+from records.runs import children, find_runs, load_table
+from sweeps import cross_validation
 
 
 @pytest.fixture
@@ -96,3 +97,41 @@ def test_a_run_outlives_its_server(
     assert set(load_table(after["run_id"], "predictions")) >= {"row", "label", "predicted"}
     figure = next(tmp_path.rglob("confusion_matrix.png"))  # any picture will do
     assert emotion.main(["predict", "--run", after["run_id"], "--data", str(figure)]) == 0
+
+
+@pytest.mark.slow
+def test_a_cross_validation_outlives_its_server(
+    server: tuple[str, Callable[[], None], Callable[[], None]],
+    tmp_path: Path,
+    tiny: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    address, start, kill = server
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    start()
+    run_fold = cross_validation._run_fold
+
+    def then_kill(*args: object) -> object:
+        done = run_fold(*args)  # type: ignore[arg-type]
+        kill()  # after the first fold; there is none to kill after the second
+        return done
+
+    words = ["cross-validate", *tiny, "--folds", "2"]
+    with monkeypatch.context() as patch:
+        patch.setattr(cross_validation, "_run_fold", then_kill)
+        assert emotion.main(words) == 0
+    assert "macro F1 of the folds" in capsys.readouterr().out
+    start()
+    assert sorted(find_runs()["status"]) == ["FINISHED", "RUNNING", "SCHEDULED"]
+    before = set(find_runs()["run_id"])
+    assert emotion.main(["sync"]) == 0
+    after = find_runs()
+    assert list(after["status"]) == ["FINISHED"] * 3
+    assert set(after["run_id"]) == before
+    (parent,) = find_runs(where="tags.kind = 'cross-validation'").to_dict("records")
+    table = load_table(parent["run_id"], "predictions")
+    assert sorted(table["row"]) == list(range(len(table)))
+    assert children(parent["run_id"])["metrics.test/f1_macro"].notna().all()

@@ -1,5 +1,6 @@
 """A run that is killed, ended or interrupted goes on with --resume, in the same MLflow run, to the same numbers."""
 
+import os
 import signal
 import subprocess
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import torch
 from mlflow import MlflowClient
 
 import emotion
+from lightning_modules.classifier import EmotionClassifier
 from lightning_modules.cli import run_cli
 from records.runs import download, find_runs, load_table
 from records.store import embedded_uri
@@ -89,8 +91,6 @@ def test_a_stopped_run_goes_on_in_itself(
 def test_a_run_killed_before_its_first_checkpoint_begins_again_in_itself(
     place: Path, one_run: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lightning_modules.classifier import EmotionClassifier
-
     step = EmotionClassifier.training_step
 
     def fails(self: EmotionClassifier, batch: dict[str, torch.Tensor], number: int) -> torch.Tensor:
@@ -157,3 +157,35 @@ def test_resume_passes_over_a_damaged_checkpoint(
     (folder / "last.ckpt").write_bytes(whole)
     assert emotion.main(["fit", *one_run, "--resume"]) == 0
     assert find_runs().iloc[0]["status"] == "FINISHED"
+
+
+def test_a_finished_run_keeps_no_training_state_and_is_not_resumed(
+    finished: str, one_run: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert [path.name for path in Path("mlruns/runs", finished).glob("*.ckpt")] == ["best.ckpt"]
+    assert emotion.main(["fit", *one_run, "--resume", finished]) == 1
+    assert f"run {finished} has finished, there is nothing to go on from" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("when", ["on_train_epoch_end", "on_test_start"])
+def test_sigterm_after_the_last_batch_closes_the_run(
+    place: Path,
+    one_run: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    when: str,
+) -> None:
+    def end(self: EmotionClassifier) -> None:
+        if when == "on_test_start" or self.current_epoch == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(EmotionClassifier, when, end)
+        with pytest.raises(SystemExit, match="143"):
+            emotion.main(["fit", *one_run])
+    (run,) = find_runs().to_dict("records")
+    assert run["status"] == "KILLED"
+    assert capsys.readouterr().err.count(f"--resume {run['run_id']}") == 1
+    assert emotion.main(["fit", *one_run, "--resume"]) == 0
+    (run,) = find_runs().to_dict("records")
+    assert run["status"] == "FINISHED"

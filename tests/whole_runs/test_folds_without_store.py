@@ -1,0 +1,110 @@
+"""A cross-validation that loses its store, is ended by SIGTERM or is mistyped: no run is left astray."""
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+import emotion
+from datamodules.errors import InputError
+from records import store
+from records.runs import children, find_runs, load_table
+from records.store import embedded_uri
+from sweeps import cross_validation
+
+Capture = pytest.CaptureFixture[str]
+PARENT = "tags.kind = 'cross-validation'"
+
+
+def away(*_: object, **__: object) -> None:
+    msg = "MLFLOW_TRACKING_URI: the tracking store must answer"
+    raise InputError(msg)
+
+
+def test_folds_begin_while_the_store_is_away(
+    place: Path, tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    run_fold = cross_validation._run_fold
+    seen: list[list[str]] = []
+
+    def then_away(*args: object) -> object:
+        done = run_fold(*args)  # type: ignore[arg-type]
+        seen.append(sorted(find_runs()["status"]) if not seen else [])
+        patch.setattr(store, "open_client", away)
+        return done
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cross_validation, "_run_fold", then_away)
+        words = ["cross-validate", *tiny, "--folds", "3", "--run.experiment", "elsewhere"]
+        assert emotion.main(words) == 0
+    assert seen == [["FINISHED", "RUNNING", "SCHEDULED", "SCHEDULED"], [], []]
+    said = capsys.readouterr()
+    assert said.err.startswith("emotion cross-validate: starting ...\n")
+    assert said.err.count("starting ...") == 1
+    assert "\r" not in said.err  # no bar in a file
+    assert said.err.count("epoch ") == 0  # tiny asks for no progress
+    assert set(find_runs()["experiment"]) == {"elsewhere"}
+    (parent,) = find_runs(where=PARENT).to_dict("records")
+    below = children(parent["run_id"])
+    assert list(below["status"]) == ["FINISHED"] * 3
+    assert list(below["name"]) == [f"quick drawn fold {fold} seed 0" for fold in range(3)]
+    assert parent["status"] == "FINISHED"
+    assert parent["tags.manifest"] == below["tags.manifest"].unique().item()
+    for number, (fold, score) in enumerate(load_table(parent["run_id"], "folds")[["fold", "f1_macro"]].to_numpy(), 1):
+        assert f"fold {fold:.0f} seed 0 ({number} of 3): macro F1 {score:.3f}, accuracy" in said.err
+    client = MlflowClient(embedded_uri("mlruns"))
+    mine, theirs = (client.get_run(run).inputs.dataset_inputs for run in (parent["run_id"], below["run_id"].iloc[1]))
+    assert [one.dataset.digest for one in mine] == [one.dataset.digest for one in theirs]
+    assert len(mine) == 1
+
+
+@pytest.mark.parametrize("where", ["_check_complete", "whole_scores"])
+def test_sigterm_after_the_last_fold_closes_the_parent(
+    place: Path, tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: Capture, where: str
+) -> None:
+    words = ["cross-validate", *tiny, "--folds", "2"]
+    before = signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as patch:
+        patch.setattr(cross_validation, where, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(SystemExit, match="143"):
+            emotion.main(words)
+    assert signal.getsignal(signal.SIGTERM) is before
+    (parent,) = find_runs(where=PARENT).to_dict("records")
+    assert parent["status"] == "KILLED"
+    assert capsys.readouterr().err.count(f"--resume {parent['run_id']}") == 1
+    assert emotion.main([*words, "--resume"]) == 0
+    assert list(find_runs()["status"]) == ["FINISHED"] * 3
+
+
+def test_sigterm_between_folds_leaves_no_run_that_never_began(
+    place: Path, tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["cross-validate", *tiny, "--folds", "3", "--trainer.max_epochs", "1"]
+    run_fold = cross_validation._run_fold
+
+    def then_end(*args: object) -> object:
+        done = run_fold(*args)  # type: ignore[arg-type]
+        os.kill(os.getpid(), signal.SIGTERM)
+        return done
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cross_validation, "_run_fold", then_end)
+        with pytest.raises(SystemExit, match="143"):
+            emotion.main(words)
+    (parent,) = find_runs(where=PARENT).to_dict("records")
+    assert parent["status"] == "KILLED"
+    (first,) = children(parent["run_id"]).to_dict("records")
+    assert first["status"] == "FINISHED"
+    assert emotion.main([*words, "--resume"]) == 0
+    below = children(parent["run_id"])
+    assert below["run_id"].iloc[0] == first["run_id"]
+    assert list(below["status"]) == ["FINISHED"] * 3
+    assert list(below["tags.fold"]) == ["0", "1", "2"]
+
+
+def test_a_mistyped_cross_validation_leaves_no_folds(place: Path, tiny: tuple[str, ...]) -> None:
+    assert emotion.main(["cross-validate", *tiny, "--folds", "2", "--model.learning_rat", "1"]) == 1
+    assert list(find_runs()["status"]) == ["FAILED"]  # the parent
+    assert [path.name for path in Path("mlruns/runs").iterdir()] == list(find_runs()["run_id"])
