@@ -9,27 +9,23 @@ from typing import Any, Literal
 import lightning as L
 import numpy as np
 import pandas as pd
-import torch
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
 from datamodules.batches import EpochBatchSampler, ResumableLoader
 from datamodules.cache import PixelCache, build_cache
-from datamodules.dataset import EmotionDataset, keep, start_worker
+from datamodules.dataset import EmotionDataset
 from datamodules.division import HOLDOUT, INNER, Division, DivisionPlan, Leak, Outer, Protocol, Split
 from datamodules.duplicates import find_clusters
 from datamodules.errors import InputError
 from datamodules.folds import Fold
+from datamodules.loading import PlainLoader, loading
 from datamodules.manifest import Manifest
 from datamodules.oversampling import Draws, as_they_are, doubled, oversample
 from datamodules.pixels import Fit
-from datamodules.processes import cores
 from datamodules.readers import ReadOptions, read
 from datamodules.transforms import BasePolicy, Policy, build_transform
-
-TINY = 1_000  # pictures an epoch, below which starting workers costs more than they save
-MOST_WORKERS = 8
 
 
 class EmotionDataModule(L.LightningDataModule):
@@ -250,28 +246,33 @@ class EmotionDataModule(L.LightningDataModule):
         rank, world_size = self._place()
         sampler = EpochBatchSampler(len(self.draws), self.batch_size, seed=self.seed, rank=rank, world_size=world_size)
         dataset = self._dataset(self.draws, training=True)
-        return ResumableLoader(dataset, batch_sampler=sampler, trained=self._trained, **self._loading(dataset))
+        return ResumableLoader(
+            dataset, batch_sampler=sampler, trained=self._trained, **loading(dataset, self.num_workers, self.trainer)
+        )
 
     def val_dataloader(self) -> DataLoader:
         """Return the part that is selected on, each row once over all processes."""
-        return self._evaluation_loader(self.selected_on)
+        return self.evaluation_loader(self.selected_on)
 
     def test_dataloader(self) -> DataLoader:
         """Return the outer part, each row once over all processes."""
-        return self._evaluation_loader(self.fold_rows.outer)
+        return self.evaluation_loader(self.fold_rows.outer)
 
     def predict_dataloader(self) -> DataLoader:
         """Return the outer part."""
-        return self._evaluation_loader(self.fold_rows.outer)
+        return self.evaluation_loader(self.fold_rows.outer)
 
-    def _evaluation_loader(self, rows: np.ndarray) -> DataLoader:
+    def evaluation_loader(self, rows: np.ndarray) -> DataLoader:
+        """Return some rows as they are, each once over all processes."""
         rank, world_size = self._place()
         dataset = self._dataset(as_they_are(rows), training=False)
         sampler = None
         if world_size > 1:
             sampler = UnrepeatedDistributedSampler(dataset, num_replicas=world_size, rank=rank, shuffle=False)
         size = self.eval_batch_size or self.batch_size
-        return DataLoader(dataset, batch_size=size, sampler=sampler, **self._loading(dataset))
+        return PlainLoader(
+            dataset, batch_size=size, sampler=sampler, **loading(dataset, self.num_workers, self.trainer)
+        )
 
     def _dataset(self, draws: Draws, *, training: bool) -> EmotionDataset:
         votes = None
@@ -287,22 +288,6 @@ class EmotionDataModule(L.LightningDataModule):
             seed=self.seed,
             votes=votes,
         )
-
-    def _loading(self, dataset: EmotionDataset) -> dict[str, Any]:
-        workers = self.num_workers
-        if workers is None:
-            # those on this machine share its cores; torchrun alone knows of those it started
-            ranks = max(self.trainer.num_devices if self.trainer else 1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-            # copying from the map is quicker than handing over from another process
-            only_copies = dataset.cache.pixels is not None and not (dataset.originals or dataset.copies)
-            workers = 0 if only_copies or len(dataset) < TINY else min(MOST_WORKERS, max(1, cores() // ranks))
-        return {
-            "num_workers": workers,
-            "persistent_workers": workers > 0,
-            "worker_init_fn": start_worker,
-            "collate_fn": keep,
-            "pin_memory": torch.cuda.is_available(),
-        }
 
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
