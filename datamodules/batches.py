@@ -91,7 +91,17 @@ class EpochBatchSampler(Sampler[Batch]):
             self.epoch, self.started = self.epoch + 1, 0
 
 
-class ResumableLoader(DataLoader):
+class PlainLoader(DataLoader):
+    """A DataLoader that raises a user's error met by a worker as it is: torch's own adds the worker's traceback."""
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # looks at what the base class yields
+        for batch in super().__iter__():
+            if isinstance(batch, InputError):
+                raise batch
+            yield batch
+
+
+class ResumableLoader(PlainLoader):
     """A DataLoader that Lightning saves and restores at the batch that training has reached, not the one prefetched.
 
     ``trained`` tells how many batches of the running epoch have been trained on. What was handed out is not

@@ -6,10 +6,11 @@ import albumentations as A
 import cv2
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from datamodules.batches import Batch
 from datamodules.cache import PixelCache
+from datamodules.errors import InputError
 from datamodules.oversampling import Draws
 from datamodules.transforms import reseed
 
@@ -57,13 +58,22 @@ class EmotionDataset(Dataset):
 
     def __getitem__(self, position: int) -> dict[str, torch.Tensor]:
         """Return one draw without the batch axis; a transform's random values then depend on ``position`` alone."""
-        return {name: value[0] for name, value in self.__getitems__([position]).items()}
+        return {name: value[0] for name, value in self._read([position]).items()}
 
-    def __getitems__(self, wanted: Batch | Sequence[int]) -> dict[str, torch.Tensor]:
+    def __getitems__(self, wanted: Batch | Sequence[int]) -> dict[str, torch.Tensor] | InputError:
         """Return a batch: image (B, 3, S, S) uint8 in channels-last memory, label (B,), row (B,), is_copy (B,).
 
-        With votes also target (B, C) float32.
+        With votes also target (B, C) float32. A loading process returns the error of a picture that cannot be read,
+        for `PlainLoader` to raise.
         """
+        try:
+            return self._read(wanted)
+        except InputError as error:
+            if get_worker_info() is None:
+                raise
+            return error
+
+    def _read(self, wanted: Batch | Sequence[int]) -> dict[str, torch.Tensor]:
         if isinstance(wanted, Batch):
             positions, seed = wanted.positions, wanted.seed
         else:
@@ -100,7 +110,7 @@ class EmotionDataset(Dataset):
             images[place] = transform(image=images[place])["image"]
 
 
-def keep(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def keep(batch: dict[str, torch.Tensor] | InputError) -> dict[str, torch.Tensor] | InputError:
     """Collate function: the dataset already made a batch."""
     return batch
 

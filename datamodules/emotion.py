@@ -13,14 +13,14 @@ from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
-from datamodules.batches import EpochBatchSampler, ResumableLoader
+from datamodules.batches import EpochBatchSampler, PlainLoader, ResumableLoader
 from datamodules.cache import PixelCache, build_cache
 from datamodules.dataset import EmotionDataset
 from datamodules.division import HOLDOUT, INNER, Division, DivisionPlan, Leak, Outer, Protocol, Split
 from datamodules.duplicates import find_clusters
 from datamodules.errors import InputError
 from datamodules.folds import Fold
-from datamodules.loading import PlainLoader, loading
+from datamodules.loading import loading
 from datamodules.manifest import Manifest
 from datamodules.oversampling import Draws, as_they_are, doubled, oversample
 from datamodules.pixels import Fit

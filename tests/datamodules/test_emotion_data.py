@@ -1,5 +1,6 @@
 """EmotionDataModule: what reaches the model, under one process or several, and after a resume at any batch."""
 
+import shutil
 from collections.abc import Callable, Iterable
 from itertools import chain
 from pathlib import Path
@@ -170,8 +171,8 @@ def test_ranks_share_an_epoch_exactly(source: Path, world_size: int) -> None:
 def test_loading_processes_share_the_cores_of_the_machine(
     source: Path, monkeypatch: pytest.MonkeyPatch, devices: int, local: str, workers: int
 ) -> None:
-    monkeypatch.setattr("datamodules.emotion.cores", lambda: 6)
-    monkeypatch.setattr("datamodules.emotion.TINY", 1)
+    monkeypatch.setattr("datamodules.loading.cores", lambda: 6)
+    monkeypatch.setattr("datamodules.loading.TINY", 1)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", local or "1")  # how torchrun tells what it started
     data = ready(module(source, base_policy="mild", num_workers=None))
     data.trainer = SimpleNamespace(global_rank=0, world_size=1, num_devices=devices)  # type: ignore[assignment]
@@ -240,6 +241,22 @@ def test_unreadable_pictures_stop_the_run_and_are_named(source: Path, tmp_path: 
             ready(module(source, cache_dir=str(tmp_path)))
     finally:
         bad.unlink()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("loader", ["train_dataloader", "val_dataloader"])
+def test_a_picture_that_breaks_later_is_told_without_a_workers_traceback(
+    source: Path, tmp_path: Path, workers: int, loader: str
+) -> None:
+    root = shutil.copytree(source, tmp_path / "faces")
+    cache: dict[str, Any] = {"cache_dir": str(tmp_path / "cache"), "cache_budget_gb": 1e-6}  # decoded on the fly
+    with pytest.warns(UserWarning, match="decoded"):
+        data = ready(module(root, num_workers=workers, **cache))
+    for bad in root.rglob("*.png"):
+        bad.write_bytes(b"no picture")
+    with pytest.raises(InputError, match=r"^Picture \S+\.png .*\.$") as error:
+        rows_of(getattr(data, loader)())
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
