@@ -149,7 +149,11 @@ def _several(groups: np.ndarray) -> Iterator[list[int]]:
 
 
 def summary(manifest: Manifest, found: Audit) -> pd.DataFrame:
-    """Return a line for each kind of finding: findings, images, and images whose twin stands in another split."""
+    """Return a line for each kind of finding.
+
+    Columns: finding, severity ("none" where nothing was found), groups (findings; of duplicates, groups of equal
+    pictures), images, and "twin in another split": how many of these images have one.
+    """
     crossing = {row for rows in found.of("across splits") for row in rows}
     lines = []
     for kind, severity in SEVERITIES.items():
@@ -161,8 +165,8 @@ def summary(manifest: Manifest, found: Audit) -> pd.DataFrame:
             held = found.exact if kind == "exact duplicates" else found.twins
             parts = pd.Series(split).groupby(held).nunique()
             across = f"{sum(parts[held[row]] > 1 for row in rows & crossing):,}"
-        lines.append((kind, severity if groups else "", len(groups), len(rows), across))
-    return pd.DataFrame(lines, columns=["found", "", "groups", "images", "in two splits"])
+        lines.append((kind, severity if groups else "none", len(groups), len(rows), across))
+    return pd.DataFrame(lines, columns=["finding", "severity", "groups", "images", "twin in another split"])
 
 
 def run_check(

@@ -81,10 +81,12 @@ def describe(manifest: Manifest, sample: int = 500) -> str:
     lines = [f"{manifest.name}: {len(manifest):,} images in {len(manifest.classes)} classes, in {manifest.root}", ""]
     lines += [*_class_lines(table), ""]
     largest, smallest = table.loc[table["images"].idxmax()], table.loc[table["images"].idxmin()]
-    lines.append(
-        f"imbalance ratio  {imbalance_ratio(manifest):.1f} "
-        f"(largest {largest['class']} {largest['images']:,}, smallest {smallest['class']} {smallest['images']:,})"
-    )
+    if largest["images"] == smallest["images"]:
+        lines.append(f"imbalance ratio  1 (all classes have {largest['images']:,} images)")
+    else:
+        extremes = f"largest {largest['class']} {largest['images']:,}"
+        extremes += f", smallest {smallest['class']} {smallest['images']:,}"
+        lines.append(f"imbalance ratio  {imbalance_ratio(manifest):.1f} ({extremes})")
     if manifest.subjects is not None:
         known = manifest.table["subject"] != ""
         lines.append(f"subjects         {manifest.table['subject'][known].nunique():,}")

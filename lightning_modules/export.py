@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from datamodules.errors import InputError
 from datamodules.pixels import DECODE_POLICY
-from lightning_modules.stored import Trained, load_trained, run_checkpoint
+from lightning_modules.stored import Trained, header, load_trained, run_checkpoint
 from records.runs import find_run
 
 TOLERANCE = 1e-4
@@ -89,7 +90,8 @@ def _metadata(trained: Trained) -> dict[str, str]:
         "size": str(trained.size),
         "fit": trained.fit,
         "decode_policy": DECODE_POLICY,
-        "input": "uint8 RGB (batch, 3, size, size); resized as `fit` says, antialiased bilinear",
+        "input": "uint8 RGB (batch, 3, size, size)",
+        "resizing": "as `fit` says; shrinking averages the area that a pixel covers, enlarging is bilinear",
         "output": "probabilities (batch, classes), in the order of `classes`",
     }
 
@@ -144,6 +146,7 @@ def main(args: list[str]) -> int:
         options = parser.parse_args(args[1:])
         path = Path(options.output or f"{options.run}.onnx")
         trained = load_trained(run_checkpoint(options.run))
+        print(header(options.run, trained), file=sys.stderr)
         difference = export_onnx(trained, path)
         print(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB); differs from torch by at most {difference:.1e}")
         print(f"input: uint8 RGB (batch, 3, {trained.size}, {trained.size}); classes: {', '.join(trained.classes)}")

@@ -11,14 +11,14 @@ from tqdm import tqdm
 
 from datamodules.errors import InputError
 from datamodules.pictures import PictureDataModule
-from lightning_modules.stored import load_trained
+from lightning_modules.stored import Trained, header, load_trained, run_checkpoint
 
 
-def predict_table(checkpoint: Path, source: str, *, batch_size: int = 64, num_workers: int = 0) -> pd.DataFrame:
+def predict_table(trained: Trained, source: str, *, batch_size: int = 64, num_workers: int = 0) -> pd.DataFrame:
     """Classify pictures.
 
     Args:
-        checkpoint: a checkpoint that `emotion fit` wrote.
+        trained: the model, and how its pictures are prepared.
         source: a picture, a folder, or a table with a ``path`` column.
         batch_size: pictures a step.
         num_workers: processes that decode.
@@ -27,7 +27,6 @@ def predict_table(checkpoint: Path, source: str, *, batch_size: int = 64, num_wo
         One row a picture: ``path``, ``predicted``, ``prob_<class>`` (sum 1) and ``error``; a picture that cannot be
         read has an error and no prediction.
     """
-    trained = load_trained(checkpoint)
     pictures = PictureDataModule(source, trained.size, trained.fit, batch_size, num_workers)
     probabilities, errors = [], []
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -64,10 +63,10 @@ def main(args: list[str]) -> int:
     if options.output and Path(options.output).suffix not in (".csv", ".parquet"):
         msg = f"--output: must end in .csv or .parquet, got {options.output}"
         raise InputError(msg)
-    from lightning_modules.stored import run_checkpoint
-
-    checkpoint = run_checkpoint(options.run) if options.run else Path(options.checkpoint)
-    table = predict_table(checkpoint, options.data, batch_size=options.batch_size, num_workers=options.workers)
+    trained = load_trained(run_checkpoint(options.run) if options.run else Path(options.checkpoint))
+    if options.run:
+        print(header(options.run, trained), file=sys.stderr)  # what is piped on is the table alone
+    table = predict_table(trained, options.data, batch_size=options.batch_size, num_workers=options.workers)
     _show(table)
     if options.output:
         _write(table, Path(options.output))

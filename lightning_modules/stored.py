@@ -8,7 +8,7 @@ import torch
 from datamodules.errors import InputError
 from datamodules.pixels import Fit
 from lightning_modules.classifier import EmotionClassifier
-from records.runs import children, download, find_run
+from records.runs import children, download, find_run, find_runs
 
 CHECKPOINT = "checkpoint/best.ckpt"
 CONFIG = "config.yaml"
@@ -65,3 +65,17 @@ def load_trained(checkpoint: Path) -> Trained:
         )
         raise InputError(msg)
     return Trained(model.eval(), list(model.classes), int(data["size"]), data["fit"])
+
+
+def header(run: str, trained: Trained) -> str:
+    """Return what a run is, in two lines: its name and id, its backbone and its classes.
+
+    Args:
+        run: its id, the beginning of that, its name or latest.
+        trained: the model it left.
+    """
+    run_id = find_run(run)
+    name = find_runs(where=f"attributes.run_id = '{run_id}'", limit=1).iloc[0]["name"]
+    return (
+        f"run {name} [{run_id[:8]}], backbone {trained.model.plain['backbone']}\nclasses: {', '.join(trained.classes)}"
+    )

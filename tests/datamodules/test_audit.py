@@ -101,9 +101,10 @@ def test_exact_groups_and_images_across_splits(folder: Folder) -> None:
     twin = folder.add("b.png", face(10), "sad", "train")
     manifest, found = folder.audit()
     assert found.of("across splits") == [[10, twin]]
-    table = summary(manifest, found).set_index("found")
-    assert table.loc["exact duplicates", ["groups", "images", "in two splits"]].tolist() == [2, 4, "2"]
+    table = summary(manifest, found).set_index("finding")
+    assert table.loc["exact duplicates", ["groups", "images", "twin in another split"]].tolist() == [2, 4, "2"]
     assert found.errors == 1
+    assert table.loc["tiny", ["severity", "groups"]].tolist() == ["none", 0]
 
 
 def test_near_duplicates_across_splits_and_labels(folder: Folder) -> None:
@@ -114,8 +115,8 @@ def test_near_duplicates_across_splits_and_labels(folder: Folder) -> None:
     assert found.of("two labels, near") == [[11, mirrored]]
     assert found.of("across splits") == [[11, mirrored]]
     assert found.of("exact duplicates") == []
-    table = summary(manifest, found).set_index("found")
-    assert table.loc["near duplicates", ["groups", "images", "in two splits"]].tolist() == [2, 4, "2"]
+    table = summary(manifest, found).set_index("finding")
+    assert table.loc["near duplicates", ["groups", "images", "twin in another split"]].tolist() == [2, 4, "2"]
     without = audit(manifest, build_cache(manifest, 64, directory=folder.root / "cache"), near=False)
     assert without.findings.empty
 

@@ -45,6 +45,15 @@ def numbers(text: str, first: str) -> list[str]:
     return next(line.split()[1:] for line in text.splitlines() if line.split()[:1] == [first])
 
 
+def test_describe_says_when_classes_are_equally_large(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("happy", "sad"):
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            Image.new("L", (4, 4), number).save(tmp_path / name / f"{number}.png")
+    assert main(["describe", "--data", str(tmp_path)]) == 0
+    assert "imbalance ratio  1 (all classes have 3 images)\n" in capsys.readouterr().out
+
+
 def test_describe_prints_counts_shares_splits_groups_and_sizes(
     faces: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -36,7 +36,9 @@ def test_test_and_validate_give_the_runs_numbers(finished: str, capsys: Capture)
 def test_predict_a_picture_a_folder_and_a_table(finished: str, few_pictures: Path, capsys: Capture) -> None:
     picture = next(few_pictures.rglob("*.png"))
     assert emotion.main(["predict", "--run", finished, "--data", str(picture)]) == 0
-    path, predicted, _ = capsys.readouterr().out.split("\t")
+    said = capsys.readouterr()
+    path, predicted, _ = said.out.split("\t")
+    assert f"run quick drawn fold 0 seed 0 [{finished[:8]}], backbone test_resnet\nclasses: " in said.err
     assert path == str(picture)
     assert predicted in load_table(finished, "predictions")["label"].unique()
 
@@ -74,9 +76,12 @@ def test_predictions_are_those_of_the_evaluation(finished: str) -> None:
 
 def test_export_equals_torch_and_says_how_pictures_are_made(finished: str, few_pictures: Path, capsys: Capture) -> None:
     assert emotion.main(["export", finished, "--format", "onnx", "--output", "model.onnx"]) == 0
-    assert "differs from torch by at most" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "differs from torch by at most" in said.out
+    assert f"[{finished[:8]}], backbone test_resnet\nclasses: " in said.err
     session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
     about = session.get_modelmeta().custom_metadata_map
+    assert about["resizing"].endswith("shrinking averages the area that a pixel covers, enlarging is bilinear")
     trained = load_trained(download(finished, "checkpoint/best.ckpt"))
     assert json.loads(about["classes"]) == trained.classes
     files = sorted(few_pictures.rglob("*.png"))[:5]
