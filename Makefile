@@ -8,15 +8,18 @@ FOLDS  ?= 5
 PYTEST ?=
 ARGS   ?=
 PORT   ?= 5000
+SPACE  ?= loss optimizer
+TRIALS ?= 20
+REMOTE ?=
 BIN    := .venv/bin
 READY  := .venv/.ready
 
-.PHONY: help setup train test lint bench ui clean lock
+.PHONY: help setup train sweep test lint bench ui runs-push runs-pull clean lock
 .DEFAULT_GOAL := help
 
 help:  ## show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-7s %s\n", $$1, $$2}'
-	@echo; echo "  variables: RECIPE=$(RECIPE) DATA=$(DATA) FOLDS=$(FOLDS) ARGS=$(ARGS) PORT=$(PORT) PYTHON=$(PYTHON)      e.g. make train RECIPE=balanced DATA=path/to/images"
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s  %s\n", $$1, $$2}'
+	@echo; echo "  variables: RECIPE=$(RECIPE) DATA=$(DATA) FOLDS=$(FOLDS) SPACE=\"$(SPACE)\" TRIALS=$(TRIALS) REMOTE=$(REMOTE) ARGS=$(ARGS) PORT=$(PORT) PYTHON=$(PYTHON)      e.g. make train RECIPE=balanced DATA=path/to/images"
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"error: PYTHON: needs Python >= 3.11, $(PYTHON) is {v.major}.{v.minor}; try make PYTHON=python3.12 ...")'
@@ -31,6 +34,9 @@ setup: $(READY)  ## make .venv from requirements.lock (hashes enforced)
 train: $(READY)  ## cross-validate RECIPE on DATA (default: quick, on drawn faces)
 	@$(BIN)/emotion cross-validate --recipe $(RECIPE) --folds $(FOLDS) $(if $(DATA),--data "$(DATA)") $(ARGS)
 
+sweep: $(READY)  ## search SPACE with TRIALS trials of RECIPE on DATA (more options in ARGS)
+	@$(BIN)/emotion search --recipe $(RECIPE) --space $(SPACE) --trials $(TRIALS) --folds $(FOLDS) $(if $(DATA),--data "$(DATA)") $(ARGS)
+
 test: $(READY)  ## run the fast tests (PYTEST="-m slow" for the long ones)
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST)
 
@@ -42,6 +48,12 @@ bench: $(READY)  ## measure speed and memory as ratios, write benchmarks/results
 
 ui: $(READY)  ## open the MLflow page of mlruns/ (this machine only)
 	@$(BIN)/emotion ui --port $(PORT)
+
+runs-push: $(READY)  ## share the runs of mlruns/ through DVC (REMOTE=name or address; mlruns.dvc names them)
+	@$(BIN)/emotion runs push $(if $(REMOTE),--remote "$(REMOTE)") $(ARGS)
+
+runs-pull: $(READY)  ## take the runs that mlruns.dvc names into mlruns/
+	@$(BIN)/emotion runs pull $(if $(REMOTE),--remote "$(REMOTE)") $(ARGS)
 
 clean:  ## remove what can be made again (never mlruns)
 	@rm -rf build *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -13,8 +13,10 @@ COMMANDS = {
     "export": ("lightning_modules.cli", "write a trained model as ONNX, with its preprocessing"),
     "register": ("lightning_modules.cli", "put a trained model into the MLflow model registry"),
     "cross-validate": ("sweeps.cli", "train and evaluate k folds under one parent run"),
+    "study": ("sweeps.study_cli", "run a paper's experiment, and write its numbers beside the published ones"),
     "reproduce": ("sweeps.cli", "run a tracked run again and say what differs"),
     "compare": ("records.cli", "compare two runs image by image, with an interval"),
+    "runs": ("records.exchange_cli", "list, export, import, push or pull runs"),
     "ui": ("records.cli", "open the MLflow page on this machine only"),
     "sync": ("records.cli", "send what a run could not deliver while the tracking server was away"),
 }

@@ -5,7 +5,6 @@ import os
 import shutil
 import sqlite3
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from filelock import FileLock, Timeout
@@ -18,7 +17,6 @@ from datamodules.errors import InputError
 from records import store
 from records.portrait import ARTIFACTS, ENDED, Portrait, exported_runs, portray, read_portrait, sha256
 
-_AT_ONCE = {"metrics": 1000, "params": 100, "tags": 100}  # entries MLflow takes in a request
 _LOCK_SECONDS = 300.0
 
 
@@ -123,10 +121,12 @@ def _merge(client: MlflowClient, theirs: Portrait, run: Run, folder: Path, *, fr
     metrics = _missing(theirs.metrics, ours.metrics)
     held = {(one["name"], one["digest"]) for one in ours.datasets}
     datasets = [_dataset(one) for one in theirs.datasets if (one["name"], one["digest"]) not in held]
-    batches: dict[str, list[Any]] = {"params": params, "tags": tags, "metrics": metrics}
-    for name, entries in batches.items():
-        for start in range(0, len(entries), _AT_ONCE[name]):
-            client.log_batch(theirs.run_id, **{name: entries[start : start + _AT_ONCE[name]]})
+    for at in range(0, len(params), 100):  # MLflow takes so many in a request
+        client.log_batch(theirs.run_id, params=params[at : at + 100])
+    for at in range(0, len(tags), 100):
+        client.log_batch(theirs.run_id, tags=tags[at : at + 100])
+    for at in range(0, len(metrics), 1000):
+        client.log_batch(theirs.run_id, metrics=metrics[at : at + 1000])
     if datasets:
         client.log_inputs(theirs.run_id, datasets)
     if newer:
