@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import yaml
-from mlflow.exceptions import MlflowException
 from tqdm import tqdm
 
 from datamodules.errors import InputError
@@ -23,8 +22,9 @@ from lightning_modules.stops import how_it_ended, sigterm_ends
 from lightning_modules.stored import CONFIG
 from lightning_modules.tracked_run import config_text, log_data, send_what_waits
 from records.predictions import join_folds
-from records.runs import children, download, find_run, find_runs, has_store
+from records.runs import download, find_run, find_runs, has_store
 from records.tracking import TrackingLogger
+from sweeps.members import Member, Members, known_members, reserve, withdraw
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def cross_validate(
     todo = [(seed, fold) for seed in seeds for fold in range(folds)]
     with sigterm_ends():
         parent_id = _parent_to_resume(key, resume)
-        members = _known_members(parent_id, set(todo)) if parent_id else {}
+        members = known_members(parent_id, set(todo)) if parent_id else {}
         if not first_rank():  # trains along with rank zero, which keeps the results
             for seed, fold in todo:
                 member = members.get((seed, fold), Member())
@@ -87,7 +87,7 @@ def cross_validate(
             return None
         parent = _open_parent(args, folds, seeds, key, parent_id, above, name)
         try:
-            _reserve(parent, args, todo, members)
+            reserve(str(parent.run_id), _described(args), todo, members)
             results = _run_folds(parent, args, folds, seeds, members)
             pooled = {seed: join_folds([results[seed, fold].predictions for fold in range(folds)]) for seed in seeds}
             _check_complete(pooled)
@@ -106,7 +106,7 @@ def cross_validate(
                 parent.finalize(how_it_ended(error))
             hint = f"finished folds are kept; to go on: the same command with --resume {parent.run_id}"
             print(hint, file=sys.stderr, flush=True)
-            _withdraw(members)
+            withdraw(members)
             raise
     return CrossValidation(str(parent.run_id), pooled[seeds[0]], fold_table, pooled_table, text)
 
@@ -176,50 +176,8 @@ def _described(args: list[str]) -> tuple[str, str, str]:
     return Path(recipe).stem, name, experiment
 
 
-@dataclass
-class Member:
-    """One fold with one seed: its run, and its result when it has finished."""
-
-    run_id: str | None = None
-    result: RunResult | None = None
-    manifest: str = ""
-
-
-def _known_members(parent_id: str, wanted: set[tuple[int, int]]) -> dict[tuple[int, int], Member]:
-    """Return the runs that an earlier start has made; a finished one is not made again."""
-    found: dict[tuple[int, int], Member] = {}
-    for row in children(parent_id).to_dict("records"):
-        at = int(row["tags.seed"]), int(row["tags.fold"])
-        if at in wanted and not (at in found and found[at].result):
-            finished = row["status"] == "FINISHED"
-            result = RunResult.from_run(row["run_id"]) if finished else None
-            found[at] = Member(row["run_id"], result, str(row["tags.manifest"]) if finished else "")
-    return found
-
-
-def _reserve(
-    parent: TrackingLogger, args: list[str], todo: list[tuple[int, int]], members: dict[tuple[int, int], Member]
-) -> None:
-    """Make the runs that are not there yet, so that a later fold can begin while the tracking server is away."""
-    recipe, data, experiment = _described(args)
-    for seed, fold in todo:
-        if (seed, fold) not in members:
-            name = f"{recipe} {data} fold {fold} seed {seed}"
-            tags = {"kind": "run", "recipe": recipe, "seed": str(seed), "fold": str(fold)}
-            reserved = TrackingLogger(experiment=experiment, run_name=name, parent_run_id=str(parent.run_id), tags=tags)
-            members[seed, fold] = Member(reserved.reserve())
-
-
-def _withdraw(members: dict[tuple[int, int], Member]) -> None:
-    """Take back the runs that never began; while the server is away they stay, and a resume begins them."""
-    for member in members.values():
-        if member.run_id and not member.result:
-            with contextlib.suppress(InputError, MlflowException, OSError):
-                TrackingLogger(run_id=member.run_id).withdraw()
-
-
 def _run_folds(
-    parent: TrackingLogger, args: list[str], folds: int, seeds: list[int], members: dict[tuple[int, int], Member]
+    parent: TrackingLogger, args: list[str], folds: int, seeds: list[int], members: Members
 ) -> dict[tuple[int, int], RunResult]:
     """Run the folds that have not finished; keep config and data set of the first one with the parent.
 
