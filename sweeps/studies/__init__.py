@@ -1,0 +1,25 @@
+"""The papers' experiments, and what leaking protocols are worth, as data: cells, tables and claims."""
+
+import difflib
+from collections.abc import Callable
+
+from datamodules.errors import InputError
+from sweeps.studies import leakage
+from sweeps.studies.plan import Protocol, Scale, Study
+
+STUDIES: dict[str, Callable[[Scale, Protocol], Study]] = {
+    "leakage": leakage.build,
+}
+
+
+def build_study(name: str, scale: Scale, protocol: Protocol) -> Study:
+    """Return a study at a scale.
+
+    Raises:
+        InputError: There is no such study; the nearest name is offered.
+    """
+    if name not in STUDIES:
+        near = difflib.get_close_matches(name, STUDIES, n=1, cutoff=0.4) or list(STUDIES)
+        msg = f"study: none is called {name!r}; did you mean {', '.join(near)}? (emotion study list)"
+        raise InputError(msg)
+    return STUDIES[name](scale, protocol)

@@ -1,0 +1,114 @@
+"""Whether the cells of a study bear out what is claimed: the difference, its interval, and a p-value for all claims."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import numpy as np
+from scipy import stats
+
+from records.predictions import classes_of
+from records.significance import Metric as Tested
+from records.significance import holm, paired_permutation
+from records.statistics import paired_difference
+from sweeps.studies.outcomes import Number, Outcomes
+from sweeps.studies.plan import Claim
+
+LEVEL = 0.05
+FEW = 3  # seeds, below which their spread says nothing
+PAIRED = ("f1_macro", "accuracy")
+Verdict = Literal["confirmed", "not confirmed", "contradicted", "not tested"]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim and what was found.
+
+    Attributes:
+        claim: The sentence.
+        higher: The number that is said to be higher, None when its cell has not been finished.
+        lower: The other.
+        difference: Higher minus lower.
+        low: Lower end of its 95 % interval, not a number where there is none.
+        high: Upper end.
+        p_value: Two-sided, corrected by Holm's method over the claims of the study; None where nothing could be tested.
+        test: What was tested.
+        verdict: Confirmed or contradicted at p < .05; not confirmed otherwise, with the sign of the difference.
+    """
+
+    claim: Claim
+    higher: Number | None
+    lower: Number | None
+    difference: float
+    low: float
+    high: float
+    p_value: float | None
+    test: str
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class _Test:
+    difference: float
+    low: float
+    high: float
+    p_value: float | None
+    name: str
+
+
+def judge(claims: Sequence[Claim], outcomes: Outcomes) -> list[Judged]:
+    """Test every claim and correct for their number.
+
+    Notes:
+        With one seed, two cells are compared image by image (cluster permutation, cluster-bootstrap interval): that
+        speaks of the choice of images. With three seeds or more a t-test over seeds, paired, speaks of the training
+        and of nothing else.
+    """
+    tests = [_test(claim, outcomes) for claim in claims]
+    raw = [one.p_value for one in tests if one and one.p_value is not None]
+    corrected = iter(holm(raw).tolist() if raw else [])
+    judged = []
+    for claim, test in zip(claims, tests, strict=True):
+        higher, lower = outcomes.number(*claim.higher), outcomes.number(*claim.lower)
+        if test is None:
+            nan = float("nan")
+            test = _Test(nan, nan, nan, None, "a cell has not been finished")
+        p_value = None if test.p_value is None else next(corrected)
+        verdict = _verdict(test.difference, p_value)
+        found = (test.difference, test.low, test.high, p_value, test.name)
+        judged.append(Judged(claim, higher, lower, *found, verdict))
+    return judged
+
+
+def _verdict(difference: float, p_value: float | None) -> Verdict:
+    if p_value is None:
+        return "not tested"
+    if p_value >= LEVEL:
+        return "not confirmed"
+    return "confirmed" if difference > 0 else "contradicted"
+
+
+def _test(claim: Claim, outcomes: Outcomes) -> _Test | None:
+    above = {one.seed: one for one in outcomes.of(claim.higher[0])}
+    below = {one.seed: one for one in outcomes.of(claim.lower[0])}
+    seeds = sorted(above.keys() & below.keys())
+    if not seeds:
+        return None
+    metric = claim.higher[1]
+    if len(seeds) == 1 and metric == claim.lower[1] and metric in PAIRED:
+        one, other = below[seeds[0]].predictions, above[seeds[0]].predictions
+        classes = classes_of(one)
+        found = paired_permutation(one, other, classes, metric=cast(Tested, metric))
+        table = paired_difference(one, other, classes)
+        row = table[(table["metric"] == metric) & (table["class"] == "")].iloc[0]
+        return _Test(found.difference, float(row["low"]), float(row["high"]), found.p_value, found.test)
+    pairs = [(above[seed].number(metric)[0], below[seed].number(claim.lower[1])[0]) for seed in seeds]
+    values = np.array([one - other for one, other in pairs])
+    mean, name = float(values.mean()), f"paired t over {len(seeds)} seeds"
+    if len(values) < FEW:
+        return _Test(mean, float("nan"), float("nan"), None, f"{len(seeds)} seeds are too few for a t-test")
+    if np.ptp(values) == 0:  # as accuracies of few images may be
+        return _Test(mean, mean, mean, 1.0 if mean == 0 else None, f"{name}: all differ alike")
+    found_t = stats.ttest_1samp(values, 0.0)
+    low, high = found_t.confidence_interval(0.95)
+    return _Test(mean, float(low), float(high), float(found_t.pvalue), name)

@@ -1,0 +1,149 @@
+"""Runs a study's cells stage by stage as a queue that workers share, under one MLflow run, and writes the report."""
+
+import hashlib
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+
+from lightning_modules.shorthand import fingerprint
+from records import store
+from records.runs import find_runs, has_store
+from records.tracking import TrackingLogger
+from sweeps.queue import ENQUEUED, ERROR, enqueue, once_each, work
+from sweeps.storage import open_storage, quiet
+from sweeps.studies.outcomes import Outcomes
+from sweeps.studies.plan import Protocol, Scale, Study
+from sweeps.studies.report import Circumstances, write_report
+
+TASK = "sweeps.studies.run:run_cell"
+KEY = "study_key"  # tag of a study's run, by which every worker finds it
+
+
+class Conduct:
+    """One study at one scale, by one protocol, on one data set.
+
+    Notes:
+        The same study with the same options is one Optuna study and one MLflow run, whoever starts it and how often:
+        what has finished is not run again, what failed is tried anew, other options begin another study.
+    """
+
+    def __init__(
+        self, study: Study, scale: Scale, protocol: Protocol, extra: tuple[str, ...], storage: str | None = None
+    ) -> None:
+        self.study, self.scale, self.protocol, self.extra = study, scale, protocol, extra
+        cells = [[cell.name, cell.recipe, dict(cell.options), cell.folds, cell.chosen] for cell in study.cells]
+        said = json.dumps([study.name, scale, protocol, cells, fingerprint(list(extra))])
+        self.key = f"{study.name}-{scale}-{protocol}-{hashlib.sha256(said.encode()).hexdigest()[:8]}"
+        self._url = storage
+
+    def run(self, *, only_report: bool = False) -> dict[str, str]:
+        """Run what has not finished, write the report, and return why which cells failed."""
+        storage = open_storage(self._url)
+        with quiet():
+            queue = optuna.create_study(
+                study_name=self.key, storage=storage, direction=StudyDirection.MAXIMIZE, load_if_exists=True
+            )
+        parent = self._parent()
+        chosen: list[str] = []
+        for stage in self.study.stages:
+            if stage and self.study.choice:
+                outcomes = Outcomes.of_parent(parent, self._failed(queue))
+                chosen = outcomes.choose(self.study.choice, self.protocol)
+            if only_report:
+                continue
+            cells = [cell.name for cell in self.study.cells if cell.stage == stage]
+            todo = [{"cell": name, "seed": seed} for seed in self.study.seeds for name in cells]
+            enqueue(queue, todo, retry_failed=True)
+            work(self.key, self._url, TASK, self._settings(parent, chosen))
+        return self._report(queue, parent, chosen)
+
+    def _settings(self, parent: str, chosen: list[str]) -> dict[str, Any]:
+        return {
+            "study": self.study.name,
+            "scale": self.scale,
+            "protocol": self.protocol,
+            "parent": parent,
+            "extra": list(self.extra),
+            "chosen": chosen,
+        }
+
+    def _parent(self) -> str:
+        """Return the study's run; of two that were made at the same moment the earlier one counts."""
+        if found := self._known():
+            return found
+        made = TrackingLogger(
+            experiment=self._experiment(),
+            run_name=self.key,
+            system_metrics=False,
+            tags={
+                "kind": "study",
+                "study": self.study.name,
+                "scale": self.scale,
+                "protocol": self.protocol,
+                KEY: self.key,
+            },
+        )
+        made.open()
+        made.log_text(json.dumps({"key": self.key, "options": list(self.extra)}, indent=2), "study.json")
+        made.close()
+        first = self._known() or str(made.run_id)
+        if first != made.run_id:
+            store.open_client(store.DIRECTORY, store.tracking_uri(store.DIRECTORY)).delete_run(str(made.run_id))
+        return first
+
+    def _known(self) -> str | None:
+        if not has_store():
+            return None
+        found = find_runs(where=f"tags.{KEY} = '{self.key}'")
+        return str(found.sort_values(["start", "run_id"]).iloc[0]["run_id"]) if len(found) else None
+
+    def _experiment(self) -> str:
+        words = list(self.extra)
+        return words[words.index("--run.experiment") + 1] if "--run.experiment" in words[:-1] else "emotion"
+
+    def _data(self) -> str:
+        """Return the name of the data set; where it lies is nobody's business on a page."""
+        words = [*self.extra]
+        given = [value for name, value in itertools.pairwise(words) if name in ("--data", "--data.source")]
+        source = given[-1] if given else str(self.study.cells[0].options.get("data.source", "drawn"))
+        return source if source.startswith("drawn") else Path(source.rsplit(":", 1)[-1]).stem
+
+    def _failed(self, queue: optuna.Study) -> dict[str, str]:
+        """Return why which cells failed, unless a later attempt finished."""
+        states: dict[tuple[str, int], str | None] = {}
+        for trial in once_each(queue):
+            wanted = trial.user_attrs.get(ENQUEUED, {})
+            if trial.state.is_finished() and wanted:
+                failed = trial.state != TrialState.COMPLETE
+                key = wanted["cell"], wanted["seed"]
+                states[key] = trial.user_attrs.get(ERROR, trial.state.name) if failed else None
+        return {name: reason for (name, _), reason in states.items() if reason is not None}
+
+    def _report(self, queue: optuna.Study, parent: str, chosen: list[str]) -> dict[str, str]:
+        failed = self._failed(queue)
+        outcomes = Outcomes.of_parent(parent, failed)
+        client = store.open_client(store.DIRECTORY, store.tracking_uri(store.DIRECTORY), only_reading=True)
+        now = Circumstances(
+            self.scale,
+            self.protocol,
+            self._data(),
+            self.extra,
+            str(client.get_run(parent).info.experiment_id),
+            parent,
+            tuple(chosen),
+        )
+        folder = Path(store.DIRECTORY, "reports", self.key)
+        paths = write_report(self.study, outcomes, now, folder)
+        tracker = TrackingLogger(run_id=parent, system_metrics=False)
+        for path in paths:
+            tracker.log_file(path, f"report/{path.parent.relative_to(folder)}".rstrip("./"))
+        tracker.finalize("failed" if failed else "success")
+        for path in paths[:3]:
+            print(path)
+        print(f"the study's run: {parent} (look at it: emotion ui)")
+        return failed

@@ -1,0 +1,224 @@
+"""A head trained in seconds on features that are computed once, as Teachable Machine does it."""
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from datamodules.emotion import EmotionDataModule
+from datamodules.places import cache_root
+from lightning_modules.backbones import build_backbone
+from lightning_modules.evaluation import keep_evaluation
+from lightning_modules.heads import build_head
+from lightning_modules.optimizers import build_optimizer
+from lightning_modules.stops import how_it_ended
+from lightning_modules.tracked_run import RunLogger, division_hash, log_beginning
+from records.predictions import build_predictions, flag_protocol
+from records.statistics import confusion, scores
+from sweeps.studies.config import data_module, merged
+from sweeps.studies.plan import Cell
+
+BATCH = 64  # pictures at once through the frozen backbone
+
+
+def features(data: EmotionDataModule, backbone: str, weights: str, *, flipped: bool = False) -> np.ndarray:
+    """Return (N, F) float32 features of every picture, computed once and kept beside the pixel cache.
+
+    Args:
+        data: The pictures.
+        backbone: Name of a timm model.
+        weights: Of it, as in `EmotionClassifier`.
+        flipped: Mirror the pictures, left to right.
+    """
+    of = [data.manifest.fingerprint(), backbone, weights, data.size, data.fit, flipped]
+    key = hashlib.sha256(json.dumps(of).encode()).hexdigest()[:24]
+    root = Path(data.cache_dir) if data.cache_dir else cache_root()
+    file = root / "features" / f"{key}.npy"
+    if file.is_file():
+        return np.load(file)
+    model, _, expected = build_backbone(backbone, weights)
+    mean, std = (255 * torch.tensor(one).view(1, 3, 1, 1) for one in (expected.mean, expected.std))
+    model.eval()
+    parts = []
+    loader = data.evaluation_loader(np.arange(len(data.manifest)))
+    for batch in tqdm(loader, desc="features", unit="batch", disable=None):
+        image = batch["image"].flip(-1) if flipped else batch["image"]
+        with torch.inference_mode():
+            parts.append(model((image - mean) / std).float().numpy())
+    found = np.concatenate(parts)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".npy", delete=False) as written:
+        np.save(written, found)
+    os.replace(written.name, file)
+    return found
+
+
+@dataclass(frozen=True)
+class Part:
+    """Features (N, F) and labels (N,) of one part."""
+
+    x: Tensor
+    y: Tensor
+
+    def of(self, logits: Tensor) -> dict[str, float]:
+        """Return loss, accuracy and macro F1 of logits (N, C)."""
+        found = scores(confusion(self.y.numpy(), logits.argmax(1).numpy(), logits.shape[1]))
+        loss = float(F.cross_entropy(logits, self.y))
+        return {"loss": loss, "accuracy": float(found["accuracy"]), "f1_macro": float(found["f1_macro"])}
+
+
+@dataclass(frozen=True)
+class Head:
+    """A trained head.
+
+    Attributes:
+        probabilities: (M, C) of the outer part, by the weights of the best epoch on the part that is selected on.
+        best: Macro F1 of that epoch on that part.
+        marks: Accuracy on the outer part after so many epochs.
+        history: By the end of each epoch, loss, accuracy and macro F1 of training and of what is selected on.
+    """
+
+    probabilities: np.ndarray
+    best: float
+    marks: dict[int, float]
+    history: dict[str, list[float]]
+
+
+def train_head(
+    train: Part,
+    selected_on: Part,
+    outer: Part,
+    *,
+    classes: int,
+    width: int,
+    learning_rate: float,
+    epochs: int,
+    batch_size: int,
+    seed: int,
+    marks: tuple[int, ...] = (),
+) -> Head:
+    """Train two dense layers with Adam; the same seed gives the same head.
+
+    Args:
+        train: To learn from.
+        selected_on: The epoch with the best macro F1 on it is kept; the first of equal ones.
+        outer: To report on.
+        classes: C.
+        width: Of the hidden layer.
+        learning_rate: Constant.
+        epochs: How often each row is seen.
+        batch_size: Rows a step.
+        seed: Of first weights and order.
+        marks: Epochs after which accuracy on the outer part is noted; it selects nothing.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        head = build_head("dense_dense", train.x.shape[1], classes, width=width)
+    order = torch.Generator().manual_seed(seed)
+    optimizer = build_optimizer("adam", head.parameters(), learning_rate, 0.0)
+    best, noted = -1.0, {}
+    kept = torch.empty(0)
+    history: dict[str, list[float]] = {}
+    for epoch in range(1, epochs + 1):
+        head.train()
+        for rows in torch.randperm(len(train.y), generator=order).split(batch_size):
+            optimizer.zero_grad()
+            F.cross_entropy(head(train.x[rows]), train.y[rows]).backward()
+            optimizer.step()
+        reported = _logits(head, outer.x)
+        for name, part in (("train", train), ("val", selected_on)):
+            for metric, value in part.of(_logits(head, part.x)).items():
+                history.setdefault(f"{name}/{metric}", []).append(value)
+        if history["val/f1_macro"][-1] > best:
+            best, kept = history["val/f1_macro"][-1], reported.softmax(1)
+        if epoch in marks:
+            noted[epoch] = outer.of(reported)["accuracy"]
+    return Head(kept.numpy(), best, noted, history)
+
+
+def _logits(head: nn.Module, x: Tensor) -> Tensor:
+    head.eval()
+    with torch.inference_mode():
+        return head(x)
+
+
+def run_frozen(args: list[str], cell: Cell, seed: int, *, parent: str, name: str) -> tuple[str, dict[str, float]]:
+    """Train a cell's head and keep it as a run; return the run's id and its numbers.
+
+    Besides options of `emotion fit`, ``frozen.flips`` doubles the training part by mirrored pictures and
+    ``frozen.marks`` lists the epochs after which accuracy is noted.
+    """
+    config = merged(args)
+    model, run = config["model"], config.get("run", {})
+    own: dict[str, Any] = config.pop("frozen", {})
+    if config["data"].get("split") == "given":  # the reported part stays; what is set aside in the rest changes
+        config["data"]["fold_seed"] = seed
+    data = data_module(config)
+    tracker = RunLogger(
+        experiment=run.get("experiment", "emotion"),
+        run_name=name,
+        parent_run_id=parent,
+        system_metrics=False,
+        tags={
+            "recipe": cell.recipe,
+            "seed": str(seed),
+            "fold": "0",
+            "manifest": data.manifest.fingerprint(),
+            "data": data.manifest.name,
+            "division": division_hash(data),
+        },
+    )
+    try:
+        log_beginning(tracker, {**config, "seed_everything": seed, "frozen": own}, data)
+        head = _fitted(data, model, own, int(config["trainer"]["max_epochs"]), seed)
+        predictions = build_predictions(
+            data.manifest,
+            data.fold_rows.outer,
+            head.probabilities,
+            fold=data.fold_rows.index,
+            clusters=data.clusters,
+            contents=data.contents,
+        )
+        protocol = data.division.protocol
+        tables = [flag_protocol(table, protocol) for table in (predictions, data.split_table())]
+        tracker.set_tags({"selected_on": data.leak_record.get("selected_on", "inner part")})
+        keep_evaluation(tracker, *tables, resamples=int(run.get("resamples", 2000)))
+        for epoch, accuracy in head.marks.items():
+            tracker.log_metrics({"test/accuracy_by_epoch": accuracy}, step=epoch)
+        tracker.end("success")
+    except BaseException as error:
+        tracker.end(how_it_ended(error))
+        raise
+    noted = {f"accuracy after {epoch}": value for epoch, value in head.marks.items()}
+    return str(tracker.run_id), {"inner/f1_macro": head.best, **noted}
+
+
+def _fitted(data: EmotionDataModule, model: dict[str, Any], own: dict[str, Any], epochs: int, seed: int) -> Head:
+    labels = torch.as_tensor(data.manifest.labels)
+    plain = torch.as_tensor(features(data, model["backbone"], model["weights"]))
+    rows = data.fold_rows
+    train, selected_on, outer = (Part(plain[one], labels[one]) for one in (rows.train, data.selected_on, rows.outer))
+    if own.get("flips"):
+        mirrored = torch.as_tensor(features(data, model["backbone"], model["weights"], flipped=True))
+        train = Part(torch.cat([train.x, mirrored[rows.train]]), torch.cat([train.y, train.y]))
+    return train_head(
+        train,
+        selected_on,
+        outer,
+        classes=len(data.classes),
+        width=int(model.get("head_width") or 100),
+        learning_rate=float(model["learning_rate"]),
+        epochs=epochs,
+        batch_size=data.batch_size,
+        seed=seed,
+        marks=tuple(own.get("marks", ())),
+    )

@@ -1,0 +1,175 @@
+"""What a study is made of: cells that are run, tables that show them beside published numbers, and claims to test."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from datamodules.errors import InputError
+
+Option = str | int | float | bool | None | list[str]
+Scale = Literal["tiny", "small", "paper"]
+Protocol = Literal["honest", "paper"]
+SCALES: tuple[Scale, ...] = ("tiny", "small", "paper")
+PROTOCOLS: tuple[Protocol, ...] = ("honest", "paper")
+Metric = str  # f1_macro, accuracy, recall_<class>, f1_<class>, or any other metric that a run logged
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One thing that is measured, once with each seed of its study.
+
+    Attributes:
+        name: Unique within the study; stands in its tables.
+        recipe: What the options are put on.
+        options: Of `emotion fit`, by their dotted names.
+        folds: Number of folds of a cross-validation; 0 for one division.
+        stage: Cells of a later stage begin when those of the earlier ones are done.
+        chosen: Takes the transforms that the study's choice found in an earlier stage.
+    """
+
+    name: str
+    recipe: str
+    options: Mapping[str, Option] = field(default_factory=dict)
+    folds: int = 0
+    stage: int = 0
+    chosen: bool = False
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What stands in one place of a table: a metric of a cell (None: not run at this scale), and what was published."""
+
+    cell: str | None
+    metric: Metric
+    published: float | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a study; `rows` maps a name to one entry a column, None where there is nothing."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: Mapping[str, tuple[Entry | None, ...]]
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence of the form: one number is higher than another.
+
+    Attributes:
+        text: The sentence.
+        higher: Cell and metric that are said to be higher.
+        lower: Cell and metric that are said to be lower.
+        published: The two numbers as published, the higher first; None where no paper gives them.
+    """
+
+    text: str
+    higher: tuple[str, Metric]
+    lower: tuple[str, Metric]
+    published: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure: `curves` over epochs, `trade` of scores over parameters and FLOPs, `spread` of repeats, `differences`.
+
+    Attributes:
+        kind: Which of these.
+        title: Stands above it.
+        cells: Whose numbers it shows, by the name they have in it.
+        metrics: What of them.
+        published: Numbers beside ours, by the same names.
+    """
+
+    kind: Literal["curves", "trade", "spread", "differences"]
+    title: str
+    cells: Mapping[str, str]
+    metrics: tuple[Metric, ...]
+    published: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The best of several cells, by macro F1, which cells of the next stage take.
+
+    Attributes:
+        cells: Name of the cell of each thing that can be chosen.
+        count: How many are chosen.
+    """
+
+    cells: Mapping[str, str]
+    count: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A question over many runs.
+
+    Raises:
+        InputError: Two cells have one name, or a table, a claim or a figure names a cell that is not there.
+    """
+
+    name: str
+    about: str
+    source: str
+    cells: tuple[Cell, ...]
+    tables: tuple[Table, ...]
+    claims: tuple[Claim, ...]
+    pictures: tuple[Picture, ...] = ()
+    choice: Choice | None = None
+    seeds: tuple[int, ...] = (0,)
+    task: Literal["fit", "frozen"] = "fit"
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [cell.name for cell in self.cells]
+        used = {entry.cell for table in self.tables for row in table.rows.values() for entry in row if entry}
+        used |= {end[0] for claim in self.claims for end in (claim.higher, claim.lower)}
+        used |= {name for picture in self.pictures for name in picture.cells.values()}
+        used |= set(self.choice.cells.values() if self.choice else ())
+        unknown = sorted(name for name in used if name is not None and name not in names)
+        if unknown or len(set(names)) != len(names):
+            twice = sorted({name for name in names if names.count(name) > 1})
+            msg = f"study {self.name}: each cell has its own name and is in the study, got twice {twice}, no {unknown}."
+            raise InputError(msg)
+        wrong = [t.title for t in self.tables if any(len(row) != len(t.columns) for row in t.rows.values())]
+        if wrong:
+            msg = f"study {self.name}: every row of a table has one entry a column, not so in {wrong}."
+            raise InputError(msg)
+
+    def cell(self, name: str) -> Cell:
+        """Return the cell of that name."""
+        return next(cell for cell in self.cells if cell.name == name)
+
+    @property
+    def stages(self) -> list[int]:
+        """The stages, in order."""
+        return sorted({cell.stage for cell in self.cells})
+
+
+def words(cell: Cell, chosen: list[str] | None = None, extra: tuple[str, ...] = ()) -> list[str]:
+    """Return the words of `emotion fit` that a cell stands for; `extra` ones come last and so win.
+
+    Raises:
+        InputError: The cell takes chosen transforms and there are none.
+    """
+    found = ["--recipe", cell.recipe]
+    for name, value in cell.options.items():
+        found += [f"--{name}", written(value)]
+    if cell.chosen:
+        if not chosen:
+            msg = f"cell {cell.name}: takes the transforms that an earlier stage chooses, and none were chosen."
+            raise InputError(msg)
+        found += ["--data.transforms", written(chosen)]
+    return [*found, *extra]
+
+
+def written(value: Option) -> str:
+    """Return a value as a command line takes it."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"[{','.join(value)}]" if isinstance(value, list) else str(value)

@@ -1,0 +1,238 @@
+"""The report of a study: our numbers beside the published ones, claims with p-values, figures, every number's runs."""
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from sweeps.studies.claims import Judged, judge
+from sweeps.studies.outcomes import Number, Outcomes
+from sweeps.studies.page import Block, CellText, Grid, Page, Part, Shown, as_html, as_markdown, text
+from sweeps.studies.pictures import draw
+from sweeps.studies.plan import Entry, Protocol, Scale, Study, Table
+
+_SCALES = {
+    "tiny": "Scale tiny shows that the study runs from end to end; its numbers say nothing of the claims.",
+    "small": "Scale small is a smaller experiment than the published one (fewer pictures, pixels or epochs, and only "
+    "backbones whose weights are installed); it can agree or disagree in direction, not in size.",
+    "paper": "Scale paper follows the published protocol in data sizes, epochs and optimizer.",
+}
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """Under which a study was run.
+
+    Attributes:
+        scale: tiny, small or paper.
+        protocol: honest, or paper (selected on the reported part).
+        data: Name of the data set.
+        options: Words that were laid over every cell.
+        experiment: Id under which MLflow shows the runs.
+        parent: Run id of the study.
+        chosen: Transforms that were chosen, where a study chooses.
+    """
+
+    scale: Scale
+    protocol: Protocol
+    data: str
+    options: tuple[str, ...]
+    experiment: str
+    parent: str
+    chosen: tuple[str, ...] = ()
+
+
+def write_report(study: Study, outcomes: Outcomes, now: Circumstances, folder: Path) -> list[Path]:
+    """Write report.md, report.html, report.csv and the figures; return their paths."""
+    judged = judge(study.claims, outcomes)
+    page = compose(study, outcomes, judged, now)
+    files: dict[str, str | bytes] = {
+        "report.md": as_markdown(page),
+        "report.html": as_html(page),
+        "report.csv": numbers(study, outcomes, judged, now).to_csv(index=False),
+    }
+    files |= {f"figures/{block.figure.file}": block.figure.png for block in page.blocks if block.figure}
+    paths = []
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
+        os.replace(partial, path)
+        paths.append(path)
+    return paths
+
+
+def compose(study: Study, outcomes: Outcomes, judged: Sequence[Judged], now: Circumstances) -> Page:
+    """Return the page; its first line states scale and protocol."""
+    protocol = {"honest": "honest", "paper": "of the papers (selected and reported on the same part)"}[now.protocol]
+    if study.name == "leakage":
+        protocol = "each of those compared"
+    done = sum(bool(outcomes.of(cell.name)) for cell in study.cells)
+    lead = [
+        f"{study.about[0].upper()}{study.about[1:]}. Source: {study.source}.",
+        _SCALES[now.scale],
+        f"{done} of {len(study.cells)} cells finished, {len(outcomes)} runs, seeds {', '.join(map(str, study.seeds))}.",
+        *study.notes,
+        _reading(study),
+    ]
+    if now.options:
+        lead.append(f"Options laid over every cell: {' '.join(now.options)}")
+    if now.chosen:
+        where = "the part selected on" if now.protocol == "honest" else "the reported part itself"
+        lead.append(f"Chosen transforms, by macro F1 on {where}: {', '.join(now.chosen)}.")
+    blocks = [Block(one.title, (one.note,) if one.note else (), _grid(one, outcomes)) for one in study.tables]
+    if judged:
+        blocks.append(_claims(judged))
+    for number, picture in enumerate(study.pictures):
+        png = draw(picture, outcomes, judged)
+        if png:
+            file = f"{number + 1}-{picture.kind}.png"
+            blocks.append(Block(picture.title, figure=Shown(file, png, f"{picture.title} ({picture.kind})")))
+    if outcomes.failed:
+        rows = tuple((text(name), text(reason)) for name, reason in sorted(outcomes.failed.items()))
+        blocks.append(Block("Cells that failed", grid=Grid(("cell", "reason"), rows)))
+    title = f"{study.name}: scale {now.scale}, protocol {protocol}, data {now.data}"
+    return Page(title, tuple(lead), tuple(blocks), now.experiment)
+
+
+def _reading(study: Study) -> str:
+    numbers = (
+        "Small print below a number: its 95 % interval (clusters of twins and people resampled within classes)"
+        if len(study.seeds) == 1
+        else "A number is the mean over seeds, +- their standard deviation; small print: the smallest and the largest"
+    )
+    return f"{numbers}, and what was published, if anything. Numbers link to their MLflow runs, which `make ui` serves."
+
+
+def _grid(table: Table, outcomes: Outcomes) -> Grid:
+    rows = [
+        (text(name), *(_cell(entry, outcomes) if entry else text("") for entry in row))
+        for name, row in table.rows.items()
+    ]
+    return Grid(("", *table.columns), tuple(rows))
+
+
+def _cell(entry: Entry, outcomes: Outcomes) -> CellText:
+    number = outcomes.number(entry.cell, entry.metric) if entry.cell else None
+    published = (Part(f"paper {shown(entry.published)}", small=True),) if entry.published is not None else ()
+    if number is None:
+        reason = "failed" if entry.cell in outcomes.failed else "not run"
+        missing = "not at this scale" if entry.cell is None else reason
+        return (Part(missing, small=True), *published)
+    return (*_linked(number), *published)
+
+
+def _linked(number: Number) -> CellText:
+    first: CellText = (Part(shown(number.value), number.runs[0]),)
+    if not math.isnan(number.sd):
+        others = tuple(Part(str(place), run) for place, run in enumerate(number.runs[1:], start=2))
+        first = (*first, Part(f"± {shown(number.sd)}"), *others)
+    if math.isnan(number.low):
+        return first
+    return (*first, Part(f"{shown(number.low)} to {shown(number.high)}", small=True))
+
+
+def _claims(judged: Sequence[Judged]) -> Block:
+    columns = ("claim", "published", "ours", "difference", "95 % interval", "p (Holm)", "test", "verdict")
+    rows = []
+    for one in judged:
+        published = one.claim.published
+        paper = f"{shown(published[0])} and {shown(published[1])}" if published else ""
+        ours = tuple(
+            part
+            for number, joint in ((one.higher, "and"), (one.lower, ""))
+            if number
+            for part in (Part(shown(number.value), number.runs[0]), *((Part(joint),) if joint else ()))
+        )
+        known = not math.isnan(one.difference)
+        rows.append(
+            (
+                text(one.claim.text),
+                text(paper),
+                ours or text("not run"),
+                text(signed(one.difference) if known else ""),
+                text("" if math.isnan(one.low) else f"{signed(one.low)} to {signed(one.high)}"),
+                text("" if one.p_value is None else p_text(one.p_value)),
+                text(one.test, small=True),
+                text(verdict_text(one)),
+            )
+        )
+    kinds = ("confirmed", "not confirmed", "contradicted", "not tested")
+    count = ", ".join(f"{kind} {sum(one.verdict == kind for one in judged)}" for kind in kinds)
+    note = (
+        f"Of {len(judged)} claims: {count}. A claim is confirmed or contradicted when p < .05 after Holm's correction."
+    )
+    return Block("Claims", (note,), Grid(columns, tuple(rows)))
+
+
+def verdict_text(one: Judged) -> str:
+    """Return the verdict; where nothing is shown, which way the difference points."""
+    if one.verdict in ("not confirmed", "not tested") and not math.isnan(one.difference):
+        way = "as claimed" if one.difference > 0 else "the other way" if one.difference < 0 else "nowhere"
+        return f"{one.verdict} (points {way})"
+    return one.verdict
+
+
+def numbers(study: Study, outcomes: Outcomes, judged: Sequence[Judged], now: Circumstances) -> pd.DataFrame:
+    """Return every number of the report, one a row, with its runs."""
+    rows = []
+    for table in study.tables:
+        for name, entries in table.rows.items():
+            for column, entry in zip(table.columns, entries, strict=True):
+                if entry is None:
+                    continue
+                found = outcomes.number(entry.cell, entry.metric) if entry.cell else None
+                ours = found or Number(math.nan, math.nan, math.nan, math.nan, ())
+                rows.append(
+                    {
+                        "part": table.title,
+                        "row": name,
+                        "column": column,
+                        "cell": entry.cell,
+                        "metric": entry.metric,
+                        "value": ours.value,
+                        "low": ours.low,
+                        "high": ours.high,
+                        "sd": ours.sd,
+                        "published": entry.published,
+                        "runs": " ".join(ours.runs),
+                    }
+                )
+    for one in judged:
+        ends = [number for number in (one.higher, one.lower) if number]
+        published = one.claim.published
+        rows.append(
+            {
+                "part": "claims",
+                "row": one.claim.text,
+                "column": one.verdict,
+                "cell": f"{one.claim.higher[0]} - {one.claim.lower[0]}",
+                "metric": one.claim.higher[1],
+                "value": one.difference,
+                "low": one.low,
+                "high": one.high,
+                "p": one.p_value,
+                "published": published[0] - published[1] if published else None,
+                "runs": " ".join(run for number in ends for run in number.runs),
+            }
+        )
+    return pd.DataFrame(rows).assign(scale=now.scale, protocol=now.protocol, data=now.data)
+
+
+def shown(value: float) -> str:
+    """Return a score with three digits, a count with its thousands."""
+    return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def signed(value: float) -> str:
+    """Return a difference with its sign."""
+    return f"{value:+.3f}"
+
+
+def p_text(value: float) -> str:
+    """Return a p-value, the smallest as a bound."""
+    return "< .001" if value < 0.001 else f"{value:.3f}"

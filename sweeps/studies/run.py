@@ -1,0 +1,108 @@
+"""One cell of a study with one seed: trains it, and keeps with its run what the study's report needs."""
+
+from typing import Any
+
+import numpy as np
+import optuna
+import pandas as pd
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from lightning_modules.backbones import build_backbone
+from lightning_modules.cli import run_cli
+from lightning_modules.command import EmotionCLI
+from lightning_modules.evaluation import PREDICTIONS
+from lightning_modules.heads import build_head
+from lightning_modules.run import MONITOR
+from records import store
+from records.predictions import classes_of
+from records.runs import children, load_table, run_config
+from records.tracking import TrackingLogger
+from sweeps.cross_validation import cross_validate
+from sweeps.queue import ENQUEUED
+from sweeps.studies import build_study
+from sweeps.studies.frozen import run_frozen
+from sweeps.studies.outcomes import CELL, CURVES, INNER, SEED
+from sweeps.studies.plan import Cell, words
+
+CURVE_NAMES = ("train/loss", "val/loss", "val/accuracy", MONITOR)
+
+
+def run_cell(trial: optuna.Trial, settings: dict[str, Any]) -> float:
+    """Run what a trial stands for; return macro F1 on the part that is selected on.
+
+    Args:
+        trial: holds the cell's name and the seed.
+        settings: study, scale, protocol, parent (run id), extra (words that win over the cell's), chosen (transforms).
+    """
+    wanted = trial.user_attrs[ENQUEUED]
+    study = build_study(settings["study"], settings["scale"], settings["protocol"])
+    cell, seed = study.cell(wanted["cell"]), int(wanted["seed"])
+    name = f"{cell.name} seed {seed}"
+    args = words(cell, settings.get("chosen"), tuple(settings["extra"]))
+    if study.task == "frozen":
+        run_id, numbers = run_frozen(args, cell, seed, parent=settings["parent"], name=name)
+    elif cell.folds:
+        run_id, numbers = _folds(args, cell, seed, settings["parent"], name)
+    else:
+        run_id, numbers = _one_division(args, seed, settings["parent"], name)
+    if study.task == "fit":
+        numbers |= complexity(run_config(run_id), len(classes_of(load_table(run_id, PREDICTIONS))))
+    keep(run_id, numbers, {CELL: cell.name, SEED: str(seed), "study": study.name, "kind": "cell"})
+    trial.set_user_attr("run_id", run_id)
+    return numbers[INNER]
+
+
+def keep(run_id: str, numbers: dict[str, float], tags: dict[str, str], curves: pd.DataFrame | None = None) -> None:
+    """Add numbers, tags and curves to a run that has ended."""
+    tracker = TrackingLogger(run_id=run_id, system_metrics=False)
+    tracker.log_metrics(numbers)
+    if curves is not None:
+        tracker.log_table(curves, CURVES)
+    tracker.set_tags(tags)  # last: they say that the cell is done
+    tracker.finalize("success")
+
+
+def _one_division(args: list[str], seed: int, parent: str, name: str) -> tuple[str, dict[str, float]]:
+    done = run_cli(["fit", *args, "--seed", str(seed), "--run.parent", parent, "--run.name", name])
+    assert done.tracker is not None  # of fit
+    run_id = str(done.tracker.run_id)
+    curves = done.tracker.history(*CURVE_NAMES)
+    long = [pd.DataFrame({"name": key, "step": curve.index, "value": curve.values}) for key, curve in curves.items()]
+    keep(run_id, {}, {}, pd.concat(long, ignore_index=True))
+    return run_id, {INNER: float(curves[MONITOR].max()), **training_scores(done)}
+
+
+def _folds(args: list[str], cell: Cell, seed: int, parent: str, name: str) -> tuple[str, dict[str, float]]:
+    done = cross_validate(args, folds=cell.folds, seeds=[seed], above=parent, name=name)
+    assert done is not None  # a trial is one process
+    client = store.open_client(store.DIRECTORY, store.tracking_uri(store.DIRECTORY), only_reading=True)
+    best = [
+        max(one.value for one in client.get_metric_history(str(run_id), MONITOR))
+        for run_id in children(done.run_id)["run_id"]
+    ]
+    return done.run_id, {INNER: float(np.mean(best))}
+
+
+def training_scores(done: EmotionCLI) -> dict[str, float]:
+    """Return the accuracy of the kept weights on the training pictures as they are, each once."""
+    data, model = done.datamodule, done.model
+    right = total = 0
+    for batch in data.evaluation_loader(data.fold_rows.train):
+        with torch.inference_mode():
+            found = model.probabilities(batch["image"].to(model.device)).argmax(1).cpu()
+        right, total = right + int((found == batch["label"]).sum()), total + len(found)
+    return {"train/accuracy": right / total}
+
+
+def complexity(config: dict[str, Any], classes: int) -> dict[str, float]:
+    """Return the parameters of a run's network, and the FLOPs of one picture through it (a multiply-add is two)."""
+    model, data = config["model"]["init_args"], config["data"]["init_args"]
+    backbone, features, _ = build_backbone(model["backbone"], "none")
+    head = build_head(model.get("head", "linear"), features, classes, width=model.get("head_width"))
+    network = torch.nn.Sequential(backbone, head).eval()
+    counter = FlopCounterMode(display=False)
+    with counter, torch.inference_mode():
+        network(torch.zeros(1, 3, data["size"], data["size"]))
+    parameters = sum(one.numel() for one in network.parameters())
+    return {"model/parameters": float(parameters), "model/flops": float(counter.get_total_flops())}

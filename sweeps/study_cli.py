@@ -1,0 +1,80 @@
+"""`emotion study NAME`: runs a paper's experiment as a queue of cells and writes its report."""
+
+import argparse
+import sys
+
+from datamodules.errors import InputError
+from lightning_modules.cli import say_what_begins
+from sweeps.studies import STUDIES, build_study
+from sweeps.studies.plan import PROTOCOLS, SCALES, Study
+
+DESCRIPTION = (
+    "Run a study and write its report (Markdown, HTML, CSV). Further options are those of `emotion fit` and win over "
+    "those of every cell. The same command goes on where it was stopped; several workers, here or on other machines, "
+    "share it over PostgreSQL."
+)
+
+
+def main(args: list[str]) -> int:
+    """Run ``study``; return the exit status: 1 when a cell failed."""
+    parser = argparse.ArgumentParser(
+        prog="emotion study",
+        description=DESCRIPTION,
+        epilog=listing(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("name", help="a study, or list")
+    parser.add_argument("--data", help="a path or reader:path; by default drawn faces at scale tiny")
+    parser.add_argument("--scale", choices=SCALES, default="tiny")
+    parser.add_argument("--protocol", choices=PROTOCOLS, default="honest", help="paper: select and report on one part")
+    parser.add_argument("--seeds", type=int, nargs="+", help="training seeds, in place of the study's")
+    parser.add_argument("--storage", help="PostgreSQL for several workers; by default a file for one")
+    parser.add_argument("--dry-run", action="store_true", help="say how many runs and images, and about how long")
+    parser.add_argument("--report", action="store_true", help="write the report of what has finished, run nothing")
+    options, extra = parser.parse_known_args(args[1:])
+    if options.name == "list":
+        print(listing())
+        return 0
+    study = planned(options.name, options)
+    if options.data:
+        extra = ["--data", options.data, *extra]
+    elif options.scale != "tiny" and not {"--data.source", "--config"} & set(extra):
+        msg = f"--data: scale {options.scale} needs a data set, got none; only scale tiny draws its own faces"
+        raise InputError(msg)
+    if options.dry_run:
+        from sweeps.studies.estimate import estimate
+
+        print(estimate(study, extra))
+        return 0
+    say_what_begins(args)
+    from sweeps.studies.conduct import Conduct
+
+    conduct = Conduct(study, options.scale, options.protocol, tuple(extra), options.storage)
+    failed = conduct.run(only_report=options.report)
+    for name, reason in failed.items():
+        print(f"failed: {name}: {reason}", file=sys.stderr)
+    return int(bool(failed))
+
+
+def planned(name: str, options: argparse.Namespace) -> Study:
+    """Return the study, with the seeds that were asked for."""
+    from dataclasses import replace
+
+    study = build_study(name, options.scale, options.protocol)
+    if options.seeds is None:
+        return study
+    if len(set(options.seeds)) != len(options.seeds):
+        msg = f"--seeds: each seed once, got {options.seeds}"
+        raise InputError(msg)
+    return replace(study, seeds=tuple(options.seeds))
+
+
+def listing() -> str:
+    """Return the studies, one a line."""
+    width = max(map(len, STUDIES))
+    lines = []
+    for name in STUDIES:
+        study = build_study(name, "tiny", "honest")
+        lines.append(f"  {name:<{width}}  {study.about} ({study.source})")
+    return "studies:\n" + "\n".join(lines)
