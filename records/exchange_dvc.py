@@ -82,7 +82,10 @@ def push(
             raise
         if inside is not None:
             _prune(root, inside)
-        return outcome, f"{TRACKED} names {count} runs ({size:.1f} MB) in the remote {name or 'by default'}."
+        return (
+            outcome,
+            f"{TRACKED} names {count} runs ({size:.1f} MB) in {f'the remote {name!r}' if name else 'the default remote'}.",
+        )
 
 
 def pull(remote: str | None = None, *, directory: str | Path = store.DIRECTORY) -> dict[str, str]:
