@@ -19,7 +19,18 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback, fail_s
 from optuna.trial import FrozenTrial, TrialState
 from tqdm import tqdm
 
-from sweeps.storage import GRACE, HEARTBEAT, address, alive, exclusive, is_shared, only_worker, open_storage, quiet
+from sweeps.storage import (
+    GRACE,
+    HEARTBEAT,
+    address,
+    alive,
+    close,
+    exclusive,
+    is_shared,
+    only_worker,
+    open_storage,
+    quiet,
+)
 from sweeps.trial import Outcome, run_apart
 
 KEY, ENQUEUED, ERROR, TRACE, WORKER = "key", "enqueued", "error", "traceback", "worker"  # attributes of a trial
@@ -102,8 +113,9 @@ def work(
         InputError: the storage does not answer, or is a SQLite file that another worker uses.
     """
     url = address(storage_url)
-    with only_worker(url), quiet(), _sigterm_stops():
+    with only_worker(url), quiet(), _sigterm_stops(), contextlib.ExitStack() as end:
         storage = open_storage(url, heartbeat=heartbeat, grace=grace)
+        end.callback(close, storage)
         # a trial's own process has the sampler and the pruner; here trials are only taken and closed
         study = optuna.load_study(study_name=study_name, storage=storage, sampler=RandomSampler(), pruner=NopPruner())
         if not is_shared(url):

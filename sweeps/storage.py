@@ -1,4 +1,4 @@
-"""Where searches and studies keep their trials: a SQLite file for one worker, PostgreSQL for any number on any machine."""
+"""Where searches and studies keep their trials: a SQLite file for one worker, PostgreSQL for any number of them."""
 
 import contextlib
 import os
@@ -64,7 +64,9 @@ def require_one_worker(url: str, workers: int) -> None:
         raise InputError(msg)
 
 
-def open_storage(url: str | None = None, *, heartbeat: int = HEARTBEAT, grace: int = GRACE) -> RDBStorage:
+def open_storage(
+    url: str | None = None, *, heartbeat: int = HEARTBEAT, grace: int = GRACE, checked: bool = False
+) -> RDBStorage:
     """Return the storage, its tables made when they are absent.
 
     A password may stand in the address, in $PGPASSWORD or in ~/.pgpass; it is never printed.
@@ -73,6 +75,7 @@ def open_storage(url: str | None = None, *, heartbeat: int = HEARTBEAT, grace: i
         url: address; None: $OPTUNA_STORAGE, or else the embedded file.
         heartbeat: seconds between signs of life of a running trial.
         grace: seconds without one until a trial is taken for lost and queued again.
+        checked: the tables are known to be there and to fit; looking takes two seconds, which no trial should pay.
 
     Raises:
         InputError: an address of another kind, or a storage that does not answer.
@@ -90,6 +93,8 @@ def open_storage(url: str | None = None, *, heartbeat: int = HEARTBEAT, grace: i
                     heartbeat_interval=heartbeat,
                     grace_period=grace,
                     heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(max_retry=MOST_RETRIES),
+                    skip_compatibility_check=checked,
+                    skip_table_creation=checked,
                 )
         except (SQLAlchemyError, ArgumentError, RuntimeError, ImportError, OSError) as error:
             if left and "already exists" in str(error):  # another worker was making the tables, too
@@ -102,6 +107,12 @@ def open_storage(url: str | None = None, *, heartbeat: int = HEARTBEAT, grace: i
             )
             raise InputError(msg) from None  # the cause may hold the whole address
     raise AssertionError
+
+
+def close(storage: RDBStorage) -> None:
+    """Close the storage's connections."""
+    storage.remove_session()
+    storage.engine.dispose()
 
 
 @contextlib.contextmanager

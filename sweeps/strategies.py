@@ -28,8 +28,8 @@ def check_strategy(sampler: str, pruner: str, objectives: int, folds: int) -> No
         problem = f"--pruner {pruner}: a trial of two objectives cannot be pruned; give --pruner none"
     elif pruner == "wilcoxon" and folds < MOST_FOR_WILCOXON:
         problem = (
-            f"--pruner wilcoxon: compares trials fold by fold and cannot end one before the fifth, got --folds {folds}; "
-            "give at least 6 folds, or --pruner hyperband"
+            "--pruner wilcoxon: compares trials fold by fold and cannot end one before the fifth, "
+            f"got --folds {folds}; give at least 6 folds, or --pruner hyperband"
         )
     if problem:
         raise InputError(problem)

@@ -103,9 +103,10 @@ def _end_with_worker(connection: Connection) -> None:
 
 def _outcome(study_name: str, url: str, number: int, task: str, settings: dict[str, Any]) -> Outcome:
     try:
-        storage = open_storage(url)
+        storage = open_storage(url, checked=True)
         study = load_study(study_name, storage, number)
         study_id = storage.get_study_id_from_name(study_name)
+        study.get_trials(deepcopy=False)  # Optuna's cache takes values only for trials that it has seen
         trial = optuna.Trial(study, storage.get_trial_id_from_study_id_trial_number(study_id, number))
         return checked(find_task(task)(trial, settings), len(study.directions))
     except optuna.TrialPruned:

@@ -18,7 +18,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def _programs() -> Path | None:
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        folder = Path(subprocess.run(["pg_config", "--bindir"], capture_output=True, text=True, check=True).stdout.strip())
+        folder = Path(
+            subprocess.run(["pg_config", "--bindir"], capture_output=True, text=True, check=True).stdout.strip()
+        )
         return folder if (folder / "initdb").exists() else None
     return None
 

@@ -6,16 +6,17 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import optuna
 import pytest
+from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from datamodules.errors import InputError
 from sweeps.queue import enqueue, once_each, work
-from sweeps.storage import address, only_worker, open_storage, require_one_worker
+from sweeps.storage import address, close, only_worker, open_storage, require_one_worker
 from sweeps.trial import checked
 
 HERE = Path(__file__).parent
@@ -33,10 +34,19 @@ def url(workplace: Path) -> str:
     return f"sqlite:///{workplace}/optuna.db"
 
 
-def new_study(url: str, name: str = "s", directions: int = 1) -> optuna.Study:
-    return optuna.create_study(
-        study_name=name, storage=open_storage(url, heartbeat=1, grace=3), directions=["minimize"] * directions
-    )
+_opened: list[RDBStorage] = []
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    yield
+    while _opened:
+        close(_opened.pop())
+
+
+def new_study(url: str, name: str = "s") -> optuna.Study:
+    _opened.append(open_storage(url, heartbeat=1, grace=3))
+    return optuna.create_study(study_name=name, storage=_opened[-1], direction="minimize")
 
 
 def until(true: Callable[[], object], seconds: float = 60) -> None:
@@ -94,7 +104,9 @@ def test_an_objective_is_finite_and_of_the_right_number() -> None:
     assert checked((1.0, float("-inf")), 2).state == TrialState.FAIL
 
 
-def test_a_killed_worker_takes_its_trial_along_and_loses_nothing(url: str, workplace: Path, start_worker: Start) -> None:
+def test_a_killed_worker_takes_its_trial_along_and_loses_nothing(
+    url: str, workplace: Path, start_worker: Start
+) -> None:
     from queue_tasks import lines
 
     study = new_study(url)
@@ -102,7 +114,7 @@ def test_a_killed_worker_takes_its_trial_along_and_loses_nothing(url: str, workp
     worker = start_worker("s", url, "queue_tasks:waits", {"folder": str(workplace)})
     until(lambda: lines(workplace))
     pids = [int(pid) for pid in lines(workplace)[0].split()]
-    with pytest.raises(InputError, match="--storage: another worker is using .*one at a time"):
+    with pytest.raises(InputError, match=r"--storage: another worker is using .*one at a time"):
         work("s", url, "queue_tasks:waits", {}, progress=False)
     worker.kill()
     worker.wait()
@@ -173,7 +185,9 @@ def test_adding_at_once_on_postgresql_adds_once(postgresql: str, workplace: Path
         "print(enqueue(study, [{}] * 20))"
     )
     both = [
-        subprocess.Popen([sys.executable, "-W", "ignore", "-c", code], stdout=subprocess.PIPE, text=True, cwd=HERE.parents[1])
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", code], stdout=subprocess.PIPE, text=True, cwd=HERE.parents[1]
+        )
         for _ in range(2)
     ]
     assert sum(int(one.communicate()[0]) for one in both) == 20
@@ -196,7 +210,7 @@ def test_the_environment_names_the_storage(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_server_that_does_not_answer_is_told_without_the_password() -> None:
-    with pytest.raises(InputError, match="127.0.0.1:1/db must be a database that answers") as caught:
+    with pytest.raises(InputError, match=r"127.0.0.1:1/db must be a database that answers") as caught:
         open_storage("postgresql://me:secret@127.0.0.1:1/db")
     assert "secret" not in str(caught.value)
     assert caught.value.__cause__ is None
@@ -205,7 +219,7 @@ def test_a_server_that_does_not_answer_is_told_without_the_password() -> None:
 def test_several_workers_need_postgresql(url: str) -> None:
     require_one_worker("postgresql+psycopg://host/db", 4)
     require_one_worker(url, 1)
-    with pytest.raises(InputError, match="--workers: 2 workers need PostgreSQL.*database is locked"):
+    with pytest.raises(InputError, match=r"--workers: 2 workers need PostgreSQL.*database is locked"):
         require_one_worker(url, 2)
     with only_worker(url), pytest.raises(InputError, match="another worker is using"), only_worker(url):
         pass
