@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
@@ -40,6 +41,8 @@ class ReadOptions:
         split_column: the CSV column with the given split.
         unknown_labels: ``error`` lists labels nobody knows, ``drop`` leaves their images out, ``keep`` makes them
             classes under their own names.
+        part: use this share of the images of every class (and of every part of a given split), above 0 and below 1;
+            at least one of each. The same share of the same set is always the same images.
     """
 
     pattern: str | None = None
@@ -52,6 +55,7 @@ class ReadOptions:
     subject_column: str | None = None
     split_column: str | None = None
     unknown_labels: Unknown = "error"
+    part: float | None = None
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
@@ -61,6 +65,9 @@ class ReadOptions:
             if value not in allowed:
                 msg = f"{name} must be one of {', '.join(allowed)}, got {value!r}"
                 raise InputError(msg)
+        if self.part is not None and not 0 < self.part < 1:
+            msg = f"part must be above 0 and below 1, got {self.part}; leave it out to use all images"
+            raise InputError(msg)
         if self.drop_ties and self.votes == "ignore":
             msg = "drop_ties needs votes, which are ignored; add votes=majority or votes=soft"
             raise InputError(msg)
@@ -121,7 +128,22 @@ def finish(
         notes = (*notes, *said)
     if "split" in table:
         table = table.assign(split=table["split"].map(lambda s: canonical_split(str(s)) or s))
+    if options.part is not None and "label" in table and len(table):
+        whole = len(table)
+        table = _part(table, options.part)
+        notes = (*notes, f"{len(table)} of {whole} images used: part {options.part} of every class")
     return make_manifest(table, root, name=name, notes=notes)
+
+
+def _part(table: pd.DataFrame, share: float) -> pd.DataFrame:
+    """Return a share of every class and given part, in the order of the table."""
+    generator = np.random.default_rng(0)
+    kept: list[np.ndarray] = []
+    names = table[[name for name in ("label", "split") if name in table]].fillna("").astype(str)
+    for _, group in names.reset_index(drop=True).groupby(list(names.columns), sort=True):
+        size = max(1, round(share * len(group)))
+        kept.append(generator.permutation(group.index.to_numpy())[:size])
+    return table.iloc[np.sort(np.concatenate(kept))].reset_index(drop=True)
 
 
 def resolve(label: str, options: ReadOptions) -> str | None:

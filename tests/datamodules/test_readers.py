@@ -293,3 +293,18 @@ def test_half_a_million_labels_are_named_in_bulk(plant: Plant, monkeypatch: pyte
     named, _ = common._name_labels(frame, "x", ReadOptions())
     assert len(calls) == 2
     assert named["label"].value_counts().to_dict() == {"sad": 250_000, "happy": 250_000}
+
+
+def test_a_part_is_of_every_class_and_given_part_and_always_the_same(tmp_path: Path) -> None:
+    for part, images in (("train", 20), ("test", 10)):
+        for label in ("happy", "sad"):
+            (tmp_path / part / label).mkdir(parents=True)
+            for number in range(images if label == "happy" else images // 5):
+                (tmp_path / part / label / f"{number}.png").write_bytes(b"unread")
+    found = read(str(tmp_path), ReadOptions(part=0.3)).table
+    counts = found.groupby(["split", "label"]).size().to_dict()
+    assert counts == {("test", "happy"): 3, ("test", "sad"): 1, ("train", "happy"): 6, ("train", "sad"): 1}
+    assert list(found["path"]) == list(read(str(tmp_path), ReadOptions(part=0.3)).table["path"])
+    assert set(found["path"]) < set(read(str(tmp_path)).table["path"])
+    with pytest.raises(InputError, match="part must be above 0 and below 1, got 1"):
+        ReadOptions(part=1.0)
