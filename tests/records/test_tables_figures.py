@@ -35,6 +35,12 @@ def _assert_apart(figure: Figure, path: Path) -> None:
             boxes = [label.get_window_extent(renderer) for label in labels if label.get_text()]
             assert not any(one.overlaps(two) for one, two in combinations(boxes, 2))
             assert all(figure.bbox.containsx(box.x0) and figure.bbox.containsx(box.x1) for box in boxes)
+        ticks = [label.get_window_extent(renderer) for label in (*axes.get_xticklabels(), *axes.get_yticklabels())]
+        for title in (axes.xaxis.label, axes.yaxis.label, *figure.texts):
+            box = title.get_window_extent(renderer)
+            assert not any(box.overlaps(tick) for tick in ticks)
+            assert figure.bbox.x0 <= box.x0 <= box.x1 <= figure.bbox.x1
+            assert figure.bbox.y0 <= box.y0 <= box.y1 <= figure.bbox.y1
 
 
 @pytest.mark.parametrize("names", [CLASSES, LONG, KOREAN])
@@ -42,6 +48,18 @@ def test_figures_draw_any_names(
     names: list[str], draw_predictions: Callable[..., pd.DataFrame], tmp_path: Path
 ) -> None:
     table = _renamed(draw_predictions(200), names)
+    _assert_apart(confusion_figure(table, names), tmp_path / "confusion.png")
+    _assert_apart(class_figure(cluster_bootstrap(table, names, resamples=100)), tmp_path / "classes.png")
+
+
+@pytest.mark.parametrize("count", [2, 16])
+def test_figures_draw_few_and_many_classes(count: int, tmp_path: Path) -> None:
+    names = [f"emotion {'WM' * 4} {number}" for number in range(count)]
+    label = np.arange(40 * count) % count
+    guess = np.where(np.arange(40 * count) % 3 > 0, label, (label + 1) % count)
+    columns = {f"prob_{name}": (guess == number).astype(float) for number, name in enumerate(names)}
+    table = pd.DataFrame({"label": np.take(names, label), "predicted": np.take(names, guess), "fold": 0, **columns})
+    table = table.assign(cluster=np.arange(len(table)), row=np.arange(len(table)))
     _assert_apart(confusion_figure(table, names), tmp_path / "confusion.png")
     _assert_apart(class_figure(cluster_bootstrap(table, names, resamples=100)), tmp_path / "classes.png")
 
