@@ -4,10 +4,13 @@ import difflib
 from collections.abc import Callable
 
 from datamodules.errors import InputError
-from sweeps.studies import leakage
+from sweeps.studies import backbones, balanced_augmentation, leakage, teachable
 from sweeps.studies.plan import Protocol, Scale, Study
 
 STUDIES: dict[str, Callable[[Scale, Protocol], Study]] = {
+    "balanced-augmentation": balanced_augmentation.build,
+    "teachable": teachable.build,
+    "backbones": backbones.build,
     "leakage": leakage.build,
 }
 
@@ -16,10 +19,13 @@ def build_study(name: str, scale: Scale, protocol: Protocol) -> Study:
     """Return a study at a scale.
 
     Raises:
-        InputError: There is no such study; the nearest name is offered.
+        InputError: There is no such study (the nearest name is offered), or it takes no protocol.
     """
     if name not in STUDIES:
         near = difflib.get_close_matches(name, STUDIES, n=1, cutoff=0.4) or list(STUDIES)
         msg = f"study: none is called {name!r}; did you mean {', '.join(near)}? (emotion study list)"
+        raise InputError(msg)
+    if name == "leakage" and protocol != "honest":
+        msg = f"--protocol: leakage compares protocols and is of none, got {protocol}; leave --protocol out"
         raise InputError(msg)
     return STUDIES[name](scale, protocol)

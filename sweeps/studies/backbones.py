@@ -1,0 +1,93 @@
+"""Backbones and two dense layers on one data set: what they learn by heart and what they know of other pictures."""
+
+from sweeps.studies.plan import Cell, Claim, Entry, Option, Picture, Protocol, Scale, Study, Table
+
+PUBLISHED = {  # accuracy on training and test images of FER2013, 100 epochs
+    "MobileNetV2": (0.96586, 0.64698),
+    "EfficientNet-B0": (0.99362, 0.65798),
+    "EfficientNet-B2": (0.99010, 0.65213),
+}
+HUB: dict[str, Option] = {"model.weights": "hub"}
+MODELS: dict[Scale, dict[str, dict[str, Option]]] = {
+    "paper": {
+        "MobileNetV2": {"model.backbone": "mobilenetv2_100", **HUB},
+        "EfficientNet-B0": {"model.backbone": "efficientnet_b0", **HUB},
+        "EfficientNet-B2": {"model.backbone": "efficientnet_b2", **HUB},
+    },
+    "small": {f"EfficientNet-Lite{i}": {"model.backbone": f"tf_efficientnet_lite{i}"} for i in range(3)},
+    "tiny": {
+        name: {"model.backbone": name, "model.weights": "none"}
+        for name in ("test_resnet", "test_efficientnet", "test_convnext")
+    },
+}
+SIZES: dict[Scale, dict[str, Option]] = {
+    "paper": {"data.split": "holdout"},
+    "small": {
+        "data.split": "holdout",
+        "data.holdout_fraction": 0.3,
+        "data.read.part": 0.2,
+        "data.size": 48,
+        "model.learning_rate": 0.0005,
+        "trainer.max_epochs": 8,
+    },
+    "tiny": {
+        "data.source": "drawn:largest=60,ratio=5,size=32",
+        "data.split": "holdout",
+        "data.size": 32,
+        "data.batch_size": 32,
+        "model.learning_rate": 0.001,
+        "trainer.max_epochs": 6,
+        "run.resamples": 200,
+    },
+}
+BEST = {"paper": "EfficientNet-B0", "small": "EfficientNet-Lite1", "tiny": "test_efficientnet"}
+
+
+def build(scale: Scale, protocol: Protocol) -> Study:
+    """Return the study."""
+    options = SIZES[scale] | {"data.protocol": protocol}
+    cells = [Cell(name=name, recipe="dense-dense", options=options | model) for name, model in MODELS[scale].items()]
+    ran = {cell.name: cell.name for cell in cells}
+    metrics = ("train/accuracy", "accuracy", "f1_macro", "model/parameters", "model/flops")
+    rows: dict[str, tuple[Entry | None, ...]] = {}
+    for name in (*ran, *(name for name in PUBLISHED if name not in ran)):
+        published = dict(zip(metrics, PUBLISHED.get(name, ()), strict=False))
+        rows[name] = tuple(
+            Entry(ran.get(name), metric, published.get(metric)) if name in ran or metric in published else None
+            for metric in metrics
+        )
+    best = BEST[scale]
+    claims = [
+        Claim(
+            f"{best} is more accurate on test images than {name}",
+            (best, "accuracy"),
+            (name, "accuracy"),
+            (PUBLISHED[best][1], PUBLISHED[name][1]) if name in PUBLISHED else None,
+        )
+        for name in ran
+        if name != best
+    ]
+    return Study(
+        name="backbones",
+        about="backbones with two dense layers: accuracy on training and test images, loss over epochs",
+        source="a comparison of networks on FER2013 (MobileNetV2, EfficientNet-B0 and B2)",
+        cells=tuple(cells),
+        tables=(
+            Table(
+                "Training and test",
+                ("accuracy, training", "accuracy, test", "macro F1, test", "parameters", "FLOPs a picture"),
+                rows,
+                "Training accuracy is that of the kept epoch on the training pictures as they are.",
+            ),
+        ),
+        claims=tuple(claims),
+        pictures=(
+            Picture("curves", "Loss over epochs: solid in training, dashed on the part selected on", ran, ("loss",)),
+            Picture("trade", "Accuracy over cost", ran, ("accuracy",)),
+        ),
+        notes=(
+            "Where the published backbones are not run, the middle one of those that are stands for the claim's best."
+            if scale != "paper"
+            else "Pictures keep the recipe's size.",
+        ),
+    )

@@ -1,0 +1,131 @@
+"""What a study would cost: runs, pictures through the network, and about how long, from one timed batch a network."""
+
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.nn import functional as F
+from tqdm import tqdm
+
+from datamodules.emotion import EmotionDataModule
+from lightning_modules.backbones import build_backbone
+from lightning_modules.heads import build_head
+from records.tables import as_text
+from sweeps.studies.config import data_module, merged
+from sweeps.studies.plan import Cell, Study, words
+
+BEGINNING = 5.0  # seconds a run takes besides training: its process, its checks, its tables and figures
+FORWARD = 3.0  # a picture that is only looked at costs a third of one that is learnt from
+TIMED = 3  # batches after the first
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one cell with all its seeds: runs, pictures learnt from and looked at, seconds."""
+
+    stage: int
+    runs: int
+    trained: int
+    evaluated: int
+    seconds: float
+
+
+def estimate(study: Study, extra: list[str]) -> str:
+    """Return the estimate as text; opens no picture and keeps nothing."""
+    speed: dict[str, float] = {}
+    data: dict[str, EmotionDataModule] = {}
+    costs = [_cost(study, cell, extra, speed, data) for cell in tqdm(study.cells, desc="cells", disable=None)]
+    rows = []
+    for stage in study.stages:
+        of = [cost for cost in costs if cost.stage == stage]
+        rows.append([f"stage {stage + 1}", len(of), *_sums(of)])
+    rows.append(["together", len(costs), *_sums(costs)])
+    names = ["", "cells", "runs", "pictures learnt from", "pictures looked at", "about"]
+    table = pd.DataFrame(rows, columns=names)
+    device = "a GPU" if torch.cuda.is_available() else "the CPU"
+    return (
+        f"{as_text(table)}\n\nTimed with one batch of each network on {device}, as busy as it is now, with one worker; "
+        "runs that stop early take less."
+    )
+
+
+def _sums(costs: list[Cost]) -> list[str]:
+    numbers = [sum(getattr(cost, name) for cost in costs) for name in ("runs", "trained", "evaluated")]
+    return [*(f"{number:,}" for number in numbers), _duration(sum(cost.seconds for cost in costs))]
+
+
+def _duration(seconds: float) -> str:
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+def _cost(
+    study: Study, cell: Cell, extra: list[str], speed: dict[str, float], known: dict[str, EmotionDataModule]
+) -> Cost:
+    stand_in = ["rotation"] * cell.chosen  # any transform costs about the same
+    config = merged(words(cell, stand_in, tuple(extra)))
+    key = json.dumps([config["data"].get("source", "drawn"), config["data"].get("read")], sort_keys=True)
+    data = data_module(config)
+    if key in known:
+        data.__dict__["manifest"] = known[key].manifest  # reading a large set takes a while
+    known[key] = data
+    epochs = int(config["trainer"]["max_epochs"])
+    runs = max(cell.folds, 1)
+    trained, inner, outer = _sizes(data, config["data"], cell.folds)
+    repeats = len(study.seeds)
+    if study.task == "frozen":  # every picture once through the network for all cells; heads cost little
+        return Cost(cell.stage, repeats, 0, 0, repeats * (BEGINNING + epochs * trained / 1e4))
+    per_picture = _seconds(config, speed)
+    learnt, seen = runs * epochs * trained, runs * (epochs * inner + outer)
+    seconds = runs * BEGINNING + per_picture * (learnt + seen / FORWARD)
+    return Cost(cell.stage, repeats * runs, repeats * learnt, repeats * seen, repeats * seconds)
+
+
+def _sizes(data: EmotionDataModule, options: dict[str, Any], folds: int) -> tuple[int, int, int]:
+    """Return pictures of an epoch, of the part selected on and of the reported part, from class counts alone."""
+    plan, counts = data.plan, np.bincount(data.manifest.labels, minlength=len(data.classes))
+    outer = 1 / (folds or plan.folds) if folds or plan.split == "folds" else plan.holdout_fraction
+    if plan.split == "given" and not folds and "split" in data.manifest.table:
+        given = data.manifest.table["split"].to_numpy(object)
+        outer = float(np.mean(given != "train"))
+    inner = (1 - outer) * plan.inner_fraction if plan.protocol == "honest" else 0.0
+    left = counts * (1 - outer - inner)
+    if data.transform_where == "doubled":
+        left = left * 2
+    elif plan.n_min is not None:
+        largest = float(left.max())
+        target = largest if plan.n_min == "max" else plan.n_min * (largest if isinstance(plan.n_min, float) else 1)
+        left = np.maximum(left, target)
+    total = float(counts.sum())
+    selected_on = outer if plan.protocol == "paper" else inner
+    return int(left.sum()), int(total * selected_on), int(total * outer)
+
+
+def _seconds(config: dict[str, Any], known: dict[str, float]) -> float:
+    """Return the seconds a training picture takes, from a few batches after a first one."""
+    model, size, batch = config["model"], int(config["data"]["size"]), int(config["data"]["batch_size"])
+    key = f"{model['backbone']} {size} {batch}"
+    if key in known:
+        return known[key]
+    backbone, features, _ = build_backbone(model["backbone"], "none")
+    network = torch.nn.Sequential(backbone, build_head("linear", features, 8)).train()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stub knows no such call
+    optimizer = torch.optim.Adam(network.parameters())
+    image = torch.rand(batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
+    label = torch.randint(8, (batch,), device=device)
+    begun = 0.0
+    for step in range(TIMED + 1):
+        if step == 1:
+            begun = time.perf_counter()
+        optimizer.zero_grad()
+        loss = F.cross_entropy(network(image), label)
+        loss.backward()
+        optimizer.step()
+        float(loss.detach())  # waits for the device
+    known[key] = (time.perf_counter() - begun) / (TIMED * batch)
+    return known[key]
