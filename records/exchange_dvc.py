@@ -82,10 +82,8 @@ def push(
             raise
         if inside is not None:
             _prune(root, inside)
-        return (
-            outcome,
-            f"{TRACKED} names {count} runs ({size:.1f} MB) in {f'the remote {name!r}' if name else 'the default remote'}.",
-        )
+        where = "the default remote" if name is None else f"the remote {name!r}"
+        return outcome, f"{TRACKED} names {count} runs ({size:.1f} MB) in {where}."
 
 
 def pull(remote: str | None = None, *, directory: str | Path = store.DIRECTORY) -> dict[str, str]:

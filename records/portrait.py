@@ -134,7 +134,7 @@ def read_portrait(folder: Path) -> Portrait:
     try:
         facts: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         for key, kind in _FACTS.items():
-            _require(isinstance(facts[key], kind), folder, f"{key} must be a {kind.__name__}, got {facts[key]!r}")
+            _require(isinstance(facts[key], kind), folder, f"{key} must be of type {kind.__name__}, got {facts[key]!r}")
         texts = [*facts["params"].values(), *facts["tags"].values(), *facts["files"].values()]
         texts += [value for one in facts["datasets"] for value in one.values()]
         _require(all(isinstance(one, str) for one in texts), folder, "params, tags and datasets must be text")
