@@ -1,0 +1,97 @@
+"""Which images two or more prediction tables share, by what is in the picture and not by where it stands."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from datamodules.errors import InputError
+from records.predictions import check_predictions, classes_of
+
+
+def matched(tables: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
+    """Return the rows of the images that all tables hold, in one order, numbered anew, with one clustering.
+
+    An image is known by the hash of its decoded pixels and its label, so runs of different manifests can be compared
+    on what they share. Where a table holds one picture several times, its first occurrence meets the first of the
+    other tables, and so on, as far as every table has one; in tables of one manifest these are the same rows.
+
+    Args:
+        tables: Prediction tables with the same classes, in any order.
+
+    Returns:
+        One table for each, where equal positions are the same image. `cluster` is the finest clustering that is
+        coarser than all of theirs; `classes_of` gives the order of the first.
+
+    Raises:
+        InputError: Other classes, no image in common, or a picture that has one label here and another there.
+    """
+    classes = classes_of(tables[0])
+    for table in tables:
+        check_predictions(table)
+        if set(classes_of(table)) != set(classes):
+            msg = (
+                f"runs: must have the same classes, got {', '.join(sorted(classes))} and "
+                f"{', '.join(sorted(classes_of(table)))}. Compare runs with one vocabulary."
+            )
+            raise InputError(msg)
+    keyed = [_keyed(table) for table in tables]
+    shared = keyed[0].index
+    for table in keyed[1:]:
+        shared = shared[shared.isin(table.index)]
+    if not len(shared):
+        raise InputError(_why_nothing(tables))
+    _refuse_other_labels(tables)
+    aligned = [table.loc[shared] for table in keyed]
+    together = joined([table["cluster"].to_numpy() for table in aligned])
+    places = np.arange(len(shared))
+    return [table.reset_index(drop=True).assign(row=places, cluster=together) for table in aligned]
+
+
+def joined(clusterings: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the finest clustering that is coarser than all, numbered from zero; each has shape (N,)."""
+    found = np.unique(clusterings[0], return_inverse=True)[1]
+    for other in clusterings[1:]:
+        second = np.unique(other, return_inverse=True)[1]
+        total = found.max() + second.max() + 2
+        links = coo_matrix((np.ones(len(found)), (found, second + found.max() + 1)), shape=(total, total))
+        found = np.unique(connected_components(links, directed=False)[1][found], return_inverse=True)[1]
+    return found
+
+
+def _keyed(table: pd.DataFrame) -> pd.DataFrame:
+    table = table.sort_values("row", kind="stable")
+    content, label = table["content"].astype(str), table["label"].astype(str)
+    occurrence = table.groupby([content, label]).cumcount()
+    return table.set_index(pd.MultiIndex.from_arrays([content, label, occurrence]))
+
+
+def _why_nothing(tables: Sequence[pd.DataFrame]) -> str:
+    paths = set.intersection(*(set(table["path"].astype(str)) for table in tables))
+    contents = set.intersection(*(set(table["content"].astype(str)) for table in tables))
+    why = "They evaluated different images: compare runs on one data set and one outer split."
+    if contents:
+        why = f"{len(contents)} pictures are in all, with other labels. Compare runs made with one labelling."
+    elif paths:
+        why = (
+            f"{len(paths)} paths are in all, but the pixels behind them are not the same: the files changed, or were "
+            "decoded by another version of this program. Run one of them again."
+        )
+    return f"runs: must share images by content, none is shared. {why}"
+
+
+def _refuse_other_labels(tables: Sequence[pd.DataFrame]) -> None:
+    """Refuse a picture whose labels in one table are all foreign to another one that has it, too."""
+    first = tables[0][["content", "label"]].astype(str).drop_duplicates()
+    for table in tables[1:]:
+        other = table[["content", "label"]].astype(str).drop_duplicates()
+        agreeing = first.merge(other)["content"]
+        differing = first.loc[first["content"].isin(other["content"]) & ~first["content"].isin(agreeing), "content"]
+        if len(differing):
+            msg = (
+                f"runs: must have the same labels, {differing.nunique()} pictures have others. Compare runs made with "
+                "one labelling of the data."
+            )
+            raise InputError(msg)
