@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from datamodules.errors import InputError
-from datamodules.folds import Fold, given_split, hold_out, k_fold
+from datamodules.folds import Fold, given_split, hold_out, k_fold, verify
 from datamodules.manifest import Manifest
 from datamodules.oversampling import Draws, NMin, oversample
 from datamodules.stratification import divide
@@ -78,9 +78,12 @@ class DivisionPlan:
     leak: Leak = "error"
     protocol: Protocol = "honest"
     inner_fraction: float = INNER
+    inner_folds: int | None = None
+    inner_fold: int = 0
     n_min: NMin = None
 
     def __post_init__(self) -> None:
+        self._check_inner()
         unused = ""
         given = self.leak in ("drop_twins", "allow")
         if self.split != "folds" and self.fold != 0:
@@ -113,6 +116,20 @@ class DivisionPlan:
             )
             raise InputError(msg)
 
+    def _check_inner(self) -> None:
+        problem = ""
+        if self.inner_folds is None:
+            if self.inner_fold != 0:
+                problem = f"inner_fold is {self.inner_fold}, which inner_folds alone uses; give inner_folds, too"
+        elif self.inner_folds < 2 or not 0 <= self.inner_fold < self.inner_folds:
+            problem = f"inner_folds must be at least 2 and inner_fold below it, got {self.inner_folds} and "
+            problem += f"{self.inner_fold}; such as inner_folds 5 and inner_fold 0"
+        elif self.protocol == "paper" or self._rows_alone:
+            problem = f"inner_folds divides what an honest division leaves, but protocol is {self.protocol} and leak "
+            problem += f"is {self.leak}; leave inner_folds out"
+        if problem:
+            raise InputError(problem)
+
     @property
     def _rows_alone(self) -> bool:
         return self.leak in ("duplicates", "oversample_first")
@@ -140,6 +157,8 @@ class DivisionPlan:
                 flags.append("twins across the given split kept")
         else:
             fold = self._made(manifest, np.arange(len(manifest)) if self._rows_alone else clusters)
+        if self.inner_folds is not None:
+            fold = self._rotated(fold, manifest, clusters)
         if self.leak == "oversample_first":
             copies = self._spread(manifest, self._copies(manifest))
             flags.append("over-sampled before the division")
@@ -156,6 +175,28 @@ class DivisionPlan:
         if self.split == "folds":
             return k_fold(manifest.labels, together, manifest.classes, folds=self.folds, **common)[self.fold]
         return hold_out(manifest.labels, together, manifest.classes, fraction=self.holdout_fraction, **common)
+
+    def _rotated(self, fold: Fold, manifest: Manifest, clusters: np.ndarray) -> Fold:
+        """Return the fold with one of ``inner_folds`` parts of all but its outer rows as the inner part.
+
+        The parts of all inner folds together hold each of these rows once, and the outer part is that of a run without
+        inner folds, so what many runs are selected on never touches what one of them will report.
+        """
+        rest = np.sort(np.concatenate([fold.train, fold.inner]))
+        parts = k_fold(
+            manifest.labels[rest],
+            clusters[rest],
+            manifest.classes,
+            folds=self.inner_folds or 0,
+            seed=self.fold_seed,
+            inner_fraction=0,
+        )
+        part = parts[self.inner_fold]
+        made = Fold(fold.index, rest[part.train], rest[part.outer], fold.outer)
+        absent = len(manifest) - len(rest) - len(fold.outer)
+        leaky = self.split == "given" and self.leak == "allow"
+        verify(made, manifest.labels, clusters, len(manifest.classes), allow_leak=leaky, absent=absent)
+        return made
 
     def _given(self, manifest: Manifest, clusters: np.ndarray) -> tuple[Fold, dict[str, Any]]:
         if "split" not in manifest.table:

@@ -51,6 +51,8 @@ class EmotionDataModule(L.LightningDataModule):
         protocol: Protocol = "honest",
         near_duplicates: bool = True,
         inner_fraction: float = INNER,
+        inner_folds: int | None = None,
+        inner_fold: int = 0,
         n_min: int | float | Literal["max"] | None = None,
         transforms: list[str] | None = None,
         transform_where: Literal["none", "copies", "all", "doubled"] = "none",
@@ -86,6 +88,9 @@ class EmotionDataModule(L.LightningDataModule):
                 checkpoint) on the very part that is reported. Tables and tags of leaky runs say what they are.
             near_duplicates: Keep near duplicates together as well as exact ones.
             inner_fraction: Share of the training part that is set aside to select on, above 0. None is with ``paper``.
+            inner_folds: Divide all but the reported part into so many parts and select on one of them, in place of an
+                inner fraction: for searches, whose trials select on every part in turn and report on none.
+            inner_fold: Which of these parts, from 0.
             n_min: Over-sample every class to this number of images, fraction of the largest class, or ``max``.
             transforms: Names of the transforms of which one is drawn for a picture.
             transform_where: Nowhere, on the over-sampled ``copies``, on ``all``, or ``doubled``: every picture
@@ -114,6 +119,8 @@ class EmotionDataModule(L.LightningDataModule):
             leak=leak,
             protocol=protocol,
             inner_fraction=inner_fraction,
+            inner_folds=inner_folds,
+            inner_fold=inner_fold,
             n_min=n_min,
         )
         self.source, self.size, self.batch_size, self.eval_batch_size = source, size, batch_size, eval_batch_size

@@ -11,6 +11,10 @@ from datamodules.errors import InputError
 from lightning_modules.shorthand import HELP, expand, recipe_names, take
 
 if TYPE_CHECKING:  # the rest is imported when a command begins: it takes seconds
+    from collections.abc import Sequence
+
+    from lightning.pytorch.callbacks import Callback
+
     from lightning_modules.command import EmotionCLI as EmotionCLI
 
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -77,11 +81,12 @@ def say_what_begins(args: list[str]) -> None:
         print(f"emotion {args[0]}: starting ...", file=sys.stderr, flush=True)
 
 
-def run_cli(args: list[str]) -> "EmotionCLI":
+def run_cli(args: list[str], callbacks: "Sequence[Callback]" = ()) -> "EmotionCLI":
     """Run one LightningCLI subcommand on short or long options; the same door for the shell and for many runs.
 
     Args:
         args: the subcommand, then its options.
+        callbacks: more callbacks of the trainer in ``fit``.
 
     Returns:
         The finished command line, with ``result`` after ``fit``.
@@ -100,7 +105,7 @@ def run_cli(args: list[str]) -> "EmotionCLI":
 
     try:
         with sigterm_ends():
-            return EmotionCLI([args[0], *words])
+            return EmotionCLI([args[0], *words], callbacks)
     except ArgumentError as error:
         raise InputError(plain(str(error))) from error
     except MisconfigurationException as error:  # of options of the trainer that do not fit

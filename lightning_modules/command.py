@@ -4,12 +4,14 @@ import contextlib
 import hashlib
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
 from datamodules.emotion import EmotionDataModule
@@ -30,8 +32,9 @@ class EmotionCLI(LightningCLI):
 
     result: RunResult | None = None
 
-    def __init__(self, args: list[str]) -> None:
+    def __init__(self, args: list[str], callbacks: Sequence[Callback] = ()) -> None:
         quiet()
+        self._callbacks = callbacks
         super().__init__(
             EmotionClassifier,
             LightningDataModule,
@@ -134,7 +137,7 @@ class EmotionCLI(LightningCLI):
             self._resume_from = resume_checkpoint(folder) if run_id else None
             trainer = self._get(self.config_init, "trainer")
             callbacks = run_callbacks(options, folder, progress=trainer.get("enable_progress_bar") is not False)
-            trainer["callbacks"] = [*(trainer.get("callbacks") or []), *callbacks]
+            trainer["callbacks"] = [*(trainer.get("callbacks") or []), *self._callbacks, *callbacks]
             plugins = trainer.get("plugins") or []
             plugins = list(plugins) if isinstance(plugins, list | tuple) else [plugins]
             if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):

@@ -1,0 +1,66 @@
+"""Inner folds: they take turns over all that is not reported, and never touch what is."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from datamodules.division import DivisionPlan
+from datamodules.errors import InputError
+from datamodules.folds import Fold
+from datamodules.manifest import Manifest
+
+
+@pytest.fixture
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
+    labels = ["happy"] * 60 + ["sad"] * 30
+    table = pd.DataFrame({"path": [f"{row}.png" for row in range(90)], "label": labels})
+    table["split"] = np.where(np.arange(90) % 5 == 0, "test", np.where(np.arange(90) % 5 == 1, "validation", "train"))
+    return Manifest(tmp_path_factory.mktemp("pictures"), table, ("happy", "sad"), "made")
+
+
+@pytest.fixture
+def divided(manifest: Manifest) -> Callable[..., Fold]:
+    clusters = np.arange(90)
+    clusters[1:60:6] = clusters[0:60:6]  # pairs
+
+    def divide(**options: object) -> Fold:
+        return DivisionPlan(**options).divide(manifest, clusters).fold  # type: ignore[arg-type]
+
+    return divide
+
+
+@pytest.mark.parametrize("split", ["holdout", "folds"])
+def test_inner_folds_cover_all_but_the_outer_part_once(divided: Callable[..., Fold], split: str) -> None:
+    plain = divided(split=split)
+    rotated = [divided(split=split, inner_folds=4, inner_fold=index) for index in range(4)]
+    for fold in rotated:
+        assert np.array_equal(fold.outer, plain.outer)
+        assert not np.isin(fold.inner, fold.train).any()
+        assert not np.isin(fold.outer, np.concatenate([fold.inner, fold.train])).any()
+    every = np.sort(np.concatenate([fold.inner for fold in rotated]))
+    assert np.array_equal(every, np.setdiff1d(np.arange(90), plain.outer))
+
+
+def test_a_given_validation_part_takes_its_turn(divided: Callable[..., Fold]) -> None:
+    rotated = [divided(split="given", leak="drop_twins", inner_folds=3, inner_fold=index) for index in range(3)]
+    plain = divided(split="given", leak="drop_twins")
+    assert {tuple(fold.outer) for fold in rotated} == {tuple(plain.outer)}
+    every = np.sort(np.concatenate([fold.inner for fold in rotated]))
+    assert np.array_equal(every, np.sort(np.concatenate([plain.train, plain.inner])))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"inner_fold": 1}, "inner_fold is 1, which inner_folds alone uses"),
+        ({"inner_folds": 1}, "inner_folds must be at least 2"),
+        ({"inner_folds": 3, "inner_fold": 3}, "inner_fold below it, got 3 and 3"),
+        ({"inner_folds": 3, "protocol": "paper"}, "inner_folds divides what an honest division leaves"),
+        ({"inner_folds": 3, "leak": "duplicates"}, "leak is duplicates; leave inner_folds out"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        DivisionPlan(**options)  # type: ignore[arg-type]
