@@ -1,0 +1,59 @@
+"""What a search refuses before its first trial."""
+
+import difflib
+import inspect
+
+from datamodules.errors import InputError
+from lightning_modules.shorthand import take
+from sweeps.spaces import Space
+
+FIXED = (
+    *("--data.split", "--split", "--data.folds", "--data.fold", "--fold", "--data.fold_seed", "--data.inner_folds"),
+    *(
+        "--data.inner_fold",
+        "--data.protocol",
+        "--run.parent",
+        "--run.evaluate",
+        "--run.resume",
+        "--run.name",
+        "--resume",
+    ),
+)
+
+
+def check_args(args: list[str]) -> None:
+    """Refuse options that a search sets itself; ``--split given`` alone is a choice.
+
+    Raises:
+        InputError: naming the option.
+    """
+    for option in FIXED:
+        value, _ = take(args, option, optional=True)
+        if value is not None and not (option in ("--split", "--data.split") and value in ("given", "holdout")):
+            msg = f"{option}: a search sets it (got {value!r}); leave it out"
+            raise InputError(msg)
+
+
+def check_names(space: Space) -> None:
+    """Refuse options that are none of the model, the data, the trainer or the run; every trial would fail.
+
+    Raises:
+        InputError: with the names that are near.
+    """
+    from lightning.pytorch import Trainer
+
+    from datamodules.emotion import EmotionDataModule
+    from lightning_modules.classifier import EmotionClassifier
+    from lightning_modules.run import RunOptions
+
+    owners = {"model": EmotionClassifier, "data": EmotionDataModule, "trainer": Trainer, "run": RunOptions}
+    for name in space:
+        group, _, option = name.partition(".")
+        known = list(inspect.signature(owners[group]).parameters) if group in owners else []
+        if option.split(".")[0] not in known:
+            near = difflib.get_close_matches(option, known, n=3) or list(owners)
+            msg = f"--space: {name} is no option of `emotion fit`; did you mean {group}.{' or '.join(near)}?"
+            raise InputError(msg)
+        if f"--{name}" in FIXED or name == "trainer.max_epochs":
+            msg = f"--space: {name} cannot be searched, a search sets it; leave it out"
+            raise InputError(msg)

@@ -1,0 +1,133 @@
+"""Spaces: what is drawn, what a grid holds, what a file may say."""
+
+from pathlib import Path
+
+import optuna
+import pytest
+
+from datamodules.errors import InputError
+from sweeps.spaces import SPACES, Choice, Real, Subset, Whole, build_space, grid, read_space, suggest, words
+
+
+def drawn(space: dict, times: int = 60) -> list[dict]:
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
+    return [suggest(study.ask(), space) for _ in range(times)]
+
+
+def test_named_spaces_combine_and_conditions_hold() -> None:
+    for options in drawn(build_space(["loss", "optimizer"])):
+        loss = options["model.loss"]
+        assert ("model.loss.gamma" in options) == (loss == "Focal")
+        assert ("model.loss.tau" in options) == (loss == "LogitAdjustment")
+        assert 1e-4 <= options["model.learning_rate"] <= 1e-2
+        assert next(iter(options)) == "model.loss"
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_every_named_space_names_real_options(name: str) -> None:
+    from datamodules.emotion import EmotionDataModule
+    from datamodules.transforms import TRANSFORMS
+    from lightning_modules import losses
+    from lightning_modules.classifier import EmotionClassifier
+    from sweeps.checks import check_names
+
+    check_names(SPACES[name])
+    for dimension in SPACES[name].values():
+        if isinstance(dimension, Subset):
+            assert set(dimension.among) <= set(TRANSFORMS)
+    if name == "loss":
+        for parameter in ("gamma", "tau", "max_margin", "label_smoothing"):
+            kind = SPACES[name][f"model.loss.{parameter}"].when["model.loss"][0]
+            assert hasattr(losses, str(kind))
+            getattr(losses, str(kind))(**{parameter: 0.5})
+    assert EmotionDataModule
+    assert EmotionClassifier
+
+
+def test_subsets_have_their_least_and_lists_are_values() -> None:
+    space = {"data.transforms": Subset(("flip", "zoom", "blur"), least=2), "x": Choice(([1, 2], "a", None, True))}
+    options = drawn(space)
+    assert {len(one["data.transforms"]) for one in options} == {2, 3}
+    assert [1, 2] in [one["x"] for one in options]
+    assert all(
+        one["data.transforms"] == sorted(one["data.transforms"], key=("flip", "zoom", "blur").index) for one in options
+    )
+
+
+def test_a_grid_holds_each_combination_once() -> None:
+    space = {
+        "loss": Choice(("A", "B")),
+        "gamma": Real(0.5, 1.5, step=0.5, when={"loss": ("B",)}),
+        "size": Whole(32, 96, step=32),
+    }
+    cells = grid(space)
+    assert len(cells) == (1 + 3) * 3
+    assert {"loss": "B", "gamma": 1.5, "size": 96} in cells
+    assert {"loss": "A", "size": 32} in cells
+    assert len(grid({"t": Subset(("a", "b", "c"))})) == 7  # none at all becomes the first
+    with pytest.raises(InputError, match=r"model.learning_rate: a grid needs finitely many values.*give it a step"):
+        grid(SPACES["optimizer"])
+
+
+def test_a_queued_cell_is_what_is_drawn() -> None:
+    space = build_space(["loss"])
+    cells = grid(space)
+    study = optuna.create_study()
+    for cell in cells:
+        study.enqueue_trial(cell)
+    seen = [suggest(study.ask(), space) for _ in cells]
+    assert len({str(one) for one in seen}) == len(cells)
+
+
+def test_words_are_those_of_a_command_line() -> None:
+    options = {"model.loss": "Focal", "model.loss.gamma": 2.0, "data.n_min": None, "data.transforms": ["flip"]}
+    assert words(options) == [
+        *("--model.loss", "Focal", "--model.loss.gamma", "2.0", "--data.n_min", "null"),
+        *("--data.transforms", '["flip"]'),
+    ]
+
+
+def test_a_file_of_a_few_lines_is_a_space(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(
+        "model.learning_rate: {real: [1e-4, 1e-2], log: true}\n"
+        "model.loss: {choice: [CrossEntropy, Focal]}\n"
+        "model.loss.gamma: {real: [0.5, 5], when: {model.loss: Focal}}\n"
+        "data.size: {whole: [32, 96], step: 16}\n"
+        "data.transforms: {subset: [flip, rotation], least: 1}\n"
+    )
+    space = read_space(file)
+    assert space["model.learning_rate"] == Real(1e-4, 1e-2, log=True)
+    assert space["model.loss.gamma"] == Real(0.5, 5.0, when={"model.loss": ("Focal",)})
+    assert space["data.size"] == Whole(32, 96, step=16)
+    assert space["data.transforms"] == Subset(("flip", "rotation"), least=1)
+    assert len(drawn(build_space([str(file), "balance"]))) == 60
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model.x: 3\n", "one of choice, subset, real or whole"),
+        ("model.x: {real: [1]}\n", "real takes a list of lowest and highest"),
+        ("model.x: {real: [2, 1]}\n", "low below high"),
+        ("model.x: {real: [0, 1], log: true}\n", "above 0 with log"),
+        ("model.x: {real: [a, b]}\n", "takes numbers"),
+        ("model.x: {choice: [1], least: 2}\n", "one of choice, subset, real or whole"),
+        ("model.x: {choice: [1], when: {model.y: 2}}\n", "model.y has a value, which must stand before it"),
+        ("- 1\n", "must hold one option a line"),
+        ("a: [\n", "not readable YAML"),
+    ],
+)
+def test_a_wrong_file_is_told(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "wrong.yaml").write_text(text)
+    with pytest.raises(InputError, match=message):
+        build_space([str(tmp_path / "wrong.yaml")])
+
+
+def test_unknown_and_doubled_spaces_are_told() -> None:
+    with pytest.raises(InputError, match="'nothing' is neither"):
+        build_space(["nothing"])
+    with pytest.raises(InputError, match=r"model.backbone stands in an earlier space"):
+        build_space(["backbone", "lite"])
+    with pytest.raises(InputError, match="--space: at least one of"):
+        build_space([])
