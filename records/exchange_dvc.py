@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -54,7 +55,7 @@ def push(
     with _exchange() as root:
         name = _remote(root, remote)
         export, tracked = root / EXPORT, root / TRACKED
-        there = [] if replace else _fetch(root, name)
+        there = [] if replace else _fetch(root, [None] if name is None else [None, name])
         if there:
             import_runs(export, directory=directory)
         known = set(runs.find_runs(directory=directory, limit=100_000)["run_id"])
@@ -93,7 +94,7 @@ def pull(remote: str | None = None, *, directory: str | Path = store.DIRECTORY) 
         InputError: no DVC, no such remote, nothing shared yet, or the remote does not hold it.
     """
     with _exchange() as root:
-        if not _fetch(root, _remote(root, remote)):
+        if not _fetch(root, [_remote(root, remote)]):
             msg = f"{TRACKED}: it names no runs yet. Share some with: make runs-push"
             raise InputError(msg)
         return import_runs(root / EXPORT, directory=directory)
@@ -124,8 +125,8 @@ def _exchange() -> Iterator[Path]:
         raise InputError(msg) from error
 
 
-def _fetch(root: Path, name: str | None) -> list[str]:
-    """Bring what `mlruns.dvc` names into the export folder and return its run ids; none when it names nothing yet."""
+def _fetch(root: Path, names: Sequence[str | None]) -> list[str]:
+    """Bring what `mlruns.dvc` names into the export folder, from the first remote that has it; return its run ids."""
     tracked = root / TRACKED
     text = tracked.read_text() if tracked.exists() else ""
     if "<<<<<<<" in text:
@@ -136,12 +137,14 @@ def _fetch(root: Path, name: str | None) -> list[str]:
         raise InputError(msg)
     if "md5: " not in text.replace("hash: md5", ""):
         return []
-    try:
-        _dvc(root, "pull", "--force", TRACKED)
-    except InputError:
-        if name is None:
-            raise
-        _dvc(root, "pull", "--force", *_named(name), TRACKED)
+    for name in names:
+        try:
+            _dvc(root, "pull", "--force", *_named(name), TRACKED)
+            break
+        except InputError:
+            if name == names[-1]:
+                raise
+            print(f"Trying the remote {names[-1]!r} ...", file=sys.stderr)
     return [one.name for one in exported_runs(root / EXPORT)]
 
 
@@ -153,7 +156,7 @@ def _remote(root: Path, remote: str | None) -> str | None:
     if remote in known:
         return remote
     if "/" not in remote:
-        names = ", ".join(known) or "none"
+        names = ", ".join(filter(None, known)) or "none"
         msg = f"remote: {remote!r} is not a DVC remote here (known: {names}). Add it: dvc remote add {remote} ADDRESS"
         raise InputError(msg)
     address = remote if "://" in remote else str(Path(remote).absolute())
@@ -163,13 +166,11 @@ def _remote(root: Path, remote: str | None) -> str | None:
 
 def _remotes(root: Path) -> dict[str, str]:
     """Return the address of each remote; the default one stands also under the name ""."""
-    found = {}
-    for line in _dvc(root, "remote", "list").splitlines():
-        name, _, address = line.partition("\t")
-        found[name.strip()] = address.removesuffix("(default)").strip()
-        if address.endswith("(default)"):
-            found[""] = found[name.strip()]
-    return found
+    settings = dict(line.partition("=")[::2] for line in _dvc(root, "config", "--list").splitlines())
+    pairs = ((re.fullmatch(r"remote\.(.+)\.url", key), value) for key, value in settings.items())
+    found = {match[1]: value for match, value in pairs if match}
+    default = settings.get("core.remote", "")
+    return found | ({"": found[default]} if default in found else {})
 
 
 def _inside(root: Path, name: str | None) -> Path | None:
