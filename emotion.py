@@ -17,6 +17,7 @@ COMMANDS = {
     "reproduce": ("sweeps.cli", "run a tracked run again and say what differs"),
     "compare": ("records.cli", "compare two runs image by image, with an interval"),
     "runs": ("records.exchange_cli", "list, export, import, push or pull runs"),
+    "report": ("records.report_cli", "compare runs image by image, or certify one"),
     "ui": ("records.cli", "open the MLflow page on this machine only"),
     "sync": ("records.cli", "send what a run could not deliver while the tracking server was away"),
 }

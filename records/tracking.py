@@ -2,6 +2,7 @@
 
 import functools
 import getpass
+import hashlib
 import json
 import os
 import re
@@ -323,8 +324,13 @@ class TrackingLogger(Logger):
 
     @_timed
     def log_table(self, table: pd.DataFrame, name: str) -> None:
-        """Keep a table as `tables/<name>.parquet`; `load_table` reads it."""
-        self._write(f"tables/{name}.parquet", lambda path: table.to_parquet(path, index=False))
+        """Keep a table as `tables/<name>.parquet`, and its SHA-256 as a tag; `load_table` reads it."""
+
+        def write(path: Path) -> None:
+            table.to_parquet(path, index=False)
+            self.open().tags({f"sha256.{_clean(name)}": hashlib.sha256(path.read_bytes()).hexdigest()})
+
+        self._write(f"tables/{name}.parquet", write)
 
     @_timed
     def log_figure(self, figure: Figure, name: str) -> None:

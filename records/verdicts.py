@@ -1,0 +1,188 @@
+"""The lines of a certificate: each recomputes one statement about a run and says holds, fails, or not checkable."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from datamodules.errors import InputError
+from records.evidence import Evidence
+from records.predictions import HONEST, check_predictions, protocol_of
+
+Verdict = Literal["holds", "fails", "not checkable"]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One statement and what came of checking it."""
+
+    statement: str
+    verdict: Verdict
+    detail: str
+
+
+def judged(statement: str, faults: list[str], detail: str) -> Line:
+    """Return `fails` with the faults when there are any, else `holds` with the detail."""
+    return Line(statement, "fails", "; ".join(faults)) if faults else Line(statement, "holds", detail)
+
+
+def unknown(statement: str, why: str) -> Line:
+    """Return that a statement cannot be checked, and why."""
+    return Line(statement, "not checkable", why)
+
+
+def table_lines(found: Evidence) -> Iterator[Line]:
+    """Check what the two tables say of themselves and of each other."""
+    predictions, split = found.predictions, found.split
+    yield _well_formed(predictions)
+    yield _once(predictions, split)
+    yield _apart_by_row(split)
+    yield _apart_by_cluster(predictions, split)
+    yield _apart_by_subject(predictions, split)
+    yield _copies(split)
+    yield _selection(found)
+
+
+def _well_formed(predictions: pd.DataFrame) -> Line:
+    statement = "the prediction table is well formed"
+    try:
+        check_predictions(predictions)
+    except InputError as error:
+        return judged(statement, [str(error)], "")
+    scores = predictions[[name for name in predictions if str(name).startswith("prob_")]]
+    said = scores.columns[scores.to_numpy().argmax(axis=1)].str.removeprefix("prob_")
+    other = predictions["row"][predictions["predicted"].astype(str).to_numpy() != said.to_numpy(object)]
+    faults = [f"{len(other)} predicted classes are not the most probable ones (rows {other.tolist()[:3]})"] * (
+        len(other) > 0
+    )
+    several = predictions.groupby("content")["cluster"].nunique()
+    twins = int((several > 1).sum())
+    faults += [f"{twins} pictures stand in several clusters"] * (twins > 0)
+    return judged(statement, faults, f"{len(predictions)} images; probabilities sum to 1 and give the predictions")
+
+
+def _once(predictions: pd.DataFrame, split: pd.DataFrame) -> Line:
+    faults = []
+    twice = int(predictions["row"].duplicated().sum())
+    faults += [f"{twice} rows are predicted again"] * (twice > 0)
+    outer = split[(split["role"] == "outer") & ~split["is_copy"].astype(bool)]
+    held, said = (set(map(tuple, table[["fold", "row"]].to_numpy())) for table in (outer, predictions))
+    faults += [f"{len(held - said)} held-out images were not predicted"] * bool(held - said)
+    faults += [f"{len(said - held)} predictions are of images that their fold did not hold out"] * bool(said - held)
+    again = int(outer["row"].duplicated().sum())
+    faults += [f"{again} images are held out by more than one fold"] * (again > 0)
+    folds = split["fold"].nunique()
+    if folds > 1:
+        never = len(set(split["row"]) - set(outer["row"]))
+        faults += [f"{never} images are held out by no fold"] * (never > 0)
+    return judged("every held-out image is predicted exactly once", faults, f"{len(said)} images, {folds} fold(s)")
+
+
+def _apart_by_row(split: pd.DataFrame) -> Line:
+    originals = split[~split["is_copy"].astype(bool)]
+    faults = []
+    unknown_roles = sorted(set(split["role"].astype(str)) - {"train", "inner", "outer"})
+    faults += [f"unknown roles {unknown_roles}"] * bool(unknown_roles)
+    twice = int(originals.duplicated(["fold", "row", "role"]).sum())
+    doubled = _doubled(split)
+    faults += [f"{twice} images stand twice in one part"] * (twice > 0 and not doubled)
+    roles = split.groupby(["fold", "row"])["role"].nunique()
+    several = roles.index[roles > 1].tolist()
+    faults += [f"{len(several)} images play several roles in a fold (fold, row: {several[:3]})"] * bool(several)
+    return judged("folds are disjoint by image", faults, "no image, nor a copy of it, plays two roles in a fold")
+
+
+def _doubled(split: pd.DataFrame) -> bool:
+    """Whether training sees every image exactly twice, as the doubled set does."""
+    train = split.loc[split["role"] == "train"].groupby(["fold", "row"]).size()
+    return bool(len(train)) and bool((train == 2).all())
+
+
+def _apart_by_cluster(predictions: pd.DataFrame, split: pd.DataFrame) -> Line:
+    statement = "folds are disjoint by cluster (duplicates, people)"
+    known = _of_rows(predictions, split, "cluster")
+    if known is None:
+        return unknown(statement, "the clusters of images that were not held out are in neither table")
+    faults = [] if "cluster" not in split else _other_clusters(predictions, split)
+    return judged(statement, faults + _crossing(split, known, "clusters"), f"{known.nunique()} clusters, none divided")
+
+
+def _other_clusters(predictions: pd.DataFrame, split: pd.DataFrame) -> list[str]:
+    both = predictions[["row", "cluster"]].merge(split[["row", "cluster"]].drop_duplicates(), on="row")
+    other = int((both["cluster_x"] != both["cluster_y"]).sum())
+    return [f"{other} images have another cluster in the other table"] * (other > 0)
+
+
+def _apart_by_subject(predictions: pd.DataFrame, split: pd.DataFrame) -> Line:
+    statement = "folds are disjoint by subject"
+    if (predictions["subject"].fillna("").astype(str) == "").all():
+        return unknown(statement, "the data name no subjects")
+    known = _of_rows(predictions, split, "subject")
+    if known is None:
+        return unknown(statement, "the subjects of images that were not held out are in neither table")
+    named = known[known.fillna("").astype(str) != ""]
+    faults = _crossing(split[split["row"].isin(named.index)], named, "subjects")
+    return judged(statement, faults, f"{named.nunique()} subjects, none divided")
+
+
+def _of_rows(predictions: pd.DataFrame, split: pd.DataFrame, column: str) -> pd.Series | None:
+    """Return cluster or subject of every row that plays a role, None where some are not known."""
+    source = split if column in split else predictions
+    known = source.drop_duplicates("row").set_index("row")[column]
+    return known if split["row"].isin(known.index).all() else None
+
+
+def _crossing(split: pd.DataFrame, known: pd.Series, what: str) -> list[str]:
+    found = pd.DataFrame({"fold": split["fold"], "role": split["role"], "of": known.reindex(split["row"]).to_numpy()})
+    roles = found.drop_duplicates().groupby(["fold", "of"]).size()
+    divided = roles[roles > 1]
+    return [f"{len(divided)} {what} are divided between roles of a fold"] if len(divided) else []
+
+
+def _copies(split: pd.DataFrame) -> Line:
+    copies = split[split["is_copy"].astype(bool)]
+    outside = int((copies["role"] != "train").sum())
+    faults = [f"{outside} copies stand outside of training"] * (outside > 0)
+    originals = split.loc[(split["role"] == "train") & ~split["is_copy"].astype(bool), ["fold", "row"]]
+    of_train = set(map(tuple, originals.to_numpy()))
+    inside = copies.loc[copies["role"] == "train", ["fold", "row"]].to_numpy()
+    foreign = sum(one not in of_train for one in map(tuple, inside))
+    faults += [f"{foreign} copies in training are of images that are not in it"] * (foreign > 0)
+    return judged("no copy stands outside of training", faults, f"{len(copies)} copies, each of an image in training")
+
+
+def _selection(found: Evidence) -> Line:
+    faults = []
+    protocols = {found.tags.get("protocol", HONEST)}
+    for table in (found.predictions, found.split):
+        try:
+            protocols.add(protocol_of(table))
+        except InputError as error:
+            faults.append(str(error))
+    leaky = sorted(protocols - {HONEST})
+    faults += [f"protocol: {'; '.join(leaky)}"] * bool(leaky)
+    for name, value in sorted(settings(found).items()):
+        if (name, value) in {("protocol", "paper"), ("leak", "duplicates"), ("leak", "oversample_first")}:
+            faults.append(f"made with data.{name}={value}")
+    selected = found.tags.get("selected_on", "inner part")
+    faults += [f"selected on the {selected}"] * (selected != "inner part")
+    for fold, part in found.split.groupby("fold"):
+        if not (part["role"] == "inner").any():
+            faults.append(f"fold {fold} has no inner part to select on")
+    if settings(found).get("leak") == "allow" and found.tags.get("leak.leaking_clusters", "0") != "0":
+        faults.append(f"{found.tags['leak.leaking_clusters']} clusters cross the given split (data.leak=allow)")
+    leaking = found.tags.get("leak.leaking_inner_rows", "0")
+    faults += [f"{leaking} inner rows share clusters with the reported part"] * (leaking != "0")
+    inner = int(np.sum(found.split["role"] == "inner"))
+    return judged(
+        "what is selected on is not what is reported", faults, f"{inner} inner rows, apart from the outer ones"
+    )
+
+
+def settings(found: Evidence) -> dict[str, str]:
+    """Return the data options `protocol` and `leak` of a run, as its parameters or config say."""
+    held = (found.config.get("data") or {}).get("init_args") or {}
+    names = {name: found.params.get(f"data.init_args.{name}", held.get(name)) for name in ("protocol", "leak")}
+    return {name: str(value) for name, value in names.items() if value is not None}
