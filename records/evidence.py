@@ -112,8 +112,10 @@ def _read(path: Path) -> pd.DataFrame:
 def _dataset(run: Run) -> dict[str, Any]:
     for entry in getattr(run.inputs, "dataset_inputs", None) or []:
         try:
-            classes = json.loads(entry.dataset.profile or "{}").get("classes", {})
+            profile = dict(json.loads(entry.dataset.profile or "{}"))
         except ValueError:
-            classes = {}
-        return {"digest": str(entry.dataset.digest), "classes": dict(classes)}
+            profile = {}
+        digest, whole = str(entry.dataset.digest), str(profile.get("digest", ""))
+        found = whole if whole.startswith(digest) else digest  # older runs kept its beginning alone
+        return {"digest": found, "classes": dict(profile.get("classes", {}))}
     return {}
