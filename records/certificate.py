@@ -63,7 +63,7 @@ def certify(run_id: str, *, directory: str | Path = store.DIRECTORY) -> Certific
     lines = _judge(found)
     try:
         intervals = cluster_bootstrap(found.predictions, classes_of(found.predictions))
-    except InputError:
+    except (InputError, LookupError):  # a line has said so
         intervals = None
     stated = {name: found.tags[name] for name in _STATED if name in found.tags}
     stated.setdefault("protocol", _protocol(found))
