@@ -98,8 +98,8 @@ def exchange_test(
     difference, clusters = float(after - before), int(cluster.max()) + 1
     kind = f"paired cluster permutation, {'macro F1' if metric == 'f1_macro' else 'accuracy'}"
     half, middle = _exchanged(cluster, label, said_a, said_b, classes)
-    if not len(half):
-        return Finding(kind, difference, 1.0, clusters, 0)
+    if len(half) < 2:  # exchanged or not, one cluster makes a difference of the same size
+        return Finding(kind, difference, 1.0, clusters, len(half))
     images = np.bincount(label, minlength=classes)
 
     def statistic(sign: np.ndarray, _: np.ndarray, axis: int = -1) -> np.ndarray:
