@@ -56,7 +56,9 @@ def _parser() -> argparse.ArgumentParser:
         one.add_argument("runs", nargs="*", metavar="RUN", help=what)
         one.add_argument("--experiment", help="only the runs of this experiment")
         one.add_argument("--models", action="store_true", help="take checkpoints and other models along")
-        one.add_argument("--skip", nargs="+", default=[], metavar="PATTERN", help="artifacts left behind: 'figures/*'")
+        one.add_argument(
+            "--skip", action="append", default=[], metavar="PATTERN", help="artifacts left behind: 'figures/*' (repeat)"
+        )
     for one in (share, fetch):
         one.add_argument("--remote", help="name of a DVC remote or its address (default: the default remote)")
     for one in (show, give, take, share, fetch):
