@@ -13,6 +13,8 @@ COMMANDS = {
     "export": ("lightning_modules.cli", "write a trained model as ONNX, with its preprocessing"),
     "register": ("lightning_modules.cli", "put a trained model into the MLflow model registry"),
     "cross-validate": ("sweeps.cli", "train and evaluate k folds under one parent run"),
+    "search": ("sweeps.search_cli", "try options on inner folds, score the best once on data no trial saw"),
+    "dashboard": ("sweeps.search_cli", "open Optuna's page of searches on this machine only"),
     "study": ("sweeps.study_cli", "run a paper's experiment, and write its numbers beside the published ones"),
     "reproduce": ("sweeps.cli", "run a tracked run again and say what differs"),
     "compare": ("records.cli", "compare two runs image by image, with an interval"),

@@ -3,7 +3,7 @@
 import itertools
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -218,15 +218,26 @@ def words(options: Options) -> list[str]:
     ]
 
 
-def build_space(names: list[str]) -> Space:
-    """Return the space that names and YAML files make together.
+def portable(names: list[str]) -> list[str | dict[str, Any]]:
+    """Return names of spaces as they are, and files by what they hold, so that workers need no file.
+
+    Raises:
+        InputError: a name that is neither.
+    """
+    return [name if name in SPACES else _content(Path(name)) for name in names]
+
+
+def build_space(parts: Sequence[str | dict[str, Any]]) -> Space:
+    """Return the space that named spaces, YAML files and what such files hold make together.
 
     Raises:
         InputError: an unknown name, a file that is none, or one option from two spaces.
     """
     space: Space = {}
-    for name in names:
-        part = SPACES[name] if name in SPACES else read_space(Path(name))
+    for given in parts:
+        name = given if isinstance(given, str) else "FILE"
+        held = _content(Path(given)) if isinstance(given, str) and given not in SPACES else given
+        part = _parsed(name, held) if isinstance(held, dict) else SPACES[held]
         if twice := sorted(set(part) & set(space)):
             msg = f"--space {name}: {', '.join(twice)} stands in an earlier space, too; leave one of them out"
             raise InputError(msg)
@@ -238,8 +249,8 @@ def build_space(names: list[str]) -> Space:
     return space
 
 
-def read_space(path: Path) -> Space:
-    """Return the space that a YAML file describes.
+def _content(path: Path) -> dict[str, Any]:
+    """Return what a YAML file of a space holds.
 
     For example::
 
@@ -248,9 +259,6 @@ def read_space(path: Path) -> Space:
         model.loss.gamma: {real: [0.5, 5], when: {model.loss: Focal}}
         data.size: {whole: [32, 96], step: 16}
         data.transforms: {subset: [flip, rotation, zoom], least: 1}
-
-    Raises:
-        InputError: no such file, or an entry that is not so.
     """
     if not path.is_file():
         msg = f"--space: one of {', '.join(SPACES)}, or a YAML file; {str(path)!r} is neither"
@@ -263,7 +271,11 @@ def read_space(path: Path) -> Space:
     if not isinstance(held, dict):
         msg = f"--space {path}: must hold one option a line, such as {_EXAMPLE}; it holds {type(held).__name__}"
         raise InputError(msg)
-    return {str(name): _dimension(f"--space {path}: {name}", entry) for name, entry in held.items()}
+    return {str(name): entry for name, entry in held.items()}
+
+
+def _parsed(name: str, held: Mapping[str, Any]) -> Space:
+    return {option: _dimension(f"--space {name}: {option}", entry) for option, entry in held.items()}
 
 
 _EXAMPLE = "`model.learning_rate: {real: [0.0001, 0.01], log: true}`"
@@ -306,7 +318,8 @@ def _dimension(where: str, entry: object) -> Dimension:
     if not low < high or (log and low <= 0) or (log and step) or (step is not None and not step > 0):
         msg = f"{where}: low below high, above 0 with log, and log without step; got {entry!r}"
         raise InputError(msg)
-    return (Real if kind == "real" else Whole)(low, high, when=when, **more)
+    made: Any = Real if kind == "real" else Whole
+    return made(low, high, when=when, **more)
 
 
 def _check_order(space: Space) -> None:

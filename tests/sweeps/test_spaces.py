@@ -1,12 +1,13 @@
 """Spaces: what is drawn, what a grid holds, what a file may say."""
 
+import json
 from pathlib import Path
 
 import optuna
 import pytest
 
 from datamodules.errors import InputError
-from sweeps.spaces import SPACES, Choice, Real, Subset, Whole, build_space, grid, read_space, suggest, words
+from sweeps.spaces import SPACES, Choice, Real, Subset, Whole, build_space, grid, portable, suggest, words
 
 
 def drawn(space: dict, times: int = 60) -> list[dict]:
@@ -96,7 +97,8 @@ def test_a_file_of_a_few_lines_is_a_space(tmp_path: Path) -> None:
         "data.size: {whole: [32, 96], step: 16}\n"
         "data.transforms: {subset: [flip, rotation], least: 1}\n"
     )
-    space = read_space(file)
+    space = build_space([str(file)])
+    assert build_space(json.loads(json.dumps(portable([str(file), "balance"])))) == space | SPACES["balance"]
     assert space["model.learning_rate"] == Real(1e-4, 1e-2, log=True)
     assert space["model.loss.gamma"] == Real(0.5, 5.0, when={"model.loss": ("Focal",)})
     assert space["data.size"] == Whole(32, 96, step=16)

@@ -1,0 +1,104 @@
+"""The command line of searches: `emotion search` and `emotion dashboard`."""
+
+import argparse
+from pathlib import Path
+from typing import get_args
+
+from datamodules.errors import InputError
+from lightning_modules.cli import say_what_begins
+from lightning_modules.shorthand import HELP, recipe_names, take
+from sweeps.spaces import SPACES, portable
+from sweeps.storage import EMBEDDED, VARIABLE, close, open_storage
+from sweeps.strategies import PrunerName, SamplerName
+
+HOST = "127.0.0.1"
+
+
+def main(args: list[str]) -> int:
+    """Run ``search`` or ``dashboard``; return the exit status."""
+    return dashboard(args[1:]) if args[0] == "dashboard" else run_search(args)
+
+
+def run_search(args: list[str]) -> int:
+    """Search, print the winner's score and where everything is."""
+    parser = argparse.ArgumentParser(
+        prog="emotion search",
+        description="Try options on inner folds, score the best once on data no trial saw. "
+        "Other options are those of `emotion fit`. The same command goes on with a search, here or on another machine.",
+        epilog=HELP.format(recipes=", ".join(recipe_names())),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = parser.add_argument
+    add("--space", nargs="+", required=True, metavar="S", help=f"any of {', '.join(SPACES)}, or YAML files of yours")
+    add(
+        "--trials", type=int, default=30, help="of the search altogether (default: %(default)s); a grid runs every cell"
+    )
+    add("--folds", type=int, default=5, help="inner folds of a trial (default: %(default)s)")
+    add("--workers", type=int, default=1, help="processes on this machine; several need PostgreSQL")
+    add("--storage", help=f"sqlite:///FILE or postgresql://user@host/db (default: ${VARIABLE}, or {EMBEDDED})")
+    add("--sampler", choices=get_args(SamplerName), default="tpe")
+    add("--pruner", choices=get_args(PrunerName), help="default: hyperband; none with two objectives or a grid")
+    add("--objectives", type=int, choices=(1, 2), default=1, help="2: the FLOPs of an image as well (Pareto front)")
+    add("--name", help="of the study (default: recipe, spaces and data)")
+    add("--warm-start", metavar="STUDY", help="try the finished trials of another study first, best first")
+    add("--sampler-seed", type=int, default=0)
+    add("--write", type=Path, metavar="FILE", help="where the winner's recipe goes (default: NAME.yaml)")
+    options, rest = parser.parse_known_args(args[1:])
+    say_what_begins(args)
+    from sweeps.search import Plan, search
+    from sweeps.search_report import keep_search, search_text
+
+    plan = Plan(
+        name=options.name or default_name(options.space, rest),
+        args=rest,
+        space=portable(options.space),
+        folds=options.folds,
+        objectives=options.objectives,
+        sampler=options.sampler,
+        pruner=options.pruner or ("none" if options.objectives == 2 or options.sampler == "grid" else "hyperband"),
+        seed=options.sampler_seed,
+    )
+    recipe = options.write or Path(f"{plan.name}.yaml")
+    found = search(
+        plan,
+        trials=options.trials,
+        storage_url=options.storage,
+        workers=options.workers,
+        warm_start=options.warm_start,
+        keep=lambda found, study: keep_search(found, study, recipe),
+    )
+    print(f"\n{search_text(found)}")
+    print(f"parent run {found.run_id}, its trials below it; winner {found.winner.run_id}; recipe {recipe}")
+    print(f"next:  emotion fit --config {recipe}      train it again, or with other data: --data X --split holdout")
+    print("       emotion dashboard                  the trials, in Optuna's page on this machine")
+    return 0
+
+
+def default_name(spaces: list[str], args: list[str]) -> str:
+    """Return recipe, spaces and data in one word."""
+    recipe, _ = take(args, "--recipe")
+    config, _ = take(args, "--config")
+    data, _ = take(args, "--data", "drawn")
+    source = "drawn" if str(data).startswith("drawn") else Path(str(data).rsplit(":", 1)[-1]).stem
+    return "-".join([Path(recipe or config or "quick").stem, *(Path(space).stem for space in spaces), source])
+
+
+def dashboard(args: list[str]) -> int:
+    """Serve Optuna's page of all studies, reachable from this machine only, until Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="emotion dashboard", description=dashboard.__doc__, allow_abbrev=False)
+    parser.add_argument("--storage", help=f"default: ${VARIABLE}, or {EMBEDDED}")
+    parser.add_argument("--port", type=int, default=8080, help="default: %(default)s")
+    options = parser.parse_args(args)
+    from optuna_dashboard import run_server
+
+    storage = open_storage(options.storage)
+    print(f"Optuna's page: http://{HOST}:{options.port}  (Ctrl-C ends it)", flush=True)
+    try:
+        run_server(storage, host=HOST, port=options.port)
+    except OSError as error:
+        msg = f"--port: {options.port} cannot be used ({error.strerror}); give another"
+        raise InputError(msg) from error
+    finally:
+        close(storage)
+    return 0

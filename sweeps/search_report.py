@@ -1,0 +1,67 @@
+"""What a search leaves with its parent run, and what it prints."""
+
+from pathlib import Path
+
+import optuna
+import pandas as pd
+
+from records.tables import result_text
+from records.tracking import TrackingLogger
+from sweeps.queue import ERROR
+from sweeps.search import Search
+from sweeps.search_figures import search_figures
+from sweeps.search_trial import FOLD_SCORES, MANIFEST, OBJECTIVES, OPTIONS, RUN
+from sweeps.winner import recipe_text, write
+
+
+def trial_table(found: Search) -> pd.DataFrame:
+    """Return one row a trial: how it ended, its objectives, its run, its options."""
+    rows = []
+    for trial in found.trials:
+        row = {"trial": trial.number, "state": trial.state.name.lower(), "run_id": trial.user_attrs.get(RUN)}
+        row |= dict(zip(("f1_macro", "flops"), trial.values or (), strict=False))
+        row |= {"error": trial.user_attrs.get(ERROR, ""), "fold_scores": str(trial.user_attrs.get(FOLD_SCORES, ""))}
+        row |= {name: str(value) for name, value in trial.user_attrs.get(OPTIONS, {}).items()}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def keep_search(found: Search, study: optuna.Study, recipe: Path) -> None:
+    """Keep trials, figures, the recipe and the winner's scores with the parent run, and write the recipe's file."""
+    parent = TrackingLogger(run_id=found.run_id, system_metrics=False)
+    text = recipe_text(found.winner, found.plan.name)
+    write(recipe, text)
+    parent.log_text(text, "recipe.yaml")
+    table = trial_table(found)
+    parent.log_table(table, "trials")
+    parent.log_text(table.to_csv(index=False), "trials.csv")
+    for name, figure in search_figures(study).items():
+        parent.log_figure(figure, name)
+    whole = found.winner.intervals[found.winner.intervals["class"] == ""].set_index("metric")
+    parent.log_metrics({f"winner/{name}": float(row["value"]) for name, row in whole.iterrows()})
+    parent.log_metrics({"search/f1_macro": float(found.front[0].values[0])})
+    parent.set_tags({"winner": found.winner.run_id, "best_trial": found.winner.trial})
+    parent.finalize("success")
+
+
+def search_text(found: Search) -> str:
+    """Return what is printed."""
+    counts = ", ".join(f"{count} {state}" for state, count in sorted(found.counts().items()))
+    lines = [f"search {found.plan.name}: {len(found.trials)} trials ({counts})"]
+    failed = [trial for trial in found.trials if ERROR in trial.user_attrs]
+    lines += [f"  trial {trial.number} failed: {trial.user_attrs[ERROR]}" for trial in failed[:5]]
+    if len({trial.user_attrs[MANIFEST] for trial in found.trials if MANIFEST in trial.user_attrs}) > 1:
+        lines.append("warning: the trials did not all see the same data, so their scores cannot be compared")
+    if len(found.front) > 1:
+        lines.append(f"no trial beats these in both {OBJECTIVES[0]} and {OBJECTIVES[1]}:")
+        lines += [f"  trial {one.number}: {one.values[0]:.4f}, {one.values[1] / 1e6:.1f} M" for one in found.front]
+    best = found.front[0]
+    spread = " ".join(f"{score:.3f}" for score in best.user_attrs.get(FOLD_SCORES, []))
+    lines.append(
+        f"best: trial {best.number}, {OBJECTIVES[0]} {best.values[0]:.4f} (folds {spread}), selected, not reported"
+    )
+    lines += [f"  {name}: {value}" for name, value in best.user_attrs[OPTIONS].items()]
+    lines.append(
+        f"\nwinner, trained on all the search saw and scored once on {found.winner.images} images it did not see:"
+    )
+    return "\n".join(lines) + f"\n{result_text(found.winner.intervals)}"

@@ -1,0 +1,137 @@
+"""One trial of a search: draws options, trains every inner fold once, reports as it goes, and is a run of its own."""
+
+import contextlib
+import gc
+import math
+from statistics import fmean
+from typing import Any
+
+import optuna
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from mlflow.exceptions import MlflowException
+from torch.utils.flop_counter import FlopCounterMode
+
+from datamodules.errors import InputError
+from lightning_modules.cli import run_cli
+from lightning_modules.command import EmotionCLI
+from lightning_modules.run import MONITOR
+from records import store
+from records.runs import children
+from records.tracking import TrackingLogger
+from sweeps.spaces import build_space, suggest, words
+
+RUN, OPTIONS, FOLD_SCORES, MANIFEST = "run_id", "options", "fold_scores", "manifest"  # attributes of a trial
+OBJECTIVES = ("inner macro F1", "FLOPs an image")
+
+
+class Report(Callback):
+    """Keeps a fold's best inner macro F1, and tells the study after every epoch the mean over the folds so far.
+
+    A trial that is to be pruned stops after the epoch, so its run ends as any other.
+    """
+
+    def __init__(self, trial: optuna.Trial, done: list[float], folds: int, epochs: int, *, tell: bool) -> None:
+        self.best, self.pruned = -math.inf, False
+        self._trial, self._done, self._tell = trial, done, tell
+        self._first, self._last = len(done) * epochs, folds * epochs - 1
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the epoch's score."""
+        if trainer.sanity_checking:
+            return
+        self.best = max(self.best, float(trainer.callback_metrics[MONITOR]))
+        step = self._first + trainer.current_epoch  # a second report at a step would be ignored
+        if self._tell:
+            self._trial.report(fmean([*self._done, self.best]), step)
+            if step < self._last and self._trial.should_prune():  # at the last one nothing is saved by it
+                self.pruned = trainer.should_stop = True
+
+
+def run_trial(trial: optuna.Trial, settings: dict[str, Any]) -> float | tuple[float, float]:
+    """Return the mean of the folds' best inner macro F1; with two objectives, the FLOPs of one image, too.
+
+    Args:
+        trial: of a study.
+        settings: study, parent (run id), experiment, args (of `emotion fit`), space, folds, epochs, objectives, pruner.
+
+    Raises:
+        optuna.TrialPruned: the pruner ended it.
+    """
+    _end_lost_run(trial)
+    options = suggest(trial, build_space(settings["space"]))
+    tracker = TrackingLogger(
+        experiment=settings["experiment"],
+        run_name=f"trial {trial.number}",
+        parent_run_id=settings["parent"],
+        system_metrics=False,
+        tags={"kind": "trial", "study": settings["study"], "trial": str(trial.number)},
+    )
+    trial.set_user_attr(RUN, str(tracker.run_id))
+    trial.set_user_attr(OPTIONS, options)
+    try:
+        tracker.log_hyperparams(options)
+        scores, flops = _folds(trial, settings, words(options), tracker)
+        tracker.log_metrics({"search/f1_macro": fmean(scores), "search/flops": flops})
+    except optuna.TrialPruned:
+        tracker.set_tags({"ended": "pruned"})
+        tracker.finalize("success")
+        raise
+    except BaseException as error:
+        tracker.set_tags({"ended": f"failed: {error}"[:500]})
+        tracker.finalize("failed")
+        raise
+    tracker.finalize("success")
+    trial.set_user_attr(FOLD_SCORES, scores)
+    return (fmean(scores), flops) if settings["objectives"] == 2 else fmean(scores)
+
+
+def _folds(
+    trial: optuna.Trial, settings: dict[str, Any], drawn: list[str], tracker: TrackingLogger
+) -> tuple[list[float], float]:
+    scores: list[float] = []
+    folds, epochs, pruner = settings["folds"], settings["epochs"], settings["pruner"]
+    flops = 0.0
+    for fold in range(folds):
+        report = Report(trial, scores, folds, epochs, tell=pruner == "hyperband")
+        where = ["--data.inner_folds", str(folds), "--data.inner_fold", str(fold), "--run.evaluate", "false"]
+        place = ["--run.parent", str(tracker.run_id), "--run.name", f"trial {trial.number} fold {fold}"]
+        done = run_cli(["fit", *settings["args"], *drawn, *where, *place], [report])
+        assert done.tracker is not None  # of fit
+        (done.tracker.run_folder / "best.ckpt").unlink(missing_ok=True)  # nothing is predicted with a trial's weights
+        scores.append(report.best)
+        tracker.log_metrics({"search/fold_f1_macro": report.best}, step=fold)
+        if fold == 0:
+            flops = flops_an_image(done)
+            trial.set_user_attr(MANIFEST, done.datamodule.manifest.fingerprint())
+        if pruner == "wilcoxon":
+            trial.report(report.best, fold)
+            report.pruned = fold + 1 < folds and trial.should_prune()
+        del done
+        gc.collect()  # a trainer and its callbacks refer to each other; a GPU's memory goes back only now
+        if report.pruned:
+            raise optuna.TrialPruned
+    return scores, flops
+
+
+def flops_an_image(done: EmotionCLI) -> float:
+    """Return the floating-point operations of one picture through the trained network; a multiply-add is two."""
+    model = done.model.eval()
+    counter = FlopCounterMode(display=False)
+    image = torch.zeros(1, 3, done.datamodule.size, done.datamodule.size, device=model.device)
+    with counter, torch.inference_mode():
+        model(image)
+    return float(counter.get_total_flops())
+
+
+def _end_lost_run(trial: optuna.Trial) -> None:
+    """Close the runs of this trial that a killed worker left open; the trial inherited its attributes."""
+    lost = trial.user_attrs.get(RUN)
+    if lost is None:
+        return
+    with contextlib.suppress(MlflowException, InputError, OSError):
+        client = store.open_client()
+        for run_id in [*children(str(lost))["run_id"], str(lost)]:
+            if client.get_run(run_id).info.status == "RUNNING":
+                client.set_terminated(run_id, "KILLED")
