@@ -52,8 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     fetch.set_defaults(command=_pull)
 
     for one in (give, share):
-        what = "run id, its beginning, its name, or latest; with what is under it (default: every run that is over)"
-        one.add_argument("runs", nargs="*", metavar="RUN", help=what)
+        what = "run id, its beginning, its name, or latest, with what is under it (default: all that are over)"
+        one.add_argument("--run", dest="runs", action="append", default=[], metavar="RUN", help=what)
         one.add_argument("--experiment", help="only the runs of this experiment")
         one.add_argument("--models", action="store_true", help="take checkpoints and other models along")
         one.add_argument(
@@ -126,7 +126,7 @@ def _push(options: argparse.Namespace) -> int:
     """Add runs to those that mlruns.dvc names, send them to a DVC remote, and rewrite mlruns.dvc."""
     chosen, skip = _chosen(options), _skip(options)
     if options.replace and not chosen:
-        msg = "--replace: drops what was shared and not named, so runs (or --experiment) must be named. Name them."
+        msg = "--replace: drops what was shared and not named, so name what is kept: --run RUN or --experiment NAME."
         raise InputError(msg)
     outcome, sentence = push(options.remote, chosen, skip=skip, replace=options.replace, directory=options.directory)
     print(f"{_told(outcome)}\n{sentence} Give it to the others: git add mlruns.dvc .dvc && git commit && git push")

@@ -67,7 +67,7 @@ def push(
         if inside is not None and size > LIMIT_MB:
             msg = (
                 f"remote: {size:.1f} MB of runs are too much for a remote inside the repository (at most {LIMIT_MB} "
-                "MB). Leave artifacts behind (--skip 'figures/*'), name fewer runs with --replace, or take another."
+                "MB). Leave artifacts behind (--skip 'figures/*'), name fewer (--run RUN --replace), or take another."
             )
             raise InputError(msg)
         before = tracked.read_text() if tracked.exists() else None

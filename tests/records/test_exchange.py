@@ -295,7 +295,7 @@ def test_commands(
     listed = capsys.readouterr().out.splitlines()
     assert listed[2].split()[:3] == ["처음", ids[0][:8], "parent"]
     assert [line[:2] for line in listed[3:5]] == ["  ", "  "]  # members stand under their parent
-    assert main(["runs", "export", "out", "--skip", "tables/*", "처음"]) == 0
+    assert main(["runs", "export", "out", "--skip", "tables/*", "--run", "처음"]) == 0
     assert "3 runs: 3 exported" in capsys.readouterr().out
     assert main(["runs", "list", "out"]) == 0
     assert capsys.readouterr().out.splitlines() == listed

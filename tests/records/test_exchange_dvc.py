@@ -103,7 +103,9 @@ def test_two_people_share_their_runs(
     assert _git(one, "status", "--short") == ""
 
     before = _objects(one / ".dvc" / "reference")
-    assert main(["runs", "push", "first", "--replace"]) == 0  # and what is no longer named leaves the repository
+    assert (
+        main(["runs", "push", "--run", "first", "--replace"]) == 0
+    )  # and what is no longer named leaves the repository
     assert 0 < _objects(one / ".dvc" / "reference") < before
     assert yaml.safe_load(Path("mlruns.dvc").read_text())["outs"][0]["nfiles"] == 5
 
