@@ -178,13 +178,13 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     return np.asarray(multipletests(values, method="holm")[1])
 
 
-def _codes(a: pd.DataFrame, b: pd.DataFrame, classes: Sequence[str]) -> list[np.ndarray]:
+def _codes(a: pd.DataFrame, b: pd.DataFrame, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     index = pd.Index(list(classes))
     found = [index.get_indexer(pd.Index(column)) for column in (a["label"], a["predicted"], b["predicted"])]
     if any((codes < 0).any() for codes in found):
         msg = f"classes: must name every class of the tables, got {list(classes)}."
         raise InputError(msg)
-    return found
+    return found[0], found[1], found[2]
 
 
 def _exchanged(
