@@ -182,6 +182,6 @@ def difference_figure(found: Comparison) -> Figure:
     axes.axvline(0, color="black", linewidth=1)
     axes.set_yticks(range(len(rows)), [f"{row['b']} minus {row['a']}" for row in rows.to_dict("records")], fontsize=8)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel("difference of macro F1, 95% interval; filled: p (Holm) at most 0.05")
+    axes.set_xlabel("difference of macro F1, 95% interval\n(filled: p Holm at most 0.05)")
     axes.spines[["top", "right"]].set_visible(False)
     return figure

@@ -16,7 +16,7 @@ body { font: 15px/1.45 system-ui, "Noto Sans", "Noto Sans KR", sans-serif; color
 h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 1.6rem; }
 table { border-collapse: collapse; margin: .6rem 0; }
 th, td { text-align: left; padding: .25rem .7rem .25rem 0; border-bottom: 1px solid #ccc; vertical-align: top;
-  overflow-wrap: anywhere; }
+  overflow-wrap: break-word; }
 th { border-bottom: 2px solid #111; } a { color: #0072B2; }
 .scroll { overflow-x: auto; }
 .holds { color: #00614a; } .fails { color: #a84300; font-weight: bold; } .not { color: #555; }
