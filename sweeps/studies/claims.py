@@ -16,6 +16,7 @@ from sweeps.studies.plan import Claim
 
 LEVEL = 0.05
 FEW = 3  # seeds, below which their spread says nothing
+SAME = 1e-9  # differences of sums in another order
 PAIRED = ("f1_macro", "accuracy")
 Verdict = Literal["confirmed", "not confirmed", "contradicted", "not tested"]
 
@@ -107,7 +108,7 @@ def _test(claim: Claim, outcomes: Outcomes) -> _Test | None:
     mean, name = float(values.mean()), f"paired t over {len(seeds)} seeds"
     if len(values) < FEW:
         return _Test(mean, float("nan"), float("nan"), None, f"{len(seeds)} seeds are too few for a t-test")
-    if np.ptp(values) == 0:  # as accuracies of few images may be
+    if np.ptp(values) < SAME:  # as accuracies of few images may be
         return _Test(mean, mean, mean, 1.0 if mean == 0 else None, f"{name}: all differ alike")
     found_t = stats.ttest_1samp(values, 0.0)
     low, high = found_t.confidence_interval(0.95)

@@ -116,7 +116,9 @@ class Conduct:
     def _failed(self, queue: optuna.Study) -> dict[str, str]:
         """Return why which cells failed, unless a later attempt finished."""
         states: dict[tuple[str, int], str | None] = {}
-        for trial in once_each(queue):
+        with quiet():
+            trials = once_each(queue)
+        for trial in trials:
             wanted = trial.user_attrs.get(ENQUEUED, {})
             if trial.state.is_finished() and wanted:
                 failed = trial.state != TrialState.COMPLETE

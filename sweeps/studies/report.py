@@ -137,7 +137,17 @@ def _linked(number: Number) -> CellText:
 
 
 def _claims(judged: Sequence[Judged]) -> Block:
-    columns = ("claim", "published", "ours", "difference", "95 % interval", "p (Holm)", "test", "verdict")
+    any_published = any(one.claim.published for one in judged)
+    columns = (
+        "claim",
+        *("published",) * any_published,
+        "ours",
+        "difference",
+        "95 % interval",
+        "p (Holm)",
+        "test",
+        "verdict",
+    )
     rows = []
     for one in judged:
         published = one.claim.published
@@ -152,7 +162,7 @@ def _claims(judged: Sequence[Judged]) -> Block:
         rows.append(
             (
                 text(one.claim.text),
-                text(paper),
+                *(text(paper),) * any_published,
                 ours or text("not run"),
                 text(signed(one.difference) if known else ""),
                 text("" if math.isnan(one.low) else f"{signed(one.low)} to {signed(one.high)}"),

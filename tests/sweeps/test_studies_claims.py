@@ -1,0 +1,100 @@
+"""Claims are judged by the right test, corrected together, and a choice looks at the right part."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from datamodules.errors import InputError
+from records.statistics import cluster_bootstrap
+from sweeps.studies.claims import judge
+from sweeps.studies.outcomes import Outcome, Outcomes
+from sweeps.studies.plan import Choice, Claim
+
+CLASSES = ("happy", "sad")
+
+
+def outcome(cell: str, right: float, seed: int = 0, images: int = 200, **metrics: float) -> Outcome:
+    """A run that is right on the first so many of its pictures."""
+    label = np.array(CLASSES, dtype=object)[np.arange(images) % 2]
+    wrong = np.arange(images) >= right * images
+    predicted = np.where(wrong, np.where(label == "happy", "sad", "happy"), label)
+    table = pd.DataFrame({"row": np.arange(images), "path": [f"{row}.png" for row in range(images)]})
+    table["content"] = [f"{row:04d}" for row in range(images)]
+    table = table.assign(cluster=table["row"], subject="", fold=0, label=label, predicted=predicted)
+    for name in CLASSES:
+        table[f"prob_{name}"] = (table["predicted"] == name).astype(float)
+    found = Outcome(cell, seed, f"run-{cell}-{seed}", {"inner/f1_macro": right, **metrics})
+    found.__dict__["predictions"] = table
+    found.__dict__["intervals"] = cluster_bootstrap(table, CLASSES, resamples=100)
+    return found
+
+
+def test_one_seed_is_compared_image_by_image() -> None:
+    outcomes = Outcomes([outcome("good", 0.9), outcome("bad", 0.5), outcome("same", 0.895)])
+    claims = [
+        Claim("good is better", ("good", "f1_macro"), ("bad", "f1_macro")),
+        Claim("bad is better", ("bad", "accuracy"), ("good", "accuracy")),
+        Claim("good is better than much the same", ("good", "f1_macro"), ("same", "f1_macro")),
+        Claim("good is better than what failed", ("good", "f1_macro"), ("gone", "f1_macro")),
+    ]
+    judged = judge(claims, outcomes)
+    assert [one.verdict for one in judged] == ["confirmed", "contradicted", "not confirmed", "not tested"]
+    assert judged[0].difference == pytest.approx(0.4)
+    assert judged[1].difference == pytest.approx(-0.4)
+    assert judged[0].low < 0.4 < judged[0].high
+    assert judged[0].p_value == pytest.approx(3 / 10_000)  # the smallest there is, times the three that were tested
+    assert judged[3].p_value is None
+    assert np.isnan(judged[3].difference)
+
+
+def test_several_seeds_are_compared_by_a_paired_t_over_seeds() -> None:
+    rights = [(0.8, 0.70), (0.9, 0.75), (0.85, 0.78), (0.88, 0.70)]
+    runs = [outcome("a", one, seed) for seed, (one, _) in enumerate(rights)]
+    runs += [outcome("b", other, seed) for seed, (_, other) in enumerate(rights)]
+    claim = Claim("a is better", ("a", "accuracy"), ("b", "accuracy"))
+    found = judge([claim], Outcomes(runs))[0]
+    reference = stats.ttest_rel(*zip(*rights, strict=True))
+    assert found.p_value == pytest.approx(reference.pvalue)
+    assert (found.low, found.high) == pytest.approx(tuple(reference.confidence_interval()))
+    assert found.verdict == "confirmed"
+    noted = [outcome("a", one, seed, noted=one - 0.45 - 0.05 * (seed % 2) * 2) for seed, (one, _) in enumerate(rights)]
+    few = judge([claim], Outcomes([one for one in runs if one.seed < 2]))[0]
+    assert (few.p_value, few.verdict) == (None, "not tested")
+    within = judge([Claim("one metric over another", ("a", "accuracy"), ("a", "noted"))], Outcomes(noted))[0]
+    assert within.test == "paired t over 4 seeds"
+    assert within.difference == pytest.approx(0.5)
+    alike = judge([Claim("by the same each time", ("a", "noted"), ("a", "noted"))], Outcomes(noted))[0]
+    assert alike.p_value == 1.0
+
+
+def test_p_values_are_corrected_together() -> None:
+    outcomes = Outcomes([outcome("a", 0.55), outcome("b", 0.51)])
+    claim = Claim("a is better", ("a", "accuracy"), ("b", "accuracy"))
+    alone, among = judge([claim], outcomes)[0].p_value, judge([claim] * 3, outcomes)[0].p_value
+    assert alone is not None
+    assert among == pytest.approx(min(1, 3 * alone))
+
+
+def test_a_number_of_several_seeds_is_their_mean_and_of_a_repeated_run_the_last() -> None:
+    outcomes = Outcomes([outcome("a", 0.1, 0), outcome("a", 0.6, 0), outcome("a", 0.8, 1)])
+    number = outcomes.number("a", "accuracy")
+    assert number is not None
+    assert (number.value, number.low, number.high) == pytest.approx((0.7, 0.6, 0.8))
+    assert number.sd == pytest.approx(np.std([0.6, 0.8], ddof=1))
+    assert number.runs == ("run-a-0", "run-a-1")
+    with pytest.raises(InputError, match="has no 'speed'"):
+        outcomes.number("a", "speed")
+
+
+def test_the_choice_looks_at_the_inner_part_unless_the_papers_protocol_is_wanted() -> None:
+    runs = [
+        outcome("one", 0.9, **{"inner/f1_macro": 0.1}),
+        outcome("two", 0.8, **{"inner/f1_macro": 0.2}),
+        outcome("three", 0.7, **{"inner/f1_macro": 0.3}),
+    ]
+    choice = Choice({"blur": "one", "crop": "two", "zoom": "three"}, 2)
+    assert Outcomes(runs).choose(choice, "honest") == ["crop", "zoom"]
+    assert Outcomes(runs).choose(choice, "paper") == ["blur", "crop"]
+    with pytest.raises(InputError, match="not so zoom: out of memory"):
+        Outcomes(runs[:2], {"three": "out of memory"}).choose(choice, "honest")

@@ -1,0 +1,59 @@
+"""What a dry run says of a study's size is what its runs would do."""
+
+import numpy as np
+import pytest
+
+from sweeps.studies import estimate as estimate_module
+from sweeps.studies.config import data_module, merged
+from sweeps.studies.estimate import _sizes, estimate
+from sweeps.studies.plan import Cell, Study
+
+FACES = ["--data", "drawn:largest=40,ratio=4,size=32", "--data.size", "32"]
+
+
+@pytest.mark.parametrize(
+    ("options", "folds"),
+    [
+        (["--data.split", "holdout", "--data.transforms", "[zoom]", "--data.transform_where", "doubled"], 0),
+        (["--data.n_min", "0.9", "--data.folds", "4"], 4),
+        (
+            [
+                "--data.n_min",
+                "max",
+                "--data.split",
+                "holdout",
+                "--data.protocol",
+                "paper",
+                "--data.inner_fraction",
+                "0",
+            ],
+            0,
+        ),
+    ],
+)
+def test_sizes_are_those_of_the_division(options: list[str], folds: int) -> None:
+    config = merged(["--recipe", "baseline", *FACES, *options])
+    data = data_module(config)
+    trained, inner, outer = _sizes(data, config["data"], folds)
+    assert trained == pytest.approx(len(data.draws), abs=len(data.classes) * 2)
+    assert inner == pytest.approx(len(data.selected_on), abs=len(data.classes))
+    assert outer == pytest.approx(len(data.fold_rows.outer), abs=len(data.classes))
+
+
+def test_runs_and_pictures_are_counted_over_cells_seeds_and_folds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(estimate_module, "_seconds", lambda *_: 0.5)
+    options = {"trainer.max_epochs": 3, "data.inner_fraction": 0.1}
+    cells = (
+        Cell(name="one", recipe="baseline", options=options | {"data.split": "holdout"}),
+        Cell(name="two", recipe="baseline", options=options, folds=5, stage=1),
+    )
+    study = Study(name="s", about="", source="", cells=cells, tables=(), claims=(), seeds=(0, 1))
+    lines = [line.split() for line in estimate(study, FACES).splitlines()]
+    images = len(data_module(merged(["--recipe", "quick", *FACES])).manifest)
+    first, second, total = (next(line for line in lines if line[:2] == start) for start in
+                            (["stage", "1"], ["stage", "2"], ["together", "2"]))  # fmt: skip
+    assert [int(first[3]), int(second[3]), int(total[2])] == [2, 10, 12]
+    learnt = int(first[4].replace(",", ""))
+    assert learnt == pytest.approx(2 * 3 * 0.72 * images, rel=0.02)
+    assert int(second[4].replace(",", "")) == pytest.approx(2 * 5 * 3 * 0.72 * images, rel=0.02)
+    assert np.isclose(int(total[3].replace(",", "")), learnt + int(second[4].replace(",", "")))

@@ -1,0 +1,77 @@
+"""Features are computed once; a head on them learns, is the same for the same seed, and is kept at its best epoch."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from datamodules.emotion import EmotionDataModule
+from lightning_modules.backbones import build_backbone
+from sweeps.studies import frozen
+from sweeps.studies.frozen import Head, Part, features, train_head
+
+
+def part(images: int, seed: int, noise: float = 0.5) -> Part:
+    """Three classes round three corners."""
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.arange(images) % 3
+    return Part(torch.eye(3)[y] + noise * torch.randn(images, 3, generator=generator), y)
+
+
+def trained(seed: int = 0, epochs: int = 12, rate: float = 0.01) -> Head:
+    return train_head(
+        part(60, 1), part(30, 2), part(90, 3), classes=3, width=16, learning_rate=rate, epochs=epochs, batch_size=16,
+        seed=seed, marks=(2, 12),
+    )  # fmt: skip
+
+
+def test_a_head_learns_and_the_same_seed_gives_the_same_head() -> None:
+    one, again, other = trained(), trained(), trained(seed=1)
+    assert one.marks[12] > 0.75
+    assert one.probabilities == pytest.approx(again.probabilities, abs=0)
+    assert one.history == again.history
+    assert not np.allclose(one.probabilities, other.probabilities)
+    assert one.probabilities.sum(1) == pytest.approx(np.ones(90), abs=1e-5)
+    assert set(one.marks) == {2, 12}
+    assert {len(curve) for curve in one.history.values()} == {12}
+
+
+def test_the_epoch_is_selected_on_the_part_that_is_selected_on() -> None:
+    head = trained(epochs=12)
+    curve = head.history["val/f1_macro"]
+    assert head.best == max(curve)
+    best = int(np.argmax(curve)) + 1
+    shorter = trained(epochs=best)  # the same steps up to there
+    assert head.probabilities == pytest.approx(shorter.probabilities)
+    assert (shorter.history["val/f1_macro"][-1]) == max(curve)
+
+
+@pytest.fixture
+def faces(tmp_path: Path) -> EmotionDataModule:
+    return EmotionDataModule("drawn:largest=4,ratio=1,size=32", size=32, cache_dir=str(tmp_path), num_workers=0)
+
+
+def test_features_are_those_of_the_backbone_and_computed_once(
+    faces: EmotionDataModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    found = features(faces, "test_resnet", "none")
+    torch.manual_seed(0)
+    model, width, expected = build_backbone("test_resnet", "none")
+    assert found.shape == (len(faces.manifest), width)
+    pixels = torch.stack([torch.tensor(np.array(faces.cache.pixels[row])) for row in range(3)]).float() / 255  # type: ignore[index]
+    if pixels.shape[-1] == 3:
+        pixels = pixels.movedim(-1, 1)
+    mean, std = (torch.tensor(one).view(1, 3, 1, 1) for one in (expected.mean, expected.std))
+    with torch.inference_mode():
+        reference = model.eval()((pixels - mean) / std)
+    assert found[:3] == pytest.approx(reference.numpy(), abs=1e-4)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(frozen, "build_backbone", refuse)
+    assert (features(faces, "test_resnet", "none") == found).all()
+    with pytest.raises(AssertionError):  # other features than those that are kept
+        features(faces, "test_resnet", "none", flipped=True)

@@ -1,0 +1,93 @@
+"""Studies as data: every cell is a run that could begin, every published claim points the way its paper says."""
+
+import inspect
+
+import pytest
+
+from datamodules.errors import InputError
+from lightning_modules.classifier import EmotionClassifier
+from lightning_modules.run import RunOptions
+from sweeps.studies import STUDIES, build_study
+from sweeps.studies.balanced_augmentation import TRANSFORMS
+from sweeps.studies.config import data_module, merged
+from sweeps.studies.plan import PROTOCOLS, SCALES, Cell, Claim, Entry, Study, Table, words
+
+ALL = [
+    build_study(name, scale, protocol)
+    for name in STUDIES
+    for scale in SCALES
+    for protocol in PROTOCOLS
+    if (name, protocol) != ("leakage", "paper")
+]
+
+
+@pytest.mark.parametrize("study", ALL, ids=lambda study: f"{study.name}-{len(study.cells)}")
+def test_every_cell_is_made_of_options_that_there_are(study: Study) -> None:
+    model = set(inspect.signature(EmotionClassifier).parameters)
+    run = set(inspect.signature(RunOptions).parameters) | {"recipe"}
+    for cell in study.cells:
+        config = merged(words(cell, ["rotation", "zoom"]))
+        data = data_module(config)  # refuses options that do not go together
+        assert set(config["model"]) <= model
+        assert set(config.get("run", {})) <= run
+        if cell.chosen:
+            assert config["data"]["transforms"] == ["rotation", "zoom"]
+        if study.name != "leakage":
+            protocol = cell.options["data.protocol"]
+            assert data.plan.protocol == protocol
+
+
+@pytest.mark.parametrize("study", ALL, ids=lambda study: f"{study.name}-{len(study.cells)}")
+def test_published_numbers_point_the_way_of_their_claim(study: Study) -> None:
+    assert study.claims
+    for claim in study.claims:
+        assert claim.published is None or claim.published[0] > claim.published[1], claim.text
+
+
+def test_balanced_augmentation_prints_the_tables_of_the_paper() -> None:
+    study = build_study("balanced-augmentation", "paper", "honest")
+    tables = {table.title: table for table in study.tables}
+    focal = tables["Single transforms, focal"]
+    assert focal.columns[4:] == ("EfficientNet-B0, accuracy", "EfficientNet-B0, macro F1")
+    row = [entry.published for entry in focal.rows["crop"] if entry]
+    assert row == pytest.approx([0.5536, 0.208, 0.5722, 0.280, 0.5835, 0.287])
+    entropy = tables["Single transforms, cross-entropy"].rows["none"]
+    assert [entry.published for entry in entropy if entry] == pytest.approx(
+        [0.5436, 0.189, 0.5682, 0.257, 0.5786, 0.261]
+    )
+    assert sum(cell.stage == 0 for cell in study.cells) == 2 * 3 * (len(TRANSFORMS) + 2)
+    assert {cell.folds for cell in study.cells} == {5}
+    final = study.cell("over-sampling, chosen five")
+    config = merged(words(final, list(TRANSFORMS[:5])))
+    assert (config["data"]["n_min"], config["data"]["size"], config["data"]["batch_size"]) == (1500, 224, 128)
+    assert (config["data"]["once"], config["data"]["transform_where"]) == (True, "copies")
+    assert (config["model"]["learning_rate"], config["model"]["optimizer"]) == (1e-4, "adam")
+    assert (config["trainer"]["max_epochs"], config["run"]["patience"]) == (300, 10)
+
+
+def test_options_that_come_last_win() -> None:
+    cell = Cell(name="a", recipe="quick", options={"data.size": 32, "model.loss": "Focal", "model.loss.gamma": 1.0})
+    config = merged(words(cell, extra=("--data.size", "40", "--data.read.part=0.5", "--seed", "3")))
+    assert config["data"]["size"] == 40
+    assert config["model"]["loss"] == {"class_path": "Focal", "gamma": 1.0}
+    assert config["seed_everything"] == 3
+    assert data_module(config).read_options.part == 0.5
+
+
+def test_mistakes_are_named() -> None:
+    cell = Cell(name="a", recipe="quick")
+    with pytest.raises(InputError, match="got twice \\['a'\\]"):
+        Study(name="s", about="", source="", cells=(cell, cell), tables=(), claims=())
+    with pytest.raises(InputError, match="no \\['b'\\]"):
+        Study(name="s", about="", source="", cells=(cell,), tables=(), claims=(Claim("", ("b", "x"), ("a", "x")),))
+    table = Table("odd", ("one", "two"), {"row": (Entry("a", "accuracy"),)})
+    with pytest.raises(InputError, match="one entry a column, not so in \\['odd'\\]"):
+        Study(name="s", about="", source="", cells=(cell,), tables=(table,), claims=())
+    with pytest.raises(InputError, match="did you mean leakage"):
+        build_study("leackage", "tiny", "honest")
+    with pytest.raises(InputError, match="leakage compares protocols"):
+        build_study("leakage", "tiny", "paper")
+    with pytest.raises(InputError, match="takes the transforms that an earlier stage chooses"):
+        words(Cell(name="a", recipe="quick", chosen=True))
+    with pytest.raises(InputError, match="an option begins with --"):
+        merged(["--recipe", "quick", "size"])
