@@ -177,8 +177,8 @@ def _open_study(plan: Plan, storage: RDBStorage) -> optuna.Study:
         if known is not None and known != identity:
             differ = [name for name in identity if known.get(name) != identity[name]]
             msg = (
-                f"--name: study {plan.name} was begun with other {', '.join(differ)}; give what it was begun with to go "
-                "on with it, or another --name"
+                f"--name: study {plan.name} was begun with other {', '.join(differ)}; give what it was begun with to "
+                "go on with it, or another --name"
             )
             raise InputError(msg)
         config = merged(plan.fit_args)

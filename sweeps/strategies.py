@@ -14,7 +14,7 @@ SamplerName = Literal["tpe", "grid", "random", "nsga2"]
 PrunerName = Literal["hyperband", "wilcoxon", "none"]
 STRATEGY = "strategy"  # the study's attribute that keeps the choice, so that every worker makes the same
 STARTUP = 10  # random trials before TPE has something to learn from
-MOST_FOR_WILCOXON = 5  # it cannot find p < .1 before
+FOLDS_BEFORE_WILCOXON = 5  # it cannot find p < .1 before
 
 
 def check_strategy(sampler: str, pruner: str, objectives: int, folds: int) -> None:
@@ -26,7 +26,7 @@ def check_strategy(sampler: str, pruner: str, objectives: int, folds: int) -> No
     problem = ""
     if objectives == 2 and pruner != "none":
         problem = f"--pruner {pruner}: a trial of two objectives cannot be pruned; give --pruner none"
-    elif pruner == "wilcoxon" and folds < MOST_FOR_WILCOXON:
+    elif pruner == "wilcoxon" and folds <= FOLDS_BEFORE_WILCOXON:
         problem = (
             "--pruner wilcoxon: compares trials fold by fold and cannot end one before the fifth, "
             f"got --folds {folds}; give at least 6 folds, or --pruner hyperband"

@@ -1,0 +1,212 @@
+"""A search from its queue to its recipe, on a few drawn faces; and its parts, on studies made by hand."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+import pytest
+import torch
+import yaml
+from optuna.trial import TrialState, create_trial
+
+import emotion
+from datamodules.emotion import EmotionDataModule
+from datamodules.errors import InputError
+from records.runs import children, download, find_runs, load_table, run_config
+from sweeps.checks import check_args, check_names
+from sweeps.queue import ERROR, enqueue
+from sweeps.search import Plan, _queue, best_trials
+from sweeps.search_figures import search_figures
+from sweeps.search_trial import Report, _end_lost_run
+from sweeps.spaces import Choice
+from sweeps.storage import close, open_storage
+from sweeps.strategies import build_pruner, build_sampler, check_strategy
+
+TINY = (
+    *("--data", "drawn:largest=40,ratio=2,size=32", "--data.size", "32", "--data.batch_size", "32"),
+    *("--model.backbone", "test_resnet", "--model.weights", "none", "--trainer.accelerator", "cpu"),
+    *("--trainer.max_epochs", "1", "--run.resamples", "100", "--data.n_min", "0.9"),
+)
+pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's, MLflow's and Optuna's advice, tested elsewhere
+
+
+def test_a_search_selects_on_inner_folds_and_reports_once(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A grid of three cells, one of which cannot train."""
+    (workplace / "space.yaml").write_text("model.learning_rate: {choice: [0.001, -1.0, 0.01]}\n")
+    command = ["search", "--space", "space.yaml", "--sampler", "grid", "--folds", "2", "--name", "lr", *TINY]
+    assert emotion.main(command) == 0
+    printed = capsys.readouterr().out
+    assert "3 trials (2 complete, 1 fail)" in printed
+    assert "learning_rate must be above 0" in printed
+
+    parent = find_runs(where="tags.kind = 'search'").iloc[0]
+    below = children(parent["run_id"])
+    assert list(below["tags.kind"]) == ["trial", "trial", "trial", "winner"]
+    assert list(below["status"]) == ["FINISHED", "FAILED", "FINISHED", "FINISHED"]
+    trials = load_table(parent["run_id"], "trials")
+    assert list(trials["state"]) == ["complete", "fail", "complete"]
+    scores = trials.dropna(subset="f1_macro").set_index("run_id")["f1_macro"]
+    for run_id, score in scores.items():
+        folds = children(run_id)
+        assert len(folds) == 2
+        assert score == pytest.approx(folds["metrics.val/f1_macro"].mean())
+    best = trials.loc[trials["f1_macro"].idxmax()]
+    winner = below.iloc[3]["run_id"]
+    assert run_config(winner)["model"]["init_args"]["learning_rate"] == float(best["model.learning_rate"])
+
+    outer = set(load_table(winner, "predictions")["row"])
+    seen: list[int] = []
+    for fold in children(scores.index[0])["run_id"]:
+        data = EmotionDataModule(**run_config(fold)["data"]["init_args"] | {"read": EmotionDataModule().read_options})
+        assert set(data.fold_rows.outer) == outer
+        seen += data.fold_rows.inner.tolist()
+    assert sorted(seen) == sorted(set(range(len(data.manifest))) - outer)
+
+    recipe = yaml.safe_load((workplace / "lr.yaml").read_text())
+    assert download(parent["run_id"], "recipe.yaml").read_text() == (workplace / "lr.yaml").read_text()
+    assert set(recipe["run"]) & {"parent", "name"} == set()
+    assert emotion.main(["fit", "--config", "lr.yaml", "--trainer.enable_progress_bar", "false"]) == 0
+    again = find_runs(limit=1).iloc[0]
+    assert again["metrics.test/f1_macro"] == pytest.approx(below.iloc[3]["metrics.test/f1_macro"])
+
+    before = len(find_runs())
+    assert emotion.main(command) == 0  # nothing is left to do, and nothing is scored a second time
+    assert len(find_runs()) == before
+    assert emotion.main([*command, "--data.size", "40"]) == 1
+    assert "study lr was begun with other args" in capsys.readouterr().err
+
+
+def test_reports_are_running_means_at_steps_of_their_own() -> None:
+    told: list[tuple[float, int]] = []
+    trial: Any = SimpleNamespace(report=lambda value, step: told.append((value, step)), should_prune=lambda: True)
+    report = Report(trial, [0.4], folds=2, epochs=3, tell=True)
+    for epoch, value in enumerate([0.2, 0.1, 0.6]):
+        metrics = {"val/f1_macro": torch.tensor(value)}
+        trainer: Any = SimpleNamespace(
+            sanity_checking=False, callback_metrics=metrics, current_epoch=epoch, should_stop=False
+        )
+        report.pruned = False
+        report.on_validation_end(trainer, None)  # type: ignore[arg-type]
+        assert report.pruned == trainer.should_stop == (epoch < 2)  # not at the last step of all
+    assert [step for _, step in told] == [3, 4, 5]
+    assert [value for value, _ in told] == pytest.approx([0.3, 0.3, 0.5])
+    assert report.best == pytest.approx(0.6)
+
+
+@pytest.fixture
+def storage(workplace: Path) -> Iterator[optuna.storages.RDBStorage]:
+    opened = open_storage(f"sqlite:///{workplace}/optuna.db")
+    yield opened
+    close(opened)
+
+
+def finished(value: float | list[float], **params: float) -> optuna.trial.FrozenTrial:
+    distributions = {name: optuna.distributions.FloatDistribution(0, 10) for name in params}
+    values = value if isinstance(value, list) else [value]
+    return create_trial(values=values, params=params, distributions=distributions)
+
+
+def test_a_warm_start_tries_the_best_first_and_counts(storage: optuna.storages.RDBStorage) -> None:
+    other = optuna.create_study(study_name="other", storage=storage, direction="maximize")
+    for value, rate in ((0.1, 1.0), (0.9, 2.0), (0.5, 3.0)):
+        other.add_trial(finished(value, **{"model.learning_rate": rate, "model.dropout": 0.5}))
+    other.add_trial(create_trial(state=TrialState.FAIL))
+    study = optuna.create_study(study_name="new", storage=storage, direction="maximize")
+    plan = Plan(name="new", args=[], space=["optimizer"])
+    wanted = _queue(plan, study, storage, 5, "other")
+    assert wanted == [{"model.learning_rate": rate} for rate in (2.0, 3.0, 1.0)] + [{}, {}]
+    assert enqueue(study, wanted) == 5
+    assert enqueue(study, _queue(plan, study, storage, 5, "other")) == 0
+    assert enqueue(study, _queue(plan, study, storage, 6, None)) == 1
+    with pytest.raises(InputError, match="--warm-start: no study 'nothing' in this storage; there are: other, new"):
+        _queue(plan, study, storage, 5, "nothing")
+    with pytest.raises(InputError, match="no finished trial with an option of this space"):
+        _queue(Plan(name="new", args=[], space=["size"]), study, storage, 5, "other")
+
+
+def test_the_best_of_two_objectives_is_a_front(storage: optuna.storages.RDBStorage) -> None:
+    study = optuna.create_study(study_name="two", storage=storage, directions=["maximize", "minimize"])
+    with pytest.raises(InputError, match="none of 1 trials finished: 1 x no memory"):
+        best_trials(study, [create_trial(state=TrialState.FAIL, user_attrs={ERROR: "no memory"})])
+    for values in ([0.5, 10.0], [0.6, 30.0], [0.4, 20.0], [0.55, 10.0]):
+        study.add_trial(finished(values, x=values[0]))
+    front = best_trials(study, study.get_trials())
+    assert [trial.values for trial in front] == [[0.6, 30.0], [0.55, 10.0]]
+    assert set(search_figures(study)) == {"pareto_front", "param_importances"}
+
+
+def test_figures_need_enough_trials(storage: optuna.storages.RDBStorage) -> None:
+    study = optuna.create_study(study_name="one", storage=storage, direction="maximize")
+    assert search_figures(study) == {}
+    study.add_trial(finished(0.5, x=1.0))
+    assert set(search_figures(study)) == {"optimization_history"}
+    for value in range(4):
+        study.add_trial(finished(value / 10, x=float(value)))
+    assert set(search_figures(study)) == {"optimization_history", "param_importances"}
+
+
+def test_a_lost_trials_runs_are_closed(workplace: Path) -> None:
+    from records.tracking import TrackingLogger
+
+    lost = TrackingLogger(run_name="trial 0", system_metrics=False)
+    fold = TrackingLogger(run_name="fold", parent_run_id=str(lost.run_id), system_metrics=False)
+    fold.open()
+    with contextlib.ExitStack() as end:
+        end.callback(lost.close)
+        end.callback(fold.close)
+        trial: Any = SimpleNamespace(user_attrs={"run_id": str(lost.run_id)})
+        _end_lost_run(trial)
+        assert set(find_runs()["status"]) == {"KILLED"}
+
+
+def test_each_trial_draws_from_a_stream_of_its_own() -> None:
+    def first(number: int) -> float:
+        study = optuna.create_study(sampler=build_sampler({"sampler": "tpe", "seed": 3}, number))
+        return study.ask().suggest_float("x", 0, 1)
+
+    assert first(1) == first(1) != first(2)
+    assert isinstance(build_sampler({"sampler": "nsga2"}, 0), optuna.samplers.NSGAIISampler)
+    assert isinstance(build_sampler({"sampler": "grid"}, 0), optuna.samplers.RandomSampler)
+
+
+def test_hyperband_ends_poor_trials_and_uses_every_step() -> None:
+    pruner = build_pruner({"pruner": "hyperband", "folds": 3, "epochs": 6})
+    study = optuna.create_study(direction="maximize", pruner=pruner, study_name="s")
+    ended = []
+    for number in range(30):
+        trial = study.ask()
+        for step in range(18):
+            trial.report(number % 5, step)
+            if trial.should_prune():
+                ended.append(step)
+                study.tell(trial, state=TrialState.PRUNED)
+                break
+        else:
+            study.tell(trial, number % 5)
+    assert 5 < len(ended) < 28
+    assert min(ended) < 6
+    assert isinstance(build_pruner({"pruner": "wilcoxon"}), optuna.pruners.WilcoxonPruner)
+    assert isinstance(build_pruner({}), optuna.pruners.NopPruner)
+
+
+def test_what_no_trial_could_run_with_is_refused() -> None:
+    with pytest.raises(InputError, match="--pruner hyperband: a trial of two objectives cannot be pruned"):
+        check_strategy("tpe", "hyperband", 2, 5)
+    with pytest.raises(InputError, match=r"--pruner wilcoxon: .* got --folds 5; give at least 6"):
+        check_strategy("tpe", "wilcoxon", 1, 5)
+    with pytest.raises(InputError, match=r"--data.fold: a search sets it"):
+        check_args(["--data.fold", "2"])
+    with pytest.raises(InputError, match=r"--split: a search sets it \(got 'folds'\)"):
+        check_args(["--split", "folds"])
+    check_args(["--split", "given", "--drop-twins"])
+    with pytest.raises(
+        InputError, match=r"model.learning_rat is no option of `emotion fit`; did you mean model.learning"
+    ):
+        check_names({"model.learning_rat": Choice((1,))})
+    with pytest.raises(InputError, match=r"data.fold_seed cannot be searched"):
+        check_names({"data.fold_seed": Choice((1, 2))})
+    with pytest.raises(InputError, match=r"--folds: at least 2 inner folds, got 1"):
+        Plan(name="x", args=[], space=["size"], folds=1).check()
