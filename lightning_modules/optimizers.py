@@ -66,7 +66,12 @@ def build_schedules(
         raise InputError(msg)
     warm = 0 if math.isinf(steps) else round(warmup * steps)
     if name == "one_cycle":
-        cycle = OneCycleLR(optimizer, max_lr=learning_rate, total_steps=int(steps), pct_start=warmup)
+        total = int(steps)
+        if total == 1:
+            return []  # nothing to rise or fall over; the only step is made with the highest rate
+        # a rise of exactly one step ends at step 0, and torch divides by that
+        rising = 0.0 if math.isclose(warmup * total, 1) else warmup
+        cycle = OneCycleLR(optimizer, max_lr=learning_rate, total_steps=total, pct_start=rising)
         return [{"scheduler": cycle, "interval": "step"}]
     if name == "cosine":
         total = int(steps)
