@@ -17,7 +17,6 @@ COMMANDS = {
     "dashboard": ("sweeps.search_cli", "open Optuna's page of searches on this machine only"),
     "study": ("sweeps.study_cli", "run a paper's experiment, and write its numbers beside the published ones"),
     "reproduce": ("sweeps.cli", "run a tracked run again and say what differs"),
-    "compare": ("records.cli", "compare two runs image by image, with an interval"),
     "runs": ("records.exchange_cli", "list, export, import, push or pull runs"),
     "report": ("records.report_cli", "compare runs image by image, or certify one"),
     "ui": ("records.cli", "open the MLflow page on this machine only"),

@@ -222,7 +222,7 @@ class EmotionDataModule(L.LightningDataModule):
         return self.draws.counts(self.manifest.labels, len(self.manifest.classes))
 
     def split_table(self) -> pd.DataFrame:
-        """Return fold, row, role (train, inner, outer) and is_copy of everything this run uses.
+        """Return fold, row, role (train, inner, outer), is_copy, cluster and subject of everything this run uses.
 
         Copies that were made before the division stand in the part they fell into; those outside of training are not
         used. Where selection is made on the reported part there is no inner one.
@@ -232,7 +232,11 @@ class EmotionDataModule(L.LightningDataModule):
             pd.DataFrame({"fold": self.fold_rows.index, "row": draws.rows, "role": role, "is_copy": draws.is_copy})
             for role, draws in parts.items()
         ]
-        return pd.concat(tables, ignore_index=True)
+        table = pd.concat(tables, ignore_index=True)
+        subjects = self.manifest.subjects
+        table["cluster"] = self.clusters[table["row"]]
+        table["subject"] = "" if subjects is None else pd.Series(subjects[table["row"]]).fillna("").astype(str)
+        return table
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint must know to prepare pictures for its model."""

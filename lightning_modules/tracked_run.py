@@ -33,7 +33,7 @@ class RunLogger(TrackingLogger):
 def division_hash(data: EmotionDataModule) -> str:
     """Hash of which picture plays which role; one added picture can change clusters, and so the roles of many."""
     contents = np.asarray(data.contents, dtype=object)
-    split = data.split_table()
+    split = data.split_table()[["fold", "row", "role", "is_copy"]]
     split["content"] = contents[split["row"]]
     return hashlib.sha256(pd.util.hash_pandas_object(split, index=False).to_numpy().tobytes()).hexdigest()[:16]
 

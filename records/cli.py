@@ -1,4 +1,4 @@
-"""Commands about what runs left: `ui` serves MLflow's page, `compare` two runs, `sync` sends what waited."""
+"""Commands about what runs left: `ui` serves MLflow's page, `sync` sends what waited."""
 
 import argparse
 import contextlib
@@ -12,15 +12,12 @@ from pathlib import Path
 
 from datamodules.errors import InputError
 from records import runs, store
-from records.predictions import HONEST, classes_of, protocol_of
-from records.statistics import paired_difference
-from records.tables import as_text, difference_table
 
 _HOST = "127.0.0.1"
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run `ui`, `compare` or `sync`; returns the exit status.
+    """Run `ui` or `sync`; returns the exit status.
 
     Raises:
         InputError: Bad input; the front door prints it.
@@ -36,12 +33,6 @@ def _parser() -> argparse.ArgumentParser:
     ui.add_argument("--port", type=int, default=5000, help="port of the page (default: %(default)s)")
     ui.add_argument("--directory", default=store.DIRECTORY, help="folder of the runs (default: %(default)s)")
     ui.set_defaults(command=_ui)
-    compare = commands.add_parser("compare", help="compare two runs image by image", description=_compare.__doc__)
-    compare.add_argument("a", metavar="RUN_A", help="run id, its beginning, its name, or latest")
-    compare.add_argument("b", metavar="RUN_B", help="the run that is compared with it")
-    compare.add_argument("--resamples", type=int, default=2000, help="of the bootstrap (default: %(default)s)")
-    compare.add_argument("--directory", default=store.DIRECTORY, help="folder of the runs (default: %(default)s)")
-    compare.set_defaults(command=_compare)
     sync = commands.add_parser("sync", help="send what waits after an outage", description=_sync.__doc__)
     sync.add_argument("--directory", default=store.DIRECTORY, help="folder of the runs (default: %(default)s)")
     sync.set_defaults(command=_sync)
@@ -101,24 +92,6 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind((_HOST, 0))
         return int(probe.getsockname()[1])
-
-
-def _compare(options: argparse.Namespace) -> int:
-    """Print the scores of RUN_B minus those of RUN_A on the same images, with 95 % cluster-bootstrap intervals."""
-    found = [runs.find_run(name, directory=options.directory) for name in (options.a, options.b)]
-    a, b = (runs.load_table(run, "predictions", directory=options.directory) for run in found)
-    difference = paired_difference(a, b, classes_of(a), resamples=options.resamples)
-    known = runs.find_runs(directory=options.directory).set_index("run_id")["name"]
-    names = [f"{known.get(run, '')} [{run[:8]}]" for run in found]
-    print(f"a: {names[0]}\nb: {names[1]}")
-    for name, table in (("a", a), ("b", b)):
-        if protocol_of(table) != HONEST:
-            print(f"protocol of {name}: {protocol_of(table)}")
-    print(f"\n{as_text(difference_table(difference))}")
-    images = difference.attrs["images"]
-    print(f"\n{images} images, paired; {options.resamples} resamples of clusters within each class.")
-    print("The intervals cover the choice of test images, not the seed of the training.")
-    return 0
 
 
 def _sync(options: argparse.Namespace) -> int:

@@ -61,22 +61,6 @@ def whole_table(intervals: pd.DataFrame, folds: pd.DataFrame | None = None) -> p
     return pd.DataFrame(rows)
 
 
-def difference_table(difference: pd.DataFrame, a: str = "a", b: str = "b") -> pd.DataFrame:
-    """Return what `paired_difference` found, as text; `a` and `b` are the names of the two runs."""
-    span = _span_name(difference)
-    rows = [
-        {
-            "score": _WHOLE.get(one["metric"], f"F1 {one['class']}"),
-            a: _number(one["a"]),
-            b: _number(one["b"]),
-            f"{b} - {a}": f"{one['difference']:+.3f}",
-            span: f"{one['low']:+.3f} to {one['high']:+.3f}",
-        }
-        for _, one in difference.iterrows()
-    ]
-    return pd.DataFrame(rows)
-
-
 def notes(intervals: pd.DataFrame) -> list[str]:
     """Return the sentences that belong under the tables."""
     level, resamples = intervals.attrs["level"], intervals.attrs["resamples"]

@@ -123,7 +123,8 @@ def test_twins_are_looked_for_once_a_machine(source: Path, tmp_path: Path, monke
 def test_split_table_lists_every_use(source: Path) -> None:
     data = ready(module(source, fold=1, n_min=30))
     table = data.split_table()
-    assert table.columns.tolist() == ["fold", "row", "role", "is_copy"]
+    assert table.columns.tolist() == ["fold", "row", "role", "is_copy", "cluster", "subject"]
+    np.testing.assert_array_equal(table["cluster"], data.clusters[table["row"]])
     assert set(table["fold"]) == {1}
     train = table[table["role"] == "train"]
     np.testing.assert_array_equal(train["row"], data.draws.rows)

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from records.figures import class_figure, confusion_figure, curves_figure
 from records.predictions import HONEST, flag_protocol
-from records.statistics import cluster_bootstrap, fold_scores, paired_difference
-from records.tables import as_markdown, as_text, class_table, difference_table, result_text, whole_table
+from records.statistics import cluster_bootstrap, fold_scores
+from records.tables import as_markdown, as_text, class_table, result_text, whole_table
 
 CLASSES = ["angry", "happy", "sad", "neutral"]
 LONG = ["neutral", "happiness", "embarrassed and flustered", "sadness-and-grief"]
@@ -119,10 +119,3 @@ def test_a_leaky_protocol_stands_above_the_result(draw_predictions: Callable[...
         leaky = result_text(flag_protocol(intervals, "selected on what is reported"), markdown=markdown)
         assert leaky == f"protocol: selected on what is reported\n\n{honest}"
         assert "protocol" not in honest
-
-
-def test_difference_table_shows_signs(draw_predictions: Callable[..., pd.DataFrame]) -> None:
-    a, b = draw_predictions(200, skill=0.5), draw_predictions(200, skill=2.5)
-    shown = difference_table(paired_difference(a, b, CLASSES, resamples=100), "baseline", "balanced")
-    assert shown.columns.tolist() == ["score", "baseline", "balanced", "balanced - baseline", "95% interval"]
-    assert shown.loc[0, "balanced - baseline"].startswith("+0.")
