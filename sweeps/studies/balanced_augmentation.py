@@ -36,12 +36,12 @@ NETWORKS: dict[Scale, dict[str, dict[str, Option]]] = {
         "EfficientNet-B0": {"model.backbone": "efficientnet_b0", **HUB},
     },
     "small": {"EfficientNet-Lite0": {"model.backbone": "tf_efficientnet_lite0"}},
-    "tiny": {"test_efficientnet": {"model.backbone": "test_efficientnet", "model.weights": "none"}},
+    "tiny": {"test_resnet": {"model.backbone": "test_resnet", "model.weights": "none"}},
 }
 LARGER: dict[Scale, dict[str, dict[str, Option]]] = {
     "paper": {f"EfficientNet-B{i}": {"model.backbone": f"efficientnet_b{i}", **HUB} for i in range(1, 6)},
     "small": {f"EfficientNet-Lite{i}": {"model.backbone": f"tf_efficientnet_lite{i}"} for i in (1, 2)},
-    "tiny": {"test_resnet": {"model.backbone": "test_resnet", "model.weights": "none"}},
+    "tiny": {"test_efficientnet": {"model.backbone": "test_efficientnet", "model.weights": "none"}},
 }
 SINGLE: dict[Scale, dict[str, Option]] = {  # over the recipe paper-doubled
     "paper": {},
@@ -59,9 +59,9 @@ SINGLE: dict[Scale, dict[str, Option]] = {  # over the recipe paper-doubled
         "data.source": "drawn:largest=60,ratio=5,size=32",
         "data.split": "holdout",
         "data.size": 32,
-        "data.batch_size": 64,
-        "model.learning_rate": 0.003,
-        "trainer.max_epochs": 2,
+        "data.batch_size": 16,
+        "model.learning_rate": 0.001,
+        "trainer.max_epochs": 3,
         "run.resamples": 200,
     },
 }
@@ -70,7 +70,7 @@ FINAL: dict[Scale, dict[str, Option]] = {  # over the recipe paper-balanced
     "small": SINGLE["small"] | {"data.n_min": 0.25, "trainer.max_epochs": 6, "run.patience": None},
     "tiny": SINGLE["tiny"] | {"data.n_min": 0.5, "run.patience": None},
 }
-EPOCHS: dict[Scale, int] = {"paper": 30, "small": 3, "tiny": 2}
+EPOCHS: dict[Scale, int] = {"paper": 30, "small": 3, "tiny": 3}
 FOLDS: dict[Scale, int] = {"paper": 5, "small": 0, "tiny": 0}
 NO_TRANSFORM: dict[str, Option] = {"data.transforms": [], "data.transform_where": "none", "data.once": False}
 

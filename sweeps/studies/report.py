@@ -105,7 +105,10 @@ def _reading(study: Study) -> str:
         if len(study.seeds) == 1
         else "A number is the mean over seeds, +- their standard deviation; small print: the smallest and the largest"
     )
-    return f"{numbers}, and what was published, if anything. Numbers link to their MLflow runs, which `make ui` serves."
+    return (
+        f"{numbers}, and what was published, if anything; what is not run at this scale shows that alone. "
+        "Numbers link to their MLflow runs, which `make ui` serves."
+    )
 
 
 def _grid(table: Table, outcomes: Outcomes) -> Grid:
@@ -120,9 +123,8 @@ def _cell(entry: Entry, outcomes: Outcomes) -> CellText:
     number = outcomes.number(entry.cell, entry.metric) if entry.cell else None
     published = (Part(f"paper {shown(entry.published)}", small=True),) if entry.published is not None else ()
     if number is None:
-        reason = "failed" if entry.cell in outcomes.failed else "not run"
-        missing = "not at this scale" if entry.cell is None else reason
-        return (Part(missing, small=True), *published)
+        missing = (Part("failed" if entry.cell in outcomes.failed else "not run", small=True),) if entry.cell else ()
+        return (*missing, *published)
     return (*_linked(number), *published)
 
 

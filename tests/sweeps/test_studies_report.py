@@ -53,7 +53,7 @@ def test_every_number_is_there_with_its_run(study: Study, tmp_path: Path) -> Non
     assert "<h1>odd: scale small, protocol honest, data faces</h1>" in files["report.html"]
     for text in (files["report.md"], files["report.html"]):
         assert "http://127.0.0.1:5000/#/experiments/7/runs/run1" in text
-        for shown in ("0.500", "0.400 to 0.600", "paper 0.432", "1,234,567", "not at this scale", "paper 0.222"):
+        for shown in ("0.500", "0.400 to 0.600", "paper 0.432", "1,234,567", "failed", "paper 0.111", "paper 0.222"):
             assert shown in text
         assert "out of memory" in text
         assert "--data.size 40" in text
