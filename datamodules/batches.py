@@ -95,10 +95,14 @@ class PlainLoader(DataLoader):
     """A DataLoader that raises a user's error met by a worker as it is: torch's own adds the worker's traceback."""
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # looks at what the base class yields
-        for batch in super().__iter__():
-            if isinstance(batch, InputError):
-                raise batch
-            yield batch
+        return _raising(super().__iter__())  # made at once: it takes up the sampler where that stands now
+
+
+def _raising(batches: Iterator[Any]) -> Iterator[Any]:
+    for batch in batches:
+        if isinstance(batch, InputError):
+            raise batch
+        yield batch
 
 
 class ResumableLoader(PlainLoader):
