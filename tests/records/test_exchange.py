@@ -201,7 +201,8 @@ import_runs("out", directory=sys.argv[1])
     assert done.returncode == 9
     assert len(find_runs(directory=other)) < 3 or _look(other, ids[1]) != expected
     outcome = import_runs("out", directory=other)
-    assert set(outcome.values()) <= {"new", "brought up to date"}
+    # Families go in by id, so the run that has no metrics may have been whole before the death.
+    assert outcome[ids[1]] in {"new", "brought up to date"}
     assert [_look(other, run_id) for run_id in ids] == [_look(Path("mlruns"), run_id) for run_id in ids]
 
 
