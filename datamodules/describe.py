@@ -61,7 +61,7 @@ def image_headers(manifest: Manifest, sample: int = 500, seed: int = 0) -> pd.Da
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.choice(len(manifest), size=min(sample, len(manifest)), replace=False))
     found: list[dict[str, object]] = []
-    for row in tqdm(rows, desc="reading headers", unit=" images", delay=2, leave=False):
+    for row in tqdm(rows, desc="reading headers", unit=" images", delay=2, leave=False, disable=None):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of huge pictures: no pixel is decoded here

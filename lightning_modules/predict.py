@@ -32,7 +32,7 @@ def predict_table(trained: Trained, source: str, *, batch_size: int = 64, num_wo
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = trained.model.to(device).eval()
     with torch.inference_mode():
-        for batch in tqdm(pictures.predict_dataloader(), desc="classifying", disable=len(pictures.paths) < 500):
+        for batch in tqdm(pictures.predict_dataloader(), desc="classifying", unit="batch", delay=1, disable=None):
             probabilities.append(model.probabilities(batch["image"].to(device)).cpu())  # (B, C)
             errors += batch["error"]
     table = pd.DataFrame(torch.cat(probabilities).numpy(), columns=[f"prob_{name}" for name in trained.classes])

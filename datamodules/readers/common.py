@@ -89,7 +89,7 @@ def image_files(folder: Path) -> list[str]:
     outside) rather than silently missed; a loop of links is entered once.
     """
     found: list[str] = []
-    with tqdm(desc="listing images", unit=" files", delay=2, leave=False) as bar:
+    with tqdm(desc="listing images", unit=" files", delay=2, leave=False, disable=None) as bar:
         for name in _walk(folder, "", {os.path.realpath(folder)}):
             found.append(name)
             bar.update()

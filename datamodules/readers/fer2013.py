@@ -68,7 +68,7 @@ def _convert(source: Path, draft: Path) -> pd.DataFrame:
     try:
         with (
             pd.read_csv(source, dtype=str, keep_default_na=False, chunksize=1000) as chunks,
-            tqdm(desc=f"images of {source.name}", unit=" images", delay=1, leave=False) as bar,
+            tqdm(desc=f"images of {source.name}", unit=" images", delay=1, leave=False, disable=None) as bar,
         ):
             for chunk in chunks:
                 _write_chunk(chunk.rename(columns=lambda c: str(c).strip().lower()), rows, draft, source)

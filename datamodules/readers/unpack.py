@@ -103,7 +103,7 @@ def _extract(path: Path, draft: Path) -> None:
     limit = float(os.environ.get(LIMIT_VARIABLE, LIMIT_GB)) * 1e9
     free = shutil.disk_usage(draft).free - 100e6
     total = 0
-    with tqdm(desc=f"unpacking {path.name}", unit=" files", delay=1, leave=False) as bar:
+    with tqdm(desc=f"unpacking {path.name}", unit=" files", delay=1, leave=False, disable=None) as bar:
         for name, size, content in _members(path):
             parts = PurePosixPath(name.replace("\\", "/")).parts
             if not parts or name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0] or "\0" in name:
