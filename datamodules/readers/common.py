@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from datamodules.errors import InputError
 from datamodules.labels import canonical, canonical_split, plain
 from datamodules.manifest import Manifest, make_manifest
+from datamodules.readers.part import take_part
 
 IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png .webp .bmp .tif .tiff .gif .ppm .pgm".split())
 
@@ -42,7 +42,8 @@ class ReadOptions:
         unknown_labels: ``error`` lists labels nobody knows, ``drop`` leaves their images out, ``keep`` makes them
             classes under their own names.
         part: use this share of the images of every class (and of every part of a given split), above 0 and below 1;
-            at least one of each. The same share of the same set is always the same images.
+            at least one of each. The same share of the same set is always the same images, and equal files are taken
+            or left together.
     """
 
     pattern: str | None = None
@@ -128,22 +129,8 @@ def finish(
         notes = (*notes, *said)
     if "split" in table:
         table = table.assign(split=table["split"].map(lambda s: canonical_split(str(s)) or s))
-    if options.part is not None and "label" in table and len(table):
-        whole = len(table)
-        table = _part(table, options.part)
-        notes = (*notes, f"{len(table)} of {whole} images used: part {options.part} of every class")
-    return make_manifest(table, root, name=name, notes=notes)
-
-
-def _part(table: pd.DataFrame, share: float) -> pd.DataFrame:
-    """Return a share of every class and given part, in the order of the table."""
-    generator = np.random.default_rng(0)
-    kept: list[np.ndarray] = []
-    names = table[[name for name in ("label", "split") if name in table]].fillna("").astype(str)
-    for _, group in names.reset_index(drop=True).groupby(list(names.columns), sort=True):
-        size = max(1, round(share * len(group)))
-        kept.append(generator.permutation(group.index.to_numpy())[:size])
-    return table.iloc[np.sort(np.concatenate(kept))].reset_index(drop=True)
+    manifest = make_manifest(table, root, name=name, notes=notes)
+    return manifest if options.part is None else take_part(manifest, options.part)
 
 
 def resolve(label: str, options: ReadOptions) -> str | None:

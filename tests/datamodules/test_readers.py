@@ -300,7 +300,7 @@ def test_a_part_is_of_every_class_and_given_part_and_always_the_same(tmp_path: P
         for label in ("happy", "sad"):
             (tmp_path / part / label).mkdir(parents=True)
             for number in range(images if label == "happy" else images // 5):
-                (tmp_path / part / label / f"{number}.png").write_bytes(b"unread")
+                (tmp_path / part / label / f"{number}.png").write_bytes(f"{part} {label} {number:03}".encode())
     found = read(str(tmp_path), ReadOptions(part=0.3)).table
     counts = found.groupby(["split", "label"]).size().to_dict()
     assert counts == {("test", "happy"): 3, ("test", "sad"): 1, ("train", "happy"): 6, ("train", "sad"): 1}
@@ -308,3 +308,31 @@ def test_a_part_is_of_every_class_and_given_part_and_always_the_same(tmp_path: P
     assert set(found["path"]) < set(read(str(tmp_path)).table["path"])
     with pytest.raises(InputError, match="part must be above 0 and below 1, got 1"):
         ReadOptions(part=1.0)
+
+
+def test_a_part_keeps_equal_files_together(plant: Plant) -> None:
+    """Twins in a class, across labels and across given parts are both in or both out, so that a part leaks, too."""
+    root = plant()
+    rows = []
+    for number in range(60):
+        for copy, (label, split) in enumerate((("happy", "train"), ("happy", "train"), ("sad", "test"))):
+            if copy <= number % 3:
+                path = f"{number}-{copy}.png"
+                (root / path).write_bytes(f"{number:03}".encode())
+                rows.append({"path": path, "label": label, "split": split})
+    for number in range(50):  # of a size of its own, read by nobody
+        (root / f"alone {number}.png").write_bytes(bytes(100 + number))
+        rows.append({"path": f"alone {number}.png", "label": "sad", "split": "train"})
+    pd.DataFrame(rows).to_csv(root / "t.csv", index=False)
+    manifest = read(str(root / "t.csv"), ReadOptions(part=0.4))
+    used = {number: 0 for number in range(60)}
+    for path in manifest.table["path"]:
+        if "-" in path:
+            used[int(path.split("-")[0])] += 1
+    assert set(used.values()) == {0, 1, 2, 3}
+    assert all(count in (0, 1 + number % 3) for number, count in used.items())
+    counts = manifest.table.groupby(["split", "label"]).size()
+    assert counts["train", "sad"] == 20
+    assert 40 <= counts["train", "happy"] <= 48
+    assert 8 <= counts["test", "sad"] <= 13
+    assert "equal files together" in manifest.notes[-1]
