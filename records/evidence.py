@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,7 +27,9 @@ class Evidence:
     Attributes:
         digests: SHA-256 of each table's file as it is now.
         dataset: What the run logged of its data: `digest` (the beginning of the manifest's hash) and `classes`.
-        members: The folds of a cross-validation, oldest first.
+        members: The runs of a cross-validation's folds, of all its seeds, oldest first.
+        missing: What should be with the run and is not, or cannot be read: one sentence each.
+        deleted: Whether the run was deleted; its records are there until the store is emptied.
     """
 
     run_id: str
@@ -43,6 +45,14 @@ class Evidence:
     environment: dict[str, str] = field(default_factory=dict)
     dataset: dict[str, Any] = field(default_factory=dict)
     members: tuple["Evidence", ...] = ()
+    missing: tuple[str, ...] = ()
+    deleted: bool = False
+
+    @property
+    def folded(self) -> bool:
+        """Whether it stands for several folds, whatever its tag `kind` says: a study calls its members cells."""
+        several = "split" in self.tables and "fold" in self.split and self.split["fold"].nunique() > 1
+        return self.tags.get("kind") == "cross-validation" or "folds" in self.tables or several
 
     @property
     def predictions(self) -> pd.DataFrame:
@@ -62,29 +72,29 @@ def read_evidence(run_id: str, *, directory: str | Path = store.DIRECTORY, with_
         InputError: It left no predictions, so there is nothing to certify.
     """
     run = store.open_client(directory, only_reading=True).get_run(run_id)
+    broken: list[str] = []
 
     def kept(path: str, read: Callable[[Path], _T], otherwise: _T) -> _T:
         try:
-            return read(download(run_id, path, directory=directory))
+            found = download(run_id, path, directory=directory)
         except InputError:
+            return otherwise
+        try:
+            return read(found)
+        except (ValueError, TypeError, yaml.YAMLError) as error:
+            broken.append(f"{path} cannot be read ({type(error).__name__})")
             return otherwise
 
     paths = {name: kept(f"tables/{name}.parquet", lambda path: path, None) for name in TABLES}
     missing = [name for name in ("predictions", "split") if paths[name] is None]
     if missing:
         msg = (
-            f"run: {run.info.run_name!r} left no table {' and '.join(missing)}, so nothing can be checked. Choose a "
-            "run that was evaluated: a finished `emotion fit` or `emotion cross-validate`."
+            f"run: {run.info.run_name!r} ({run.info.status}) left no table {' and '.join(missing)}, so nothing can be "
+            "checked. Choose a run that was evaluated: a finished `emotion fit` or `emotion cross-validate`."
         )
         raise InputError(msg)
     there = {name: path for name, path in paths.items() if path is not None}
-    members: list[Evidence] = []
-    if with_members and run.data.tags.get("kind") == "cross-validation":
-        found = find_runs(parent=run_id, directory=directory)
-        ids = found.sort_values("start", kind="stable")["run_id"].tolist() if len(found) else []
-        for one in tqdm(ids, desc="folds", unit="fold", disable=None):
-            members.append(read_evidence(one, directory=directory, with_members=False))
-    return Evidence(
+    found = Evidence(
         run_id=run_id,
         name=str(run.info.run_name),
         experiment_id=str(run.info.experiment_id),
@@ -97,8 +107,29 @@ def read_evidence(run_id: str, *, directory: str | Path = store.DIRECTORY, with_
         config=kept(CONFIG, lambda path: dict(yaml.safe_load(path.read_text(encoding="utf-8"))), {}),
         environment=kept("environment.json", lambda path: dict(json.loads(path.read_text(encoding="utf-8"))), {}),
         dataset=_dataset(run),
-        members=tuple(members),
+        missing=tuple(broken),
+        deleted=run.info.lifecycle_stage == "deleted",
     )
+    return _with_members(found, directory) if with_members and found.folded else found
+
+
+def _with_members(parent: Evidence, directory: str | Path) -> Evidence:
+    """Return a cross-validation with the runs of its folds, and in `missing` those that are not below it any more."""
+    below = find_runs(parent=parent.run_id, directory=directory)
+    ids = below.sort_values("start", kind="stable")["run_id"].tolist() if len(below) else []
+    folds = parent.tables.get("folds")
+    missing = list(parent.missing)
+    if folds is not None and "run_id" in folds:  # an earlier try of a fold may stand below it, too
+        named = folds["run_id"].astype(str).tolist()
+        missing += [f"run {one[:8]} of a fold is not below it" for one in named if one not in ids]
+        ids = [one for one in ids if one in named]
+    members: list[Evidence] = []
+    for one in tqdm(ids, desc="folds", unit="fold", disable=None):
+        try:
+            members.append(read_evidence(one, directory=directory, with_members=False))
+        except InputError as error:
+            missing.append(str(error))
+    return replace(parent, members=tuple(members), missing=tuple(missing))
 
 
 def _read(path: Path) -> pd.DataFrame:
@@ -117,5 +148,6 @@ def _dataset(run: Run) -> dict[str, Any]:
             profile = {}
         digest, whole = str(entry.dataset.digest), str(profile.get("digest", ""))
         found = whole if whole.startswith(digest) else digest  # older runs kept its beginning alone
-        return {"digest": found, "classes": dict(profile.get("classes", {}))}
+        classes, images = dict(profile.get("classes", {})), profile.get("images")
+        return {"name": str(entry.dataset.name), "digest": found, "classes": classes, "images": images}
     return {}

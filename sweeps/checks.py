@@ -6,6 +6,7 @@ import inspect
 from datamodules.errors import InputError
 from lightning_modules.shorthand import take
 from sweeps.spaces import Space
+from sweeps.studies.config import Config
 
 FIXED = (
     *("--data.split", "--split", "--data.folds", "--data.fold", "--fold", "--data.fold_seed", "--data.inner_folds"),
@@ -19,6 +20,36 @@ FIXED = (
         "--resume",
     ),
 )
+
+
+DIVIDES = (  # with one of these drawn, one trial would learn from what another trial's winner reports
+    *("data.source", "data.read", "data.near_duplicates", "data.leak", "data.outer", "data.holdout_fraction"),
+    *("data.inner_fraction", "data.cache_dir", "run.experiment", "run.recipe", "run.resamples"),
+)
+
+
+def check_number(folds: int) -> None:
+    """Refuse fewer than two inner folds.
+
+    Raises:
+        InputError: so.
+    """
+    if folds < 2:
+        msg = f"--folds: at least 2 inner folds, got {folds}"
+        raise InputError(msg)
+
+
+def check_config(config: Config) -> None:
+    """Refuse a recipe or file without which the winner would have no score, or every trial would be one run.
+
+    Raises:
+        InputError: naming the option.
+    """
+    run = config.get("run") or {}
+    for name, wanted in (("evaluate", True), ("resume", None)):
+        if run.get(name, wanted) != wanted:
+            msg = f"run.{name}: a search sets it (the recipe says {run[name]!r}); take it out of the recipe"
+            raise InputError(msg)
 
 
 def check_args(args: list[str]) -> None:
@@ -56,4 +87,7 @@ def check_names(space: Space) -> None:
             raise InputError(msg)
         if f"--{name}" in FIXED or name == "trainer.max_epochs":
             msg = f"--space: {name} cannot be searched, a search sets it; leave it out"
+            raise InputError(msg)
+        if name.startswith(DIVIDES):
+            msg = f"--space: {name} cannot be searched, it is the same for all trials; give it beside --space"
             raise InputError(msg)

@@ -64,4 +64,11 @@ def search_text(found: Search) -> str:
     lines.append(
         f"\nwinner, trained on all the search saw and scored once on {found.winner.images} images it did not see:"
     )
-    return "\n".join(lines) + f"\n{result_text(found.winner.intervals)}"
+    lines.append(result_text(found.winner.intervals))
+    if found.earlier:
+        lines.append(
+            f"note: the same images scored {len(found.earlier)} earlier winner{'s' * (len(found.earlier) > 1)} of this "
+            f"search (trial {', '.join(map(str, found.earlier))}) before it went on. No trial saw them, but whoever "
+            "goes on because of a score, or picks among these, selects on them"
+        )
+    return "\n".join(lines)

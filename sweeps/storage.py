@@ -136,20 +136,22 @@ def exclusive(storage: RDBStorage, study_name: str) -> Iterator[None]:
     Taking a trial, adding trials and queueing lost ones again are several steps each. A worker that is killed between
     two of them leaves what the next one to enter can see and mend.
     """
+    number = zlib.crc32(study_name.encode())
     if not is_shared(str(storage.url)):
         path = Path(urlsplit(str(storage.url)).path[1:]).absolute()
-        with FileLock(path.with_name(path.name + ".queue"), timeout=60):
+        with FileLock(path.with_name(f"{path.name}.{number:08x}.lock")):
             yield
         return
-    key = {"one": _LOCK, "two": zlib.crc32(study_name.encode()) - 2**31}
+    key = {"one": _LOCK, "two": number - 2**31}
     with storage.engine.connect() as connection:
         connection.execute(text("select pg_advisory_lock(:one, :two)"), key)
         connection.commit()  # the lock is the session's; an open transaction would hold back the database's cleaning
         try:
             yield
         finally:
-            connection.execute(text("select pg_advisory_unlock(:one, :two)"), key)
-            connection.commit()
+            with contextlib.suppress(SQLAlchemyError):  # a connection that was lost has lost its lock
+                connection.execute(text("select pg_advisory_unlock(:one, :two)"), key)
+                connection.commit()
 
 
 @contextlib.contextmanager

@@ -47,12 +47,13 @@ def score_winner(study: str, args: list[str], trial: FrozenTrial, parent: str) -
     return Winner(trial.number, run_id, load_table(run_id, "intervals"))
 
 
-def known_winner(known: dict[str, Any]) -> Winner | None:
-    """Return a winner that was scored before, None if its run is gone."""
-    found = find_runs(where=f"attributes.run_id = '{known['run_id']}'", limit=1)
-    if found.empty or found.iloc[0]["status"] != "FINISHED":
-        return None
-    return Winner(int(known["trial"]), known["run_id"], load_table(known["run_id"], "intervals"))
+def known_winner(scored: list[dict[str, Any]]) -> Winner | None:
+    """Return the winner that was scored before, None if there is none or its run is gone."""
+    for known in scored:
+        found = find_runs(where=f"attributes.run_id = '{known['run_id']}'", limit=1)
+        if not found.empty and found.iloc[0]["status"] == "FINISHED":
+            return Winner(int(known["trial"]), known["run_id"], load_table(known["run_id"], "intervals"))
+    return None
 
 
 def recipe_text(winner: Winner, study: str) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -28,12 +29,12 @@ def take_part(manifest: Manifest, share: float) -> Manifest:
     for rows in names.groupby(list(names.columns), sort=True).indices.values():
         size = max(1, round(share * len(rows)))
         kept.append(same[rows[np.argsort(drawn_at[rows], kind="stable")[:size]]])
-    table = manifest.table[np.isin(same, np.concatenate(kept))].reset_index(drop=True)
+    part = manifest.select(np.flatnonzero(np.isin(same, np.concatenate(kept))))
     note = (
-        f"{len(table)} of {len(manifest)} images used: part {share} of every class, equal files together; near "
+        f"{len(part)} of {len(manifest)} images used: part {share} of every class, equal files together; near "
         "duplicates and people are met more rarely than in the whole"
     )
-    return Manifest(manifest.root, table, manifest.classes, manifest.name, (*manifest.notes, note))
+    return replace(part, notes=(*manifest.notes, note))
 
 
 def _equal_files(manifest: Manifest) -> np.ndarray:

@@ -48,7 +48,8 @@ def _set(config: Config, name: str, value: object) -> None:
     section, *path = name.removesuffix("_").split(".")
     path = [part for part in path if part != "init_args"]
     if not path:
-        config[section] = value
+        if section not in _CLASSES:  # else the name of the class, of which there is one
+            config[section] = value
         return
     place = config.setdefault(section, {})
     for part in path[:-1]:

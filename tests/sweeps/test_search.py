@@ -18,8 +18,10 @@ from datamodules.errors import InputError
 from records.runs import children, download, find_runs, load_table, run_config
 from sweeps.checks import check_args, check_names
 from sweeps.queue import ERROR, enqueue
-from sweeps.search import Plan, _queue, best_trials
+from sweeps.search import best_trials
 from sweeps.search_figures import search_figures
+from sweeps.search_plan import Plan
+from sweeps.search_study import check_same, wanted_trials
 from sweeps.search_trial import Report, _end_lost_run
 from sweeps.spaces import Choice
 from sweeps.storage import close, open_storage
@@ -76,7 +78,13 @@ def test_a_search_selects_on_inner_folds_and_reports_once(workplace: Path, capsy
     assert emotion.main(command) == 0  # nothing is left to do, and nothing is scored a second time
     assert len(find_runs()) == before
     assert emotion.main([*command, "--data.size", "40"]) == 1
-    assert "study lr was begun with other args" in capsys.readouterr().err
+    assert "study lr was begun with other recipe or options" in capsys.readouterr().err
+    assert emotion.main([*command, "--data", "drawn:largest=40,ratio=2,size=32,seed=1"]) == 1
+    assert "study lr was begun with other data (another manifest)" in capsys.readouterr().err
+    (workplace / "space.yaml").write_text("model.learning_rate: {choice: [0.001, -1.0, 0.01, 0.02]}\n")
+    assert emotion.main(command) == 1
+    assert "study lr was begun with other --space; give what" in capsys.readouterr().err
+    assert len(find_runs()) == before
 
 
 def test_reports_are_running_means_at_steps_of_their_own() -> None:
@@ -116,15 +124,15 @@ def test_a_warm_start_tries_the_best_first_and_counts(storage: optuna.storages.R
     other.add_trial(create_trial(state=TrialState.FAIL))
     study = optuna.create_study(study_name="new", storage=storage, direction="maximize")
     plan = Plan(name="new", args=[], space=["optimizer"])
-    wanted = _queue(plan, study, storage, 5, "other")
+    wanted = wanted_trials(plan, study, storage, 5, "other")
     assert wanted == [{"model.learning_rate": rate} for rate in (2.0, 3.0, 1.0)] + [{}, {}]
     assert enqueue(study, wanted) == 5
-    assert enqueue(study, _queue(plan, study, storage, 5, "other")) == 0
-    assert enqueue(study, _queue(plan, study, storage, 6, None)) == 1
+    assert enqueue(study, wanted_trials(plan, study, storage, 5, "other")) == 0
+    assert enqueue(study, wanted_trials(plan, study, storage, 6, None)) == 1
     with pytest.raises(InputError, match="--warm-start: no study 'nothing' in this storage; there are: other, new"):
-        _queue(plan, study, storage, 5, "nothing")
+        wanted_trials(plan, study, storage, 5, "nothing")
     with pytest.raises(InputError, match="no finished trial with an option of this space"):
-        _queue(Plan(name="new", args=[], space=["size"]), study, storage, 5, "other")
+        wanted_trials(Plan(name="new", args=[], space=["size"]), study, storage, 5, "other")
 
 
 def test_the_best_of_two_objectives_is_a_front(storage: optuna.storages.RDBStorage) -> None:
@@ -208,5 +216,48 @@ def test_what_no_trial_could_run_with_is_refused() -> None:
         check_names({"model.learning_rat": Choice((1,))})
     with pytest.raises(InputError, match=r"data.fold_seed cannot be searched"):
         check_names({"data.fold_seed": Choice((1, 2))})
+    for divides in ("data.holdout_fraction", "data.leak", "data.read.part"):
+        with pytest.raises(InputError, match=rf"{divides} cannot be searched, it is the same for all trials"):
+            check_names({divides: Choice((0.1, 0.2))})
     with pytest.raises(InputError, match=r"--folds: at least 2 inner folds, got 1"):
         Plan(name="x", args=[], space=["size"], folds=1).check()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"data": {"init_args": {"protocol": "paper"}}}, "inner_folds divides what an honest division leaves"),
+        ({"data": {"init_args": {"fold": 2}}}, "fold is 2, which split=folds alone uses"),
+        ({"run": {"evaluate": False}}, "run.evaluate: a search sets it"),
+        ({"run": {"resume": "auto"}}, "run.resume: a search sets it"),
+    ],
+)
+def test_a_recipe_that_no_trial_could_run_with_is_refused(workplace: Path, recipe: dict, message: str) -> None:
+    (workplace / "mine.yaml").write_text(yaml.safe_dump(recipe))
+    with pytest.raises(InputError, match=message):
+        Plan(name="x", args=["--config", "mine.yaml"], space=["size"]).check()
+
+
+def test_a_recipe_may_report_on_the_given_part(workplace: Path) -> None:
+    (workplace / "mine.yaml").write_text(yaml.safe_dump({"data": {"init_args": {"split": "given", "leak": "allow"}}}))
+    given = Plan(name="x", args=["--config", "mine.yaml"], space=["size"])
+    given.check()
+    assert given.fit_args[-2:] == ["--data.split", "given"]
+    assert Plan(name="x", args=["--recipe", "balanced"], space=["size"]).fit_args[-2:] == ["--data.split", "holdout"]
+
+
+def test_where_the_data_lie_is_nobodys_business_but_what_they_are_is(workplace: Path) -> None:
+    def identity(*args: str) -> dict:
+        return Plan(name="x", args=list(args), space=["size"]).identity
+
+    faces = "drawn:largest=8,ratio=1,size=16"
+    first = EmotionDataModule(faces).manifest
+    first.save("one.csv")
+    first.save("two.csv")
+    first.select(range(len(first) - 1)).save("less.csv")
+    one = identity("--data", "one.csv")
+    check_same("x", one, identity("--data.source", "two.csv"))
+    with pytest.raises(InputError, match=r"study x was begun with other data \(another manifest\); give"):
+        check_same("x", one, identity("--data", "less.csv"))
+    with pytest.raises(InputError, match=r"other data"):
+        check_same("x", identity("--data", faces), identity("--data", faces.replace("16", "24")))
