@@ -13,10 +13,11 @@ import pandas as pd
 from datamodules.errors import InputError
 from records import store
 from records.evidence import Evidence, read_evidence
+from records.membership import member_lines
 from records.pages import page, run_url, table_html
-from records.predictions import classes_of, protocol_of
-from records.provenance import member_lines, origin_lines
-from records.statistics import cluster_bootstrap
+from records.predictions import protocol_of
+from records.provenance import origin_lines
+from records.recomputed import number_lines, recomputed
 from records.tables import as_text, class_table, whole_table
 from records.verdicts import Line, table_lines
 
@@ -62,8 +63,8 @@ def certify(run_id: str, *, directory: str | Path = store.DIRECTORY) -> Certific
     found = read_evidence(run_id, directory=directory)
     lines = _judge(found)
     try:
-        intervals = cluster_bootstrap(found.predictions, classes_of(found.predictions))
-    except (InputError, LookupError):  # a line has said so
+        intervals = recomputed(found)[1]
+    except (LookupError, ValueError, TypeError, AttributeError):  # a line has said so
         intervals = None
     stated = {name: found.tags[name] for name in _STATED if name in found.tags}
     stated.setdefault("protocol", _protocol(found))
@@ -72,12 +73,17 @@ def certify(run_id: str, *, directory: str | Path = store.DIRECTORY) -> Certific
 
 
 def _judge(found: Evidence) -> list[Line]:
-    judges = (table_lines, origin_lines, member_lines)
+    judges = (table_lines, number_lines, origin_lines, member_lines)
     lines: list[Line] = []
     for judge in judges:
         try:
             lines += judge(found)
-        except (LookupError, ValueError, TypeError) as error:  # a table that lost a column, or holds what it should not
+        except (
+            LookupError,
+            ValueError,
+            TypeError,
+            AttributeError,
+        ) as error:  # a table lost or holds something
             lines.append(Line("the tables can be read", "fails", f"{type(error).__name__}: {error}"))
     return lines
 

@@ -26,9 +26,11 @@ class Evidence:
 
     Attributes:
         digests: SHA-256 of each table's file as it is now.
-        dataset: What the run logged of its data: `digest` (the beginning of the manifest's hash) and `classes`.
+        dataset: What the run logged of its data: `name`, `digest` (the beginning of the manifest's hash), `classes`
+            (images of each) and `images`.
         members: The runs of a cross-validation's folds, of all its seeds, oldest first.
-        missing: What should be with the run and is not, or cannot be read: one sentence each.
+        missing: Files that cannot be read, one sentence each.
+        gone: Runs of folds that are not below a cross-validation any more, or left no tables, one sentence each.
         deleted: Whether the run was deleted; its records are there until the store is emptied.
     """
 
@@ -46,6 +48,7 @@ class Evidence:
     dataset: dict[str, Any] = field(default_factory=dict)
     members: tuple["Evidence", ...] = ()
     missing: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()
     deleted: bool = False
 
     @property
@@ -114,22 +117,22 @@ def read_evidence(run_id: str, *, directory: str | Path = store.DIRECTORY, with_
 
 
 def _with_members(parent: Evidence, directory: str | Path) -> Evidence:
-    """Return a cross-validation with the runs of its folds, and in `missing` those that are not below it any more."""
+    """Return a cross-validation with the runs of its folds, and in `gone` those that are missing."""
     below = find_runs(parent=parent.run_id, directory=directory)
     ids = below.sort_values("start", kind="stable")["run_id"].tolist() if len(below) else []
     folds = parent.tables.get("folds")
-    missing = list(parent.missing)
-    if folds is not None and "run_id" in folds:  # an earlier try of a fold may stand below it, too
-        named = folds["run_id"].astype(str).tolist()
-        missing += [f"run {one[:8]} of a fold is not below it" for one in named if one not in ids]
+    gone: list[str] = []
+    named = set(folds["run_id"].astype(str)) if folds is not None and "run_id" in folds else set()
+    if named.intersection(ids):  # earlier tries stand below it, too; a server renames imported runs
+        gone += [f"run {one[:8]} of a fold is not below it" for one in sorted(named.difference(ids))]
         ids = [one for one in ids if one in named]
     members: list[Evidence] = []
     for one in tqdm(ids, desc="folds", unit="fold", disable=None):
         try:
             members.append(read_evidence(one, directory=directory, with_members=False))
         except InputError as error:
-            missing.append(str(error))
-    return replace(parent, members=tuple(members), missing=tuple(missing))
+            gone.append(str(error))
+    return replace(parent, members=tuple(members), gone=tuple(gone))
 
 
 def _read(path: Path) -> pd.DataFrame:

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import pandas as pd
 
 from datamodules.errors import InputError
@@ -105,26 +104,32 @@ def _apart_by_cluster(predictions: pd.DataFrame, split: pd.DataFrame) -> Line:
     known = _of_rows(predictions, split, "cluster")
     if known is None:
         return unknown(statement, "the clusters of images that were not held out are in neither table")
-    faults = [] if "cluster" not in split else _other_clusters(predictions, split)
-    return judged(statement, faults + _crossing(split, known, "clusters"), f"{known.nunique()} clusters, none divided")
-
-
-def _other_clusters(predictions: pd.DataFrame, split: pd.DataFrame) -> list[str]:
-    both = predictions[["row", "cluster"]].merge(split[["row", "cluster"]].drop_duplicates(), on="row")
-    other = int((both["cluster_x"] != both["cluster_y"]).sum())
-    return [f"{other} images have another cluster in the other table"] * (other > 0)
+    faults = _other(predictions, split, "cluster") + _crossing(split, known, "clusters")
+    return judged(statement, faults, f"{known.nunique()} clusters, none divided")
 
 
 def _apart_by_subject(predictions: pd.DataFrame, split: pd.DataFrame) -> Line:
     statement = "folds are disjoint by subject"
-    if (predictions["subject"].fillna("").astype(str) == "").all():
+    tables = [table for table in (predictions, split) if "subject" in table]
+    if all((table["subject"].fillna("").astype(str) == "").all() for table in tables):
         return unknown(statement, "the data name no subjects")
     known = _of_rows(predictions, split, "subject")
     if known is None:
         return unknown(statement, "the subjects of images that were not held out are in neither table")
     named = known[known.fillna("").astype(str) != ""]
-    faults = _crossing(split[split["row"].isin(named.index)], named, "subjects")
+    faults = _other(predictions, split, "subject")
+    faults += _crossing(split[split["row"].isin(named.index)], named, "subjects")
     return judged(statement, faults, f"{named.nunique()} subjects, none divided")
+
+
+def _other(predictions: pd.DataFrame, split: pd.DataFrame, column: str) -> list[str]:
+    """Return how many images have another cluster or subject in the other table, or in another fold of the split."""
+    if column not in split:
+        return []
+    both = pd.concat([predictions[["row", column]], split[["row", column]]], ignore_index=True)
+    both[column] = both[column].fillna("").astype(str)
+    other = int((both.groupby("row")[column].nunique() > 1).sum())
+    return [f"{other} images have another {column} in another place of the tables"] * (other > 0)
 
 
 def _of_rows(predictions: pd.DataFrame, split: pd.DataFrame, column: str) -> pd.Series | None:
@@ -155,34 +160,59 @@ def _copies(split: pd.DataFrame) -> Line:
 
 def _selection(found: Evidence) -> Line:
     faults = []
-    protocols = {found.tags.get("protocol", HONEST)}
-    for table in (found.predictions, found.split):
+    said = {"tag": found.tags.get("protocol", HONEST)}
+    for name, table in (("predictions", found.predictions), ("split", found.split)):
         try:
-            protocols.add(protocol_of(table))
+            said[name] = protocol_of(table)
         except InputError as error:
             faults.append(str(error))
-    leaky = sorted(protocols - {HONEST})
+    leaky = sorted(set(said.values()) - {HONEST})
     faults += [f"protocol: {'; '.join(leaky)}"] * bool(leaky)
-    for name, value in sorted(settings(found).items()):
+    if len(set(said.values())) > 1:
+        faults.append(f"the protocol differs: {', '.join(f'{place} {value!r}' for place, value in said.items())}")
+    chosen = settings(found)
+    for name, value in sorted(chosen.items()):
         if (name, value) in {("protocol", "paper"), ("leak", "duplicates"), ("leak", "oversample_first")}:
             faults.append(f"made with data.{name}={value}")
     selected = found.tags.get("selected_on", "inner part")
     faults += [f"selected on the {selected}"] * (selected != "inner part")
-    for fold, part in found.split.groupby("fold"):
-        if not (part["role"] == "inner").any():
-            faults.append(f"fold {fold} has no inner part to select on")
-    if settings(found).get("leak") == "allow" and found.tags.get("leak.leaking_clusters", "0") != "0":
-        faults.append(f"{found.tags['leak.leaking_clusters']} clusters cross the given split (data.leak=allow)")
-    leaking = found.tags.get("leak.leaking_inner_rows", "0")
-    faults += [f"{leaking} inner rows share clusters with the reported part"] * (leaking != "0")
-    inner = int(np.sum(found.split["role"] == "inner"))
+    needed = {"protocol"} if found.folded else {"protocol", "selected_on"}
+    absent = sorted(needed - set(found.tags)) if "sha256.predictions" in found.tags else []  # older runs had neither
+    faults += [f"no tag {' and '.join(absent)}"] * bool(absent)
+    inner = found.split[found.split["role"] == "inner"]
+    without = sorted(set(found.split["fold"]) - set(inner["fold"]))
+    faults += [f"fold {', '.join(map(str, without))} has no inner part to select on"] * bool(without)
+    faults += _recorded_leak(found, chosen.get("leak"))
     return judged(
-        "what is selected on is not what is reported", faults, f"{inner} inner rows, apart from the outer ones"
+        "what is selected on is not what is reported", faults, f"{len(inner)} inner rows, apart from the outer ones"
     )
 
 
+def _recorded_leak(found: Evidence, chosen: str | None) -> list[str]:
+    """Return what the run recorded of twins across a split that it was given."""
+    recorded = found.tags.get("leak.leak")
+    if recorded is not None and chosen is not None and recorded != chosen:
+        return [f"data.leak is {chosen}, recorded as {recorded}"]
+    crossing = found.tags.get("leak.leaking_clusters", "0")
+    if chosen == "allow" and crossing != "0":
+        return [f"{crossing} clusters cross the given split (data.leak=allow)"]
+    dropped = found.tags.get("leak.dropped_inner_rows", "0")
+    inner = found.tags.get("leak.leaking_inner_rows", "0")
+    return [f"{inner} inner rows share clusters with the reported part"] * (inner not in ("0", dropped))
+
+
 def settings(found: Evidence) -> dict[str, str]:
-    """Return the data options `protocol` and `leak` of a run, as its parameters or config say."""
-    held = (found.config.get("data") or {}).get("init_args") or {}
-    names = {name: found.params.get(f"data.init_args.{name}", held.get(name)) for name in ("protocol", "leak")}
-    return {name: str(value) for name, value in names.items() if value is not None}
+    """Return the data options `protocol` and `leak` of a run, as its parameters or config say.
+
+    Where the two differ, the one that is not the default is returned; another line says that they do.
+    """
+    data = found.config.get("data") or {}
+    usual = {"protocol": HONEST, "leak": "error"}
+    chosen = {}
+    for name, default in usual.items():
+        values = [found.params.get(f"data.init_args.{name}"), found.params.get(f"data.{name}")]
+        values += [data.get(name), (data.get("init_args") or {}).get(name)]
+        there = [str(value) for value in values if value is not None]
+        if there:
+            chosen[name] = next((value for value in there if value != default), default)
+    return chosen

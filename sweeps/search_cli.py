@@ -46,7 +46,8 @@ def run_search(args: list[str]) -> int:
     add("--write", type=Path, metavar="FILE", help="where the winner's recipe goes (default: NAME.yaml)")
     options, rest = parser.parse_known_args(args[1:])
     say_what_begins(args)
-    from sweeps.search import Plan, search
+    from sweeps.search import search
+    from sweeps.search_plan import Plan
     from sweeps.search_report import keep_search, search_text
 
     plan = Plan(

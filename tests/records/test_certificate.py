@@ -13,7 +13,7 @@ from datamodules.errors import InputError
 from records.certificate import Certificate, certify
 from records.evidence import read_evidence
 from records.predictions import PROTOCOL, classes_of
-from records.provenance import recomputed
+from records.recomputed import recomputed
 from records.report_cli import main
 from records.statistics import cluster_bootstrap, fold_scores
 from records.tracking import TrackingLogger

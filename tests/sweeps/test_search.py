@@ -250,7 +250,7 @@ def test_where_the_data_lie_is_nobodys_business_but_what_they_are_is(workplace: 
     def identity(*args: str) -> dict:
         return Plan(name="x", args=list(args), space=["size"]).identity
 
-    faces = "drawn:largest=8,ratio=1,size=16"
+    faces = "drawn:largest=8,ratio=1,size=32"
     first = EmotionDataModule(faces).manifest
     first.save("one.csv")
     first.save("two.csv")
@@ -260,4 +260,4 @@ def test_where_the_data_lie_is_nobodys_business_but_what_they_are_is(workplace: 
     with pytest.raises(InputError, match=r"study x was begun with other data \(another manifest\); give"):
         check_same("x", one, identity("--data", "less.csv"))
     with pytest.raises(InputError, match=r"other data"):
-        check_same("x", identity("--data", faces), identity("--data", faces.replace("16", "24")))
+        check_same("x", identity("--data", faces), identity("--data", faces.replace("32", "40")))
