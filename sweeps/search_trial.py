@@ -1,6 +1,5 @@
 """One trial of a search: draws options, trains every inner fold once, reports as it goes, and is a run of its own."""
 
-import contextlib
 import gc
 import math
 from statistics import fmean
@@ -10,16 +9,13 @@ import optuna
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from mlflow.exceptions import MlflowException
 from torch.utils.flop_counter import FlopCounterMode
 
-from datamodules.errors import InputError
 from lightning_modules.cli import run_cli
 from lightning_modules.command import EmotionCLI
 from lightning_modules.run import MONITOR
-from records import store
-from records.runs import children
 from records.tracking import TrackingLogger
+from sweeps.lost import end_lost_runs
 from sweeps.spaces import build_space, suggest, words
 
 RUN, OPTIONS, FOLD_SCORES, MANIFEST = "run_id", "options", "fold_scores", "manifest"  # attributes of a trial
@@ -59,7 +55,8 @@ def run_trial(trial: optuna.Trial, settings: dict[str, Any]) -> float | tuple[fl
     Raises:
         optuna.TrialPruned: the pruner ended it.
     """
-    _end_lost_run(trial)
+    if lost := trial.user_attrs.get(RUN):  # of a killed worker; a trial that is queued again inherits it
+        end_lost_runs([str(lost)])
     options = suggest(trial, build_space(settings["space"]))
     tracker = TrackingLogger(
         experiment=settings["experiment"],
@@ -123,15 +120,3 @@ def flops_an_image(done: EmotionCLI) -> float:
     with counter, torch.inference_mode():
         model(image)
     return float(counter.get_total_flops())
-
-
-def _end_lost_run(trial: optuna.Trial) -> None:
-    """Close the runs of this trial that a killed worker left open; the trial inherited its attributes."""
-    lost = trial.user_attrs.get(RUN)
-    if lost is None:
-        return
-    with contextlib.suppress(MlflowException, InputError, OSError):
-        client = store.open_client()
-        for run_id in [*children(str(lost))["run_id"], str(lost)]:
-            if client.get_run(run_id).info.status == "RUNNING":
-                client.set_terminated(run_id, "KILLED")

@@ -1,7 +1,6 @@
 """Runs a study's cells stage by stage as a queue that workers share, under one MLflow run, and writes the report."""
 
 import hashlib
-import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from lightning_modules.shorthand import fingerprint
+from datamodules.errors import InputError
+from lightning_modules.shorthand import fingerprint, take
 from records import store
 from records.runs import find_runs, has_store
 from records.tracking import TrackingLogger
@@ -18,10 +18,11 @@ from sweeps.queue import ENQUEUED, ERROR, enqueue, once_each, work
 from sweeps.storage import open_storage, quiet
 from sweeps.studies.outcomes import Outcomes
 from sweeps.studies.plan import Protocol, Scale, Study
+from sweeps.studies.preflight import check_study
 from sweeps.studies.report import Circumstances, write_report
 
 TASK = "sweeps.studies.run:run_cell"
-KEY = "study_key"  # tag of a study's run, by which every worker finds it
+KEY, MANIFEST = "study_key", "manifest"  # tags of a study's run: by which every worker finds it, and of its images
 
 
 class Conduct:
@@ -42,17 +43,32 @@ class Conduct:
         self._url = storage
 
     def run(self, *, only_report: bool = False) -> dict[str, str]:
-        """Run what has not finished, write the report, and return why which cells failed."""
+        """Run what has not finished, write the report, and return why which cells failed.
+
+        Raises:
+            InputError: Options or data that no cell could run with, other data than before, nothing to report on.
+        """
+        parent, manifest = None, ""
+        if only_report:
+            parent = self._known()
+            if parent is None:
+                msg = f"--report: study {self.key} has not begun here with these options; run it without --report first"
+                raise InputError(msg)
+        else:
+            manifest = check_study(self.study, self.extra).fingerprint()
         storage = open_storage(self._url)
         with quiet():
             queue = optuna.create_study(
                 study_name=self.key, storage=storage, direction=StudyDirection.MAXIMIZE, load_if_exists=True
             )
-        parent = self._parent()
+        if parent is None:
+            parent = self._parent(manifest)
         chosen: list[str] = []
         for stage in self.study.stages:
             if stage and self.study.choice:
                 outcomes = Outcomes.of_parent(parent, self._failed(queue))
+                if only_report and not all(outcomes.of(cell) for cell in self.study.choice.cells.values()):
+                    break
                 chosen = outcomes.choose(self.study.choice, self.protocol)
             if only_report:
                 continue
@@ -72,9 +88,20 @@ class Conduct:
             "chosen": chosen,
         }
 
-    def _parent(self) -> str:
-        """Return the study's run; of two that were made at the same moment the earlier one counts."""
+    def _parent(self, manifest: str) -> str:
+        """Return the study's run; of two that were made at the same moment the earlier one counts.
+
+        Raises:
+            InputError: It was begun with other data under the same name.
+        """
         if found := self._known():
+            before = store.open_client(store.DIRECTORY, store.tracking_uri(store.DIRECTORY)).get_run(found).data.tags
+            if before.get(MANIFEST, manifest) != manifest:
+                msg = (
+                    f"--data: study {self.key} was begun with other images, labels or files under this name; bring "
+                    "them back to go on with it, or begin another study, such as by --run.experiment NAME"
+                )
+                raise InputError(msg)
             return found
         made = TrackingLogger(
             experiment=self._experiment(),
@@ -86,6 +113,7 @@ class Conduct:
                 "scale": self.scale,
                 "protocol": self.protocol,
                 KEY: self.key,
+                MANIFEST: manifest,
             },
         )
         made.open()
@@ -103,14 +131,12 @@ class Conduct:
         return str(found.sort_values(["start", "run_id"]).iloc[0]["run_id"]) if len(found) else None
 
     def _experiment(self) -> str:
-        words = list(self.extra)
-        return words[words.index("--run.experiment") + 1] if "--run.experiment" in words[:-1] else "emotion"
+        return take(list(self.extra), "--run.experiment", "emotion")[0] or "emotion"
 
     def _data(self) -> str:
         """Return the name of the data set; where it lies is nobody's business on a page."""
-        words = [*self.extra]
-        given = [value for name, value in itertools.pairwise(words) if name in ("--data", "--data.source")]
-        source = given[-1] if given else str(self.study.cells[0].options.get("data.source", "drawn"))
+        given, others = take(list(self.extra), "--data")
+        source = str(take(others, "--data.source", given)[0] or self.study.cells[0].options.get("data.source", "drawn"))
         return source if source.startswith("drawn") else Path(source.rsplit(":", 1)[-1]).stem
 
     def _failed(self, queue: optuna.Study) -> dict[str, str]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from datamodules.errors import InputError
+from lightning_modules.shorthand import take
 
 Option = str | int | float | bool | None | list[str]
 Scale = Literal["tiny", "small", "paper"]
@@ -156,7 +157,7 @@ def words(cell: Cell, chosen: list[str] | None = None, extra: tuple[str, ...] = 
         InputError: The cell takes chosen transforms and there are none.
     """
     found = ["--recipe", cell.recipe]
-    for name, value in cell.options.items():
+    for name, value in _that_fit(cell.options, extra).items():
         found += [f"--{name}", written(value)]
     if cell.chosen:
         if not chosen:
@@ -164,6 +165,18 @@ def words(cell: Cell, chosen: list[str] | None = None, extra: tuple[str, ...] = 
             raise InputError(msg)
         found += ["--data.transforms", written(chosen)]
     return [*found, *extra]
+
+
+def _that_fit(options: Mapping[str, Option], extra: tuple[str, ...]) -> dict[str, Option]:
+    """Return a cell's options without those that another way of dividing, chosen by the user, does not take."""
+    split, others = take(list(extra), "--split")
+    split, _ = take(others, "--data.split", split)
+    left = dict(options)
+    if split is not None and split != "holdout":
+        left.pop("data.holdout_fraction", None)
+    if split is not None and split != "given" and left.get("data.leak") in ("drop_twins", "allow"):
+        del left["data.leak"]
+    return left
 
 
 def written(value: Option) -> str:

@@ -19,6 +19,7 @@ from records.predictions import classes_of
 from records.runs import children, load_table, run_config
 from records.tracking import TrackingLogger
 from sweeps.cross_validation import cross_validate
+from sweeps.lost import end_lost_run_of
 from sweeps.queue import ENQUEUED
 from sweeps.studies import build_study
 from sweeps.studies.frozen import run_frozen
@@ -39,6 +40,7 @@ def run_cell(trial: optuna.Trial, settings: dict[str, Any]) -> float:
     study = build_study(settings["study"], settings["scale"], settings["protocol"])
     cell, seed = study.cell(wanted["cell"]), int(wanted["seed"])
     name = f"{cell.name} seed {seed}"
+    end_lost_run_of(settings["parent"], name)
     args = words(cell, settings.get("chosen"), tuple(settings["extra"]))
     if study.task == "frozen":
         run_id, numbers = run_frozen(args, cell, seed, parent=settings["parent"], name=name)

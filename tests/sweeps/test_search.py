@@ -17,12 +17,13 @@ from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
 from records.runs import children, download, find_runs, load_table, run_config
 from sweeps.checks import check_args, check_names
+from sweeps.lost import end_lost_run_of, end_lost_runs
 from sweeps.queue import ERROR, enqueue
 from sweeps.search import best_trials
 from sweeps.search_figures import search_figures
 from sweeps.search_plan import Plan
 from sweeps.search_study import check_same, wanted_trials
-from sweeps.search_trial import Report, _end_lost_run
+from sweeps.search_trial import Report
 from sweeps.spaces import Choice
 from sweeps.storage import close, open_storage
 from sweeps.strategies import build_pruner, build_sampler, check_strategy
@@ -165,8 +166,11 @@ def test_a_lost_trials_runs_are_closed(workplace: Path) -> None:
     with contextlib.ExitStack() as end:
         end.callback(lost.close)
         end.callback(fold.close)
-        trial: Any = SimpleNamespace(user_attrs={"run_id": str(lost.run_id)})
-        _end_lost_run(trial)
+        end_lost_run_of(str(lost.run_id), "another")
+        assert set(find_runs()["status"]) == {"RUNNING"}
+        end_lost_run_of(str(lost.run_id), "fold")
+        assert sorted(find_runs()["status"]) == ["KILLED", "RUNNING"]
+        end_lost_runs([str(lost.run_id)])
         assert set(find_runs()["status"]) == {"KILLED"}
 
 

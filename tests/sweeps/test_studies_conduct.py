@@ -1,0 +1,85 @@
+"""What a study refuses before it runs anything, and how it is found again."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+import emotion
+from datamodules.errors import InputError
+from datamodules.readers import read
+from records.runs import find_runs, has_store
+from sweeps.studies import build_study
+from sweeps.studies.conduct import Conduct
+from sweeps.studies.config import data_module, merged
+from sweeps.studies.plan import words
+from sweeps.studies.preflight import check_study
+
+FACES = "drawn:largest=8,ratio=1,size=32,classes=happy+sad"
+pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's and Optuna's advice, tested elsewhere
+
+
+@pytest.fixture
+def folder(workplace: Path) -> Path:
+    """Two folders of pictures, without train/ and test/."""
+    manifest = read(FACES)
+    for path in manifest.table["path"]:
+        (workplace / "faces" / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(manifest.root / path, workplace / "faces" / path)
+    return workplace / "faces"
+
+
+@pytest.mark.parametrize("scale", ["small", "paper"])
+def test_a_study_that_wants_a_given_split_says_what_to_add(folder: Path, scale: str) -> None:
+    study = build_study("teachable", scale, "honest")  # type: ignore[arg-type] # one of SCALES
+    with pytest.raises(InputError, match=r"add --data.split holdout --data.holdout_fraction 0.2"):
+        check_study(study, ("--data", str(folder)))
+    added = ("--data", str(folder), "--data.split", "holdout", "--data.holdout_fraction", "0.25")
+    assert len(check_study(study, added)) == 16
+    plan = data_module(merged(words(study.cells[0], extra=added))).plan
+    assert (plan.split, plan.holdout_fraction, plan.leak) == ("holdout", 0.25, "error")
+
+
+def test_a_set_aside_share_gives_way_to_a_given_split() -> None:
+    study = build_study("backbones", "small", "honest")
+    plan = data_module(merged(words(study.cells[0], extra=("--split", "given", "--drop-twins")))).plan
+    assert (plan.split, plan.leak) == ("given", "drop_twins")
+
+
+def test_wrong_options_are_told_before_anything_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for wrong, told in (
+        (("--data", "nowhere"), "no file or folder nowhere"),
+        (("--data", str(folder), "--data.siz", "3"), "emotion fit --data.help lists the options"),
+        (("--data", str(folder), "--data.inner_fraction", "1.5"), "inner_fraction must be above 0 and below 1"),
+    ):
+        assert emotion.main(["study", "backbones", *wrong]) == 1
+        assert told in capsys.readouterr().err
+    assert not has_store()
+
+
+def test_a_report_of_nothing_is_told_and_leaves_nothing(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert emotion.main(["study", "balanced-augmentation", "--report"]) == 1
+    assert "has not begun here with these options; run it without --report first" in capsys.readouterr().err
+    assert not (workplace / "mlruns").exists()
+
+
+def test_other_images_under_the_same_name_are_another_study(folder: Path) -> None:
+    study = build_study("backbones", "tiny", "honest")
+    conduct = Conduct(study, "tiny", "honest", ("--data", str(folder)))
+    before = check_study(study, conduct.extra).fingerprint()
+    parent = conduct._parent(before)
+    assert conduct._parent(before) == parent
+    next((folder / "sad").iterdir()).unlink()
+    with pytest.raises(InputError, match=r"begun with other images, labels or files .*--run.experiment NAME"):
+        conduct._parent(check_study(study, conduct.extra).fingerprint())
+    assert len(find_runs()) == 1
+
+
+def test_a_report_before_the_choice_is_made_says_what_there_is(folder: Path) -> None:
+    study = build_study("balanced-augmentation", "tiny", "honest")
+    conduct = Conduct(study, "tiny", "honest", ("--data", str(folder)))
+    conduct._parent(check_study(study, conduct.extra).fingerprint())
+    assert conduct.run(only_report=True) == {}
+    report = Path("mlruns", "reports", conduct.key, "report.md").read_text()
+    assert "0 of 29 cells finished" in report
+    assert "Chosen transforms" not in report
