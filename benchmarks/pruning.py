@@ -19,7 +19,7 @@ def measure(folder: Path, *, toy: bool = False) -> list[Figure]:
     """Return the share of image passes, and whether the grid's best is inside the interval of the search's."""
     largest, folds, epochs, trials = (24, 2, 1, 1) if toy else (100, 3, 3, 10)
     space = {"model.optimizer": SPACE["model.optimizer"]} if toy else SPACE
-    file = folder / "grid.yaml"
+    file = folder / "space.yaml"
     file.write_text(yaml.safe_dump(space), encoding="utf-8")
     shared = ["search", "--space", str(file), "--folds", str(folds), *small(largest, epochs)]
     say("every cell of a grid, in full")

@@ -35,7 +35,12 @@ def _trials_know_the_cache_of_the_tests() -> None:
     process.join()
 
 
-@pytest.mark.parametrize("name", bench.BENCHMARKS)
+LONG = ("pruning", "workers")  # two searches each
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=[pytest.mark.slow] if one in LONG else []) for one in bench.BENCHMARKS]
+)
 @pytest.mark.usefixtures("_trials_know_the_cache_of_the_tests")
 @pytest.mark.filterwarnings("ignore")  # Lightning's, MLflow's and Optuna's advice, tested elsewhere
 def test_every_measurement_runs_and_says_what_it_measured(name: str) -> None:
