@@ -143,7 +143,7 @@ def _code(found: Evidence) -> Line:
         faults.append(f"{commit} is not a commit's name")
     faults += [f"files differed from {commit[:12]} when it ran"] * ("true" in dirty.values())
     moved = sorted({one.name for one in found.members if _other_code(commit, one)})
-    faults += [f"other code in {', '.join(moved)}"] * bool(moved)
+    faults += [f"other or changed code in {', '.join(moved)}"] * bool(moved)
     if faults or same.verdict == "not checkable":
         return judged(statement, faults, "") if faults else same
     if clean.verdict != "holds" and dirty["tag"] != "false":

@@ -4,10 +4,12 @@ import json
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 from datamodules.errors import InputError
 from records.certificate import Certificate, certify
@@ -21,6 +23,7 @@ from records.tracking import TrackingLogger
 Draw = Callable[..., pd.DataFrame]
 Edit = Callable[[pd.DataFrame], pd.DataFrame]
 MANIFEST = "ab" * 32
+MADE_WITH = {"lock_sha256": "d" * 64, "git_commit": "c" * 40, "git_dirty": "false"}
 SHOWN = "the tables are those that the run kept"
 
 
@@ -37,14 +40,19 @@ def _split(rows: int, folds: int, clusters: np.ndarray) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+def _config(fold: int) -> dict[str, Any]:
+    data = {"class_path": "Data", "init_args": {"leak": "error", "protocol": "honest", "fold": fold, "split": "folds"}}
+    run = {"recipe": "quick", "resamples": 2000}
+    return {"seed_everything": 3, "data": data, "model": {"learning_rate": 1e-05, "sizes": [1, 2]}, "run": run}
+
+
 def _log(run: TrackingLogger, predictions: pd.DataFrame, split: pd.DataFrame, counts: dict[str, int]) -> None:
     run.log_table(predictions, "predictions")
     run.log_table(split, "split")
     run.log_table(cluster_bootstrap(predictions, classes_of(predictions)), "intervals")
-    run.log_text("seed_everything: 3\n", "config.yaml")
-    run.log_dataset("drawn", "drawn", MANIFEST, profile={"classes": counts, "digest": MANIFEST})
-    run.set_tags({"manifest": MANIFEST, "protocol": "honest", "selected_on": "inner part"})
-    run.set_tags({"git_commit": "c" * 40, "git_dirty": "false"})
+    run.log_text(yaml.safe_dump(_config(0)), "config.yaml")
+    run.log_dataset("drawn", "drawn", MANIFEST, profile={"images": sum(counts.values()), "classes": counts})
+    run.set_tags({"manifest": MANIFEST, "protocol": "honest", "selected_on": "inner part", "data": "drawn"})
 
 
 def _close(run: TrackingLogger) -> str:
@@ -54,8 +62,8 @@ def _close(run: TrackingLogger) -> str:
     values = recomputed(read_evidence(run_id, with_members=False))[0]
     again = TrackingLogger(run_id=run_id, system_metrics=False)
     again.log_metrics(values)
-    again.log_text(json.dumps({"git_commit": "c" * 40, "lock_sha256": "d" * 64}), "environment.json")
-    again.set_tags({"lock_sha256": "d" * 64, "git_commit": "c" * 40, "git_dirty": "false"})
+    again.log_text(json.dumps(MADE_WITH), "environment.json")
+    again.set_tags({**MADE_WITH, "mlflow.source.git.commit": "c" * 40})
     again.finalize("success")
     return run_id
 
@@ -68,7 +76,10 @@ def one_run(mlruns: Path, draw_predictions: Draw) -> str:
     split = _split(200, 1, table["cluster"].to_numpy())
     split["cluster"] = table["cluster"].to_numpy()[split["row"]]
     split["subject"] = table["subject"].to_numpy(object)[split["row"]]
-    run = TrackingLogger(run_name="one", system_metrics=False, tags={"kind": "run", "seed": "3", "fold": "0"})
+    run = TrackingLogger(
+        run_name="one", system_metrics=False, tags={"kind": "run", "seed": "3", "fold": "0", "recipe": "quick"}
+    )
+    run.log_hyperparams(_config(0))
     _log(run, outer, split, table["label"].value_counts().to_dict())
     return _close(run)
 
@@ -80,6 +91,7 @@ def folds_run(mlruns: Path, draw_predictions: Draw) -> str:
     counts = table["label"].value_counts().to_dict()
     parent = TrackingLogger(run_name="folds", system_metrics=False, tags={"kind": "cross-validation", "seed": "3"})
     parent.open()
+    ids: list[str] = []
     for fold in range(5):
         tags = {"kind": "run", "seed": "3", "fold": str(fold), "manifest": MANIFEST}
         child = TrackingLogger(
@@ -87,12 +99,15 @@ def folds_run(mlruns: Path, draw_predictions: Draw) -> str:
         )
         child.log_table(table[table["fold"] == fold].reset_index(drop=True), "predictions")
         child.log_table(split[split["fold"] == fold].reset_index(drop=True), "split")
+        child.log_hyperparams(_config(fold))
+        child.log_text(yaml.safe_dump(_config(fold)), "config.yaml")
+        child.set_tags(MADE_WITH)
         child.finalize("success")
-    scores = fold_scores(table, classes_of(table)).reset_index().assign(seed=3)
+        ids.append(str(child.run_id))
+    scores = fold_scores(table, classes_of(table)).reset_index().assign(seed=3, run_id=ids)
     parent.log_table(scores, "folds")
-    parent.log_metrics(
-        {"folds/f1_macro_mean": scores["f1_macro"].mean(), "folds/f1_macro_sd": scores["f1_macro"].std()}
-    )
+    for name in ("f1_macro", "accuracy"):
+        parent.log_metrics({f"folds/{name}_mean": scores[name].mean(), f"folds/{name}_sd": scores[name].std()})
     _log(parent, table, split, counts)
     return _close(parent)
 
@@ -203,7 +218,7 @@ def test_a_cross_validation_is_held_against_its_folds(folds_run: str) -> None:
 def test_changed_records_are_noticed(one_run: str) -> None:
     changes: list[tuple[str, str, object, str]] = [
         ("tags", "seed", "4", "the seed is stated"),
-        ("tags", "manifest", "ab" * 31 + "ff", "the manifest hash"),
+        ("tags", "manifest", "ff" + "ab" * 31, "the manifest hash"),
         ("tags", "git_commit", "e" * 40, "the code is a commit"),
         ("tags", "git_dirty", "true", "the code is a commit"),
         ("tags", "lock_sha256", "e" * 64, "lock hash"),
@@ -246,5 +261,5 @@ def test_the_command_prints_writes_and_exits(one_run: str, tmp_path: Path, capsy
 def test_a_run_without_tables_cannot_be_certified(mlruns: Path) -> None:
     run = TrackingLogger(run_name="bare", system_metrics=False)
     run.finalize("success")
-    with pytest.raises(InputError, match="'bare' left no table predictions and split"):
+    with pytest.raises(InputError, match="left no table predictions and split"):
         certify(str(run.run_id))

@@ -1,0 +1,126 @@
+"""The lines of a certificate about numbers: the tables are those that were kept, and every logged score follows."""
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+
+from datamodules.errors import InputError
+from records.evidence import TABLES, Evidence
+from records.predictions import classes_of
+from records.statistics import calibration, cluster_bootstrap, fold_scores
+from records.verdicts import Line, judged, unknown
+
+TOLERANCE = 5e-6  # of scores that were logged from single precision
+_CALIBRATION = ("nll", "brier", "calibration_error")
+
+
+def number_lines(found: Evidence) -> Iterator[Line]:
+    """Check the tables against their hashes, and the logged numbers against the tables."""
+    yield _files(found)
+    yield from _metrics(found)
+
+
+def _files(found: Evidence) -> Line:
+    statement = "the tables are those that the run kept"
+    logged = {name.removeprefix("sha256."): value for name, value in found.tags.items() if name.startswith("sha256.")}
+    logged = {name: value for name, value in logged.items() if name in TABLES}
+    faults = [f"{name} is gone" for name in logged if name not in found.digests] + list(found.missing)
+    if not logged:
+        return judged(statement, faults, "") if faults else unknown(statement, "the run logged no hashes of its tables")
+    faults += [f"{name} has no logged hash" for name in found.digests if name not in logged]
+    other = [name for name, digest in found.digests.items() if logged.get(name, digest) != digest]
+    faults += [f"{', '.join(other)} changed since"] * bool(other)
+    return judged(statement, faults, "SHA-256 equal to those logged")
+
+
+def recomputed(found: Evidence) -> tuple[dict[str, float], pd.DataFrame]:
+    """Return every score of the prediction table under its logged name, and the table of intervals."""
+    classes = classes_of(found.predictions)
+    intervals = cluster_bootstrap(found.predictions, classes, resamples=_resamples(found))
+    values: dict[str, float] = {}
+    for row in intervals.to_dict("records"):
+        name = _logged(f"test/{row['metric']}{'_' + row['class'] if row['class'] else ''}")
+        values[name] = float(row["value"])
+        if not row["class"]:
+            values |= {f"{name}_{end}": float(row[end]) for end in ("low", "high")}
+    values |= {f"test/{name}": value for name, value in calibration(found.predictions, classes).items()}
+    return values, intervals
+
+
+def _resamples(found: Evidence) -> int:
+    """Return of how many resamples the run made its intervals; those of a cross-validation stand in the table alone."""
+    kept = found.tables.get("intervals")
+    said = [kept.attrs.get("resamples")] if kept is not None else []
+    said += [found.params.get("run.resamples"), (found.config.get("run") or {}).get("resamples")]
+    whole = [int(one) for one in map(str, said) if one.isdigit() and int(one) >= 100]
+    return whole[0] if whole else 2000
+
+
+def _logged(name: str) -> str:
+    """Return a score's name as it is logged: MLflow takes few characters."""
+    return re.sub(r"[^\w/. -]", "_", name)
+
+
+def _metrics(found: Evidence) -> Iterator[Line]:
+    statement = "logged scores equal those of the prediction table"
+    try:
+        values, intervals = recomputed(found)
+    except InputError as error:
+        yield judged(statement, [str(error)], "")
+        return
+    whole = [f"test/{name}" for name in intervals.loc[intervals["class"] == "", "metric"]]
+    ends = {f"{name}_{end}" for name in whole for end in ("low", "high")}
+    needed = {*whole, *(_logged(f"test/f1_{name}") for name in classes_of(found.predictions))}
+    needed |= {f"test/{name}" for name in _CALIBRATION}
+    yield _equal(statement, values, found.metrics, set(values) - ends, needed)
+    statement = "logged intervals equal those of the prediction table"
+    line = _equal(statement, values, found.metrics, ends, ends)
+    kept = found.tables.get("intervals")
+    if kept is not None and line.verdict != "fails":
+        keys = ["metric", "class"]
+        both = kept.merge(intervals, on=keys, suffixes=("", "_now"), how="outer")
+        numbers = ["value", "low", "high", "images", "clusters"]
+        apart = np.abs(both[numbers].to_numpy(np.float64) - both[[f"{n}_now" for n in numbers]].to_numpy(np.float64))
+        wrong = int((~(apart <= TOLERANCE)).any(axis=1).sum())
+        line = judged(statement, [f"{wrong} rows of its table of intervals differ"] * (wrong > 0), f"{len(both)} rows")
+    yield line
+    for name, table in (("folds", found.tables.get("folds")), ("seeds", found.tables.get("seeds"))):
+        if table is not None:
+            yield _spread(found, name, table)
+
+
+def _equal(
+    statement: str, values: dict[str, float], logged: dict[str, float], names: set[str], needed: set[str]
+) -> Line:
+    """Compare those of `names` that were logged; all that are `needed` must have been, since evaluating logs them."""
+    absent = sorted(needed - set(logged))
+    faults = [f"{len(absent)} were not logged: {', '.join(absent[:3])}"] * bool(absent)
+    there = sorted(names & set(logged))
+    wrong = [name for name in there if not abs(values[name] - logged[name]) <= TOLERANCE]
+    shown = ", ".join(f"{name} logged {logged[name]:.6f}, recomputed {values[name]:.6f}" for name in wrong[:3])
+    faults += [f"{len(wrong)} differ: {shown}"] * bool(wrong)
+    return judged(statement, faults, f"{len(there)} recomputed")
+
+
+def _spread(found: Evidence, name: str, table: pd.DataFrame) -> Line:
+    """Check the mean and deviation over folds or seeds, and the first seed's rows against the prediction table."""
+    first = table[table["seed"] == table["seed"].iloc[0]]
+    source = first if name == "folds" else table
+    faults = []
+    for metric in ("f1_macro", "accuracy"):
+        for what, value in (("mean", source[metric].mean()), ("sd", source[metric].std(ddof=1))):
+            logged = found.metrics.get(f"{name}/{metric}_{what}")
+            if logged is None and (name == "folds" or len(table) > 1):
+                faults.append(f"{name}/{metric}_{what} was not logged")
+            elif logged is not None and not abs(logged - value) <= TOLERANCE:
+                faults.append(f"{name}/{metric}_{what} logged {logged:.6f}, recomputed {value:.6f}")
+    predictions = found.predictions if name == "folds" else found.predictions.assign(fold=0)
+    mine = fold_scores(predictions, classes_of(predictions))
+    held = first.set_index("fold") if name == "folds" else first.assign(fold=0).set_index("fold")
+    for metric in ("f1_macro", "accuracy"):
+        apart = (mine[metric] - held[metric].reindex(mine.index)).abs()
+        if len(held) != len(mine) or not (apart <= TOLERANCE).all():
+            faults.append(f"{metric} of the {name} table is not that of the predictions")
+    return judged(f"the table of {name} equals the predictions and the logged spread", faults, f"{len(table)} rows")
