@@ -57,6 +57,7 @@ class EmotionDataModule(L.LightningDataModule):
         transforms: list[str] | None = None,
         transform_where: Literal["none", "copies", "all", "doubled"] = "none",
         policy: Policy = "one_of",
+        magnitude: float = 1.0,
         once: bool = False,
         base_policy: BasePolicy = "none",
         erasing: float = 0.0,
@@ -96,6 +97,7 @@ class EmotionDataModule(L.LightningDataModule):
             transform_where: Nowhere, on the over-sampled ``copies``, on ``all``, or ``doubled``: every picture
                 once as it is and once transformed.
             policy: ``one_of`` the named transforms; or ``mild`` or ``trivial_augment``, which name none.
+            magnitude: What the paper's magnitudes of the named transforms (45 degrees, 30 % ...) are multiplied by.
             once: Draw each picture's transform once for the whole run instead of in every epoch.
             base_policy: What every training picture goes through besides.
             erasing: Probability that a grey rectangle covers part of a training picture.
@@ -131,7 +133,7 @@ class EmotionDataModule(L.LightningDataModule):
         self.cache_dir, self.cache_budget_gb = cache_dir, cache_budget_gb
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
         plain = build_transform([], size, base=base_policy, erasing=erasing)
-        full = build_transform(names, size, policy, base=base_policy, erasing=erasing)
+        full = build_transform(names, size, policy, base=base_policy, erasing=erasing, magnitude=magnitude)
         self.for_copies = plain if transform_where == "none" else full
         self.for_originals = full if transform_where == "all" else plain
 

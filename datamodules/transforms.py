@@ -20,6 +20,7 @@ from datamodules.errors import InputError
 Policy = Literal["one_of", "mild", "trivial_augment"]
 BasePolicy = Literal["none", "mild", "trivial_augment"]
 PAPER_SIZE = 224
+LARGEST_MAGNITUDE = 3.0  # a zoom of 1 +- 0.9 still shows something, one of 1 +- 1 nothing
 GREY = 128
 REFLECT = {"border_mode": cv2.BORDER_REFLECT, "interpolation": cv2.INTER_LINEAR, "p": 1.0}
 
@@ -106,59 +107,62 @@ class Zoom(A.ImageOnlyTransform):
         return cv2.warpAffine(img, sources, (width, height), flags=how, borderMode=cv2.BORDER_REFLECT)
 
 
-def _scaled(pixels: int, size: int) -> int:
+def _scaled(pixels: float, size: int) -> int:
     return round(pixels * size / PAPER_SIZE)
 
 
-def _blur(size: int) -> A.BasicTransform:
+def _blur(size: int, magnitude: float) -> A.BasicTransform:
     # odd and at least 3: a kernel of 1 would do nothing, which is where 3 at small inputs would end
-    sides = {max(3, 2 * (_scaled(side, size) // 2) + 1) for side in (3, 5, 7)}
+    sides = {max(3, 2 * (_scaled(side * magnitude, size) // 2) + 1) for side in (3, 5, 7)}
     return KernelBlur(sorted(sides))
 
 
-def _crop(size: int) -> A.BasicTransform:
-    side = max(1, _scaled(200, size))
+def _crop(size: int, magnitude: float) -> A.BasicTransform:
+    side = max(1, _scaled(PAPER_SIZE - 24 * magnitude, size))
     return A.RandomSizedCrop(min_max_height=(side, side), size=(size, size), interpolation=cv2.INTER_LINEAR, p=1.0)
 
 
-def _flip(size: int) -> A.BaseCompose:
+def _flip(size: int, magnitude: float) -> A.BaseCompose:
     return A.Sequential([A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5)], p=1.0)
 
 
-def _rotation(size: int) -> A.BasicTransform:
-    return A.Affine(rotate=(-45, 45), **REFLECT)
+def _rotation(size: int, magnitude: float) -> A.BasicTransform:
+    return A.Affine(rotate=(-45 * magnitude, 45 * magnitude), **REFLECT)
 
 
-def _translation(size: int) -> A.BasicTransform:
-    return A.Affine(translate_percent={"x": (-0.3, 0.3), "y": (-0.3, 0.3)}, **REFLECT)
+def _translation(size: int, magnitude: float) -> A.BasicTransform:
+    shift = 0.3 * magnitude
+    return A.Affine(translate_percent={"x": (-shift, shift), "y": (-shift, shift)}, **REFLECT)
 
 
-def _cutout(size: int) -> A.BasicTransform:
-    return GreySquare(_scaled(70, size))
+def _cutout(size: int, magnitude: float) -> A.BasicTransform:
+    return GreySquare(_scaled(70 * magnitude, size))
 
 
-def _contrast(size: int) -> A.BasicTransform:
-    return MeanContrast(0.3)
+def _contrast(size: int, magnitude: float) -> A.BasicTransform:
+    return MeanContrast(0.3 * magnitude)
 
 
-def _height(size: int) -> A.BasicTransform:
+def _height(size: int, magnitude: float) -> A.BasicTransform:
     """Stretch along one axis about the centre. Keras changes the picture's size, which a fixed input cannot."""
-    return A.Affine(scale={"x": (1.0, 1.0), "y": (0.7, 1.3)}, keep_ratio=False, **REFLECT)
+    stretch = (1 - 0.3 * magnitude, 1 + 0.3 * magnitude)
+    return A.Affine(scale={"x": (1.0, 1.0), "y": stretch}, keep_ratio=False, **REFLECT)
 
 
-def _width(size: int) -> A.BasicTransform:
-    return A.Affine(scale={"x": (0.7, 1.3), "y": (1.0, 1.0)}, keep_ratio=False, **REFLECT)
+def _width(size: int, magnitude: float) -> A.BasicTransform:
+    stretch = (1 - 0.3 * magnitude, 1 + 0.3 * magnitude)
+    return A.Affine(scale={"x": stretch, "y": (1.0, 1.0)}, keep_ratio=False, **REFLECT)
 
 
-def _zoom(size: int) -> A.BasicTransform:
-    return Zoom(0.3)
+def _zoom(size: int, magnitude: float) -> A.BasicTransform:
+    return Zoom(0.3 * magnitude)
 
 
-def _erasing(size: int) -> A.BasicTransform:
-    return A.Erasing(scale=(0.02, 0.33), ratio=(0.3, 3.3), fill=GREY, p=1.0)
+def _erasing(size: int, magnitude: float) -> A.BasicTransform:
+    return A.Erasing(scale=(0.02, max(0.02, 0.33 * magnitude)), ratio=(0.3, 3.3), fill=GREY, p=1.0)
 
 
-TRANSFORMS: dict[str, Callable[[int], A.BasicTransform | A.BaseCompose]] = {
+TRANSFORMS: dict[str, Callable[[int, float], A.BasicTransform | A.BaseCompose]] = {
     "blur": _blur,
     "crop": _crop,
     "flip": _flip,
@@ -171,7 +175,7 @@ TRANSFORMS: dict[str, Callable[[int], A.BasicTransform | A.BaseCompose]] = {
     "zoom": _zoom,
     "erasing": _erasing,
 }
-"""Name to a builder that takes the input size: the paper's ten, and random erasing."""
+"""Name to a builder that takes input size and magnitude (1: the paper's): the paper's ten, and random erasing."""
 
 
 def _trivial_augment() -> A.BaseCompose:
@@ -204,6 +208,7 @@ def build_transform(
     *,
     base: BasePolicy = "none",
     erasing: float = 0.0,
+    magnitude: float = 1.0,
 ) -> A.Compose | None:
     """Return what a training picture (size, size, 3) uint8 goes through, or None if that is nothing.
 
@@ -213,9 +218,11 @@ def build_transform(
         policy: ``one_of``; ``mild``, flip and small affine move; ``trivial_augment``, one operation of any strength.
         base: A policy that comes before.
         erasing: Probability of a grey rectangle over 2 to 33 % of the picture, at the end.
+        magnitude: What the paper's magnitudes of the named transforms are multiplied by; a flip has none.
 
     Raises:
-        InputError: An unknown name, names beside a policy that takes none, or a probability outside [0, 1].
+        InputError: An unknown name, names beside a policy that takes none, a probability outside [0, 1], or a
+            magnitude that no picture would survive, or of no transform.
     """
     if unknown := [name for name in names if name not in TRANSFORMS]:
         msg = f"transforms must be among {', '.join(TRANSFORMS)}, got {', '.join(map(repr, unknown))}."
@@ -226,11 +233,17 @@ def build_transform(
     if not 0 <= erasing <= 1:
         msg = f"erasing is a probability in [0, 1], got {erasing}."
         raise InputError(msg)
+    if not 0 < magnitude <= LARGEST_MAGNITUDE:
+        msg = f"magnitude must be above 0 and at most {LARGEST_MAGNITUDE:g} times the paper's, got {magnitude}."
+        raise InputError(msg)
+    if magnitude != 1 and not names:
+        msg = f"magnitude is {magnitude}, but it is that of named transforms, and there are none; leave it out."
+        raise InputError(msg)
     steps: list[A.BasicTransform | A.BaseCompose] = [*_policy(base)]
     if policy != "one_of":
         steps += _policy(policy)
     elif names:
-        steps.append(A.OneOf([TRANSFORMS[name](size) for name in names], p=1.0))
+        steps.append(A.OneOf([TRANSFORMS[name](size, magnitude) for name in names], p=1.0))
     if erasing:
         steps.append(A.Erasing(scale=(0.02, 0.33), ratio=(0.3, 3.3), fill=GREY, p=erasing))
     return A.Compose(steps) if steps else None

@@ -278,3 +278,43 @@ def test_reseeding_repeats_and_nothing_else_does() -> None:
         streams.append(np.stack([transform(image=image)["image"] for _ in range(8)]))
     np.testing.assert_array_equal(streams[0], streams[2])
     assert all((a != b).any() for a, b in itertools.product(streams[0], streams[1]))
+
+
+@pytest.mark.parametrize("magnitude", [0.5, 1.0, 2.0])
+def test_a_magnitude_multiplies_the_papers(magnitude: float) -> None:
+    image = square(112, 12)
+
+    def many(name: str, start: np.ndarray) -> list[np.ndarray]:
+        transform = build_transform([name], start.shape[0], magnitude=magnitude)
+        assert transform is not None
+        reseed(transform, 0)
+        return [transform(image=start)["image"] for _ in range(150)]
+
+    if magnitude <= 1:  # beyond, the square leaves the picture
+        farthest = max(abs(moment(one)[0]) for one in many("translation", image))
+        assert 0.27 * magnitude < farthest <= 0.3 * magnitude + 0.01
+    tallest = max(extent(one)[0] for one in many("height", image))
+    assert 12 * (1 + 0.27 * magnitude) < tallest < 12 * (1 + 0.3 * magnitude) + 1.5
+    grey = max(np.sqrt((one == 128).all(-1).sum()) for one in many("cutout", image))
+    assert 32 * magnitude <= grey <= 35 * magnitude + 1
+    line = np.zeros((112, 112, 3), dtype=np.uint8)
+    line[54:58, 20:92] = 255
+    turned = [
+        cv2.minAreaRect(np.argwhere(one[..., 0] > 127)[:, ::-1].astype(np.float32)) for one in many("rotation", line)
+    ]
+    steep = [min(angle % 90, 90 - angle % 90) for *_, angle in turned]
+    assert max(steep) <= 45 * min(1, magnitude) + 1
+    if magnitude < 1:
+        assert max(steep) > 20
+
+
+def test_magnitudes_that_mean_nothing_are_refused() -> None:
+    for wrong in (0.0, -1.0, 3.1, float("nan")):
+        with pytest.raises(InputError, match=r"magnitude must be above 0 and at most 3 times the paper's, got"):
+            build_transform(["zoom"], 64, magnitude=wrong)
+    with pytest.raises(InputError, match=r"magnitude is 2.0, but it is that of named transforms, and there are none"):
+        build_transform([], 64, "mild", magnitude=2.0)
+    for name in TRANSFORMS:
+        transform = build_transform([name], 64, magnitude=3.0)
+        assert transform is not None
+        assert transform(image=noise(64))["image"].shape == (64, 64, 3)
