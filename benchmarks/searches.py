@@ -4,7 +4,6 @@ import contextlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
@@ -12,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from datamodules.emotion import EmotionDataModule
 from lightning_modules.run import MONITOR
 from records import store
-from records.runs import children, load_table, run_config
+from records.runs import children, find_runs, load_table, run_config
 from sweeps.queue import ERROR, once_each
 from sweeps.search_trial import RUN
 from sweeps.storage import close, open_storage
@@ -81,9 +80,9 @@ class Score:
         return self.low <= value <= self.high
 
 
-def winner_score(study: optuna.Study) -> Score:
-    """Return the winner's macro F1."""
-    known: dict[str, Any] = study.user_attrs["winner"]
-    table = load_table(known["run_id"], "intervals")
+def winner_score(name: str) -> Score:
+    """Return the macro F1 of a study's newest winner."""
+    winner = find_runs(where=f"tags.kind = 'winner' and tags.study = '{name}'", limit=1).iloc[0]
+    table = load_table(winner["run_id"], "intervals")
     row = table[(table["class"] == "") & (table["metric"] == "f1_macro")].iloc[0]
     return Score(float(row["value"]), float(row["low"]), float(row["high"]))
