@@ -25,6 +25,7 @@ class Compared:
     predictions: pd.DataFrame
     folds: pd.DataFrame | None = None
     url: str = ""
+    status: str = "FINISHED"
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,10 @@ def _notes(
         )
     if pairs["fold_t"].notna().any():
         notes.append("p folds: corrected t of Nadeau and Bengio over the folds, seeds averaged, ratio 1/(k-1).")
+    several = [run.name for run in runs if run.folds is not None and run.folds["seed"].nunique() > 1]
+    if several:
+        notes.append(f"Several seeds: {', '.join(several)}. Images are compared by the predictions of the first seed.")
+    notes += [f"{run.name} did not finish ({run.status})." for run in runs if run.status != "FINISHED"]
     leaky = [f"{run.name}: {protocol_of(run.predictions)}" for run in runs if protocol_of(run.predictions) != HONEST]
     return (*notes, *(f"Protocol of {one}." for one in leaky))
 
@@ -180,7 +185,12 @@ def difference_figure(found: Comparison) -> Figure:
             row["difference"], place, xerr=reach, fmt="o", color=COLOURS[0], mfc=fill, capsize=3, markersize=7
         )
     axes.axvline(0, color="black", linewidth=1)
-    axes.set_yticks(range(len(rows)), [f"{row['b']} minus {row['a']}" for row in rows.to_dict("records")], fontsize=8)
+    axes.set_yticks(
+        range(len(rows)),
+        [f"{row['b']} minus {row['a']}" for row in rows.to_dict("records")],
+        fontsize=8,
+        parse_math=False,
+    )
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel("difference of macro F1, 95% interval\n(filled: p Holm at most 0.05)")
     axes.spines[["top", "right"]].set_visible(False)

@@ -1,6 +1,7 @@
 """Which images two or more prediction tables share, by what is in the picture and not by where it stands."""
 
 from collections.abc import Sequence
+from functools import reduce
 
 import numpy as np
 import pandas as pd
@@ -15,8 +16,8 @@ def matched(tables: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
     """Return the rows of the images that all tables hold, in one order, numbered anew, with one clustering.
 
     An image is known by the hash of its decoded pixels and its label, so runs of different manifests can be compared
-    on what they share. Where a table holds one picture several times, its first occurrence meets the first of the
-    other tables, and so on, as far as every table has one; in tables of one manifest these are the same rows.
+    on what they share. Where a table holds one picture several times, those that stand in the same row of every table
+    meet, as in runs of one manifest; of the rest the first meets the first of the other tables, and so on.
 
     Args:
         tables: Prediction tables with the same classes, in any order.
@@ -29,6 +30,7 @@ def matched(tables: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
         InputError: Other classes, no image in common, or a picture that has one label here and another there.
     """
     classes = classes_of(tables[0])
+    tables = [table.reset_index(drop=True) for table in tables]
     for table in tables:
         check_predictions(table)
         if set(classes_of(table)) != set(classes):
@@ -37,7 +39,9 @@ def matched(tables: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
                 f"{', '.join(sorted(classes_of(table)))}. Compare runs with one vocabulary."
             )
             raise InputError(msg)
-    keyed = [_keyed(table) for table in tables]
+    rows = [_identity(table).set_index(["content", "label", "row"]).index for table in tables]
+    same = reduce(lambda left, right: left.intersection(right), rows)
+    keyed = [_keyed(table, index.isin(same)) for table, index in zip(tables, rows, strict=True)]
     shared = keyed[0].index
     for table in keyed[1:]:
         shared = shared[shared.isin(table.index)]
@@ -61,11 +65,16 @@ def joined(clusterings: Sequence[np.ndarray]) -> np.ndarray:
     return found
 
 
-def _keyed(table: pd.DataFrame) -> pd.DataFrame:
-    table = table.sort_values("row", kind="stable")
-    content, label = table["content"].astype(str), table["label"].astype(str)
-    occurrence = table.groupby([content, label]).cumcount()
-    return table.set_index(pd.MultiIndex.from_arrays([content, label, occurrence]))
+def _identity(table: pd.DataFrame) -> pd.DataFrame:
+    return table[["content", "label", "row"]].astype({"content": str, "label": str})
+
+
+def _keyed(table: pd.DataFrame, same_row: np.ndarray) -> pd.DataFrame:
+    """Index a table by content, label and occurrence; those that stand in one row everywhere come first."""
+    known = _identity(table).assign(elsewhere=~same_row).sort_values(["elsewhere", "row"], kind="stable")
+    occurrence = known.groupby(["content", "label"]).cumcount()
+    keys = [known["content"], known["label"], occurrence]
+    return table.loc[known.index].set_index(pd.MultiIndex.from_arrays(keys)).sort_values("row", kind="stable")
 
 
 def _why_nothing(tables: Sequence[pd.DataFrame]) -> str:

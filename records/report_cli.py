@@ -95,7 +95,8 @@ def _read(run_id: str, directory: str) -> Compared:
         folds = None
     predictions = runs.load_table(run_id, "predictions", directory=directory)
     name = f"{info.run_name} [{run_id[:8]}]"
-    return Compared(name, predictions, folds, run_url(str(info.experiment_id), run_id))
+    status = "deleted" if info.lifecycle_stage == "deleted" else str(info.status)
+    return Compared(name, predictions, folds, run_url(str(info.experiment_id), run_id), status)
 
 
 def _tables(found: Comparison) -> list[pd.DataFrame]:

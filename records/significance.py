@@ -6,6 +6,7 @@ cluster (an image with its duplicates, or a person) are exchanged together, sinc
 intervals, it speaks of the choice of test images, not of the seed of the training.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -33,7 +34,7 @@ class Finding:
     Attributes:
         test: Its name.
         difference: Second minus first.
-        p_value: Two-sided.
+        p_value: Two-sided; NaN where the test says nothing.
         units: What was independent: clusters, images or folds.
         differing: Units on which the two are not alike; the others say nothing in a paired test.
     """
@@ -163,8 +164,8 @@ def corrected_t(differences: Sequence[float] | np.ndarray, ratio: float) -> Find
         raise InputError(msg)
     mean, spread = float(values.mean()), float(values.std(ddof=1))
     differing = int((values != 0).sum())
-    if spread == 0:
-        return Finding("corrected t", mean, 1.0 if mean == 0 else 0.0, len(values), differing)
+    if spread <= _TIE:  # so few folds that all moved alike; an infinite t would claim what they cannot show
+        return Finding("corrected t", mean, 1.0 if abs(mean) <= _TIE else math.nan, len(values), differing)
     t = mean / (spread * np.sqrt(1 / len(values) + ratio))
     return Finding("corrected t", mean, float(2 * stats.t.sf(abs(t), len(values) - 1)), len(values), differing)
 

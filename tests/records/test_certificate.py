@@ -1,7 +1,10 @@
 """Certificates of a single run and of a cross-validation: whole ones hold, and any changed part is noticed."""
 
+import hashlib
 import json
+import shutil
 import sqlite3
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ import yaml
 from datamodules.errors import InputError
 from records.certificate import Certificate, certify
 from records.evidence import read_evidence
+from records.origin import changed_between, known_commit, lock_of
 from records.predictions import PROTOCOL, classes_of
 from records.recomputed import recomputed
 from records.report_cli import main
@@ -51,7 +55,8 @@ def _log(run: TrackingLogger, predictions: pd.DataFrame, split: pd.DataFrame, co
     run.log_table(split, "split")
     run.log_table(cluster_bootstrap(predictions, classes_of(predictions)), "intervals")
     run.log_text(yaml.safe_dump(_config(0)), "config.yaml")
-    run.log_dataset("drawn", "drawn", MANIFEST, profile={"images": sum(counts.values()), "classes": counts})
+    profile = {"images": sum(counts.values()), "classes": counts, "digest": MANIFEST}
+    run.log_dataset("drawn", "drawn", MANIFEST, profile=profile)
     run.set_tags({"manifest": MANIFEST, "protocol": "honest", "selected_on": "inner part", "data": "drawn"})
 
 
@@ -218,9 +223,14 @@ def test_a_cross_validation_is_held_against_its_folds(folds_run: str) -> None:
 def test_changed_records_are_noticed(one_run: str) -> None:
     changes: list[tuple[str, str, object, str]] = [
         ("tags", "seed", "4", "the seed is stated"),
-        ("tags", "manifest", "ff" + "ab" * 31, "the manifest hash"),
+        ("tags", "manifest", "ab" * 31 + "ff", "the manifest hash"),
         ("tags", "git_commit", "e" * 40, "the code is a commit"),
         ("tags", "git_dirty", "true", "the code is a commit"),
+        ("tags", "fold", "1", "parameters and tags"),
+        ("tags", "recipe", "focal", "parameters and tags"),
+        ("tags", "data", "fer2013", "parameters and tags"),
+        ("params", "model.learning_rate", "0.1", "parameters and tags"),
+        ("params", "data.init_args.leak", "duplicates", "what is selected on"),
         ("tags", "lock_sha256", "e" * 64, "lock hash"),
         ("tags", "protocol", "selected on the reported fold", "what is selected on"),
         ("tags", "selected_on", "reported fold", "what is selected on"),
@@ -230,15 +240,186 @@ def test_changed_records_are_noticed(one_run: str) -> None:
         ),
     ]
     for table, key, value, expected in changes:
-        with sqlite3.connect("mlruns/mlflow.db") as database:
-            where = "WHERE key = ? AND run_uuid = ?"
-            before = database.execute(f"SELECT value FROM {table} {where}", (key, one_run)).fetchone()[0]
-        change = f"UPDATE {table} SET value = ? {where}"
-        _sql(change, value, key, one_run)
-        failing = _failing(certify(one_run))
+        failing = _with_record(one_run, table, key, value)
         assert any(one.startswith(expected) for one in failing), (key, failing)
-        _sql(change, before, key, one_run)
     assert _failing(certify(one_run)) == []
+
+
+def test_records_taken_away_are_noticed(one_run: str) -> None:
+    removed = {
+        ("tags", "seed"): "the seed is stated",
+        ("tags", "manifest"): "the manifest hash",
+        ("tags", "git_commit"): "the code is a commit",
+        ("tags", "git_dirty"): "the code is a commit",
+        ("tags", "lock_sha256"): "lock hash",
+        ("tags", "protocol"): "what is selected on",
+        ("tags", "selected_on"): "what is selected on",
+        ("tags", "sha256.split"): SHOWN,
+        ("params", "model.learning_rate"): "parameters and tags",
+        ("latest_metrics", "test/f1_macro"): "logged scores",
+        ("latest_metrics", "test/brier"): "logged scores",
+        ("latest_metrics", "test/f1_macro_high"): "logged intervals",
+    }
+    for (table, key), expected in removed.items():
+        failing = _with_record(one_run, table, key, None)
+        assert any(one.startswith(expected) for one in failing), (key, failing)
+    tables = Path("mlruns/artifacts", one_run, "artifacts/tables")
+    (tables / "intervals.parquet").unlink()
+    assert SHOWN in _failing(certify(one_run))
+
+
+def test_files_that_cannot_be_read_are_noticed(one_run: str) -> None:
+    home = Path("mlruns/artifacts", one_run, "artifacts")
+    for name, text in (("config.yaml", "a: [1"), ("config.yaml", "- 1"), ("environment.json", "{")):
+        whole = (home / name).read_bytes()
+        (home / name).write_text(text)
+        assert SHOWN in _failing(certify(one_run)), (name, text)
+        (home / name).write_bytes(whole)
+    config = yaml.safe_load((home / "config.yaml").read_text())
+    for section, option, value in (("model", "learning_rate", 0.5), ("run", "recipe", "focal")):
+        changed = {**config, section: {**config[section], option: value}}
+        (home / "config.yaml").write_text(yaml.safe_dump(changed))
+        assert _failing(certify(one_run)) == ["parameters and tags are those of the config"]
+    leaky = {**config, "data": {"init_args": {**config["data"]["init_args"], "protocol": "paper"}}}
+    (home / "config.yaml").write_text(yaml.safe_dump(leaky))
+    assert "what is selected on is not what is reported" in _failing(certify(one_run))
+
+
+def test_a_subject_that_one_table_no_longer_names_is_noticed(one_run: str) -> None:
+    _edit(one_run, "predictions", lambda table: table.assign(subject=""))
+    assert "folds are disjoint by subject" in _failing(certify(one_run))
+
+
+def test_images_that_play_no_role_are_noticed(one_run: str) -> None:
+    line = "images and labels are as many as the data set's"
+    _edit(one_run, "split", lambda table: table[table["row"] != table.loc[table["role"] == "train", "row"].iloc[-1]])
+    assert line in _failing(certify(one_run))
+    run = TrackingLogger(run_id=one_run, system_metrics=False)
+    run.set_tags({"leak.leak": "drop_twins", "leak.dropped_rows": 1})
+    run.finalize("success")
+    assert line not in _failing(certify(one_run))
+
+
+def test_only_a_finished_run_that_is_there_holds(one_run: str) -> None:
+    line = "the run finished"
+    for status in ("RUNNING", "FAILED", "KILLED"):
+        _sql("UPDATE runs SET status = ? WHERE run_uuid = ?", status, one_run)
+        assert _failing(certify(one_run)) == [line]
+    _sql("UPDATE runs SET status = 'FINISHED', lifecycle_stage = 'deleted' WHERE run_uuid = ?", one_run)
+    assert [one.detail for one in certify(one_run).failed] == ["FINISHED and deleted"]
+
+
+def test_commits_are_looked_up(one_run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def code() -> tuple[str, str]:
+        lines = {line.statement: line.verdict for line in certify(one_run).lines}
+        return lines["the code is a commit"], lines["lock hash"]
+
+    assert code() == ("not checkable", "holds")  # stated twice, but no commit of this clone
+    monkeypatch.setattr("records.provenance.known_commit", lambda commit: commit == "c" * 40)
+    monkeypatch.setattr("records.provenance.lock_of", lambda commit: "d" * 64)
+    assert code() == ("holds", "holds")
+    monkeypatch.setattr("records.provenance.lock_of", lambda commit: "e" * 64)
+    assert code() == ("holds", "fails")
+    for value in ("unknown", "main"):
+        assert "the code is a commit" in _with_record(one_run, "tags", "git_commit", value)
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_a_repository_knows_its_commits(tmp_path: Path) -> None:
+    def git(*words: str) -> str:
+        names = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+        done = subprocess.run(["git", *names, *words], cwd=tmp_path, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    git("init", "-q")
+    commits = []
+    for name, text in (("requirements.lock", "a"), ("notes.md", "b"), ("one.py", "c")):
+        (tmp_path / name).write_text(text)
+        git("add", name)
+        git("commit", "-q", "-m", name)
+        commits.append(git("rev-parse", "HEAD"))
+    assert known_commit(commits[0], tmp_path)
+    assert not known_commit("e" * 40, tmp_path)
+    assert not known_commit("--help", tmp_path)
+    assert not known_commit(commits[0], tmp_path / "elsewhere")
+    assert lock_of(commits[2], tmp_path) == hashlib.sha256(b"a").hexdigest()
+    assert lock_of("e" * 40, tmp_path) is None
+    assert not changed_between(commits[0], commits[1], tmp_path)  # a page, not the program
+    assert changed_between(commits[1], commits[2], tmp_path)
+    assert changed_between(commits[0], "e" * 40, tmp_path)
+
+
+def test_a_cross_validation_is_known_whatever_its_kind(folds_run: str) -> None:
+    _sql("UPDATE tags SET value = 'cell' WHERE key = 'kind' AND run_uuid = ?", folds_run)
+    found = certify(folds_run)
+    assert found.failed == []
+    assert "the tables are those of the folds' own runs" in {line.statement for line in found.lines}
+
+
+def test_what_became_of_folds_is_noticed(folds_run: str) -> None:
+    own, same = "the tables are those of the folds' own runs", "all folds were run with the same options"
+    folds = Path("mlruns/artifacts", folds_run, "artifacts/tables/folds.parquet")
+    child = pd.read_parquet(folds)["run_id"].iloc[2]
+    one = "WHERE run_uuid = ?"
+    for change, back, expected in (
+        ("UPDATE runs SET status = 'FAILED'", "UPDATE runs SET status = 'FINISHED'", own),
+        ("UPDATE runs SET lifecycle_stage = 'deleted'", "UPDATE runs SET lifecycle_stage = 'active'", own),
+    ):
+        _sql(f"{change} {one}", child)
+        assert expected in _failing(certify(folds_run))
+        _sql(f"{back} {one}", child)
+    for key, value, expected in (
+        ("git_commit", "f" * 40, "the code is a commit"),
+        ("git_dirty", "true", "the code is a commit"),
+        ("lock_sha256", "f" * 64, "lock hash"),
+        ("manifest", "cd" * 32, "the manifest hash is stated, and the same everywhere"),
+        ("seed", "4", own),
+    ):
+        assert expected in _with_record(child, "tags", key, value, of=folds_run), key
+    config = Path("mlruns/artifacts", child, "artifacts/config.yaml")
+    whole = config.read_text()
+    config.write_text(whole.replace("learning_rate: 1.0e-05", "learning_rate: 0.1"))
+    assert _failing(certify(folds_run)) == [same]
+    config.write_text(whole)
+    tables = Path("mlruns/artifacts", child, "artifacts/tables")
+    shutil.move(tables / "split.parquet", tables / "gone.parquet")
+    assert own in _failing(certify(folds_run))
+
+
+def test_every_seed_is_recomputed_from_its_own_runs(folds_run: str) -> None:
+    _edit(folds_run, "folds", lambda table: table.assign(f1_macro=table["f1_macro"].where(table.index != 3, 0.9)))
+    assert "the tables of folds and seeds equal the folds' own predictions" in _failing(certify(folds_run))
+
+
+def test_intervals_are_recomputed_with_the_resamples_they_were_made_with(one_run: str) -> None:
+    again = read_evidence(one_run)
+    table = cluster_bootstrap(again.predictions, classes_of(again.predictions), resamples=150)
+    run = TrackingLogger(run_id=one_run, system_metrics=False)
+    run.log_table(table, "intervals")  # what `cross-validate --resamples` does, which stands in no config
+    whole = table[table["class"] == ""].set_index("metric")
+    run.log_metrics({f"test/{name}_{end}": row[end] for name, row in whole.iterrows() for end in ("low", "high")})
+    run.finalize("success")
+    found = certify(one_run)
+    assert found.failed == []
+    assert found.intervals is not None
+    pd.testing.assert_frame_equal(found.intervals, table)
+
+
+def _with_record(run: str, table: str, key: str, value: object, *, of: str = "") -> list[str]:
+    """Return what fails while one record of a run is another, or is not there; of the run itself or the one above."""
+    where = "WHERE key = ? AND run_uuid = ?"
+    with sqlite3.connect("mlruns/mlflow.db") as database:
+        columns = [row[1] for row in database.execute(f"PRAGMA table_info({table})")]
+        before = database.execute(f"SELECT * FROM {table} {where}", (key, run)).fetchone()
+    if value is None:
+        _sql(f"DELETE FROM {table} {where}", key, run)
+    else:
+        _sql(f"UPDATE {table} SET value = ? {where}", value, key, run)
+    failing = _failing(certify(of or run))
+    if value is not None:
+        _sql(f"DELETE FROM {table} {where}", key, run)
+    _sql(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})", *before)
+    return failing
 
 
 def test_the_command_prints_writes_and_exits(one_run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
