@@ -5,7 +5,7 @@ import inspect
 
 from datamodules.errors import InputError
 from lightning_modules.shorthand import take
-from sweeps.spaces import Space
+from sweeps.dimensions import Space
 from sweeps.studies.config import Config
 
 FIXED = (

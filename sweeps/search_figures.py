@@ -24,7 +24,11 @@ def search_figures(study: optuna.Study) -> dict[str, Figure]:
         warnings.simplefilter("ignore", ExperimentalWarning)
         warnings.filterwarnings("ignore", category=UserWarning)  # of matplotlib, on a layout that is set below
         if done and two:
-            found["pareto_front"] = _figure(draw.plot_pareto_front(study, target_names=list(OBJECTIVES)))
+            axes = draw.plot_pareto_front(study, target_names=list(OBJECTIVES))
+            front = axes.collections[-1]  # told from the others in black and white, too
+            front.set(sizes=[110], edgecolor="black", linewidth=1.5)
+            axes.legend()
+            found["pareto_front"] = _figure(axes)
         elif done:
             found["optimization_history"] = _figure(draw.plot_optimization_history(study, target_name=OBJECTIVES[0]))
         if len({value for trial in done for value in [trial.values[0]]}) > 1 and _varied(done):

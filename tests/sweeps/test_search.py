@@ -17,6 +17,7 @@ from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
 from records.runs import children, download, find_runs, load_table, run_config
 from sweeps.checks import check_args, check_names
+from sweeps.dimensions import Choice
 from sweeps.lost import end_lost_run_of, end_lost_runs
 from sweeps.queue import ERROR, enqueue
 from sweeps.search import best_trials
@@ -24,7 +25,6 @@ from sweeps.search_figures import search_figures
 from sweeps.search_plan import Plan
 from sweeps.search_study import check_same, wanted_trials
 from sweeps.search_trial import Report
-from sweeps.spaces import Choice
 from sweeps.storage import close, open_storage
 from sweeps.strategies import build_pruner, build_sampler, check_strategy
 

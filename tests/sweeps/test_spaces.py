@@ -7,7 +7,8 @@ import optuna
 import pytest
 
 from datamodules.errors import InputError
-from sweeps.spaces import SPACES, Choice, Real, Subset, Whole, build_space, grid, portable, suggest, words
+from sweeps.dimensions import Choice, Real, Subset, Whole
+from sweeps.spaces import SPACES, build_space, grid, portable, suggest, words
 
 
 def drawn(space: dict, times: int = 60) -> list[dict]:
@@ -43,6 +44,12 @@ def test_every_named_space_names_real_options(name: str) -> None:
             getattr(losses, str(kind))(**{parameter: 0.5})
     assert EmotionDataModule
     assert EmotionClassifier
+
+
+def test_transforms_and_their_magnitudes_are_searched_together() -> None:
+    seen = drawn(build_space(["transforms"]))
+    assert {one["data.magnitude"] for one in seen} == {0.25 * step for step in range(1, 9)}
+    assert len({tuple(one["data.transforms"]) for one in seen}) > 50
 
 
 def test_subsets_have_their_least_and_lists_are_values() -> None:
@@ -114,6 +121,10 @@ def test_a_file_of_a_few_lines_is_a_space(tmp_path: Path) -> None:
         ("model.x: {real: [2, 1]}\n", "low below high"),
         ("model.x: {real: [0, 1], log: true}\n", "above 0 with log"),
         ("model.x: {real: [a, b]}\n", "takes numbers"),
+        ("model.x: {whole: [1.5, 3]}\n", r"whole takes whole numbers, got \[1.5, 3\]"),
+        ("model.x: {choice: [1], when: Focal}\n", "when takes an option and its values"),
+        ("model.x: {subset: [a, b], least: 3}\n", "least is a whole number from 0 to 2, got 3"),
+        ("model.x: {subset: [a, b], least: many}\n", "least is a whole number from 0 to 2, got 'many'"),
         ("model.x: {choice: [1], least: 2}\n", "one of choice, subset, real or whole"),
         ("model.x: {choice: [1], when: {model.y: 2}}\n", "model.y has a value, which must stand before it"),
         ("- 1\n", "must hold one option a line"),
