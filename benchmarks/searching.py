@@ -30,7 +30,7 @@ def overheads(spans: list[tuple[float, float]], trained: list[Training]) -> list
 
 def measure(folder: Path, *, toy: bool = False) -> list[Figure]:
     """Return both figures; of the separate commands a few are run, and stand for all."""
-    trials, folds, epochs, separate, single = (2, 2, 1, 1, 1) if toy else (20, 5, 2, 4, 2)
+    trials, folds, epochs, separate, single = (2, 2, 1, 1, 1) if toy else (20, 5, 2, 3, 1)
     options = [*small(LARGEST, epochs, ratio=2), CLOCKED]
     say(f"a search of {trials} trials, {folds} folds each")
     command = ["search", "--name", NAME, "--space", "optimizer", "--pruner", "none"]

@@ -61,7 +61,7 @@ def postgresql() -> Iterator[str]:
 
 def measure(folder: Path, *, toy: bool = False) -> list[Figure]:
     """Return seconds of a search by one worker over those of the same search by two."""
-    largest, folds, epochs, trials = (24, 2, 1, 1) if toy else (60, 3, 2, 10)
+    largest, folds, epochs, trials = (24, 2, 1, 1) if toy else (60, 2, 3, 6)
     with contextlib.ExitStack() as end:
         try:
             url = end.enter_context(postgresql())
