@@ -1,5 +1,6 @@
 """Several runs on shared images: matching by content, families of tests, and the command."""
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,8 +9,9 @@ import pandas as pd
 import pytest
 
 from datamodules.errors import InputError
-from records.comparison import Compared, compare, over_folds
+from records.comparison import Compared, compare, difference_figure, over_folds
 from records.matching import joined, matched
+from records.predictions import flag_protocol
 from records.report_cli import main
 from records.significance import holm, paired_permutation
 from records.statistics import fold_scores
@@ -33,6 +35,14 @@ def test_duplicates_are_matched_as_often_as_both_have_them(draw_predictions: Dra
     a["content"] = ["x", "x", "x", "y", "z", "z", "w", "v"]
     b = a.iloc[[0, 1, 3, 4, 6]].reset_index(drop=True)
     assert matched([a, b])[0]["content"].value_counts().to_dict() == {"x": 2, "y": 1, "z": 1, "w": 1}
+
+
+def test_duplicates_of_one_manifest_meet_by_row(draw_predictions: Draw) -> None:
+    a = draw_predictions(20, cluster_size=4).iloc[:4].reset_index(drop=True).assign(content="x")
+    b = a.iloc[[1, 3]].reset_index(drop=True)  # another division held out two of the four
+    assert [table["path"].tolist() for table in matched([a, b])] == [["1.png", "3.png"]] * 2
+    moved = b.assign(row=[7, 3], path=["7.png", "3.png"])
+    assert [table["path"].tolist() for table in matched([a, moved])] == [["0.png", "3.png"], ["7.png", "3.png"]]
 
 
 def test_clusters_that_share_an_image_are_one() -> None:
@@ -84,8 +94,24 @@ def test_folds_are_tested_where_both_have_the_same(draw_predictions: Draw) -> No
     assert found is not None
     assert found.units == 5  # seeds on the same folds add none
     assert found.p_value < 0.1
+    whole = compare([a, b], resamples=100, permutations=99)
+    assert any(note.startswith("Several seeds: a, b.") for note in whole.notes)
+    assert whole.pairs["fold_t"].notna().tolist() == [True, False]
     moved = Compared("b", b.predictions.assign(fold=(b.predictions["fold"] + 1) % 4), b.folds)
     assert over_folds(a, moved) is None
+
+
+def test_what_a_comparison_rests_on_is_said(draw_predictions: Draw) -> None:
+    honest = Compared("cost $x and $\\bad$", draw_predictions(60))
+    flagged = flag_protocol(draw_predictions(80, seed=1, skill=2.0), "selected on the reported fold")
+    flagged["label"] = draw_predictions(80)["label"]
+    found = compare([honest, Compared("other", flagged, status="FAILED")], resamples=100, permutations=99)
+    assert found.images == 60
+    assert "Runs with other images besides: other 80." in found.notes
+    assert "other did not finish (FAILED)." in found.notes
+    assert "Protocol of other: selected on the reported fold." in found.notes
+    assert not any(note.startswith("Several seeds") for note in found.notes)
+    difference_figure(found).savefig(io.BytesIO())  # a name is no formula
 
 
 def test_the_command_prints_and_writes(

@@ -117,6 +117,11 @@ def test_corrected_t_against_scipy_and_the_published_variance() -> None:
     assert found.difference == pytest.approx(0.02)
 
 
+def test_corrected_t_says_nothing_without_spread() -> None:
+    assert np.isnan(corrected_t([0.1, 0.1, 0.1], 0.5).p_value)
+    assert corrected_t([0.0, 0.0], 1.0).p_value == 1
+
+
 def test_corrected_t_keeps_its_level_in_repeated_cross_validation() -> None:
     # Two nearest-mean classifiers, each on one of two equally good features: neither is better.
     generator, runs, corrected, plain = np.random.default_rng(1), 300, 0, 0
