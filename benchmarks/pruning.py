@@ -45,7 +45,8 @@ def measure(folder: Path, *, toy: bool = False) -> list[Figure]:
         "grid_seconds": round(whole, 1),
         "hyperband_seconds": round(part, 1),
         "setting": f"test_resnet at 32 px on drawn faces, largest class {largest}, {folds} folds of {epochs} epochs; "
-        "sampler TPE, as by default, with half as many trials as the grid has cells; the final training of each winner is left out on both sides",
+        "sampler TPE, as by default, with half as many trials as the grid has cells; the final "
+        "training of each winner is left out on both sides",
     }
     scores = {
         "grid_best_macro_f1": round(best.value, 4),
