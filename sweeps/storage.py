@@ -18,9 +18,8 @@ from sqlalchemy import text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from datamodules.errors import InputError
-from records.store import DIRECTORY, reason, without_password
 
-EMBEDDED = f"sqlite:///{DIRECTORY}/optuna.db"
+EMBEDDED = "sqlite:///mlruns/optuna.db"  # beside the runs, whose room imports MLflow, which takes seconds
 VARIABLE = "OPTUNA_STORAGE"  # Optuna's own; an address in the environment is not shown by `ps`
 HEARTBEAT, GRACE = 10, 60  # seconds between signs of life, and without one until a trial is taken for lost
 MOST_RETRIES = 3  # a trial that takes its worker down every time is left at last
@@ -40,6 +39,8 @@ def address(url: str | None = None) -> str:
         return f"postgresql+psycopg://{rest}"
     if scheme == "sqlite" and rest.startswith("/") and rest[1:] and rest[1:] != ":memory:":
         return url
+    from records.store import without_password
+
     msg = f"--storage: {_KINDS}, got {without_password(url)!r}; leave it out for {EMBEDDED}"
     raise InputError(msg)
 
@@ -100,6 +101,8 @@ def open_storage(
             if left and "already exists" in str(error):  # another worker was making the tables, too
                 time.sleep(1)
                 continue
+            from records.store import reason, without_password
+
             msg = (
                 f"--storage: {without_password(url)} must be a database that answers, it did not "
                 f"({reason(error)}). Start the server and create the database (createdb), or correct the address; a "

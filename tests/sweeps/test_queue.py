@@ -15,8 +15,9 @@ from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 
 from datamodules.errors import InputError
+from records.store import DIRECTORY
 from sweeps.queue import enqueue, once_each, work
-from sweeps.storage import address, close, only_worker, open_storage, require_one_worker
+from sweeps.storage import address, close, exclusive, only_worker, open_storage, require_one_worker
 from sweeps.trial import checked
 
 HERE = Path(__file__).parent
@@ -206,7 +207,7 @@ def test_the_environment_names_the_storage(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("OPTUNA_STORAGE", "postgresql://host/db")
     assert address() == "postgresql+psycopg://host/db"
     monkeypatch.delenv("OPTUNA_STORAGE")
-    assert address() == "sqlite:///mlruns/optuna.db"
+    assert address() == f"sqlite:///{DIRECTORY}/optuna.db"
 
 
 def test_a_server_that_does_not_answer_is_told_without_the_password() -> None:
@@ -214,6 +215,21 @@ def test_a_server_that_does_not_answer_is_told_without_the_password() -> None:
         open_storage("postgresql://me:secret@127.0.0.1:1/db")
     assert "secret" not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+def test_the_storage_is_reached_without_what_takes_seconds() -> None:
+    code = "import sys, sweeps.storage; print(sorted({'mlflow', 'torch'} & set(sys.modules)))"
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=HERE.parents[1], check=True
+    )
+    assert found.stdout.strip() == "[]"
+
+
+def test_a_lock_is_of_one_study(url: str) -> None:
+    storage = new_study(url)._storage._backend  # type: ignore[attr-defined] # behind Optuna's cache
+    with exclusive(storage, "one winner"):  # which trains for minutes
+        storage.create_new_study([optuna.study.StudyDirection.MAXIMIZE], "two")
+        assert enqueue(optuna.load_study(study_name="two", storage=storage), [{}]) == 1
 
 
 def test_several_workers_need_postgresql(url: str) -> None:
