@@ -1,6 +1,7 @@
 """The LightningCLI behind fit, validate and test: subclasses of model and data, tracking, one evaluation at the end."""
 
 import contextlib
+import copy
 import hashlib
 import json
 import sys
@@ -35,6 +36,8 @@ class EmotionCLI(LightningCLI):
     def __init__(self, args: list[str], callbacks: Sequence[Callback] = ()) -> None:
         quiet()
         self._callbacks = callbacks
+        self._asked = args[:1]
+        self._plain: dict[str, Any] | None = None
         super().__init__(
             EmotionClassifier,
             LightningDataModule,
@@ -49,6 +52,11 @@ class EmotionCLI(LightningCLI):
             load_from_checkpoint_support=False,
             trainer_defaults=dict(TRAINER_DEFAULTS),
         )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override] # Lightning's is static, called on self
+        """Return the one that was asked for: a parser of every option takes a while to build."""
+        known = super().subcommands()
+        return {name: skipped for name, skipped in known.items() if name in self._asked} or known
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the run's options, and hand the class names from the data to the model."""
@@ -86,10 +94,11 @@ class EmotionCLI(LightningCLI):
     @property
     def plain_config(self) -> dict[str, Any]:
         """The whole config as plain types, as it is logged and as `--config` takes it."""
-        dump = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
-        config = dict(dump[self.subcommand] if self.subcommand in dump else dump)
-        config["run"].pop("resume", None)  # says how the run was started, not what it is
-        return config
+        if self._plain is None:
+            dump = yaml.safe_load(self.parser.dump(self.config, skip_none=False))
+            self._plain = dict(dump[self.subcommand] if self.subcommand in dump else dump)
+            self._plain["run"].pop("resume", None)  # says how the run was started, not what it is
+        return copy.deepcopy(self._plain)
 
     def config_hash(self) -> str:
         """Hash of everything that makes the run's numbers; its name, parent and resuming do not."""
