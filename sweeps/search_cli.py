@@ -1,6 +1,7 @@
 """The command line of searches: `emotion search` and `emotion dashboard`."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import get_args
 
@@ -61,6 +62,11 @@ def run_search(args: list[str]) -> int:
         seed=options.sampler_seed,
     )
     recipe = options.write or Path(f"{plan.name}.yaml")
+    if recipe.resolve() in {Path(name).resolve() for name in options.space}:
+        msg = f"--write: the winner's recipe would take the place of the space {recipe}; name another file"
+        raise InputError(msg)
+    if options.workers > 1:  # or the processes of all workers would each take every core, and wait for one another
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // options.workers)))
     found = search(
         plan,
         trials=options.trials,

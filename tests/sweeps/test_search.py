@@ -265,3 +265,11 @@ def test_where_the_data_lie_is_nobodys_business_but_what_they_are_is(workplace: 
         check_same("x", one, identity("--data", "less.csv"))
     with pytest.raises(InputError, match=r"other data"):
         check_same("x", identity("--data", faces), identity("--data", faces.replace("32", "40")))
+
+
+def test_the_recipe_never_takes_the_place_of_the_space(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    space = workplace / "grid.yaml"
+    space.write_text("model.dropout: {choice: [0.0, 0.1]}\n")
+    assert emotion.main(["search", "--recipe", "quick", "--space", "grid.yaml", "--name", "grid"]) == 1
+    assert "--write: the winner's recipe would take the place of the space grid.yaml" in capsys.readouterr().err
+    assert "choice" in space.read_text()
