@@ -15,7 +15,7 @@ from records import store
 from records.evidence import Evidence, read_evidence
 from records.membership import member_lines
 from records.pages import page, run_url, table_html
-from records.predictions import protocol_of
+from records.predictions import PROTOCOL, protocol_of
 from records.provenance import origin_lines
 from records.recomputed import number_lines, recomputed
 from records.tables import as_text, class_table, whole_table
@@ -90,7 +90,7 @@ def _judge(found: Evidence) -> list[Line]:
 
 def _protocol(found: Evidence) -> str:
     try:
-        return protocol_of(found.predictions)
+        return protocol_of(found.predictions) if PROTOCOL in found.predictions else "not stated"
     except InputError:
         return "several"
 
