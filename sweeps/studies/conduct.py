@@ -16,10 +16,11 @@ from records.runs import find_runs, has_store
 from records.tracking import TrackingLogger
 from sweeps.queue import ENQUEUED, ERROR, enqueue, once_each, work
 from sweeps.storage import open_storage, quiet
+from sweeps.studies.numbers import Circumstances
 from sweeps.studies.outcomes import Outcomes
 from sweeps.studies.plan import Protocol, Scale, Study
 from sweeps.studies.preflight import check_study
-from sweeps.studies.report import Circumstances, write_report
+from sweeps.studies.report import write_report
 
 TASK = "sweeps.studies.run:run_cell"
 KEY, MANIFEST = "study_key", "manifest"  # tags of a study's run: by which every worker finds it, and of its images
@@ -56,6 +57,7 @@ class Conduct:
                 raise InputError(msg)
         else:
             manifest = check_study(self.study, self.extra).fingerprint()
+            store.open_client()  # makes the embedded store; of workers that start at once one does, the others wait
         storage = open_storage(self._url)
         with quiet():
             queue = optuna.create_study(

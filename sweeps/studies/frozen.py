@@ -1,22 +1,14 @@
 """A head trained in seconds on features that are computed once, as Teachable Machine does it."""
 
-import hashlib
-import json
-import os
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from datamodules.emotion import EmotionDataModule
-from datamodules.places import cache_root
-from lightning_modules.backbones import build_backbone
 from lightning_modules.evaluation import keep_evaluation
 from lightning_modules.heads import build_head
 from lightning_modules.optimizers import build_optimizer
@@ -25,41 +17,8 @@ from lightning_modules.tracked_run import RunLogger, division_hash, log_beginnin
 from records.predictions import build_predictions, flag_protocol
 from records.statistics import confusion, scores
 from sweeps.studies.config import data_module, merged
+from sweeps.studies.features import features
 from sweeps.studies.plan import Cell
-
-BATCH = 64  # pictures at once through the frozen backbone
-
-
-def features(data: EmotionDataModule, backbone: str, weights: str, *, flipped: bool = False) -> np.ndarray:
-    """Return (N, F) float32 features of every picture, computed once and kept beside the pixel cache.
-
-    Args:
-        data: The pictures.
-        backbone: Name of a timm model.
-        weights: Of it, as in `EmotionClassifier`.
-        flipped: Mirror the pictures, left to right.
-    """
-    of = [data.manifest.fingerprint(), backbone, weights, data.size, data.fit, flipped]
-    key = hashlib.sha256(json.dumps(of).encode()).hexdigest()[:24]
-    root = Path(data.cache_dir) if data.cache_dir else cache_root()
-    file = root / "features" / f"{key}.npy"
-    if file.is_file():
-        return np.load(file)
-    model, _, expected = build_backbone(backbone, weights)
-    mean, std = (255 * torch.tensor(one).view(1, 3, 1, 1) for one in (expected.mean, expected.std))
-    model.eval()
-    parts = []
-    loader = data.evaluation_loader(np.arange(len(data.manifest)))
-    for batch in tqdm(loader, desc="features", unit="batch", disable=None):
-        image = batch["image"].flip(-1) if flipped else batch["image"]
-        with torch.inference_mode():
-            parts.append(model((image - mean) / std).float().numpy())
-    found = np.concatenate(parts)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".npy", delete=False) as written:
-        np.save(written, found)
-    os.replace(written.name, file)
-    return found
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ import torch
 
 from datamodules.emotion import EmotionDataModule
 from lightning_modules.backbones import build_backbone
-from sweeps.studies import frozen
-from sweeps.studies.frozen import Head, Part, features, train_head
+from sweeps.studies import features as features_of
+from sweeps.studies.features import features
+from sweeps.studies.frozen import Head, Part, train_head
 
 
 def part(images: int, seed: int, noise: float = 0.5) -> Part:
@@ -71,7 +72,7 @@ def test_features_are_those_of_the_backbone_and_computed_once(
     def refuse(*_: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(frozen, "build_backbone", refuse)
+    monkeypatch.setattr(features_of, "build_backbone", refuse)
     assert (features(faces, "test_resnet", "none") == found).all()
     with pytest.raises(AssertionError):  # other features than those that are kept
         features(faces, "test_resnet", "none", flipped=True)

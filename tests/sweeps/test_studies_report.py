@@ -6,9 +6,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from sweeps.studies.numbers import Circumstances
 from sweeps.studies.outcomes import Outcome, Outcomes
 from sweeps.studies.plan import Cell, Claim, Entry, Picture, Study, Table
-from sweeps.studies.report import Circumstances, write_report
+from sweeps.studies.report import write_report
 
 ODD = "a|b <script>alert(1)</script>"
 
