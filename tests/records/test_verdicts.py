@@ -123,3 +123,38 @@ def test_what_is_not_in_the_tables_is_not_checkable(draw_predictions: Draw) -> N
     predictions, split = _tables(draw_predictions)
     found = _judge(predictions.assign(subject=""), split.drop(columns=["cluster", "subject"]))
     assert (found[CLUSTER], found[SUBJECT]) == ("not checkable", "not checkable")
+
+
+@pytest.mark.parametrize(
+    ("tags", "params", "expected"),
+    [
+        ({"protocol": "leaky"}, {}, "protocol: leaky"),
+        ({"protocol": "leaky"}, {}, "the protocol differs: tag 'leaky', predictions 'honest'"),
+        ({}, {"data.init_args.protocol": "paper"}, "made with data.protocol=paper"),
+        ({}, {"data.leak": "duplicates"}, "made with data.leak=duplicates"),
+        ({"leak.leak": "drop_twins"}, {"data.init_args.leak": "allow"}, "data.leak is allow, recorded as drop_twins"),
+        ({"leak.leaking_clusters": "3"}, {"data.init_args.leak": "allow"}, "3 clusters cross the given split"),
+    ],
+)
+def test_selection_says_what_is_wrong(
+    draw_predictions: Draw, tags: dict[str, str], params: dict[str, str], expected: str
+) -> None:
+    predictions, split = _tables(draw_predictions)
+    tables = {"predictions": predictions, "split": split}
+    lines = {x.statement: x for x in table_lines(Evidence("0", "one", "1", "FINISHED", tags, params, {}, tables))}
+    assert lines[SELECTION].verdict == "fails"
+    assert expected in lines[SELECTION].detail
+    tables["split"] = split.assign(**{PROTOCOL: np.where(split["row"] < 9, "one", "two")})  # of two protocols
+    assert _judge(predictions, tables["split"])[SELECTION] == "fails"
+
+
+def test_folds_hold_every_image_out_once(draw_predictions: Draw) -> None:
+    predictions, split = _tables(draw_predictions)
+    second = predictions.assign(fold=1, row=predictions["row"] + 1000)
+    moved = split.assign(fold=1, row=split["row"] + 1000)
+    tables = {"predictions": pd.concat([predictions, second]), "split": pd.concat([split, moved])}
+    lines = {x.statement: x for x in table_lines(Evidence("0", "one", "1", "FINISHED", {}, {}, {}, tables))}
+    assert lines[ONCE].detail == "160 images are held out by no fold"
+    tables = {"predictions": predictions, "split": pd.concat([split, split.assign(fold=1)])}
+    lines = {x.statement: x for x in table_lines(Evidence("0", "one", "1", "FINISHED", {}, {}, {}, tables))}
+    assert "20 images are held out by more than one fold" in lines[ONCE].detail
