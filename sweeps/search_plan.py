@@ -5,14 +5,20 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
+import optuna
+from optuna.samplers import RandomSampler
+
 from datamodules.emotion import EmotionDataModule
+from datamodules.errors import InputError
 from lightning_modules.shorthand import fingerprint, take
 from sweeps.checks import check_args, check_config, check_names, check_number
-from sweeps.spaces import build_space
+from sweeps.spaces import build_space, suggest, words
+from sweeps.storage import quiet
 from sweeps.strategies import PrunerName, SamplerName, check_strategy
 from sweeps.studies.config import Config, data_module, merged
 from sweeps.winner import NO_BAR
 
+ATTEMPTS = 20  # draws, of which one has to be of options that go together
 EPOCHS = 10  # of the trainer, where nothing says otherwise
 
 
@@ -60,8 +66,21 @@ class Plan:
 
     @cached_property
     def data(self) -> EmotionDataModule:
-        """The images of a trial's first inner fold."""
-        return data_module(merged([*self.fit_args, "--data.inner_folds", str(self.folds)]))
+        """The images of the first inner fold of a trial that could run.
+
+        Raises:
+            InputError: none of a few drawn at random could.
+        """
+        space, problem = build_space(self.space), InputError()
+        with quiet():
+            drawing = optuna.create_study(sampler=RandomSampler(seed=0))  # in memory
+            for _ in range(ATTEMPTS):  # some draws may be of options that do not go together: such trials fail alone
+                drawn = words(suggest(drawing.ask(), space))
+                try:
+                    return data_module(merged([*self.fit_args, *drawn, "--data.inner_folds", str(self.folds)]))
+                except InputError as error:
+                    problem = error
+        raise problem
 
     @property
     def experiment(self) -> str:

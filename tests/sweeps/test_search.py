@@ -250,6 +250,16 @@ def test_a_recipe_may_report_on_the_given_part(workplace: Path) -> None:
     assert Plan(name="x", args=["--recipe", "balanced"], space=["size"]).fit_args[-2:] == ["--data.split", "holdout"]
 
 
+def test_options_may_go_together_only_with_what_is_drawn() -> None:
+    """Copies are transformed, and the space says how many there are."""
+    copies = ("--data.transform_where", "copies", "--data.transforms", "[flip]")
+    plan = Plan(name="x", args=["--recipe", "baseline", *copies], space=["balance"])
+    plan.check()
+    assert isinstance(plan.data.n_min, float)
+    with pytest.raises(InputError, match=r"without n_min there are no copies"):
+        Plan(name="x", args=["--recipe", "baseline", *copies], space=["size"]).check()
+
+
 def test_where_the_data_lie_is_nobodys_business_but_what_they_are_is(workplace: Path) -> None:
     def identity(*args: str) -> dict:
         return Plan(name="x", args=list(args), space=["size"]).identity
