@@ -356,6 +356,7 @@ def test_a_cross_validation_is_known_whatever_its_kind(folds_run: str) -> None:
     assert "the tables are those of the folds' own runs" in {line.statement for line in found.lines}
 
 
+@pytest.mark.slow
 def test_what_became_of_folds_is_noticed(folds_run: str) -> None:
     own, same = "the tables are those of the folds' own runs", "all folds were run with the same options"
     folds = Path("mlruns/artifacts", folds_run, "artifacts/tables/folds.parquet")
