@@ -302,9 +302,9 @@ class TrackingLogger(Logger):
         context: str = "training",
         profile: Mapping[str, Any] | None = None,
     ) -> None:
-        """Log which data the run used; `digest` is cut to the 36 characters that MLflow keeps."""
+        """Log which data the run used; MLflow keeps 36 characters of `digest`, the profile all of them."""
         origin = json.dumps({"uri": source}, ensure_ascii=False)
-        facts = json.dumps(dict(profile or {}), ensure_ascii=False, default=str)
+        facts = json.dumps({**(profile or {}), "digest": digest}, ensure_ascii=False, default=str)
         entry = {"name": name[:500], "digest": digest[:36], "source": origin, "profile": facts, "context": context}
         self.open().spool.append({"op": "dataset", **entry})
 
