@@ -69,6 +69,28 @@ PROTOTYPES: dict[str, tuple[dict[str, float], ...]] = {
         {"smile_right": 0.9, "lid_tight": 0.25, "lip_tight": 0.2, "droop": 0.2},
         {"smile_right": 0.8, "upper_lip": 0.25, "outer_brow": 0.3, "droop": 0.3},
     ),
+    # Not in EMFACS; they stand for three of the classes of the Korean sets (불안, 당황, 상처), which people mistake for
+    # each other and for sadness.
+    "anxious": (
+        {"inner_brow": 0.8, "frown": 0.6, "lid_raise": 0.5, "stretch": 0.4, "lip_tight": 0.5},
+        {"inner_brow": 0.9, "frown": 0.5, "lid_raise": 0.6, "stretch": 0.6, "part": 0.5},
+    ),
+    "embarrassed": (
+        {"outer_brow": 0.9, "inner_brow": 0.6, "lid_raise": 0.3, "part": 0.7, "jaw": 0.3, "smile": 0.3},
+        {"outer_brow": 0.7, "inner_brow": 0.5, "smile": 0.5, "lip_tight": 0.7, "chin": 0.3, "droop": 0.2},
+    ),
+    "hurt": (
+        {"inner_brow": 1.0, "frown": 0.8, "corner_down": 0.6, "chin": 1.0, "lid_tight": 0.5},
+        {
+            "inner_brow": 0.9,
+            "frown": 0.6,
+            "corner_down": 0.6,
+            "stretch": 0.3,
+            "lip_tight": 0.8,
+            "chin": 0.6,
+            "droop": 0.6,
+        },
+    ),
 }
 
 MISTAKEN_FOR: dict[str, tuple[str, ...]] = {
@@ -80,6 +102,9 @@ MISTAKEN_FOR: dict[str, tuple[str, ...]] = {
     "disgust": ("angry", "sad"),
     "angry": ("disgust", "neutral"),
     "contempt": ("neutral", "happy", "disgust"),
+    "anxious": ("hurt", "embarrassed", "sad"),
+    "embarrassed": ("anxious", "happy", "neutral"),
+    "hurt": ("sad", "anxious"),
 }
 _PERCEPTION = 0.40  # spread of what annotators take for the same expression
 _EXPECTED = 0.5  # how much more readily they see none

@@ -36,7 +36,8 @@ class Painter(HairPainter):
         fill(self.canvas, self.pose.place(neck, -0.12), colour(person.skin_rgb, 0.74))
         shoulder = 1.55 + 0.25 * (person.gender == "man") - 0.35 * person.childness
         body = np.array([[-half * 1.25, 1.28], [0, 1.5], [half * 1.25, 1.28], [shoulder, 1.6], [shoulder + 0.4, 3.4]])
-        body = np.concatenate([body, body[::-1][:2] * np.array([-1, 1])])
+        body = np.concatenate([body, [[shoulder + 0.4, 15.0]]])  # to the feet, seen where the head is small
+        body = np.concatenate([body, body[::-1][:3] * np.array([-1, 1])])
         ink = self.generator.uniform(20, 235, 3)
         fill(self.canvas, self.pose.place(body, -0.2), colour(ink))
         if self.generator.random() < 0.5:
@@ -54,8 +55,7 @@ class Painter(HairPainter):
     def shadows(self) -> None:
         """Darken and lighten the skin softly: light from one side, sockets, cheeks, nose, folds, below the lip."""
         face, shapes, person = self.face, self.shapes, self.person
-        side = self.canvas.shape[0]
-        shade = np.full((side, side), 128, np.uint8)
+        shade = np.full(self.canvas.shape[:2], 128, np.uint8)
         inner = outline_of(person, shapes.chin_y, 0.86) + shift(0.10 * self.light[0], 0.10 * self.light[1])
         fill(shade, self.pose.place(shapes.outline, 0), 104.0)
         fill(shade, self.pose.place(inner, 0), 130.0)
