@@ -77,17 +77,16 @@ class Conduct:
             cells = [cell.name for cell in self.study.cells if cell.stage == stage]
             todo = [{"cell": name, "seed": seed} for seed in self.study.seeds for name in cells]
             enqueue(queue, todo, retry_failed=True)
-            work(self.key, self._url, TASK, self._settings(parent, chosen))
+            work(self.key, self._url, TASK, self._settings(parent))
         return self._report(queue, parent, chosen)
 
-    def _settings(self, parent: str, chosen: list[str]) -> dict[str, Any]:
+    def _settings(self, parent: str) -> dict[str, Any]:
         return {
             "study": self.study.name,
             "scale": self.scale,
             "protocol": self.protocol,
             "parent": parent,
             "extra": list(self.extra),
-            "chosen": chosen,
         }
 
     def _parent(self, manifest: str) -> str:

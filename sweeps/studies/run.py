@@ -23,7 +23,7 @@ from sweeps.lost import end_lost_run_of
 from sweeps.queue import ENQUEUED
 from sweeps.studies import build_study
 from sweeps.studies.frozen import run_frozen
-from sweeps.studies.outcomes import CELL, CURVES, INNER, SEED
+from sweeps.studies.outcomes import CELL, CURVES, INNER, SEED, Outcomes
 from sweeps.studies.plan import Cell, words
 
 CURVE_NAMES = ("train/loss", "val/loss", "val/accuracy", MONITOR)
@@ -34,14 +34,21 @@ def run_cell(trial: optuna.Trial, settings: dict[str, Any]) -> float:
 
     Args:
         trial: holds the cell's name and the seed.
-        settings: study, scale, protocol, parent (run id), extra (words that win over the cell's), chosen (transforms).
+        settings: study, scale, protocol, parent (run id), extra (words that win over the cell's).
+
+    Notes:
+        Chosen transforms are read from what has finished, not handed over: a worker that waits for others in one stage
+        takes cells of the next before it is there itself.
     """
     wanted = trial.user_attrs[ENQUEUED]
     study = build_study(settings["study"], settings["scale"], settings["protocol"])
     cell, seed = study.cell(wanted["cell"]), int(wanted["seed"])
     name = f"{cell.name} seed {seed}"
     end_lost_run_of(settings["parent"], name)
-    args = words(cell, settings.get("chosen"), tuple(settings["extra"]))
+    chosen = None
+    if cell.chosen and study.choice:
+        chosen = Outcomes.of_parent(settings["parent"]).choose(study.choice, settings["protocol"])
+    args = words(cell, chosen, tuple(settings["extra"]))
     if study.task == "frozen":
         run_id, numbers = run_frozen(args, cell, seed, parent=settings["parent"], name=name)
     elif cell.folds:

@@ -2,16 +2,23 @@
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
+import optuna
+import pandas as pd
 import pytest
+import yaml
 
 import emotion
 from datamodules.errors import InputError
 from datamodules.readers import read
 from records.runs import find_runs, has_store
-from sweeps.studies import build_study
+from sweeps.queue import ENQUEUED
+from sweeps.studies import build_study, run
 from sweeps.studies.conduct import Conduct
 from sweeps.studies.config import data_module, merged
+from sweeps.studies.outcomes import INNER, Outcome, Outcomes
 from sweeps.studies.plan import words
 from sweeps.studies.preflight import check_study
 
@@ -83,3 +90,27 @@ def test_a_report_before_the_choice_is_made_says_what_there_is(folder: Path) -> 
     report = Path("mlruns", "reports", conduct.key, "report.md").read_text()
     assert "0 of 29 cells finished" in report
     assert "Chosen transforms" not in report
+
+
+def test_a_cell_reads_the_choice_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker still in the first stage may be handed it, and knows of no choice then."""
+    choice = build_study("balanced-augmentation", "tiny", "honest").choice
+    assert choice is not None
+    ranked = dict.fromkeys(choice.cells.values(), 0.1) | {choice.cells[name]: 0.5 for name in ("zoom", "flip", "blur")}
+    outcomes = Outcomes([Outcome(cell, 0, "id", {INNER: value}) for cell, value in ranked.items()])
+    monkeypatch.setattr(Outcome, "intervals", pd.DataFrame({"metric": [], "class": []}))
+    monkeypatch.setattr(Outcomes, "of_parent", lambda parent: outcomes)
+    asked: list[list[str]] = []
+
+    def trains(args: list[str], *_: object) -> tuple[str, dict[str, float]]:
+        asked.append(args)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "_one_division", trains)
+    monkeypatch.setattr(run, "end_lost_run_of", lambda *_: None)
+    trial = SimpleNamespace(user_attrs={ENQUEUED: {"cell": "over-sampling, chosen five", "seed": 0}})
+    settings = {"study": "balanced-augmentation", "scale": "tiny", "protocol": "honest", "parent": "p", "extra": []}
+    with pytest.raises(KeyboardInterrupt):
+        run.run_cell(cast(optuna.Trial, trial), settings)
+    at = asked[0].index("--data.transforms")
+    assert yaml.safe_load(asked[0][at + 1]) == ["blur", "crop", "flip", "rotation", "zoom"]
