@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,9 +13,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datamodules.errors import InputError
+from datamodules.face_boxes import boxes_file, check_boxes
 from datamodules.manifest_checks import SPLITS, VOTES, as_text, check_labels, check_paths, check_votes, refuse
 
-__all__ = ["KNOWN_COLUMNS", "SPLITS", "VOTES", "Manifest", "make_manifest", "read_table", "saved_meta", "side_car"]
+__all__ = [
+    "KNOWN_COLUMNS",
+    "SPLITS",
+    "VOTES",
+    "Manifest",
+    "make_manifest",
+    "read_table",
+    "saved_boxes",
+    "saved_meta",
+    "side_car",
+]
 
 KNOWN_COLUMNS = ("path", "label", "subject", "split")
 _META_KEY = b"emotion_manifest"
@@ -28,6 +39,8 @@ class Manifest:
     ``table`` has a plain row number as index and text in every column but the votes: ``path`` (with ``/``, relative
     to ``root``), ``label``, optional ``subject``, ``split`` and ``votes_<class>``; every other column is a group.
     ``""`` means not known. ``classes[i]`` is the name of the integer label i. ``notes`` say what the reader left out.
+    ``boxes``, if the data set knows where faces are, has a row a box: ``path``, ``x0``, ``y0``, ``x1``, ``y1`` in
+    pixels of the upright image, and what else is known; see :mod:`datamodules.face_boxes`.
     """
 
     root: Path
@@ -35,6 +48,7 @@ class Manifest:
     classes: tuple[str, ...]
     name: str
     notes: tuple[str, ...] = ()
+    boxes: pd.DataFrame | None = None
 
     def __len__(self) -> int:
         return len(self.table)
@@ -87,12 +101,25 @@ class Manifest:
     def select(self, rows: np.ndarray | list[int]) -> "Manifest":
         """Return these rows, in this order, numbered anew, with the same classes."""
         table = self.table.iloc[np.asarray(rows, dtype=np.int64)].reset_index(drop=True)
-        return Manifest(self.root, table, self.classes, self.name, self.notes)
+        return Manifest(self.root, table, self.classes, self.name, self.notes).with_boxes(self.boxes)
+
+    def with_boxes(self, boxes: pd.DataFrame | None) -> "Manifest":
+        """Return the manifest with those of the boxes that are of its images.
+
+        Raises:
+            InputError: a box without area, or a column that is missing.
+        """
+        if boxes is None:
+            return self
+        if "path" in boxes:
+            boxes = boxes[boxes["path"].isin(self.table["path"])]
+        return replace(self, boxes=check_boxes(boxes, self.name))
 
     def save(self, path: str | Path) -> Path:
         """Write the manifest to a ``.parquet`` or ``.csv`` file; a CSV gets a side-car ``<file>.json``.
 
-        The root is kept relative when the images lie in the manifest's own folder, so that both may move together.
+        Boxes go to ``<file>.boxes.csv``. The root is kept relative when the images lie in the manifest's own folder, so
+        that both may move together.
         """
         path = Path(path).expanduser().absolute()
         home, root = path.parent.resolve(), self.root.resolve()
@@ -113,6 +140,11 @@ class Manifest:
                 os.replace(draft, side_car(path))
                 self.table.to_csv(draft, index=False)
             os.replace(draft, path)
+            if self.boxes is not None:
+                self.boxes.to_csv(draft, index=False)
+                os.replace(draft, boxes_file(path))
+            else:
+                boxes_file(path).unlink(missing_ok=True)  # of a manifest that was written over
         except OSError as error:
             draft.unlink(missing_ok=True)
             msg = f"cannot write the manifest {path}: {error.strerror or error}; choose a folder that you may write to"
@@ -134,7 +166,7 @@ class Manifest:
         table = read_table(path, literal=True)
         root = path.parent / meta["root"]
         manifest = make_manifest(table, root, name=meta["name"], classes=tuple(meta["classes"]))
-        return Manifest(manifest.root, manifest.table, manifest.classes, manifest.name, tuple(meta.get("notes", ())))
+        return replace(manifest, notes=tuple(meta.get("notes", ()))).with_boxes(saved_boxes(path))
 
 
 def _kind(path: Path) -> str:
@@ -147,6 +179,11 @@ def _kind(path: Path) -> str:
 def side_car(path: Path) -> Path:
     """Return the file beside a CSV manifest that keeps its classes, name and root."""
     return path.with_name(path.name + ".json")
+
+
+def saved_boxes(path: Path) -> pd.DataFrame | None:
+    """Return the table of boxes that stands beside a saved manifest, or None."""
+    return read_table(boxes_file(path), literal=True) if boxes_file(path).is_file() else None
 
 
 def saved_meta(path: Path) -> dict | None:

@@ -17,11 +17,12 @@ from tqdm import tqdm
 from datamodules.drawn_faces.drawing import contact_sheet, draw
 from datamodules.drawn_faces.spec import DrawnFaces
 from datamodules.errors import InputError
-from datamodules.manifest import VOTES, Manifest, make_manifest
+from datamodules.manifest import VOTES, Manifest, make_manifest, read_table
 from datamodules.places import cache_root
 from datamodules.processes import cores, processes
 
 LANDMARKS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
+BOXES = "boxes.csv"
 _CHUNK = 64
 _FEW = 512  # below this, starting processes costs more than it saves
 
@@ -65,7 +66,7 @@ def _standing(final: Path) -> Manifest | None:
     if not (final / "manifest.csv").is_file():
         return None
     try:
-        return Manifest.load(final / "manifest.csv")
+        return Manifest.load(final / "manifest.csv").with_boxes(read_table(final / BOXES))
     except InputError:
         return None
 
@@ -86,12 +87,12 @@ def _write(spec: DrawnFaces, final: Path, pool: ProcessPoolExecutor | None) -> M
                 rows += known
                 boxes += seen
                 bar.update(len(known))
-        pd.DataFrame(boxes).to_csv(work / "boxes.csv", index=False, float_format="%.2f")
+        pd.DataFrame(boxes).to_csv(work / BOXES, index=False, float_format="%.2f")
         make_manifest(pd.DataFrame(rows), work, name="drawn", classes=spec.classes).save(work / "manifest.csv")
         os.replace(work, final)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return Manifest.load(final / "manifest.csv")
+    return Manifest.load(final / "manifest.csv").with_boxes(read_table(final / BOXES))
 
 
 Job = tuple[DrawnFaces, Path, int, int]

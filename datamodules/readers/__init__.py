@@ -96,4 +96,4 @@ def _read_drawn(text: str, options: ReadOptions) -> Manifest:
 
     manifest = prepare(parse_spec(text))
     table, notes = apply_votes(manifest.table, manifest.name, options)
-    return finish(table, manifest.root, manifest.name, options, (*manifest.notes, *notes))
+    return finish(table, manifest.root, manifest.name, options, (*manifest.notes, *notes)).with_boxes(manifest.boxes)

@@ -6,7 +6,7 @@ import pandas as pd
 
 from datamodules.errors import InputError
 from datamodules.labels import canonical_split
-from datamodules.manifest import Manifest, read_table, saved_meta
+from datamodules.manifest import Manifest, read_table, saved_boxes, saved_meta
 from datamodules.readers.common import ReadOptions, finish
 from datamodules.readers.votes import apply_votes
 
@@ -67,7 +67,7 @@ def read(path: Path, options: ReadOptions, name: str) -> Manifest:
     table = name_columns(read_table(table_path), options, table_path)
     table["path"] = table["path"].str.replace("\\", "/", regex=False)  # tables written on Windows
     table, notes = apply_votes(table, name, options)
-    return finish(table, root, name, options, notes)
+    return finish(table, root, name, options, notes).with_boxes(saved_boxes(table_path))
 
 
 def name_columns(table: pd.DataFrame, options: ReadOptions, source: Path) -> pd.DataFrame:
