@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 from datamodules.errors import InputError
+from datamodules.faces.command import add_face_arguments, prepare_faces_command, refuse_without_faces
 from datamodules.manifest import Manifest
 from datamodules.readers import READERS, ReadOptions, read
 from datamodules.readers.common import Unknown, Votes
@@ -73,7 +74,10 @@ def describe_command(args: argparse.Namespace) -> int:
 
 
 def prepare_command(args: argparse.Namespace) -> int:
-    """Write the manifest and say how to use it."""
+    """Write the manifest, or with ``--faces`` the crops and theirs, and say how to use it."""
+    if args.faces is not None:
+        return prepare_faces_command(open_data(args), args)
+    refuse_without_faces(args)
     manifest = open_data(args)
     path = Path(args.output).expanduser()
     if path.exists() and not args.overwrite:
@@ -135,10 +139,12 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--no-near", action="store_true", help="look for exact duplicates only")
     sub.set_defaults(run=check_command)
 
-    sub = commands.add_parser("prepare", help="write the manifest of a data set, to edit and to use as --data")
+    about = "write the manifest of a data set, to edit and to use as --data; with --faces cut the faces out"
+    sub = commands.add_parser("prepare", help=about)
     add_data_arguments(sub)
-    sub.add_argument("--output", required=True, metavar="FILE", help="a .csv or .parquet file")
-    sub.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
+    sub.add_argument("--output", required=True, metavar="FILE", help="a .csv or .parquet file; with --faces a folder")
+    sub.add_argument("--overwrite", action="store_true", help="replace the file if it exists; with --faces do all anew")
+    add_face_arguments(sub)
     sub.set_defaults(run=prepare_command)
 
     sub = commands.add_parser("cache", help="list the caches; with --data build one; with --clear delete them")

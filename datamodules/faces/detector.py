@@ -13,6 +13,10 @@ LANDMARKS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
 """As seen in the picture, in the order of the drawn faces."""
 
 
+FIND_VERSION = "1"
+"""Version of what happens to pictures before and to boxes after a detector; others' results are found anew."""
+
+
 class Faces(NamedTuple):
     """The faces of one picture, in its own pixels."""
 

@@ -23,10 +23,11 @@ class Haar:
 
     def __init__(self, long_side: int = 640) -> None:
         folder = getattr(getattr(cv2, "data", None), "haarcascades", None)
-        self._cascade = cv2.CascadeClassifier(f"{folder}{CASCADE}") if hasattr(cv2, "CascadeClassifier") else None
-        if self._cascade is None or self._cascade.empty():
+        cascade = cv2.CascadeClassifier(f"{folder}{CASCADE}") if hasattr(cv2, "CascadeClassifier") else None
+        if cascade is None or cascade.empty():
             msg = f"faces: OpenCV {cv2.__version__} comes without {CASCADE}; install opencv-python-headless 4"
             raise InputError(msg)
+        self._cascade = cascade
         self.long_side = long_side
         self.name = "haar"
         self.identity = f"haar {CASCADE} opencv {cv2.__version__} {long_side} {STEP} {NEIGHBOURS} {SMALLEST}"
