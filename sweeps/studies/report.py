@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,7 +56,8 @@ def compose(study: Study, outcomes: Outcomes, judged: Sequence[Judged], now: Cir
         _reading(study),
     ]
     if now.options:
-        lead.append(f"Options laid over every cell: {' '.join(now.options)}")
+        said = [re.sub(r"[^:=]*/(?=[^/]+/?$)", "", word) for word in now.options]  # names, not where they lie
+        lead.append(f"Options laid over every cell: {' '.join(said)}")
     if now.chosen:
         where = "the part selected on" if now.protocol == "honest" else "the reported part itself"
         lead.append(f"Chosen transforms, by macro F1 on {where}: {', '.join(now.chosen)}.")

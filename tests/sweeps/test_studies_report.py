@@ -42,7 +42,9 @@ def study() -> Study:
 
 
 def written(study: Study, outcomes: Outcomes, folder: Path, protocol: str = "honest") -> dict[str, str]:
-    now = Circumstances("small", protocol, "faces", ("--data.size", "40"), "7", "parent")  # type: ignore[arg-type]
+    now = Circumstances(
+        "small", protocol, "faces", ("--data", "csv:/home/me/faces.csv", "--data.size", "40"), "7", "parent"
+    )  # type: ignore[arg-type]
     paths = write_report(study, outcomes, now, folder)
     return {path.name: path.read_text(encoding="utf-8") for path in paths if path.suffix != ".png"}
 
@@ -57,6 +59,8 @@ def test_every_number_is_there_with_its_run(study: Study, tmp_path: Path) -> Non
         for shown in ("0.500", "0.400 to 0.600", "paper 0.432", "1,234,567", "failed", "paper 0.111", "paper 0.222"):
             assert shown in text
         assert "out of memory" in text
+        assert "faces.csv --data.size 40" in text  # but not where it lies
+        assert "home" not in text
         assert "--data.size 40" in text
         assert "2 of 3 cells finished" in text
         assert "confirmed 0, not confirmed 0, contradicted 0, not tested 1" in text
