@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 
 from datamodules.errors import InputError
+from datamodules.faces.boxes import clip
 
 LANDMARKS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
 """As seen in the picture, in the order of the drawn faces."""
@@ -54,16 +55,17 @@ def reduced(image: np.ndarray, long_side: int) -> tuple[np.ndarray, np.ndarray]:
     return small, np.array([width / size[0], height / size[1]], np.float32)
 
 
-def as_faces(boxes: np.ndarray, scores: np.ndarray, landmarks: np.ndarray | None, back: np.ndarray) -> Faces:
-    """Return faces found on a reduced copy in pixels of the picture, without boxes that are empty or not finite."""
-    boxes = boxes.reshape(-1, 4).astype(np.float32) * np.tile(back, 2)
-    scores = scores.reshape(-1).astype(np.float32)
-    if landmarks is None:
-        points = np.full((len(boxes), 5, 2), np.nan, np.float32)
-    else:
-        points = landmarks.reshape(-1, 5, 2).astype(np.float32) * back
-    good = np.isfinite(boxes).all(1) & np.isfinite(scores) & (boxes[:, 2:] > boxes[:, :2]).all(1)
-    return Faces(boxes[good], scores[good], points[good])
+def as_faces(
+    boxes: np.ndarray, scores: np.ndarray, landmarks: np.ndarray | None, small: np.ndarray, back: np.ndarray
+) -> Faces:
+    """Return faces found on a reduced copy in pixels of the picture; none that is empty, not finite or outside."""
+    boxes, scores = boxes.reshape(-1, 4).astype(np.float32), scores.reshape(-1).astype(np.float32)
+    points = np.full((len(boxes), 5, 2), np.nan, np.float32)
+    if landmarks is not None:
+        points = landmarks.reshape(-1, 5, 2).astype(np.float32)
+    inside = clip(boxes, *small.shape[:2])
+    good = np.isfinite(boxes).all(1) & np.isfinite(scores) & (inside[:, 2:] > inside[:, :2]).all(1)
+    return Faces(boxes[good] * np.tile(back, 2), scores[good], points[good] * back)
 
 
 def open_detector(name: str, *, threads: int | None = None) -> Detector:

@@ -9,7 +9,8 @@ from datamodules.errors import InputError
 from datamodules.faces.detector import Faces, as_faces, reduced
 
 CASCADE = "haarcascade_frontalface_default.xml"
-STEP, NEIGHBOURS, SMALLEST = 1.1, 5, 24  # the cascade's own window is 24 pixels
+STEP, NEIGHBOURS = 1.1, 5
+WINDOW, SHARE = 24, 16  # the cascade's own window in pixels; a face is at least this part of the picture's long side
 
 
 class Haar:
@@ -30,7 +31,7 @@ class Haar:
         self._cascade = cascade
         self.long_side = long_side
         self.name = "haar"
-        self.identity = f"haar {CASCADE} opencv {cv2.__version__} {long_side} {STEP} {NEIGHBOURS} {SMALLEST}"
+        self.identity = f"haar {CASCADE} opencv {cv2.__version__} {long_side} {STEP} {NEIGHBOURS} {WINDOW} {SHARE}"
 
     def detect(self, images: Sequence[np.ndarray]) -> list[Faces]:
         """Return the faces of RGB pictures; the score is the last stage's weight, about 0 to 10."""
@@ -39,9 +40,10 @@ class Haar:
     def _search(self, image: np.ndarray) -> Faces:
         small, back = reduced(image, self.long_side)
         grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
+        smallest = max(WINDOW, max(grey.shape) // SHARE)
         found, _, weights = self._cascade.detectMultiScale3(
-            grey, STEP, NEIGHBOURS, minSize=(SMALLEST, SMALLEST), outputRejectLevels=True
+            grey, STEP, NEIGHBOURS, minSize=(smallest, smallest), outputRejectLevels=True
         )
         boxes = np.asarray(found, np.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
-        return as_faces(boxes, np.asarray(weights, np.float32), None, back)
+        return as_faces(boxes, np.asarray(weights, np.float32), None, small, back)

@@ -75,8 +75,8 @@ class OwnDetector:
             for row, place in enumerate(places):
                 copy = small[place][0]
                 batch[row, : copy.shape[0], : copy.shape[1]] = copy
-            for row, place in zip(self._run(batch), places, strict=True):
-                faces[place] = self._faces(row, shape, small[place][1])
+            for raw, place in zip(self._run(batch), places, strict=True):
+                faces[place] = self._faces(raw, shape, *small[place])
         return [faces[place] for place in range(len(images))]
 
     def _padded(self, height: int, width: int) -> tuple[int, int]:
@@ -93,7 +93,7 @@ class OwnDetector:
         ]
         return np.concatenate(parts)
 
-    def _faces(self, raw: np.ndarray, shape: tuple[int, int], back: np.ndarray) -> Faces:
+    def _faces(self, raw: np.ndarray, shape: tuple[int, int], small: np.ndarray, back: np.ndarray) -> Faces:
         centres, scales = grid(*shape, self.strides)
         if raw.shape != (len(centres), 5):
             msg = (
@@ -105,7 +105,7 @@ class OwnDetector:
         sure = scores >= self.score
         boxes, scores = decode(raw[sure, :4], centres[sure], scales[sure]), scores[sure]
         kept = suppress(boxes, scores, self.overlap)
-        return as_faces(boxes[kept], scores[kept], None, back)
+        return as_faces(boxes[kept], scores[kept], None, small, back)
 
 
 def _first_line(error: Exception) -> str:

@@ -63,4 +63,4 @@ class YuNet:
         found = self._net.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))[1]  # (F, 15): x, y, w, h, 5 points, score
         found = np.zeros((0, 15), np.float32) if found is None else found
         boxes = np.concatenate([found[:, :2], found[:, :2] + found[:, 2:4]], 1)
-        return as_faces(boxes, found[:, 14], found[:, 4:14], back)
+        return as_faces(boxes, found[:, 14], found[:, 4:14], small, back)
