@@ -11,7 +11,7 @@ from datamodules.errors import InputError
 from datamodules.faces.command import add_face_arguments, prepare_faces_command, refuse_without_faces
 from datamodules.manifest import Manifest
 from datamodules.readers import READERS, ReadOptions, read
-from datamodules.readers.common import Unknown, Votes
+from datamodules.readers.common import Agreement, BadRecords, Unknown, Votes
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +27,15 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--keep-unknown", action="store_true", help="with votes: keep images that most call unknown")
     data.add_argument("--alias", action="append", metavar="NAME=CLASS", help="another name for a class; repeatable")
     data.add_argument("--unknown-labels", choices=get_args(Unknown), default="error", help="what to do with them")
+    data.add_argument(
+        "--agreement",
+        choices=get_args(Agreement),
+        type=lambda text: int(text) if text.isdecimal() else text,
+        default="any",
+        help="use images whose label so many annotators gave",
+    )
+    data.add_argument("--per-class", type=int, metavar="N", help="use N images of every class, the agreed ones first")
+    data.add_argument("--bad-records", choices=get_args(BadRecords), default="error", help="stop, or leave them out")
     for column in ("path", "label", "subject", "split"):
         data.add_argument(f"--{column}-column", metavar="COLUMN", help=f"the table's column for the {column}")
 
@@ -54,6 +63,9 @@ def open_data(args: argparse.Namespace) -> Manifest:
         subject_column=args.subject_column,
         split_column=args.split_column,
         unknown_labels=args.unknown_labels,
+        agreement=args.agreement,
+        per_class=args.per_class,
+        bad_records=args.bad_records,
     )
     return read(args.data or args.source or "drawn", options)
 

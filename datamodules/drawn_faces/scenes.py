@@ -13,6 +13,7 @@ from datamodules.drawn_faces.geometry import Pose, Shapes
 from datamodules.drawn_faces.people import Person, make_person
 from datamodules.drawn_faces.scene_parts import FACE_HEIGHT, camera, cover, outline_box, paint_head, poster, statue
 from datamodules.drawn_faces.scenery import background
+from datamodules.drawn_faces.spec import parse_fields
 from datamodules.errors import InputError
 
 KOREAN = ("happy", "angry", "sad", "anxious", "embarrassed", "hurt", "neutral")
@@ -93,6 +94,15 @@ class DrawnScenes:
         """Return 16 hexadecimal digits that stand for the fields and the version of the drawing."""
         fields = json.dumps([SCENE_VERSION, dataclasses.asdict(self)], sort_keys=True)
         return hashlib.sha256(fields.encode()).hexdigest()[:16]
+
+
+def parse_scenes(text: str) -> DrawnScenes:
+    """Return the set that ``images=700,size=640,seed=0`` describes; classes are joined by ``+``.
+
+    Raises:
+        InputError: If a key is unknown or a value does not fit.
+    """
+    return parse_fields(DrawnScenes, text, "scenes")
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,14 @@ import difflib
 import hashlib
 import json
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from datamodules.errors import InputError
 
 EMOTIONS = ("neutral", "happy", "sad", "surprise", "fear", "disgust", "angry", "contempt")
+Spec = TypeVar("Spec")
 DRAWING_VERSION = 1  # raised whenever the same seed would give other pixels, so that written files are made anew
 
 
@@ -85,23 +87,32 @@ def parse_spec(text: str) -> DrawnFaces:
     Raises:
         InputError: If a key is unknown or a value does not fit.
     """
-    known = {field.name: field for field in dataclasses.fields(DrawnFaces)}
+    return parse_fields(DrawnFaces, text.removeprefix("drawn").removeprefix(":"), "drawn")
+
+
+def parse_fields(kind: type[Spec], text: str, called: str) -> Spec:
+    """Return the set, of any kind, that ``key=value,key=value`` describes.
+
+    Raises:
+        InputError: If a key is unknown or a value does not fit.
+    """
+    known = {field.name: field for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
     values: dict[str, object] = {}
-    for part in filter(None, (piece.strip() for piece in text.removeprefix("drawn").removeprefix(":").split(","))):
+    for part in filter(None, (piece.strip() for piece in text.split(","))):
         key, _, value = (piece.strip() for piece in part.partition("="))
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)
             hint = f"; did you mean {near[0]}?" if near else ""
-            msg = f"drawn: unknown key {key!r}, expected {', '.join(known)} as key=value{hint}"
+            msg = f"{called}: unknown key {key!r}, expected {', '.join(known)} as key=value{hint}"
             raise InputError(msg)
         try:
             if key == "classes":
                 values[key] = tuple(value.split("+"))
-            elif key in ("ratio", "confusion"):
+            elif known[key].type is float:
                 values[key] = float(value)
             else:
                 values[key] = None if key == "subjects" and value.lower() == "none" else int(value)
         except ValueError:
-            msg = f"drawn: {key} must be a number, got {value!r}"
+            msg = f"{called}: {key} must be a number, got {value!r}"
             raise InputError(msg) from None
-    return DrawnFaces(**values)  # type: ignore[arg-type]
+    return kind(**values)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from datamodules.errors import InputError
 from datamodules.manifest import Manifest
-from datamodules.readers import csv_table, fer2013, folder, pattern
+from datamodules.readers import aihub, csv_table, fer2013, folder, pattern
 from datamodules.readers.common import IMAGE_SUFFIXES, ReadOptions, finish, image_files
 from datamodules.readers.unpack import is_archive, stem, unpack
 from datamodules.readers.votes import apply_votes
@@ -33,10 +33,14 @@ class Reader:
 
 READERS: dict[str, Reader] = {
     "fer2013": Reader("FER2013's CSV of pixels, with FER+ votes beside it", fer2013.looks_like, fer2013.read),
+    "aihub": Reader("AI-Hub's Korean set: photographs, and JSON of three annotators", aihub.looks_like, aihub.read),
     "csv": Reader("a CSV, TSV or Parquet table with a file and a label column", csv_table.looks_like, csv_table.read),
     "folder": Reader("one folder a class, below train/validation/test if given", folder.looks_like, folder.read),
     "pattern": Reader("labels in the file names, by a regular expression", pattern.looks_like, pattern.read),
 }
+
+
+DRAWN = ("drawn", "scenes")  # sources that are drawn, not read from a path
 
 
 def recognise(path: str | Path) -> str:
@@ -60,8 +64,9 @@ def read(source: str, options: ReadOptions = ReadOptions()) -> Manifest:  # noqa
     """Read a data set into a manifest.
 
     Args:
-        source: a path (the layout is recognised, an archive is unpacked once), ``reader:path``, or ``drawn`` and
-            ``drawn:largest=1000,ratio=10,seed=0`` for drawn faces.
+        source: a path (the layout is recognised, an archive is unpacked once), ``reader:path``; ``drawn`` and
+            ``drawn:largest=1000,ratio=10,seed=0`` for drawn faces; ``scenes`` and ``scenes:images=700,size=640,seed=0``
+            for drawn scenes in the layout of AI-Hub's Korean set.
         options: labels, votes and columns.
 
     Raises:
@@ -70,17 +75,23 @@ def read(source: str, options: ReadOptions = ReadOptions()) -> Manifest:  # noqa
     source = str(source).strip()
     if source == "drawn" or source.startswith("drawn:"):
         return _read_drawn(source.removeprefix("drawn").removeprefix(":"), options)
+    if source == "scenes" or source.startswith("scenes:"):
+        from datamodules.drawn_faces.korean import prepare_korean
+        from datamodules.drawn_faces.scenes import parse_scenes
+
+        spec = parse_scenes(source.removeprefix("scenes").removeprefix(":"))
+        return aihub.read(prepare_korean(spec), options, "scenes")
     place = Path(source).expanduser()
     chosen: str | None = None
     if source and not place.exists() and (match := re.match(r"([A-Za-z]\w+):(.*)", source, re.DOTALL)):
         chosen, place = match[1], Path(match[2]).expanduser()
         if chosen not in READERS:
-            near = difflib.get_close_matches(chosen.lower(), [*READERS, "drawn"], n=2, cutoff=0.5)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join([*READERS, 'drawn'])}"
+            near = difflib.get_close_matches(chosen.lower(), [*READERS, *DRAWN], n=2, cutoff=0.5)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join([*READERS, *DRAWN])}"
             msg = f"unknown reader {chosen!r} in {source!r}; {hint}"
             raise InputError(msg)
     if not source or not place.exists():
-        msg = f"data {source!r}: no file or folder {place}; give a path, reader:path, or drawn for drawn faces"
+        msg = f"data {source!r}: no file or folder {place}; give a path, reader:path, or drawn, or scenes"
         raise InputError(msg)
     place = place.resolve()
     name = stem(place)

@@ -13,12 +13,15 @@ from tqdm import tqdm
 from datamodules.errors import InputError
 from datamodules.labels import canonical, canonical_split, plain
 from datamodules.manifest import Manifest, make_manifest
+from datamodules.readers.even import agreed, draw_evenly
 from datamodules.readers.part import take_part
 
 IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png .webp .bmp .tif .tiff .gif .ppm .pgm".split())
 
 Votes = Literal["ignore", "majority", "soft"]
 Unknown = Literal["error", "drop", "keep"]
+Agreement = Literal["any", 2, 3]
+BadRecords = Literal["error", "drop"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,12 @@ class ReadOptions:
         part: use this share of the images of every class (and of every part of a given split), above 0 and below 1;
             at least one of each. The same share of the same set is always the same images, and equal files are taken
             or left together.
+        agreement: use only images whose label so many annotators gave: ``3``, ``2`` or more, or ``any``. Needs a set
+            that keeps annotators apart (AI-Hub's).
+        per_class: use so many images of every class; those that most annotators agree on first, the others by lot. The
+            same number of the same set is always the same images.
+        bad_records: what to do with a record of an annotation file that lacks a key, or has a box outside its image:
+            stop with an ``error`` that names it, or ``drop`` it.
     """
 
     pattern: str | None = None
@@ -57,17 +66,28 @@ class ReadOptions:
     split_column: str | None = None
     unknown_labels: Unknown = "error"
     part: float | None = None
+    agreement: Agreement = "any"
+    per_class: int | None = None
+    bad_records: BadRecords = "error"
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
             ("votes", self.votes, get_args(Votes)),
             ("unknown_labels", self.unknown_labels, get_args(Unknown)),
+            ("agreement", self.agreement, get_args(Agreement)),
+            ("bad_records", self.bad_records, get_args(BadRecords)),
         ):
             if value not in allowed:
-                msg = f"{name} must be one of {', '.join(allowed)}, got {value!r}"
+                msg = f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}"
                 raise InputError(msg)
         if self.part is not None and not 0 < self.part < 1:
             msg = f"part must be above 0 and below 1, got {self.part}; leave it out to use all images"
+            raise InputError(msg)
+        if self.per_class is not None and self.per_class < 1:
+            msg = f"per_class must be at least 1, got {self.per_class}; leave it out to use all images"
+            raise InputError(msg)
+        if self.per_class is not None and self.part is not None:
+            msg = f"part ({self.part}) and per_class ({self.per_class}) both say how many images to use; give one"
             raise InputError(msg)
         if self.drop_ties and self.votes == "ignore":
             msg = "drop_ties needs votes, which are ignored; add votes=majority or votes=soft"
@@ -129,7 +149,12 @@ def finish(
         notes = (*notes, *said)
     if "split" in table:
         table = table.assign(split=table["split"].map(lambda s: canonical_split(str(s)) or s))
+    if options.agreement != "any":
+        table, said = agreed(table, options.agreement, name)
+        notes = (*notes, *said)
     manifest = make_manifest(table, root, name=name, notes=notes)
+    if options.per_class is not None:
+        return draw_evenly(manifest, options.per_class)
     return manifest if options.part is None else take_part(manifest, options.part)
 
 
