@@ -1,0 +1,239 @@
+"""From drawn scenes, or photographs with a table of boxes, to batches for a face detector. Wiring only."""
+
+import os
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import numpy as np
+import pandas as pd
+import torch
+from torch.utils.data import DataLoader
+
+from datamodules.batches import EpochBatchSampler, PlainLoader
+from datamodules.cache import PixelCache, build_cache
+from datamodules.dataset import keep, start_worker
+from datamodules.duplicates import find_clusters
+from datamodules.errors import InputError
+from datamodules.faces.boxes_augment import BoxesDataset, build_augmentation
+from datamodules.faces.boxes_table import boxes_by_row, find_table, manifest_of, read_boxes, to_square
+from datamodules.faces.scene_files import parse_scenes, prepare_scenes
+from datamodules.folds import Fold, given_split, hold_out
+from datamodules.manifest import Manifest, saved_meta
+from datamodules.processes import cores
+from datamodules.readers import read
+
+MULTIPLE = 32  # the side of the square is a multiple of the coarsest level's stride
+MOST_WORKERS = 8
+Split = Literal["holdout", "given"]
+
+
+class BoxesDataModule(L.LightningDataModule):
+    """Pictures with boxes of faces: ``train`` to learn from, the inner part to select on, the outer part to report on.
+
+    Batches are those of `BoxesDataset`. A photograph is fitted into the square with grey around it. Duplicates and
+    pictures of one person (column ``subject``) stay in one part.
+    """
+
+    def __init__(
+        self,
+        source: str = "scenes",
+        boxes: str | None = None,
+        size: int = 320,
+        batch_size: int = 16,
+        split: Split = "holdout",
+        outer_fraction: float = 0.2,
+        inner_fraction: float = 0.1,
+        fold_seed: int = 0,
+        augment: bool = True,
+        num_workers: int | None = None,
+        cache_dir: str | None = None,
+        seed: int | None = None,
+    ) -> None:
+        """Take the options; nothing is read before it is asked for.
+
+        Args:
+            source: "scenes" or "scenes:images=300,size=320,dim=1" draws; or a folder with boxes.csv, that table
+                itself, or a manifest or data set as `emotion fit --data` takes it.
+            boxes: the table of boxes (path, x0, y0, x1, y1 in pixels); by default boxes.csv beside the pictures.
+            size: side of the square that the model sees, a multiple of 32.
+            batch_size: pictures a step.
+            split: one "holdout", or the column "split" that is "given" with the data.
+            outer_fraction: share of the pictures that is reported on, with "holdout".
+            inner_fraction: share of the rest that is selected on.
+            fold_seed: seed of the division.
+            augment: mirror, move, zoom, turn and recolour training pictures.
+            num_workers: loading processes; by default as many as help.
+            cache_dir: where decoded pictures are kept.
+            seed: of order and augmentation; by default the global one.
+
+        Raises:
+            InputError: an option out of range.
+        """
+        super().__init__()
+        if size < MULTIPLE or size % MULTIPLE:
+            msg = f"size must be a multiple of {MULTIPLE} (such as 320 or 640), got {size}"
+            raise InputError(msg)
+        if batch_size < 2:
+            msg = f"batch_size must be at least 2, got {batch_size}; batch normalisation needs two"
+            raise InputError(msg)
+        for name, value in (("outer_fraction", outer_fraction), ("inner_fraction", inner_fraction)):
+            if not 0 < value < 1:
+                msg = f"{name} must be above 0 and below 1, got {value}"
+                raise InputError(msg)
+        self.source, self.boxes_file, self.size, self.batch_size = source, boxes, size, batch_size
+        self.split, self.outer_fraction, self.inner_fraction = split, outer_fraction, inner_fraction
+        self.fold_seed, self.augment, self.num_workers, self.cache_dir = fold_seed, augment, num_workers, cache_dir
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
+
+    @cached_property
+    def _read(self) -> tuple[Manifest, pd.DataFrame]:
+        source = self.source.strip()
+        if source == "scenes" or source.startswith("scenes:"):
+            folder = prepare_scenes(parse_scenes(source))
+            table = read_boxes(folder / "boxes.csv")
+            return manifest_of(table, folder, "scenes"), table
+        place = Path(source).expanduser()
+        file = Path(self.boxes_file).expanduser() if self.boxes_file else find_table(place)
+        if file is None:
+            msg = (
+                f"data.source: {source} has no boxes.csv beside its pictures; give the table with --data.boxes FILE "
+                "(columns path, x0, y0, x1, y1), or scenes to draw some"
+            )
+            raise InputError(msg)
+        table = read_boxes(file)
+        if place.is_dir() and not (place / "manifest.csv").is_file():
+            return manifest_of(table, place, place.resolve().name), table
+        if place.is_dir():
+            return Manifest.load(place / "manifest.csv"), table
+        if place.is_file() and place.resolve() == file.resolve():
+            return manifest_of(table, place.parent, place.resolve().parent.name), table
+        if place.is_file() and place.suffix in (".csv", ".parquet") and saved_meta(place):
+            return Manifest.load(place), table
+        return read(source), table
+
+    @property
+    def manifest(self) -> Manifest:
+        """The table of pictures."""
+        return self._read[0]
+
+    @cached_property
+    def cache(self) -> PixelCache:
+        """The decoded pictures in their squares, built on first use.
+
+        Raises:
+            InputError: Pictures that cannot be read.
+        """
+        directory = Path(self.cache_dir) if self.cache_dir else None
+        cache = build_cache(self.manifest, self.size, fit="pad", directory=directory)
+        bad = cache.index[cache.index["error"] != ""]
+        if len(bad):
+            shown = "; ".join(f"{row.path}: {row.error}" for row in bad.head(3).itertuples())
+            msg = f"{len(bad)} of {len(self.manifest)} pictures cannot be used: {shown}; take them out of the table"
+            raise InputError(msg)
+        return cache
+
+    @cached_property
+    def _boxes(self) -> tuple[list[np.ndarray], int]:
+        sizes = self.cache.index[["width", "height"]].to_numpy(np.int64)
+        found, clipped = boxes_by_row(self._read[1], self.manifest, sizes)
+        return [to_square(one, *size, self.size) for one, size in zip(found, sizes.tolist(), strict=True)], clipped
+
+    @property
+    def boxes(self) -> list[np.ndarray]:
+        """Boxes of each row in pixels of the square, float32 (M, 4)."""
+        return self._boxes[0]
+
+    @property
+    def clipped(self) -> int:
+        """Number of boxes that reached over the border and were cut there."""
+        return self._boxes[1]
+
+    @cached_property
+    def clusters(self) -> np.ndarray:
+        """(N,) int64: rows with equal numbers are twins or one person and stay in one part."""
+        return find_clusters(self.manifest, self.cache)
+
+    @cached_property
+    def fold(self) -> Fold:
+        """Rows of the training, inner and outer part.
+
+        Raises:
+            InputError: Too few pictures, a given split that leaks, or a part without any face.
+        """
+        one = np.zeros(len(self.manifest), np.int64)  # parts need not agree in anything but their size
+        if self.split == "given":
+            if "split" not in self.manifest.table:
+                msg = f"data.split is given, but {self.manifest.name} has no column split; choose holdout"
+                raise InputError(msg)
+            given = self.manifest.table["split"].to_numpy(object)
+            outer: Literal["test", "validation"] = "test" if (given == "test").any() else "validation"
+            fold, _ = given_split(
+                one, self.clusters, ("picture",), given, outer=outer, seed=self.fold_seed,
+                inner_fraction=self.inner_fraction,
+            )  # fmt: skip
+        else:
+            fold = hold_out(
+                one, self.clusters, ("picture",), fraction=self.outer_fraction, seed=self.fold_seed,
+                inner_fraction=self.inner_fraction,
+            )  # fmt: skip
+        for name, rows in (("training", fold.train), ("inner", fold.inner), ("outer", fold.outer)):
+            if not sum(len(self.boxes[row]) for row in rows):
+                msg = f"the {name} part ({len(rows)} pictures) has no face: give more pictures or another fold_seed"
+                raise InputError(msg)
+        return fold
+
+    def split_table(self) -> pd.DataFrame:
+        """Return row, path, role (train, inner, outer), cluster and number of faces of every picture that is used."""
+        parts = {"train": self.fold.train, "inner": self.fold.inner, "outer": self.fold.outer}
+        table = pd.concat(
+            [pd.DataFrame({"row": rows, "role": role}) for role, rows in parts.items()], ignore_index=True
+        )
+        table["path"] = self.manifest.table["path"].to_numpy()[table["row"]]
+        table["cluster"] = self.clusters[table["row"]]
+        table["faces"] = [len(self.boxes[row]) for row in table["row"]]
+        return table
+
+    def prepare_data(self) -> None:
+        """Draw scenes and decode pictures."""
+        _ = self.clusters
+
+    def setup(self, stage: str) -> None:
+        """Divide."""
+        _ = self.fold
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint must know to prepare pictures for its model."""
+        return {"size": self.size, "fit": "pad"}
+
+    def train_dataloader(self) -> DataLoader:
+        """Return the batches of an epoch; which process loads one makes no difference to it."""
+        sampler = EpochBatchSampler(len(self.fold.train), self.batch_size, seed=self.seed)
+        transform = build_augmentation() if self.augment else None
+        dataset = BoxesDataset(self.cache, self.boxes, self.fold.train, transform)
+        workers = self.num_workers
+        if workers is None:
+            workers = min(MOST_WORKERS, cores()) if transform is not None and len(dataset) > 500 else 0
+        return PlainLoader(
+            dataset,
+            batch_sampler=sampler,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            worker_init_fn=start_worker,
+            collate_fn=keep,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        """Return the inner part as it is."""
+        return self.loader(self.fold.inner)
+
+    def test_dataloader(self) -> DataLoader:
+        """Return the outer part as it is."""
+        return self.loader(self.fold.outer)
+
+    def loader(self, rows: np.ndarray) -> DataLoader:
+        """Return some rows as they are."""
+        dataset = BoxesDataset(self.cache, self.boxes, rows)
+        return PlainLoader(dataset, batch_size=self.batch_size, collate_fn=keep)
