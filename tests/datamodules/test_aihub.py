@@ -142,6 +142,8 @@ def test_per_class_takes_the_agreed_first_and_the_same_ones_wherever_they_lie(mi
     shutil.copytree(miniature, tmp_path / "moved")
     for folder in sorted((tmp_path / "moved" / "Training").iterdir()):
         folder.rename(folder.with_name(folder.name[::-1]))
+    for file in (tmp_path / "moved").rglob("*.json"):  # and the records stand in another order
+        file.write_text(json.dumps(json.loads(file.read_bytes().decode("utf-8-sig"))[::-1]))
     moved = read(str(tmp_path / "moved"), ReadOptions(per_class=few + 3))
     names = [{path.rsplit("/", 1)[1] for path in m.table["path"]} for m in (more, moved)]
     assert names[0] == names[1]
@@ -333,6 +335,17 @@ def test_a_box_over_the_border_is_cut(tmp_path: Path) -> None:
     sides = manifest.boxes[manifest.boxes["path"] == "c.jpg"][["x0", "y0", "x1", "y1"]]
     assert sides.drop_duplicates().to_numpy().tolist() == [[0.0, 5.0, 40.0, 40.5]]
     assert "3 boxes cut at the borders of their images" in manifest.notes
+
+
+def test_boxes_are_held_against_the_upright_picture(tmp_path: Path) -> None:
+    folder = write(tmp_path / "set", [*PAIR, record("c.jpg", "슬픔", box=(42, 5, 49, 38))])
+    exif = Image.Exif()
+    exif[0x0112] = 6  # stored as 40x50, looked at as 50x40
+    Image.new("RGB", (40, 50)).save(folder / "c.jpg", "JPEG", exif=exif)
+    manifest = read(str(folder))
+    assert manifest.boxes["x1"].max() == 49
+    (folder / "c.jpg").write_bytes(b"no picture")
+    assert len(read(str(folder))) == 3, "an unreadable picture is for `emotion data check` to name"
 
 
 def test_three_annotators_all_different(tmp_path: Path) -> None:
