@@ -58,12 +58,11 @@ def cut(
         scale = side / size
         middle = np.round(middle - side / 2) + side / 2
 
-    # the picture's part under the square, at least a pixel of it, which is mirrored where the picture ends
-    height, width = image.shape[:2]
+    # the picture's part under the square, and as far inside as a mirror image outside of the border shows
     reach = side / 2 * (abs(math.cos(turn)) + abs(math.sin(turn))) + (0 if scale > 1 and not turn else 2)
-    left, top = (_within(edge, most) for edge, most in zip(middle - reach, (width, height), strict=True))
-    right, bottom = (_within(edge - 1, most) + 1 for edge, most in zip(middle + reach, (width, height), strict=True))
-    part = image[top : max(bottom, top + 1), left : max(right, left + 1)]
+    ends = [_part(x - reach, x + reach, most, scale) for x, most in zip(middle, image.shape[1::-1], strict=True)]
+    (left, right), (top, bottom) = ends
+    part = image[top:bottom, left:right]
     grain = np.ones(2)  # picture pixels for one of the part
     if scale > 1:
         smaller = [max(1, round(length / scale)) for length in part.shape[1::-1]]
@@ -86,5 +85,10 @@ def cut(
     )
 
 
-def _within(edge: float, most: int) -> int:
-    return int(min(max(math.floor(edge), 0), most - 1))
+def _part(low: float, high: float, most: int, scale: float) -> tuple[int, int]:
+    """Return the first pixel and the end of what is needed of ``most`` pixels in a row; at least one."""
+    beyond = math.ceil(scale)  # the outermost pixel of the result is not doubled by the mirror
+    first = low if high <= most else min(low, 2 * most - high - beyond)
+    end = high if low >= 0 else max(high, beyond - low)
+    start = min(max(math.floor(first), 0), most - 1)
+    return start, min(max(math.ceil(end), start + 1), most)

@@ -2,7 +2,8 @@
 
 The file takes ``image``, uint8 RGB (B, 3, H, W), with the preprocessing inside the graph, B free, H and W free or
 fixed, and gives the raw output of ``datamodules.faces.boxes``, float32 (B, N, 5). Its metadata says ``kind``
-(``face-detector``), ``strides`` (such as ``[8, 16, 32]``) and ``long_side`` (the size that it was trained for).
+(``face-detector``), ``strides`` (such as ``[8, 16, 32]``), ``long_side`` (the size that it was trained for) and may say
+``overlap`` (for the suppression, else 0.5).
 """
 
 import hashlib
@@ -28,7 +29,7 @@ class OwnDetector:
     Args:
         path: the ONNX file.
         score: how sure it must be, 0 to 1.
-        overlap: boxes that overlap a better one by more than this are taken away.
+        overlap: boxes that overlap a better one by more than this are taken away; default as the file says.
         threads: processor threads; default all.
 
     Raises:
@@ -37,7 +38,9 @@ class OwnDetector:
 
     tells_eyes = False
 
-    def __init__(self, path: Path, score: float = 0.5, overlap: float = 0.5, threads: int | None = None) -> None:
+    def __init__(
+        self, path: Path, score: float = 0.5, overlap: float | None = None, threads: int | None = None
+    ) -> None:
         data = read_model(path)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # its complaints about bad files are raised as well
@@ -59,10 +62,10 @@ class OwnDetector:
         self._fixed = [side if isinstance(side, int) else None for side in inputs[0].shape]
         if self._fixed[2] and self._fixed[3]:
             self.long_side = min(self.long_side, self._fixed[2], self._fixed[3])
-        self.score, self.overlap = score, overlap
+        self.score, self.overlap = score, float(about.get("overlap", 0.5)) if overlap is None else overlap
         self.name = path.stem
         digest = hashlib.sha256(data).hexdigest()[:16]
-        self.identity = f"own {digest} {self.long_side} {score} {overlap}"
+        self.identity = f"own {digest} {self.long_side} {score} {self.overlap}"
 
     def detect(self, images: Sequence[np.ndarray]) -> list[Faces]:
         """Return the faces of RGB pictures; equally large reduced copies go through the model together."""

@@ -16,6 +16,7 @@ WHERE = (
 )
 SUPPRESS = 0.3  # OpenCV's own defaults
 MOST = 5000
+LEAST = 64  # pixels a side: at 320 x 32 OpenCV 4.14 reads memory that nobody has written, and sees faces in it
 
 
 class YuNet:
@@ -59,8 +60,10 @@ class YuNet:
 
     def _search(self, image: np.ndarray) -> Faces:
         small, back = reduced(image, self.long_side)
-        self._net.setInputSize(small.shape[1::-1])
-        found = self._net.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))[1]  # (F, 15): x, y, w, h, 5 points, score
+        missing = [max(0, LEAST - side) for side in small.shape[:2]]
+        padded = cv2.copyMakeBorder(small, 0, missing[0], 0, missing[1], cv2.BORDER_CONSTANT)
+        self._net.setInputSize(padded.shape[1::-1])
+        found = self._net.detect(cv2.cvtColor(padded, cv2.COLOR_RGB2BGR))[1]  # (F, 15): x, y, w, h, 5 points, score
         found = np.zeros((0, 15), np.float32) if found is None else found
         boxes = np.concatenate([found[:, :2], found[:, :2] + found[:, 2:4]], 1)
         return as_faces(boxes, found[:, 14], found[:, 4:14], small, back)
