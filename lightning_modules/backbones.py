@@ -12,6 +12,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+import lightning_modules.k_emotionnet  # noqa: F401 - registers its name with timm
 from datamodules.errors import InputError
 from lightning_modules.checkpoints import load_tensors
 
