@@ -16,7 +16,18 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # read at import: it wou
 from benchmarks.report import Figure, as_table, machine, say, write
 
 # those that start processes come first, while this one is small
-BENCHMARKS = ("mapping", "pipeline", "training", "decoding", "tracking", "searching", "pruning", "workers", "gpu")
+BENCHMARKS = (
+    "mapping",
+    "faces",
+    "pipeline",
+    "training",
+    "decoding",
+    "tracking",
+    "searching",
+    "pruning",
+    "workers",
+    "gpu",
+)
 RESULTS = Path(__file__).resolve().parent / "results.json"
 
 

@@ -14,6 +14,7 @@ from benchmarks.searching import overheads
 
 NAMES = {
     "mapping": {"cache_mapping_memory"},
+    "faces": {"face_crops_per_second"},
     "pipeline": {"input_pipeline_first_epoch", "input_pipeline_later_epoch"},
     "training": {"training_loop"},
     "decoding": {"decodes_of_five_folds"},
@@ -23,6 +24,7 @@ NAMES = {
     "workers": {"two_workers"},
     "gpu": {"gpu_images_per_second", "gpu_share_of_model_alone"},
 }
+FACES = {"face_detector_alone_per_second", "face_crops_memory_growth"}  # with YuNet's file
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +51,8 @@ def test_every_measurement_runs_and_says_what_it_measured(name: str) -> None:
         figures = bench.measure(name, folder, toy=True)
 
     assert Path.cwd() == before
-    assert {figure.name for figure in figures} == NAMES[name]
+    more = FACES if name == "faces" and figures[0].value is not None else set()
+    assert {figure.name for figure in figures} == NAMES[name] | more
     for figure in figures:
         assert figure.about
         if figure.value is None:

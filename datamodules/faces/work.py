@@ -16,8 +16,9 @@ import numpy as np
 
 from datamodules.errors import InputError
 from datamodules.faces.choose import RULES, Rule, choose
-from datamodules.faces.cut import BORDERS, Border, cut, roll
+from datamodules.faces.cut import BORDERS, Border, cut
 from datamodules.faces.detector import Detector, Faces, open_detector
+from datamodules.faces.upright import turn_of
 from datamodules.pixels import PIXEL_LIMIT, decode_file, fit_to_square
 
 NoFace = Literal["list", "drop", "keep", "centre"]
@@ -149,15 +150,9 @@ def _batch(
         faces = as_found(record["faces"])
         record["chosen"] = chosen = choose(faces, image.shape[0], image.shape[1], options.rule)
         if chosen is not None:
-            turn = roll(faces.landmarks[chosen]) if options.upright else 0.0
-            picture = cut(
-                image,
-                faces.boxes[chosen],
-                options.size,
-                margin=options.margin,
-                border=options.border,
-                turn=turn,
-            )
+            box, points = faces.boxes[chosen], faces.landmarks[chosen]
+            turn = turn_of(detector, image, box, points) if options.upright else 0.0
+            picture = cut(image, box, options.size, margin=options.margin, border=options.border, turn=turn)
             record |= {"shown": "face", "cut": job.cut_key}
         elif options.no_face == "keep":
             picture, record["shown"] = fit_to_square(image, options.size, "pad"), "whole"
@@ -172,7 +167,7 @@ def _batch(
 def _rows(faces: Faces) -> list[list[float | None]]:
     """Return boxes, scores and landmarks as rounded numbers, so that a crop is the same when they were kept."""
     numbers = np.column_stack([faces.boxes, faces.scores, faces.landmarks.reshape(-1, 10)]).astype(np.float64)
-    rounded = np.round(numbers, 3).tolist()
+    rounded = np.round(numbers, 4).tolist()
     return [[None if value != value else value for value in row] for row in rounded]
 
 
