@@ -15,7 +15,7 @@ from datamodules.places import cache_root
 VERSION = "3"
 """Layout of the files in a pixel cache's folder."""
 
-KINDS = ("pixels", "unpacked", "drawn")
+KINDS = ("pixels", "unpacked", "drawn", "crops")
 GIGABYTE = 1e9
 COLUMNS = ["kind", "name", "images", "size", "fit", "gigabytes", "built", "usable", "folder"]
 
@@ -47,7 +47,7 @@ def cache_list(root: Path | None = None) -> pd.DataFrame:
 
 
 def cache_clear(root: Path | None = None, kinds: Sequence[str] = ("pixels",)) -> int:
-    """Delete what stands under ``kinds`` (pixels, unpacked, drawn) and return the bytes freed.
+    """Delete what stands under ``kinds`` (pixels, unpacked, drawn, crops) and return the bytes freed.
 
     A cache that is being built is left alone; one that is mapped by a running training stays readable to it. With the
     pixels go the lists of near duplicates that were found in them.

@@ -19,7 +19,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("the images")
     data.add_argument("source", nargs="?", help=argparse.SUPPRESS)
     data.add_argument(
-        "--data", help=f"a path, reader:path ({', '.join(READERS)}), or drawn[:largest=1000,ratio=10] [drawn]"
+        "--data", help=f"a path, reader:path ({', '.join(READERS)}), drawn[:largest=1000,ratio=10], or scenes [drawn]"
     )
     data.add_argument("--pattern", help="regular expression for paths, with named groups label, subject, any group")
     data.add_argument("--votes", choices=get_args(Votes), default="ignore", help="what annotators' votes are for")
@@ -164,7 +164,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--size", type=int, default=64, help="side of the cached pictures in pixels [64]")
     sub.add_argument("--fit", choices=("crop", "stretch", "pad"), default="crop", help="how a picture becomes square")
     sub.add_argument("--budget-gb", type=float, default=20.0, help="disk space that all caches may take [20]")
-    sub.add_argument("--clear", nargs="*", metavar="KIND", help="delete: pixels (default), unpacked, drawn")
+    sub.add_argument("--clear", nargs="*", metavar="KIND", help="delete: pixels (default), unpacked, drawn, crops")
     sub.set_defaults(run=cache_command)
     return top
 

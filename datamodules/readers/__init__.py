@@ -10,6 +10,7 @@ from datamodules.errors import InputError
 from datamodules.manifest import Manifest
 from datamodules.readers import aihub, csv_table, fer2013, folder, pattern
 from datamodules.readers.common import IMAGE_SUFFIXES, ReadOptions, finish, image_files
+from datamodules.readers.crops import cut_out
 from datamodules.readers.unpack import is_archive, stem, unpack
 from datamodules.readers.votes import apply_votes
 
@@ -67,12 +68,16 @@ def read(source: str, options: ReadOptions = ReadOptions()) -> Manifest:  # noqa
         source: a path (the layout is recognised, an archive is unpacked once), ``reader:path``; ``drawn`` and
             ``drawn:largest=1000,ratio=10,seed=0`` for drawn faces; ``scenes`` and ``scenes:images=700,size=640,seed=0``
             for drawn scenes in the layout of AI-Hub's Korean set.
-        options: labels, votes and columns.
+        options: labels, votes and columns; and ``faces``, to see the faces that are cut out of the pictures.
 
     Raises:
         InputError: nothing there, no such reader (the nearest is named), or a data set that breaks a rule.
     """
-    source = str(source).strip()
+    manifest = _read(str(source).strip(), options)
+    return manifest if options.faces is None else cut_out(manifest, options)
+
+
+def _read(source: str, options: ReadOptions) -> Manifest:
     if source == "drawn" or source.startswith("drawn:"):
         return _read_drawn(source.removeprefix("drawn").removeprefix(":"), options)
     if source == "scenes" or source.startswith("scenes:"):

@@ -53,6 +53,10 @@ class ReadOptions:
             same number of the same set is always the same images.
         bad_records: what to do with a record of an annotation file that lacks a key, or has a box outside its image:
             stop with an ``error`` that names it, or ``drop`` it.
+        faces: cut the faces out first, once: by ``haar``, ``yunet:FILE``, ``FILE.onnx`` (a detector trained here), or
+            ``boxes`` (those that come with the data). Pictures without a face stay whole.
+        face_size: side of these crops in pixels.
+        face_margin: share of the box's longer side that is added on every side.
     """
 
     pattern: str | None = None
@@ -69,6 +73,9 @@ class ReadOptions:
     agreement: Agreement = "any"
     per_class: int | None = None
     bad_records: BadRecords = "error"
+    faces: str | None = None
+    face_size: int = 500
+    face_margin: float = 0.25
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
@@ -88,6 +95,9 @@ class ReadOptions:
             raise InputError(msg)
         if self.per_class is not None and self.part is not None:
             msg = f"part ({self.part}) and per_class ({self.per_class}) both say how many images to use; give one"
+            raise InputError(msg)
+        if not 8 <= self.face_size <= 4096 or not 0 <= self.face_margin <= 10:
+            msg = f"face_size must lie in 8..4096 and face_margin in 0..10, got {self.face_size} and {self.face_margin}"
             raise InputError(msg)
         if self.drop_ties and self.votes == "ignore":
             msg = "drop_ties needs votes, which are ignored; add votes=majority or votes=soft"

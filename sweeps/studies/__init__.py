@@ -4,13 +4,14 @@ import difflib
 from collections.abc import Callable
 
 from datamodules.errors import InputError
-from sweeps.studies import backbones, balanced_augmentation, leakage, teachable
+from sweeps.studies import backbones, balanced_augmentation, face_crop, leakage, teachable
 from sweeps.studies.plan import Protocol, Scale, Study
 
 STUDIES: dict[str, Callable[[Scale, Protocol], Study]] = {
     "balanced-augmentation": balanced_augmentation.build,
     "teachable": teachable.build,
     "backbones": backbones.build,
+    "face-crop": face_crop.build,
     "leakage": leakage.build,
 }
 

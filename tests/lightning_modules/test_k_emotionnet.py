@@ -89,7 +89,8 @@ def test_its_recipe_is_the_papers() -> None:
     assert (model["backbone"], model["weights"], model["optimizer"]) == (NAME, "none", "adam")
     assert data["erasing"] > 0
     assert recipe["trainer"]["max_epochs"] == 150
-    test = data["holdout_fraction"]
+    test = 1 / data["folds"]
     validation = (1 - test) * data["inner_fraction"]
     assert (1 - test - validation, validation, test) == pytest.approx((0.8, 0.1, 0.1), abs=1e-3)
     assert re.search("--run.patience", file.read_text())
+    assert "split" not in data, "a cross-validation sets it, and a given split replaces it"
