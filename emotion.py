@@ -12,6 +12,7 @@ COMMANDS = {
     "predict": ("lightning_modules.cli", "classify a picture, a folder or a manifest with a trained model"),
     "export": ("lightning_modules.cli", "write a trained model as ONNX, with its preprocessing"),
     "register": ("lightning_modules.cli", "put a trained model into the MLflow model registry"),
+    "detector": ("lightning_modules.detector.command", "train our own face detector, measure it, write it as ONNX"),
     "cross-validate": ("sweeps.cli", "train and evaluate k folds under one parent run"),
     "search": ("sweeps.search_cli", "try options on inner folds, score the best once on data no trial saw"),
     "dashboard": ("sweeps.search_cli", "open Optuna's page of searches on this machine only"),

@@ -138,7 +138,7 @@ class BoxesDataModule(L.LightningDataModule):
     def _boxes(self) -> tuple[list[np.ndarray], int]:
         sizes = self.cache.index[["width", "height"]].to_numpy(np.int64)
         found, clipped = boxes_by_row(self._read[1], self.manifest, sizes)
-        return [to_square(one, *size, self.size) for one, size in zip(found, sizes.tolist(), strict=True)], clipped
+        return [to_square(one, w, h, self.size) for one, (w, h) in zip(found, sizes.tolist(), strict=True)], clipped
 
     @property
     def boxes(self) -> list[np.ndarray]:
@@ -215,15 +215,15 @@ class BoxesDataModule(L.LightningDataModule):
         workers = self.num_workers
         if workers is None:
             workers = min(MOST_WORKERS, cores()) if transform is not None and len(dataset) > 500 else 0
-        return PlainLoader(
-            dataset,
-            batch_sampler=sampler,
-            num_workers=workers,
-            persistent_workers=workers > 0,
-            worker_init_fn=start_worker,
-            collate_fn=keep,
-            pin_memory=torch.cuda.is_available(),
-        )
+        options: dict[str, Any] = {
+            "batch_sampler": sampler,
+            "num_workers": workers,
+            "persistent_workers": workers > 0,
+            "worker_init_fn": start_worker,
+            "collate_fn": keep,
+            "pin_memory": torch.cuda.is_available(),
+        }
+        return PlainLoader(dataset, **options)
 
     def val_dataloader(self) -> DataLoader:
         """Return the inner part as it is."""
@@ -236,4 +236,5 @@ class BoxesDataModule(L.LightningDataModule):
     def loader(self, rows: np.ndarray) -> DataLoader:
         """Return some rows as they are."""
         dataset = BoxesDataset(self.cache, self.boxes, rows)
-        return PlainLoader(dataset, batch_size=self.batch_size, collate_fn=keep)
+        options: dict[str, Any] = {"batch_size": self.batch_size, "collate_fn": keep}
+        return PlainLoader(dataset, **options)

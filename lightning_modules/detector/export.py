@@ -48,6 +48,9 @@ def export_onnx(model: FaceDetector, path: Path, *, fixed: bool = False) -> floa
     Raises:
         InputError: the difference exceeds 1e-3, or the file cannot be written; no file is left then.
     """
+    if not os.access(path.absolute().parent, os.W_OK):  # said now, since writing the graph takes a while
+        msg = f"--output: cannot write {path}: choose a folder that exists and is writable"
+        raise InputError(msg)
     deployed, size = _Deployed(model).cpu().eval(), int(model.plain["size"])
     generator = torch.Generator().manual_seed(0)
     shapes = [(2, size, size), (1, size, size)] + ([] if fixed else [(1, size, size + 32), (2, 64, 32)])

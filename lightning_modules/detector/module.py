@@ -11,11 +11,12 @@ from torch import Tensor
 from torchmetrics.detection import MeanAveragePrecision
 
 from datamodules.errors import InputError
-from datamodules.faces.boxes import decode, grid, suppress
+from datamodules.faces.boxes import clip, decode, grid, suppress
 from lightning_modules.averaging import RAW_KEY, WeightAverage
 from lightning_modules.checkpoints import load_plain
 from lightning_modules.detector.assignment import STRIDES
 from lightning_modules.detector.objective import Objective
+from lightning_modules.detector.precision import RECALLS, THRESHOLDS
 from lightning_modules.detector.pyramid import FaceNet, build_features
 from lightning_modules.metrics import MeanLoss
 from lightning_modules.optimizers import OptimizerName, ScheduleName, build_optimizer, build_schedules
@@ -138,9 +139,11 @@ class FaceDetector(pl.LightningModule):
 
     def configure_metrics(self) -> None:
         """Make one average precision and one mean loss for each stage."""
-        for stage in ("val", "test"):
-            setattr(self, f"{stage}_map", MeanAveragePrecision(backend="pycocotools"))
-            setattr(self, f"{stage}_loss", MeanLoss())
+        # torchmetrics' own thresholds are in single precision: .30000001 is another recall than 3 of 10
+        exact: Any = {"iou_thresholds": THRESHOLDS.tolist(), "rec_thresholds": RECALLS.tolist()}
+        self.val_map = MeanAveragePrecision(backend="pycocotools", **exact)
+        self.test_map = MeanAveragePrecision(backend="pycocotools", **exact)
+        self.val_loss, self.test_loss = MeanLoss(), MeanLoss()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Give Lightning the optimizer and its schedules."""
@@ -165,12 +168,12 @@ class FaceDetector(pl.LightningModule):
     def found(self, raw: Tensor) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return boxes (F, 4) within the picture and scores (F,) of each picture, best first."""
         scores = raw[..., 4].float().sigmoid().cpu().numpy()
-        boxes = decode(raw[..., :4].float(), self.centres, self.scales).clamp(0, self.plain["size"]).cpu().numpy()
+        boxes = decode(raw[..., :4].float(), self.centres, self.scales).cpu().numpy()
         result = []
         for box, score in zip(boxes, scores, strict=True):
             sure = np.flatnonzero(score >= LOWEST)
             kept = sure[suppress(box[sure], score[sure], OVERLAP)[:MOST]]
-            result.append((box[kept], score[kept]))
+            result.append((clip(box[kept], self.plain["size"], self.plain["size"]), score[kept]))
         return result
 
     def _evaluate(self, batch: Batch, stage: Literal["val", "test"]) -> list[tuple[np.ndarray, np.ndarray]]:
