@@ -79,7 +79,7 @@ def _fit(args: list[str]) -> int:
         parser.set_defaults({f"model.{name}": value for name, value in known.items() if name != "size"})
         parser.set_defaults({"data.size": known["size"], "model.weights": "none"})
     config = parser.parse_args(_short(words))
-    plain: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_none=False))
+    plain: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_unset=False))
     plain.pop("config", None)
     os.environ["PL_GLOBAL_SEED"] = str(config.seed)
     seed_everything(config.seed, workers=True, verbose=False)

@@ -1,0 +1,55 @@
+"""`emotion detector`: one small run from drawn scenes to a tracked run, trained on from there, and what it refuses."""
+
+from pathlib import Path
+
+import pytest
+
+import emotion
+from datamodules.errors import InputError
+from lightning_modules.detector.command import main
+from records.runs import find_runs, load_table
+
+SCENES = "scenes:images=16,size=96,others=1"
+SMALL = ["--data", SCENES, "--size", "64", "--epochs", "1", "--data.batch_size", "6", "--data.num_workers", "0"]
+TINY = ["--model.backbone", "resnet10t", "--model.weights", "none", "--model.width", "8"]
+FAST = ["--run.resamples", "100", "--run.accelerator", "cpu"]
+
+
+def test_a_run_is_tracked_measured_and_trained_on(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert emotion.main(["detector", "fit", *SMALL, *TINY, *FAST, "--model.nwd", "0.25"]) == 0
+    assert "held-out pictures" in capsys.readouterr().out
+    (run,) = find_runs().itertuples()
+    assert run.status == "FINISHED"
+    split, found = load_table(run.run_id, "split"), load_table(run.run_id, "detections")
+    assert set(found["row"]) <= set(split.loc[split["role"] == "outer", "row"])
+    assert load_table(run.run_id, "intervals")["metric"].tolist() == ["map_50", "map"]
+
+    assert emotion.main(["detector", "test", "latest", "--data", SCENES, "--data.num_workers", "0", "--all"]) == 0
+    assert " faces in 16 held-out pictures" in capsys.readouterr().out
+
+    # the network is that of the run, unasked
+    assert emotion.main(["detector", "fit", "--from", run.run_id, *SMALL[:2], *SMALL[4:], *FAST]) == 0
+    assert len(find_runs()) == 2
+    assert emotion.main(["detector", "fit", "--from", run.run_id, *SMALL, *FAST, "--model.width", "16"]) == 1
+    assert "has width 8, this run 16: leave width out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train"], r"emotion detector: fit, test or export, got 'train'"),
+        (["fit", "--model.backbon", "x"], r"backbon: this option is not accepted.*backbone"),
+        (["fit", "--epochs", "0"], r"run.epochs must be at least 1, got 0"),
+        (["fit", "--from", "nothing.ckpt"], r"no such file: nothing.ckpt"),
+        (["test"], r"which\? give a run or a .ckpt file first"),
+    ],
+)
+def test_wrong_words_are_refused(workplace: Path, words: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        main(["detector", *words])
+
+
+def test_without_words_the_usage_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["detector"]) == 2
+    assert main(["detector", "--help"]) == 0
+    assert "emotion detector <fit|test|export>" in capsys.readouterr().out
