@@ -226,14 +226,17 @@ def test_a_killed_run_goes_on(
     monkeypatch.setattr(prepare, "CHUNK", 1)
     real = work.write_crop
 
-    def dies(output: Path, crop: str, picture: np.ndarray) -> int:
-        if crop.endswith("2.jpg"):
-            (output / work.PARTS / "half").write_bytes(b"half a crop")
-            raise KeyboardInterrupt
-        return real(output, crop, picture)
+    def dies(name: str) -> Any:
+        def write(output: Path, crop: str, picture: np.ndarray) -> int:
+            if crop.endswith(name):
+                (output / work.PARTS / "half").write_bytes(b"half a crop")
+                raise KeyboardInterrupt
+            return real(output, crop, picture)
+
+        return write
 
     with monkeypatch.context() as patch:
-        patch.setattr(work, "write_crop", dies)
+        patch.setattr(work, "write_crop", dies("2.jpg"))
         with pytest.raises(KeyboardInterrupt):
             cut_all(photographs, spots, tmp_path / "out")
     with (tmp_path / "out" / ".faces.jsonl").open("a") as file:
@@ -244,18 +247,33 @@ def test_a_killed_run_goes_on(
     searched.clear()
 
     with monkeypatch.context() as patch:  # again, so that the notes go on after the line that was cut short
-        patch.setattr(work, "write_crop", lambda *a: dies(*a) if "sad/5" not in a[1] else os.abort())
+        patch.setattr(work, "write_crop", dies("5.jpg"))
         with pytest.raises(KeyboardInterrupt):
             cut_all(photographs, spots, tmp_path / "out")
     done = cut_all(photographs, spots, tmp_path / "out")
 
-    assert done.done == 4
+    assert done.done == 1
     after = files(tmp_path / "out")
     assert {name: after[name] for name in before} == before
     assert len(after) == 4
     assert not (tmp_path / "out" / work.PARTS).exists()
     lines = (tmp_path / "out" / ".faces.jsonl").read_text().splitlines()
     assert [json.loads(line)["path"] for line in lines] == photographs.table["path"].tolist()
+
+    with monkeypatch.context() as patch:  # crops of two kinds have no manifest
+        patch.setattr(work, "write_crop", dies("2.jpg"))
+        with pytest.raises(KeyboardInterrupt):
+            cut_all(photographs, spots, tmp_path / "out", margin=0.5)
+    assert not (tmp_path / "out" / "manifest.csv").exists()
+
+
+def test_a_crop_that_somebody_cut_short_is_made_again(photographs: Manifest, spots: Path, tmp_path: Path) -> None:
+    cut_all(photographs, spots, tmp_path / "out")
+    crop = tmp_path / "out" / "faces/happy/0.jpg"
+    whole = crop.read_bytes()
+    crop.write_bytes(whole[:100])
+    assert cut_all(photographs, spots, tmp_path / "out").done == 1
+    assert crop.read_bytes() == whole
 
 
 def test_notes_that_lead_outside_delete_nothing_there(photographs: Manifest, spots: Path, tmp_path: Path) -> None:
