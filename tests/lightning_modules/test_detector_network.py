@@ -155,7 +155,7 @@ WITHOUT_TORCH = """
 import sys
 sys.modules["torch"] = None  # an import of it fails
 import numpy as np
-from datamodules.faces import open_detector
+from datamodules.faces.detector import open_detector
 detector = open_detector(sys.argv[1])
 detector.score = 0.01
 picture = np.load(sys.argv[2])

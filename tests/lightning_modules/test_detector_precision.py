@@ -66,6 +66,9 @@ def test_a_second_box_of_one_face_is_suppressed_or_wrong() -> None:
     np.testing.assert_allclose(scores, [0.9], atol=1e-4)
     pictures = [match(np.array([A, near]), np.array([0.8, 0.9]), np.array([A]))]
     assert pictures[0].hits[0].tolist() == [True, False]  # the surer one has it, though it fits less well
+    neighbours = np.array([[0.0, 0, 20, 20], [4, 0, 24, 20]])
+    beside = match(np.array([[0.0, 0, 20, 20], [1, 0, 21, 20]]), np.array([0.9, 0.8]), neighbours)
+    assert beside.hits[0].tolist() == [True, True]  # the face it fits best is taken, so it has the other one
 
 
 def test_ours_is_torchmetrics_on_chance_boxes() -> None:
