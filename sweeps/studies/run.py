@@ -95,7 +95,7 @@ def _folds(args: list[str], cell: Cell, seed: int, parent: str, name: str) -> tu
 
 def training_scores(done: EmotionCLI) -> dict[str, float]:
     """Return the accuracy of the kept weights on the training pictures as they are, each once."""
-    data, model = done.datamodule, done.model
+    data, model = done.datamodule, done.model.eval()  # Lightning gives it back in training mode
     right = total = 0
     for batch in data.evaluation_loader(data.fold_rows.train):
         with torch.inference_mode():

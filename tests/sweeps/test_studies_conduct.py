@@ -3,11 +3,12 @@
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import optuna
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 import emotion
@@ -114,3 +115,25 @@ def test_a_cell_reads_the_choice_itself(monkeypatch: pytest.MonkeyPatch) -> None
         run.run_cell(cast(optuna.Trial, trial), settings)
     at = asked[0].index("--data.transforms")
     assert yaml.safe_load(asked[0][at + 1]) == ["blur", "crop", "flip", "rotation", "zoom"]
+
+
+def test_training_scores_are_those_of_evaluation() -> None:
+    """In training mode batch normalisation would look at the batch, and refuse one picture."""
+
+    class Model(torch.nn.Module):
+        device = torch.device("cpu")
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = torch.nn.BatchNorm1d(2)
+
+        def probabilities(self, image: torch.Tensor) -> torch.Tensor:
+            return cast(torch.Tensor, self.norm(image)).softmax(1)
+
+    batches = [
+        {"image": torch.tensor([[1.0, 0.0], [2.0, 0.0]]), "label": torch.tensor([0, 0])},
+        {"image": torch.tensor([[1.0, 0.0]]), "label": torch.tensor([1])},
+    ]
+    data = SimpleNamespace(evaluation_loader=lambda rows: batches, fold_rows=SimpleNamespace(train=None))
+    done = SimpleNamespace(datamodule=data, model=Model().train())
+    assert run.training_scores(cast(Any, done)) == {"train/accuracy": pytest.approx(2 / 3)}
