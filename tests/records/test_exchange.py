@@ -96,7 +96,7 @@ def test_runs_arrive_whole_and_open_without_where_they_came_from(
     assert (run.data.metrics["val/f1_macro"], run.data.metrics["exact"]) == (2 / 3, 0.1 + 0.2)
     assert np.isnan(run.data.metrics["bad"])
     dataset = run.inputs.dataset_inputs[0].dataset
-    assert (dataset.name, json.loads(dataset.profile)) == ("drawn", {"images": 20})
+    assert (dataset.name, json.loads(dataset.profile)) == ("drawn", {"images": 20, "digest": "f" * 64})
 
 
 def test_a_second_import_changes_nothing(family: Family, other: Path) -> None:

@@ -69,7 +69,8 @@ def test_everything_a_run_logs_arrives(mlruns: Path, new_logger: NewLogger, tmp_
     assert run.data.metrics["big"] > 1e300
     assert {"recipe", "git_commit", "lock_sha256", "python"} <= run.data.tags.keys()
     dataset = run.inputs.dataset_inputs[0].dataset
-    assert (dataset.name, dataset.digest, json.loads(dataset.profile)) == ("drawn", "f" * 36, {"images": 20})
+    profile = {"images": 20, "digest": "f" * 64}
+    assert (dataset.name, dataset.digest, json.loads(dataset.profile)) == ("drawn", "f" * 36, profile)
     pd.testing.assert_frame_equal(load_table(logger.run_id, "predictions"), table)
     assert run_config(logger.run_id) == {"model": {"loss": "focal"}}
     assert download(logger.run_id, "notes/note.txt").read_text() == "hello"
