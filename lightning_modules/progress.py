@@ -24,7 +24,7 @@ class EpochLines(ProgressBar):
 
     def __init__(self) -> None:
         super().__init__()
-        self._shown, self._start = True, 0.0
+        self._shown, self._start = True, time.perf_counter()
 
     def disable(self) -> None:
         """Print nothing; Lightning asks for it on other ranks than zero."""
@@ -33,6 +33,10 @@ class EpochLines(ProgressBar):
     def enable(self) -> None:
         """Print again."""
         self._shown = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the clock: an epoch that is resumed has no start of its own."""
+        self._start = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at the clock."""

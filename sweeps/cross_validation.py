@@ -193,6 +193,7 @@ def _run_folds(
     left = [at for at in todo if at not in results]
     for seed, fold in tqdm(left, "folds", len(todo), unit="fold", initial=len(results), disable=None):
         member = members[seed, fold]
+        tqdm.write(f"fold {fold} seed {seed} begins ({len(results) + 1} of {len(todo)})", file=sys.stderr)
         done = _run_fold(args, folds, fold, seed, seeds[0], str(parent.run_id), member.run_id)
         if done.result is None:
             msg = "run.evaluate: a cross-validation is made of its folds' predictions; leave --run.evaluate out"

@@ -120,7 +120,7 @@ def work(
         study = optuna.load_study(study_name=study_name, storage=storage, sampler=RandomSampler(), pruner=NopPruner())
         if not is_shared(url):
             _fail_all_running(study)
-        bar = tqdm(desc=study_name, unit="trial", disable=not progress)
+        bar = tqdm(desc=study_name, unit="trial", disable=None if progress else True)
         with contextlib.closing(bar):
             while True:
                 trial = _take(study)

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
 from typing import get_args
 
@@ -67,14 +68,18 @@ def run_search(args: list[str]) -> int:
         raise InputError(msg)
     if options.workers > 1:  # or the processes of all workers would each take every core, and wait for one another
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // options.workers)))
-    found = search(
-        plan,
-        trials=options.trials,
-        storage_url=options.storage,
-        workers=options.workers,
-        warm_start=options.warm_start,
-        keep=lambda found, study: keep_search(found, study, recipe),
-    )
+    try:
+        found = search(
+            plan,
+            trials=options.trials,
+            storage_url=options.storage,
+            workers=options.workers,
+            warm_start=options.warm_start,
+            keep=lambda found, study: keep_search(found, study, recipe),
+        )
+    except KeyboardInterrupt:
+        print("\nwhat has finished is kept; to go on: the same command", file=sys.stderr)
+        raise
     print(f"\n{search_text(found)}")
     print(f"parent run {found.run_id}, its trials below it; winner {found.winner.run_id}; recipe {recipe}")
     print(f"next:  emotion fit --config {recipe}      train it again, or with other data: --data X --split holdout")

@@ -51,7 +51,11 @@ def main(args: list[str]) -> int:
     from sweeps.studies.conduct import Conduct
 
     conduct = Conduct(study, options.scale, options.protocol, tuple(extra), options.storage)
-    failed = conduct.run(only_report=options.report)
+    try:
+        failed = conduct.run(only_report=options.report)
+    except KeyboardInterrupt:
+        print("\nwhat has finished is kept; to go on: the same command", file=sys.stderr)
+        raise
     for name, reason in failed.items():
         print(f"failed: {name}: {reason}", file=sys.stderr)
     return int(bool(failed))

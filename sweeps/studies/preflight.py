@@ -2,10 +2,9 @@
 
 import json
 
-from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
 from datamodules.manifest import Manifest
-from sweeps.studies.config import data_module, merged
+from sweeps.studies.config import Config, data_module, merged
 from sweeps.studies.plan import Cell, Study, words
 
 
@@ -17,7 +16,15 @@ def check_study(study: Study, extra: tuple[str, ...]) -> Manifest:
     """
     manifests: dict[str, Manifest] = {}
     for cell in study.cells:
-        data = _data(cell, extra)
+        config = _config(cell, extra)
+        marks, epochs = config.get("frozen", {}).get("marks", []), config["trainer"].get("max_epochs", 0)
+        if marks and epochs != max(map(int, marks)):
+            msg = (
+                f"--trainer.max_epochs: study {study.name} reads its tables off {', '.join(map(str, marks))} epochs, "
+                f"got {epochs}; leave the option out"
+            )
+            raise InputError(msg)
+        data = data_module(config)
         key = json.dumps([data.source, str(data.read_options)])
         if key not in manifests:
             manifests[key] = data.manifest
@@ -31,6 +38,6 @@ def check_study(study: Study, extra: tuple[str, ...]) -> Manifest:
     return next(iter(manifests.values()))
 
 
-def _data(cell: Cell, extra: tuple[str, ...]) -> EmotionDataModule:
+def _config(cell: Cell, extra: tuple[str, ...]) -> Config:
     last = ["--data.split", "folds", "--data.folds", str(cell.folds), "--data.fold", "0"] if cell.folds else []
-    return data_module(merged([*words(cell, ["rotation"], extra), *last]))  # any transform stands for the chosen ones
+    return merged([*words(cell, ["rotation"], extra), *last])  # any transform stands for the chosen ones

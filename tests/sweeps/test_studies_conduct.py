@@ -137,3 +137,9 @@ def test_training_scores_are_those_of_evaluation() -> None:
     data = SimpleNamespace(evaluation_loader=lambda rows: batches, fold_rows=SimpleNamespace(train=None))
     done = SimpleNamespace(datamodule=data, model=Model().train())
     assert run.training_scores(cast(Any, done)) == {"train/accuracy": pytest.approx(2 / 3)}
+
+
+def test_a_study_read_off_at_certain_epochs_keeps_them() -> None:
+    study = build_study("teachable", "tiny", "honest")
+    with pytest.raises(InputError, match=r"--trainer.max_epochs: study teachable reads .* 20, 50, 100 epochs, got 1;"):
+        check_study(study, ("--trainer.max_epochs", "1"))
