@@ -37,7 +37,7 @@ def _trials_know_the_cache_of_the_tests() -> None:
     process.join()
 
 
-LONG = ("pruning", "workers")  # two searches each
+LONG = ("pruning", "searching", "workers")  # two searches each, or commands one after another
 
 
 @pytest.mark.parametrize(
