@@ -97,12 +97,12 @@ class DrawnScenes:
 
 
 def parse_scenes(text: str) -> DrawnScenes:
-    """Return the set that ``images=700,size=640,seed=0`` describes; classes are joined by ``+``.
+    """Return the set that ``scenes:images=700,size=640,seed=0`` describes; classes are joined by ``+``.
 
     Raises:
         InputError: If a key is unknown or a value does not fit.
     """
-    return parse_fields(DrawnScenes, text, "scenes")
+    return parse_fields(DrawnScenes, text.removeprefix("scenes").removeprefix(":"), "scenes")
 
 
 @dataclass(frozen=True)

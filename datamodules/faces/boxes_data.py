@@ -14,11 +14,12 @@ from torch.utils.data import DataLoader
 from datamodules.batches import EpochBatchSampler, PlainLoader
 from datamodules.cache import PixelCache, build_cache
 from datamodules.dataset import keep, start_worker
+from datamodules.drawn_faces.scenes import parse_scenes
 from datamodules.duplicates import find_clusters
 from datamodules.errors import InputError
 from datamodules.faces.boxes_augment import BoxesDataset, build_augmentation
 from datamodules.faces.boxes_table import boxes_by_row, find_table, manifest_of, read_boxes, to_square
-from datamodules.faces.scene_files import parse_scenes, prepare_scenes
+from datamodules.faces.scene_files import prepare_scenes
 from datamodules.folds import Fold, given_split, hold_out
 from datamodules.manifest import Manifest, saved_meta
 from datamodules.processes import cores

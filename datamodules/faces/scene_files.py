@@ -1,6 +1,5 @@
 """Drawn scenes as files with their table of boxes, written once: what a detector learns from without photographs."""
 
-import difflib
 import os
 import shutil
 import uuid
@@ -19,30 +18,6 @@ from datamodules.processes import cores, processes
 
 _CHUNK = 16
 _FEW = 64  # below this, starting processes costs more than it saves
-_WHOLE = {"images", "size", "seed", "others", "distractors"}
-_PARTS = {"smallest", "largest", "occlusion", "dim"}
-
-
-def parse_scenes(text: str) -> DrawnScenes:
-    """Return the set that ``scenes:images=300,size=320,dim=1`` describes.
-
-    Raises:
-        InputError: an unknown key or a value that does not fit.
-    """
-    values: dict[str, float] = {}
-    for part in filter(None, (piece.strip() for piece in text.removeprefix("scenes").removeprefix(":").split(","))):
-        key, _, value = (piece.strip() for piece in part.partition("="))
-        if key not in _WHOLE | _PARTS:
-            near = difflib.get_close_matches(key, _WHOLE | _PARTS, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            msg = f"scenes: unknown key {key!r}, expected {', '.join(sorted(_WHOLE | _PARTS))} as key=value{hint}"
-            raise InputError(msg)
-        try:
-            values[key] = int(value) if key in _WHOLE else float(value)
-        except ValueError:
-            msg = f"scenes: {key} must be a number, got {value!r}"
-            raise InputError(msg) from None
-    return DrawnScenes(**values)  # type: ignore[arg-type]
 
 
 def prepare_scenes(spec: DrawnScenes, directory: Path | None = None, *, workers: int | None = None) -> Path:

@@ -84,7 +84,7 @@ def _read(source: str, options: ReadOptions) -> Manifest:
         from datamodules.drawn_faces.korean import prepare_korean
         from datamodules.drawn_faces.scenes import parse_scenes
 
-        spec = parse_scenes(source.removeprefix("scenes").removeprefix(":"))
+        spec = parse_scenes(source)
         return aihub.read(prepare_korean(spec), options, "scenes")
     place = Path(source).expanduser()
     chosen: str | None = None
