@@ -2,21 +2,18 @@
 
 import argparse
 import json
-import os
 import sys
 import tempfile
-import warnings
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from mlflow.entities.model_registry import ModelVersion
 from torch import Tensor, nn
 
-from datamodules.errors import InputError
 from datamodules.pixels import DECODE_POLICY
+from lightning_modules.onnx_file import BATCH, write_onnx
 from lightning_modules.stored import Trained, header, load_trained, run_checkpoint
 from records.runs import find_run
 
@@ -50,38 +47,18 @@ def export_onnx(trained: Trained, path: Path) -> float:
     Raises:
         InputError: the difference exceeds 1e-4, or the file cannot be written; no file is left then.
     """
-    deployed = _Deployed(trained).cpu().eval()
     generator = torch.Generator().manual_seed(0)
     example = torch.randint(0, 256, (16, 3, trained.size, trained.size), dtype=torch.uint8, generator=generator)
-    part = path.with_name(f".{path.stem}.{os.getpid()}.onnx")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter warns of its own deprecations
-            torch.onnx.export(
-                deployed,
-                (example,),
-                str(part),
-                input_names=["image"],
-                output_names=["probabilities"],
-                dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=65536)},),
-                external_data=False,
-                dynamo=True,
-                verbose=False,
-            )
-        graph = onnx.load(str(part))
-        onnx.helper.set_model_props(graph, _metadata(trained))
-        onnx.save(graph, str(part))
-        difference = _difference(part, deployed, example)
-        if difference > TOLERANCE:
-            msg = f"--format onnx: the model differs from torch by {difference:.2g} > {TOLERANCE}; nothing was written"
-            raise InputError(msg)
-        part.replace(path)
-    except OSError as error:
-        msg = f"--output: cannot write {path}: {error.strerror or error}; choose a folder that exists and is writable"
-        raise InputError(msg) from error
-    finally:
-        part.unlink(missing_ok=True)
-    return difference
+    return write_onnx(
+        _Deployed(trained).cpu().eval(),
+        path,
+        traced=example,
+        compared=(example, example[:1]),  # a second batch size proves that the batch is free
+        output="probabilities",
+        free=BATCH,
+        metadata=_metadata(trained),
+        tolerance=TOLERANCE,
+    )
 
 
 def _metadata(trained: Trained) -> dict[str, str]:
@@ -94,16 +71,6 @@ def _metadata(trained: Trained) -> dict[str, str]:
         "resizing": "as `fit` says; shrinking averages the area that a pixel covers, enlarging is bilinear",
         "output": "probabilities (batch, classes), in the order of `classes`",
     }
-
-
-def _difference(path: Path, deployed: nn.Module, example: Tensor) -> float:
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    worst = 0.0
-    for batch in (example, example[:1]):  # a second batch size proves that the batch is free
-        with torch.inference_mode():
-            expected = deployed(batch).numpy()
-        worst = max(worst, float(np.abs(session.run(None, {"image": batch.numpy()})[0] - expected).max()))
-    return worst
 
 
 def register(run_id: str, name: str, directory: str = "mlruns") -> ModelVersion:
