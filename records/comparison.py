@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from datamodules.errors import InputError
 from records.figures import COLOURS
-from records.matching import matched
+from records.matching import cut_differently, matched
 from records.predictions import HONEST, classes_of, protocol_of
 from records.significance import Finding, corrected_t, holm, mcnemar, paired_permutation
 from records.statistics import cluster_bootstrap, paired_difference
@@ -144,8 +144,9 @@ def _notes(
     runs: Sequence[Compared], tables: Sequence[pd.DataFrame], pairs: pd.DataFrame, resamples: int
 ) -> tuple[str, ...]:
     images, clusters = len(tables[0]), tables[0]["cluster"].nunique()
+    by = "the photograph they were cut from" if cut_differently(tables) else "content"
     notes = [
-        f"{images} images in {clusters} clusters, those that all runs evaluated, matched by content. Intervals: 95%, "
+        f"{images} images in {clusters} clusters, those that all runs evaluated, matched by {by}. Intervals: 95%, "
         f"{resamples} resamples of clusters within each class. They and the tests cover the choice of test images, "
         "not the seed of the training."
     ]

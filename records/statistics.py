@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from datamodules.errors import InputError
+from records.matching import joined
 from records.predictions import PROBABILITY, check_predictions
 
 FEW_CLUSTERS = 10  # below, an interval says little, and tables mark the class
@@ -156,7 +156,7 @@ def paired_difference(
     said_b = _codes(both[["label", "predicted_b"]].set_axis(["label", "predicted"], axis=1), classes)[1]
     count = len(classes)
     cells = [label * count + said for said in (said_a, said_b)]
-    kinds = _kinds(_joined(both["cluster"].to_numpy(), both["cluster_b"].to_numpy()), label, cells, count)
+    kinds = _kinds(joined([both["cluster"].to_numpy(), both["cluster_b"].to_numpy()]), label, cells, count)
     drawn = kinds.resample(resamples, seed).reshape(resamples, 2, count, count)
     before, after = scores(drawn[:, 0]), scores(drawn[:, 1])
     value_a, value_b = (scores(confusion(label, said, count)) for said in (said_a, said_b))
@@ -192,14 +192,6 @@ def _match(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
         msg = f"a and b: must have the same labels, {differing} images differ. Compare runs made with one manifest."
         raise InputError(msg)
     return both
-
-
-def _joined(one: np.ndarray, two: np.ndarray) -> np.ndarray:
-    """Return the finest clustering that is coarser than both."""
-    first, second = np.unique(one, return_inverse=True)[1], np.unique(two, return_inverse=True)[1]
-    total = first.max() + second.max() + 2
-    links = coo_matrix((np.ones(len(first)), (first, second + first.max() + 1)), shape=(total, total))
-    return connected_components(links, directed=False)[1][first]
 
 
 def fold_scores(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:

@@ -63,6 +63,26 @@ def test_nothing_shared_other_labels_and_other_classes_are_errors(draw_predictio
         matched([a, a.rename(columns={"prob_sad": "prob_fear"}).replace("sad", "fear")])
 
 
+def test_faces_cut_in_different_ways_meet_by_their_photograph(draw_predictions: Draw) -> None:
+    whole = draw_predictions(60)
+    cut = draw_predictions(60, skill=2.0).iloc[::-1].reset_index(drop=True)
+    cut = cut.assign(face_source=cut["path"], face_detector="haar", row=range(60))
+    cut = cut.assign(content="cut" + cut["content"], path=[f"{row:07}.jpg" for row in range(60)])
+    other = cut.assign(content="x" + cut["content"], face_detector="yunet").iloc[:50]
+    one, two, three = matched([whole, cut, other])
+    assert len(one) == 50
+    assert one["path"].tolist() == two["face_source"].tolist() == three["face_source"].tolist()
+    wider = cut.assign(content="wide" + cut["content"])  # the same detector with another margin
+    assert len(matched([cut, wider])[0]) == 60
+    found = compare([Compared("whole", whole), Compared("haar", cut)], resamples=100, permutations=99)
+    assert "matched by the photograph they were cut from" in found.notes[0]
+    with pytest.raises(InputError, match="must share photographs, none is shared"):
+        matched([whole, cut.assign(face_source="other/" + cut["face_source"])])
+    other = cut.assign(label=np.where(cut.index < 3, np.where(cut["label"] == "sad", "angry", "sad"), cut["label"]))
+    with pytest.raises(InputError, match="must have the same labels, 3 pictures"):
+        matched([whole, other])
+
+
 def test_every_pair_is_tested_and_the_family_corrected(draw_predictions: Draw) -> None:
     tables = {name: draw_predictions(200, skill=skill) for name, skill in (("low", 1.0), ("mid", 1.2), ("high", 1.8))}
     runs = [Compared(name, table) for name, table in tables.items()]
