@@ -98,7 +98,7 @@ def build(scale: Scale, protocol: Protocol) -> Study:
         if "K-EmotionNet" in RUN[scale] and model != "K-EmotionNet"
     ]
     spread = "; ".join(
-        f"{name}: " + ", ".join(f"{model} {mean:.2f} +- {sd:.2f}" for model, (mean, sd) in held.items())
+        f"{name}: " + ", ".join(f"{model} {mean:.2f} ± {sd:.2f}" for model, (mean, sd) in held.items())
         for name, held in PUBLISHED.items()
     )
     which = "the boxes that annotators drew" if detector == BOXES else detector.rsplit("/", 1)[-1]

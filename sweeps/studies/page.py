@@ -3,6 +3,7 @@
 import base64
 import html
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -123,10 +124,10 @@ p { max-width: 60rem; }
 
 def as_html(page: Page) -> str:
     """Return the page as one HTML file, everything escaped, figures inside."""
-    body = [f"<h1>{html.escape(page.title)}</h1>", *(f"<p>{html.escape(one)}</p>" for one in page.lead)]
+    body = [f"<h1>{html.escape(page.title)}</h1>", *(f"<p>{_prose(one)}</p>" for one in page.lead)]
     for block in page.blocks:
         body.append(f"<h2>{html.escape(block.title)}</h2>")
-        body += [f"<p>{html.escape(one)}</p>" for one in block.text]
+        body += [f"<p>{_prose(one)}</p>" for one in block.text]
         if block.grid:
             head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in block.grid.columns)
             rows = "\n".join(_html_row(page, row) for row in block.grid.rows)
@@ -142,6 +143,11 @@ def as_html(page: Page) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<style>{_STYLE}</style></head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n"
     )
+
+
+def _prose(value: str) -> str:
+    """Return a sentence as HTML; what stands between backticks is a command or a name."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(value))
 
 
 def _html_row(page: Page, row: Sequence[CellText]) -> str:

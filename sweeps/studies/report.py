@@ -85,7 +85,7 @@ def _reading(study: Study) -> str:
     numbers = (
         "Small print below a number: its 95 % interval (clusters of twins and people resampled within classes)"
         if len(study.seeds) == 1
-        else "A number is the mean over seeds, +- their standard deviation; small print: the smallest and the largest"
+        else "A number is the mean over seeds, ± their standard deviation; small print: the smallest and the largest"
     )
     return (
         f"{numbers}, and what was published, if anything; what is not run at this scale shows that alone. "
@@ -113,7 +113,7 @@ def _cell(entry: Entry, outcomes: Outcomes) -> CellText:
 def _linked(number: Number) -> CellText:
     first: CellText = (Part(shown(number.value), number.runs[0]),)
     if not math.isnan(number.sd):
-        others = tuple(Part(str(place), run) for place, run in enumerate(number.runs[1:], start=2))
+        others = tuple(Part(f"run {place}", run) for place, run in enumerate(number.runs[1:], start=2))
         first = (*first, Part(f"± {shown(number.sd)}"), *others)
     if math.isnan(number.low):
         return first

@@ -26,7 +26,7 @@ def test_the_grid_and_the_published_table() -> None:
         "detector crop": pytest.approx([0.8276, 0.8172, 0.8437]),
     }
     assert len(study.seeds) == 3
-    assert any("K-EmotionNet 84.37 +- 0.17" in note for note in study.notes)
+    assert any("K-EmotionNet 84.37 ± 0.17" in note for note in study.notes)
     assert len(study.claims) == 3 * 3 + 2
 
 

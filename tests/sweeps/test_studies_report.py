@@ -63,6 +63,8 @@ def test_every_number_is_there_with_its_run(study: Study, tmp_path: Path) -> Non
         assert "home" not in text
         assert "--data.size 40" in text
         assert "2 of 3 cells finished" in text
+    assert "<code>make ui</code>" in files["report.html"]
+    for text in (files["report.md"], files["report.html"]):
         assert "confirmed 0, not confirmed 0, contradicted 0, not tested 1" in text
     table = pd.read_csv(tmp_path / "report.csv")
     assert set(table["scale"]) == {"small"}
