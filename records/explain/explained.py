@@ -23,7 +23,8 @@ class Explained:
         table: rows of the prediction table: row, path, fold, label, predicted, prob_<class>, and the group columns.
         classes: index of a class is its label.
         images: uint8 (N, H, W, 3), what the network saw.
-        maps: float32 (N, H, W), signed importance for the explained class.
+        maps: float32 (N, H, W), signed importance for the explained class; of LIME and Kernel SHAP the sum over a
+            superpixel is its weight, so a pixel of a large one says less than one of a small one with that weight.
         target: int64 (N,), the class explained.
         segments: int32 (N, H, W), the superpixels of each image, from 0.
         landmarks: float32 (N, 5, 2), x and y in pixels of `images` in the order of LANDMARKS (right is the person's

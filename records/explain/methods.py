@@ -1,0 +1,168 @@
+"""The four ways to explain an image, behind one call."""
+
+import difflib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from datamodules.errors import InputError
+from records.explain.grad_cam import grad_cam, last_layer
+from records.explain.gradients import integrated_gradients, undisturbed
+from records.explain.perturbation import Samples, kernel_shap, lime
+from records.explain.superpixels import FILLS, Fill, filled, spread
+
+Method = Literal["lime", "kernel-shap", "grad-cam", "integrated-gradients"]
+METHODS: tuple[Method, ...] = get_args(Method)
+
+QUALITY: dict[str, str] = {
+    "lime": "linear_fit_r2",  # how much of the network's answers the linear model explains
+    "kernel-shap": "sum_misses_by",  # |sum of the map - (score of the image - score of what stands for nothing)|
+    "integrated-gradients": "sum_misses_by",
+    "grad-cam": "",
+}
+"""Column of a table that tells how well an explanation did by its own measure."""
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """How images are explained.
+
+    Attributes:
+        method: one of METHODS.
+        superpixels: how many to cut an image into.
+        compactness: of SLIC.
+        samples: of LIME and Kernel SHAP.
+        top: of LIME: keep so many superpixels, by absolute weight.
+        fill: what stands where superpixels are taken away, and where integrated gradients begin.
+        steps: of integrated gradients.
+        layer: of Grad-CAM, by its name in the backbone; the last one with places where none is given.
+        batch: samples or steps in one pass through the network.
+        seed: of the samples.
+    """
+
+    method: Method = "lime"
+    superpixels: int = 50
+    compactness: float = 10.0
+    samples: int = 1000
+    top: int | None = None
+    fill: Fill = "mean"
+    steps: int = 64
+    layer: str | None = None
+    batch: int = 128
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work.
+
+        Raises:
+            InputError: so.
+        """
+        known_method(self.method)
+        if self.fill not in FILLS:
+            near = difflib.get_close_matches(self.fill, FILLS, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            msg = f"--fill: one of {', '.join(FILLS)}, got {self.fill!r}{hint}"
+            raise InputError(msg)
+        for name, least in (("samples", 2), ("steps", 1), ("batch", 1), ("seed", 0), ("top", 1)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                msg = f"--{name}: at least {least}, got {value}"
+                raise InputError(msg)
+        if self.method in ("lime", "kernel-shap") and self.samples < self.superpixels + 2:
+            msg = (
+                f"--samples: {self.samples} samples cannot tell {self.superpixels} superpixels apart, a linear model "
+                f"needs at least {self.superpixels + 2}; 1000 are usual, or ask for fewer --superpixels"
+            )
+            raise InputError(msg)
+
+
+def known_method(name: str) -> Method:
+    """Return a method by its name.
+
+    Raises:
+        InputError: there is none; the nearest is offered.
+    """
+    for method in METHODS:
+        if method == name:
+            return method
+    near = difflib.get_close_matches(name.lower().replace("_", "-"), METHODS, n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    msg = f"--method: one of {', '.join(METHODS)}, got {name!r}{hint}"
+    raise InputError(msg)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A trained network as explainers see it; pictures are (M, 3, H, W), uint8 or float in 0..255.
+
+    Attributes:
+        logits: the whole network, to (M, K).
+        probabilities: the same as it is evaluated, to (M, K).
+        backbone: the part of it whose layers have places in the picture.
+    """
+
+    logits: nn.Module
+    probabilities: Callable[[Tensor], Tensor]
+    backbone: nn.Module
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.logits.parameters()).device
+
+    def fast(self, images: Tensor) -> Tensor:
+        """Return probabilities without what gradients would need."""
+        with torch.inference_mode():
+            return self.probabilities(images.to(self.device)).float().cpu()
+
+    def differentiable(self, images: Tensor) -> Tensor:
+        """Return probabilities that gradients can follow back to the pictures."""
+        return self.probabilities(images.to(self.device)).float()
+
+    def scores(self, images: np.ndarray, batch: int = 256) -> np.ndarray:
+        """Return probabilities float32 (M, K) of pictures uint8 (M, H, W, 3)."""
+        pictures = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
+        with undisturbed(self.logits):
+            return torch.cat([self.fast(part) for part in pictures.split(batch)]).numpy()
+
+
+def explain_image(
+    network: Network, image: np.ndarray, segments: np.ndarray, target: int, row: int, options: MethodOptions
+) -> tuple[np.ndarray, float]:
+    """Explain one image.
+
+    Args:
+        network: that classifies it.
+        image: uint8 (H, W, 3), as the network sees it.
+        segments: int32 (H, W), its superpixels.
+        target: the class.
+        row: a number of the image; with the seed it settles the samples, whatever else is explained beside it.
+        options: the method and its options.
+
+    Returns:
+        Map float32 (H, W), and the number that QUALITY names, NaN where there is none.
+    """
+    if options.method == "grad-cam":
+        layer = options.layer or last_layer(network.backbone)
+        return grad_cam(network.logits, network.backbone, image[None], np.array([target]), layer)[0], math.nan
+    off = filled(image, segments, options.fill)
+    if options.method == "integrated-gradients":
+        with undisturbed(network.logits):
+            return integrated_gradients(
+                network.differentiable, image, off, target, steps=options.steps, batch=options.batch
+            )
+    seed = int(np.random.SeedSequence([options.seed, row]).generate_state(1)[0])
+    samples = Samples(options.samples, options.batch, seed)
+    with undisturbed(network.logits):
+        if options.method == "lime":
+            weights, quality = lime(network.fast, image, segments, off, target, samples, top=options.top)
+        else:
+            weights = kernel_shap(network.fast, image, segments, off, target, samples)
+            ends = network.scores(np.stack([image, off]))[:, target].astype(np.float64)
+            quality = abs(float(weights.sum() - (ends[0] - ends[1])))
+    return spread(weights, segments), quality
