@@ -1,4 +1,4 @@
-"""`emotion report`: compare runs image by image, and certify what one run says of itself."""
+"""`emotion report`: compare runs image by image, certify one, or tell for whom it is worse."""
 
 import argparse
 import io
@@ -10,6 +10,8 @@ import pandas as pd
 
 from datamodules.errors import InputError
 from records import runs, store
+from records.bias.command import add_options, bias_report
+from records.bias.words import p_text as p_text  # for other reports, too
 from records.certificate import certificate_json, certificate_page, certificate_text, certify
 from records.comparison import Compared, Comparison, compare, difference_figure
 from records.pages import page, run_url, table_html, write_text
@@ -19,7 +21,7 @@ _METRICS = {"f1_macro": "macro F1", "accuracy": "accuracy"}
 
 
 def main(args: Sequence[str]) -> int:
-    """Run `compare` or `certify`; returns the exit status, 1 for a certificate that fails.
+    """Run `compare`, `certify` or `bias`; returns the exit status, 1 for a certificate that fails.
 
     Raises:
         InputError: Bad input; the front door prints it.
@@ -40,7 +42,10 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser("certify", help="check what a run says of itself", description=_certify.__doc__)
     one.add_argument("run", metavar="RUN", help="id, its beginning, name, or latest")
     one.set_defaults(command=_certify)
-    for command in (several, one):
+    groups = commands.add_parser("bias", help="for whom a run is worse", description=bias_report.__doc__)
+    add_options(groups)
+    groups.set_defaults(command=bias_report)
+    for command in (several, one, groups):
         command.add_argument("--out", type=Path, metavar="FOLDER", help="write the report's files here, too")
         command.add_argument("--directory", default=store.DIRECTORY, help="folder of the runs (default: %(default)s)")
     return parser
@@ -129,13 +134,6 @@ def _tables(found: Comparison) -> list[pd.DataFrame]:
     if not found.pairs["fold_t"].notna().any():
         table = table.drop(columns="p folds")
     return [scores, table, by_class]
-
-
-def p_text(value: float) -> str:
-    """Return a p-value as people read it; nothing where there is none."""
-    if value != value:
-        return ""
-    return "< .001" if value < 0.001 else f"{value:.3f}"
 
 
 def comparison_markdown(found: Comparison, links: Mapping[str, str]) -> str:

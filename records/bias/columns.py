@@ -1,0 +1,247 @@
+"""Which images are in which group: by a column of the manifest, cut into bins if it is a number, or by a crossing."""
+
+import difflib
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import pandas as pd
+
+from datamodules.errors import InputError
+from records.predictions import PROBABILITY, PROTOCOL
+
+MOST_GROUPS = 40  # more are no table that anybody reads, and leave few images to each
+OTHERS = "(others)"  # what `--top` leaves over; a mixture, so it is shown and never ranked
+_OFFERED = 8
+_NOT_GROUPS = ("row", "path", "content", "cluster", "label", "predicted", "role", "is_copy", PROTOCOL)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A column and how its values become groups.
+
+    Attributes:
+        column: Its name.
+        edges: Lower ends of bins, rising, where its values are numbers.
+        kept: The values that stay themselves, all others are `(others)`; empty: all.
+    """
+
+    column: str
+    edges: tuple[float, ...] = ()
+    kept: tuple[str, ...] = ()
+
+    def values(self, table: pd.DataFrame) -> np.ndarray:
+        """Return the group of each row as text, objects of shape (N,); "" where it is not known."""
+        text = plain_values(table[self.column])
+        if self.edges:
+            return _binned(text, self)
+        if self.kept:
+            text = np.where((text == "") | np.isin(text, self.kept), text, OTHERS).astype(object)
+        return text
+
+    def ordered(self, values: Sequence[str]) -> list[str]:
+        """Return groups in the order in which they are shown: bins as they rise, numbers, then the alphabet."""
+        if self.edges:
+            names = _bin_names(self.edges)
+            return sorted(values, key=names.index)
+        return sorted(values, key=lambda value: (value == OTHERS, *_number_first(value)))
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """A column, or a crossing of several, and the groups that the evaluated images make.
+
+    Attributes:
+        cuts: The columns.
+        groups: Names of the groups that have images, in the order in which they are shown.
+    """
+
+    cuts: tuple[Cut, ...]
+    groups: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Such as `age` or `age x gender`."""
+        return " x ".join(_clean(cut.column) for cut in self.cuts)
+
+    def of(self, table: pd.DataFrame) -> np.ndarray:
+        """Return the group of each row, objects of shape (N,); "" where one of the columns is not known."""
+        parts = [cut.values(table) for cut in self.cuts]
+        known = np.logical_and.reduce([part != "" for part in parts])
+        return np.where(known, [", ".join(row) for row in zip(*parts, strict=True)], "").astype(object)
+
+    def is_mixture(self, group: str) -> bool:
+        """Whether a group is what `--top` left over."""
+        return OTHERS in group.split(", ")
+
+
+def group_columns(table: pd.DataFrame) -> list[str]:
+    """Return the columns of a prediction table that images can be grouped by."""
+    names = [str(name) for name in table.columns]
+    return [name for name in names if name not in _NOT_GROUPS and not name.startswith(PROBABILITY)]
+
+
+def groupings(
+    table: pd.DataFrame,
+    by: Sequence[str],
+    *,
+    cross: bool = False,
+    bins: Mapping[str, Sequence[float]] | None = None,
+    top: int | None = None,
+) -> list[Grouping]:
+    """Return what to group by, checked.
+
+    Args:
+        table: A prediction table.
+        by: Names of columns, or of several joined by `+` for their crossing.
+        cross: Add the crossing of every two of the single columns.
+        bins: Column -> lower ends of its bins.
+        top: Keep so many most frequent values of each column; the rest becomes `(others)`.
+
+    Raises:
+        InputError: A column that does not exist, is empty, or has too many values; bins of no such column.
+    """
+    specs = [_columns_of(table, one) for one in by]
+    if cross:
+        single = [spec[0] for spec in specs if len(spec) == 1]
+        specs += [(one, two) for i, one in enumerate(single) for two in single[i + 1 :]]
+    specs = list(dict.fromkeys(specs))
+    cut: dict[str, Cut] = {}
+    stray = sorted(set(bins or {}) - {column for spec in specs for column in spec})
+    if stray:
+        msg = f"--bins: {stray[0]!r} is not among --by ({', '.join(by)}); add it there."
+        raise InputError(msg)
+    if top is not None and top < 1:
+        msg = f"--top: keeps the most frequent values of a column, at least 1, got {top}."
+        raise InputError(msg)
+    for column in dict.fromkeys(column for spec in specs for column in spec):
+        cut[column] = _cut(table, column, tuple((bins or {}).get(column, ())), top)
+    return [_grouping(table, tuple(cut[column] for column in spec)) for spec in specs]
+
+
+def parse_bins(texts: Sequence[str]) -> dict[str, tuple[float, ...]]:
+    """Return the bins that `age=0,10,18,60` names: lower ends, of which the last bin is open above."""
+    found: dict[str, tuple[float, ...]] = {}
+    for text in texts:
+        column, _, ends = text.rpartition("=")
+        try:
+            edges = tuple(float(end) for end in ends.split(","))
+        except ValueError:
+            edges = ()
+        if not column or not edges or not np.isfinite(edges).all() or list(edges) != sorted(set(edges)):
+            msg = f"--bins: a column and the rising lower ends of its bins, such as age=0,10,18,60, got {text!r}."
+            raise InputError(msg)
+        found[column] = edges
+    return found
+
+
+def plain_values(column: pd.Series) -> np.ndarray:
+    """Return a column as text in one Unicode form, without control characters; "" where nothing is known."""
+    text = column.astype(object).where(column.notna(), "").astype(str)
+    return text.map({value: _clean(value).strip() for value in text.unique()}).to_numpy(object)
+
+
+def _clean(text: str) -> str:
+    return "".join(c if c.isprintable() else "�" for c in unicodedata.normalize("NFC", text.strip()))
+
+
+def _columns_of(table: pd.DataFrame, spec: str) -> tuple[str, ...]:
+    names = group_columns(table)
+    parts = [spec] if spec in names else [part.strip() for part in re.split(r"[+*]", spec)]
+    for part in parts:
+        if part in names:
+            continue
+        near = difflib.get_close_matches(part.lower(), [name.lower() for name in names], n=1, cutoff=0.5)
+        nearest = next((name for name in names if near and name.lower() == near[0]), None)
+        hint = f"did you mean {nearest!r}? " if nearest else ""
+        why = "the class is what is measured in each group; " if part in ("label", "predicted") else ""
+        msg = f"--by: no column {part!r} to group by; {why}{hint}The columns are: {', '.join(names) or 'none'}."
+        raise InputError(msg)
+    if len(set(parts)) < len(parts):
+        msg = f"--by: a crossing is of different columns, got {spec!r}."
+        raise InputError(msg)
+    return tuple(parts)
+
+
+def _cut(table: pd.DataFrame, column: str, edges: tuple[float, ...], top: int | None) -> Cut:
+    text = plain_values(table[column])
+    counts = pd.Series(text[text != ""]).value_counts()
+    if not len(counts):
+        msg = f"--by: column {column!r} is empty, no image has a value. Fill it in the manifest, or choose another."
+        raise InputError(msg)
+    if edges:
+        return Cut(column, edges)
+    if top is not None and len(counts) > top:
+        return Cut(column, kept=tuple(counts.index[:top]))
+    if len(counts) > MOST_GROUPS:
+        number = _numbers(text[text != ""])
+        frequent = ", ".join(f"{value} ({images})" for value, images in counts.head(_OFFERED).items())
+        binned = f"cut it into bins, such as --bins {column}={_suggested(number)}" if number is not None else ""
+        msg = (
+            f"--by: column {column!r} has {len(counts)} values, at most {MOST_GROUPS} can be told apart; "
+            f"{binned + ', or ' if binned else ''}keep the most frequent with --top {_OFFERED}: {frequent}."
+        )
+        raise InputError(msg)
+    return Cut(column)
+
+
+def _grouping(table: pd.DataFrame, cuts: tuple[Cut, ...]) -> Grouping:
+    parts = [cut.values(table) for cut in cuts]
+    known = np.logical_and.reduce([part != "" for part in parts])
+    places = []
+    for cut, part in zip(cuts, parts, strict=True):
+        order = cut.ordered([str(value) for value in set(part[known])])
+        places.append([order.index(value) for value in part[known]])
+    found = sorted(
+        set(zip(*places, [", ".join(row) for row in zip(*(part[known] for part in parts), strict=True)], strict=True))
+    )
+    named = tuple(str(one[-1]) for one in found)
+    name = " x ".join(cut.column for cut in cuts)
+    if not named:
+        msg = f"--by: no image has a value in every column of {name}. Fill them in the manifest, or choose others."
+        raise InputError(msg)
+    if len(named) > MOST_GROUPS:
+        msg = (
+            f"--by: {name} makes {len(named)} groups, at most {MOST_GROUPS} can be told apart; cross fewer columns, "
+            "or make their groups fewer with --bins or --top."
+        )
+        raise InputError(msg)
+    return Grouping(cuts, named)
+
+
+def _binned(text: np.ndarray, cut: Cut) -> np.ndarray:
+    number = _numbers(text[text != ""])
+    if number is None:
+        other = next(value for value in text if value != "" and _numbers(np.array([value], dtype=object)) is None)
+        msg = f"--bins: {cut.column!r} must hold numbers, got {str(other)!r}; leave it out of --bins."
+        raise InputError(msg)
+    names = np.array(_bin_names(cut.edges), dtype=object)
+    found = np.full(len(text), "", dtype=object)
+    found[text != ""] = names[np.searchsorted(cut.edges, number, side="right")]
+    return found
+
+
+def _bin_names(edges: tuple[float, ...]) -> list[str]:
+    """Return names of the bins: below the first edge, between two, and from the last on."""
+    shown = [f"{edge:g}" for edge in edges]
+    between = [f"{low} to <{high}" for low, high in pairwise(shown)]
+    return [f"below {shown[0]}", *between, f"{shown[-1]} and over"]
+
+
+def _numbers(text: np.ndarray) -> np.ndarray | None:
+    number = pd.to_numeric(pd.Series(text, dtype=object), errors="coerce").to_numpy(np.float64)
+    return number if np.isfinite(number).all() else None
+
+
+def _suggested(number: np.ndarray) -> str:
+    """Return quartiles as bins, rounded so that they can be typed."""
+    ends = np.percentile(number, [0, 25, 50, 75])
+    return ",".join(dict.fromkeys(f"{end:.3g}" for end in ends))
+
+
+def _number_first(value: str) -> tuple[bool, float, str]:
+    found = re.match(r"-?\d+(?:\.\d+)?", value)
+    return (found is None, float(found[0]) if found else 0.0, value)
