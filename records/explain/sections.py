@@ -1,0 +1,285 @@
+"""What was measured of an explanation, as people read it: sentences and tables of text."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from records.explain.alignment import known
+from records.explain.explained import Explained
+from records.explain.faithfulness import RULE, Better
+from records.explain.measures import Found, ReportOptions, constant_maps, correct_of
+from records.explain.overlays import EVERYBODY, Cell
+from records.explain.page import Section, Shown
+from records.explain.regions import REGIONS
+from records.predictions import HONEST, protocol_of
+from records.report_cli import p_text
+from records.statistics import FEW_CLUSTERS
+
+_BY_CHANCE = {"deletion": "random", "insertion": "random", "inside": "chance", "pointing": "chance"}
+_SAID = {
+    "deletion": "area under deletion (low is good)",
+    "insertion": "area under insertion (high is good)",
+    "inside": "importance inside / area inside",
+    "pointing": "highest pixel inside (pointing game)",
+}
+
+
+def lead(explained: Explained, options: ReportOptions) -> list[str]:
+    """Return what was explained."""
+    classes = np.asarray(explained.classes, object)[explained.target]
+    predicted = (classes == explained.table["predicted"].to_numpy(object)).all()
+    of = "the predicted class" if predicted else ", ".join(dict.fromkeys(map(str, classes)))
+    settings = ", ".join(f"{name} {value}" for name, value in explained.options.items())
+    found = [
+        f"{len(explained)} images, {int(np.sum(correct_of(explained)))} of them answered correctly, explained by "
+        f"{explained.method} for {of}" + (f" ({settings})." if settings else ".")
+    ]
+    protocol = protocol_of(explained.table)
+    if protocol != HONEST:
+        found.insert(0, f"Protocol of the run: {protocol}.")
+    constant = constant_maps(explained.maps)
+    if constant:
+        found.append(f"{constant} of {len(explained)} maps say the same of every pixel: they explain nothing.")
+    return found
+
+
+def truth_section(found: Found, figures: Sequence[Shown]) -> Section:
+    """Return whether the explanation is true."""
+    tried = [found.deletion, found.insertion, *(found.masks or ())]
+    rows = [
+        {
+            "what": _SAID[one.name],
+            "map": number(one.value.value),
+            "chance": number(one.chance.value),
+            "better by": signed(one.gain.value),
+            "95% interval": span(one.gain.low, one.gain.high, sign=True),
+            "p": p_text(one.p_value),
+            "images": str(one.gain.images),
+            "clusters": str(one.gain.clusters),
+        }
+        for one in tried
+    ]
+    curve = found.curves
+    below = [
+        f"{len(curve.rows)} images, {curve.random_area.shape[1]} random orders each, {curve.passes:,} pictures shown. "
+        f"Where a superpixel is gone stands the image's {'blur' if curve.fill == 'blur' else 'mean colour'}. "
+        "Intervals: resampled clusters of images. All are of these images and this network, not of another training."
+    ]
+    if found.masks is not None:
+        below.append(
+            "Inside: the pixels that are known to carry the emotion. Importance is the positive part of a map; its "
+            "share inside over the share of area, 1 by chance. The pointing game counts how often the highest pixel "
+            "lies inside, by chance the share of area."
+        )
+        missing = found.deletion.gain.images and len(found.images) - found.masks[0].gain.images
+        if missing:
+            below.append(f"{missing} of {len(found.images)} images have no such pixels or no positive importance.")
+    return Section("Is the explanation true?", (RULE,), pd.DataFrame(rows), tuple(figures), tuple(below))
+
+
+def agreement_section(found: Found, method: str, top: int) -> Section:
+    """Return whether others say the same."""
+    title = "Do other methods and seeds say the same?"
+    if not len(found.agreements):
+        return Section(title, ("No other method and no other seed was asked for.",))
+    rows = [
+        {
+            "compared with": str(row["with"]),
+            "rank correlation": number(row["rank"]),
+            "95% interval": span(row["rank_low"], row["rank_high"]),
+            f"top {top} in common": number(row["overlap"]),
+            "95% interval ": span(row["overlap_low"], row["overlap_high"]),
+            "by chance": number(row["chance"]),
+            "images": str(row["images"]),
+        }
+        for row in found.agreements.to_dict("records")
+    ]
+    below = [f"Spearman's correlation over the superpixels of an image, {method} against the other; mean over images."]
+    undefined = int(found.agreements["undefined"].max())
+    if undefined:
+        below.append(f"Not defined for {undefined} images, of which a map says the same of every superpixel.")
+    return Section(title, (), pd.DataFrame(rows), (), tuple(below))
+
+
+def overlay_section(
+    by: str, drawn: Sequence[Cell], figures: Sequence[Shown], aligned: bool, options: ReportOptions
+) -> Section:
+    """Return the overlays of a grouping."""
+    each = f"each class{' and group' if by else ''}"
+    said = f"Up to {options.n} correctly answered images of {each} are laid on each other; "
+    said += f"each marks the {options.top} superpixels that speak most for the class. "
+    said += (
+        "Faces are turned, scaled and shifted so that eyes, nose and corners of the mouth meet."
+        if aligned
+        else "No image has landmarks, so pictures are laid on each other as they are."
+    )
+    below = []
+    without = sum(cell.left_out for cell in drawn)
+    if without:
+        below.append(f"{without} correctly answered images have no landmarks and are left out.")
+    none = [
+        f"{cell.name}{f', {cell.group}' if cell.group else ''}" for cell in drawn if cell.images and not cell.correct
+    ]
+    if none:
+        below.append(f"No image was answered correctly: {'; '.join(none)}.")
+    if any(shown.people for shown in figures):
+        below.append("The pictures with faces stay in this folder and are not part of the page.")
+    return Section(f"What is shared{f', by {by}' if by else ''}", (said,), None, tuple(figures), tuple(below))
+
+
+def region_sections(explained: Explained, found: Found, figures: dict[str, Shown]) -> list[Section]:
+    """Return where the importance lies: all images, and each grouping."""
+    if not len(found.regions):
+        why = "No image has landmarks" if not known(explained.landmarks).any() else (
+            "No correctly answered image has landmarks and positive importance"
+        )  # fmt: skip
+        return [Section("Where does it look?", (f"{why}, so nothing can be said of eyes, brows, nose and mouth.",))]
+    positive = found.regions[found.regions["importance"] == "positive"]
+    absolute = found.regions[found.regions["importance"] == "absolute"]
+    whole = positive[(positive["by"] == "") & (positive["class"] == "")]
+    other = absolute[(absolute["by"] == "") & (absolute["class"] == "")].set_index("region")
+    rows = [
+        {
+            "region": row["region"],
+            "share of importance": number(row["share"]),
+            "share of area": number(row["area"]),
+            "density": number(row["density"]),
+            "95% interval": span(row["density_low"], row["density_high"]),
+            "density, absolute": number(other["density"].get(row["region"], math.nan)),
+        }
+        for row in whole.to_dict("records")
+    ]
+    images, clusters = int(whole["images"].iloc[0]), int(whole["clusters"].iloc[0])
+    used = (
+        f"Correctly answered images with landmarks: {images} in {clusters} clusters"
+        + (f", fewer than {FEW_CLUSTERS}: the intervals say little. " if clusters < FEW_CLUSTERS else ". ")
+        + "Importance is the positive part of a map (absolute: with what speaks against the class, too); density is "
+        "its share over the share of area, image by image, and 1 where a region weighs as much as its size."
+    )
+    shown = (figures[""],) if "" in figures else ()
+    by_class = _pivot(positive[positive["by"] == ""], explained.classes)
+    found_sections = [
+        Section("Where does it look?", (used,), pd.DataFrame(rows), shown),
+        Section("Density by class", (), by_class),
+    ]
+    for one in found.by:
+        part = positive[(positive["by"] == one.name) & (positive["class"] == "")]
+        shown = (figures[one.name],) if one.name in figures else ()
+        found_sections.append(Section(f"Density by {one.name}", (), _groups(part, one.groups), shown))
+        tests = found.differences[found.differences["by"] == one.name]
+        if len(tests) and tests["p_value"].notna().any():
+            found_sections.append(
+                Section(f"Do groups of {one.name} differ?", (), _tests(tests), (), _test_notes(tests))
+            )
+        else:
+            text = "No two groups have correctly answered images of the same class, so nothing can be compared."
+            found_sections.append(Section(f"Do groups of {one.name} differ?", (text,)))
+    return found_sections
+
+
+def _pivot(part: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    rows = []
+    for name in classes:
+        one = part[part["class"] == name].set_index("region")
+        if len(one):
+            rows.append({"class": name, "images": str(one["images"].iloc[0])} | _densities(one))
+    return pd.DataFrame(rows)
+
+
+def _groups(part: pd.DataFrame, groups: Sequence[str]) -> pd.DataFrame:
+    rows = []
+    for name in groups:
+        one = part[part["group"] == name].set_index("region")
+        if len(one):
+            rows.append({"group": name, "images": str(one["images"].iloc[0])} | _densities(one))
+        else:
+            rows.append({"group": name, "images": "0"} | dict.fromkeys(REGIONS, ""))
+    return pd.DataFrame(rows)
+
+
+def _densities(one: pd.DataFrame) -> dict[str, str]:
+    return {
+        region: f"{number(one['density'][region])} ({span(one['density_low'][region], one['density_high'][region])})"
+        if not math.isnan(one["density_low"][region])
+        else number(one["density"][region])
+        for region in REGIONS
+    }
+
+
+def _tests(tests: pd.DataFrame) -> pd.DataFrame:
+    return pd.DataFrame(
+        [
+            {
+                "group": row["group"],
+                "minus": row["others"],
+                "region": row["region"],
+                "difference": signed(row["difference"]),
+                "95% interval": span(row["low"], row["high"], sign=True),
+                "p": p_text(row["p_value"]),
+                "p Holm": p_text(row["p_holm"]),
+                "images": f"{row['images']} / {row['other_images']}",
+            }
+            for row in tests.to_dict("records")
+        ]
+    )
+
+
+def _test_notes(tests: pd.DataFrame) -> tuple[str, ...]:
+    least = tests["p_holm"].min()
+    return (
+        "Difference of density within classes; two-sided permutation of whole clusters within classes, corrected by "
+        f"Holm over {int(tests['p_value'].notna().sum())} comparisons. "
+        + (
+            f"{int((tests['p_holm'] < 0.05).sum())} of them differ at p Holm < .05."
+            if least < 0.05
+            else "None differs at p Holm < .05; that is no proof that the groups are alike."
+        ),
+    )
+
+
+def terminal(first: str, found: Found) -> list[str]:
+    """Return the few lines that a terminal shows: the verdict, and the main numbers."""
+    lines = [first]
+    if found.masks is not None:
+        lines += [_masks_line(one) for one in found.masks]
+    lines += [
+        f"against {row['with']}: rank correlation {number(row['rank']) or 'not defined'}, top superpixels in common "
+        f"{number(row['overlap']) or 'not defined'} (chance {number(row['chance']) or 'not defined'})"
+        for row in found.agreements.to_dict("records")
+    ]
+    if len(found.regions):
+        whole = found.regions[(found.regions[["by", "class"]] == "").all(axis=1)]
+        whole = whole[(whole["importance"] == "positive") & (whole["group"] == EVERYBODY)]
+        ranked = whole.sort_values("density", ascending=False)
+        said = ", ".join(f"{row['region']} {number(row['density'])}" for row in ranked.to_dict("records"))
+        lines.append(f"density (share of importance / share of area): {said}")
+    differing = found.differences[found.differences["p_holm"] < 0.05] if len(found.differences) else []
+    if len(found.differences):
+        lines.append(f"group differences at p Holm < .05: {len(differing)} of {len(found.differences)}")
+    return lines
+
+
+def _masks_line(one: Better) -> str:
+    if not one.gain.images:
+        return f"{_SAID[one.name]}: not defined, no map has a highest place"
+    limits = "" if math.isnan(one.value.low) else f" ({span(one.value.low, one.value.high)})"
+    said = f"{number(one.value.value)}{limits}, by chance {number(one.chance.value)}, p {p_text(one.p_value)}"
+    return f"{_SAID[one.name]}: {said}"
+
+
+def number(value: float) -> str:
+    """Return a number as people read it; nothing where there is none."""
+    return "" if math.isnan(value) else f"{value:.3f}"
+
+
+def signed(value: float) -> str:
+    """Return a difference as people read it; nothing where there is none."""
+    return "" if math.isnan(value) else f"{value:+.3f}"
+
+
+def span(low: float, high: float, *, sign: bool = False) -> str:
+    """Return an interval as people read it; nothing where there is none."""
+    shown = signed if sign else number
+    return "" if math.isnan(low) else f"{shown(low)} to {shown(high)}"
