@@ -12,6 +12,7 @@ import numpy as np
 
 from datamodules.errors import InputError
 from datamodules.folds import Fold, given_split, hold_out, k_fold, verify
+from datamodules.groups import cells
 from datamodules.manifest import Manifest
 from datamodules.oversampling import Draws, NMin, oversample
 from datamodules.stratification import divide
@@ -81,6 +82,7 @@ class DivisionPlan:
     inner_folds: int | None = None
     inner_fold: int = 0
     n_min: NMin = None
+    stratify_by: str | None = None
 
     def __post_init__(self) -> None:
         self._check_inner()
@@ -148,17 +150,18 @@ class DivisionPlan:
         Raises:
             InputError: A class has too few clusters, a given split leaks or is missing, nothing is over-sampled.
         """
+        strata = self._strata(manifest)
         copies: Fold | None = None
         record: dict[str, Any] = {}
         flags: list[str] = []
         if self.split == "given":
-            fold, record = self._given(manifest, clusters)
+            fold, record = self._given(manifest, clusters, strata)
             if self.leak == "allow" and record["leaking_clusters"]:
                 flags.append("twins across the given split kept")
         else:
-            fold = self._made(manifest, np.arange(len(manifest)) if self._rows_alone else clusters)
+            fold = self._made(strata, np.arange(len(manifest)) if self._rows_alone else clusters)
         if self.inner_folds is not None:
-            fold = self._rotated(fold, manifest, clusters)
+            fold = self._rotated(fold, strata, clusters)
         if self.leak == "oversample_first":
             copies = self._spread(manifest, self._copies(manifest))
             flags.append("over-sampled before the division")
@@ -170,35 +173,46 @@ class DivisionPlan:
             flags.insert(0, "selected on the reported fold")
         return Division(fold, copies, record, tuple(flags))
 
-    def _made(self, manifest: Manifest, together: np.ndarray) -> Fold:
+    def _strata(self, manifest: Manifest) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Return of what every part gets its share: the classes, or the cells of class and group, and their names."""
+        if self.stratify_by is None:
+            return manifest.labels, manifest.classes
+        found = cells(manifest, self.stratify_by, "stratify_by")
+        return found.of, found.names
+
+    def _made(self, strata: tuple[np.ndarray, tuple[str, ...]], together: np.ndarray) -> Fold:
+        labels, names = strata
         common: dict[str, Any] = {"seed": self.fold_seed, "inner_fraction": self._inner}
         if self.split == "folds":
-            return k_fold(manifest.labels, together, manifest.classes, folds=self.folds, **common)[self.fold]
-        return hold_out(manifest.labels, together, manifest.classes, fraction=self.holdout_fraction, **common)
+            return k_fold(labels, together, names, folds=self.folds, **common)[self.fold]
+        return hold_out(labels, together, names, fraction=self.holdout_fraction, **common)
 
-    def _rotated(self, fold: Fold, manifest: Manifest, clusters: np.ndarray) -> Fold:
+    def _rotated(self, fold: Fold, strata: tuple[np.ndarray, tuple[str, ...]], clusters: np.ndarray) -> Fold:
         """Return the fold with one of ``inner_folds`` parts of all but its outer rows as the inner part.
 
         The parts of all inner folds together hold each of these rows once, and the outer part is that of a run without
         inner folds, so what many runs are selected on never touches what one of them will report.
         """
+        labels, names = strata
         rest = np.sort(np.concatenate([fold.train, fold.inner]))
         parts = k_fold(
-            manifest.labels[rest],
+            labels[rest],
             clusters[rest],
-            manifest.classes,
+            names,
             folds=self.inner_folds or 0,
             seed=self.fold_seed,
             inner_fraction=0,
         )
         part = parts[self.inner_fold]
         made = Fold(fold.index, rest[part.train], rest[part.outer], fold.outer)
-        absent = len(manifest) - len(rest) - len(fold.outer)
+        absent = len(labels) - len(rest) - len(fold.outer)
         leaky = self.split == "given" and self.leak == "allow"
-        verify(made, manifest.labels, clusters, len(manifest.classes), allow_leak=leaky, absent=absent)
+        verify(made, labels, clusters, len(names), allow_leak=leaky, absent=absent)
         return made
 
-    def _given(self, manifest: Manifest, clusters: np.ndarray) -> tuple[Fold, dict[str, Any]]:
+    def _given(
+        self, manifest: Manifest, clusters: np.ndarray, strata: tuple[np.ndarray, tuple[str, ...]]
+    ) -> tuple[Fold, dict[str, Any]]:
         if "split" not in manifest.table:
             msg = (
                 f"--split given: {manifest.name} has no train/ and test/ folders nor a split column; use --split "
@@ -209,9 +223,9 @@ class DivisionPlan:
         outer = self.outer if self.outer != "auto" else "test" if (given == "test").any() else "validation"
         assert not self._rows_alone  # refused when the plan was made
         return given_split(
-            manifest.labels,
+            strata[0],
             clusters,
-            manifest.classes,
+            strata[1],
             given,
             outer=outer,
             leak=self.leak,  # type: ignore[arg-type] # by the line above

@@ -20,6 +20,7 @@ from datamodules.division import HOLDOUT, INNER, Division, DivisionPlan, Leak, O
 from datamodules.duplicates import find_clusters
 from datamodules.errors import InputError
 from datamodules.folds import Fold
+from datamodules.group_plan import GroupPlan
 from datamodules.loading import loading
 from datamodules.manifest import Manifest
 from datamodules.oversampling import Draws, as_they_are, doubled, oversample
@@ -54,6 +55,10 @@ class EmotionDataModule(L.LightningDataModule):
         inner_folds: int | None = None,
         inner_fold: int = 0,
         n_min: int | float | Literal["max"] | None = None,
+        balance_by: str | None = None,
+        stratify_by: str | None = None,
+        train_on: str | None = None,
+        rehearsal: float = 0.0,
         transforms: list[str] | None = None,
         transform_where: Literal["none", "copies", "all", "doubled"] = "none",
         policy: Policy = "one_of",
@@ -93,6 +98,14 @@ class EmotionDataModule(L.LightningDataModule):
                 inner fraction: for searches, whose trials select on every part in turn and report on none.
             inner_fold: Which of these parts, from 0.
             n_min: Over-sample every class to this number of images, fraction of the largest class, or ``max``.
+            balance_by: Over-sample every cell of class and group instead, of the largest cell then: a group column
+                (``age``), one of its values and the rest (``age=child``), or several (``age+gender``). Images without a
+                value are a group of their own; cells without a training image are told and stay empty.
+            stratify_by: Divide these groups evenly, too, in the same words.
+            train_on: Learn from and select on these images of the training part alone: ``age=child`` or
+                ``age!=child``; those without a value are in neither. The reported part stays whole.
+            rehearsal: Share of what is learnt from that is drawn, once, from the training images that ``train_on``
+                leaves out.
             transforms: Names of the transforms of which one is drawn for a picture.
             transform_where: Nowhere, on the over-sampled ``copies``, on ``all``, or ``doubled``: every picture
                 once as it is and once transformed.
@@ -111,6 +124,8 @@ class EmotionDataModule(L.LightningDataModule):
         super().__init__()
         names = list(transforms or [])
         _check_use(transform_where, names, policy, n_min, once)
+        self.groups = GroupPlan(balance_by=balance_by, train_on=train_on, rehearsal=rehearsal)
+        self.groups.check(n_min, leak)
         self.plan = DivisionPlan(
             split=split,
             folds=folds,
@@ -124,6 +139,7 @@ class EmotionDataModule(L.LightningDataModule):
             inner_folds=inner_folds,
             inner_fold=inner_fold,
             n_min=n_min,
+            stratify_by=stratify_by,
         )
         self.source, self.size, self.batch_size, self.eval_batch_size = source, size, batch_size, eval_batch_size
         self.fit: Fit = fit
@@ -185,7 +201,7 @@ class EmotionDataModule(L.LightningDataModule):
     @cached_property
     def division(self) -> Division:
         """The rows of every part, and what leaks between them."""
-        return self.plan.divide(self.manifest, self.clusters)
+        return self.groups.restrict(self.plan.divide(self.manifest, self.clusters), self.manifest, self.seed)
 
     @property
     def fold_rows(self) -> Fold:
@@ -200,7 +216,9 @@ class EmotionDataModule(L.LightningDataModule):
     @property
     def selected_on(self) -> np.ndarray:
         """Rows that epochs and checkpoints are selected on."""
-        return self.fold_rows.outer if self.plan.protocol == "paper" else self.fold_rows.inner
+        if self.plan.protocol == "paper":
+            return self.groups.chosen(self.manifest, self.fold_rows.outer)
+        return self.fold_rows.inner
 
     @cached_property
     def draws(self) -> Draws:
@@ -209,7 +227,8 @@ class EmotionDataModule(L.LightningDataModule):
             return doubled(self.fold_rows.train)
         if self.plan.leak == "oversample_first":
             return self.division.part("train")
-        draws = oversample(self.manifest.labels, self.fold_rows.train, self.n_min, self.seed)
+        balanced = self.groups.balanced(self.manifest, self.fold_rows.train)
+        draws = oversample(balanced, self.fold_rows.train, self.n_min, self.seed)
         if self.transform_where == "copies" and not draws.is_copy.any():
             warnings.warn(
                 f"transform_where is copies, but no class has fewer images than n_min {self.n_min!r} asks for, so "

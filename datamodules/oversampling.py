@@ -1,4 +1,4 @@
-"""Which training rows are repeated so that rare classes are seen more often, and which of the draws are copies."""
+"""Which training rows are repeated so that rare classes, or rare groups within them, are seen more often."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -43,10 +43,12 @@ def doubled(rows: np.ndarray) -> Draws:
 def oversample(labels: np.ndarray, rows: np.ndarray, n_min: NMin, seed: int) -> Draws:
     """Draw rows of small classes again, at random, until every class has at least ``n_min``.
 
-    Works on row numbers, before any picture is opened, so a copy can only be of a row in ``rows``.
+    Works on row numbers, before any picture is opened, so a copy can only be of a row in ``rows``. A class without a
+    row in ``rows`` stays empty.
 
     Args:
-        labels: (N,) int64, the manifest's.
+        labels: (N,) int64, the manifest's; or the cells of label and group (`datamodules.groups.cells`), which are
+            filled up alike.
         rows: (M,) the rows of the training part.
         n_min: A number of images, 2 or more; a float in (0, 1], that part of the largest class; ``max``, its size;
             None, no over-sampling. (A whole 1 is refused: 1.0 was meant, or nothing.)
