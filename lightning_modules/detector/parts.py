@@ -1,4 +1,6 @@
-"""The two optional parts of the detector after YOLO-FaceV2 (arXiv 2208.02019): dilated branches, and SEAM attention."""
+"""Parts of the detector: the tower of its head, and dilated branches and SEAM attention after YOLO-FaceV2 (2208.02019)."""
+
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +11,27 @@ def conv(inputs: int, outputs: int, kernel: int = 3) -> nn.Sequential:
     """Return convolution, batch normalisation and activation; the size stays."""
     layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
     return nn.Sequential(layer, nn.BatchNorm2d(outputs), nn.SiLU())
+
+
+class Tower(nn.Module):
+    """Two convolutions that all levels share; each level has its own normalisation (as in EfficientDet's head).
+
+    The levels differ in mean and variance. A shared normalisation is trained on each level's own batch but tested with
+    one running mean of all of them: eight scenes that it knew by heart were found with a mAP@.5:.95 of .52, not .95.
+    Shape (B, C, H, W) stays.
+    """
+
+    def __init__(self, width: int, levels: int, depth: int = 2) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1, bias=False) for _ in range(depth))
+        self.norms = nn.ModuleList(nn.ModuleList(nn.BatchNorm2d(width) for _ in range(levels)) for _ in range(depth))
+
+    def forward(self, x: Tensor, level: int) -> Tensor:
+        """Return the map of one level."""
+        for layer, norms in zip(self.convs, self.norms, strict=True):
+            own: Any = norms  # a list, which nn.ModuleList does not say of its members
+            x = F.silu(own[level](layer(x)))
+        return x
 
 
 class ReceptiveField(nn.Module):

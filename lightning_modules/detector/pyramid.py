@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from datamodules.errors import InputError
 from lightning_modules.backbones import DataConfig, build_backbone
 from lightning_modules.detector.assignment import STRIDES
-from lightning_modules.detector.parts import ReceptiveField, Seam, conv
+from lightning_modules.detector.parts import ReceptiveField, Seam, Tower, conv
 
 RARE = 0.01  # score of an untrained cell: nearly every cell has no face
 START = 2.0  # distances of an untrained cell, in strides
@@ -86,8 +86,7 @@ class FaceNet(nn.Module):
         self.smooth = nn.ModuleList(conv(width, width) for _ in STRIDES)
         self.enhance = nn.ModuleList(ReceptiveField(width) if enhance else nn.Identity() for _ in STRIDES)
         self.seam = nn.ModuleList(Seam(width) if seam else nn.Identity() for _ in STRIDES)
-        self.box_tower = nn.Sequential(conv(width, width), conv(width, width))
-        self.score_tower = nn.Sequential(conv(width, width), conv(width, width))
+        self.box_tower, self.score_tower = Tower(width, len(STRIDES)), Tower(width, len(STRIDES))
         self.box, self.score = nn.Conv2d(width, 4, 3, padding=1), nn.Conv2d(width, 1, 3, padding=1)
         self.scale = nn.Parameter(torch.ones(len(STRIDES)))  # one head for faces that differ in size by level
         for layer, bias in ((self.box, START), (self.score, -float(torch.tensor(1 / RARE - 1).log()))):
@@ -114,8 +113,8 @@ class FaceNet(nn.Module):
         return [seam(enhance(smooth(x))) for x, smooth, enhance, seam in parts]
 
     def _head(self, level: int, x: Tensor) -> Tensor:
-        distances = F.softplus(self.scale[level] * self.box(self.box_tower(x)))
-        raw = torch.cat([distances, self.score(self.score_tower(x))], 1)  # (B, 5, rows, columns)
+        distances = F.softplus(self.scale[level] * self.box(self.box_tower(x, level)))
+        raw = torch.cat([distances, self.score(self.score_tower(x, level))], 1)  # (B, 5, rows, columns)
         return raw.flatten(2).transpose(1, 2)
 
 
