@@ -17,6 +17,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
+from lightning_modules.beginning import begin_from
 from lightning_modules.callbacks import CheckedCheckpointIO
 from lightning_modules.checkpoints import read_checkpoint
 from lightning_modules.classifier import EmotionClassifier
@@ -105,6 +106,8 @@ class EmotionCLI(LightningCLI):
         whole = self.plain_config
         config = {key: value for key, value in whole.items() if key not in ("run", "ckpt_path", "weights_only")}
         config["run"] = {key: whole["run"][key] for key in ("patience", "ema_decay")}
+        if whole["run"]["start_from"] is not None:
+            config["run"]["start_from"] = whole["run"]["start_from"]
         return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401 - Lightning's signature
@@ -123,10 +126,12 @@ class EmotionCLI(LightningCLI):
             division = division_hash(data)
             if run_id:
                 require_resumable(run_id, division)
+        if options.start_from:
+            begin_from(self.model, data, options.start_from)
         fold = f" fold {data.fold}" if getattr(data, "split", "") == "folds" else ""
         self.tracker = RunLogger(
             experiment=options.experiment,
-            run_name=options.name or f"{options.recipe} {data.manifest.name}{fold} seed {seed}",
+            run_name=f"{options.name}{fold}" if options.name else f"{options.recipe} {data.manifest.name}{fold} seed {seed}",
             run_id=run_id,
             parent_run_id=options.parent,
             tags={

@@ -32,6 +32,7 @@ class RunOptions:
         experiment: MLflow experiment.
         parent: run id of the parent, for the members of a cross-validation.
         resume: run id to go on with, or "auto": the newest unfinished run of the same config.
+        start_from: begin with the weights of a run (id or name) or .ckpt file, backbone and head: further training.
         patience: stop after this many epochs without a better inner macro F1; None: train all epochs.
         ema_decay: average the weights with this decay per step and evaluate the average; None: do not.
         evaluate: predict the outer part once at the end and write the two tables.
@@ -45,6 +46,7 @@ class RunOptions:
         experiment: str = "emotion",
         parent: str | None = None,
         resume: str | None = None,
+        start_from: str | None = None,
         patience: int | None = None,
         ema_decay: float | None = None,
         evaluate: bool = True,
@@ -64,6 +66,7 @@ class RunOptions:
         self.experiment = experiment
         self.parent = parent
         self.resume = resume
+        self.start_from = start_from
         self.patience = patience
         self.ema_decay = ema_decay
         self.evaluate = evaluate

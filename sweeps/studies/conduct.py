@@ -38,7 +38,10 @@ class Conduct:
         self, study: Study, scale: Scale, protocol: Protocol, extra: tuple[str, ...], storage: str | None = None
     ) -> None:
         self.study, self.scale, self.protocol, self.extra = study, scale, protocol, extra
-        cells = [[cell.name, cell.recipe, dict(cell.options), cell.folds, cell.chosen] for cell in study.cells]
+        cells = [
+            [cell.name, cell.recipe, dict(cell.options), cell.folds, cell.chosen, *filter(None, [cell.start_from])]
+            for cell in study.cells
+        ]
         said = json.dumps([study.name, scale, protocol, cells, fingerprint(list(extra))])
         self.key = f"{study.name}-{scale}-{protocol}-{hashlib.sha256(said.encode()).hexdigest()[:8]}"
         self._url = storage

@@ -12,7 +12,10 @@ Scale = Literal["tiny", "small", "paper"]
 Protocol = Literal["honest", "paper"]
 SCALES: tuple[Scale, ...] = ("tiny", "small", "paper")
 PROTOCOLS: tuple[Protocol, ...] = ("honest", "paper")
-Metric = str  # f1_macro, accuracy, recall_<class>, f1_<class>, or any other metric that a run logged
+# f1_macro, accuracy, recall_<class>, f1_<class>, or any other metric that a run logged; the first four also of a group
+# of the reported images: `accuracy on age=child`
+Metric = str
+ON = " on "
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +29,7 @@ class Cell:
         folds: Number of folds of a cross-validation; 0 for one division.
         stage: Cells of a later stage begin when those of the earlier ones are done.
         chosen: Takes the transforms that the study's choice found in an earlier stage.
+        start_from: A cell of an earlier stage, whose weights, of the same seed, are trained further.
     """
 
     name: str
@@ -34,6 +38,7 @@ class Cell:
     folds: int = 0
     stage: int = 0
     chosen: bool = False
+    start_from: str | None = None
 
 
 @dataclass(frozen=True)
@@ -73,8 +78,32 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Changes:
+    """What several cells know more or less than one of them, of a group of the reported images, class by class.
+
+    Attributes:
+        title: Stands above it.
+        on: The group, as a condition (`age=child`).
+        before: The cell that the others are compared with.
+        after: The others, by the name of their column.
+        published: By class, and "" for all together, what was published: before and after, of the first column.
+        note: Stands above it, too.
+    """
+
+    title: str
+    on: str
+    before: str
+    after: Mapping[str, str]
+    published: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Picture:
-    """A figure: `curves` over epochs, `trade` of scores over parameters and FLOPs, `spread` of repeats, `differences`.
+    """A figure.
+
+    Its kinds are `curves` over epochs, `trade` of scores over parameters and FLOPs, `spread` of repeats, `differences`,
+    and the `plane` of two metrics.
 
     Attributes:
         kind: Which of these.
@@ -84,7 +113,7 @@ class Picture:
         published: Numbers beside ours, by the same names.
     """
 
-    kind: Literal["curves", "trade", "spread", "differences"]
+    kind: Literal["curves", "trade", "spread", "differences", "plane"]
     title: str
     cells: Mapping[str, str]
     metrics: tuple[Metric, ...]
@@ -123,6 +152,7 @@ class Study:
     seeds: tuple[int, ...] = (0,)
     task: Literal["fit", "frozen"] = "fit"
     notes: tuple[str, ...] = ()
+    changes: tuple[Changes, ...] = ()
 
     def __post_init__(self) -> None:
         names = [cell.name for cell in self.cells]
@@ -130,10 +160,16 @@ class Study:
         used |= {end[0] for claim in self.claims for end in (claim.higher, claim.lower)}
         used |= {name for picture in self.pictures for name in picture.cells.values()}
         used |= set(self.choice.cells.values() if self.choice else ())
+        used |= {name for one in self.changes for name in (one.before, *one.after.values())}
+        used |= {cell.start_from for cell in self.cells}
         unknown = sorted(name for name in used if name is not None and name not in names)
         if unknown or len(set(names)) != len(names):
             twice = sorted({name for name in names if names.count(name) > 1})
             msg = f"study {self.name}: each cell has its own name and is in the study, got twice {twice}, no {unknown}."
+            raise InputError(msg)
+        late = [cell.name for cell in self.cells if cell.start_from and self.cell(cell.start_from).stage >= cell.stage]
+        if late:
+            msg = f"study {self.name}: a cell starts from one of an earlier stage, not so {late}."
             raise InputError(msg)
         wrong = [t.title for t in self.tables if any(len(row) != len(t.columns) for row in t.rows.values())]
         if wrong:

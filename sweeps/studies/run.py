@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from datamodules.errors import InputError
 from lightning_modules.backbones import build_backbone
 from lightning_modules.cli import run_cli
 from lightning_modules.command import EmotionCLI
@@ -49,6 +50,8 @@ def run_cell(trial: optuna.Trial, settings: dict[str, Any]) -> float:
     if cell.chosen and study.choice:
         chosen = Outcomes.of_parent(settings["parent"]).choose(study.choice, settings["protocol"])
     args = words(cell, chosen, tuple(settings["extra"]))
+    if cell.start_from:
+        args += ["--run.start_from", _started_from(cell, seed, settings["parent"])]
     if study.task == "frozen":
         run_id, numbers = run_frozen(args, cell, seed, parent=settings["parent"], name=name)
     elif cell.folds:
@@ -60,6 +63,22 @@ def run_cell(trial: optuna.Trial, settings: dict[str, Any]) -> float:
     keep(run_id, numbers, {CELL: cell.name, SEED: str(seed), "study": study.name, "kind": "cell"})
     trial.set_user_attr("run_id", run_id)
     return numbers[INNER]
+
+
+def _started_from(cell: Cell, seed: int, parent: str) -> str:
+    """Return the run of the cell that this one goes on from.
+
+    Raises:
+        InputError: It has not finished.
+    """
+    for one in Outcomes.of_parent(parent).of(str(cell.start_from)):
+        if one.seed == seed:
+            return one.run_id
+    msg = (
+        f"cell {cell.name}: goes on from {cell.start_from!r} with seed {seed}, which has not finished; run the study "
+        "again, and what failed is tried anew first"
+    )
+    raise InputError(msg)
 
 
 def keep(run_id: str, numbers: dict[str, float], tags: dict[str, str], curves: pd.DataFrame | None = None) -> None:
