@@ -131,7 +131,9 @@ class EmotionCLI(LightningCLI):
         fold = f" fold {data.fold}" if getattr(data, "split", "") == "folds" else ""
         self.tracker = RunLogger(
             experiment=options.experiment,
-            run_name=f"{options.name}{fold}" if options.name else f"{options.recipe} {data.manifest.name}{fold} seed {seed}",
+            run_name=f"{options.name}{fold}"
+            if options.name
+            else f"{options.recipe} {data.manifest.name}{fold} seed {seed}",
             run_id=run_id,
             parent_run_id=options.parent,
             tags={

@@ -57,7 +57,7 @@ def cross_validate(
         resume: parent run id to go on with, or "auto" for the newest unfinished one of the same options.
         resamples: bootstrap resamples of the pooled intervals.
         above: run id of the study that this cross-validation is a part of.
-        name: of the run; by default recipe, data and number of folds.
+        name: of the run; by default that of ``--run.name``, else recipe, data and number of folds.
 
     Returns:
         The pooled result of the first seed, and the spread over folds and seeds; None on other ranks than zero.
@@ -145,7 +145,7 @@ def _open_parent(
     recipe, data, experiment = _described(args)
     parent = TrackingLogger(
         experiment=experiment,
-        run_name=name or f"{recipe} {data} {folds}-fold",
+        run_name=name or take(args, "--run.name")[0] or f"{recipe} {data} {folds}-fold",
         run_id=run_id,
         parent_run_id=above,
         system_metrics=False,

@@ -56,13 +56,13 @@ def test_folds_are_pooled_resumed_and_reproduced(
 
     monkeypatch.setattr(command, "evaluate_outer", failing)
     with pytest.raises(RuntimeError, match=STRUCK):
-        run(pictures, "--resamples", "100")
+        run(pictures, "--resamples", "100", "--run.name", "mine")
     monkeypatch.setattr(command, "evaluate_outer", real)
     parent = find_runs(where="tags.kind = 'cross-validation'").iloc[0]
     assert parent["status"] == "FAILED"
     first = children(parent["run_id"]).iloc[0]["run_id"]
 
-    assert run(pictures, "--resamples", "100", "--resume") == 0
+    assert run(pictures, "--resamples", "100", "--run.name", "mine", "--resume") == 0
     printed = capsys.readouterr().out
     assert "macro F1" in printed
     parents = find_runs(where="tags.kind = 'cross-validation'")
@@ -70,6 +70,8 @@ def test_folds_are_pooled_resumed_and_reproduced(
     below = children(parent["run_id"])
     assert list(below["status"]) == ["FINISHED", "FINISHED"]
     assert below.iloc[0]["run_id"] == first
+    assert parents["name"].tolist() == ["mine"]
+    assert below["name"].tolist() == ["mine fold 0", "mine fold 1"]
 
     predictions = load_table(parent["run_id"], "predictions")
     assert sorted(predictions["row"]) == list(range(48))
