@@ -16,6 +16,7 @@ from records.predictions import PROBABILITY, PROTOCOL
 MOST_GROUPS = 40  # more are no table that anybody reads, and leave few images to each
 OTHERS = "(others)"  # what `--top` leaves over; a mixture, so it is shown and never ranked
 _OFFERED = 8
+_BETWEEN = " / "  # in the name of a crossing's group
 _NOT_GROUPS = ("row", "path", "content", "cluster", "label", "predicted", "role", "is_copy", PROTOCOL)
 
 
@@ -71,11 +72,11 @@ class Grouping:
         """Return the group of each row, objects of shape (N,); "" where one of the columns is not known."""
         parts = [cut.values(table) for cut in self.cuts]
         known = np.logical_and.reduce([part != "" for part in parts])
-        return np.where(known, [", ".join(row) for row in zip(*parts, strict=True)], "").astype(object)
+        return np.where(known, [_BETWEEN.join(row) for row in zip(*parts, strict=True)], "").astype(object)
 
     def is_mixture(self, group: str) -> bool:
         """Whether a group is what `--top` left over."""
-        return OTHERS in group.split(", ")
+        return OTHERS in group.split(_BETWEEN)
 
 
 def group_columns(table: pd.DataFrame) -> list[str]:
@@ -196,7 +197,11 @@ def _grouping(table: pd.DataFrame, cuts: tuple[Cut, ...]) -> Grouping:
         order = cut.ordered([str(value) for value in set(part[known])])
         places.append([order.index(value) for value in part[known]])
     found = sorted(
-        set(zip(*places, [", ".join(row) for row in zip(*(part[known] for part in parts), strict=True)], strict=True))
+        set(
+            zip(
+                *places, [_BETWEEN.join(row) for row in zip(*(part[known] for part in parts), strict=True)], strict=True
+            )
+        )
     )
     named = tuple(str(one[-1]) for one in found)
     name = " x ".join(cut.column for cut in cuts)

@@ -1,17 +1,19 @@
 """How good the predictions are in each group, and in each class of each group, with intervals.
 
-Values come from fairlearn's MetricFrame. Intervals come from the cluster bootstrap within a group; where all images of
-a cell are right, or all wrong, that has no width, and Wilson's interval stands instead, of as many trials as there are
-clusters, since images of one cluster are not independent.
+Counts come from fairlearn's MetricFrame. Accuracy, recall and precision get Wilson's interval with as many trials as
+the images are worth: images of one cluster are not independent, so their number is divided by the design effect, the
+variance over clusters beside that of independent images (Kish 1965). The cluster bootstrap keeps the number of
+clusters of each class, and in a group of few clusters, one or two of a class, that leaves too little to vary. F1 is no
+proportion and gets the bootstrap.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from fairlearn.metrics import MetricFrame
-from sklearn.metrics import accuracy_score, f1_score, precision_score, recall_score
+from fairlearn.metrics import MetricFrame, count
 from statsmodels.stats.proportion import proportion_confint
 
 from records.bias.columns import Grouping
@@ -19,6 +21,7 @@ from records.statistics import FEW_CLUSTERS, cluster_bootstrap
 
 MINIMUM = 30  # images; a smaller group is marked and never ranked
 LEVEL = 0.95
+Ends = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -72,88 +75,110 @@ def measure(
     """
     of = grouping.of(table)
     known = table.assign(group=of)[of != ""]
-    frame = _frame(known, classes)
+    counts = group_counts(known, classes)
     by_group, by_class = [], []
     for name in grouping.groups:
-        part = known[known["group"] == name]
+        part, numbers = known[known["group"] == name], counts.loc[name]
         spread = cluster_bootstrap(part, said, resamples=resamples, level=LEVEL, seed=seed)
-        value = frame.loc[name]
-        held = part["label"].nunique()
-        row: dict[str, object] = {"group": name, "images": len(part), "clusters": part["cluster"].nunique()}
-        row |= {"correct": int((part["label"] == part["predicted"]).sum())}
-        # every class counts in the bootstrap's mean, those without images as 0
-        for metric, times in (("accuracy", 1.0), ("f1_macro", len(said) / held)):
-            one = spread[spread["metric"] == metric].iloc[0]
-            ends = _ends(value[metric], one["low"] * times, one["high"] * times, one["clusters"])
-            row |= _three(metric, value[metric], ends)
-        ranked = len(part) >= minimum and not grouping.is_mixture(name)
-        few = row["clusters"] < FEW_CLUSTERS  # type: ignore[operator]
-        by_group.append(row | {"classes": held, "ranked": ranked, "few_clusters": few})
-        by_class += [_class_row(part, name, number, one, value, spread) for number, one in enumerate(classes)]
+        cells = []
+        for place, one in enumerate(classes):
+            held = tuple(int(numbers[f"{kind} {place}"]) for kind in _KINDS)
+            cells.append(_class_row(part, one, held, spread[spread["class"] == one].set_index("metric")))
+        f1 = [float(cell["f1"]) for cell in cells if cell["images"]]
+        few = part["cluster"].nunique() < FEW_CLUSTERS
+        row = {"group": name, "images": int(numbers["images"]), "clusters": part["cluster"].nunique()}
+        row |= {"correct": int(numbers["correct"]), "classes": len(f1), "few_clusters": few}
+        row |= {"ranked": len(part) >= minimum and not grouping.is_mixture(name)}
+        right = (part["label"] == part["predicted"]).to_numpy()
+        ends = proportion_interval(right, part["cluster"].to_numpy())
+        row |= _three("accuracy", float(numbers["correct"] / numbers["images"]), ends)
+        macro, one = float(np.mean(f1)), spread[spread["metric"] == "f1_macro"].iloc[0]
+        times = len(said) / len(f1)  # every class counts in the bootstrap's mean, those without images as 0
+        by_group.append(row | _three("f1_macro", macro, _f1_ends(macro, one["low"] * times, one["high"] * times, ends)))
+        by_class += [{"group": name, **cell} for cell in cells]
     return Measured(grouping, pd.DataFrame(by_group), pd.DataFrame(by_class), int((of == "").sum()))
 
 
-def _frame(known: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """Return fairlearn's metrics by group: accuracy, f1_macro, and (metric, class) for each class."""
+def group_counts(known: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    """Return images and correct ones of each group, and of its n-th class `images n`, `predicted n`, `correct n`.
 
-    def macro(true: np.ndarray, said: np.ndarray) -> float:
-        return float(f1_score(true, said, labels=np.unique(true), average="macro", zero_division=0))
+    Args:
+        known: A prediction table with a column `group`, which is the index of what is returned.
+        classes: The classes.
+    """
 
-    metrics: dict[str, Callable] = {"accuracy": accuracy_score, "f1_macro": macro}
+    def correct(true: np.ndarray, said: np.ndarray) -> int:
+        return int((true == said).sum())
+
+    metrics: dict[str, Callable] = {"images": count, "correct": correct}
     for number in range(len(classes)):
-        for name, function, empty in (
-            ("recall", recall_score, np.nan),
-            ("precision", precision_score, np.nan),
-            ("f1", f1_score, 0.0),
-        ):
-            metrics[f"{name} {number}"] = _of_class(function, number, empty)
-    # numbers, since a label may be any text
-    codes = {one: number for number, one in enumerate(classes)}
-    true, said = (
-        known[column].map(lambda one: codes.get(one, len(codes))).to_numpy() for column in ("label", "predicted")
-    )
-    found = MetricFrame(
-        metrics=metrics, y_true=true, y_pred=said, sensitive_features=known["group"].to_numpy()
-    ).by_group
-    return found.astype(np.float64)
+        metrics |= {f"{kind} {number}": _counted(kind, number) for kind in _KINDS}
+    codes = pd.Index(list(classes))
+    # an image may be taken for a class that does not count; its label may not be one
+    true, said = (codes.get_indexer(pd.Index(known[column])) for column in ("label", "predicted"))
+    groups = known["group"].to_numpy(object)
+    return MetricFrame(metrics=metrics, y_true=true, y_pred=said, sensitive_features=groups).by_group
 
 
-def _of_class(function: Callable, number: int, empty: float) -> Callable[[np.ndarray, np.ndarray], float]:
-    def metric(true: np.ndarray, said: np.ndarray) -> float:
-        if number not in true:  # no image of the class
-            return np.nan
-        return float(function(true, said, labels=[number], average=None, zero_division=empty)[0])
-
-    return metric
+_KINDS = ("images", "predicted", "correct")
 
 
-def _class_row(
-    part: pd.DataFrame, group: str, number: int, name: str, value: pd.Series, spread: pd.DataFrame
-) -> dict[str, object]:
-    own = spread[spread["class"] == name].set_index("metric")
-    inside = part["label"] == name
-    images, predicted = int(inside.sum()), int((part["predicted"] == name).sum())
-    correct, clusters = int((inside & (part["predicted"] == name)).sum()), int(own.loc["recall", "clusters"])
-    row: dict[str, object] = {"group": group, "class": name, "images": images, "clusters": clusters}
-    row |= {"correct": correct, "predicted": predicted}
-    for metric in ("recall", "precision", "f1"):
-        said = part.loc[part["predicted"] == name, "cluster"].nunique()
-        trials = said if metric == "precision" else clusters
-        ends = _ends(value[f"{metric} {number}"], own.loc[metric, "low"], own.loc[metric, "high"], trials)
-        if metric == "f1" and images and not correct:  # the most correct ones there may be, over what there is
-            ends = (0.0, min(1.0, 2 * images * ends[1] / (images + predicted)))
-        row |= _three(metric, value[f"{metric} {number}"], ends)
-    return row | {"few_clusters": clusters < FEW_CLUSTERS}
+def _counted(kind: str, number: int) -> Callable[[np.ndarray, np.ndarray], int]:
+    def counted(true: np.ndarray, said: np.ndarray) -> int:
+        right, taken = np.asarray(true) == number, np.asarray(said) == number
+        return int({"images": right, "predicted": taken, "correct": right & taken}[kind].sum())
+
+    return counted
 
 
-def _ends(value: float, low: float, high: float, clusters: int) -> tuple[float, float]:
-    """Return an interval: the bootstrap's, or Wilson's where all or none are right and the bootstrap has no width."""
-    if np.isnan(value) or not clusters:
+def _class_row(part: pd.DataFrame, name: str, held: tuple[int, ...], spread: pd.DataFrame) -> dict[str, Any]:
+    images, predicted, correct = held
+    inside, taken = (part[part[column] == name] for column in ("label", "predicted"))
+    clusters = inside["cluster"].nunique()
+    row: dict[str, Any] = {"class": name, "images": images, "clusters": clusters}
+    row |= {"correct": correct, "predicted": predicted, "few_clusters": clusters < FEW_CLUSTERS}
+    if not images:
+        return row | {key: np.nan for metric in ("recall", "precision", "f1") for key in _three(metric, 0, (0, 0))}
+    ends = proportion_interval((inside["predicted"] == name).to_numpy(), inside["cluster"].to_numpy())
+    row |= _three("recall", correct / images, ends)
+    sure = proportion_interval((taken["label"] == name).to_numpy(), taken["cluster"].to_numpy())
+    row |= _three("precision", correct / predicted if predicted else np.nan, sure)
+    f1 = 2 * correct / (images + predicted)
+    # no image right: at most as many as recall allows; all right: at least what recall and precision allow
+    limits = (min(ends[0], sure[0]), min(1.0, 2 * images * ends[1] / (images + predicted)))
+    return row | _three("f1", f1, _f1_ends(f1, spread.loc["f1", "low"], spread.loc["f1", "high"], limits))
+
+
+def proportion_interval(right: np.ndarray, cluster: np.ndarray) -> Ends:
+    r"""Return Wilson's 95 % interval of a share, (N,) yes or no in clusters, with :math:`n / d` trials.
+
+    .. math:: d = \frac{m}{m - 1} \frac{\sum_j (y_j - \hat p n_j)^2}{n \hat p (1 - \hat p)}, \quad d \ge 1
+
+    over m clusters with :math:`y_j` of :math:`n_j`. Independent images have d = 1. Where all or none are right, or in
+    one cluster, d cannot be estimated, and there are as many trials as clusters. NaN without images.
+    """
+    images = len(right)
+    if not images:
         return np.nan, np.nan
+    places = np.unique(cluster, return_inverse=True)[1]
+    sizes, yes = np.bincount(places), np.bincount(places, weights=right)
+    clusters, share = len(sizes), float(np.mean(right))
+    trials = float(images)
+    if clusters < images:
+        trials = float(clusters)
+        if clusters > 1 and 0 < share < 1:
+            spread = clusters / (clusters - 1) * float(((yes - share * sizes) ** 2).sum())
+            trials = images / max(1.0, spread / (images * share * (1 - share)))
+    low, high = proportion_confint(share * trials, trials, alpha=1 - LEVEL, method="wilson")
+    return max(float(low), 0.0), min(float(high), 1.0)
+
+
+def _f1_ends(value: float, low: float, high: float, limits: Ends) -> Ends:
+    """Return the bootstrap's interval; where F1 is 0 or 1 the limits; NaN where nothing varied."""
     if value in (0, 1):
-        low, high = proportion_confint(value * clusters, clusters, alpha=1 - LEVEL, method="wilson")
-    return float(max(low, 0)), float(min(high, 1))
+        return (0.0, limits[1]) if value == 0 else (limits[0], 1.0)
+    return (float(low), min(float(high), 1.0)) if high > low else (np.nan, np.nan)
 
 
-def _three(metric: str, value: float, ends: tuple[float, float]) -> dict[str, object]:
-    return {metric: float(value), f"{metric}_low": ends[0], f"{metric}_high": ends[1]}
+def _three(metric: str, value: float, ends: Ends) -> dict[str, float]:
+    return {metric: value, f"{metric}_low": ends[0], f"{metric}_high": ends[1]}

@@ -102,7 +102,7 @@ def find_bias(runs: Sequence[Told], asked: Asked) -> Bias:
     compositions: dict[str, tuple[Composition, ...]] = {}
     notes: list[str] = []
     for run in runs:
-        held, said = _compositions(run, asked)
+        held, said = _compositions(run, asked, () if _set_column(runs, asked) else measured)
         compositions |= {run.name: held} if held else {}
         notes += [f"{run.name}: {one}" if len(runs) > 1 else one for one in said]
     said = [*found.notes, *_notes(runs, measured, tested, found, asked), *notes]
@@ -141,7 +141,7 @@ def _evaluated(runs: Sequence[Told], asked: Asked) -> tuple[Evaluated, list[str]
     return shared_only(whole, sets, asked.minimum), [sets, *(f"{sets}+{one}" for one in specs)]
 
 
-def _compositions(run: Told, asked: Asked) -> tuple[tuple[Composition, ...], list[str]]:
+def _compositions(run: Told, asked: Asked, measured: Sequence[Measured]) -> tuple[tuple[Composition, ...], list[str]]:
     """Return the groups of a run's training data, and why there are none."""
     if run.split is None or not asked.by:
         return (), []
@@ -155,9 +155,10 @@ def _compositions(run: Told, asked: Asked) -> tuple[tuple[Composition, ...], lis
             "SOURCE --output my.csv` and give it: --manifest my.csv."
         )
         return (), [why]
-    whole = one_run(run.predictions)
-    options = {"minimum": asked.minimum, "resamples": asked.resamples, "seed": asked.seed}
-    measured = [measure(whole.table, one, whole.classes, whole.said, **options) for one in chosen]
+    if not measured:  # what was measured is of several sets
+        whole = one_run(run.predictions)
+        options = {"minimum": asked.minimum, "resamples": asked.resamples, "seed": asked.seed}
+        measured = [measure(whole.table, one, whole.classes, whole.said, **options) for one in chosen]
     return tuple(composition(run.split, known, one, seed=asked.seed) for one in measured), []
 
 
@@ -167,8 +168,9 @@ def _notes(
     table = found.table
     notes = [
         f"{len(table)} images in {table['cluster'].nunique()} clusters (of duplicates, or of one person). Intervals: "
-        f"95%, {asked.resamples} resamples of clusters within each class and group; where all images of a cell are "
-        "right or all wrong, Wilson's, with as many trials as clusters. They cover the choice of test images, not the "
+        f"95%; of accuracy, recall and precision Wilson's, with as many trials as the images are worth, since those of "
+        f"one cluster are not independent; of F1 {asked.resamples} resamples of clusters within each class and group; "
+        "(-) where nothing could vary. They cover the choice of test images, not the "
         "seed of the training.",
         "In a class, accuracy is correct over images of the class, which is its recall. F1 of a class that is never "
         "predicted is 0, and its precision is not defined (-). Macro F1 of a group is over the classes that the group "
@@ -179,11 +181,14 @@ def _notes(
         notes.append(f"* fewer than {asked.minimum} images, or what --top left over: shown, never ranked, in no gap.")
     if any(one.by_group["few_clusters"].any() for one in measured):
         notes.append("† fewer than 10 clusters: the interval says little.")
+    never = [name for name in found.classes if name not in set(table["predicted"])]
+    if never:
+        notes.append(f"Never predicted, for no group: {', '.join(never)}.")
     for one in measured:
         lacking = one.by_group.loc[one.by_group["classes"] < len(found.classes), "group"].tolist()
         if lacking:
             notes.append(
-                f"By {one.grouping.name}, these have no image of some class: {', '.join(lacking)}. Their accuracy and "
+                f"By {one.grouping.name}, these have no image of some class: {'; '.join(lacking)}. Their accuracy and "
                 "macro F1 are over fewer classes; --sets COLUMN compares on shared ones."
             )
         if one.unknown:

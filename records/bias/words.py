@@ -90,7 +90,8 @@ def composition_table(one: Composition) -> pd.DataFrame:
     """Return the share of each group in training beside its accuracy."""
     rows = []
     for row in one.table.to_dict("records"):
-        line = {one.by: str(row["group"]), "trained on": f"{row['train']:.0f}", "share": _share(row["share"])}
+        mark = "" if row["ranked"] or not row["images"] else " *"
+        line = {one.by: f"{row['group']}{mark}", "trained on": f"{row['train']:.0f}", "share": _share(row["share"])}
         if one.table["copies"].any():
             line |= {"copies": f"{row['copies']:.0f}", "share with copies": _share(row["share_with_copies"])}
         line |= {"evaluated": str(row["images"]), "accuracy": _span(row, "accuracy")}
@@ -130,7 +131,8 @@ def _correct(row: pd.Series, metric: str) -> str:
 def _span(row: dict, metric: str) -> str:
     if row[metric] != row[metric]:
         return NONE
-    return f"{row[metric]:.3f} ({row[f'{metric}_low']:.3f}-{row[f'{metric}_high']:.3f})"
+    low, high = row[f"{metric}_low"], row[f"{metric}_high"]
+    return f"{row[metric]:.3f} ({NONE if low != low else f'{low:.3f}-{high:.3f}'})"
 
 
 def _share(value: float) -> str:
