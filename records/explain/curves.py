@@ -8,15 +8,14 @@ insert in its reverse, so one set of random orders serves both curves.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
 from datamodules.errors import InputError
 from records.explain.explained import Explained, Probabilities
 from records.explain.ordering import descending, numbered, segment_means
+from records.explain.superpixels import FILLS, Fill, filled
 
-FILLS = ("blur", "mean")
 _GRID = np.linspace(0, 1, 21)
 
 
@@ -38,7 +37,7 @@ class Curves:
     """
 
     rows: np.ndarray
-    fill: str
+    fill: Fill
     grid: np.ndarray
     deletion: np.ndarray
     insertion: np.ndarray
@@ -49,7 +48,7 @@ class Curves:
     passes: int
 
 
-def other_fill(explained: Explained, wanted: str = "auto") -> str:
+def other_fill(explained: Explained, wanted: str = "auto") -> Fill:
     """Return a fill that the explainer did not use itself, so that the curves do not repeat its own question.
 
     Raises:
@@ -58,27 +57,21 @@ def other_fill(explained: Explained, wanted: str = "auto") -> str:
     own = str(explained.options.get("fill", ""))
     if wanted == "auto":
         return "mean" if own == "blur" else "blur"
-    if wanted not in FILLS:
-        msg = f"fill: one of auto, {', '.join(FILLS)}, got {wanted!r}."
-        raise InputError(msg)
     if wanted == own:
         msg = f"fill: curves need another fill than the explainer's own, got {wanted} for both; take auto."
         raise InputError(msg)
-    return wanted
-
-
-def filled(image: np.ndarray, fill: str) -> np.ndarray:
-    """Return an image (H, W, 3) of which nothing is left but its blur, or its mean colour."""
-    if fill == "blur":
-        return cv2.GaussianBlur(image, (0, 0), sigmaX=max(image.shape[:2]) / 8, borderType=cv2.BORDER_REPLICATE)
-    return np.broadcast_to(image.mean(axis=(0, 1)).round().astype(np.uint8), image.shape)
+    for fill in FILLS:
+        if fill == wanted:
+            return fill
+    msg = f"fill: one of auto, {', '.join(FILLS)}, got {wanted!r}."
+    raise InputError(msg)
 
 
 def curves(
     explained: Explained,
     probabilities: Probabilities,
     *,
-    fill: str = "blur",
+    fill: Fill = "blur",
     steps: int = 20,
     draws: int = 5,
     batch: int = 256,
@@ -126,11 +119,11 @@ def curves(
 class _Job:
     """One image: the pictures to show, and the curves that the answers make."""
 
-    def __init__(self, explained: Explained, row: int, fill: str, steps: int, draws: int, seed: int) -> None:
+    def __init__(self, explained: Explained, row: int, fill: Fill, steps: int, draws: int, seed: int) -> None:
         self.row, self.target = row, int(explained.target[row])
         self._image = explained.images[row]
-        self._base = filled(self._image, fill)
         self._segments = numbered(explained.segments[row])
+        self._base = filled(self._image, self._segments, fill)
         generator = np.random.default_rng([seed, row])
         order = descending(segment_means(explained.maps[row], self._segments), generator)
         self._orders = [order, order[::-1], *(generator.permutation(len(order)) for _ in range(draws))]

@@ -8,8 +8,9 @@ from matplotlib.figure import Figure
 
 from records.explain.curves import Curves
 from records.explain.faithfulness import Better
+from records.explain.lettering import PLAIN, drawable, inches
 from records.explain.regions import REGIONS
-from records.figures import COLOURS, _drawable, _inches
+from records.figures import COLOURS
 
 
 def curves_figure(found: Curves, deletion: Better, insertion: Better) -> Figure:
@@ -47,10 +48,10 @@ def regions_figure(table: pd.DataFrame, by: str, groups: Sequence[str]) -> Figur
     """
     shown = table[(table["by"] == by) & (table["class"] == "")]
     groups = [group for group in groups if (shown["group"] == group).any()]
-    names, fonts = _drawable([group or "all" for group in groups])
-    key = _inches(names, fonts, 8) + 1.3 if by else 0.3
+    names, fonts = drawable([group or "all" for group in groups], "group")
+    key = inches(names, fonts, 8) + 1.3 if by else 0.3
     high = max(2.4, len(REGIONS) * (0.24 + 0.15 * len(groups)))
-    left, right = 0.35 + _inches(REGIONS, ["DejaVu Sans"], 10), 0.25
+    left, right = 0.35 + inches(REGIONS, [PLAIN], 10), 0.25
     across, up = left + 4.6 + key + right, high + 0.95
     figure = Figure(figsize=(across, up))
     axes = figure.add_axes((left / across, 0.6 / up, 4.6 / across, high / up))
@@ -74,6 +75,6 @@ def regions_figure(table: pd.DataFrame, by: str, groups: Sequence[str]) -> Figur
             loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8, frameon=False, prop={"family": fonts, "size": 8}
         )
         figure.text(
-            0.12 / across, 1 - 0.1 / up, f"by {by}", va="top", fontsize=10, family=_drawable([by])[1], parse_math=False
+            0.12 / across, 1 - 0.1 / up, f"by {by}", va="top", fontsize=10, family=drawable([by])[1], parse_math=False
         )
     return figure

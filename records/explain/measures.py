@@ -26,7 +26,7 @@ class ReportOptions:
         by: Columns of the table, or several joined by `+` for their crossing, that images are grouped by.
         n: Correctly answered images that are laid on each other, for each class and group.
         top: Superpixels that an image marks in the overlays, and that agreement compares.
-        fill: What stands where a superpixel went in the curves: blur, mean, or auto for one the explainer did not use.
+        fill: What stands where a superpixel went in the curves; auto takes one that the explainer did not use.
         steps: Steps of a curve.
         draws: Random orders an image.
         curve_images: At most so many images get curves.

@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 from records.explain.alignment import FRAME, in_frame, known
 from records.explain.explained import Explained
 from records.explain.faithfulness import clusters_of
+from records.explain.lettering import drawable, inches
 from records.explain.ordering import marked
 from records.explain.regions import outlines
-from records.figures import _drawable, _inches
 
 SIDE = 160  # pixels of a panel
 EVERYBODY = ""
@@ -54,11 +54,13 @@ class Overlay:
         cell: Whose.
         face: float (SIDE, SIDE) mean of the grey pictures, 0 to 1; NaN where there is none.
         marks: float (SIDE, SIDE) share of the images that mark the place; NaN where there is no image.
+        aligned: Whether the faces lie where the frame says.
     """
 
     cell: Cell
     face: np.ndarray
     marks: np.ndarray
+    aligned: bool
 
 
 def cells(explained: Explained, group: np.ndarray, groups: Sequence[str], *, n: int = 10, seed: int = 0) -> list[Cell]:
@@ -98,7 +100,7 @@ def overlay(explained: Explained, cell: Cell, *, top: int = 5) -> Overlay:
     """Lay the images of a cell on each other."""
     if not len(cell.rows):
         empty = np.full((SIDE, SIDE), np.nan)
-        return Overlay(cell, empty, empty)
+        return Overlay(cell, empty, empty, False)
     aligned = known(explained.landmarks)
     faces, marks = [], []
     for row in cell.rows:
@@ -109,7 +111,7 @@ def overlay(explained: Explained, cell: Cell, *, top: int = 5) -> Overlay:
     there = np.isfinite(faces)
     count = there.sum(axis=0)
     face = np.divide(np.nansum(faces, axis=0), count, out=np.full(count.shape, np.nan), where=count > 0)
-    return Overlay(cell, face, np.nan_to_num(np.array(marks)).mean(axis=0))
+    return Overlay(cell, face, np.nan_to_num(np.array(marks)).mean(axis=0), bool(aligned[cell.rows].all()))
 
 
 def overlay_figure(
@@ -117,43 +119,50 @@ def overlay_figure(
 ) -> Figure:
     """Return one panel a class (row) and group (column), with the count below it: used of wanted.
 
+    All groups together make one row of classes.
+
     Args:
         drawn: One for each class and group.
-        classes: Rows.
-        groups: Columns.
+        classes: To show.
+        groups: To show.
         n: How many images were wanted.
         title: Heading.
         faces: Show the mean of the faces below the marks; such a figure shows people and stays with its owner.
     """
-    names, fonts = _drawable(classes)
-    heads, head_fonts = _drawable(groups)
-    heads, turned = _fitted(heads, head_fonts)
-    left = 0.3 + _inches(names, fonts)
-    above = _HEAD + (0.72 * _inches(heads, head_fonts) if turned else 0.0)
-    across = left + len(groups) * (_PANEL + _GAP) + 0.95
-    across = max(across, left + 3.2)
-    up = above + len(classes) * (_PANEL + _COUNT + _GAP) + 0.1
+    together = tuple(groups) == (EVERYBODY,)
+    lines = [""] if together else list(classes)
+    columns = list(classes) if together else list(groups)
+    names, fonts = drawable(lines)
+    heads, head_fonts = drawable(columns, "class" if together else "group")
+    turned = inches(heads, head_fonts) > _PANEL
+    left = 0.2 + (0.1 + inches(names, fonts) if not together else 0.0)
+    above = _HEAD + (0.66 * inches(heads, head_fonts) if turned else 0.0)
+    beyond = 0.75 * inches(heads[-1:], head_fonts) - 0.5 if turned else 0.0  # the last head leans over the edge
+    across = max(left + len(columns) * (_PANEL + _GAP) + max(0.75, beyond), 0.3 + inches([title], head_fonts, 11))
+    up = above + len(lines) * (_PANEL + _COUNT + _GAP) + 0.05
     figure = Figure(figsize=(across, up))
     place = {(one.cell.name, one.cell.group): one for one in drawn}
-    for row, name in enumerate(classes):
-        for column, group in enumerate(groups):
+    for row, line in enumerate(lines):
+        for column, head in enumerate(columns):
+            one = place[(head, EVERYBODY) if together else (line, head)]
             x, y = left + column * (_PANEL + _GAP), up - above - row * (_PANEL + _COUNT + _GAP) - _PANEL
             axes = figure.add_axes((x / across, y / up, _PANEL / across, _PANEL / up))
-            _panel(axes, place[name, group], faces)
-            axes.set_xlabel(_count(place[name, group].cell, n), fontsize=8, labelpad=3)
-            if column == 0:
-                axes.set_ylabel(
-                    names[row], rotation=0, ha="right", va="center", family=fonts, labelpad=6, parse_math=False
+            _panel(axes, one, faces)
+            axes.set_xlabel(f"{len(one.cell.rows)} of {n}", fontsize=8, labelpad=3)
+            if column == 0 and not together:
+                said: dict[str, Any] = {"rotation": 0, "ha": "right", "va": "center", "labelpad": 6}
+                axes.set_ylabel(names[row], family=fonts, parse_math=False, **said)
+            if row == 0:
+                lean: dict[str, Any] = (
+                    {"rotation": 40, "ha": "left", "x": 0.35, "rotation_mode": "anchor"} if turned else {}
                 )
-            if row == 0 and groups[column] != EVERYBODY:
-                angle: dict[str, Any] = {"rotation": 40, "ha": "left", "x": 0.3} if turned else {}
-                axes.set_title(heads[column], fontsize=10, family=head_fonts, pad=5, parse_math=False, **angle)
-    figure.text(0.12 / across, 1 - 0.12 / up, title, ha="left", va="top", fontsize=11, parse_math=False)
-    said = "dark: what the images share"
-    figure.text(0.12 / across, 1 - 0.36 / up, said, ha="left", va="top", fontsize=8)
-    high = min(2.2, up - above - 0.2)
-    x = left + len(groups) * (_PANEL + _GAP) + 0.08
-    bar = figure.add_axes((x / across, (up - above - high) / up, 0.13 / across, high / up))
+                axes.set_title(heads[column], fontsize=10, family=head_fonts, pad=5, parse_math=False, **lean)
+    _, title_fonts = drawable([title])
+    figure.text(0.12 / across, 1 - 0.1 / up, title, va="top", fontsize=11, family=title_fonts, parse_math=False)
+    figure.text(0.12 / across, 1 - 0.34 / up, "dark: what the images share", va="top", fontsize=8)
+    high = min(2.2, up - above - 0.45)
+    x = left + len(columns) * (_PANEL + _GAP)
+    bar = figure.add_axes((x / across, (up - above - high) / up, 0.12 / across, high / up))
     bar.imshow(np.linspace(1, 0, 101)[:, None], cmap=_map(faces), vmin=0, vmax=1, aspect="auto", extent=(0, 1, 0, 1))
     bar.set_xticks([])
     bar.yaxis.tick_right()
@@ -161,17 +170,8 @@ def overlay_figure(
     return figure
 
 
-def _fitted(names: Sequence[str], fonts: Sequence[str]) -> tuple[list[str], bool]:
-    """Return heads of columns, and whether they must be turned to stand beside each other."""
-    return list(names), _inches(names, fonts) > _PANEL
-
-
 def _map(faces: bool) -> str:
     return "Reds" if faces else "YlOrBr"
-
-
-def _count(cell: Cell, n: int) -> str:
-    return f"{len(cell.rows)} of {n}"
 
 
 def _panel(axes: Axes, one: Overlay, faces: bool) -> None:
@@ -180,19 +180,20 @@ def _panel(axes: Axes, one: Overlay, faces: bool) -> None:
     axes.set_facecolor("#eeeeee")
     axes.set_xlim(0, SIDE)
     axes.set_ylim(SIDE, 0)
-    if not len(one.cell.rows):
-        axes.text(0.5, 0.5, "no image" if not one.cell.images else "none correct" if not one.cell.correct else
-                  "no landmarks", transform=axes.transAxes, ha="center", va="center", fontsize=8)  # fmt: skip
+    cell = one.cell
+    if not len(cell.rows):
+        why = "no image" if not cell.images else "none correct" if not cell.correct else "no landmarks"
+        axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", va="center", fontsize=8)
         return
     extent = (0, SIDE, SIDE, 0)
     if faces:
         grey = np.nan_to_num(one.face, nan=1.0)[..., None].repeat(3, axis=2)
-        shade = one.marks[..., None]
-        red = np.array(colormaps["Reds"](0.35 + 0.65 * one.marks))[..., :3]
-        axes.imshow(grey * (1 - 0.85 * shade) + red * 0.85 * shade, extent=extent, vmin=0, vmax=1)
-    else:
-        axes.imshow(one.marks, cmap=_map(faces), vmin=0, vmax=1, extent=extent)
-        for shapes in outlines(FRAME).values():
-            for shape in shapes:
-                closed = np.vstack([shape, shape[:1]]) * SIDE
-                axes.plot(closed[:, 0], closed[:, 1], color="#333333", linewidth=0.5)
+        shade = 0.85 * one.marks[..., None]
+        red = colormaps["Reds"](0.35 + 0.65 * one.marks)[..., :3]
+        axes.imshow(np.clip(grey * (1 - shade) + red * shade, 0, 1), extent=extent)
+        return
+    axes.imshow(one.marks, cmap=_map(faces), vmin=0, vmax=1, extent=extent)
+    if one.aligned:
+        for shape in (shape for shapes in outlines(FRAME).values() for shape in shapes):
+            closed = np.vstack([shape, shape[:1]]) * SIDE
+            axes.plot(closed[:, 0], closed[:, 1], color="#333333", linewidth=0.5)

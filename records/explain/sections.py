@@ -18,6 +18,13 @@ from records.report_cli import p_text
 from records.statistics import FEW_CLUSTERS
 
 _BY_CHANCE = {"deletion": "random", "insertion": "random", "inside": "chance", "pointing": "chance"}
+_FILLED = {
+    "superpixel": "its mean colour",
+    "mean": "the mean colour of the image",
+    "blur": "the image out of focus",
+    "grey": "grey",
+    "black": "black",
+}
 _SAID = {
     "deletion": "area under deletion (low is good)",
     "insertion": "area under insertion (high is good)",
@@ -64,7 +71,7 @@ def truth_section(found: Found, figures: Sequence[Shown]) -> Section:
     curve = found.curves
     below = [
         f"{len(curve.rows)} images, {curve.random_area.shape[1]} random orders each, {curve.passes:,} pictures shown. "
-        f"Where a superpixel is gone stands the image's {'blur' if curve.fill == 'blur' else 'mean colour'}. "
+        f"Where a superpixel is gone stands {_FILLED[curve.fill]}. "
         "Intervals: resampled clusters of images. All are of these images and this network, not of another training."
     ]
     if found.masks is not None:
