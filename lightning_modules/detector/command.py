@@ -14,7 +14,8 @@ from lightning_modules.shorthand import take
 
 USAGE = """usage: emotion detector <fit|test|export> [options]
 
-  fit     train on --data (drawn scenes by default), or --from a RUN or FILE.ckpt train on
+  fit     train on --data (drawn scenes by default), or --from a RUN or FILE.ckpt train on;
+          --resume [RUN] goes on with a run that was stopped
   test    measure RUN or FILE.ckpt on the held-out pictures of --data
   export  write RUN or FILE.ckpt as ONNX
 
@@ -60,6 +61,7 @@ def _short(args: list[str]) -> list[str]:
 
 def _fit(args: list[str]) -> int:
     start, words = take(args, "--from")
+    resume, words = take(words, "--resume", optional=True)
     from lightning.pytorch import seed_everything
 
     from datamodules.faces.boxes_data import BoxesDataModule
@@ -78,7 +80,8 @@ def _fit(args: list[str]) -> int:
         known = read_detector(checkpoint)[CONFIG_KEY]  # its network is the default of one that is trained on
         parser.set_defaults({f"model.{name}": value for name, value in known.items() if name != "size"})
         parser.set_defaults({"data.size": known["size"], "model.weights": "none"})
-    config = parser.parse_args(_short(words))
+    resumed = [] if resume is None else ["--run.resume", resume or "auto"]
+    config = parser.parse_args([*_short(words), *resumed])
     plain: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_unset=False))
     plain.pop("config", None)
     os.environ["PL_GLOBAL_SEED"] = str(config.seed)
@@ -90,7 +93,9 @@ def _fit(args: list[str]) -> int:
         model = FaceDetector.from_checkpoint(checkpoint, **options).train()
         plain["from"] = str(start)
     data = BoxesDataModule(**plain["data"])
-    run_id, table = fit(model, data, DetectorRun(**plain["run"]), plain, config.seed)
+    options_of_run = DetectorRun(**plain["run"])
+    plain["run"].pop("resume", None)  # says how the run was started, not what it is
+    run_id, table = fit(model, data, options_of_run, plain, config.seed)
     if data.clipped:
         print(f"note: {data.clipped} boxes reached over the border of their pictures and were cut there")
     print(text_of(table, len(data.fold.outer), sum(len(data.boxes[row]) for row in data.fold.outer)))

@@ -125,6 +125,7 @@ class FaceDetector(pl.LightningModule):
         size, width = self.plain["size"], self.plain["width"]
         features, config = build_features(backbone, weights, size)
         self.network = FaceNet(features, width, enhance=self.plain["enhance"], seam=self.plain["seam"])
+        self.network.to(memory_format=torch.channels_last)
         self.mean: Tensor
         self.std: Tensor
         self.centres: Tensor
@@ -236,7 +237,10 @@ class FaceDetector(pl.LightningModule):
         if checkpoint.get(CONFIG_KEY) != self.plain:
             msg = f"the checkpoint is of {checkpoint.get(CONFIG_KEY, 'no face detector')}, this run has {self.plain}"
             raise InputError(msg)
-        checkpoint.pop(RAW_KEY, None)
+        if RAW_KEY in checkpoint and self.average is not None:
+            # going on with training: the weights behind the average become the weights again
+            self.average.load(checkpoint)
+            checkpoint["state_dict"] = checkpoint[RAW_KEY]
 
 
 def read_detector(path: Path | str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Parts of the detector: the tower of its head, and dilated branches and SEAM attention after YOLO-FaceV2 (2208.02019)."""
+"""Parts of the detector: its head's tower, and dilated branches and SEAM after YOLO-FaceV2 (arXiv 2208.02019)."""
 
 from typing import Any
 

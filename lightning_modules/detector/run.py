@@ -20,7 +20,9 @@ from lightning_modules.callbacks import CheckedCheckpointIO, NonFiniteLoss, aver
 from lightning_modules.cli import quiet
 from lightning_modules.detector.module import MONITOR, FaceDetector
 from lightning_modules.detector.precision import Picture, intervals, match
+from lightning_modules.detector.resume import config_hash, division_hash, run_to_go_on
 from lightning_modules.progress import run_progress
+from lightning_modules.run import GoOnAtBatch, forget_training_state, resume_checkpoint
 from lightning_modules.stops import StopGracefully, explained, how_it_ended, sigterm_ends
 from lightning_modules.tracked_run import RunLogger, config_text
 
@@ -33,6 +35,7 @@ class DetectorRun:
         name: the run's name on the MLflow page; by default data, backbone and seed.
         experiment: MLflow experiment.
         parent: run id of the parent, for the members of a study.
+        resume: run id to go on with, or "auto": the newest unfinished run of the same config.
         epochs: most epochs.
         patience: stop after this many epochs without a better inner map_50; None: train all epochs.
         ema_decay: average the weights with this decay per step and keep the average; None: do not.
@@ -45,6 +48,7 @@ class DetectorRun:
     name: str | None = None
     experiment: str = "face-detector"
     parent: str | None = None
+    resume: str | None = None
     epochs: int = 30
     patience: int | None = None
     ema_decay: float | None = None
@@ -93,7 +97,12 @@ def make_trainer(options: DetectorRun, **more: Any) -> pl.Trainer:  # noqa: ANN4
 
 
 def fit(
-    model: FaceDetector, data: BoxesDataModule, options: DetectorRun, config: dict[str, Any], seed: int = 0
+    model: FaceDetector,
+    data: BoxesDataModule,
+    options: DetectorRun,
+    config: dict[str, Any],
+    seed: int = 0,
+    more_tags: dict[str, str] | None = None,
 ) -> tuple[str, pd.DataFrame]:
     """Train, keep the epoch that is best on the inner part, evaluate that once on the outer part.
 
@@ -103,6 +112,7 @@ def fit(
         options: of the run.
         config: what is logged, plain types.
         seed: what is written beside the run.
+        more_tags: of the run, such as its place in a study.
 
     Returns:
         The run's id, and the average precisions of the outer part with intervals, see `precision.intervals`.
@@ -110,20 +120,18 @@ def fit(
     data.prepare_data()
     data.setup("fit")  # wrong data leaves no run behind
     name = options.name or f"detector {data.manifest.name} {model.plain['backbone']} seed {seed}"
-    tags = {"kind": "detector", "seed": str(seed), "data": data.manifest.name, "manifest": data.manifest.fingerprint()}
-    tracker = RunLogger(experiment=options.experiment, run_name=name, parent_run_id=options.parent, tags=tags)
+    tags = {
+        "kind": "detector", "seed": str(seed), "data": data.manifest.name, "manifest": data.manifest.fingerprint(),
+        "config_hash": config_hash(config), "division": division_hash(data), **(more_tags or {}),
+    }  # fmt: skip
+    run_id = run_to_go_on(options.resume, options.parent, config, data)
+    tracker = RunLogger(
+        experiment=options.experiment, run_name=name, run_id=run_id, parent_run_id=options.parent, tags=tags
+    )
     try:
         folder = tracker.run_folder
-        best = ModelCheckpoint(
-            dirpath=folder, filename="best", monitor=MONITOR, mode="max", save_weights_only=True,
-            auto_insert_metric_name=False, enable_version_counter=False,
-        )  # fmt: skip
-        callbacks: list[Callback] = [best, StopGracefully(folder), NonFiniteLoss()]
-        callbacks.append(run_progress() if sys.stdout.isatty() else DetectorLines())
-        if options.patience is not None:
-            callbacks.append(EarlyStopping(monitor=MONITOR, mode="max", patience=options.patience))
-        if options.ema_decay is not None:
-            callbacks.append(average_weights(options.ema_decay))
+        start = resume_checkpoint(folder) if run_id else None
+        callbacks = run_callbacks(options, folder)
         bar = any(isinstance(one, pl.callbacks.ProgressBar) for one in callbacks)
         trainer = make_trainer(
             options, logger=tracker, callbacks=callbacks, default_root_dir=str(folder), plugins=[CheckedCheckpointIO()],
@@ -135,22 +143,44 @@ def fit(
         profile = {"pictures": counts["size"].to_dict(), "faces": counts["sum"].to_dict(), "clipped": data.clipped}
         tracker.log_dataset(data.manifest.name, data.source, data.manifest.fingerprint(), profile=profile)
         with sigterm_ends(), explained(data.batch_size):
-            trainer.fit(model, datamodule=data)
-            trainer.test(model, datamodule=data, ckpt_path=best.best_model_path, weights_only=True, verbose=False)
-        tracker.log_file(best.best_model_path, "checkpoint")
+            trainer.fit(model, datamodule=data, ckpt_path=str(start) if start else None, weights_only=True)
+            best = str(folder / "best.ckpt")
+            trainer.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
+        tracker.log_file(best, "checkpoint")
         table = intervals(pictures_of(model.detections, data), resamples=options.resamples, seed=seed)
         tracker.log_table(detection_table(model.detections, data), "detections")
         tracker.log_table(data.split_table(), "split")
         tracker.log_table(table, "intervals")
         ends = {f"test/{row.metric}_{end}": getattr(row, end) for row in table.itertuples() for end in ("low", "high")}
         tracker.log_metrics(ends)
-        run_id = str(tracker.run_id)
         tracker.end("success")
+        forget_training_state(folder)
     except BaseException as error:
         with contextlib.suppress(OSError):  # what ended the run is told, not that its end cannot be written
             tracker.end(how_it_ended(error))
+        if options.parent is None and list(tracker.run_folder.glob("*.ckpt")):
+            advice = f"the run is kept; to go on: the same command with --resume {tracker.run_id}"
+            print(advice, file=sys.stderr)
         raise
-    return run_id, table
+    return str(tracker.run_id), table
+
+
+def run_callbacks(options: DetectorRun, folder: Path) -> list[Callback]:
+    """Return what every run has: best and last checkpoint, guards, progress, and what its options ask for."""
+    files: dict[str, Any] = {"dirpath": folder, "auto_insert_metric_name": False, "enable_version_counter": False}
+    callbacks: list[Callback] = [
+        ModelCheckpoint(filename="best", monitor=MONITOR, mode="max", save_weights_only=True, **files),
+        ModelCheckpoint(filename="last", save_top_k=1, monitor=None, save_on_train_epoch_end=True, **files),
+        StopGracefully(folder),
+        GoOnAtBatch(),
+        NonFiniteLoss(),
+        run_progress() if sys.stdout.isatty() else DetectorLines(),
+    ]
+    if options.patience is not None:
+        callbacks.append(EarlyStopping(monitor=MONITOR, mode="max", patience=options.patience))
+    if options.ema_decay is not None:
+        callbacks.append(average_weights(options.ema_decay))
+    return callbacks
 
 
 def evaluate(model: FaceDetector, data: BoxesDataModule, rows: Sequence[int]) -> list[Picture]:
