@@ -8,7 +8,7 @@ from pathlib import Path
 
 from datamodules.errors import InputError
 from datamodules.manifest import Manifest
-from datamodules.readers import aihub, csv_table, fer2013, folder, pattern
+from datamodules.readers import aihub, csv_table, fer2013, folder, named, pattern
 from datamodules.readers.common import IMAGE_SUFFIXES, ReadOptions, finish, image_files
 from datamodules.readers.crops import cut_out
 from datamodules.readers.unpack import is_archive, stem, unpack
@@ -38,6 +38,8 @@ READERS: dict[str, Reader] = {
     "csv": Reader("a CSV, TSV or Parquet table with a file and a label column", csv_table.looks_like, csv_table.read),
     "folder": Reader("one folder a class, below train/validation/test if given", folder.looks_like, folder.read),
     "pattern": Reader("labels in the file names, by a regular expression", pattern.looks_like, pattern.read),
+    "cafe": Reader("CAFE, children of 2 to 8 years, by its file names", named.looks_like, named.read_cafe),
+    "nimh": Reader("NIMH-ChEFS, 10 to 17 years, two gazes, by its file names", named.looks_like, named.read_nimh),
 }
 
 
