@@ -1,6 +1,8 @@
 """Accuracy of every group as bars with intervals, one panel a class, so that two groups or twelve can be read."""
 
 from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,6 +20,7 @@ _ACROSS = 4  # panels
 _WIDE, _LINE = 2.6, 0.27  # inches of a panel, and of a bar
 _HEAD, _TITLE, _FOOT, _SIDE = 0.75, 0.35, 0.3, 0.2
 _LONGEST = 26
+_HANGUL = 0x10FF  # above it letters are twice as wide
 _KOREAN = ("Noto Sans CJK KR", "Noto Sans KR", "NanumGothic", "Malgun Gothic", "Apple SD Gothic Neo", "UnDotum")
 
 
@@ -56,7 +59,9 @@ def bias_figure(measured: Measured, classes: Sequence[str]) -> Figure:
         axes.set_yticks(range(len(names)), shown, family=family, fontsize=9, parse_math=False)
     title = f"By {by}" + (f", the first {MOST_DRAWN} groups" if len(measured.by_group) > MOST_DRAWN else "")
     figure.text(0.1 / width, 1 - 0.12 / height, title, va="top", fontsize=11, family=family, parse_math=False)
-    said = "accuracy with 95% interval, and correct / images; in a class accuracy is recall; pale: not ranked"
+    said = "accuracy with 95% interval, correct / images; in a class accuracy is recall; pale: not ranked"
+    if names != [str(name) for name in groups["group"]]:
+        said += "; names cut or numbered as in the table"
     figure.text(0.1 / width, 1 - 0.4 / height, said, va="top", fontsize=8)
     return figure
 
@@ -88,8 +93,7 @@ def _drawable(names: Sequence[str], what: str) -> tuple[list[str], list[str]]:
     """
     fonts = ["DejaVu Sans"]
     if not all(_has(fonts[0], name) for name in names):
-        installed = {entry.name for entry in font_manager.fontManager.ttflist}
-        fonts += [font for font in _KOREAN if font in installed][:1]
+        fonts += _korean_font()
     shown = []
     for number, name in enumerate(names, 1):
         drawn = all(any(_has(font, one) for font in fonts) for one in name)
@@ -98,10 +102,22 @@ def _drawable(names: Sequence[str], what: str) -> tuple[list[str], list[str]]:
     return shown, fonts
 
 
+@lru_cache
+def _korean_font() -> list[str]:
+    """Return an installed font that has Hangul, in a list; matplotlib knows those that were there when it first ran."""
+    if not {entry.name for entry in font_manager.fontManager.ttflist}.intersection(_KOREAN):
+        files = [name.replace(" ", "").lower() for name in _KOREAN]
+        for path in font_manager.findSystemFonts():
+            if Path(path).stem.lower().removesuffix("-regular") in files:
+                font_manager.fontManager.addfont(path)
+    installed = {entry.name for entry in font_manager.fontManager.ttflist}
+    return [font for font in _KOREAN if font in installed][:1]
+
+
 def _has(font: str, text: str) -> bool:
     face = font_manager.get_font(font_manager.findfont(font))
     return all(one.isspace() or face.get_char_index(ord(one)) for one in text)
 
 
 def _columns(text: str) -> int:
-    return sum(2 if ord(one) > 0x10FF else 1 for one in text)
+    return sum(2 if ord(one) > _HANGUL else 1 for one in text)
