@@ -27,6 +27,7 @@ from datamodules.readers import read
 
 MULTIPLE = 32  # the side of the square is a multiple of the coarsest level's stride
 MOST_WORKERS = 8
+SCENES = "scenes:images=400,size=320"  # with the other defaults some minutes of training on two cores
 Split = Literal["holdout", "given"]
 
 
@@ -39,10 +40,10 @@ class BoxesDataModule(L.LightningDataModule):
 
     def __init__(
         self,
-        source: str = "scenes",
+        source: str = SCENES,
         boxes: str | None = None,
-        size: int = 320,
-        batch_size: int = 16,
+        size: int = 192,
+        batch_size: int = 8,
         split: Split = "holdout",
         outer_fraction: float = 0.2,
         inner_fraction: float = 0.1,
@@ -55,7 +56,7 @@ class BoxesDataModule(L.LightningDataModule):
         """Take the options; nothing is read before it is asked for.
 
         Args:
-            source: "scenes" or "scenes:images=300,size=320,dim=1" draws; or a folder with boxes.csv, that table
+            source: "scenes:images=400,size=320,dim=1" draws; or a folder with boxes.csv, that table
                 itself, or a manifest or data set as `emotion fit --data` takes it.
             boxes: the table of boxes (path, x0, y0, x1, y1 in pixels); by default boxes.csv beside the pictures.
             size: side of the square that the model sees, a multiple of 32.

@@ -42,7 +42,7 @@ class FaceDetector(pl.LightningModule):
         self,
         backbone: str = "tf_efficientnet_lite0",
         weights: str = "embedded",
-        size: int = 320,
+        size: int = 192,
         width: int = 64,
         enhance: bool = True,
         seam: bool = True,

@@ -49,7 +49,7 @@ class DetectorRun:
     experiment: str = "face-detector"
     parent: str | None = None
     resume: str | None = None
-    epochs: int = 30
+    epochs: int = 12
     patience: int | None = None
     ema_decay: float | None = None
     accelerator: str = "auto"
