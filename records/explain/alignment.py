@@ -50,10 +50,10 @@ def in_frame(picture: np.ndarray, landmarks: np.ndarray | None, side: int) -> np
     source = picture.astype(np.float32)
     if landmarks is None:
         return cv2.resize(source, (side, side), interpolation=cv2.INTER_LINEAR)
-    # pixel centres: column x of the frame lies at (x + 0.5) / side
-    scale = np.array([[side, 0, -0.5], [0, side, -0.5]])
-    transform = np.vstack([similarity(landmarks), [0, 0, 1]])
-    whole = scale @ transform
+    # OpenCV counts from the centre of the first pixel, landmarks from its corner
+    corner = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
+    centre = np.array([[side, 0, -0.5], [0, side, -0.5]])
+    whole = centre @ np.vstack([similarity(landmarks), [0, 0, 1]]) @ corner
     return cv2.warpAffine(
         source,
         whole,
