@@ -10,6 +10,10 @@ COMMANDS = {
     "validate": ("lightning_modules.cli", "evaluate a run's checkpoint on its inner split"),
     "test": ("lightning_modules.cli", "evaluate a run's checkpoint on its held-out part"),
     "predict": ("lightning_modules.cli", "classify a picture, a folder or a manifest with a trained model"),
+    "explain": (
+        "lightning_modules.explain_cli",
+        "show where a trained network looks, and whether that is true",
+    ),
     "export": ("lightning_modules.cli", "write a trained model as ONNX, with its preprocessing"),
     "register": ("lightning_modules.cli", "put a trained model into the MLflow model registry"),
     "detector": ("lightning_modules.detector.command", "train our own face detector, measure it, write it as ONNX"),

@@ -37,7 +37,7 @@ class MethodOptions:
         superpixels: how many to cut an image into.
         compactness: of SLIC.
         samples: of LIME and Kernel SHAP.
-        top: of LIME: keep so many superpixels, by absolute weight.
+        features: of LIME: keep so many superpixels, by absolute weight.
         fill: what stands where superpixels are taken away, and where integrated gradients begin.
         steps: of integrated gradients.
         layer: of Grad-CAM, by its name in the backbone; the last one with places where none is given.
@@ -49,7 +49,7 @@ class MethodOptions:
     superpixels: int = 50
     compactness: float = 10.0
     samples: int = 1000
-    top: int | None = None
+    features: int | None = None
     fill: Fill = "mean"
     steps: int = 64
     layer: str | None = None
@@ -68,7 +68,7 @@ class MethodOptions:
             hint = f"; did you mean {near[0]}?" if near else ""
             msg = f"--fill: one of {', '.join(FILLS)}, got {self.fill!r}{hint}"
             raise InputError(msg)
-        for name, least in (("samples", 2), ("steps", 1), ("batch", 1), ("seed", 0), ("top", 1)):
+        for name, least in (("samples", 2), ("steps", 1), ("batch", 1), ("seed", 0), ("features", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
                 msg = f"--{name}: at least {least}, got {value}"
@@ -160,7 +160,7 @@ def explain_image(
     samples = Samples(options.samples, options.batch, seed)
     with undisturbed(network.logits):
         if options.method == "lime":
-            weights, quality = lime(network.fast, image, segments, off, target, samples, top=options.top)
+            weights, quality = lime(network.fast, image, segments, off, target, samples, top=options.features)
         else:
             weights = kernel_shap(network.fast, image, segments, off, target, samples)
             ends = network.scores(np.stack([image, off]))[:, target].astype(np.float64)

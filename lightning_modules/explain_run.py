@@ -1,0 +1,140 @@
+"""What `emotion explain` does, step by step."""
+
+import argparse
+import difflib
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from datamodules.errors import InputError
+from datamodules.faces.detector import Detector, open_detector
+from lightning_modules.explain import DRAWS, Explainer, Subjects, keep, write
+from lightning_modules.explain_choice import ANSWERS, Answers, cell_lines, choose, places_of_rows
+from lightning_modules.explain_folds import FoldNetworks, HeldOut
+from lightning_modules.explain_subjects import Source, held_out_subjects, new_subjects, sort_paths
+from records.bias.columns import Grouping, groupings, parse_bins
+from records.explain.explained import Explained
+from records.explain.methods import MethodOptions, known_method
+from records.explain.report import ReportOptions
+from records.explain.stored import MAPS
+from records.explain.superpixels import superpixels
+from records.runs import load_table
+
+
+def run(options: argparse.Namespace) -> int:
+    """Explain, write, print and keep; 1 when the explanation is no better than chance.
+
+    Raises:
+        InputError: Anything that is wrong with the options, the run or its data.
+    """
+    method, report = _options(options)
+    held = HeldOut.of(options.run)
+    networks = FoldNetworks(held)
+    by = tuple(groupings(held.predictions, options.by, bins=parse_bins(options.bins))) if options.by else ()
+    source = Source(*held.manifest(options.data))
+    detector = _detector(options.faces)
+    subjects, notes = _subjects(options, networks, source, by, detector)
+    print(f"run {held.name} [{held.run_id[:8]}], backbone {networks.backbone(int(subjects.table['fold'].iloc[0]))}")
+    for line in notes:
+        print(f"note: {line}")
+    segments = superpixels(subjects.images, method.superpixels, method.compactness)
+    explainer = Explainer(subjects, networks, method, segments)
+    found = explainer.explain({"target": options.target, "run": held.run_id})
+    _tell(found.explained, found.seconds, found.notes)
+    folder = options.out or Path(f"explain-{held.run_id[:8]}-{method.method}")
+    summary, files = write(explainer, found, folder, report)
+    print("\n" + "\n".join(summary.lines))
+    print(f"\nwritten: {folder / 'report.html'}")
+    if not options.not_kept:
+        if options.log_pictures:
+            files += [*(folder / picture.name for picture in summary.pictures), folder / MAPS]
+        print(keep(held.run_id, summary, method.method, files))
+    return 0
+
+
+def _options(options: argparse.Namespace) -> tuple[MethodOptions, ReportOptions]:
+    """Check what can be checked before a run is opened."""
+    named = {name: getattr(options, name) for name in ("superpixels", "compactness", "samples", "features", "fill")}
+    named |= {name: getattr(options, name) for name in ("steps", "layer", "batch", "seed")}
+    method = MethodOptions(method=known_method(options.method), **named)
+    if options.answers not in ANSWERS:
+        near = difflib.get_close_matches(options.answers, ANSWERS, n=1)
+        msg = f"--answers: one of {', '.join(ANSWERS)}, got {options.answers!r}"
+        raise InputError(msg + (f"; did you mean {near[0]}?" if near else ""))
+    if options.rows and options.paths:
+        msg = "--rows and --paths: give one of them"
+        raise InputError(msg)
+    report = ReportOptions(
+        by=tuple(options.by),
+        n=options.images,
+        top=options.top,
+        methods=tuple(known_method(name) for name in options.compare),
+        seeds=options.seeds if options.method in DRAWS else 0,
+        resamples=options.resamples,
+        permutations=options.permutations,
+        seed=options.seed,
+    )
+    return method, report
+
+
+def _detector(name: str | None) -> Detector | None:
+    detector = open_detector(name) if name else None
+    if detector is not None and not detector.tells_eyes:
+        msg = f"--faces: {name} finds faces but tells no landmarks; take yunet:FILE"
+        raise InputError(msg)
+    return detector
+
+
+def _subjects(
+    options: argparse.Namespace,
+    networks: FoldNetworks,
+    source: Source,
+    by: tuple[Grouping, ...],
+    detector: Detector | None,
+) -> tuple[Subjects, list[str]]:
+    held = networks.held
+    rows: list[int] = options.rows or []
+    files: list[Path] = []
+    if options.paths:
+        rows, files = sort_paths(held, source.manifest, options.paths)
+    if files and rows:
+        msg = (
+            f"--paths: {len(rows)} of them are pictures of the run's data and {len(files)} are new; explain the new "
+            f"ones apart, since no fold held them out, such as {files[0]}"
+        )
+        raise InputError(msg)
+    if files:
+        fold = min(held.members) if options.fold is None else options.fold
+        subjects = new_subjects(networks, files, fold, options.target, detector)
+        return subjects, [f"{len(files)} new pictures, which no fold held out, explained by fold {fold}'s checkpoint"]
+    if options.fold is not None:
+        msg = f"--fold: is for new pictures, got {options.fold}; a held-out image is explained by the fold that held it out"
+        raise InputError(msg)
+    notes: list[str] = []
+    if rows:
+        places = places_of_rows(held.predictions, _split(held.run_id), rows)
+    else:
+        answers: Answers = options.answers
+        places, cells = choose(held.predictions, held.classes, options.images, by, answers=answers, seed=options.seed)
+        notes = cell_lines(cells, held.predictions, options.images, answers)
+    table = held.predictions.iloc[places].reset_index(drop=True)
+    for cut in (cut for one in by for cut in one.cuts if cut.edges):
+        table[cut.column] = cut.values(table)  # the report groups by columns as they are
+    subjects, more = held_out_subjects(networks, source, table, options.target, detector)
+    return subjects, notes + more
+
+
+def _split(run_id: str) -> pd.DataFrame | None:
+    try:
+        return load_table(run_id, "split")
+    except InputError:
+        return None
+
+
+def _tell(explained: Explained, seconds: float, notes: tuple[str, ...]) -> None:
+    pieces = explained.segments.max(axis=(1, 2)) + 1
+    print(f"{len(explained)} images explained by {explained.method}, {seconds:.2f} s each")
+    print(f"superpixels: {pieces.mean():.0f} an image ({pieces.min()} to {pieces.max()})")
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
