@@ -82,11 +82,11 @@ def against_masks(
         if not mask.any():
             continue
         area[i] = mask.mean()
+        if one.max() <= max(float(one.min()), 0.0):
+            continue
         positive = np.clip(one.astype(np.float64), 0, None)
-        if positive.sum() > 0:
-            inside[i] = positive[mask].sum() / positive.sum() / area[i]
-        if positive.max() > one.min():
-            pointing[i] = mask[one == one.max()].mean()
+        inside[i] = positive[mask].sum() / positive.sum() / area[i]
+        pointing[i] = mask[one == one.max()].mean()
     cluster = clusters_of(explained.table)
     settings = {"resamples": resamples, "permutations": permutations, "seed": seed}
     ones = np.where(np.isfinite(inside), 1.0, np.nan)
