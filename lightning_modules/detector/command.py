@@ -3,14 +3,20 @@
 import argparse
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import yaml
 from lightning.pytorch.cli import LightningArgumentParser
 
 from datamodules.errors import InputError
 from lightning_modules.shorthand import take
+
+if TYPE_CHECKING:  # their import takes seconds
+    from datamodules.faces.boxes_data import BoxesDataModule
+    from lightning_modules.detector.module import FaceDetector
 
 USAGE = """usage: emotion detector <fit|test|export> [options]
 
@@ -59,14 +65,29 @@ def _short(args: list[str]) -> list[str]:
     return words
 
 
-def _fit(args: list[str]) -> int:
+@dataclass(frozen=True)
+class Fitted:
+    """A finished training: its run, the average precisions of its outer part, its best weights and its pictures."""
+
+    run_id: str
+    table: pd.DataFrame
+    model: "FaceDetector"
+    data: "BoxesDataModule"
+
+
+def fit_words(args: list[str], tags: dict[str, str] | None = None) -> Fitted:
+    """Train as the words after ``emotion detector fit`` say; `tags` are the run's further ones.
+
+    Raises:
+        InputError: a word or a value that does not fit.
+    """
     start, words = take(args, "--from")
     resume, words = take(words, "--resume", optional=True)
     from lightning.pytorch import seed_everything
 
     from datamodules.faces.boxes_data import BoxesDataModule
     from lightning_modules.detector.module import CONFIG_KEY, FaceDetector, read_detector
-    from lightning_modules.detector.run import DetectorRun, checkpoint_of, fit, text_of
+    from lightning_modules.detector.run import DetectorRun, checkpoint_of, fit
 
     parser = DetectorParser(prog="emotion detector fit", description=USAGE.splitlines()[2], allow_abbrev=False)
     parser.add_argument("--config", action="config", help="a YAML file with any of these options")
@@ -93,13 +114,21 @@ def _fit(args: list[str]) -> int:
         model = FaceDetector.from_checkpoint(checkpoint, **options).train()
         plain["from"] = str(start)
     data = BoxesDataModule(**plain["data"])
-    options_of_run = DetectorRun(**plain["run"])
+    how = DetectorRun(**plain["run"])
     plain["run"].pop("resume", None)  # says how the run was started, not what it is
-    run_id, table = fit(model, data, options_of_run, plain, config.seed)
+    run_id, table = fit(model, data, how, plain, config.seed, tags)
+    return Fitted(run_id, table, model, data)
+
+
+def _fit(args: list[str]) -> int:
+    done = fit_words(args)
+    from lightning_modules.detector.run import text_of
+
+    data = done.data
     if data.clipped:
         print(f"note: {data.clipped} boxes reached over the border of their pictures and were cut there")
-    print(text_of(table, len(data.fold.outer), sum(len(data.boxes[row]) for row in data.fold.outer)))
-    print(f"run {run_id} (look at it: emotion ui; as ONNX: emotion detector export {run_id[:8]})")
+    print(text_of(done.table, len(data.fold.outer), sum(len(data.boxes[row]) for row in data.fold.outer)))
+    print(f"run {done.run_id} (look at it: emotion ui; as ONNX: emotion detector export {done.run_id[:8]})")
     return 0
 
 

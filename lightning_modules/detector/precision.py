@@ -14,6 +14,7 @@ from datamodules.faces.boxes import overlaps
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
+_SAME = 1e-12  # differences of sums in another order
 
 
 class Picture(NamedTuple):
@@ -78,6 +79,26 @@ def difference(before: list[Picture], after: list[Picture], *, resamples: int = 
     drawn = np.array(list(_resampled([before, after], resamples, seed)))  # (R, 2, 2)
     low, high = np.nanquantile(drawn[:, 1] - drawn[:, 0], [0.025, 0.975], axis=0)
     return pd.DataFrame({"metric": ["map_50", "map"], "value": values, "low": low, "high": high})
+
+
+def permutation(before: list[Picture], after: list[Picture], *, resamples: int = 1000, seed: int = 0) -> np.ndarray:
+    """Return the two-sided p-values (2,) of map_50 and map: at random, pictures swap what was found before and after.
+
+    Raises:
+        InputError: the two are not of the same pictures.
+    """
+    seen = np.abs(difference(before, after, resamples=1)["value"].to_numpy())
+    generator = np.random.default_rng(seed)
+    as_far = np.ones(2)  # what was seen is one of the possible ways
+    for _ in range(resamples):
+        swaps = generator.random(len(before)) < 0.5
+        one, other = (
+            [pair[int(swap) ^ side] for pair, swap in zip(zip(before, after, strict=True), swaps, strict=True)]
+            for side in (0, 1)
+        )
+        drawn = _pair(average_precision(other)) - _pair(average_precision(one))
+        as_far += np.abs(drawn) >= seen - _SAME
+    return as_far / (resamples + 1)
 
 
 def _pair(precisions: np.ndarray) -> np.ndarray:

@@ -19,8 +19,9 @@ from datamodules.faces.boxes_data import BoxesDataModule
 from lightning_modules.callbacks import CheckedCheckpointIO, NonFiniteLoss, average_weights
 from lightning_modules.cli import quiet
 from lightning_modules.detector.module import MONITOR, FaceDetector
-from lightning_modules.detector.precision import Picture, intervals, match
+from lightning_modules.detector.precision import Picture, intervals
 from lightning_modules.detector.resume import config_hash, division_hash, run_to_go_on
+from lightning_modules.detector.tables import detection_table, pictures_of, truth_table
 from lightning_modules.progress import run_progress
 from lightning_modules.run import GoOnAtBatch, forget_training_state, resume_checkpoint
 from lightning_modules.stops import StopGracefully, explained, how_it_ended, sigterm_ends
@@ -149,6 +150,7 @@ def fit(
         tracker.log_file(best, "checkpoint")
         table = intervals(pictures_of(model.detections, data), resamples=options.resamples, seed=seed)
         tracker.log_table(detection_table(model.detections, data), "detections")
+        tracker.log_table(truth_table(data, data.fold.outer), "truth")
         tracker.log_table(data.split_table(), "split")
         tracker.log_table(table, "intervals")
         ends = {f"test/{row.metric}_{end}": getattr(row, end) for row in table.itertuples() for end in ("low", "high")}
@@ -183,8 +185,10 @@ def run_callbacks(options: DetectorRun, folder: Path) -> list[Callback]:
     return callbacks
 
 
-def evaluate(model: FaceDetector, data: BoxesDataModule, rows: Sequence[int]) -> list[Picture]:
-    """Look for faces in some rows, and match what is found with the truth, in the order of the rows' numbers."""
+def find_faces(
+    model: FaceDetector, data: BoxesDataModule, rows: Sequence[int]
+) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """Look for faces in some rows; return boxes (F, 4) and scores (F,) of each."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = model.to(device).eval()
     found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
@@ -193,23 +197,12 @@ def evaluate(model: FaceDetector, data: BoxesDataModule, rows: Sequence[int]) ->
             data.loader(np.asarray(rows, np.int64)), desc="looking for faces", unit="batch", delay=1, disable=None
         ):
             found.update(zip(batch["row"].tolist(), model.found(model(batch["image"].to(device))), strict=True))
-    return pictures_of(found, data)
+    return found
 
 
-def pictures_of(found: dict[int, tuple[np.ndarray, np.ndarray]], data: BoxesDataModule) -> list[Picture]:
-    """Match boxes and scores of rows with the truth, in the order of the rows."""
-    return [match(*found[row], data.boxes[row]) for row in sorted(found)]
-
-
-def detection_table(found: dict[int, tuple[np.ndarray, np.ndarray]], data: BoxesDataModule) -> pd.DataFrame:
-    """Return row, path, score, x0, y0, x1, y1 (pixels of the square) of every box that was found."""
-    paths, corners = data.manifest.table["path"], ("x0", "y0", "x1", "y1")
-    rows = [
-        {"row": row, "path": paths.iat[row], "score": score, **dict(zip(corners, box, strict=True))}
-        for row, (boxes, scores) in sorted(found.items())
-        for box, score in zip(boxes.tolist(), scores.tolist(), strict=True)
-    ]
-    return pd.DataFrame(rows, columns=["row", "path", "score", *corners])
+def evaluate(model: FaceDetector, data: BoxesDataModule, rows: Sequence[int]) -> list[Picture]:
+    """Look for faces in some rows, and match what is found with the truth, in the order of the rows' numbers."""
+    return pictures_of(find_faces(model, data, rows), data)
 
 
 def text_of(table: pd.DataFrame, pictures: int, faces: int) -> str:
