@@ -48,6 +48,16 @@ def test_one_seed_is_compared_image_by_image() -> None:
     assert np.isnan(judged[3].difference)
 
 
+def test_faces_cut_in_different_ways_are_compared_by_photograph() -> None:
+    runs = [outcome("whole", 0.5), outcome("cut", 0.9)]
+    table = runs[1].predictions
+    runs[1].__dict__["predictions"] = table.assign(
+        content="cut" + table["content"], face_source=table["path"], path="faces/" + table["path"], face_detector="haar"
+    )
+    found = judge([Claim("faces are better", ("cut", "accuracy"), ("whole", "accuracy"))], Outcomes(runs))[0]
+    assert (found.difference, found.verdict) == (pytest.approx(0.4), "confirmed")
+
+
 def test_several_seeds_are_compared_by_a_paired_t_over_seeds() -> None:
     rights = [(0.8, 0.70), (0.9, 0.75), (0.85, 0.78), (0.88, 0.70)]
     runs = [outcome("a", one, seed) for seed, (one, _) in enumerate(rights)]
