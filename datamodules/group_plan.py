@@ -53,6 +53,12 @@ class GroupPlan:
             )
         return found.of
 
+    def counts(self, manifest: Manifest) -> np.ndarray:
+        """Return how many images may be learnt from, int64: of each class, or of each cell that is balanced."""
+        rows = self.chosen(manifest, np.arange(len(manifest)))
+        of = manifest.labels if self.balance_by is None else cells(manifest, self.balance_by, "balance_by").of
+        return np.bincount(of[rows], minlength=1 + int(of.max())).astype(np.int64)
+
     def chosen(self, manifest: Manifest, rows: np.ndarray) -> np.ndarray:
         """Return those of the rows that may be learnt from or selected on."""
         if self.train_on is None:

@@ -4,7 +4,7 @@ import difflib
 from collections.abc import Callable
 
 from datamodules.errors import InputError
-from sweeps.studies import backbones, balanced_augmentation, face_crop, leakage, teachable
+from sweeps.studies import backbones, balanced_augmentation, data_imbalance, face_crop, leakage, teachable
 from sweeps.studies.plan import Protocol, Scale, Study
 
 STUDIES: dict[str, Callable[[Scale, Protocol], Study]] = {
@@ -12,6 +12,7 @@ STUDIES: dict[str, Callable[[Scale, Protocol], Study]] = {
     "teachable": teachable.build,
     "backbones": backbones.build,
     "face-crop": face_crop.build,
+    "data-imbalance": data_imbalance.build,
     "leakage": leakage.build,
 }
 

@@ -7,12 +7,14 @@ from typing import Literal, cast
 import numpy as np
 from scipy import stats
 
+from records.matching import matched
 from records.predictions import classes_of
-from records.significance import Metric as Tested
+from records.significance import Metric as Paired
 from records.significance import holm, paired_permutation
 from records.statistics import paired_difference
+from sweeps.studies.by_image import Tested, between, paired
 from sweeps.studies.outcomes import Number, Outcomes
-from sweeps.studies.plan import Claim
+from sweeps.studies.plan import ON, Claim
 
 LEVEL = 0.05
 FEW = 3  # seeds, below which their spread says nothing
@@ -48,22 +50,13 @@ class Judged:
     verdict: Verdict
 
 
-@dataclass(frozen=True)
-class _Test:
-    difference: float
-    low: float
-    high: float
-    p_value: float | None
-    name: str
-
-
 def judge(claims: Sequence[Claim], outcomes: Outcomes) -> list[Judged]:
     """Test every claim and correct for their number.
 
     Notes:
         With one seed, two cells are compared image by image (cluster permutation, cluster-bootstrap interval): that
         speaks of the choice of images. With three seeds or more a t-test over seeds, paired, speaks of the training
-        and of nothing else.
+        and of nothing else. Metrics of a group are compared image by image, all seeds together.
     """
     tests = [_test(claim, outcomes) for claim in claims]
     raw = [one.p_value for one in tests if one and one.p_value is not None]
@@ -73,7 +66,7 @@ def judge(claims: Sequence[Claim], outcomes: Outcomes) -> list[Judged]:
         higher, lower = outcomes.number(*claim.higher), outcomes.number(*claim.lower)
         if test is None:
             nan = float("nan")
-            test = _Test(nan, nan, nan, None, "a cell has not been finished")
+            test = Tested(nan, nan, nan, None, "a cell has not been finished")
         p_value = None if test.p_value is None else next(corrected)
         verdict = _verdict(test.difference, p_value)
         found = (test.difference, test.low, test.high, p_value, test.name)
@@ -89,27 +82,30 @@ def _verdict(difference: float, p_value: float | None) -> Verdict:
     return "confirmed" if difference > 0 else "contradicted"
 
 
-def _test(claim: Claim, outcomes: Outcomes) -> _Test | None:
+def _test(claim: Claim, outcomes: Outcomes) -> Tested | None:
     above = {one.seed: one for one in outcomes.of(claim.higher[0])}
     below = {one.seed: one for one in outcomes.of(claim.lower[0])}
     seeds = sorted(above.keys() & below.keys())
     if not seeds:
         return None
     metric = claim.higher[1]
+    if ON in metric:
+        one, other = ([runs[seed].predictions for seed in seeds] for runs in (below, above))
+        return paired(one, other, metric) if metric == claim.lower[1] else between(other, claim.lower[1], metric)
     if len(seeds) == 1 and metric == claim.lower[1] and metric in PAIRED:
-        one, other = below[seeds[0]].predictions, above[seeds[0]].predictions
+        one, other = matched([below[seeds[0]].predictions, above[seeds[0]].predictions])
         classes = classes_of(one)
-        found = paired_permutation(one, other, classes, metric=cast(Tested, metric))
+        found = paired_permutation(one, other, classes, metric=cast(Paired, metric))
         table = paired_difference(one, other, classes)
         row = table[(table["metric"] == metric) & (table["class"] == "")].iloc[0]
-        return _Test(found.difference, float(row["low"]), float(row["high"]), found.p_value, found.test)
+        return Tested(found.difference, float(row["low"]), float(row["high"]), found.p_value, found.test)
     pairs = [(above[seed].number(metric)[0], below[seed].number(claim.lower[1])[0]) for seed in seeds]
     values = np.array([one - other for one, other in pairs])
     mean, name = float(values.mean()), f"paired t over {len(seeds)} seeds"
     if len(values) < FEW:
-        return _Test(mean, float("nan"), float("nan"), None, f"{len(seeds)} seeds are too few for a t-test")
+        return Tested(mean, float("nan"), float("nan"), None, f"{len(seeds)} seeds are too few for a t-test")
     if np.ptp(values) < SAME:  # as accuracies of few images may be
-        return _Test(mean, mean, mean, 1.0 if mean == 0 else None, f"{name}: all differ alike")
+        return Tested(mean, mean, mean, 1.0 if mean == 0 else None, f"{name}: all differ alike")
     found_t = stats.ttest_1samp(values, 0.0)
     low, high = found_t.confidence_interval(0.95)
-    return _Test(mean, float(low), float(high), float(found_t.pvalue), name)
+    return Tested(mean, float(low), float(high), float(found_t.pvalue), name)

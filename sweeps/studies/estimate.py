@@ -87,22 +87,21 @@ def _cost(
 
 def _sizes(data: EmotionDataModule, options: dict[str, Any], folds: int) -> tuple[int, int, int]:
     """Return pictures of an epoch, of the part selected on and of the reported part, from class counts alone."""
-    plan, counts = data.plan, np.bincount(data.manifest.labels, minlength=len(data.classes))
+    plan, counts = data.plan, data.groups.counts(data.manifest)
     outer = 1 / (folds or plan.folds) if folds or plan.split == "folds" else plan.holdout_fraction
     if plan.split == "given" and not folds and "split" in data.manifest.table:
         given = data.manifest.table["split"].to_numpy(object)
         outer = float(np.mean(given != "train"))
     inner = (1 - outer) * plan.inner_fraction if plan.protocol == "honest" else 0.0
-    left = counts * (1 - outer - inner)
+    left = counts * (1 - outer - inner) / (1 - data.groups.rehearsal)
     if data.transform_where == "doubled":
         left = left * 2
     elif plan.n_min is not None:
         largest = float(left.max())
         target = largest if plan.n_min == "max" else plan.n_min * (largest if isinstance(plan.n_min, float) else 1)
         left = np.maximum(left, target)
-    total = float(counts.sum())
     selected_on = outer if plan.protocol == "paper" else inner
-    return int(left.sum()), int(total * selected_on), int(total * outer)
+    return int(left.sum()), int(float(counts.sum()) * selected_on), int(len(data.manifest) * outer)
 
 
 def _seconds(config: dict[str, Any], known: dict[str, float]) -> float:

@@ -9,7 +9,8 @@ import pandas as pd
 
 from datamodules.errors import InputError
 from records.runs import children, load_table
-from sweeps.studies.plan import Choice, Metric, Protocol
+from sweeps.studies.by_image import value
+from sweeps.studies.plan import ON, Choice, Metric, Protocol
 
 CELL, SEED = "cell", "seed"  # tags of a run that a cell has finished
 INNER = "inner/f1_macro"  # the best epoch's, on what is selected on
@@ -47,6 +48,8 @@ class Outcome:
         Raises:
             InputError: The run has no such number.
         """
+        if ON in metric:
+            return value(self.predictions, metric)
         table = self.intervals
         kind, _, name = metric.partition("_") if metric.startswith(_BY_CLASS) else (metric, "", "")
         row = table[(table["metric"] == kind) & (table["class"] == name)]

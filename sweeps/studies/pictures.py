@@ -20,7 +20,7 @@ def draw(picture: Picture, outcomes: Outcomes, judged: Sequence[Judged]) -> byte
     """Return a figure as PNG; None when none of its cells has been finished."""
     if not any(outcomes.of(cell) for cell in picture.cells.values()):
         return None
-    drawing = {"curves": _curves, "trade": _trade, "spread": _spread}.get(picture.kind)
+    drawing = {"curves": _curves, "trade": _trade, "spread": _spread, "plane": _plane}.get(picture.kind)
     figure = drawing(picture, outcomes) if drawing else _differences(picture, judged)
     if figure is None:
         return None
@@ -93,6 +93,26 @@ def _spread(picture: Picture, outcomes: Outcomes) -> Figure:
         axes.plot(range(len(known)), known, "x", color=COLOURS[1], ms=8, mew=2, label="the paper's single run")
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right")
     axes.set_ylabel("accuracy")
+    _finish(axes)
+    return figure
+
+
+def _plane(picture: Picture, outcomes: Outcomes) -> Figure:
+    """One metric over another: a mark a cell, with the range of its seeds or its interval; a line where both agree."""
+    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
+    axes = figure.subplots()
+    for number, (name, cell) in enumerate(picture.cells.items()):
+        across, up = (outcomes.number(cell, metric) for metric in picture.metrics)
+        if across is None or up is None:
+            continue
+        reach = [[[max(0.0, one.value - one.low)], [max(0.0, one.high - one.value)]] for one in (across, up)]
+        colour, mark = COLOURS[number % len(COLOURS)], _MARKS[number % len(_MARKS)]
+        axes.errorbar(across.value, up.value, reach[1], reach[0], fmt=mark, color=colour, capsize=3, ms=7, label=name)
+    ends = [max(axes.get_xlim()[0], axes.get_ylim()[0]), min(axes.get_xlim()[1], axes.get_ylim()[1])]
+    if ends[0] < ends[1]:
+        axes.plot(ends, ends, color="black", lw=0.8, ls=STYLES[1])
+    axes.set_xlabel(picture.metrics[0])
+    axes.set_ylabel(picture.metrics[1])
     _finish(axes)
     return figure
 

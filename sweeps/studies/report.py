@@ -6,6 +6,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import pandas as pd
+
+from sweeps.studies.changes import Change, block, found_changes
+from sweeps.studies.changes import rows as change_rows
 from sweeps.studies.claims import Judged, judge
 from sweeps.studies.numbers import Circumstances, numbers, p_text, shown, signed
 from sweeps.studies.outcomes import Number, Outcomes
@@ -14,7 +18,7 @@ from sweeps.studies.pictures import draw
 from sweeps.studies.plan import Entry, Study, Table
 
 _SCALES = {
-    "tiny": "Scale tiny shows that the study runs from end to end; its numbers say nothing of the claims.",
+    "tiny": "Scale tiny shows that the study runs from end to end; its numbers say nothing of photographs.",
     "small": "Scale small is a smaller experiment than the published one (fewer pictures, pixels or epochs, and only "
     "backbones whose weights are installed); it can agree or disagree in direction, not in size.",
     "paper": "Scale paper follows the published protocol in data sizes, epochs and optimizer.",
@@ -24,11 +28,17 @@ _SCALES = {
 def write_report(study: Study, outcomes: Outcomes, now: Circumstances, folder: Path) -> list[Path]:
     """Write report.md, report.html, report.csv and the figures; return their paths."""
     judged = judge(study.claims, outcomes)
-    page = compose(study, outcomes, judged, now)
+    changed = [found_changes(one, outcomes) for one in study.changes]
+    page = compose(study, outcomes, judged, now, changed)
+    table = numbers(study, outcomes, judged, now)
+    more = [row for one, found in zip(study.changes, changed, strict=True) for row in change_rows(one, found)]
+    if more:
+        same = {name: table[name].iloc[0] for name in ("scale", "protocol", "data")}
+        table = pd.concat([table, pd.DataFrame(more).assign(**same)], ignore_index=True)
     files: dict[str, str | bytes] = {
         "report.md": as_markdown(page),
         "report.html": as_html(page),
-        "report.csv": numbers(study, outcomes, judged, now).to_csv(index=False),
+        "report.csv": table.to_csv(index=False),
     }
     files |= {f"figures/{block.figure.file}": block.figure.png for block in page.blocks if block.figure}
     paths = []
@@ -42,7 +52,13 @@ def write_report(study: Study, outcomes: Outcomes, now: Circumstances, folder: P
     return paths
 
 
-def compose(study: Study, outcomes: Outcomes, judged: Sequence[Judged], now: Circumstances) -> Page:
+def compose(
+    study: Study,
+    outcomes: Outcomes,
+    judged: Sequence[Judged],
+    now: Circumstances,
+    changed: Sequence[list[Change]] = (),
+) -> Page:
     """Return the page; its first line states scale and protocol."""
     protocol = {"honest": "honest", "paper": "of the papers (selected and reported on the same part)"}[now.protocol]
     if study.name == "leakage":
@@ -67,6 +83,7 @@ def compose(study: Study, outcomes: Outcomes, judged: Sequence[Judged], now: Cir
                 "reports took part in it in another fold, so what was chosen looks a little better than it is."
             )
     blocks = [Block(one.title, (one.note,) if one.note else (), _grid(one, outcomes)) for one in study.tables]
+    blocks += [block(one, found) for one, found in zip(study.changes, changed, strict=False) if found]
     if judged:
         blocks.append(_claims(judged))
     for number, picture in enumerate(study.pictures):

@@ -1,0 +1,163 @@
+"""Children left out of training: how much worse a model is on them, what mends it, and what that makes it forget."""
+
+import os
+
+from datamodules.errors import InputError
+from datamodules.groups import opposite
+from sweeps.studies.data_imbalance_published import CAFE, CAFE_BEFORE, NIMH, NIMH_AFTER, NIMH_BEFORE
+from sweeps.studies.plan import ON, Cell, Changes, Claim, Entry, Option, Picture, Protocol, Scale, Study, Table
+
+GROUP_VARIABLE = "EMOTION_MISSING_GROUP"
+CHILDREN = "age=child"
+EMOTIONS = ("neutral", "happy", "sad", "fear", "angry")  # those that both of the paper's sets have
+BEFORE, FURTHER = "without the group", "further training"
+REHEARSE = {"rehearsal 25 %": 0.25, "rehearsal 50 %": 0.5}
+SLOWER, SCRATCH = "a tenth of the learning rate", "from scratch, balanced"
+REMEDIES = (*REHEARSE, SLOWER, SCRATCH)
+HUB: dict[str, Option] = {"model.weights": "hub"}
+MODEL: dict[Scale, dict[str, Option]] = {
+    "paper": {"model.backbone": "mobilenetv2_100", **HUB},
+    "small": {"model.backbone": "tf_efficientnet_lite0"},
+    "tiny": {"model.backbone": "tf_efficientnet_lite0"},
+}
+SIZES: dict[Scale, dict[str, Option]] = {
+    "paper": {"data.size": 224, "data.batch_size": 64, "trainer.max_epochs": 30},
+    "small": {"data.size": 96, "data.batch_size": 64, "trainer.max_epochs": 10},
+    "tiny": {
+        "data.source": f"drawn:largest=400,ratio=1,size=80,confusion=0,annotators=0,classes={'+'.join(EMOTIONS)}",
+        "data.read.faces": "boxes",
+        "data.read.face_size": 48,
+        "data.read.face_margin": 0.05,
+        "data.size": 48,
+        "data.batch_size": 16,
+        "data.holdout_fraction": 0.65,
+        "trainer.max_epochs": 8,
+        "run.resamples": 200,
+    },
+}
+RATE: dict[Scale, float] = {"paper": 0.0005, "small": 0.001, "tiny": 0.002}
+FURTHER_EPOCHS: dict[Scale, int] = {"paper": 15, "small": 6, "tiny": 8}
+SEEDS: dict[Scale, int] = {"paper": 3, "small": 3, "tiny": 2}
+
+
+def build(scale: Scale, protocol: Protocol) -> Study:
+    """Return the study; the group that is missing is that of the environment variable, else children.
+
+    Raises:
+        InputError: The variable holds no condition.
+    """
+    group = os.environ.get(GROUP_VARIABLE, "").strip() or CHILDREN
+    if "=" not in group or "!=" in group or "+" in group:
+        msg = f"{GROUP_VARIABLE} must be column=value or column=one|other, such as {CHILDREN}; got {group!r}"
+        raise InputError(msg)
+    others = opposite(group)
+    children = group == CHILDREN
+    who = "children" if children else group
+    cells = _cells(scale, protocol, group, others)
+    names = {cell.name: cell.name for cell in cells}
+    inside, outside = f"accuracy{ON}{group}", f"accuracy{ON}{others}"
+    published = {
+        BEFORE: (CAFE[""][0], NIMH_BEFORE),
+        FURTHER: (CAFE[""][1], NIMH_AFTER),
+    }
+    rows: dict[str, tuple[Entry | None, ...]] = {
+        name: (
+            Entry(name, inside, published[name][0] if name in published else None),
+            Entry(name, outside, published[name][1] if name in published else None),
+            Entry(name, f"f1_macro{ON}{group}"),
+            Entry(name, f"f1_macro{ON}{others}"),
+        )
+        for name in names
+    }
+    only = ", ".join(f"{name} {value}" for name, value in CAFE_BEFORE.items())
+    after = {name: name for name in (FURTHER, *REMEDIES)}
+    return Study(
+        name="data-imbalance",
+        about="a group left out of training: the gap, further training, what it forgets, and four remedies",
+        source="a paper on children's faces (a network of adults' faces, CAFE and NIMH-ChEFS)",
+        cells=cells,
+        tables=(
+            Table(
+                "Accuracy and macro F1 by group",
+                (f"accuracy, {who}", "accuracy, others", f"macro F1, {who}", "macro F1, others"),
+                rows,
+                "Published beside ours: CAFE for the group, NIMH-ChEFS for the others. Of all of NIMH-ChEFS the paper "
+                f"gives no accuracy after further training; {NIMH_AFTER} is what its numbers by class amount to.",
+            ),
+        ),
+        claims=tuple(_claims(who, inside, outside)),
+        pictures=(
+            Picture("plane", "The group over the others", names, (outside, inside)),
+            Picture("differences", "Claims, with intervals", names, (inside, outside)),
+        ),
+        seeds=tuple(range(SEEDS[scale])),
+        changes=(
+            Changes(f"Won: {who}, by class", group, BEFORE, after, CAFE, f"In the paper before alone: {only}."),
+            Changes("Forgotten: the others, by class", others, BEFORE, after, {"": (NIMH_BEFORE, NIMH_AFTER), **NIMH}),
+        ),
+        notes=(
+            f"The group that is missing is {group}; {GROUP_VARIABLE}=column=value names another one.",
+            "One division serves all cells, drawn by label and group, people and twins together: what is reported of "
+            "the group and of the others was never trained or selected on by any cell, nor by the one it starts from.",
+            "Every cell that trains further starts from the kept weights of the first one with the same seed, and "
+            "keeps the epoch that is best on the inner part of the group alone, whatever it rehearses.",
+            "Rehearsal draws its images once from what the first cell was trained on; an epoch is longer by them. From "
+            "scratch means the same first weights as the first cell's, trained on both groups, every cell of label and "
+            "group over-sampled to the size of the largest, in half as many epochs of about twice the steps.",
+        ),
+    )  # fmt: skip
+
+
+def _cells(scale: Scale, protocol: Protocol, group: str, others: str) -> tuple[Cell, ...]:
+    common: dict[str, Option] = {
+        "data.split": "holdout",
+        "data.holdout_fraction": 0.3,
+        **SIZES[scale],
+        **MODEL[scale],
+        "data.protocol": protocol,
+        "data.stratify_by": group,
+        "data.inner_fraction": 0.15,
+        "model.learning_rate": RATE[scale],
+    }
+    if protocol == "paper":
+        del common["data.inner_fraction"]
+    first = Cell(name=BEFORE, recipe="imbalance", options=common | {"data.train_on": others})
+    further = common | {"data.train_on": group, "trainer.max_epochs": FURTHER_EPOCHS[scale]}
+    changes: dict[str, dict[str, Option]] = {
+        FURTHER: {},
+        **{name: {"data.rehearsal": share} for name, share in REHEARSE.items()},
+        SLOWER: {"model.learning_rate": RATE[scale] / 10},
+    }
+    scratch: dict[str, Option] = {"data.balance_by": group, "data.n_min": "max"}
+    scratch["trainer.max_epochs"] = int(str(common["trainer.max_epochs"])) // 2  # an epoch is about twice as long
+    return (
+        first,
+        Cell(name=SCRATCH, recipe="imbalance", options=common | scratch),
+        *(
+            Cell(name=name, recipe="imbalance", options=further | change, stage=1, start_from=BEFORE)
+            for name, change in changes.items()
+        ),
+    )
+
+
+def _claims(who: str, inside: str, outside: str) -> list[Claim]:
+    worse = Claim(
+        f"the model trained without them is worse on {who} than on the others",
+        (BEFORE, outside),
+        (BEFORE, inside),
+        (NIMH_BEFORE, CAFE[""][0]),
+    )
+    raises = Claim(
+        f"further training raises accuracy on {who}", (FURTHER, inside), (BEFORE, inside), (CAFE[""][1], CAFE[""][0])
+    )
+    forgets = Claim(
+        "further training lowers accuracy on the others",
+        (BEFORE, outside),
+        (FURTHER, outside),
+        (NIMH_BEFORE, NIMH_AFTER),
+    )
+    spares = [
+        Claim(f"{name}: forgets less than further training alone", (name, outside), (FURTHER, outside))
+        for name in REMEDIES
+    ]
+    return [worse, raises, forgets, *spares]
