@@ -5,7 +5,7 @@ import sys
 
 from datamodules.errors import InputError
 from lightning_modules.cli import say_what_begins
-from sweeps.studies import STUDIES, build_study
+from sweeps.studies import OWN_DOORS, STUDIES, build_study
 from sweeps.studies.plan import PROTOCOLS, SCALES, Study
 
 DESCRIPTION = (
@@ -36,6 +36,12 @@ def main(args: list[str]) -> int:
     if options.name == "list":
         print(listing())
         return 0
+    if options.name in OWN_DOORS:
+        from sweeps.studies.face_detector_conduct import main as run_detectors
+
+        _require_once(options.seeds)
+        say_what_begins(args)
+        return run_detectors(options, extra)
     study = planned(options.name, options)
     if options.data:
         extra = ["--data", options.data, *extra]
@@ -68,17 +74,22 @@ def planned(name: str, options: argparse.Namespace) -> Study:
     study = build_study(name, options.scale, options.protocol)
     if options.seeds is None:
         return study
-    if len(set(options.seeds)) != len(options.seeds):
-        msg = f"--seeds: each seed once, got {options.seeds}"
-        raise InputError(msg)
+    _require_once(options.seeds)
     return replace(study, seeds=tuple(options.seeds))
+
+
+def _require_once(seeds: list[int] | None) -> None:
+    if seeds is not None and len(set(seeds)) != len(seeds):
+        msg = f"--seeds: each seed once, got {seeds}"
+        raise InputError(msg)
 
 
 def listing() -> str:
     """Return the studies, one a line."""
-    width = max(map(len, STUDIES))
+    width = max(map(len, [*STUDIES, *OWN_DOORS]))
     lines = []
     for name in STUDIES:
         study = build_study(name, "tiny", "honest")
         lines.append(f"  {name:<{width}}  {study.about} ({study.source})")
+    lines += [f"  {name:<{width}}  {about} ({source})" for name, (about, source) in OWN_DOORS.items()]
     return "studies:\n" + "\n".join(lines)

@@ -75,19 +75,17 @@ class Fitted:
     data: "BoxesDataModule"
 
 
-def fit_words(args: list[str], tags: dict[str, str] | None = None) -> Fitted:
-    """Train as the words after ``emotion detector fit`` say; `tags` are the run's further ones.
+def read_words(args: list[str]) -> tuple[dict[str, Any], Path | None]:
+    """Return the config that the words after ``emotion detector fit`` mean, and the checkpoint it begins with, if any.
 
     Raises:
         InputError: a word or a value that does not fit.
     """
     start, words = take(args, "--from")
     resume, words = take(words, "--resume", optional=True)
-    from lightning.pytorch import seed_everything
-
     from datamodules.faces.boxes_data import BoxesDataModule
     from lightning_modules.detector.module import CONFIG_KEY, FaceDetector, read_detector
-    from lightning_modules.detector.run import DetectorRun, checkpoint_of, fit
+    from lightning_modules.detector.run import DetectorRun, checkpoint_of
 
     parser = DetectorParser(prog="emotion detector fit", description=USAGE.splitlines()[2], allow_abbrev=False)
     parser.add_argument("--config", action="config", help="a YAML file with any of these options")
@@ -105,18 +103,35 @@ def fit_words(args: list[str], tags: dict[str, str] | None = None) -> Fitted:
     config = parser.parse_args([*_short(words), *resumed])
     plain: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_unset=False))
     plain.pop("config", None)
-    os.environ["PL_GLOBAL_SEED"] = str(config.seed)
-    seed_everything(config.seed, workers=True, verbose=False)
+    if start is not None:
+        plain["from"] = str(start)
+    return plain, checkpoint
+
+
+def fit_words(args: list[str], tags: dict[str, str] | None = None) -> Fitted:
+    """Train as the words after ``emotion detector fit`` say; `tags` are the run's further ones.
+
+    Raises:
+        InputError: a word or a value that does not fit.
+    """
+    plain, checkpoint = read_words(args)
+    from lightning.pytorch import seed_everything
+
+    from datamodules.faces.boxes_data import BoxesDataModule
+    from lightning_modules.detector.module import FaceDetector
+    from lightning_modules.detector.run import DetectorRun, fit
+
+    os.environ["PL_GLOBAL_SEED"] = str(plain["seed"])
+    seed_everything(plain["seed"], workers=True, verbose=False)
     options = {**plain["model"], "size": plain["data"]["size"]}
     if checkpoint is None:
         model = FaceDetector(**options)
     else:
         model = FaceDetector.from_checkpoint(checkpoint, **options).train()
-        plain["from"] = str(start)
     data = BoxesDataModule(**plain["data"])
     how = DetectorRun(**plain["run"])
     plain["run"].pop("resume", None)  # says how the run was started, not what it is
-    run_id, table = fit(model, data, how, plain, config.seed, tags)
+    run_id, table = fit(model, data, how, plain, plain["seed"], tags)
     return Fitted(run_id, table, model, data)
 
 

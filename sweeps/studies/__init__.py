@@ -4,7 +4,15 @@ import difflib
 from collections.abc import Callable
 
 from datamodules.errors import InputError
-from sweeps.studies import backbones, balanced_augmentation, data_imbalance, face_crop, leakage, teachable
+from sweeps.studies import (
+    backbones,
+    balanced_augmentation,
+    data_imbalance,
+    face_crop,
+    face_detector,
+    leakage,
+    teachable,
+)
 from sweeps.studies.plan import Protocol, Scale, Study
 
 STUDIES: dict[str, Callable[[Scale, Protocol], Study]] = {
@@ -16,6 +24,8 @@ STUDIES: dict[str, Callable[[Scale, Protocol], Study]] = {
     "leakage": leakage.build,
 }
 
+OWN_DOORS = {face_detector.NAME: (face_detector.ABOUT, face_detector.SOURCE)}  # cells are no runs of a classifier
+
 
 def build_study(name: str, scale: Scale, protocol: Protocol) -> Study:
     """Return a study at a scale.
@@ -24,7 +34,7 @@ def build_study(name: str, scale: Scale, protocol: Protocol) -> Study:
         InputError: There is no such study (the nearest name is offered), or it takes no protocol.
     """
     if name not in STUDIES:
-        near = difflib.get_close_matches(name, STUDIES, n=1, cutoff=0.4) or list(STUDIES)
+        near = difflib.get_close_matches(name, [*STUDIES, *OWN_DOORS], n=1, cutoff=0.4) or [*STUDIES, *OWN_DOORS]
         msg = f"study: none is called {name!r}; did you mean {', '.join(near)}? (emotion study list)"
         raise InputError(msg)
     if name == "leakage" and protocol != "honest":

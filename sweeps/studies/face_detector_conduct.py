@@ -1,0 +1,163 @@
+"""Runs the face detector's study: each seed trains, fine-tunes and measures both detectors; then the report."""
+
+import hashlib
+from argparse import Namespace
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import pandas as pd
+
+from datamodules.errors import InputError
+from datamodules.faces.boxes_data import BoxesDataModule
+from lightning_modules.detector.command import fit_words, read_words
+from lightning_modules.detector.module import FaceDetector
+from lightning_modules.detector.run import checkpoint_of, find_faces
+from lightning_modules.detector.tables import detection_table
+from lightning_modules.shorthand import take
+from records import store
+from records.runs import children, load_table, run_config
+from records.tracking import TrackingLogger
+from sweeps.studies.conduct import Conduct
+from sweeps.studies.face_detector import NEW, OLD, TRAINED, TUNED, build, cell_name
+from sweeps.studies.numbers import Circumstances
+from sweeps.studies.plan import Scale, written
+
+STEP = "detector_step"  # tag: which of a seed's two runs
+TRUTH, DETECTIONS, ELSEWHERE = "truth", "detections", "detections_elsewhere"  # tables; the last of the other pictures
+
+Runs = dict[tuple[str, int], str]  # step and seed -> run id
+
+
+def main(options: Namespace, extra: list[str]) -> int:
+    """Run the study behind `emotion study face-detector`; return the exit status.
+
+    Raises:
+        InputError: an option that this study does not take, or one that `emotion detector fit` refuses.
+    """
+    if options.storage or options.protocol != "honest":
+        name, value = ("--storage", options.storage) if options.storage else ("--protocol", options.protocol)
+        msg = f"{name}: study face-detector runs in one process by the honest protocol, got {value}; leave {name} out"
+        raise InputError(msg)
+    boxes, extra = take(extra, "--boxes")
+    boxes, extra = take(extra, "--data.boxes", boxes)
+    seeds = tuple(options.seeds) if options.seeds else None
+    study = build(cast(Scale, options.scale), options.data, boxes, seeds)
+    conduct = DetectorConduct(study, cast(Scale, options.scale), "honest", tuple(extra))
+    if options.dry_run:
+        from sweeps.studies.face_detector_estimate import estimate
+
+        print(estimate(conduct))
+        return 0
+    conduct.run(only_report=options.report)
+    return 0
+
+
+class DetectorConduct(Conduct):
+    """One study of the detector at one scale, on one pair of picture sets.
+
+    Notes:
+        Its runs are found by their tags: what has finished is not run again, a training that was stopped goes on.
+    """
+
+    def run(self, *, only_report: bool = False) -> dict[str, str]:
+        """Run what has not finished and write the report.
+
+        Raises:
+            InputError: data or options that no training could use, or nothing to report on.
+        """
+        if only_report:
+            parent = self._known()
+            if parent is None:
+                msg = f"--report: study {self.key} has not begun here with these options; run it without --report first"
+                raise InputError(msg)
+        else:
+            parent = self._begun()
+            for seed in self.study.seeds:
+                self._seed(parent, seed)
+        self._write(parent)
+        return {}
+
+    def words(self, model: str, seed: int, parent: str, start: str | None = None) -> list[str]:
+        """Return the words of `emotion detector fit` for one of the two runs of a seed."""
+        options = self.study.cell(cell_name(model, NEW)).options
+        found = [word for name, value in options.items() for word in (f"--{name}", written(value))]
+        found += [*self.extra, "--seed", str(seed), "--run.parent", parent, "--resume"]
+        found += ["--run.experiment", self._experiment(), "--run.name", f"{model} seed {seed}"]
+        return found if start is None else ["--from", start, *found]
+
+    def data(self, model: str) -> BoxesDataModule:
+        """Return the pictures that a detector is trained on, as its training divides them."""
+        return BoxesDataModule(**read_words(self.words(model, self.study.seeds[0], "none"))[0]["data"])
+
+    def finished(self, parent: str) -> Runs:
+        """Return the runs that have finished."""
+        runs = children(parent)
+        if f"tags.{STEP}" not in runs:
+            return {}
+        done = runs[(runs["status"] == "FINISHED") & runs[f"tags.{STEP}"].notna()]
+        return {(row[f"tags.{STEP}"], int(row["tags.seed"])): row["run_id"] for row in done.to_dict("records")}
+
+    def _begun(self) -> str:
+        """Return the study's run, made unless it is there, once both sets of pictures are seen to be usable."""
+        store.open_client()
+        both = ""
+        for model in (TRAINED, TUNED):
+            data = self.data(model)
+            data.prepare_data()
+            data.setup("fit")
+            both += data.manifest.fingerprint()
+        return self._parent(hashlib.sha256(both.encode()).hexdigest()[:16])
+
+    def _seed(self, parent: str, seed: int) -> None:
+        """Train, fine-tune, and measure each of the two detectors on the pictures of the other one, too."""
+        start: str | None = None
+        for model in (TRAINED, TUNED):
+            run_id = self.finished(parent).get((model, seed))
+            if run_id is None:
+                tags = {STEP: model, "study": self.study.name}
+                run_id = fit_words(self.words(model, seed, parent, start), tags).run_id
+            start = start or run_id
+        runs = self.finished(parent)
+        for model, other in ((TRAINED, TUNED), (TUNED, TRAINED)):
+            _measure_elsewhere(runs[model, seed], runs[other, seed])
+
+    def _data(self) -> str:
+        source = str(self.study.cell(cell_name(TUNED, NEW)).options["data.source"])
+        return source if source.startswith("scenes") else Path(source).stem
+
+    def _write(self, parent: str) -> None:
+        from sweeps.studies.face_detector_report import write_detector_report
+
+        client = store.open_client(store.DIRECTORY, store.tracking_uri(store.DIRECTORY), only_reading=True)
+        experiment = str(client.get_run(parent).info.experiment_id)
+        now = Circumstances(self.scale, self.protocol, self._data(), self.extra, experiment, parent)
+        folder = Path(store.DIRECTORY, "reports", self.key)
+        runs = self.finished(parent)
+        paths = write_detector_report(self.study, runs, partial(_tables, runs), now, folder)
+        tracker = TrackingLogger(run_id=parent, system_metrics=False)
+        for path in paths:
+            tracker.log_file(path, f"report/{path.parent.relative_to(folder)}".rstrip("./"))
+        tracker.finalize("success")
+        for path in paths[:3]:
+            print(path)
+        print(f"the study's run: {parent} (look at it: emotion ui)")
+
+
+def _tables(runs: Runs, model: str, pictures: str, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return what a detector found in the held-out pictures of one kind, and the truth."""
+    home = TRAINED if pictures == OLD else TUNED
+    found = load_table(runs[model, seed], DETECTIONS if model == home else ELSEWHERE)
+    return found, load_table(runs[home, seed], TRUTH)
+
+
+def _measure_elsewhere(run_id: str, other: str) -> None:
+    """Keep what a run's detector finds in the held-out pictures of another run."""
+    try:
+        load_table(run_id, ELSEWHERE)
+    except InputError:
+        data = BoxesDataModule(**run_config(other)["data"])
+        found = find_faces(FaceDetector.from_checkpoint(checkpoint_of(run_id)), data, data.fold.outer.tolist())
+        tracker = TrackingLogger(run_id=run_id, system_metrics=False)
+        tracker.log_table(detection_table(found, data), ELSEWHERE)
+        tracker.finalize("success")
