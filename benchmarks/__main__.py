@@ -21,6 +21,7 @@ BENCHMARKS = (
     "faces",
     "pipeline",
     "training",
+    "explaining",
     "decoding",
     "tracking",
     "searching",

@@ -109,7 +109,7 @@ def _subjects(
         subjects = new_subjects(networks, files, fold, options.target, detector)
         return subjects, [f"{len(files)} new pictures, which no fold held out, explained by fold {fold}'s checkpoint"]
     if options.fold is not None:
-        msg = f"--fold: is for new pictures, got {options.fold}; a held-out image is explained by the fold that held it out"
+        msg = f"--fold: is for new pictures, got {options.fold}; a held-out image has the fold that held it out"
         raise InputError(msg)
     notes: list[str] = []
     if rows:

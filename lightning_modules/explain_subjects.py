@@ -99,7 +99,7 @@ def _detect(
     if detector is None:
         return
     missing = np.flatnonzero(np.isnan(landmarks).any(axis=(1, 2)))
-    for number in tqdm(missing, "finding faces", unit="image", delay=1, disable=None):
+    for number in tqdm(missing.tolist(), "finding faces", unit="image", delay=1, disable=None):
         landmarks[number] = found_landmarks(detector, decoded[number], size, fit)
 
 

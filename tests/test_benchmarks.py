@@ -17,6 +17,7 @@ NAMES = {
     "faces": {"face_crops_per_second"},
     "pipeline": {"input_pipeline_first_epoch", "input_pipeline_later_epoch"},
     "training": {"training_loop"},
+    "explaining": {"explain_seconds_per_image", "explain_batched_gain"},
     "decoding": {"decodes_of_five_folds"},
     "tracking": {"logging_share"},
     "searching": {"search_against_separate_commands", "search_overhead_seconds"},
