@@ -141,7 +141,7 @@ class Conduct:
         """Return the name of the data set; where it lies is nobody's business on a page."""
         given, others = take(list(self.extra), "--data")
         source = str(take(others, "--data.source", given)[0] or self.study.cells[0].options.get("data.source", "drawn"))
-        return source if source.startswith("drawn") else Path(source.rsplit(":", 1)[-1]).stem
+        return source if source.startswith(("drawn", "scenes")) else Path(source.rsplit(":", 1)[-1]).stem
 
     def _failed(self, queue: optuna.Study) -> dict[str, str]:
         """Return why which cells failed, unless a later attempt finished."""
