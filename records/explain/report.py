@@ -97,8 +97,8 @@ def _written(
         figures += shown
         overlays.append(overlay_section(by, chosen, shown, bool(known(explained.landmarks).any()), options))
     regions = {}
-    for by, _, groups in wanted if len(found.regions) else ():
-        positive = found.regions[found.regions["importance"] == "positive"]
+    positive = found.regions[found.regions["importance"] == "positive"]
+    for by, _, groups in wanted if len(positive) else ():
         figure = regions_figure(positive, by, groups)
         file = write_figure(figure, folder / f"regions{_suffix(by)}.png")
         regions[by] = Shown(file, f"density of importance on the regions of the face{f' by {by}' if by else ''}")

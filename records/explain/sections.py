@@ -138,12 +138,12 @@ def overlay_section(
 
 def region_sections(explained: Explained, found: Found, figures: dict[str, Shown]) -> list[Section]:
     """Return where the importance lies: all images, and each grouping."""
-    if not len(found.regions):
+    positive = found.regions[found.regions["importance"] == "positive"]
+    if not len(positive):
         why = "No image has landmarks" if not known(explained.landmarks).any() else (
             "No correctly answered image has landmarks and positive importance"
         )  # fmt: skip
         return [Section("Where does it look?", (f"{why}, so nothing can be said of eyes, brows, nose and mouth.",))]
-    positive = found.regions[found.regions["importance"] == "positive"]
     absolute = found.regions[found.regions["importance"] == "absolute"]
     whole = positive[(positive["by"] == "") & (positive["class"] == "")]
     other = absolute[(absolute["by"] == "") & (absolute["class"] == "")].set_index("region")
@@ -256,9 +256,9 @@ def terminal(first: str, found: Found) -> list[str]:
         f"{number(row['overlap']) or 'not defined'} (chance {number(row['chance']) or 'not defined'})"
         for row in found.agreements.to_dict("records")
     ]
-    if len(found.regions):
-        whole = found.regions[(found.regions[["by", "class"]] == "").all(axis=1)]
-        whole = whole[(whole["importance"] == "positive") & (whole["group"] == EVERYBODY)]
+    whole = found.regions[(found.regions[["by", "class"]] == "").all(axis=1)]
+    whole = whole[(whole["importance"] == "positive") & (whole["group"] == EVERYBODY)]
+    if len(whole):
         ranked = whole.sort_values("density", ascending=False)
         said = ", ".join(f"{row['region']} {number(row['density'])}" for row in ranked.to_dict("records"))
         lines.append(f"density (share of importance / share of area): {said}")
