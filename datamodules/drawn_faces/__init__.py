@@ -1,7 +1,7 @@
 """Faces drawn from action units of emotions: the embedded default data, with the truth about every picture."""
 
 from datamodules.drawn_faces.drawing import DrawnFace, contact_sheet, draw
-from datamodules.drawn_faces.files import prepare, write_readme_sheet
+from datamodules.drawn_faces.files import prepare
 from datamodules.drawn_faces.scenes import KOREAN, DrawnScene, DrawnScenes, draw_scene
 from datamodules.drawn_faces.spec import EMOTIONS, DrawnFaces, parse_spec
 
@@ -17,5 +17,4 @@ __all__ = [
     "draw_scene",
     "parse_spec",
     "prepare",
-    "write_readme_sheet",
 ]

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from datamodules.drawn_faces.drawing import contact_sheet, draw
+from datamodules.drawn_faces.drawing import draw
 from datamodules.drawn_faces.spec import DrawnFaces
 from datamodules.errors import InputError
 from datamodules.manifest import VOTES, Manifest, make_manifest, read_table
@@ -138,16 +138,3 @@ def write_png(path: Path, image: np.ndarray) -> None:
         msg = f"cannot encode {path} as PNG"
         raise OSError(msg)
     path.write_bytes(data.tobytes())
-
-
-def write_readme_sheet(path: Path) -> None:
-    """Write the picture of drawn faces that the README shows: a column a class, at 96 pixels a face.
-
-    It is written with full compression and quantised to 256 colours, to keep the repository small.
-    """
-    from PIL import Image
-
-    sheet = contact_sheet(DrawnFaces(largest=40, ratio=1, size=96, seed=5, confusion=0.3), 5)
-    draft = path.with_suffix(".part.png")
-    Image.fromarray(sheet).quantize(256, dither=Image.Dither.NONE).save(draft, optimize=True)
-    os.replace(draft, path)
