@@ -11,6 +11,7 @@ from datamodules.manifest import Manifest
 from datamodules.readers import aihub, csv_table, fer2013, folder, named, pattern
 from datamodules.readers.common import IMAGE_SUFFIXES, ReadOptions, finish, image_files
 from datamodules.readers.crops import cut_out
+from datamodules.readers.joined import join, sources
 from datamodules.readers.unpack import is_archive, stem, unpack
 from datamodules.readers.votes import apply_votes
 
@@ -69,13 +70,15 @@ def read(source: str, options: ReadOptions = ReadOptions()) -> Manifest:  # noqa
     Args:
         source: a path (the layout is recognised, an archive is unpacked once), ``reader:path``; ``drawn`` and
             ``drawn:largest=1000,ratio=10,seed=0`` for drawn faces; ``scenes`` and ``scenes:images=700,size=640,seed=0``
-            for drawn scenes in the layout of AI-Hub's Korean set.
+            for drawn scenes in the layout of AI-Hub's Korean set; several joined by ``+``, each with its reader:
+            ``cafe:FOLDER+nimh:FOLDER``.
         options: labels, votes and columns; and ``faces``, to see the faces that are cut out of the pictures.
 
     Raises:
         InputError: nothing there, no such reader (the nearest is named), or a data set that breaks a rule.
     """
-    manifest = _read(str(source).strip(), options)
+    parts = sources(str(source).strip())
+    manifest = _read(parts[0], options) if len(parts) == 1 else join([_read(part, options) for part in parts])
     return manifest if options.faces is None else cut_out(manifest, options)
 
 

@@ -87,3 +87,26 @@ def test_data_check_reads_them(tmp_path: Path, capsys: pytest.CaptureFixture[str
     root = planted(tmp_path / "CAFE", CAFE)
     emotion.main(["data", "check", "--data", f"cafe:{root}"])
     assert "CAFE: 54 images, 7 classes" in capsys.readouterr().out
+
+
+def test_both_sets_are_joined(tmp_path: Path) -> None:
+    """As the paper uses them: one set's classes are a part of the other's, people and paths stay apart."""
+    planted(tmp_path / "CAFE", CAFE)
+    planted(tmp_path / "more" / "NIMH", NIMH)
+    both = read(f"cafe:{tmp_path / 'CAFE'}+nimh:{tmp_path / 'more' / 'NIMH'}")
+    assert (len(both), both.name, both.root) == (len(CAFE) + len(NIMH), "CAFE+NIMH", tmp_path)
+    assert both.classes == ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+    assert both.file(len(CAFE)).name.startswith(("F", "M"))
+    assert set(both.table["path"].str.split("/").str[0]) == {"CAFE", "more"}
+    ages = both.table.groupby("set")["age"].unique().map(list).to_dict()
+    assert ages == {"CAFE": ["child"], "NIMH": ["adolescent"]}
+    assert set(both.table["subject"].str.split().str[0]) == {"CAFE", "NIMH"}
+    assert (both.table.loc[both.table["set"] == "CAFE", "gaze"] == "").all()
+    with pytest.raises(InputError, match=r"have different names, got CAFE \+ CAFE"):
+        read(f"cafe:{tmp_path / 'CAFE'}+cafe:{tmp_path / 'CAFE'}")
+    (tmp_path / "split" / "train" / "happy").mkdir(parents=True)
+    shutil.copyfile(both.file(0), tmp_path / "split" / "train" / "happy" / "1.png")
+    (tmp_path / "split" / "test" / "sad").mkdir(parents=True)
+    shutil.copyfile(both.file(0), tmp_path / "split" / "test" / "sad" / "1.png")
+    with pytest.raises(InputError, match="a given split must be in all sets that are joined or in none, CAFE has none"):
+        read(f"cafe:{tmp_path / 'CAFE'}+folder:{tmp_path / 'split'}")
