@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from html import escape
 
 import pandas as pd
-from matplotlib.figure import Figure
 
 from records.bias.figure import bias_figure
+from records.bias.groups import Measured
 from records.bias.report import Bias
 from records.bias.words import (
     class_table,
@@ -21,7 +21,7 @@ from records.bias.words import (
 from records.pages import page, table_html
 from records.tables import as_markdown, as_text
 
-Section = tuple[str, list[str | pd.DataFrame | Figure]]
+Section = tuple[str, list[str | pd.DataFrame | Measured]]  # what was measured stands for its chart
 
 
 def files(found: Bias) -> dict[str, str | bytes]:
@@ -48,7 +48,9 @@ def text(found: Bias) -> str:
     parts = [*verdicts(found)]
     for title, body in _sections(found, whole=False):
         parts += [f"{title}\n{'-' * len(title)}"]
-        parts += [as_text(one) if isinstance(one, pd.DataFrame) else one for one in body if not isinstance(one, Figure)]
+        parts += [
+            as_text(one) if isinstance(one, pd.DataFrame) else one for one in body if not isinstance(one, Measured)
+        ]
     return "\n\n".join([*parts, *found.notes])
 
 
@@ -61,7 +63,7 @@ def markdown(found: Bias) -> str:
         for one in body:
             if isinstance(one, pd.DataFrame):
                 lines.append(as_markdown(one.rename(columns=_cell).map(_cell)))
-            elif isinstance(one, Figure):
+            elif isinstance(one, Measured):
                 charts += 1
                 lines.append(f"![accuracy of each group and class](chart-{charts}.png)")
             else:
@@ -81,9 +83,9 @@ def html_page(found: Bias) -> str:
         for one in body:
             if isinstance(one, pd.DataFrame):
                 parts.append(table_html(one))
-            elif isinstance(one, Figure):
+            elif isinstance(one, Measured):
                 drawn = io.StringIO()
-                one.savefig(drawn, format="svg", metadata={"Date": None})
+                bias_figure(one, found.classes).savefig(drawn, format="svg", metadata={"Date": None})
                 parts.append(drawn.getvalue()[drawn.getvalue().index("<svg") :])
             else:
                 parts.append(f"<p>{escape(one)}</p>")
@@ -96,8 +98,8 @@ def _title(found: Bias) -> str:
 
 def _sections(found: Bias, *, whole: bool = True) -> Iterator[Section]:
     for one in found.measured:
-        body: list[str | pd.DataFrame | Figure] = [group_table(one)]
-        body += [bias_figure(one, found.classes)] if whole else []
+        body: list[str | pd.DataFrame | Measured] = [group_table(one)]
+        body += [one] if whole else []
         body += ["Correct / images (accuracy):", correct_table(one, found.classes)]
         yield f"By {one.grouping.name}", body
     if len(found.gaps):
