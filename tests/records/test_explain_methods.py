@@ -116,8 +116,8 @@ def test_integrated_gradients_are_complete() -> None:
     found, gap = explained(bent, method="integrated-gradients")
     ends = network(bent).scores(np.stack([IMAGE, np.zeros_like(IMAGE)]))[:, 0]
     assert found.sum() == pytest.approx(ends[0] - ends[1], abs=1e-4)
-    assert gap < 1e-4
-    assert explained(bent, method="integrated-gradients", steps=1)[1] > 1e-3  # a step is not enough
+    assert gap < 1e-5
+    assert explained(bent, method="integrated-gradients", steps=1)[1] > 5e-5  # a step is not enough
 
 
 class TwoChannels(nn.Module):
@@ -278,7 +278,7 @@ def test_layers_that_cannot_be() -> None:
         cells(module, module, IMAGE, "unused")
     with pytest.raises(InputError, match=r"the output of 'head', \(1, 2\), has no place"):
         cells(module, module, IMAGE, "head")
-    with pytest.raises(InputError, match="Sequential has no convolution.*name one with --layer, such as 0, 1"):
+    with pytest.raises(InputError, match=r"Sequential has no convolution.*name one with --layer, such as 0, 1"):
         last_layer(nn.Sequential(nn.Flatten(), nn.Linear(3, 2)))
     assert not any(len(one._forward_hooks) for one in module.modules())
 
