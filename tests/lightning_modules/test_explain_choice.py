@@ -150,5 +150,5 @@ def test_only_drawn_faces_tell_what_carries_the_emotion() -> None:
     assert large is not None
     assert small is not None
     assert 0.02 < large.mean() < 0.3
-    assert small.mean() == pytest.approx(large.mean(), rel=0.15)
+    assert small.mean() == pytest.approx(large.mean(), rel=0.3)
     assert not large[0, :8].any()

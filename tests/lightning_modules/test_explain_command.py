@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from mlflow import MlflowClient
+from torch import nn
 
 import emotion
 from datamodules.drawn_faces import draw, parse_spec
@@ -45,8 +46,9 @@ def untrained(seed: int, images: np.ndarray, classes: tuple[str, ...]) -> Emotio
     with torch.no_grad():
         logits = model(torch.from_numpy(images).permute(0, 3, 1, 2))
         spread = logits.std(0) / 2
-        model.head.weight.div_(spread[:, None])  # type: ignore[operator, union-attr]
-        model.head.bias.sub_(logits.mean(0)).div_(spread)  # type: ignore[operator, union-attr]
+        last = next(one for one in model.head.modules() if isinstance(one, nn.Linear))
+        last.weight.div_(spread[:, None])
+        last.bias.sub_(logits.mean(0)).div_(spread)
     return model
 
 
