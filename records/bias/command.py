@@ -96,7 +96,7 @@ def _told(run_id: str, manifest: Path | None, directory: str) -> Told:
     table = read_manifest(manifest) if manifest is not None else _own_manifest(run_id, directory)
     status = "deleted" if info.lifecycle_stage == "deleted" else str(info.status)
     url = run_url(str(info.experiment_id), run_id)
-    return Told(f"{info.run_name} [{run_id[:8]}]", predictions, split, url, status, table)
+    return Told(f"{info.run_name} [{run_id[:8]}]", predictions, split, url, status, table, manifest is not None)
 
 
 def _own_manifest(run_id: str, directory: str) -> pd.DataFrame | None:

@@ -17,7 +17,11 @@ from records.predictions import HONEST, protocol_of
 
 @dataclass(frozen=True)
 class Told:
-    """One run: what it is called, its tables, where its page is, and the manifest it was trained on, if known."""
+    """One run: what it is called, its tables, and where its page is.
+
+    `manifest` is the table that it was trained on, if known; `given` says that somebody named it for this report, so
+    that one which does not fit is an error and not merely of no use.
+    """
 
     name: str
     predictions: pd.DataFrame
@@ -25,6 +29,7 @@ class Told:
     url: str = ""
     status: str = "FINISHED"
     manifest: pd.DataFrame | None = None
+    given: bool = False
 
 
 @dataclass(frozen=True)
@@ -147,7 +152,12 @@ def _compositions(run: Told, asked: Asked, measured: Sequence[Measured]) -> tupl
         return (), []
     chosen = groupings(run.predictions, asked.by, cross=asked.cross, bins=asked.bins, top=asked.top)
     columns = list(dict.fromkeys(cut.column for one in chosen for cut in one.cuts))
-    known = known_groups(run.predictions, run.split, run.manifest, columns)
+    try:
+        known = known_groups(run.predictions, run.split, run.manifest, columns)
+    except InputError:
+        if run.given:
+            raise
+        known = None
     if known is None:
         why = (
             "Who was in the training data is not known: the tables of the run hold the groups of its "

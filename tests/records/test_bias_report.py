@@ -203,7 +203,7 @@ def test_runs_and_options_that_say_nothing_are_refused(mlruns: Path, published: 
     empty, run = keep("not evaluated"), keep("CAFE", predictions=published)
     with pytest.raises(InputError, match=r"'not evaluated' \(FINISHED\) left no prediction table"):
         main(["report", "bias", empty, "--by", "gender"])
-    with pytest.raises(InputError, match="name at least one column to group by; the run has: subject, fold, gender"):
+    with pytest.raises(InputError, match="name at least one column to group by; the run has: gender, subject, fold"):
         main(["report", "bias", run])
     with pytest.raises(InputError, match="at least 2 images, got 1"):
         main(["report", "bias", run, "--by", "gender", "--minimum", "1"])
@@ -228,6 +228,13 @@ def test_who_was_trained_on_comes_from_the_manifest_of_one_run(
     assert main(["report", "bias", run, "--by", "gender", *OPTIONS, "--not-kept", "--manifest", "m.csv"]) == 0
     said = capsys.readouterr().out
     assert "Who was in the training data, by gender" in said
+    Path("other.csv").write_text("path\nother.png\n")
+    with pytest.raises(InputError, match="its rows are other images"):
+        main(["report", "bias", run, "--by", "gender", *OPTIONS, "--not-kept", "--manifest", "other.csv"])
+    changed = Told(
+        "one", held, split, manifest=pd.read_csv("other.csv")
+    )  # named by the run's own config, and not given
+    assert not find_bias([changed], Asked(by=("gender",), **QUICK)).compositions
     trained = split.loc[split["role"] == "train", "row"]
     male = int((published.loc[trained, "gender"] == "Male").sum())
     assert f"{male / len(trained):.1%}" in said
