@@ -120,22 +120,22 @@ def verdict(deletion: Better, insertion: Better) -> tuple[bool, str]:
     said = {one.name: _said(one) for one in (deletion, insertion)}
     images = f"{deletion.gain.images} image{'s' if deletion.gain.images != 1 else ''}"
     if deletion.shown and insertion.shown:
-        return True, f"HOLDS against random superpixels ({images}): {said['deletion']}; {said['insertion']}."
+        return True, f"HOLDS against random superpixels ({images}); gain: {said['deletion']}; {said['insertion']}."
     if deletion.few:
         count = deletion.gain.clusters
         need = math.floor(math.log(LEVEL, 0.5)) + 1
         return False, (
             f"FAILS the random baseline, for too few images were tried ({count} cluster{'s' if count != 1 else ''}, "
-            f"p < .05 needs at least {need}): {said['deletion']}; {said['insertion']}."
+            f"p < .05 needs at least {need}); gain: {said['deletion']}; {said['insertion']}."
         )
     failed = " and ".join(one.name for one in (deletion, insertion) if not one.shown)
     return False, (
-        f"FAILS the random baseline: {failed} not better than random superpixels ({images}): {said['deletion']}; "
-        f"{said['insertion']}."
+        f"FAILS the random baseline: {failed} not better than random superpixels ({images}); gain: "
+        f"{said['deletion']}; {said['insertion']}."
     )
 
 
 def _said(one: Better) -> str:
     p_value = "p < .001" if one.p_value < 0.001 else f"p = {one.p_value:.3f}"
     span = "" if math.isnan(one.gain.low) else f" ({one.gain.low:+.3f} to {one.gain.high:+.3f})"
-    return f"{one.name} better by {one.gain.value:+.3f}{span}, {p_value}"
+    return f"{one.name} {one.gain.value:+.3f}{span}, {p_value}"

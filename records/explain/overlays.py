@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -85,11 +86,9 @@ def cells(explained: Explained, group: np.ndarray, groups: Sequence[str], *, n: 
     for name in explained.classes:
         for one in groups:
             inside = (label == name) & (group == one)
-            rows = [row for row in shuffled if inside[row] and correct[row] and usable[row]]
-            again = {
-                row: [cluster[other] for other in rows[:place]].count(cluster[row]) for place, row in enumerate(rows)
-            }
-            chosen = np.sort(np.array(sorted(rows, key=lambda row: again[row])[:n], np.int64))
+            rows = shuffled[(inside & correct & usable)[shuffled]]
+            again = pd.Series(cluster[rows]).groupby(cluster[rows]).cumcount().to_numpy()
+            chosen = np.sort(rows[np.argsort(again, kind="stable")[:n]])
             right = inside & correct
             left_out = int((right & ~usable).sum())
             found.append(Cell(name, one, chosen, int(right.sum()), left_out, int(inside.sum())))

@@ -38,7 +38,7 @@ def lead(explained: Explained, options: ReportOptions) -> list[str]:
     classes = np.asarray(explained.classes, object)[explained.target]
     predicted = (classes == explained.table["predicted"].to_numpy(object)).all()
     of = "the predicted class" if predicted else ", ".join(dict.fromkeys(map(str, classes)))
-    settings = ", ".join(f"{name} {value}" for name, value in explained.options.items())
+    settings = ", ".join(f"{name} {value}" for name, value in explained.options.items() if value is not None)
     found = [
         f"{len(explained)} images, {int(np.sum(correct_of(explained)))} of them answered correctly, explained by "
         f"{explained.method} for {of}" + (f" ({settings})." if settings else ".")
@@ -60,7 +60,7 @@ def truth_section(found: Found, figures: Sequence[Shown]) -> Section:
             "what": _SAID[one.name],
             "map": number(one.value.value),
             "chance": number(one.chance.value),
-            "better by": signed(one.gain.value),
+            "gain": signed(one.gain.value),
             "95% interval": span(one.gain.low, one.gain.high, sign=True),
             "p": p_text(one.p_value),
             "images": str(one.gain.images),
@@ -131,7 +131,7 @@ def overlay_section(
     ]
     if none:
         below.append(f"No image was answered correctly: {'; '.join(none)}.")
-    if any(shown.people for shown in figures):
+    if not by:
         below.append("The pictures with faces stay in this folder and are not part of the page.")
     return Section(f"What is shared{f', by {by}' if by else ''}", (said,), None, tuple(figures), tuple(below))
 
