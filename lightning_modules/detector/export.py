@@ -1,9 +1,11 @@
 """A trained detector as ONNX, which `datamodules.faces` runs without torch."""
 
+import copy
 import json
 from pathlib import Path
 
 import torch
+from timm.layers import Conv2dSame
 from torch import Tensor, nn
 
 from datamodules.faces.own_onnx import KIND
@@ -24,6 +26,38 @@ class _Deployed(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return self.model(image)
+
+
+class _PaddedConvolution(nn.Module):
+    """A convolution with TensorFlow's "same" padding, for inputs whose sides are multiples of the stride.
+
+    timm computes the padding from the input's size. That is max(kernel - stride, 0) for such sides, half of it before
+    and the rest behind; as a formula of free sides it keeps the exporter busy for minutes.
+    """
+
+    def __init__(self, convolution: Conv2dSame) -> None:
+        super().__init__()
+        self.convolution = convolution
+        self.padding: list[int] = []
+        for axis in (1, 0):  # F.pad begins with the last axis
+            reach = (convolution.kernel_size[axis] - 1) * convolution.dilation[axis] + 1
+            whole = max(reach - convolution.stride[axis], 0)
+            self.padding += [whole // 2, whole - whole // 2]
+
+    def forward(self, x: Tensor) -> Tensor:
+        one = self.convolution
+        x = nn.functional.pad(x, self.padding)
+        return nn.functional.conv2d(x, one.weight, one.bias, one.stride, 0, one.dilation, one.groups)
+
+
+def with_fixed_padding(model: nn.Module) -> nn.Module:
+    """Return a copy whose paddings are numbers, the same for every picture whose sides are multiples of 32."""
+    model = copy.deepcopy(model)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, Conv2dSame):
+            parent, _, last = name.rpartition(".")
+            setattr(model.get_submodule(parent), last, _PaddedConvolution(module))
+    return model
 
 
 def export_onnx(model: FaceDetector, path: Path, *, fixed: bool = False) -> float:
@@ -52,7 +86,7 @@ def export_onnx(model: FaceDetector, path: Path, *, fixed: bool = False) -> floa
     about |= {"input": "uint8 RGB (batch, 3, H, W), multiples of 32", "backbone": str(model.plain["backbone"])}
     with torch.inference_mode():
         return write_onnx(
-            deployed,
+            with_fixed_padding(deployed),
             path,
             traced=examples[0 if fixed else 2].expand(2, -1, -1, -1).contiguous(),
             compared=examples,

@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from timm.layers import Conv2dSame
 
 from datamodules.errors import InputError
 from datamodules.faces.boxes import grid
@@ -19,7 +20,7 @@ from datamodules.faces.own_onnx import OwnDetector
 from lightning_modules.classifier import EmotionClassifier
 from lightning_modules.detector import FaceDetector
 from lightning_modules.detector.assignment import STRIDES
-from lightning_modules.detector.export import export_onnx
+from lightning_modules.detector.export import export_onnx, with_fixed_padding
 from lightning_modules.detector.pyramid import build_features
 from lightning_modules.detector.run import DetectorRun, make_trainer
 
@@ -189,6 +190,24 @@ def test_the_onnx_file_runs_without_torch_and_says_the_same(checkpoint: Path, tm
     np.testing.assert_allclose(found["scores"][:100], scores, atol=1e-3)
     np.testing.assert_allclose(np.clip(found["boxes"][:100], 0, 64), boxes, atol=0.05)
     assert OwnDetector(path).strides == STRIDES
+
+
+def test_padding_without_formulas_is_the_same() -> None:
+    model = FaceDetector(backbone="tf_efficientnet_lite0", weights="none", size=64).eval()
+    fixed = with_fixed_padding(model)
+    assert any(isinstance(one, Conv2dSame) for one in model.modules())
+    generator = torch.Generator().manual_seed(3)
+    for high, wide in ((64, 64), (96, 160), (32, 64)):
+        image = torch.randint(0, 256, (1, 3, high, wide), dtype=torch.uint8, generator=generator)
+        with torch.inference_mode():
+            torch.testing.assert_close(fixed(image), model(image))
+
+
+@pytest.mark.slow
+def test_a_detector_of_the_default_network_is_exported(tmp_path: Path) -> None:
+    model = FaceDetector(backbone="tf_efficientnet_lite0", weights="embedded", size=64).eval()
+    assert export_onnx(model, tmp_path / "free.onnx") < 1e-3
+    assert export_onnx(model, tmp_path / "fixed.onnx", fixed=True) < 1e-3
 
 
 def test_a_file_that_cannot_be_written_is_said(checkpoint: Path, tmp_path: Path) -> None:
