@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     which.add_argument("--data", metavar="SOURCE", help="where the run's data lies now (default: where it lay)")
     how = made.add_argument_group("how")
     how.add_argument("--superpixels", type=int, default=50, help="of an image, by SLIC (default: %(default)s)")
-    how.add_argument("--compactness", type=float, default=10.0, help="of superpixels (default: %(default)s)")
+    how.add_argument("--compactness", type=float, default=20.0, help="of superpixels (default: %(default)s)")
     how.add_argument("--samples", type=int, default=1000, help="of lime and kernel-shap (default: %(default)s)")
     how.add_argument("--features", type=int, metavar="N", help="lime: keep the N strongest superpixels (default: all)")
     how.add_argument(

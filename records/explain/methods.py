@@ -47,7 +47,7 @@ class MethodOptions:
 
     method: Method = "lime"
     superpixels: int = 50
-    compactness: float = 10.0
+    compactness: float = 20.0
     samples: int = 1000
     features: int | None = None
     fill: Fill = "mean"

@@ -11,10 +11,11 @@ from datamodules.errors import InputError
 Fill = Literal["superpixel", "mean", "blur", "grey", "black"]
 FILLS: tuple[Fill, ...] = get_args(Fill)
 GREY = 128
+SMOOTHING = 0.5  # pixels; without it noise leaves regions too small, which SLIC then gives to a neighbour
 BLUR = 0.125  # spread of the blur, as a share of the picture's side
 
 
-def superpixels(images: np.ndarray, number: int = 50, compactness: float = 10.0) -> np.ndarray:
+def superpixels(images: np.ndarray, number: int = 50, compactness: float = 20.0) -> np.ndarray:
     """Cut each image into regions of like colour with SLIC (Achanta et al. 2012).
 
     Args:
@@ -39,7 +40,7 @@ def superpixels(images: np.ndarray, number: int = 50, compactness: float = 10.0)
         )
         raise InputError(msg)
     if not compactness > 0:
-        msg = f"--compactness: above 0, got {compactness}; 10 is usual, higher makes squarer regions"
+        msg = f"--compactness: above 0, got {compactness}; 20 is usual, higher makes squarer regions"
         raise InputError(msg)
     cut = np.stack([_cut(image, number, compactness) for image in images])
     whole = np.flatnonzero(cut.max(axis=(1, 2)) == 0)
@@ -53,7 +54,7 @@ def superpixels(images: np.ndarray, number: int = 50, compactness: float = 10.0)
 
 
 def _cut(image: np.ndarray, number: int, compactness: float) -> np.ndarray:
-    found = slic(image, n_segments=number, compactness=compactness, start_label=0, channel_axis=-1)
+    found = slic(image, n_segments=number, compactness=compactness, sigma=SMOOTHING, start_label=0)
     return np.unique(found, return_inverse=True)[1].reshape(found.shape).astype(np.int32)
 
 

@@ -33,7 +33,7 @@ from records.store import embedded_uri
 from records.tracking import TrackingLogger
 
 SOURCE = "drawn:largest=8,ratio=1,size=32,classes=happy+sad+angry"
-QUICK = ("--superpixels", "9", "--samples", "30", "--seeds", "0", "--resamples", "100", "--permutations", "99")
+QUICK = ("--superpixels", "20", "--samples", "30", "--seeds", "0", "--resamples", "100", "--permutations", "99")
 Capture = pytest.CaptureFixture[str]
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
@@ -124,7 +124,7 @@ def test_every_image_is_explained_by_the_fold_that_held_it_out(runs: tuple[str, 
     assert (found.table["label"] == found.table["predicted"]).all()
     models = [load_trained(download(run, "checkpoint/best.ckpt")).model for run in runs[1:]]
     networks = [Network(model, model.probabilities, model.backbone) for model in models]
-    options = MethodOptions(superpixels=9, samples=30)
+    options = MethodOptions(superpixels=20, samples=30)
     for place in range(len(found)):
         fold, row = int(found.table["fold"].iloc[place]), int(found.table["row"].iloc[place])
         given = (found.images[place], found.segments[place], int(found.target[place]), row, options)
@@ -270,8 +270,8 @@ def test_again_and_probabilities_are_of_the_same_images_and_folds(runs: tuple[st
     networks = FoldNetworks(held)
     table = held.predictions.iloc[[0, 1, 6]].reset_index(drop=True)
     subjects, notes = held_out_subjects(networks, Source(*held.manifest()), table, "predicted", None)
-    options = MethodOptions(superpixels=9, samples=30, seed=4)
-    explainer = Explainer(subjects, networks, options, superpixels(subjects.images, 9), progress=False)
+    options = MethodOptions(superpixels=20, samples=30, seed=4)
+    explainer = Explainer(subjects, networks, options, superpixels(subjects.images, 20), progress=False)
     found = explainer.explain({})
 
     assert notes == []
