@@ -26,15 +26,22 @@ class Measured(Outcome):
     """One detector on one set of held-out pictures; intervals are over pictures."""
 
     pictures: tuple[Picture, ...] = ()
+    resamples: int = 1000
 
     @cached_property
     def intervals(self) -> pd.DataFrame:
         """As the tables of a study want them: by metric, of no class."""
-        return intervals(list(self.pictures)).assign(**{"class": ""})
+        return intervals(list(self.pictures), resamples=self.resamples).assign(**{"class": ""})
 
 
 def write_detector_report(
-    study: Study, runs: dict[tuple[str, int], str], tables: Tables, now: Circumstances, folder: Path
+    study: Study,
+    runs: dict[tuple[str, int], str],
+    tables: Tables,
+    now: Circumstances,
+    folder: Path,
+    *,
+    resamples: int = 1000,
 ) -> list[Path]:
     """Write report.md, report.html, report.csv and the figures; return their paths.
 
@@ -44,10 +51,13 @@ def write_detector_report(
         tables: gives what a detector found in held-out pictures, and the truth.
         now: how it came about.
         folder: where to.
+        resamples: of the intervals, and swaps of the tests.
     """
     seeds = [seed for seed in study.seeds if all((model, seed) in runs for model in (TRAINED, TUNED))]
     found = [
-        Measured(cell_name(model, kind), seed, runs[model, seed], {}, tuple(matched(*tables(model, kind, seed))))
+        Measured(
+            cell_name(model, kind), seed, runs[model, seed], {}, tuple(matched(*tables(model, kind, seed))), resamples
+        )
         for seed in seeds
         for model in (TRAINED, TUNED)
         for kind in (NEW, OLD)
@@ -87,7 +97,10 @@ def changed(found: list[Measured], seeds: list[int]) -> pd.DataFrame:
         for seed in seeds:
             one, other = by[cell_name(TRAINED, kind), seed], by[cell_name(TUNED, kind), seed]
             before, after = list(one.pictures), list(other.pictures)
-            table, p_values = difference(before, after), permutation(before, after)
+            table, p_values = (
+                difference(before, after, resamples=one.resamples),
+                permutation(before, after, resamples=one.resamples),
+            )
             for line, p_value in zip(table.itertuples(), p_values.tolist(), strict=True):
                 rows.append(
                     {

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from mlflow import MlflowClient
 
 import emotion
 from datamodules.faces.boxes_data import BoxesDataModule
@@ -15,11 +16,13 @@ from lightning_modules.detector.parts import Tower
 from lightning_modules.detector.precision import Picture, average_precision, difference, match, permutation
 from lightning_modules.detector.tables import detection_table, matched, pictures_of, truth_table
 from records.runs import download, find_runs, load_table
+from records.store import embedded_uri
 
 SMALL = (
     *("--data", "scenes:images=16,size=96,others=1", "--size", "64", "--data.batch_size", "6", "--epochs", "2"),
     *("--data.num_workers", "0", "--model.backbone", "resnet10t", "--model.weights", "none", "--model.width", "8"),
     *("--run.resamples", "100", "--run.accelerator", "cpu", "--run.ema_decay", "0.5"),
+    *("--model.learning_rate", "0.01"),
 )
 
 
@@ -98,11 +101,11 @@ def picture(*, hit: bool) -> Picture:
 def test_swapping_pictures_tells_chance_from_change() -> None:
     right, wrong = picture(hit=True), picture(hit=False)
     # five pictures, found only afterwards: of the 32 ways to swap, one and its mirror are as far
-    p_values = permutation([wrong] * 5, [right] * 5, resamples=4000)
-    np.testing.assert_allclose(p_values, 2 / 32, atol=0.015)
+    p_values = permutation([wrong] * 5, [right] * 5, resamples=1000)
+    np.testing.assert_allclose(p_values, 2 / 32, atol=0.03)
     assert permutation([right] * 5, [right] * 5, resamples=100).tolist() == [1.0, 1.0]
     mixed = [right, wrong] * 3
-    assert (permutation(mixed, mixed[::-1], resamples=500) > 0.5).all()
+    assert (permutation(mixed, mixed[::-1], resamples=100) > 0.5).all()
     assert difference([wrong] * 5, [right] * 5)["value"].tolist() == [1.0, 1.0]
 
 
@@ -119,7 +122,8 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
 
     with monkeypatch.context() as patch:
         patch.setattr(FaceDetector, "on_train_epoch_start", stop)
-        assert emotion.main(["detector", "fit", *SMALL]) == 130
+        with pytest.raises(SystemExit):  # Lightning ends the process when it is interrupted
+            emotion.main(["detector", "fit", *SMALL])
     assert seen == [0, 1]
     said = capsys.readouterr().err
     runs = {run.name: run for run in find_runs().itertuples()}
@@ -133,6 +137,11 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
     assert len(after) == 2
     ids = [after["whole"].run_id, stopped.run_id]
     assert after[stopped.name].status == "FINISHED"
+    client = MlflowClient(embedded_uri("mlruns"))
+    for name in ("train/loss", "val/loss"):
+        curves = [{one.step: one.value for one in client.get_metric_history(run, name)} for run in ids]
+        assert len(curves[0]) == 2
+        assert curves[1] == pytest.approx(curves[0], abs=1e-6), name
     one, other = (load_table(run, "detections") for run in ids)
     pd.testing.assert_frame_equal(one, other)
     weights = [torch.load(download(run, "checkpoint/best.ckpt"), weights_only=True)["state_dict"] for run in ids]

@@ -102,7 +102,7 @@ def test_the_page_shows_what_was_won_and_forgotten(tmp_path: Path) -> None:
 
     runs = {(model, seed): f"{model} {seed}" for model in (TRAINED, TUNED) for seed in range(3)}
     now = Circumstances("small", "honest", "photographs", (), "1", "parent")
-    paths = write_detector_report(build("small"), runs, tables, now, tmp_path)
+    paths = write_detector_report(build("small"), runs, tables, now, tmp_path, resamples=100)
     page = paths[0].read_text()
     assert "3 of 3 seeds finished" in page
     assert "paper 0.867" in page
