@@ -235,7 +235,7 @@ def test_what_is_wrong_is_said(runs: tuple[str, ...], capsys: Capture, monkeypat
     assert "haar finds faces but tells no landmarks" in fails(capsys, parent, "--faces", "haar", *QUICK)
     assert "--rows and --paths: give one" in fails(capsys, parent, "--rows", "1", "--paths", "a.png", *QUICK)
     other = SOURCE.replace("happy+sad+angry", "happy+sad+fear")
-    assert "was trained on the classes happy, sad, angry; the data has" in fails(
+    assert "was trained on the classes angry, happy, sad; the data has fear, happy, sad" in fails(
         capsys, parent, "--data", other, *QUICK
     )
     assert "other pictures stand at its rows" in fails(
