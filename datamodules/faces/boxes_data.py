@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader
 
-from datamodules.batches import EpochBatchSampler, PlainLoader
+from datamodules.batches import EpochBatchSampler, PlainLoader, ResumableLoader
 from datamodules.cache import PixelCache, build_cache
 from datamodules.dataset import keep, start_worker
 from datamodules.drawn_faces.scenes import parse_scenes
@@ -219,13 +219,14 @@ class BoxesDataModule(L.LightningDataModule):
             workers = min(MOST_WORKERS, cores()) if transform is not None and len(dataset) > 500 else 0
         options: dict[str, Any] = {
             "batch_sampler": sampler,
+            "trained": self._trained,
             "num_workers": workers,
             "persistent_workers": workers > 0,
             "worker_init_fn": start_worker,
             "collate_fn": keep,
             "pin_memory": torch.cuda.is_available(),
         }
-        return PlainLoader(dataset, **options)
+        return ResumableLoader(dataset, **options)
 
     def val_dataloader(self) -> DataLoader:
         """Return the inner part as it is."""
@@ -240,3 +241,8 @@ class BoxesDataModule(L.LightningDataModule):
         dataset = BoxesDataset(self.cache, self.boxes, rows)
         options: dict[str, Any] = {"batch_size": self.batch_size, "collate_fn": keep}
         return PlainLoader(dataset, **options)
+
+    def _trained(self) -> int:
+        """Return how many batches of the running epoch have had their step."""
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current if self.trainer else None
+        return int(progress.processed) if progress else 0
