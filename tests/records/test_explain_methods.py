@@ -207,11 +207,9 @@ def test_superpixels_follow_colours_and_have_no_gaps() -> None:
     assert found.dtype == np.int32
     for one in found:
         assert np.unique(one).tolist() == list(range(one.max() + 1))
-        inside = np.isin(np.arange(one.max() + 1), one[8:24, 8:24])
-        mixed = [
-            piece for piece in np.flatnonzero(inside) if (image[one == piece] == image[one == piece][0]).mean() < 0.9
-        ]
-        assert mixed == []
+        bright = np.bincount(one.ravel(), image[..., 0].ravel() > 0) / np.bincount(one.ravel())
+        assert np.abs(bright - bright.round()).mean() < 0.03  # pieces are of one colour, but for a pixel at a border
+        assert 0.15 < bright.mean() < 0.4
     assert np.array_equal(found[0], superpixels(image[None], 20)[0])
 
 
