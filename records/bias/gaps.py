@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from datamodules.errors import InputError
 from records.bias.groups import Measured
+from records.bias.units import units_of
 from records.significance import holm
 from records.statistics import scores
 
@@ -118,22 +119,12 @@ def deal(
     label, predicted = (codes.get_indexer(pd.Index(table[name]))[inside] for name in ("label", "predicted"))
     group, classes = group[inside], len(said)
     cell = label * classes + predicted
-    cluster = np.unique(table["cluster"].to_numpy()[inside], return_inverse=True)[1]
-    several = pd.Series(group).groupby(cluster).nunique().to_numpy() > 1  # (clusters,)
-    apart = several[cluster]  # (N,)
-    # a unit is a cluster, or an image of a cluster that is of several groups
-    unit = np.unique(np.where(apart, cluster.max() + 1 + np.arange(len(cluster)), cluster), return_inverse=True)[1]
-    units = unit.max() + 1
-    counts = np.zeros((units, classes * classes), np.int32)
-    np.add.at(counts, (unit, cell), 1)
-    first = np.unique(unit, return_index=True)[1]
-    majority = counts.reshape(units, classes, classes).sum(axis=2).argmax(axis=1)
-    pool = (
-        np.where(apart[first], 1 + cluster[first], 0) * classes + majority
-    )  # all whole clusters of a class are one pool
+    units = units_of(group, table["cluster"].to_numpy()[inside], label)
+    counts = np.zeros((len(units.first), classes * classes), np.int32)
+    np.add.at(counts, (units.of, cell), 1)
     observed = np.zeros((len(groups), classes * classes))
     np.add.at(observed, (group, cell), 1)
-    pools, fixed, moving = _pools(group[first], pool, counts, len(groups))
+    pools, fixed, moving = _pools(group[units.first], units.pool, counts, len(groups))
     largest = max((len(one.number) for one in pools), default=1)
     batch = max(1, _CELLS // (len(groups) * max(largest, classes * classes)))
     generator = np.random.default_rng(seed)
@@ -142,7 +133,7 @@ def deal(
         times = min(batch, permutations - start)
         deals[start : start + times] = fixed + sum((one.deal(times, generator) for one in pools), np.zeros(()))
     shape = (len(groups), classes, classes)
-    return Dealt(observed.reshape(shape), deals.reshape(permutations, *shape), moving, int(several.sum()))
+    return Dealt(observed.reshape(shape), deals.reshape(permutations, *shape), moving, units.mixed)
 
 
 def _pools(group: np.ndarray, pool: np.ndarray, counts: np.ndarray, groups: int) -> tuple[list[_Pool], np.ndarray, int]:

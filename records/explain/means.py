@@ -7,7 +7,8 @@ unknown (NaN) are left out.
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import coo_matrix
+
+from records.bias.units import units_of
 
 _ROOM = 4_000_000  # numbers drawn at once
 _TIE = 1e-12
@@ -92,69 +93,83 @@ def group_difference(
 
     .. math:: d = \sum_s w_s (\bar v_{s,in} - \bar v_{s,out}) / \sum_s w_s, \quad w_s = n_{in} n_{out} / (n_{in} + n_{out})
 
-    The p-value is two-sided: group membership is dealt anew to whole clusters of a stratum. A cluster with images of
-    both sides or of several strata counts as one of each.
+    The p-value is two-sided: group membership is dealt anew among whole clusters of the same class, and where a cluster
+    has images of both sides, among its images of one class (`records.bias.units`).
 
     Args:
         values: (N,).
         inside: bool (N,), the images of the group.
         cluster: (N,).
-        stratum: int (N,).
+        stratum: int (N,), from 0.
         permutations: Drawn; p is at least 1 / (drawn + 1).
-        resamples: Of the bootstrap, of clusters within stratum and side.
+        resamples: Of the bootstrap, of whole clusters of the same class and side.
         level: Of the interval.
         seed: Of both.
     """  # noqa: E501
     usable = np.isfinite(values)
     values, inside, cluster, stratum = values[usable], inside[usable], cluster[usable], stratum[usable]
-    keys = np.stack([stratum, np.unique(cluster, return_inverse=True)[1], inside.astype(np.int64)], axis=1)
-    units, unit = np.unique(keys, axis=0, return_inverse=True) if len(keys) else (np.zeros((0, 3), int), keys[:, 0])
-    unit = unit.ravel()
-    sums, sizes = np.bincount(unit, weights=values), np.bincount(unit).astype(np.float64)
-    mine, strata = units[:, 2].astype(bool), units[:, 0]
-    both = [s for s in np.unique(strata) if len(np.unique(mine[strata == s])) == 2]
-    used = np.isin(strata, both)
-    sums, sizes, mine = sums[used], sizes[used], mine[used]
-    strata = np.unique(strata[used], return_inverse=True)[1]
     images = (int(inside.sum()), int((~inside).sum()))
-    if not both:
+    both = np.intersect1d(stratum[inside], stratum[~inside])
+    used = np.isin(stratum, both)
+    if not len(both):
         return Difference(np.nan, np.nan, np.nan, np.nan, *images)
-    total = int(strata.max()) + 1
-    belongs = coo_matrix((np.ones(len(strata)), (np.arange(len(strata)), strata)), shape=(len(strata), total)).toarray()
-    ones = np.ones((1, len(mine)))
-    seen = float(_difference(ones * mine, ones * ~mine, sums, sizes, belongs)[0])
+    values, inside = values[used].astype(np.float64), inside[used]
+    cluster = np.unique(cluster[used], return_inverse=True)[1]
+    stratum = np.unique(stratum[used], return_inverse=True)[1]
+    seen = float(_difference(_totals(values, inside, stratum), _totals(values, ~inside, stratum))[0])
     generator = np.random.default_rng(seed)
-    reached, counted, drawn = 0, 0, []
+
+    units = units_of(inside.astype(np.int64), cluster, stratum)
+    mine = inside[units.first]
+    whole = _totals_of(values, units.of, stratum)  # (2, U, S)
+    movable = [np.flatnonzero(units.pool == pool) for pool in np.unique(units.pool)]
+    movable = [here for here in movable if 0 < mine[here].sum() < len(here)]
+    reached = 0
     for block in _blocks(permutations, len(mine)):
-        dealt = np.empty((block, len(mine)), bool)
-        for s in range(total):
-            here = np.flatnonzero(strata == s)
-            dealt[:, here] = generator.permuted(np.broadcast_to(mine[here], (block, len(here))), axis=1)
-        null = _difference(dealt.astype(float), (~dealt).astype(float), sums, sizes, belongs)
-        reached += int((np.abs(null) >= abs(seen) - _TIE).sum())
-        counted += block
-    cells = strata * 2 + mine
-    for block in _blocks(resamples, len(mine)):
-        times = np.zeros((block, len(mine)))
+        dealt = np.repeat(mine[None], block, axis=0)
+        for here in movable:
+            dealt[:, here] = generator.permuted(dealt[:, here], axis=1)
+        null = _difference(dealt.astype(float) @ whole, (~dealt).astype(float) @ whole)
+        reached += int((~(np.abs(null) < abs(seen) - _TIE)).sum())  # one that cannot be said counts as far
+
+    sides = [_totals_of(np.where(one, values, 0), cluster, stratum, one) for one in (inside, ~inside)]
+    per = np.stack([sides[0][1].sum(axis=1) > 0, sides[1][1].sum(axis=1) > 0], axis=1) @ [1, 2]  # in, out, or both
+    cells = (sides[0][1] + sides[1][1]).argmax(axis=1) * 4 + per
+    drawn = []
+    for block in _blocks(resamples, len(cells)):
+        times = np.zeros((block, len(cells)))
         for cell in np.unique(cells):
             here = np.flatnonzero(cells == cell)
             times[:, here] = generator.multinomial(len(here), np.full(len(here), 1 / len(here)), size=block)
-        drawn.append(_difference(times * mine, times * ~mine, sums, sizes, belongs))
-    single = np.bincount(cells, minlength=2 * total)
-    low, high = np.percentile(np.concatenate(drawn), [50 * (1 - level), 50 * (1 + level)])
-    if (single[np.unique(cells)] < 2).all():  # one cluster a side: nothing to resample
-        low = high = np.nan
-    return Difference(seen, float(low), float(high), (reached + 1) / (counted + 1), *images)
+        drawn.append(_difference(times @ sides[0], times @ sides[1]))
+    low = high = np.nan
+    if np.bincount(cells).max() > 1:  # one cluster a class and side: nothing to resample
+        low, high = np.nanpercentile(np.concatenate(drawn), [50 * (1 - level), 50 * (1 + level)])
+    return Difference(seen, float(low), float(high), (reached + 1) / (permutations + 1), *images)
 
 
-def _difference(
-    one: np.ndarray, other: np.ndarray, sums: np.ndarray, sizes: np.ndarray, belongs: np.ndarray
+def _totals(values: np.ndarray, chosen: np.ndarray, stratum: np.ndarray) -> np.ndarray:
+    """Return sums and numbers of the chosen images in each stratum, (2, 1, S)."""
+    return _totals_of(np.where(chosen, values, 0), np.zeros(len(values), int), stratum, chosen)
+
+
+def _totals_of(
+    values: np.ndarray, unit: np.ndarray, stratum: np.ndarray, counted: np.ndarray | None = None
 ) -> np.ndarray:
-    """Return the weighted difference of each row of memberships (B, U)."""
-    n_one, n_other = (one * sizes) @ belongs, (other * sizes) @ belongs  # (B, S)
-    means = ((one * sums) @ belongs) / n_one - ((other * sums) @ belongs) / n_other
-    weight = n_one * n_other / (n_one + n_other)
-    return (weight * means).sum(axis=1) / weight.sum(axis=1)
+    """Return sums and numbers of the images of each unit in each stratum, (2, U, S)."""
+    found = np.zeros((2, unit.max() + 1, stratum.max() + 1))
+    np.add.at(found[0], (unit, stratum), values)
+    np.add.at(found[1], (unit, stratum), 1.0 if counted is None else counted.astype(np.float64))
+    return found
+
+
+def _difference(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Return the weighted difference of means from sums and numbers (2, B, S); NaN where no stratum has both."""
+    (sum_one, n_one), (sum_other, n_other) = one, other
+    weight = n_one * n_other / np.maximum(n_one + n_other, 1)  # 0 where a side is empty
+    means = sum_one / np.maximum(n_one, 1) - sum_other / np.maximum(n_other, 1)
+    total = weight.sum(axis=1)
+    return np.divide((weight * means).sum(axis=1), total, out=np.full(len(total), np.nan), where=total > 0)
 
 
 def _with_number(values: np.ndarray, cluster: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

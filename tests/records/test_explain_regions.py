@@ -167,6 +167,30 @@ def test_p_values_are_uniform_when_nothing_differs() -> None:
         assert np.mean(np.array(p_values) <= 0.05) < 0.09
 
 
+def test_people_who_show_every_class_are_dealt_whole() -> None:
+    """20 people with a level of their own, each with an image of 5 classes: a person is one unit, and not five."""
+    generator = np.random.default_rng(0)
+    person, stratum = np.repeat(np.arange(20), 5), np.tile(np.arange(5), 20)
+    found = [
+        group_difference(
+            generator.normal(size=20)[person] + generator.normal(size=100), person < 10, person, stratum,
+            permutations=99, resamples=100, seed=seed,
+        )
+        for seed in range(120)
+    ]  # fmt: skip
+    assert np.mean([one.p_value <= 0.05 for one in found]) < 0.12
+    assert np.mean([one.low <= 0 <= one.high for one in found]) > 0.85
+
+
+def test_groups_within_a_person_change_places_within_the_person() -> None:
+    """Each person is in both groups, such as looking at the camera and away: levels of people cancel."""
+    person, inside = np.repeat(np.arange(12), 4), np.tile([True, True, False, False], 12)
+    values = 50.0 * person + 2 * inside + np.random.default_rng(0).normal(size=48)
+    found = group_difference(values, inside, person, np.tile([0, 1], 24))
+    assert found.p_value < 0.01
+    assert 0 < found.low < 2 < found.high < 3
+
+
 def test_a_difference_is_found_within_classes_and_not_made_by_their_mix() -> None:
     generator = np.random.default_rng(1)
     stratum = np.arange(120) % 2
