@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import torch
-from timm.layers import Conv2dSame
+from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 
 from datamodules.faces.own_onnx import KIND
