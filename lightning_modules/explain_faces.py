@@ -21,7 +21,7 @@ def onto_square(points: np.ndarray, height: int, width: int, size: int, fit: Fit
     """Return where points of a picture are once `fit_to_square` has made it square.
 
     Args:
-        points: float (..., 2) x, y in the picture; the middle of its first pixel is 0, 0.
+        points: float (..., 2) x, y in the picture, counted from the corner of its first pixel, as boxes are.
         height: of the picture.
         width: of the picture.
         size: side of the square.
@@ -38,7 +38,7 @@ def onto_square(points: np.ndarray, height: int, width: int, size: int, fit: Fit
         scale = size / max(height, width)
         inner = np.array([max(1, round(width * scale)), max(1, round(height * scale))], float)
         place = (size - inner) // 2
-    return (points + 0.5 - corner) * inner / box - 0.5 + place
+    return (points - corner) * inner / box + place
 
 
 def known_landmarks(

@@ -21,7 +21,7 @@ def verdicts(found: Bias) -> list[str]:
             said.append(f"By {one.grouping.name}: nothing to compare, fewer than two groups are large enough.")
             continue
         row = rows.iloc[0]
-        chance = "more than chance" if row["p_holm"] <= 0.05 else "chance alone may do that"
+        chance = "more than chance" if row["p_holm"] <= 0.05 else "chance, or other shares of the classes, may do that"
         said.append(
             f"By {one.grouping.name}: accuracy is worst for {row['worst']} ({row['worst_value']:.3f}) and best for "
             f"{row['best']} ({row['other_value']:.3f}), {row['difference']:+.3f}: {chance} "

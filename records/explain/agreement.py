@@ -4,11 +4,11 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from records.explain.ordering import descending, numbered, segment_sums
+from records.explain.ordering import descending, numbered, segment_means
 
 
 def agreement(one: np.ndarray, two: np.ndarray, segments: np.ndarray, *, top: int = 5, seed: int = 0) -> pd.DataFrame:
-    """Compare maps (N, H, W) by what they say of each superpixel.
+    """Compare maps (N, H, W) by what they say of each superpixel, for its size: by sums large ones alone would agree.
 
     Returns:
         One row an image: `rank` (Spearman's correlation), `overlap` (share of the `top` most important superpixels
@@ -18,7 +18,7 @@ def agreement(one: np.ndarray, two: np.ndarray, segments: np.ndarray, *, top: in
     found = []
     for first, second, parts in zip(one, two, segments, strict=True):
         parts = numbered(parts)
-        values = [segment_sums(picture, parts) for picture in (first, second)]
+        values = [segment_means(picture, parts) for picture in (first, second)]
         count, size = len(values[0]), min(top, len(values[0]))
         if any(np.ptp(value) <= 1e-12 * np.abs(value).max() for value in values):
             found.append((np.nan, np.nan, np.nan))

@@ -27,8 +27,8 @@ class Explained:
             superpixel is its weight, so a pixel of a large one says less than one of a small one with that weight.
         target: int64 (N,), the class explained.
         segments: int32 (N, H, W), the superpixels of each image, from 0.
-        landmarks: float32 (N, 5, 2), x and y in pixels of `images` in the order of LANDMARKS (right is the person's
-            right, so it stands left in the picture); NaN where unknown.
+        landmarks: float32 (N, 5, 2), x and y in pixels of `images`, from the corner of the first one, in the order of
+            LANDMARKS (right is the person's right, so it stands left in the picture); NaN where unknown.
         masks: bool (N, H, W), the pixels that carry the emotion, known on drawn faces only.
         method: which explainer made the maps.
         options: everything needed to repeat it, the seed included.

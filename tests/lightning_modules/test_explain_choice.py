@@ -104,7 +104,7 @@ def test_a_point_lies_where_its_dot_is_seen(fit: Fit, shape: tuple[int, int]) ->
         seen[seen == 128] = 0  # the grey beside a padded picture
         y, x = np.indices(seen.shape)
         centre = np.array([(x * seen).sum(), (y * seen).sum()]) / seen.sum()
-        assert onto_square(point.astype(int), height, width, 48, fit) == pytest.approx(centre, abs=0.25)
+        assert onto_square(point.astype(int) + 0.5, height, width, 48, fit) == pytest.approx(centre + 0.5, abs=0.25)
 
 
 def manifest(boxes: pd.DataFrame | None) -> Manifest:
@@ -117,7 +117,7 @@ def test_landmarks_of_the_datas_own_table() -> None:
     boxes = pd.DataFrame([{"path": "a.png", **row}, {"path": "c.png", **row}, {"path": "c.png", **row}])
     found = known_landmarks(manifest(boxes), np.array([0, 1, 2]), [(64, 64)] * 3, 32, "crop")
 
-    assert found[0] == pytest.approx(np.arange(5)[:, None] * 5 + [-0.25, 0.25], abs=1e-5)
+    assert found[0] == pytest.approx(np.arange(5)[:, None] * 5 + [0.0, 0.5], abs=1e-5)
     assert np.isnan(found[1:]).all()  # unknown, and one of two faces
     marked = known_landmarks(manifest(boxes.assign(chosen=[1, 0, 1])), np.array([2]), [(64, 64)], 32, "crop")
     assert np.isfinite(marked).all()
@@ -137,7 +137,7 @@ def test_landmarks_of_a_detector_are_those_of_the_largest_face() -> None:
             return [Faces(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros((0, 5, 2), np.float32))]
 
     image = np.zeros((64, 64, 3), np.uint8)
-    assert found_landmarks(Two(), image, 32, "crop") == pytest.approx(np.full((5, 2), 15.5))
+    assert found_landmarks(Two(), image, 32, "crop") == pytest.approx(np.full((5, 2), 15.75))
     assert np.isnan(found_landmarks(Nobody(), image, 32, "crop")).all()
 
 

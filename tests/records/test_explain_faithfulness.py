@@ -255,10 +255,9 @@ def test_agreement_by_hand() -> None:
     assert found.iloc[2].isna().all()  # a map that says the same everywhere ranks nothing
 
 
-def test_importance_of_a_superpixel_is_the_sum_over_it() -> None:
-    """LIME's weights are spread over their superpixels, so sums give back the weights, whatever the sizes."""
+def test_what_a_map_says_of_a_superpixel_is_for_its_size() -> None:
     segments = np.array([[[0, 0, 0, 1]]])
-    one, two = np.array([[[1.0, 1, 1, 2]]]), np.array([[[3.0, 0, 0, 2]]])  # sums 3 and 2, both times
+    one, two = np.array([[[1.0, 1, 1, 2]]]), np.array([[[1.0, 0, 0, 2]]])  # sums would say 3 > 2 and 1 < 2
     assert agreement(one, two, segments, top=1).iloc[0].tolist() == [pytest.approx(1), 1, 0.5]
 
 
@@ -269,3 +268,14 @@ def test_random_maps_agree_by_chance_even_where_values_are_equal() -> None:
     found = agreement(one, two, segments, top=8).dropna()
     assert found["rank"].mean() == pytest.approx(0, abs=0.05)
     assert found["overlap"].mean() == pytest.approx(found["chance"].mean(), abs=0.05)
+
+
+def test_sizes_of_superpixels_make_no_agreement() -> None:
+    """Two maps of independent positive numbers, on superpixels of 1 to 16 rows: large ones have larger sums in both."""
+    generator = np.random.default_rng(0)
+    rows = np.repeat(np.arange(12), [1, 16, 2, 12, 1, 8, 3, 1, 14, 2, 6, 2])  # (68,)
+    segments = np.broadcast_to(rows[:, None], (68, 8))[None].repeat(200, axis=0)
+    one, two = (generator.uniform(1, 2, (200, 12))[:, rows][..., None].repeat(8, axis=2) for _ in range(2))
+    found = agreement(one, two, segments, top=3)
+    assert abs(found["rank"].mean()) < 0.1
+    assert found["overlap"].mean() == pytest.approx(found["chance"].mean(), abs=0.06)
