@@ -14,7 +14,7 @@ from lightning_modules.classifier import EmotionClassifier
 from records.explain.methods import MethodOptions, Network, explain_image
 from records.explain.superpixels import superpixels
 
-BATCH = 128
+BATCH = 64
 
 
 def measure(folder: Path, *, toy: bool = False) -> list[Figure]:

@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     )
     how.add_argument("--steps", type=int, default=64, help="of integrated-gradients (default: %(default)s)")
     how.add_argument("--layer", help="grad-cam: name in the backbone (default: the last one with places)")
-    how.add_argument("--batch", type=int, default=128, help="samples in one pass (default: %(default)s)")
+    how.add_argument("--batch", type=int, default=64, help="samples in one pass (default: %(default)s)")
     how.add_argument("--seed", type=int, default=0, help="of the choice and the samples (default: %(default)s)")
     report = made.add_argument_group("the report")
     report.add_argument("--top", type=int, default=5, help="superpixels an image marks (default: %(default)s)")

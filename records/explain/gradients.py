@@ -33,7 +33,7 @@ def undisturbed(network: nn.Module) -> Iterator[nn.Module]:
 
 
 def integrated_gradients(
-    score: Score, image: np.ndarray, off: np.ndarray, target: int, *, steps: int = 64, batch: int = 128
+    score: Score, image: np.ndarray, off: np.ndarray, target: int, *, steps: int = 64, batch: int = 64
 ) -> tuple[np.ndarray, float]:
     """Return the integrated gradients (Sundararajan et al. 2017) of a class on the way from ``off`` to the image.
 

@@ -53,7 +53,7 @@ class MethodOptions:
     fill: Fill = "mean"
     steps: int = 64
     layer: str | None = None
-    batch: int = 128
+    batch: int = 64
     seed: int = 0
 
     def __post_init__(self) -> None:

@@ -34,7 +34,7 @@ class Samples:
     """
 
     number: int = 1000
-    batch: int = 128
+    batch: int = 64
     seed: int = 0
 
 
