@@ -118,6 +118,7 @@ def fit_words(args: list[str], tags: dict[str, str] | None = None) -> Fitted:
     from lightning.pytorch import seed_everything
 
     from datamodules.faces.boxes_data import BoxesDataModule
+    from lightning_modules.detector.known import refuse_known
     from lightning_modules.detector.module import FaceDetector
     from lightning_modules.detector.run import DetectorRun, fit
 
@@ -129,6 +130,8 @@ def fit_words(args: list[str], tags: dict[str, str] | None = None) -> Fitted:
     else:
         model = FaceDetector.from_checkpoint(checkpoint, **options).train()
     data = BoxesDataModule(**plain["data"])
+    if "from" in plain:
+        refuse_known(plain["from"], data)
     how = DetectorRun(**plain["run"])
     plain["run"].pop("resume", None)  # says how the run was started, not what it is
     run_id, table = fit(model, data, how, plain, plain["seed"], tags)
@@ -152,6 +155,7 @@ def _test(args: list[str]) -> int:
         print("usage: emotion detector test RUN|FILE.ckpt [--data SOURCE] [--data.* as in fit] [--all]")
         return 0
     from datamodules.faces.boxes_data import BoxesDataModule
+    from lightning_modules.detector.known import refuse_known
     from lightning_modules.detector.module import FaceDetector
     from lightning_modules.detector.precision import intervals
     from lightning_modules.detector.run import checkpoint_of, evaluate, text_of
@@ -165,9 +169,12 @@ def _test(args: list[str]) -> int:
     parser.add_class_arguments(BoxesDataModule, "data", skip={"seed", "size"})
     config = parser.parse_args(_short(args[1:]))
     data = BoxesDataModule(**dict(config.data), size=model.plain["size"])
+    if not config.all:
+        refuse_known(args[0], data)
     rows = range(len(data.manifest)) if config.all else data.fold.outer.tolist()
     pictures = evaluate(model, data, rows)
-    print(text_of(intervals(pictures), len(pictures), sum(picture.faces for picture in pictures)))
+    faces, kind = sum(picture.faces for picture in pictures), "pictures" if config.all else "held-out pictures"
+    print(text_of(intervals(pictures), len(pictures), faces, kind))
     return 0
 
 

@@ -25,13 +25,20 @@ def test_a_run_is_tracked_measured_and_trained_on(workplace: Path, capsys: pytes
     assert load_table(run.run_id, "intervals")["metric"].tolist() == ["map_50", "map"]
 
     assert emotion.main(["detector", "test", "latest", "--data", SCENES, "--data.num_workers", "0", "--all"]) == 0
-    assert " faces in 16 held-out pictures" in capsys.readouterr().out
+    assert " faces in 16 pictures;" in capsys.readouterr().out
 
     # the network is that of the run, unasked
     assert emotion.main(["detector", "fit", "--from", run.run_id, *SMALL[:2], *SMALL[4:], *FAST]) == 0
     assert len(find_runs()) == 2
     assert emotion.main(["detector", "fit", "--from", run.run_id, *SMALL, *FAST, "--model.width", "16"]) == 1
     assert "has width 8, this run 16: leave width out" in capsys.readouterr().err
+
+    # another division would report on what it has learnt from
+    other = ["--data", SCENES, "--data.fold_seed", "3", "--data.num_workers", "0"]
+    for words in (["test", run.run_id, *other], ["fit", "--from", run.run_id, *other, "--epochs", "1", *FAST]):
+        assert emotion.main(["detector", *words]) == 1
+        assert "pictures (or their twins or people) that would be reported on" in capsys.readouterr().err
+    assert len(find_runs()) == 2
 
 
 @pytest.mark.parametrize(
