@@ -59,7 +59,7 @@ def draw(spec: DrawnFaces, row: int) -> DrawnFace:
     """Draw one row; it depends on nothing but the set's fields and the row's number."""
     label = spec.label_of(row)
     subject = subject_of(spec, row)
-    person = make_person(np.random.default_rng([spec.seed, _PERSON, 1, subject]))
+    person = make_person(np.random.default_rng([spec.seed, _PERSON, 1, subject]), spec.childlike)
     generator = np.random.default_rng([spec.seed, _IMAGE, row])
     face = express(generator, label, spec.confusion)
     votes = vote(generator, face, spec.classes, spec.annotators)

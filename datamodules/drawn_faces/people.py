@@ -54,14 +54,19 @@ def _varied(generator: np.random.Generator, rgb: tuple[int, int, int], spread: f
     return np.clip(np.array(rgb) + shared + generator.normal(0, spread / 3, 3), 8, 252)
 
 
-def make_person(generator: np.random.Generator) -> Person:
-    """Draw a person; features are independent except where age, gender presentation and skin go together."""
+def make_person(generator: np.random.Generator, childlike: float = 1.0) -> Person:
+    """Draw a person; features are independent except where age, gender presentation and skin go together.
+
+    Args:
+        generator: Decides who it is.
+        childlike: Multiplies how far a child's proportions are from an adult's.
+    """
     age = int(generator.choice(len(AGES), p=_AGE_SHARES))
     man = bool(generator.random() < 0.5)
     skin = int(generator.integers(len(SKINS)))
-    childness = (1.0, 0.18, 0.0, 0.0, 0.0)[age] * generator.uniform(0.7, 1.0)
+    childness = (childlike, 0.18, 0.0, 0.0, 0.0)[age] * generator.uniform(0.7, 1.0)
     oldness = (0.0, 0.0, 0.12, 0.5, 1.0)[age] * generator.uniform(0.75, 1.1)
-    male = (1.0 if man else 0.0) * (1 - 0.8 * childness)
+    male = (1.0 if man else 0.0) * (1 - 0.8 * min(childness, 1.0))
     normal = generator.normal
 
     skin_rgb = _varied(generator, _SKIN_RGB[skin], 8)

@@ -29,6 +29,8 @@ class DrawnFaces:
             ``subject`` column.
         annotators: Votes for each image; 0 leaves the vote columns out.
         confusion: 0 draws clear expressions; 1 draws faint ones, mixed with those of the class they are mistaken for.
+        childlike: How far children differ from adults in proportions, 0 to 2.5; above 1 more than is natural, so that
+            a model that never saw children meets something new.
         classes: Classes from the most to the least frequent.
     """
 
@@ -39,6 +41,7 @@ class DrawnFaces:
     subjects: int | None = None
     annotators: int = 10
     confusion: float = 0.5
+    childlike: float = 1.0
     classes: tuple[str, ...] = EMOTIONS
 
     def __post_init__(self) -> None:
@@ -50,6 +53,7 @@ class DrawnFaces:
             (self.subjects is None or self.subjects >= 1, "subjects must be at least 1", self.subjects),
             (self.annotators >= 0, "annotators must be at least 0", self.annotators),
             (0 <= self.confusion <= 1, "confusion must lie in 0..1", self.confusion),
+            (0 <= self.childlike <= 2.5, "childlike must lie in 0..2.5", self.childlike),
             (len(self.classes) >= 2, "classes must name at least 2 classes", self.classes),
             (len(set(self.classes)) == len(self.classes), "classes must differ", self.classes),
             (set(self.classes) <= set(EMOTIONS), f"classes must be among {', '.join(EMOTIONS)}", self.classes),

@@ -24,7 +24,9 @@ SIZES: dict[Scale, dict[str, Option]] = {
     "paper": {"data.size": 224, "data.batch_size": 64, "trainer.max_epochs": 30},
     "small": {"data.size": 96, "data.batch_size": 64, "trainer.max_epochs": 10},
     "tiny": {
-        "data.source": f"drawn:largest=400,ratio=1,size=80,confusion=0,annotators=0,classes={'+'.join(EMOTIONS)}",
+        # with a child's natural proportions drawn children are no harder than others, even to a model without them
+        "data.source": "drawn:largest=400,ratio=1,size=80,confusion=0,annotators=0,childlike=2.3,"
+        f"classes={'+'.join(EMOTIONS)}",
         "data.read.faces": "boxes",
         "data.read.face_size": 48,
         "data.read.face_margin": 0.05,
@@ -35,6 +37,10 @@ SIZES: dict[Scale, dict[str, Option]] = {
         "run.resamples": 200,
     },
 }
+DRAWN = (
+    "The drawn children's proportions are exaggerated (childlike=2.3 in the data), so that they are new to a model "
+    "that never saw any."
+)
 RATE: dict[Scale, float] = {"paper": 0.0005, "small": 0.001, "tiny": 0.002}
 FURTHER_EPOCHS: dict[Scale, int] = {"paper": 15, "small": 6, "tiny": 8}
 SEEDS: dict[Scale, int] = {"paper": 3, "small": 3, "tiny": 2}
@@ -96,6 +102,7 @@ def build(scale: Scale, protocol: Protocol) -> Study:
             Changes("Forgotten: the others, by class", others, BEFORE, after, {"": (NIMH_BEFORE, NIMH_AFTER), **NIMH}),
         ),
         notes=(
+            *(DRAWN,) * (scale == "tiny"),
             f"The group that is missing is {group}; {GROUP_VARIABLE}=column=value names another one.",
             "One division serves all cells, drawn by label and group, people and twins together: what is reported of "
             "the group and of the others was never trained or selected on by any cell, nor by the one it starts from.",
@@ -156,8 +163,9 @@ def _claims(who: str, inside: str, outside: str) -> list[Claim]:
         (FURTHER, outside),
         (NIMH_BEFORE, NIMH_AFTER),
     )
+    mends = Claim(f"training on both from scratch raises accuracy on {who}", (SCRATCH, inside), (BEFORE, inside))
     spares = [
         Claim(f"{name}: forgets less than further training alone", (name, outside), (FURTHER, outside))
         for name in REMEDIES
     ]
-    return [worse, raises, forgets, *spares]
+    return [worse, raises, forgets, mends, *spares]

@@ -93,6 +93,17 @@ def test_person_looks_the_same_in_every_image() -> None:
     assert all(len(seen) == 1 for seen in people.values())
 
 
+def test_childlike_moves_the_features_of_children_alone() -> None:
+    plain, more = (DrawnFaces(largest=60, size=48, seed=2, childlike=value) for value in (1.0, 2.3))
+    eyes: dict[bool, list[float]] = {True: [], False: []}
+    for row in range(60):
+        one, other = draw(plain, row), draw(more, row)
+        eyes[one.age == "child"].append(float((other.landmarks - one.landmarks)[:2, 1].mean()))
+        assert (one.age, one.gender, one.skin, one.label) == (other.age, other.gender, other.skin, other.label)
+    assert min(eyes[True]) > 0.5  # pixels further down
+    assert max(np.abs(eyes[False])) == 0
+
+
 def test_people_vary() -> None:
     faces = [draw(DrawnFaces(largest=100, size=32), row) for row in range(100)]
     for name, values in (("age", AGES), ("gender", GENDERS), ("skin", SKINS)):
@@ -202,6 +213,7 @@ def test_parse_spec() -> None:
         ("classes=happy", "at least 2 classes"),
         ("classes=happy+bored", "classes must be among neutral"),
         ("subjects=0", "subjects must be at least 1"),
+        ("childlike=3", r"childlike must lie in 0\.\.2\.5, got 3.0"),
     ],
 )
 def test_parse_spec_says_what_is_wrong(text: str, message: str) -> None:
