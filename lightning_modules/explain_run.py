@@ -13,7 +13,8 @@ from lightning_modules.explain import DRAWS, Explainer, Subjects, keep, write
 from lightning_modules.explain_choice import ANSWERS, Answers, cell_lines, choose, places_of_rows
 from lightning_modules.explain_folds import FoldNetworks, HeldOut
 from lightning_modules.explain_subjects import Source, held_out_subjects, new_subjects, sort_paths
-from records.bias.columns import Grouping, groupings, parse_bins
+from records.bias.columns import Grouping, groupings
+from records.bias.cuts import parse_bins
 from records.explain.explained import Explained
 from records.explain.methods import MethodOptions, known_method
 from records.explain.report import ReportOptions

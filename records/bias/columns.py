@@ -1,54 +1,21 @@
-"""Which images are in which group: by a column of the manifest, cut into bins if it is a number, or by a crossing."""
+"""Which images are in which group: by a column of the manifest, or by a crossing of several."""
 
 import difflib
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 
 from datamodules.errors import InputError
+from records.bias.cuts import OTHERS, Cut, clean, numbers, plain_values, suggested
 from records.predictions import PROBABILITY, PROTOCOL
 
 MOST_GROUPS = 40  # more are no table that anybody reads, and leave few images to each
-OTHERS = "(others)"  # what `--top` leaves over; a mixture, so it is shown and never ranked
 _OFFERED = 8
 _BETWEEN = " / "  # in the name of a crossing's group
 _NOT_GROUPS = ("row", "path", "content", "cluster", "label", "predicted", "role", "is_copy", PROTOCOL)
-
-
-@dataclass(frozen=True)
-class Cut:
-    """A column and how its values become groups.
-
-    Attributes:
-        column: Its name.
-        edges: Lower ends of bins, rising, where its values are numbers.
-        kept: The values that stay themselves, all others are `(others)`; empty: all.
-    """
-
-    column: str
-    edges: tuple[float, ...] = ()
-    kept: tuple[str, ...] = ()
-
-    def values(self, table: pd.DataFrame) -> np.ndarray:
-        """Return the group of each row as text, objects of shape (N,); "" where it is not known."""
-        text = plain_values(table[self.column])
-        if self.edges:
-            return _binned(text, self)
-        if self.kept:
-            text = np.where((text == "") | np.isin(text, self.kept), text, OTHERS).astype(object)
-        return text
-
-    def ordered(self, values: Sequence[str]) -> list[str]:
-        """Return groups in the order in which they are shown: bins as they rise, numbers, then the alphabet."""
-        if self.edges:
-            names = _bin_names(self.edges)
-            return sorted(values, key=names.index)
-        return sorted(values, key=lambda value: (value == OTHERS, *_number_first(value)))
 
 
 @dataclass(frozen=True)
@@ -66,7 +33,7 @@ class Grouping:
     @property
     def name(self) -> str:
         """Such as `age` or `age x gender`."""
-        return " x ".join(_clean(cut.column) for cut in self.cuts)
+        return " x ".join(clean(cut.column) for cut in self.cuts)
 
     def of(self, table: pd.DataFrame) -> np.ndarray:
         """Return the group of each row, objects of shape (N,); "" where one of the columns is not known."""
@@ -123,32 +90,6 @@ def groupings(
     return [_grouping(table, tuple(cut[column] for column in spec)) for spec in specs]
 
 
-def parse_bins(texts: Sequence[str]) -> dict[str, tuple[float, ...]]:
-    """Return the bins that `age=0,10,18,60` names: lower ends, of which the last bin is open above."""
-    found: dict[str, tuple[float, ...]] = {}
-    for text in texts:
-        column, _, ends = text.rpartition("=")
-        try:
-            edges = tuple(float(end) for end in ends.split(","))
-        except ValueError:
-            edges = ()
-        if not column or not edges or not np.isfinite(edges).all() or list(edges) != sorted(set(edges)):
-            msg = f"--bins: a column and the rising lower ends of its bins, such as age=0,10,18,60, got {text!r}."
-            raise InputError(msg)
-        found[column] = edges
-    return found
-
-
-def plain_values(column: pd.Series) -> np.ndarray:
-    """Return a column as text in one Unicode form, without control characters; "" where nothing is known."""
-    text = column.astype(object).where(column.notna(), "").astype(str)
-    return text.map({value: _clean(value).strip() for value in text.unique()}).to_numpy(object)
-
-
-def _clean(text: str) -> str:
-    return "".join(c if c.isprintable() else "�" for c in unicodedata.normalize("NFC", text.strip()))
-
-
 def _columns_of(table: pd.DataFrame, spec: str) -> tuple[str, ...]:
     names = group_columns(table)
     parts = [spec] if spec in names else [part.strip() for part in re.split(r"[+*]", spec)]
@@ -178,9 +119,9 @@ def _cut(table: pd.DataFrame, column: str, edges: tuple[float, ...], top: int | 
     if top is not None and len(counts) > top:
         return Cut(column, kept=tuple(counts.index[:top]))
     if len(counts) > MOST_GROUPS:
-        number = _numbers(text[text != ""])
+        number = numbers(text[text != ""])
         frequent = ", ".join(f"{value} ({images})" for value, images in counts.head(_OFFERED).items())
-        binned = f"cut it into bins, such as --bins {column}={_suggested(number)}" if number is not None else ""
+        binned = f"cut it into bins, such as --bins {column}={suggested(number)}" if number is not None else ""
         msg = (
             f"--by: column {column!r} has {len(counts)} values, at most {MOST_GROUPS} can be told apart; "
             f"{binned + ', or ' if binned else ''}keep the most frequent with --top {_OFFERED}: {frequent}."
@@ -215,38 +156,3 @@ def _grouping(table: pd.DataFrame, cuts: tuple[Cut, ...]) -> Grouping:
         )
         raise InputError(msg)
     return Grouping(cuts, named)
-
-
-def _binned(text: np.ndarray, cut: Cut) -> np.ndarray:
-    number = _numbers(text[text != ""])
-    if number is None:
-        other = next(value for value in text if value != "" and _numbers(np.array([value], dtype=object)) is None)
-        msg = f"--bins: {cut.column!r} must hold numbers, got {str(other)!r}; leave it out of --bins."
-        raise InputError(msg)
-    names = np.array(_bin_names(cut.edges), dtype=object)
-    found = np.full(len(text), "", dtype=object)
-    found[text != ""] = names[np.searchsorted(cut.edges, number, side="right")]
-    return found
-
-
-def _bin_names(edges: tuple[float, ...]) -> list[str]:
-    """Return names of the bins: below the first edge, between two, and from the last on."""
-    shown = [f"{edge:g}" for edge in edges]
-    between = [f"{low} to <{high}" for low, high in pairwise(shown)]
-    return [f"below {shown[0]}", *between, f"{shown[-1]} and over"]
-
-
-def _numbers(text: np.ndarray) -> np.ndarray | None:
-    number = pd.to_numeric(pd.Series(text, dtype=object), errors="coerce").to_numpy(np.float64)
-    return number if np.isfinite(number).all() else None
-
-
-def _suggested(number: np.ndarray) -> str:
-    """Return quartiles as bins, rounded so that they can be typed."""
-    ends = np.percentile(number, [0, 25, 50, 75])
-    return ",".join(dict.fromkeys(f"{end:.3g}" for end in ends))
-
-
-def _number_first(value: str) -> tuple[bool, float, str]:
-    found = re.match(r"-?\d+(?:\.\d+)?", value)
-    return (found is None, float(found[0]) if found else 0.0, value)

@@ -10,8 +10,8 @@ from mlflow.exceptions import MlflowException
 
 from datamodules.errors import InputError
 from records import runs, store
-from records.bias.columns import parse_bins
 from records.bias.composition import read_manifest
+from records.bias.cuts import parse_bins
 from records.bias.groups import MINIMUM
 from records.bias.pages import files, text
 from records.bias.report import Asked, Told, find_bias

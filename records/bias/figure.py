@@ -1,17 +1,14 @@
 """Accuracy of every group as bars with intervals, one panel a class, so that two groups or twelve can be read."""
 
 from collections.abc import Sequence
-from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from datamodules.labels import canonical
 from records.bias.groups import Measured
+from records.explain.lettering import drawable, inches
 from records.figures import COLOURS
 
 ALL = "all classes"
@@ -19,9 +16,6 @@ MOST_DRAWN = 24  # groups; the tables hold all
 _ACROSS = 4  # panels
 _WIDE, _LINE = 2.6, 0.27  # inches of a panel, and of a bar
 _HEAD, _TITLE, _FOOT, _SIDE = 0.75, 0.35, 0.3, 0.2
-_LONGEST = 26
-_HANGUL = 0x10FF  # above it letters are twice as wide
-_KOREAN = ("Noto Sans CJK KR", "Noto Sans KR", "NanumGothic", "Malgun Gothic", "Apple SD Gothic Neo", "UnDotum")
 
 
 def bias_figure(measured: Measured, classes: Sequence[str]) -> Figure:
@@ -34,9 +28,9 @@ def bias_figure(measured: Measured, classes: Sequence[str]) -> Figure:
         classes: Classes in the order in which they are drawn.
     """
     groups = measured.by_group.head(MOST_DRAWN)
-    names, family = _drawable([str(name) for name in groups["group"]], "group")
-    heads, more = _drawable([ALL, *classes], "class")
-    (by,), others = _drawable([measured.grouping.name], "group")
+    names, family = drawable([str(name) for name in groups["group"]], "group")
+    heads, more = drawable([ALL, *classes], "class")
+    (by,), others = drawable([measured.grouping.name], "group")
     family = list(dict.fromkeys([*family, *more, *others]))
     panels = [groups.assign(value=groups["accuracy"], low=groups["accuracy_low"], high=groups["accuracy_high"])]
     for one in classes:
@@ -44,7 +38,7 @@ def bias_figure(measured: Measured, classes: Sequence[str]) -> Figure:
         part = part.assign(value=part["recall"], low=part["recall_low"], high=part["recall_high"])
         panels.append(part.assign(ranked=groups["ranked"].to_numpy()))
     across, down = min(_ACROSS, len(panels)), -(-len(panels) // _ACROSS)
-    room = 0.15 + 0.082 * max(_columns(name) for name in names)
+    room = 0.25 + inches(names, family, 9)
     tall = _LINE * len(groups) + 0.12
     width = room + across * (_WIDE + _SIDE)
     height = _HEAD + down * (_TITLE + tall + _FOOT)
@@ -84,40 +78,3 @@ def _bars(axes: Axes, panel: pd.DataFrame, colour: int) -> None:
     axes.spines["bottom"].set_bounds(0, 1)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
-
-
-def _drawable(names: Sequence[str], what: str) -> tuple[list[str], list[str]]:
-    """Return names that installed fonts can draw, cut to a length that fits, and these fonts.
-
-    Where no font has a name, a Korean emotion gets its English name, and others their number.
-    """
-    fonts = ["DejaVu Sans"]
-    if not all(_has(fonts[0], name) for name in names):
-        fonts += _korean_font()
-    shown = []
-    for number, name in enumerate(names, 1):
-        drawn = all(any(_has(font, one) for font in fonts) for one in name)
-        text = name if drawn else (canonical(name) or f"{what} {number}")
-        shown.append(text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…")
-    return shown, fonts
-
-
-@lru_cache
-def _korean_font() -> list[str]:
-    """Return an installed font that has Hangul, in a list; matplotlib knows those that were there when it first ran."""
-    if not {entry.name for entry in font_manager.fontManager.ttflist}.intersection(_KOREAN):
-        files = [name.replace(" ", "").lower() for name in _KOREAN]
-        for path in font_manager.findSystemFonts():
-            if Path(path).stem.lower().removesuffix("-regular") in files:
-                font_manager.fontManager.addfont(path)
-    installed = {entry.name for entry in font_manager.fontManager.ttflist}
-    return [font for font in _KOREAN if font in installed][:1]
-
-
-def _has(font: str, text: str) -> bool:
-    face = font_manager.get_font(font_manager.findfont(font))
-    return all(one.isspace() or face.get_char_index(ord(one)) for one in text)
-
-
-def _columns(text: str) -> int:
-    return sum(2 if ord(one) > _HANGUL else 1 for one in text)

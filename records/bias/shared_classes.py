@@ -9,7 +9,7 @@ import pandas as pd
 
 from datamodules.errors import InputError
 from datamodules.labels import canonical
-from records.bias.columns import plain_values
+from records.bias.cuts import plain_values
 from records.matching import joined
 from records.predictions import check_predictions, classes_of
 

@@ -1,4 +1,4 @@
-"""Grad-CAM through pytorch-grad-cam, on the last convolutional layer of whatever network it is handed."""
+"""Grad-CAM through pytorch-grad-cam, on the last stage of whatever network it is handed."""
 
 import difflib
 import math

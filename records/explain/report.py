@@ -16,11 +16,11 @@ from records.explain.faithfulness import verdict
 from records.explain.measures import Found, ReportOptions, measure
 from records.explain.overlays import EVERYBODY, Cell, cells, overlay, overlay_figure
 from records.explain.page import Section, Shown, html, markdown, write_csv, write_figure
+from records.explain.region_sections import region_sections
 from records.explain.sections import (
     agreement_section,
     lead,
     overlay_section,
-    region_sections,
     terminal,
     truth_section,
 )

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 from datamodules.errors import InputError
-from records.bias.columns import OTHERS, groupings, parse_bins
+from records.bias.columns import groupings
+from records.bias.cuts import OTHERS, parse_bins
 
 Draw = Callable[..., pd.DataFrame]
 
