@@ -105,6 +105,9 @@ def _subjects(
             f"ones apart, since no fold held them out, such as {files[0]}"
         )
         raise InputError(msg)
+    if files and by:
+        msg = f"--by: new pictures are in no group, got {', '.join(options.by)}; leave --by out"
+        raise InputError(msg)
     if files:
         fold = min(held.members) if options.fold is None else options.fold
         subjects = new_subjects(networks, files, fold, options.target, detector)

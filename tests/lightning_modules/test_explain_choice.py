@@ -1,6 +1,7 @@
 """Which images are explained, and where points and masks of a picture lie in what the network sees."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ from datamodules.errors import InputError
 from datamodules.faces.detector import Faces
 from datamodules.manifest import Manifest
 from datamodules.pixels import FITS, Fit, fit_to_square
+from lightning_modules import explain_run
 from lightning_modules.explain_choice import Answers, cell_lines, choose, targets_of
 from lightning_modules.explain_faces import carriers, found_landmarks, known_landmarks, onto_square
 from records.bias.columns import groupings
@@ -152,3 +154,11 @@ def test_only_drawn_faces_tell_what_carries_the_emotion() -> None:
     assert 0.02 < large.mean() < 0.3
     assert small.mean() == pytest.approx(large.mean(), rel=0.3)
     assert not large[0, :8].any()
+
+
+def test_new_pictures_have_no_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explain_run, "sort_paths", lambda *_: ([], [Path("new.png")]))
+    options = SimpleNamespace(rows=None, paths=["new.png"], fold=None, by=["age"])
+    networks, source = SimpleNamespace(held=None), SimpleNamespace(manifest=None)
+    with pytest.raises(InputError, match="--by: new pictures are in no group, got age; leave --by out"):
+        explain_run._subjects(options, networks, source, groupings(predictions(), ["age"]), None)  # type: ignore[arg-type]
