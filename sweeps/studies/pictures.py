@@ -132,7 +132,7 @@ def _differences(picture: Picture, judged: Sequence[Judged]) -> Figure | None:
         axes.errorbar(one.difference, place, xerr=drawn, fmt=mark, color=colour, capsize=3)
     axes.axvline(0, color="black", lw=1, ls=STYLES[1])
     axes.set_yticks(range(len(shown)), [one.claim.text for one in reversed(shown)], fontsize=8)
-    axes.set_xlabel("difference, with its 95 % interval (square: confirmed at p < .05)")
+    axes.set_xlabel("difference, with its 95 % interval (square: confirmed at p < .05)", loc="right")
     axes.grid(alpha=0.3, axis="x")
     return figure
 
