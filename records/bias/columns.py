@@ -72,7 +72,7 @@ def groupings(
     Raises:
         InputError: A column that does not exist, is empty, or has too many values; bins of no such column.
     """
-    specs = [_columns_of(table, one) for one in by]
+    specs = list(dict.fromkeys(_columns_of(table, one) for one in by))  # a column given twice is one
     if cross:
         single = [spec[0] for spec in specs if len(spec) == 1]
         specs += [(one, two) for i, one in enumerate(single) for two in single[i + 1 :]]
@@ -98,9 +98,9 @@ def _columns_of(table: pd.DataFrame, spec: str) -> tuple[str, ...]:
             continue
         near = difflib.get_close_matches(part.lower(), [name.lower() for name in names], n=1, cutoff=0.5)
         nearest = next((name for name in names if near and name.lower() == near[0]), None)
-        hint = f"did you mean {nearest!r}? " if nearest else ""
-        why = "the class is what is measured in each group; " if part in ("label", "predicted") else ""
-        msg = f"--by: no column {part!r} to group by; {why}{hint}The columns are: {', '.join(names) or 'none'}."
+        hint = f"; did you mean {nearest!r}?" if nearest and part not in _NOT_GROUPS else "."
+        why = "; the class is what is measured in each group" if part in ("label", "predicted") else ""
+        msg = f"--by: no column {part!r} to group by{why}{hint} The columns are: {', '.join(names) or 'none'}."
         raise InputError(msg)
     if len(set(parts)) < len(parts):
         msg = f"--by: a crossing is of different columns, got {spec!r}."

@@ -48,6 +48,8 @@ def test_a_crossing_is_of_the_images_whose_values_are_all_known(table: pd.DataFr
     assert groupings(table, ["gender*age"]) == [both]
     crossed = groupings(table, ["gender", "age"], cross=True)
     assert [one.name for one in crossed] == ["gender", "age", "gender x age"]
+    twice = groupings(table, ["age", "age"], cross=True)
+    assert [one.name for one in twice] == ["age"]  # a column is not crossed with itself
     plus = table.assign(**{"gender+age": "x"})
     assert groupings(plus, ["gender+age"])[0].groups == ("x",)  # a column of that name goes first
 
@@ -88,6 +90,8 @@ def test_groups_can_be_printed_and_one_unicode_form_is_one_group(table: pd.DataF
             r"'name' has 52 values, .* told apart; keep the most frequent with --top 8: n51 \(9\), n0 \(1\)",
         ),
         ({"by": ["serial+fold"], "top": 39}, "serial x fold makes .* groups, at most 40"),
+        ({"by": ["xyzzy"]}, r"no column 'xyzzy' to group by\. The columns are"),
+        ({"by": ["label"]}, r"by; the class is what is measured in each group\. The columns are"),  # and no guess
         ({"by": ["age+age"]}, "a crossing is of different columns"),
         ({"by": ["gender"], "bins": {"gender": (0.0, 1.0)}}, "'gender' must hold numbers, got '여성'"),
         ({"by": ["gender"], "bins": {"age": (0.0, 1.0)}}, "'age' is not among --by"),
