@@ -157,6 +157,17 @@ class Explainer:
         return Explanation(explained, quality, seconds, tuple(notes))
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that holds something else than an explanation, best before the long work.
+
+    Raises:
+        InputError: it does.
+    """
+    if folder.exists() and not (folder / MAPS).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        msg = f"--out: {folder} is there and is no explanation, so it is not replaced; name another folder"
+        raise InputError(msg)
+
+
 def write(explainer: Explainer, found: Explanation, folder: Path, report: ReportOptions) -> tuple[Summary, list[Path]]:
     """Write an explanation and its report; the folder gets its name when all of it is there.
 
@@ -166,9 +177,7 @@ def write(explainer: Explainer, found: Explanation, folder: Path, report: Report
     Raises:
         InputError: The folder holds something else, or cannot be written.
     """
-    if folder.exists() and not (folder / MAPS).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        msg = f"--out: {folder} is there and is no explanation, so it is not replaced; name another folder"
-        raise InputError(msg)
+    check_folder(folder)
     draft = folder.with_name(f".{folder.name}.{os.getpid()}")
     old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     try:

@@ -54,9 +54,7 @@ def parser() -> argparse.ArgumentParser:
     how.add_argument("--seed", type=int, default=0, help="of the choice and the samples (default: %(default)s)")
     report = made.add_argument_group("the report")
     report.add_argument("--top", type=int, default=5, help="superpixels an image marks (default: %(default)s)")
-    report.add_argument(
-        "--faces", metavar="DETECTOR", help="yunet:FILE or FILE.onnx: finds landmarks, where the data tells none"
-    )
+    report.add_argument("--faces", metavar="yunet:FILE", help="finds landmarks where the data tells none")
     report.add_argument("--compare", nargs="+", default=[], metavar="METHOD", help="other methods to compare with")
     report.add_argument("--seeds", type=int, default=2, help="repeats with other seeds (default: %(default)s)")
     report.add_argument("--resamples", type=int, default=2000, help="of intervals (default: %(default)s)")

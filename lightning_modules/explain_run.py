@@ -9,7 +9,7 @@ import pandas as pd
 
 from datamodules.errors import InputError
 from datamodules.faces.detector import Detector, open_detector
-from lightning_modules.explain import DRAWS, Explainer, Subjects, keep, write
+from lightning_modules.explain import DRAWS, Explainer, Subjects, check_folder, keep, write
 from lightning_modules.explain_choice import ANSWERS, Answers, cell_lines, choose, places_of_rows
 from lightning_modules.explain_folds import FoldNetworks, HeldOut
 from lightning_modules.explain_subjects import Source, held_out_subjects, new_subjects, sort_paths
@@ -31,6 +31,8 @@ def run(options: argparse.Namespace) -> int:
     """
     method, report = _options(options)
     held = HeldOut.of(options.run)
+    folder = options.out or Path(f"explain-{held.run_id[:8]}-{method.method}")
+    check_folder(folder)
     networks = FoldNetworks(held)
     by = tuple(groupings(held.predictions, options.by, bins=parse_bins(options.bins))) if options.by else ()
     source = Source(*held.manifest(options.data))
@@ -43,7 +45,6 @@ def run(options: argparse.Namespace) -> int:
     explainer = Explainer(subjects, networks, method, segments)
     found = explainer.explain({"target": options.target, "run": held.run_id})
     _tell(found.explained, found.seconds, found.notes)
-    folder = options.out or Path(f"explain-{held.run_id[:8]}-{method.method}")
     summary, files = write(explainer, found, folder, report)
     print("\n" + "\n".join(summary.lines))
     print(f"\nwritten: {folder / 'report.html'}")

@@ -19,6 +19,7 @@ from datamodules.errors import InputError
 from datamodules.manifest import Manifest
 from datamodules.pixels import content_hash, decode
 from datamodules.readers import read
+from lightning_modules import explain_run
 from lightning_modules.classifier import EmotionClassifier
 from lightning_modules.explain import Explainer
 from lightning_modules.explain_folds import FoldNetworks, HeldOut
@@ -235,6 +236,11 @@ def test_what_is_wrong_is_said(runs: tuple[str, ...], capsys: Capture, monkeypat
     assert "no column 'agee' to group by; did you mean 'age'" in fails(capsys, parent, "--by", "agee", *QUICK)
     assert "haar finds faces but tells no landmarks" in fails(capsys, parent, "--faces", "haar", *QUICK)
     assert "--rows and --paths: give one" in fails(capsys, parent, "--rows", "1", "--paths", "a.png", *QUICK)
+    Path("taken").mkdir()
+    Path("taken", "mine.txt").write_text("mine")
+    with monkeypatch.context() as early:  # before minutes are spent on explaining
+        early.setattr(explain_run, "FoldNetworks", lambda _: pytest.fail("the folder is looked at first"))
+        assert "taken is there and is no explanation" in fails(capsys, parent, "--out", "taken", *QUICK)
     other = SOURCE.replace("happy+sad+angry", "happy+sad+fear")
     assert "was trained on the classes angry, happy, sad; the data has fear, happy, sad" in fails(
         capsys, parent, "--data", other, *QUICK
