@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _compare(options: argparse.Namespace) -> int:
     """Compare runs on the images they share: differences with 95 % intervals and paired tests, b minus a."""
-    chosen = [runs.find_run(name, directory=options.directory) for name in options.runs]
+    chosen = [runs.find_whole_run(name, directory=options.directory) for name in options.runs]
     if len(set(chosen)) < len(chosen):
         msg = f"RUN: give different runs, some of {', '.join(options.runs)} are the same."
         raise InputError(msg)
@@ -75,7 +75,7 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _certify(options: argparse.Namespace) -> int:
     """Recompute what a run says of its folds, numbers and origin; exit status 1 when any statement fails."""
-    run = runs.find_run(options.run, directory=options.directory)
+    run = runs.find_whole_run(options.run, directory=options.directory)
     found = certify(run, directory=options.directory)
     print(certificate_text(found))
     if options.out is not None:

@@ -113,6 +113,18 @@ def find_run(text: str, *, directory: str | Path = store.DIRECTORY, tracking_uri
     return str(fitting["run_id"].iloc[0])
 
 
+def find_whole_run(text: str, *, directory: str | Path = store.DIRECTORY, tracking_uri: str | None = None) -> str:
+    """Do what `find_run` does, but `latest` after a cross-validation is that, and not its last fold."""
+    run_id = find_run(text, directory=directory, tracking_uri=tracking_uri)
+    if text != "latest":
+        return run_id
+    client = _client(directory, tracking_uri)
+    above = client.get_run(run_id).data.tags.get("mlflow.parentRunId")
+    if above and client.get_run(above).data.tags.get("kind") == "cross-validation":
+        return str(above)
+    return run_id
+
+
 def download(
     run_id: str, path: str, *, directory: str | Path = store.DIRECTORY, tracking_uri: str | None = None
 ) -> Path:

@@ -41,7 +41,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def bias_report(options: argparse.Namespace) -> int:
     """Tell for whom a run is worse, by how much, whether that is chance, and who was in its training data."""
-    chosen = [runs.find_run(name, directory=options.directory) for name in options.runs]
+    chosen = [runs.find_whole_run(name, directory=options.directory) for name in options.runs]
     if len(set(chosen)) < len(chosen):
         msg = f"RUN: give different runs, some of {', '.join(options.runs)} are the same."
         raise InputError(msg)

@@ -22,6 +22,7 @@ from mlflow.exceptions import MlflowException
 from torch.utils.data import DataLoader, TensorDataset
 
 from datamodules.errors import InputError
+from records.runs import find_whole_run
 from records.tracking import (
     TrackingLogger,
     children,
@@ -81,7 +82,7 @@ def test_everything_a_run_logs_arrives(mlruns: Path, new_logger: NewLogger, tmp_
 
 
 def test_runs_are_found(mlruns: Path, new_logger: NewLogger) -> None:
-    parent = new_logger(run_name="cv")
+    parent = new_logger(run_name="cv", tags={"kind": "cross-validation"})
     parent.open()
     for fold in range(2):
         child = new_logger(run_name=f"fold {fold}", parent_run_id=parent.run_id)
@@ -96,6 +97,8 @@ def test_runs_are_found(mlruns: Path, new_logger: NewLogger) -> None:
     assert find_runs(where='metrics."test/f1_macro" > 0.55')["name"].tolist() == ["fold 1"]
     assert find_run("cv") == find_run(str(parent.run_id)[:12]) == parent.run_id
     assert find_run("latest") == child.run_id
+    assert find_whole_run("latest") == parent.run_id  # what reports speak of
+    assert find_whole_run("fold 1") == child.run_id
     with pytest.raises(InputError, match="'fold' must mean one run, it means 0"):
         find_run("fold")
     with pytest.raises(InputError, match=r"keeps no 'tables/none\.parquet'\. It keeps: environment\.json"):
