@@ -67,6 +67,12 @@ def _options(options: argparse.Namespace) -> tuple[MethodOptions, ReportOptions]
     if options.rows and options.paths:
         msg = "--rows and --paths: give one of them"
         raise InputError(msg)
+    if options.seeds < 0:
+        msg = f"--seeds: at least 0, got {options.seeds}; 0 leaves the comparison of seeds out"
+        raise InputError(msg)
+    if options.images < 1:
+        msg = f"--images: at least 1 of each class, got {options.images}"
+        raise InputError(msg)
     report = ReportOptions(
         by=tuple(options.by),
         n=options.images,

@@ -66,3 +66,5 @@ def show(result: "CrossValidation") -> None:
     print("next:  make ui                                          look at the runs, figures and tables")
     print("       make train RECIPE=balanced DATA=path/to/images   your own pictures, one folder a class")
     print(f"       emotion predict --run {first['run_id'].iloc[0]} --data picture.jpg")
+    print(f"       emotion report bias {result.run_id[:8]} --by COLUMN       for whom it is worse")
+    print(f"       emotion explain {result.run_id[:8]}                      where it looks, and whether that is true")

@@ -28,6 +28,12 @@ USAGE = """usage: emotion detector <fit|test|export> [options]
 emotion detector fit --help tells the options
 """
 
+FIT = (
+    "Train a face detector. In short: --data SOURCE (--data.source), --boxes FILE (--data.boxes), --epochs N "
+    "(--run.epochs), --size N (--data.size); --from RUN or FILE.ckpt starts from a trained one, --resume [RUN] goes on "
+    "with a run that was stopped."
+)
+
 
 class DetectorParser(LightningArgumentParser):
     """Says in one sentence what is wrong with an option."""
@@ -87,7 +93,7 @@ def read_words(args: list[str]) -> tuple[dict[str, Any], Path | None]:
     from lightning_modules.detector.module import CONFIG_KEY, FaceDetector, read_detector
     from lightning_modules.detector.run import DetectorRun, checkpoint_of
 
-    parser = DetectorParser(prog="emotion detector fit", description=USAGE.splitlines()[2], allow_abbrev=False)
+    parser = DetectorParser(prog="emotion detector fit", description=FIT, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="a YAML file with any of these options")
     parser.add_argument("--seed", type=int, default=0, help="the one seed of the run")
     parser.add_class_arguments(BoxesDataModule, "data", skip={"seed"})

@@ -236,6 +236,8 @@ def test_what_is_wrong_is_said(runs: tuple[str, ...], capsys: Capture, monkeypat
     assert "no column 'agee' to group by; did you mean 'age'" in fails(capsys, parent, "--by", "agee", *QUICK)
     assert "haar finds faces but tells no landmarks" in fails(capsys, parent, "--faces", "haar", *QUICK)
     assert "--rows and --paths: give one" in fails(capsys, parent, "--rows", "1", "--paths", "a.png", *QUICK)
+    assert "--seeds: at least 0, got -1" in fails(capsys, parent, *QUICK, "--seeds", "-1")
+    assert "--images: at least 1 of each class, got 0" in fails(capsys, parent, *QUICK, "--images", "0")
     Path("taken").mkdir()
     Path("taken", "mine.txt").write_text("mine")
     with monkeypatch.context() as early:  # before minutes are spent on explaining
