@@ -82,7 +82,7 @@ def measure(folder: Path, *, toy: bool = False) -> list[Figure]:
     if not os.environ.get("EMOTION_DATA_DIR") or not place.is_file():
         why = f"not measured: no {YUNET} in EMOTION_DATA_DIR"
         return [Figure("face_crops_per_second", None, why, at_least=40)]
-    drawn, photographs = (4, 12) if toy else (50, 2000)
+    drawn, photographs = (4, 12) if toy else (50, 10_000)
     source = folder / "photographs"
     source.mkdir()
     manifest = make_manifest(write_scenes(source, drawn, photographs), source, name="scenes")
