@@ -23,7 +23,7 @@ COMMANDS = {
     "study": ("sweeps.study_cli", "run a paper's experiment, and write its numbers beside the published ones"),
     "reproduce": ("sweeps.cli", "run a tracked run again and say what differs"),
     "runs": ("records.exchange_cli", "list, export, import, push or pull runs"),
-    "report": ("records.report_cli", "compare runs image by image, or certify one"),
+    "report": ("records.report_cli", "compare runs image by image, say for whom one is worse, certify it"),
     "ui": ("records.cli", "open the MLflow page on this machine only"),
     "sync": ("records.cli", "send what a run could not deliver while the tracking server was away"),
 }
