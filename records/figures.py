@@ -3,25 +3,22 @@
 A run waits while they are drawn, so margins are computed from the widths of the names: a layout engine draws twice.
 """
 
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from datamodules.labels import canonical
+from records.lettering import PLAIN, drawable, inches
 from records.statistics import confusion
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; line styles tell them apart in grey print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 STYLES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
 
-_KOREAN = ("Noto Sans CJK KR", "Noto Sans KR", "NanumGothic", "Malgun Gothic", "Apple SD Gothic Neo", "UnDotum")
 _LONGEST_NAME = 18
 _HEAD, _GAP = 0.55, 0.25  # inches
 _MAIN_SCORES = ("f1_macro", "accuracy")
@@ -33,8 +30,8 @@ def confusion_figure(predictions: pd.DataFrame, classes: Sequence[str], title: s
     label, predicted = (index.get_indexer(pd.Index(predictions[column])) for column in ("label", "predicted"))
     counts = confusion(label, predicted, len(classes))
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)  # (C, C)
-    names, fonts = _drawable(classes)
-    room = _inches(names, fonts)
+    names, fonts = drawable(classes, longest=_LONGEST_NAME)
+    room = inches(names, fonts)
     cell = max(0.66, 2.6 / len(classes))
     figure, (axes,) = _framed(cell * len(classes), cell * len(classes), left=0.5 + room, bottom=0.65 + 0.65 * room)
     edges = np.arange(len(classes) + 1) - 0.5
@@ -62,7 +59,7 @@ def class_figure(intervals: pd.DataFrame, title: str = "") -> Figure:
     """
     rows = intervals[intervals["metric"] == "f1"]
     whole = intervals[intervals["metric"] == "f1_macro"].iloc[0]
-    shown, fonts = _drawable(list(rows["class"]))
+    shown, fonts = drawable(list(rows["class"]), longest=_LONGEST_NAME)
     names = [
         *(f"{name}{' *' if few else ''}" for name, few in zip(shown, rows["few_clusters"], strict=True)),
         "macro F1",
@@ -72,7 +69,7 @@ def class_figure(intervals: pd.DataFrame, title: str = "") -> Figure:
     place = np.arange(len(names), dtype=float)
     place[-1] += 0.5  # set apart
     few = "* fewer than 10 clusters: the interval says little" if rows["few_clusters"].any() else ""
-    figure, (axes,) = _framed(5.2, 0.36 * len(names) + 0.3, left=0.3 + _inches(names, fonts), bottom=0.6, right=0.5)
+    figure, (axes,) = _framed(5.2, 0.36 * len(names) + 0.3, left=0.3 + inches(names, fonts), bottom=0.6, right=0.5)
     axes.barh(place, value, color=[*[COLOURS[0]] * len(rows), "#666666"], height=0.62)
     reach = np.clip([value - low, high - value], 0, None)  # a percentile interval need not hold the value
     axes.errorbar(value, place, xerr=reach, fmt="none", ecolor="black", elinewidth=1.2, capsize=3)
@@ -106,7 +103,7 @@ def curves_figure(curves: Mapping[str, pd.Series], title: str = "", mark: str = 
         others = {name: curve for name, curve in others.items() if name.endswith(_MAIN_SCORES)} or others
     panels = [(kind, part) for kind, part in (("loss", losses), ("score", others)) if part]
     best = int(curves[mark].idxmax()) if mark in curves and curves[mark].notna().any() else None
-    key = max((_inches([*part, f"best {mark}"], ["DejaVu Sans"], 8) for _, part in panels), default=0)
+    key = max((inches([*part, f"best {mark}"], [PLAIN], 8) for _, part in panels), default=0)
     across, up = 5.6, 2.5 * max(len(panels), 1)
     figure, places = _framed(across, up, left=0.75, bottom=0.55, right=0.8 + key, panels=len(panels))
     for number, (axes, (kind, part)) in enumerate(zip(places, panels, strict=True)):
@@ -166,44 +163,3 @@ def _head(figure: Figure, title: str, note: str = "") -> None:
 def _is_curve(name: str) -> bool:
     """Whether a metric is a score or loss that develops, not a counter, a learning rate or the one test at the end."""
     return name not in ("epoch", "step") and not name.startswith(("test/", "system/", "lr"))
-
-
-def _drawable(names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return names that an installed font can draw, cut to a length that fits, and the fonts to draw them with.
-
-    Without a Korean font a Korean emotion gets its English name, and any other name the number of its class.
-    """
-    fonts = ["DejaVu Sans"]
-    if not all(_has(fonts[0], name) for name in names):
-        installed = {entry.name for entry in font_manager.fontManager.ttflist}
-        found = next((font for font in _KOREAN if font in installed and all(_has(font, name) for name in names)), None)
-        if found is not None:
-            fonts.append(found)
-        else:
-            names = [_replaced(i, name) for i, name in enumerate(names)]
-    return [name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…" for name in names], fonts
-
-
-def _replaced(number: int, name: str) -> str:
-    if _has("DejaVu Sans", name):
-        return name
-    english = canonical(unicodedata.normalize("NFC", name))
-    return english if english is not None else f"class {number}"
-
-
-def _has(font: str, text: str) -> bool:
-    face = font_manager.get_font(font_manager.findfont(font))
-    return all(one.isspace() or face.get_char_index(ord(one)) for one in text)
-
-
-def _inches(names: Sequence[str], fonts: Sequence[str], points: float = 10) -> float:
-    """Return the width of the widest name in inches, each character in the first font that has it."""
-    faces = [font_manager.get_font(font_manager.findfont(font)) for font in fonts]
-    for face in faces:
-        face.set_size(points, 72)
-
-    def width(one: str) -> float:
-        face = next((face for face in faces if face.get_char_index(ord(one))), faces[0])
-        return float(face.load_char(ord(one)).linearHoriAdvance) / 65536 / 72
-
-    return max((sum(map(width, name)) for name in names), default=0.0)

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from records.bias.groups import Measured
-from records.explain.lettering import drawable, inches
 from records.figures import COLOURS
+from records.lettering import drawable, inches
 
 ALL = "all classes"
 MOST_DRAWN = 24  # groups; the tables hold all

@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 
 from records.explain.curves import Curves
 from records.explain.faithfulness import Better
-from records.explain.lettering import PLAIN, drawable, inches
 from records.explain.regions import REGIONS
 from records.figures import COLOURS
+from records.lettering import PLAIN, drawable, inches
 
 
 def curves_figure(found: Curves, deletion: Better, insertion: Better) -> Figure:

@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 from records.explain.alignment import FRAME, in_frame, known
 from records.explain.explained import Explained
 from records.explain.faithfulness import clusters_of
-from records.explain.lettering import drawable, inches
 from records.explain.ordering import marked
 from records.explain.regions import outlines
+from records.lettering import drawable, inches
 
 SIDE = 160  # pixels of a panel
 EVERYBODY = ""

@@ -12,9 +12,9 @@ from skimage.transform import SimilarityTransform
 
 from records.explain.alignment import FRAME
 from records.explain.explained import Explained
-from records.explain.lettering import drawable
 from records.explain.ordering import marked
 from records.explain.overlays import EVERYBODY, SIDE, cells, overlay, overlay_figure
+from records.lettering import drawable
 
 CLASSES = ("happy", "sad")
 

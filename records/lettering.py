@@ -12,10 +12,10 @@ from datamodules.labels import canonical
 PLAIN = "DejaVu Sans"
 _KOREAN = ("Noto Sans CJK KR", "Noto Sans KR", "NanumGothic", "Malgun Gothic", "Apple SD Gothic Neo", "UnDotum")
 _FILES = ("notosanscjk", "notosanskr", "nanumgothic", "malgun", "applesdgothicneo", "undotum")
-_LONGEST = 22
+LONGEST = 22
 
 
-def drawable(names: Sequence[str], what: str = "class") -> tuple[list[str], list[str]]:
+def drawable(names: Sequence[str], what: str = "class", longest: int = LONGEST) -> tuple[list[str], list[str]]:
     """Return names that installed fonts can draw, cut to a length that fits, and the fonts to draw them with.
 
     Where no font has a name, a Korean emotion gets its English name, and another one its number.
@@ -27,7 +27,7 @@ def drawable(names: Sequence[str], what: str = "class") -> tuple[list[str], list
     for number, name in enumerate(names, 1):
         name = unicodedata.normalize("NFC", name)
         text = name if _drawn(name, fonts) else (canonical(name) or f"{what} {number}")
-        shown.append(text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…")
+        shown.append(text if len(text) <= longest else f"{text[: longest - 1]}…")
     return shown, fonts
 
 
