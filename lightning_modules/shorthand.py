@@ -11,7 +11,7 @@ import yaml
 
 from datamodules.errors import InputError
 
-RECIPES = Path(__file__).resolve().parent.parent / "recipes"
+RECIPES = Path(__file__).resolve().parent / "recipes"  # package data: they are in the wheel, too
 
 _FLAGS = {
     "--drop-twins": ["--data.leak", "drop_twins"],
@@ -31,7 +31,7 @@ every option of the model, the data and the trainer: emotion fit --help, --model
 
 
 def recipe_names() -> list[str]:
-    """Return the names of the recipes in ``recipes/``, sorted."""
+    """Return the names of the recipes in ``lightning_modules/recipes/``, sorted."""
     return sorted(path.stem for path in RECIPES.glob("*.yaml"))
 
 
@@ -62,7 +62,7 @@ def _check_config(path: str) -> dict[str, Any]:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        msg = f"--config: {path} is not readable YAML: {str(error).splitlines()[0]}; see recipes/quick.yaml"
+        msg = f"--config: {path} is not readable YAML: {str(error).splitlines()[0]}; see {recipe_path('quick')}"
         raise InputError(msg) from error
     if not isinstance(content, dict):
         msg = f"--config: {path} must hold keys such as model, data and trainer, it holds {type(content).__name__}"

@@ -83,7 +83,7 @@ def test_its_weights_come_from_a_file_or_not_at_all(tmp_path: Path) -> None:
 
 
 def test_its_recipe_is_the_papers() -> None:
-    file = Path(__file__).resolve().parents[2] / "recipes" / "k-emotionnet.yaml"
+    file = Path(__file__).resolve().parents[2] / "lightning_modules" / "recipes" / "k-emotionnet.yaml"
     recipe = yaml.safe_load(file.read_text())
     model, data = recipe["model"]["init_args"], recipe["data"]["init_args"]
     assert (model["backbone"], model["weights"], model["optimizer"]) == (NAME, "none", "adam")
