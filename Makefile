@@ -14,7 +14,7 @@ REMOTE ?=
 BIN    := .venv/bin
 READY  := .venv/.ready
 
-.PHONY: help setup train sweep test lint bench ui runs-push runs-pull clean lock
+.PHONY: help setup train sweep test coverage lint bench ui runs-push runs-pull clean lock
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -39,6 +39,9 @@ sweep: $(READY)  ## search SPACE with TRIALS trials of RECIPE on DATA (more opti
 
 test: $(READY)  ## run the fast tests (PYTEST="-m slow" for the long ones)
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST)
+
+coverage: $(READY)  ## run the fast tests and print the share of lines that they reach
+	@$(BIN)/python -m pytest -n 2 --dist worksteal --cov=datamodules --cov=records --cov=lightning_modules --cov=sweeps --cov-report=term:skip-covered $(PYTEST)
 
 lint: $(READY)  ## check format, style and types
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
