@@ -83,6 +83,29 @@ def _row(run: Run, experiment: str) -> dict[str, Any]:
     return row | {f"tags.{key}": value for key, value in tags.items()}
 
 
+def run_row(run_id: str, *, directory: str | Path = store.DIRECTORY, tracking_uri: str | None = None) -> dict[str, Any]:
+    """Return the row that `find_runs` has of one run.
+
+    Raises:
+        InputError: No such run, or it was deleted.
+    """
+    client = _client(directory, tracking_uri)
+    place = store.without_password(client.tracking_uri)
+    try:
+        run = client.get_run(run_id)
+        experiment = client.get_experiment(run.info.experiment_id)
+    except MlflowException as error:
+        msg = f"run: no run {run_id!r} in {place} ({store.reason(error)}). Look it up with `emotion runs list`."
+        raise InputError(msg) from error
+    what = f"runs restore --run-id {run_id}" if run.info.lifecycle_stage == "deleted" else ""
+    if experiment.lifecycle_stage == "deleted":
+        what = f"experiments restore --experiment-id {experiment.experiment_id}"
+    if what:
+        msg = f"run: {run_id} was deleted; restore it (MLFLOW_TRACKING_URI={place} mlflow {what}), or name another run."
+        raise InputError(msg)
+    return _row(run, str(experiment.name))
+
+
 def children(
     parent_id: str, *, directory: str | Path = store.DIRECTORY, tracking_uri: str | None = None
 ) -> pd.DataFrame:

@@ -38,6 +38,7 @@ def table_lines(found: Evidence) -> Iterator[Line]:
     yield _well_formed(predictions)
     yield _once(predictions, split)
     yield _apart_by_row(split)
+    yield _apart_by_content(predictions, split)
     yield _apart_by_cluster(predictions, split)
     yield _apart_by_subject(predictions, split)
     yield _copies(split)
@@ -99,6 +100,20 @@ def _doubled(split: pd.DataFrame) -> bool:
     return bool(len(train)) and bool((train == 2).all())
 
 
+def _apart_by_content(predictions: pd.DataFrame, split: pd.DataFrame) -> Line:
+    statement = "folds are disjoint by content (equal images)"
+    known = _of_rows(predictions, split, "content")
+    if known is None:
+        return unknown(statement, "the contents of images that were not held out are in neither table")
+    absent = int((known.fillna("").astype(str) == "").sum())
+    faults = [f"the content of {absent} images is not stated"] * (absent > 0)
+    faults += _other(predictions, split, "content") + _crossing(split, known, "contents")
+    if {"content", "cluster"} <= set(split):
+        several = int((split.groupby("content")["cluster"].nunique() > 1).sum())
+        faults += [f"{several} contents stand in several clusters"] * (several > 0)
+    return judged(statement, faults, f"{known.nunique()} contents, none divided")
+
+
 def _apart_by_cluster(predictions: pd.DataFrame, split: pd.DataFrame) -> Line:
     statement = "folds are disjoint by cluster (duplicates, people)"
     known = _of_rows(predictions, split, "cluster")
@@ -123,7 +138,7 @@ def _apart_by_subject(predictions: pd.DataFrame, split: pd.DataFrame) -> Line:
 
 
 def _other(predictions: pd.DataFrame, split: pd.DataFrame, column: str) -> list[str]:
-    """Return how many images have another cluster or subject in the other table, or in another fold of the split."""
+    """Return how many images have another value of a column in the other table, or in another fold of the split."""
     if column not in split:
         return []
     both = pd.concat([predictions[["row", column]], split[["row", column]]], ignore_index=True)
@@ -133,7 +148,7 @@ def _other(predictions: pd.DataFrame, split: pd.DataFrame, column: str) -> list[
 
 
 def _of_rows(predictions: pd.DataFrame, split: pd.DataFrame, column: str) -> pd.Series | None:
-    """Return cluster or subject of every row that plays a role, None where some are not known."""
+    """Return a column's value of every row that plays a role, None where some are not known."""
     source = split if column in split else predictions
     known = source.drop_duplicates("row").set_index("row")[column]
     return known if split["row"].isin(known.index).all() else None
