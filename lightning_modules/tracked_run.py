@@ -13,7 +13,8 @@ import yaml
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
 from lightning_modules.run import LAST, RunOptions, first_rank
-from records.runs import find_runs, has_store, replay_spools
+from records.heartbeat import refuse_written
+from records.runs import find_runs, has_store, replay_spools, run_row
 from records.spool import Spool
 from records.store import DIRECTORY
 from records.tracking import TrackingLogger
@@ -62,6 +63,19 @@ def require_resumable(run_id: str, division: str) -> None:
         raise InputError(msg)
 
 
+def require_unwritten(run_id: str) -> None:
+    """Refuse to go on with a run that another process is writing, here or on another machine.
+
+    Raises:
+        InputError: so. While the store is away nothing is known; one machine's processes exclude each other then, too.
+    """
+    row: dict[str, Any] = {}
+    with contextlib.suppress(InputError):
+        row = run_row(run_id)
+    tags = {name.removeprefix("tags."): value for name, value in row.items() if name.startswith("tags.")}
+    refuse_written(run_id, str(row.get("status")), tags, "--resume")
+
+
 def send_what_waits() -> None:
     """Send what runs could not send while the store was away: it does not know yet that some have finished."""
     if first_rank():
@@ -69,11 +83,20 @@ def send_what_waits() -> None:
 
 
 def unfinished_run(options: RunOptions, config_hash: str) -> str | None:
-    """Return the id of the run that `--resume` means, None when a new one begins."""
+    """Return the id of the run that `--resume` means, None when a new one begins.
+
+    Raises:
+        InputError: another process is writing it.
+    """
     if options.resume is not None and options.parent is None and has_store():
         send_what_waits()
-    if options.resume != "auto":
-        return options.resume
+    run_id = options.resume if options.resume != "auto" else _newest_unfinished(options, config_hash)
+    if run_id is not None and first_rank():  # to the other ranks it is rank zero that writes the run
+        require_unwritten(run_id)
+    return run_id
+
+
+def _newest_unfinished(options: RunOptions, config_hash: str) -> str | None:
     # every rank looks for itself and finds the same: the run that rank zero opened stays unfinished
     if not has_store():
         if first_rank():

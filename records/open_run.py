@@ -17,6 +17,7 @@ from mlflow import MlflowClient
 
 from datamodules.errors import InputError
 from records import store
+from records.heartbeat import Heartbeat
 from records.sending import Sender, log
 from records.spool import Spool
 from records.system import SystemMetrics
@@ -56,6 +57,7 @@ class OpenRun:
         self._place = address or "mlruns/mlflow.db"
         self._with_system, self._guard = system_metrics, threading.Lock()
         self._system: SystemMetrics | None = None
+        self._heartbeat: Heartbeat | None = None
         self._logged: dict[str, dict[int, float]] = {}
         self._params: dict[str, str] = {}
         self._status = ""
@@ -82,6 +84,7 @@ class OpenRun:
         self._acquire()
         self.set_status("RUNNING")
         self._sender.start()
+        self._heartbeat = Heartbeat(self.client, self.run_id)
         if self._with_system:
             steps = [step for key, values in self._logged.items() if key.startswith("system/") for step in values]
             self._system = SystemMetrics(self.metrics, max(steps, default=-1) + 1)
@@ -162,6 +165,9 @@ class OpenRun:
         if self._system is not None:
             self._system.stop()
             self._system = None
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
+            self._heartbeat = None
         sent = self._sender.drain()
         if sent:
             self.spool.clear_files()
