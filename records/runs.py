@@ -90,19 +90,13 @@ def run_row(run_id: str, *, directory: str | Path = store.DIRECTORY, tracking_ur
         InputError: No such run, or it was deleted.
     """
     client = _client(directory, tracking_uri)
-    place = store.without_password(client.tracking_uri)
     try:
         run = client.get_run(run_id)
         experiment = client.get_experiment(run.info.experiment_id)
     except MlflowException as error:
         msg = f"run: no run {run_id!r} in {place} ({store.reason(error)}). Look it up with `emotion runs list`."
         raise InputError(msg) from error
-    what = f"runs restore --run-id {run_id}" if run.info.lifecycle_stage == "deleted" else ""
-    if experiment.lifecycle_stage == "deleted":
-        what = f"experiments restore --experiment-id {experiment.experiment_id}"
-    if what:
-        msg = f"run: {run_id} was deleted; restore it (MLFLOW_TRACKING_URI={place} mlflow {what}), or name another run."
-        raise InputError(msg)
+    require_active(client, run)
     return _row(run, str(experiment.name))
 
 
@@ -112,6 +106,7 @@ def children(
     """Return the children of a run in the order in which they were started."""
     found = find_runs(parent=parent_id, directory=directory, tracking_uri=tracking_uri)
     return found.sort_values("start", kind="stable", ignore_index=True)
+        place = store.without_password(client.tracking_uri)
 
 
 def find_run(text: str, *, directory: str | Path = store.DIRECTORY, tracking_uri: str | None = None) -> str:
@@ -123,6 +118,27 @@ def find_run(text: str, *, directory: str | Path = store.DIRECTORY, tracking_uri
         pass
     found = find_runs(directory=directory, tracking_uri=tracking_uri, limit=50_000)
     if text == "latest" and len(found):
+def require_active(client: MlflowClient, run: Run) -> None:
+    """Refuse a run that was deleted, itself or with its experiment.
+
+    Raises:
+        InputError: so; it says how to bring the run back.
+    """
+    experiment = client.get_experiment(run.info.experiment_id)
+    if experiment.lifecycle_stage == "deleted":
+        restore = f"experiments restore --experiment-id {experiment.experiment_id}"
+    elif run.info.lifecycle_stage == "deleted":
+        restore = f"runs restore --run-id {run.info.run_id}"
+    else:
+        return
+    place = store.without_password(client.tracking_uri)
+    msg = (
+        f"run: {run.info.run_id} was deleted; restore it with MLFLOW_TRACKING_URI={place} mlflow {restore}, or name "
+        "another run."
+    )
+    raise InputError(msg)
+
+
         return str(found["run_id"].iloc[0])
     fitting = found[found["run_id"].str.startswith(text) | (found["name"] == text)] if len(found) else found
     if len(fitting) != 1 or not text:

@@ -196,7 +196,7 @@ class TrackingLogger(Logger):
 
     def _require_run(self, client: MlflowClient) -> None:
         try:
-            client.get_run(str(self._run_id))
+            run = client.get_run(str(self._run_id))
         except MlflowException as error:
             msg = (
                 f"run_id: no run {self._run_id!r} in {store.without_password(self._uri)}. "
@@ -212,6 +212,7 @@ class TrackingLogger(Logger):
         path = run.spool.new_file("environment.json")
         path.write_text(json.dumps(found, indent=2) + "\n")
         run.spool.append_file(path, "environment.json")
+        require_active(client, run)
 
     # ---- what Lightning asks for
 

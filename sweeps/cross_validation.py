@@ -22,7 +22,7 @@ from lightning_modules.stops import how_it_ended, sigterm_ends
 from lightning_modules.stored import CONFIG
 from lightning_modules.tracked_run import config_text, log_data, require_unwritten, send_what_waits
 from records.predictions import join_folds
-from records.runs import download, find_run, find_runs, has_store
+from records.runs import download, find_run, find_runs, has_store, run_row
 from records.tracking import TrackingLogger
 from sweeps.members import Member, Members, known_members, reserve, withdraw
 
@@ -122,7 +122,7 @@ def _parent_to_resume(key: str, resume: str | None) -> str | None:
         return None
     send_what_waits()  # a fold may have finished while the server was away
     if resume != "auto":
-        found = find_runs(where=f"attributes.run_id = '{find_run(resume)}'", limit=1).iloc[0]
+        found = run_row(find_run(resume))
         if found.get("tags.config_hash") != key:
             msg = f"--resume: {resume} is {found['name']!r} with other options; give those it was started with"
             raise InputError(msg)
