@@ -24,6 +24,8 @@ CONFIG = "config.yaml"
 
 
 def find_runs(
+_ALL = 1_000_000  # more than any store holds
+_LOCK_SECONDS = 10.0
     experiment: str | None = None,
     *,
     parent: str | None = None,
@@ -45,7 +47,7 @@ def find_runs(
         limit: At most so many rows.
     """
     client = _client(directory, tracking_uri)
-    experiments = {str(one.experiment_id): one.name for one in client.search_experiments()}
+    experiments = _experiments(client)
     if experiment is not None:
         experiments = {key: name for key, name in experiments.items() if name == experiment}
     if parent is not None:
@@ -64,6 +66,18 @@ def find_runs(
 
 
 _FIXED = ("run_id", "name", "experiment", "status", "parent", "start", "end")
+
+
+def _experiments(client: MlflowClient) -> dict[str, str]:
+    """Return the names of all experiments by their id, page by page."""
+    found: dict[str, str] = {}
+    token = None
+    while True:
+        page = client.search_experiments(page_token=token)
+        found |= {str(one.experiment_id): str(one.name) for one in page}
+        token = page.token
+        if not token:
+            return found
 
 
 def _row(run: Run, experiment: str) -> dict[str, Any]:
@@ -125,6 +139,23 @@ def require_active(client: MlflowClient, run: Run) -> None:
         InputError: so; it says how to bring the run back.
     """
     experiment = client.get_experiment(run.info.experiment_id)
+def children(
+    parent_id: str, *, directory: str | Path = store.DIRECTORY, tracking_uri: str | None = None
+) -> pd.DataFrame:
+    """Return the children of a run in the order in which they were started."""
+    found = find_runs(parent=parent_id, directory=directory, tracking_uri=tracking_uri, limit=_ALL)
+    return found.sort_values("start", kind="stable", ignore_index=True)
+
+
+def find_run(text: str, *, directory: str | Path = store.DIRECTORY, tracking_uri: str | None = None) -> str:
+    """Return the id of the one run that `text` means: an id, the beginning of one, a name, or `latest`."""
+    client = _client(directory, tracking_uri)
+    try:
+        return str(client.get_run(text).info.run_id)
+    except MlflowException:
+        pass
+    found = find_runs(directory=directory, tracking_uri=tracking_uri, limit=_ALL)
+    if text == "latest" and len(found):
     if experiment.lifecycle_stage == "deleted":
         restore = f"experiments restore --experiment-id {experiment.experiment_id}"
     elif run.info.lifecycle_stage == "deleted":
