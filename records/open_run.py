@@ -1,7 +1,6 @@
 """A run that this process is writing: its lock, spool, sender and system metrics, and what was logged before."""
 
 import atexit
-import json
 import math
 import os
 import sys
@@ -19,7 +18,7 @@ from datamodules.errors import InputError
 from records import store
 from records.heartbeat import Heartbeat
 from records.sending import Sender, log
-from records.spool import Spool
+from records.spool import Spool, write_address
 from records.system import SystemMetrics
 
 RESERVED = "SCHEDULED"  # MLflow's status of a run that was made and has not begun
@@ -110,13 +109,13 @@ class OpenRun:
                     self._logged.setdefault(key, {})[one["step"]] = value
             elif one["op"] == "params":
                 self._params.update(one["values"])
-        if not operations:
+        if not any(one["op"] == "status" for one in operations):  # only what a report added, or nothing
             run = self.client.get_run(self.run_id)
             data, self.reserved = run.data, run.info.status == RESERVED
-            self._params = dict(data.params)
+            self._params = dict(data.params) | self._params
             for key in data.metrics:
                 history = self.client.get_metric_history(self.run_id, key)
-                self._logged[key] = {metric.step: metric.value for metric in history}
+                self._logged[key] = {metric.step: metric.value for metric in history} | self._logged.get(key, {})
 
     def metrics(self, values: Mapping[str, float], step: int | None) -> None:
         """Log values, each step of a metric once; without a step a changed value takes the next one."""
@@ -188,11 +187,6 @@ class OpenRun:
         if self.active and self.pid == os.getpid():
             self.set_status("FAILED" if getattr(sys, "last_value", None) is not None else self.ended_as)
             self.close()
-
-
-def write_address(spool: Spool, run_id: str, address: str | None) -> None:
-    """Write beside a spool which run of which store it belongs to, for `emotion sync`."""
-    (spool.folder / "address.json").write_text(json.dumps({"run_id": run_id, "tracking_uri": address}))
 
 
 def _next_step(known: Mapping[int, float], value: float) -> int | None:

@@ -24,10 +24,19 @@ from mlflow.exceptions import MlflowException
 from datamodules.errors import InputError
 from records import store
 from records.environment import environment
-from records.open_run import RESERVED, OpenRun, write_address
-from records.runs import children, download, find_run, find_runs, load_table, replay_spools, run_config
+from records.open_run import RESERVED, OpenRun
+from records.runs import (
+    children,
+    download,
+    find_run,
+    find_runs,
+    load_table,
+    replay_spools,
+    require_active,
+    run_config,
+)
 from records.sending import log, send_all
-from records.spool import Spool
+from records.spool import Spool, write_address
 from records.store import ensure_store, tracking_uri
 
 __all__ = [
@@ -203,6 +212,7 @@ class TrackingLogger(Logger):
                 "Look it up on the page that `emotion ui` serves."
             )
             raise InputError(msg) from error
+        require_active(client, run)
 
     @staticmethod
     def _log_environment(run: OpenRun) -> None:
@@ -212,7 +222,6 @@ class TrackingLogger(Logger):
         path = run.spool.new_file("environment.json")
         path.write_text(json.dumps(found, indent=2) + "\n")
         run.spool.append_file(path, "environment.json")
-        require_active(client, run)
 
     # ---- what Lightning asks for
 
