@@ -26,6 +26,7 @@ from datamodules.manifest import Manifest
 from datamodules.oversampling import Draws, as_they_are, doubled, oversample
 from datamodules.pixels import Fit
 from datamodules.readers import ReadOptions, read
+from datamodules.seen import SeenImages
 from datamodules.transforms import BasePolicy, Policy, build_transform
 
 
@@ -148,6 +149,7 @@ class EmotionDataModule(L.LightningDataModule):
         self.read_options, self.num_workers = read, num_workers
         self.cache_dir, self.cache_budget_gb = cache_dir, cache_budget_gb
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
+        self.seen_before = SeenImages()  # by the model that a run begins from
         plain = build_transform([], size, base=base_policy, erasing=erasing)
         full = build_transform(names, size, policy, base=base_policy, erasing=erasing, magnitude=magnitude)
         self.for_copies = plain if transform_where == "none" else full
@@ -243,7 +245,7 @@ class EmotionDataModule(L.LightningDataModule):
         return self.draws.counts(self.manifest.labels, len(self.manifest.classes))
 
     def split_table(self) -> pd.DataFrame:
-        """Return fold, row, role (train, inner, outer), is_copy, cluster and subject of everything this run uses.
+        """Return fold, row, content, role (train, inner, outer), is_copy, cluster and subject of what this run uses.
 
         Copies that were made before the division stand in the part they fell into; those outside of training are not
         used. Where selection is made on the reported part there is no inner one.
@@ -254,14 +256,25 @@ class EmotionDataModule(L.LightningDataModule):
             for role, draws in parts.items()
         ]
         table = pd.concat(tables, ignore_index=True)
+        table.insert(2, "content", np.asarray(self.contents, dtype=object)[table["row"]])
         subjects = self.manifest.subjects
         table["cluster"] = self.clusters[table["row"]]
         table["subject"] = "" if subjects is None else pd.Series(subjects[table["row"]]).fillna("").astype(str)
         return table
 
+    @cached_property
+    def _seen_here(self) -> SeenImages:
+        contents = np.asarray(self.contents, dtype=object)
+        return SeenImages.of(contents[self.draws.rows], contents[self.selected_on])
+
+    @property
+    def seen(self) -> SeenImages:
+        """The images that this run trains and selects on, and those that the model it begins from has seen."""
+        return self._seen_here.joined(self.seen_before)
+
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint must know to prepare pictures for its model."""
-        return {"size": self.size, "fit": self.fit}
+        """Return what a checkpoint must know: how images are prepared for its model, and which ones it has seen."""
+        return {"size": self.size, "fit": self.fit, "seen": self.seen.state()}
 
     def prepare_data(self) -> None:
         """Build the cache and look for twins, once a machine; every process then reads what was found."""

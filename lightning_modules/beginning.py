@@ -1,18 +1,41 @@
-"""Further training: a run that begins with all weights of another one, backbone and head."""
+"""Further training: a run that begins with weights of another one, and never with one that has seen what it reports."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
-from lightning_modules.checkpoints import CONFIG_KEY, read_checkpoint, require_classes
+from datamodules.manifest import Manifest
+from datamodules.seen import SeenImages
+from lightning_modules.checkpoints import CONFIG_KEY, load_plain, read_checkpoint, require_classes
 from lightning_modules.classifier import EmotionClassifier
 from lightning_modules.evaluation import SPLIT
 from lightning_modules.heads import used_alone
 from lightning_modules.stored import run_checkpoint
-from records.runs import find_run, find_runs, load_table
+from records.runs import find_run, load_table, run_config, run_row
+
+_ALIKE = "the same data.split, fold, fold_seed, holdout_fraction and stratify_by"
+
+
+class Images(Protocol):
+    """Images of a run, divided; what EmotionDataModule and BoxesDataModule have in common."""
+
+    seen_before: SeenImages
+
+    @property
+    def manifest(self) -> Manifest:
+        """The table of images."""
+
+    @property
+    def contents(self) -> list[str]:
+        """Hash of each row's decoded pixels."""
+
+    @property
+    def clusters(self) -> np.ndarray:
+        """(N,): rows with equal numbers must stay together."""
 
 
 def begin_from(model: EmotionClassifier, data: EmotionDataModule, source: str) -> None:
@@ -20,17 +43,17 @@ def begin_from(model: EmotionClassifier, data: EmotionDataModule, source: str) -
 
     Args:
         model: Of the same classes, backbone and head.
-        data: What the run will report on; a run to begin from may not have trained or selected on it.
+        data: What the run will report on; a model to begin from may not have trained or selected on it.
         source: A .ckpt file, or a run: its id, the beginning of that, its name.
 
     Raises:
-        InputError: No such run or file, another model, or a run that knows what this one reports on.
+        InputError: No such run or file, another model, or one that has seen what this run reports on, or that does
+            not record what it has seen.
     """
-    path = Path(source)
+    path, run_id = Path(source), None
     if path.suffix != ".ckpt":
         run_id = find_run(source)
         path = run_checkpoint(run_id)
-        _refuse_known(run_id, data)
     checkpoint = read_checkpoint(path)
     known: dict[str, Any] = used_alone(checkpoint[CONFIG_KEY])
     require_classes(known["classes"], model.classes, f"run.start_from {source}")
@@ -39,6 +62,7 @@ def begin_from(model: EmotionClassifier, data: EmotionDataModule, source: str) -
             own = model.plain[name]
             msg = f"run.start_from: {source} has {name} {known[name]!r}, this run {own!r}; give both the same"
             raise InputError(msg)
+    _refuse(data, checkpoint, "run.start_from", source, run_id)
     try:
         model.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
@@ -48,22 +72,107 @@ def begin_from(model: EmotionClassifier, data: EmotionDataModule, source: str) -
         raise InputError(msg) from error
 
 
-def _refuse_known(run_id: str, data: EmotionDataModule) -> None:
-    """Refuse a run that has trained or selected on what will be reported; rows tell it where both are of one manifest.
+def check_resumed(model: EmotionClassifier, data: EmotionDataModule, path: str) -> None:
+    """Check the checkpoint of Lightning's ``ckpt_path``, which a training goes on from, as `begin_from` does.
 
-    Of another data set nothing can be told by row, and it passes.
+    Raises:
+        InputError: It is of other classes, has seen what the run reports on, or does not record what it has seen.
     """
-    tags = find_runs(where=f"attributes.run_id = '{run_id}'", limit=1).iloc[0]
-    if tags.get("tags.manifest") != data.manifest.fingerprint():
+    checkpoint = read_checkpoint(path)
+    require_classes(used_alone(checkpoint[CONFIG_KEY])["classes"], model.classes, f"checkpoint {path}")
+    _refuse(data, checkpoint, "ckpt_path", path)
+
+
+def check_weights(data: EmotionDataModule, weights: str) -> None:
+    """Check the option ``model.weights``, which may name a checkpoint of this project, as `begin_from` does.
+
+    A file that no run of this project left says nothing of its images and passes.
+
+    Raises:
+        InputError: The checkpoint has seen what the run reports on, or does not record what it has seen.
+    """
+    if weights in ("embedded", "hub", "none") or Path(weights).suffix == ".safetensors":
         return
-    split = load_table(run_id, SPLIT)
-    seen = split.loc[split["role"] != "outer", "row"].to_numpy()
-    outer = data.fold_rows.outer
-    known = np.isin(data.clusters[outer], data.clusters[seen])
-    if known.any():
+    content = load_plain(weights)
+    if isinstance(content, Mapping) and CONFIG_KEY in content:
+        _refuse(data, content, "model.weights", weights)
+
+
+def _refuse(
+    data: EmotionDataModule, checkpoint: Mapping[str, Any], option: str, source: str, run_id: str | None = None
+) -> None:
+    seen = seen_by(checkpoint, data, option, source, run_id)
+    # a run that selects on the part it reports says so in every table; selecting on it earlier adds nothing to that
+    selected = data.plan.protocol != "paper"
+    refuse_seen(seen, data, data.fold_rows.outer, option, source, _ALIKE, selected=selected)
+
+
+def refuse_seen(
+    seen: SeenImages, data: Images, outer: np.ndarray, option: str, source: str, alike: str, *, selected: bool = True
+) -> None:
+    """Refuse a model that has seen images of the reported part; else note with the data what it has seen.
+
+    Images are recognised by content, whatever data set they were in; near-duplicates of them and images of the same
+    people by the clusters of this run's data.
+
+    Args:
+        seen: What the model has seen.
+        data: The images of this run.
+        outer: Rows of the part that it reports on.
+        option: What named the model.
+        source: The run or file.
+        alike: Options that divide two runs in the same way.
+        selected: Whether being selected on counts, too.
+
+    Raises:
+        InputError: The model has seen some of them.
+    """
+    rows = seen.among(data.contents, selected=selected)
+    known = int(np.isin(data.clusters[outer], data.clusters[rows]).sum())
+    if known:
         msg = (
-            f"run.start_from: run {run_id} has learnt from {int(known.sum())} of the {len(outer)} images (or their "
-            "twins or people) that this run reports on; divide both alike: the same data.split, fold, fold_seed, "
-            "holdout_fraction and stratify_by"
+            f"{option}: {source} was trained or selected on {known} of the {len(outer)} images that this run reports "
+            f"on (or on near-duplicates of them or images of the same people); divide both runs alike ({alike}), or "
+            "begin with another model"
         )
         raise InputError(msg)
+    data.seen_before = data.seen_before.joined(seen)
+
+
+def seen_by(
+    checkpoint: Mapping[str, Any], data: Images, option: str, source: str, run_id: str | None = None
+) -> SeenImages:
+    """Return which images the model in a checkpoint has seen.
+
+    An older checkpoint has no record of it. What the run has seen that left it can be told from its split table when
+    its manifest is that of this run, and when it began with no other model; else nothing can be told.
+
+    Args:
+        checkpoint: The content of the file.
+        data: The images of this run.
+        option: What named the model.
+        source: The run or file.
+        run_id: The run that left it, where known.
+
+    Raises:
+        InputError: It cannot be told.
+    """
+    for name in ("EmotionDataModule", "BoxesDataModule"):
+        part = checkpoint.get(name)
+        if isinstance(part, Mapping) and (seen := SeenImages.read(part.get("seen"))):
+            return seen
+    if run_id is not None:
+        run, config = run_row(run_id), run_config(run_id)
+        began = (config.get("run") or {}).get("start_from") or config.get("from") or config.get("ckpt_path")
+        if run.get("tags.manifest") == data.manifest.fingerprint() and not began:
+            split = load_table(run_id, SPLIT)
+            selected = ["inner", "outer"] if run.get("tags.selected_on") == "reported fold" else ["inner"]
+            contents = np.asarray(data.contents, dtype=object)
+            parts = [split.loc[split["role"].isin(roles), "row"] for roles in (["train"], selected)]
+            return SeenImages.of(*(contents[rows.to_numpy()] for rows in parts))
+    msg = (
+        f"{option}: {source} does not record which images it was trained on, so it may know those that this run "
+        f"reports on; {'' if run_id else 'name the run that left the file instead, or '}train that model again with "
+        "this version"
+    )
+    raise InputError(msg)

@@ -17,7 +17,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
-from lightning_modules.beginning import begin_from
+from lightning_modules.beginning import begin_from, check_resumed, check_weights
 from lightning_modules.callbacks import CheckedCheckpointIO
 from lightning_modules.checkpoints import read_checkpoint
 from lightning_modules.classifier import EmotionClassifier
@@ -128,6 +128,9 @@ class EmotionCLI(LightningCLI):
                 require_resumable(run_id, division)
         if options.start_from:
             begin_from(self.model, data, options.start_from)
+        if self.plain_config.get("ckpt_path"):
+            check_resumed(self.model, data, self.plain_config["ckpt_path"])
+        check_weights(data, str(self.plain_config["model"].get("init_args", {}).get("weights", "embedded")))
         fold = f" fold {data.fold}" if getattr(data, "split", "") == "folds" else ""
         self.tracker = RunLogger(
             experiment=options.experiment,

@@ -93,7 +93,7 @@ def keep_evaluation(tracker: TrackingLogger, predictions: pd.DataFrame, split: p
         split: split table of the same folds.
         resamples: of the bootstrap.
     """
-    check_split(split)
+    check_split(split, predictions)
     classes = classes_of(predictions)
     tracker.log_table(predictions, PREDICTIONS)
     tracker.log_table(split, SPLIT)

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from mlflow.entities import Metric
-from mlflow.exceptions import MlflowException
 from tqdm import tqdm
 
 from datamodules.errors import InputError
@@ -21,7 +19,7 @@ from records.explain.grad_cam import cells, last_layer
 from records.explain.methods import QUALITY, MethodOptions, explain_image, known_method
 from records.explain.report import ReportOptions, Summary, write_report
 from records.explain.stored import MAPS, TABLE, save
-from records.store import open_client, reason
+from records.runs import add_to_run
 
 SETTINGS = {
     "lime": ("samples", "features", "fill", "seed"),
@@ -200,13 +198,6 @@ def write(explainer: Explainer, found: Explanation, folder: Path, report: Report
 
 def keep(run_id: str, summary: Summary, method: str, files: Sequence[Path]) -> str:
     """Keep numbers and files with a run, under explain/<method>; return what to tell of it."""
-    client = open_client("mlruns")
-    now = int(time.time() * 1000)
     numbers = {f"explain/{method}/{name.removeprefix('explain/')}": value for name, value in summary.numbers.items()}
-    try:
-        client.log_batch(run_id, metrics=[Metric(name, value, now, 0) for name, value in numbers.items()])
-        for file in files:
-            client.log_artifact(run_id, str(file), f"explain/{method}")
-    except (MlflowException, OSError) as error:
-        return f"not kept with run {run_id[:8]}: {reason(error)}"
-    return f"kept with run {run_id[:8]}: explain/{method}/report.html"
+    artifacts = {f"explain/{method}/{file.name}": file for file in files}
+    return add_to_run(run_id, artifacts, numbers, shown=f"explain/{method}/report.html")

@@ -15,7 +15,7 @@ from lightning_modules.checkpoints import require_classes
 from lightning_modules.stored import Trained, load_trained, run_checkpoint
 from records.explain.methods import Network
 from records.predictions import check_predictions, classes_of
-from records.runs import children, find_runs, find_whole_run, load_table, run_config
+from records.runs import children, find_whole_run, load_table, run_config, run_row
 
 CLOSE = 0.01  # of probabilities, between processors and precisions
 FAR = 0.1
@@ -50,7 +50,7 @@ class HeldOut:
             InputError: it left no prediction table.
         """
         run_id = find_whole_run(run)
-        info = find_runs(where=f"attributes.run_id = '{run_id}'", limit=1).iloc[0]
+        info = run_row(run_id)
         try:
             predictions = load_table(run_id, "predictions")
         except InputError as error:

@@ -52,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
         if options.log_pictures:
             files += [*(folder / picture.name for picture in summary.pictures), folder / MAPS]
         print(keep(held.run_id, summary, method.method, files))
-    return 0
+    return int(not summary.holds)
 
 
 def _options(options: argparse.Namespace) -> tuple[MethodOptions, ReportOptions]:

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import torch
 from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
 from torch import Tensor, nn
 
 from datamodules.pixels import DECODE_POLICY
@@ -97,8 +98,11 @@ def register(run_id: str, name: str, directory: str = "mlruns") -> ModelVersion:
             onnx.load(str(file)), f"{folder}/model", signature=signature, save_as_external_data=False
         )
         client.log_artifacts(run_id, f"{folder}/model", "model")
-    if not any(known.name == name for known in client.search_registered_models()):
+    try:
         client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
     source = f"{client.get_run(run_id).info.artifact_uri}/model"
     return client.create_model_version(name, source=source, run_id=run_id)
 

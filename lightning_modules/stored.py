@@ -8,7 +8,7 @@ import torch
 from datamodules.errors import InputError
 from datamodules.pixels import Fit
 from lightning_modules.classifier import EmotionClassifier
-from records.runs import children, download, find_run, find_runs
+from records.runs import children, download, find_run, run_row
 
 CHECKPOINT = "checkpoint/best.ckpt"
 CONFIG = "config.yaml"
@@ -28,9 +28,10 @@ def run_checkpoint(run_id: str) -> Path:
     """Return the local path of the checkpoint the inner split chose in a run (its id, its beginning, name or latest).
 
     Raises:
-        InputError: no such run, a run that kept none, or the parent of a cross-validation.
+        InputError: no such run, one that was deleted or kept none, or the parent of a cross-validation.
     """
     run_id = find_run(run_id)
+    run_row(run_id)
     try:
         return download(run_id, CHECKPOINT)
     except InputError as error:
@@ -75,7 +76,7 @@ def header(run: str, trained: Trained) -> str:
         trained: the model it left.
     """
     run_id = find_run(run)
-    name = find_runs(where=f"attributes.run_id = '{run_id}'", limit=1).iloc[0]["name"]
+    name = run_row(run_id)["name"]
     return (
         f"run {name} [{run_id[:8]}], backbone {trained.model.plain['backbone']}\nclasses: {', '.join(trained.classes)}"
     )

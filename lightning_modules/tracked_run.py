@@ -1,6 +1,5 @@
 """The tracked run behind `emotion fit`: which one goes on, and what it says of its config and data at its beginning."""
 
-import contextlib
 import hashlib
 import sys
 from pathlib import Path
@@ -13,9 +12,10 @@ import yaml
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
 from lightning_modules.run import LAST, RunOptions, first_rank
-from records.runs import find_runs, has_store, replay_spools
+from records.heartbeat import refuse_written
+from records.runs import find_runs, has_store, replay_spools, run_row
 from records.spool import Spool
-from records.store import DIRECTORY
+from records.store import DIRECTORY, open_client
 from records.tracking import TrackingLogger
 
 
@@ -38,19 +38,32 @@ def division_hash(data: EmotionDataModule) -> str:
     return hashlib.sha256(pd.util.hash_pandas_object(split, index=False).to_numpy().tobytes()).hexdigest()[:16]
 
 
+def _row(run_id: str) -> dict[str, Any]:
+    """Return what the store knows of a run; nothing while it is away, or there is none yet.
+
+    Raises:
+        InputError: no such run, or it was deleted.
+    """
+    try:
+        if not has_store():
+            return {}
+        open_client(only_reading=True)
+    except InputError:
+        return {}
+    return run_row(run_id)
+
+
 def require_resumable(run_id: str, division: str) -> None:
     """Refuse to go on with a run whose data changed, or that has finished.
 
     Raises:
-        InputError: so. A run that is not known passes; opening it says so.
+        InputError: so, or there is no such run.
     """
     folder = Path(DIRECTORY, "runs", run_id)
     status, tags = Spool.state(folder / "spool")
     before: object = tags.get("division")
-    with contextlib.suppress(InputError):  # the store is away; what is in the run's folder was read
-        known = find_runs(where=f"attributes.run_id = '{run_id}'", limit=1)
-        if len(known):
-            status, before = known.iloc[0]["status"], known.iloc[0].get("tags.division")
+    if known := _row(run_id):
+        status, before = known["status"], known.get("tags.division")
     if isinstance(before, str) and before != division:
         msg = (
             f"--resume: the data or the clusters in it changed since run {run_id} began, so held-out pictures may have "
@@ -62,6 +75,17 @@ def require_resumable(run_id: str, division: str) -> None:
         raise InputError(msg)
 
 
+def require_unwritten(run_id: str) -> None:
+    """Refuse to go on with a run that another process is writing, here or on another machine.
+
+    Raises:
+        InputError: so. While the store is away nothing is known; one machine's processes exclude each other then, too.
+    """
+    row = _row(run_id)
+    tags = {name.removeprefix("tags."): value for name, value in row.items() if name.startswith("tags.")}
+    refuse_written(run_id, str(row.get("status")), tags, "--resume")
+
+
 def send_what_waits() -> None:
     """Send what runs could not send while the store was away: it does not know yet that some have finished."""
     if first_rank():
@@ -69,11 +93,20 @@ def send_what_waits() -> None:
 
 
 def unfinished_run(options: RunOptions, config_hash: str) -> str | None:
-    """Return the id of the run that `--resume` means, None when a new one begins."""
+    """Return the id of the run that `--resume` means, None when a new one begins.
+
+    Raises:
+        InputError: another process is writing it.
+    """
     if options.resume is not None and options.parent is None and has_store():
         send_what_waits()
-    if options.resume != "auto":
-        return options.resume
+    run_id = options.resume if options.resume != "auto" else _newest_unfinished(options, config_hash)
+    if run_id is not None and first_rank():  # to the other ranks it is rank zero that writes the run
+        require_unwritten(run_id)
+    return run_id
+
+
+def _newest_unfinished(options: RunOptions, config_hash: str) -> str | None:
     # every rank looks for itself and finds the same: the run that rank zero opened stays unfinished
     if not has_store():
         if first_rank():

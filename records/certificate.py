@@ -3,12 +3,14 @@
 It finds what is inconsistent. It is no proof against forgery: whoever can write the records can make them agree.
 """
 
+import functools
 import json
 from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
 
 import pandas as pd
+from mlflow.exceptions import MlflowException
 
 from datamodules.errors import InputError
 from records import store
@@ -25,7 +27,7 @@ LIMITS = (
     "This detects what is inconsistent in the records of a run. It does not detect forgery: whoever can write all of "
     "the records can make them agree."
 )
-_SIGNS = {"holds": "✓", "fails": "✗", "not checkable": "?"}
+_SIGNS = {"holds": "✓", "fails": "✗", "not checkable": "?", "could not be checked": "!"}
 _STATED = ("manifest", "git_commit", "git_dirty", "lock_sha256", "seed", "recipe", "data", "protocol", "selected_on")
 
 
@@ -46,46 +48,46 @@ class Certificate:
         return [line for line in self.lines if line.verdict == "fails"]
 
     @property
+    def broken(self) -> list[Line]:
+        """The lines whose check ended with an error, which says nothing about the run."""
+        return [line for line in self.lines if line.verdict == "could not be checked"]
+
+    @property
+    def holds(self) -> bool:
+        """Whether every line was checked as far as the records go, and none fails."""
+        return not self.failed and not self.broken
+
+    @property
     def verdict(self) -> str:
         """The whole in one sentence."""
         unchecked = sum(line.verdict == "not checkable" for line in self.lines)
-        held = len(self.lines) - len(self.failed) - unchecked
-        head = "FAILS" if self.failed else "HOLDS"
-        return f"{head}: {held} statements hold, {len(self.failed)} fail, {unchecked} are not checkable"
+        held = len(self.lines) - len(self.failed) - len(self.broken) - unchecked
+        head = "FAILS" if self.failed else "HOLDS" if self.holds else "COULD NOT BE CHECKED"
+        more = f", {len(self.broken)} could not be checked" if self.broken else ""
+        return f"{head}: {held} statements hold, {len(self.failed)} fail, {unchecked} are not checkable{more}"
 
 
 def certify(run_id: str, *, directory: str | Path = store.DIRECTORY) -> Certificate:
     """Recompute and judge what a run left.
 
     Raises:
-        InputError: The run left no tables.
+        InputError: The run left no tables, or the store cannot give them.
     """
-    found = read_evidence(run_id, directory=directory)
-    lines = _judge(found)
     try:
-        intervals = recomputed(found)[1]
-    except (LookupError, ValueError, TypeError, AttributeError):  # a line has said so
+        found = read_evidence(run_id, directory=directory)
+    except (MlflowException, OSError) as error:
+        msg = f"RUN: what {run_id} left cannot be read ({store.reason(error)}); see that its store answers."
+        raise InputError(msg) from error
+    scores = functools.cache(lambda: recomputed(found))
+    lines = [*table_lines(found), *number_lines(found, scores), *origin_lines(found), *member_lines(found)]
+    try:
+        intervals = scores()[1]
+    except Exception:  # a line has said so
         intervals = None
     stated = {name: found.tags[name] for name in _STATED if name in found.tags}
     stated.setdefault("protocol", _protocol(found))
     url = run_url(found.experiment_id, run_id)
     return Certificate(run_id, found.name, url, tuple(lines), stated, intervals)
-
-
-def _judge(found: Evidence) -> list[Line]:
-    judges = (table_lines, number_lines, origin_lines, member_lines)
-    lines: list[Line] = []
-    for judge in judges:
-        try:
-            lines += judge(found)
-        except (
-            LookupError,
-            ValueError,
-            TypeError,
-            AttributeError,
-        ) as error:  # a table lost or holds something
-            lines.append(Line("the tables can be read", "fails", f"{type(error).__name__}: {error}"))
-    return lines
 
 
 def _protocol(found: Evidence) -> str:
@@ -110,7 +112,7 @@ def certificate_json(one: Certificate) -> str:
         "run_id": one.run_id,
         "name": one.name,
         "run": one.url,
-        "holds": not one.failed,
+        "holds": one.holds,
         "verdict": one.verdict,
         "lines": [asdict(line) for line in one.lines],
         "stated": one.stated,
@@ -127,7 +129,7 @@ def certificate_page(one: Certificate) -> str:
     )
     stated = pd.DataFrame([{"what": name, "stated by the run": value} for name, value in one.stated.items()])
     parts = [
-        f'<p class="{"fails" if one.failed else "holds"}">{escape(one.verdict)}</p>',
+        f'<p class="{"holds" if one.holds else "fails"}">{escape(one.verdict)}</p>',
         f'<p>Run <a href="{escape(one.url)}">{escape(one.run_id)}</a></p>',
         table_html(lines, marks="verdict"),
         "<h2>Stated</h2>",

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from datamodules.errors import InputError
 from records import store
-from records.runs import CONFIG, download, find_runs
+from records.runs import CONFIG, children, download
 
 TABLES = ("predictions", "split", "intervals", "folds", "seeds")
 _T = TypeVar("_T")
@@ -118,8 +118,7 @@ def read_evidence(run_id: str, *, directory: str | Path = store.DIRECTORY, with_
 
 def _with_members(parent: Evidence, directory: str | Path) -> Evidence:
     """Return a cross-validation with the runs of its folds, and in `gone` those that are missing."""
-    below = find_runs(parent=parent.run_id, directory=directory)
-    ids = below.sort_values("start", kind="stable")["run_id"].tolist() if len(below) else []
+    ids = children(parent.run_id, directory=directory)["run_id"].tolist()
     folds = parent.tables.get("folds")
     gone: list[str] = []
     named = set(folds["run_id"].astype(str)) if folds is not None and "run_id" in folds else set()

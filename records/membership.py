@@ -9,7 +9,7 @@ from records.evidence import Evidence
 from records.predictions import classes_of
 from records.recomputed import TOLERANCE
 from records.statistics import fold_scores
-from records.verdicts import Line, judged, unknown
+from records.verdicts import Line, judged, statement, unknown
 
 _ROLES = ["fold", "row", "role", "is_copy"]
 _SCORES = ["f1_macro", "accuracy", "balanced_accuracy"]
@@ -22,19 +22,22 @@ def member_lines(found: Evidence) -> Iterator[Line]:
         if "fold" in found.tables.get("predictions", pd.DataFrame()) and found.predictions["fold"].nunique() > 1:
             yield judged("the tables are those of one fold", ["the prediction table holds several"], "")
         return
-    statement = "the tables are those of the folds' own runs"
+    seeds = found.tags.get("seed", "").split(",")
+    yield _own_tables(found, seeds)
+    if found.members:
+        yield _each_seed(found, seeds)
+        yield _one_config(found)
+
+
+@statement("the tables are those of the folds' own runs")
+def _own_tables(text: str, found: Evidence, seeds: Sequence[str]) -> Line:
     if not found.members:
         why = "; ".join(found.gone) or "they were deleted, or not imported"
-        yield unknown(statement, f"the runs of the folds are not here: {why}")
-        return
-    seeds = found.tags.get("seed", "").split(",")
+        return unknown(text, f"the runs of the folds are not here: {why}")
     mine = [one for one in found.members if one.tags.get("seed") == seeds[0]]
-    if mine:
-        yield judged(statement, [*found.gone, *_pooled(found, mine), *_ended(found)], f"{len(mine)} folds")
-    else:
-        yield judged(statement, [f"no run of a fold has seed {seeds[0]}"], "")
-    yield _each_seed(found, seeds)
-    yield _one_config(found)
+    if not mine:
+        return judged(text, [f"no run of a fold has seed {seeds[0]}"], "")
+    return judged(text, [*found.gone, *_pooled(found, mine), *_ended(found)], f"{len(mine)} folds")
 
 
 def _pooled(found: Evidence, mine: Sequence[Evidence]) -> list[str]:
@@ -67,11 +70,11 @@ def _ended(found: Evidence) -> list[str]:
     return faults + [f"not below it: {', '.join(elsewhere)}"] * bool(elsewhere)
 
 
-def _each_seed(found: Evidence, seeds: Sequence[str]) -> Line:
+@statement("the tables of folds and seeds equal the folds' own predictions")
+def _each_seed(text: str, found: Evidence, seeds: Sequence[str]) -> Line:
     """Recompute the rows of the tables of folds and seeds from the folds' own predictions."""
-    statement = "the tables of folds and seeds equal the folds' own predictions"
     if not {"folds", "seeds"} & set(found.tables):
-        return unknown(statement, "it left neither")
+        return unknown(text, "it left neither")
     faults, held = [], found.predictions[["row", "content"]].sort_values("row", ignore_index=True)
     classes = classes_of(found.predictions)
     for seed in seeds:
@@ -86,7 +89,7 @@ def _each_seed(found: Evidence, seeds: Sequence[str]) -> Line:
             kept = found.tables.get(name)
             if kept is not None and not _same(table, kept[kept["seed"].astype(str) == seed], name):
                 faults.append(f"the table of {name} differs for seed {seed}")
-    return judged(statement, faults, f"{len(found.members)} runs, {len(seeds)} seed(s)")
+    return judged(text, faults, f"{len(found.members)} runs, {len(seeds)} seed(s)")
 
 
 def _whole(pooled: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
@@ -101,14 +104,14 @@ def _same(mine: pd.DataFrame, kept: pd.DataFrame, name: str) -> bool:
     return bool(((mine[names] - kept.loc[mine.index, names]).abs() <= TOLERANCE).to_numpy().all())
 
 
-def _one_config(found: Evidence) -> Line:
+@statement("all folds were run with the same options")
+def _one_config(text: str, found: Evidence) -> Line:
     """Check that all folds were run with the options that the cross-validation kept."""
-    statement = "all folds were run with the same options"
     if not found.config or not all(one.config for one in found.members):
-        return unknown(statement, "some config was not kept")
+        return unknown(text, "some config was not kept")
     mine = _shared(found.config)
     other = [one.name for one in found.members if _shared(one.config) != mine]
-    return judged(statement, [f"{', '.join(other)} differ"] * bool(other), f"{len(found.members)} runs")
+    return judged(text, [f"{', '.join(other)} differ"] * bool(other), f"{len(found.members)} runs")
 
 
 def _shared(config: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """A run that this process is writing: its lock, spool, sender and system metrics, and what was logged before."""
 
 import atexit
-import json
 import math
 import os
 import sys
@@ -17,8 +16,9 @@ from mlflow import MlflowClient
 
 from datamodules.errors import InputError
 from records import store
+from records.heartbeat import Heartbeat
 from records.sending import Sender, log
-from records.spool import Spool
+from records.spool import Spool, write_address
 from records.system import SystemMetrics
 
 RESERVED = "SCHEDULED"  # MLflow's status of a run that was made and has not begun
@@ -56,6 +56,7 @@ class OpenRun:
         self._place = address or "mlruns/mlflow.db"
         self._with_system, self._guard = system_metrics, threading.Lock()
         self._system: SystemMetrics | None = None
+        self._heartbeat: Heartbeat | None = None
         self._logged: dict[str, dict[int, float]] = {}
         self._params: dict[str, str] = {}
         self._status = ""
@@ -82,6 +83,7 @@ class OpenRun:
         self._acquire()
         self.set_status("RUNNING")
         self._sender.start()
+        self._heartbeat = Heartbeat(self.client, self.run_id)
         if self._with_system:
             steps = [step for key, values in self._logged.items() if key.startswith("system/") for step in values]
             self._system = SystemMetrics(self.metrics, max(steps, default=-1) + 1)
@@ -107,13 +109,13 @@ class OpenRun:
                     self._logged.setdefault(key, {})[one["step"]] = value
             elif one["op"] == "params":
                 self._params.update(one["values"])
-        if not operations:
+        if not any(one["op"] == "status" for one in operations):  # only what a report added, or nothing
             run = self.client.get_run(self.run_id)
             data, self.reserved = run.data, run.info.status == RESERVED
-            self._params = dict(data.params)
+            self._params = dict(data.params) | self._params
             for key in data.metrics:
                 history = self.client.get_metric_history(self.run_id, key)
-                self._logged[key] = {metric.step: metric.value for metric in history}
+                self._logged[key] = {metric.step: metric.value for metric in history} | self._logged.get(key, {})
 
     def metrics(self, values: Mapping[str, float], step: int | None) -> None:
         """Log values, each step of a metric once; without a step a changed value takes the next one."""
@@ -162,6 +164,9 @@ class OpenRun:
         if self._system is not None:
             self._system.stop()
             self._system = None
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
+            self._heartbeat = None
         sent = self._sender.drain()
         if sent:
             self.spool.clear_files()
@@ -182,11 +187,6 @@ class OpenRun:
         if self.active and self.pid == os.getpid():
             self.set_status("FAILED" if getattr(sys, "last_value", None) is not None else self.ended_as)
             self.close()
-
-
-def write_address(spool: Spool, run_id: str, address: str | None) -> None:
-    """Write beside a spool which run of which store it belongs to, for `emotion sync`."""
-    (spool.folder / "address.json").write_text(json.dumps({"run_id": run_id, "tracking_uri": address}))
 
 
 def _next_step(known: Mapping[int, float], value: float) -> int | None:

@@ -19,7 +19,7 @@ th, td { text-align: left; padding: .25rem .7rem .25rem 0; border-bottom: 1px so
   overflow-wrap: break-word; }
 th { border-bottom: 2px solid #111; } a { color: #0072B2; }
 .scroll { overflow-x: auto; }
-.holds { color: #00614a; } .fails { color: #a84300; font-weight: bold; } .not { color: #555; }
+.holds { color: #00614a; } .fails { color: #a84300; font-weight: bold; } .not, .could { color: #555; }
 p.holds, p.fails { font-size: 1.1rem; border-left: .4rem solid; padding-left: .6rem; }
 svg { max-width: 100%; height: auto; }
 @media print { body { margin: 0; max-width: none; font-size: 11px; } tr { break-inside: avoid; }

@@ -129,22 +129,50 @@ def protocol_of(table: pd.DataFrame) -> str:
     return str(found[0])
 
 
-def check_split(table: pd.DataFrame) -> None:
-    """Raise InputError unless roles are known and no row has two roles in one fold.
+def check_split(table: pd.DataFrame, predictions: pd.DataFrame | None = None) -> None:
+    """Check a split table: its roles, that no row or content has two of them in one fold, and what its images are.
 
-    In a leaky protocol copies may have been made before the division and stand anywhere; originals have one role still.
+    In a leaky protocol equal images may stand in several parts, and copies may have been made before the division and
+    stand anywhere; originals have one role still. Tables of older runs have no column `content`.
+
+    Args:
+        table: The split table.
+        predictions: The prediction table of the same run, whose rows must be of the same content.
+
+    Raises:
+        InputError: A fault, with the first row that has it.
     """
     _need_columns(table, SPLIT_COLUMNS, "split table")
     unknown = sorted(set(table["role"].astype(str)) - set(ROLES))
     if unknown:
         msg = f"split table: role is one of {', '.join(ROLES)}, got {unknown[:5]}."
         raise InputError(msg)
-    bound = table if protocol_of(table) == HONEST else table[~table["is_copy"].astype(bool)]
+    honest = protocol_of(table) == HONEST
+    bound = table if honest else table[~table["is_copy"].astype(bool)]
     roles = bound.groupby(["fold", "row"])["role"].nunique()
     if (roles > 1).any():
         fold, row = roles.index[roles > 1][0]
         msg = f"split table: a row has one role in a fold, row {row} has {roles.max()} in fold {fold}. The split leaks."
         raise InputError(msg)
+    if "content" not in table:
+        return
+    both = [table] if predictions is None else [table, predictions]
+    contents = pd.concat([one[["row", "content"]] for one in both]).groupby("row")["content"].nunique(dropna=False)
+    if (contents != 1).any() or table["content"].isna().any():
+        row = (
+            contents.index[contents != 1][0] if (contents != 1).any() else table["row"][table["content"].isna()].iloc[0]
+        )
+        msg = (
+            f"split table: a row is one image, row {row} has several contents or none. The images changed while the "
+            "run went on: start a new one."
+        )
+        raise InputError(msg)
+    roles = table.groupby(["fold", "content"])["role"].nunique()
+    if honest and (roles > 1).any():
+        fold, content = roles.index[roles > 1][0]
+        rows = sorted(table["row"][(table["fold"] == fold) & (table["content"] == content)].unique().tolist())
+        msg = f"split table: equal images have one role in a fold, rows {rows[:5]} have several in fold {fold}. The "
+        raise InputError(msg + "split leaks.")
 
 
 def _need_columns(table: pd.DataFrame, columns: Sequence[str], what: str) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 from records.evidence import Evidence
 from records.origin import changed_between, known_commit, lock_of
-from records.verdicts import Line, judged, unknown
+from records.verdicts import Line, judged, statement, unknown
 
 _UNKNOWN = (None, "", "None", "unknown")
 
@@ -23,8 +23,8 @@ def origin_lines(found: Evidence) -> Iterator[Line]:
     yield Line("the run finished", "holds" if whole else "fails", " and ".join(ended))
 
 
-def _seed(found: Evidence) -> Line:
-    statement = "the seed is stated, and the same everywhere"
+@statement("the seed is stated, and the same everywhere")
+def _seed(text: str, found: Evidence) -> Line:
     tagged = found.tags.get("seed", "")
     said: dict[str, object] = {"tag": tagged.split(",")[0], "parameter": found.params.get("seed_everything")}
     said["config"] = found.config.get("seed_everything")
@@ -32,16 +32,16 @@ def _seed(found: Evidence) -> Line:
         if name in found.tables:
             ran = ",".join(str(one) for one in found.tables[name]["seed"].drop_duplicates())
             if tagged != ran:
-                return judged(statement, [f"tag {tagged or 'none'}, table of {name} {ran}"], "")
+                return judged(text, [f"tag {tagged or 'none'}, table of {name} {ran}"], "")
             said[f"table of {name}"] = ran.split(",")[0]
-    return _agree(statement, said)
+    return _agree(text, said)
 
 
-def _settings(found: Evidence) -> Line:
+@statement("parameters and tags are those of the config")
+def _settings(text: str, found: Evidence) -> Line:
     """Check parameters and tags against the config; a cross-validation keeps the config of its first fold."""
-    statement = "parameters and tags are those of the config"
     if not found.config:
-        return unknown(statement, "the run kept no config")
+        return unknown(text, "the run kept no config")
     config = _flat(found.config)
     resumed = {key.removeprefix("resumed."): value for key, value in found.tags.items() if key.startswith("resumed.")}
     faults = []
@@ -53,7 +53,7 @@ def _settings(found: Evidence) -> Line:
     elif not found.folded:
         faults.append("it has a config, but no parameters")
     faults += [f"tag {name} is {found.tags.get(name)}, but {why}" for name, why in _other_tags(found, config)]
-    return judged(statement, faults, f"{len(config)} options")
+    return judged(text, faults, f"{len(config)} options")
 
 
 def _other_tags(found: Evidence, config: Mapping[str, str]) -> Iterator[tuple[str, str]]:
@@ -89,26 +89,26 @@ def _same(held: str | None, logged: str | None) -> bool:
     return held == logged or (len(logged) >= 500 and held.startswith(logged))  # MLflow cuts long ones
 
 
-def _manifest(found: Evidence) -> Line:
-    statement = "the manifest hash is stated, and the same everywhere"
+@statement("the manifest hash is stated, and the same everywhere")
+def _manifest(text: str, found: Evidence) -> Line:
     tag, digest = found.tags.get("manifest", ""), str(found.dataset.get("digest", ""))
     if tag and not (len(tag) == 64 and set(tag) <= set("0123456789abcdef")):
-        return judged(statement, ["the tag is not a SHA-256"], "")
+        return judged(text, ["the tag is not a SHA-256"], "")
     others = [one.name for one in found.members if one.tags.get("manifest") != tag]
     if others:
-        return judged(statement, [f"other data in {', '.join(others)}"], "")
-    line = _agree(statement, {"tag": tag[: len(digest)] if digest else tag, "data set": digest})
+        return judged(text, [f"other data in {', '.join(others)}"], "")
+    line = _agree(text, {"tag": tag[: len(digest)] if digest else tag, "data set": digest})
     if line.verdict != "holds":
         return line
     whole = len(digest) == len(tag) or bool(found.members)
-    return Line(statement, "holds", tag if whole else f"{tag} (its first {len(digest)} digits stand twice)")
+    return Line(text, "holds", tag if whole else f"{tag} (its first {len(digest)} digits stand twice)")
 
 
-def _labels(found: Evidence) -> Line:
-    statement = "images and labels are as many as the data set's"
+@statement("images and labels are as many as the data set's")
+def _labels(text: str, found: Evidence) -> Line:
     classes = {str(name): int(count) for name, count in (found.dataset.get("classes") or {}).items()}
     if not classes:
-        return unknown(statement, "the run logged no class counts")
+        return unknown(text, "the run logged no class counts")
     total, faults = sum(classes.values()), []
     stated = found.dataset.get("images")
     faults += [f"{stated} images stated, {total} counted by class"] * (stated is not None and int(stated) != total)
@@ -125,16 +125,16 @@ def _labels(found: Evidence) -> Line:
         for name in sorted({*classes, *counts})
         if counts.get(name, 0) > classes.get(name, 0) or (whole and counts.get(name, 0) != classes.get(name, 0))
     ]
-    return judged(statement, faults, "equal to the manifest's" if whole else "none more than the manifest holds")
+    return judged(text, faults, "equal to the manifest's" if whole else "none more than the manifest holds")
 
 
-def _code(found: Evidence) -> Line:
-    statement = "the code is a commit"
+@statement("the code is a commit")
+def _code(text: str, found: Evidence) -> Line:
     commit = found.tags.get("git_commit")
     if {commit, found.environment.get("git_commit")} <= set(_UNKNOWN):
-        return unknown(statement, "the run was made outside of git")
+        return unknown(text, "the run was made outside of git")
     said = {"tag": commit, "environment.json": found.environment.get("git_commit")}
-    same = _agree(statement, said | {"MLflow's tag": found.tags.get("mlflow.source.git.commit")})
+    same = _agree(text, said | {"MLflow's tag": found.tags.get("mlflow.source.git.commit")})
     dirty = {"tag": found.tags.get("git_dirty"), "environment.json": found.environment.get("git_dirty")}
     clean = _agree("whether files differed", dirty)
     faults = [line.detail for line in (same, clean) if line.verdict == "fails"]
@@ -145,12 +145,12 @@ def _code(found: Evidence) -> Line:
     moved = sorted({one.name for one in found.members if _other_code(commit, one)})
     faults += [f"other or changed code in {', '.join(moved)}"] * bool(moved)
     if faults or same.verdict == "not checkable":
-        return judged(statement, faults, "") if faults else same
+        return judged(text, faults, "") if faults else same
     if clean.verdict != "holds" and dirty["tag"] != "false":
-        return unknown(statement, "the run did not state whether files differed")
+        return unknown(text, "the run did not state whether files differed")
     if not known_commit(commit):
-        return unknown(statement, f"{commit} is stated twice, but no commit of this clone")
-    return Line(statement, "holds", f"{commit}, a commit of this clone")
+        return unknown(text, f"{commit} is stated twice, but no commit of this clone")
+    return Line(text, "holds", f"{commit}, a commit of this clone")
 
 
 def _other_code(commit: str, member: Evidence) -> bool:
@@ -159,31 +159,31 @@ def _other_code(commit: str, member: Evidence) -> bool:
     return member.tags.get("git_dirty") == "true" or (theirs != commit and changed_between(commit, theirs))
 
 
-def _lock(found: Evidence) -> Line:
-    statement = "lock hash"
+@statement("lock hash")
+def _lock(text: str, found: Evidence) -> Line:
     tag, commit = found.tags.get("lock_sha256"), found.tags.get("git_commit", "")
     said: dict[str, object] = {"tag": tag, "environment.json": found.environment.get("lock_sha256")}
     if set(said.values()) <= set(_UNKNOWN):
-        return unknown(statement, "the run did not state it")
+        return unknown(text, "the run did not state it")
     if found.tags.get("git_dirty") == "false":
         said["the commit's requirements.lock"] = lock_of(commit)
-    line = _agree(statement, said)
+    line = _agree(text, said)
     others = [one.name for one in found.members if one.tags.get("lock_sha256", tag) != tag]
-    return judged(statement, [f"another one in {', '.join(others)}"], "") if others else line
+    return judged(text, [f"another one in {', '.join(others)}"], "") if others else line
 
 
-def _agree(statement: str, said: Mapping[str, object]) -> Line:
+def _agree(text: str, said: Mapping[str, object]) -> Line:
     """Return whether what stands in several places is the same; in one place alone it cannot be checked.
 
     The first place is where the run states it: if it stands elsewhere and not there, it was taken away.
     """
     there = {place: str(value) for place, value in said.items() if value not in _UNKNOWN}
     if not there:
-        return unknown(statement, "the run did not state it")
+        return unknown(text, "the run did not state it")
     first = next(iter(said))
     if len(set(there.values())) > 1 or first not in there:
         shown = there if first in there else {first: "absent", **there}
-        return judged(statement, [", ".join(f"{place} {value}" for place, value in shown.items())], "")
+        return judged(text, [", ".join(f"{place} {value}" for place, value in shown.items())], "")
     if len(there) < 2:
-        return unknown(statement, "it stands in one place alone")
-    return Line(statement, "holds", next(iter(there.values())))
+        return unknown(text, "it stands in one place alone")
+    return Line(text, "holds", next(iter(there.values())))

@@ -1,7 +1,7 @@
 """The lines of a certificate about numbers: the tables are those that were kept, and every logged score follows."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -10,32 +10,53 @@ from datamodules.errors import InputError
 from records.evidence import TABLES, Evidence
 from records.predictions import classes_of
 from records.statistics import calibration, cluster_bootstrap, fold_scores
-from records.verdicts import Line, judged, unknown
+from records.verdicts import Line, broken, judged, statement, unknown
 
 TOLERANCE = 5e-6  # of scores that were logged from single precision
 _CALIBRATION = ("nll", "brier", "calibration_error")
 
 
-def number_lines(found: Evidence) -> Iterator[Line]:
-    """Check the tables against their hashes, and the logged numbers against the tables."""
+Scores = tuple[dict[str, float], pd.DataFrame]  # what `recomputed` returns
+_SCORES, _INTERVALS = (f"logged {what} equal those of the prediction table" for what in ("scores", "intervals"))
+
+
+def number_lines(found: Evidence, scores: Callable[[], Scores]) -> Iterator[Line]:
+    """Check the tables against their hashes, and the logged numbers against the tables.
+
+    Args:
+        found: What the run left.
+        scores: Gives what `recomputed` does of it; the bootstrap takes a while, so that it is run once.
+    """
     yield _files(found)
-    yield from _metrics(found)
+    try:
+        values, intervals = scores()
+    except InputError as error:
+        yield judged(_SCORES, [str(error)], "")
+        return
+    except Exception as error:  # no fault of the run
+        yield broken(_SCORES, error)
+        return
+    yield _equal_scores(found, values, intervals)
+    yield _equal_intervals(found, values, intervals)
+    for name, check in (("folds", _folds), ("seeds", _seeds)):
+        if name in found.tables:
+            yield check(found, name, found.tables[name])
 
 
-def _files(found: Evidence) -> Line:
-    statement = "the tables are those that the run kept"
+@statement("the tables are those that the run kept")
+def _files(text: str, found: Evidence) -> Line:
     logged = {name.removeprefix("sha256."): value for name, value in found.tags.items() if name.startswith("sha256.")}
     logged = {name: value for name, value in logged.items() if name in TABLES}
     faults = [f"{name} is gone" for name in logged if name not in found.digests] + list(found.missing)
     if not logged:
-        return judged(statement, faults, "") if faults else unknown(statement, "the run logged no hashes of its tables")
+        return judged(text, faults, "") if faults else unknown(text, "the run logged no hashes of its tables")
     faults += [f"{name} has no logged hash" for name in found.digests if name not in logged]
     other = [name for name, digest in found.digests.items() if logged.get(name, digest) != digest]
     faults += [f"{', '.join(other)} changed since"] * bool(other)
-    return judged(statement, faults, "SHA-256 equal to those logged")
+    return judged(text, faults, "SHA-256 equal to those logged")
 
 
-def recomputed(found: Evidence) -> tuple[dict[str, float], pd.DataFrame]:
+def recomputed(found: Evidence) -> Scores:
     """Return every score of the prediction table under its logged name, and the table of intervals."""
     classes = classes_of(found.predictions)
     intervals = cluster_bootstrap(found.predictions, classes, resamples=_resamples(found))
@@ -63,40 +84,40 @@ def _logged(name: str) -> str:
     return re.sub(r"[^\w/. -]", "_", name)
 
 
-def _metrics(found: Evidence) -> Iterator[Line]:
-    statement = "logged scores equal those of the prediction table"
-    try:
-        values, intervals = recomputed(found)
-    except InputError as error:
-        yield judged(statement, [str(error)], "")
-        return
-    whole = [f"test/{name}" for name in intervals.loc[intervals["class"] == "", "metric"]]
-    ends = {f"{name}_{end}" for name in whole for end in ("low", "high")}
-    needed = {*whole, *(_logged(f"test/f1_{name}") for name in classes_of(found.predictions))}
-    needed |= {f"test/{name}" for name in _CALIBRATION}
-    yield _equal(statement, values, found.metrics, set(values) - ends, needed)
-    statement = "logged intervals equal those of the prediction table"
+def _ends(intervals: pd.DataFrame) -> set[str]:
+    return {f"test/{name}_{end}" for name in _whole(intervals) for end in ("low", "high")}
+
+
+def _whole(intervals: pd.DataFrame) -> list[str]:
+    return [str(name) for name in intervals.loc[intervals["class"] == "", "metric"]]
+
+
+@statement(_SCORES)
+def _equal_scores(text: str, found: Evidence, values: dict[str, float], intervals: pd.DataFrame) -> Line:
+    needed = {f"test/{name}" for name in (*_whole(intervals), *_CALIBRATION)}
+    needed |= {_logged(f"test/f1_{name}") for name in classes_of(found.predictions)}
+    return _equal(text, values, found.metrics, set(values) - _ends(intervals), needed)
+
+
+@statement(_INTERVALS)
+def _equal_intervals(text: str, found: Evidence, values: dict[str, float], intervals: pd.DataFrame) -> Line:
+    ends = _ends(intervals)
     older = "sha256.predictions" not in found.tags and not ends & set(found.metrics)  # kept the table alone
-    line = _equal(statement, values, found.metrics, ends, set() if older else ends)
+    line = _equal(text, values, found.metrics, ends, set() if older else ends)
     kept = found.tables.get("intervals")
     if older and kept is None:
-        line = unknown(statement, "none were logged")
+        line = unknown(text, "none were logged")
     elif kept is not None and line.verdict != "fails":
         keys = ["metric", "class"]
         both = kept.merge(intervals, on=keys, suffixes=("", "_now"), how="outer")
         numbers = ["value", "low", "high", "images", "clusters"]
         apart = np.abs(both[numbers].to_numpy(np.float64) - both[[f"{n}_now" for n in numbers]].to_numpy(np.float64))
         wrong = int((~(apart <= TOLERANCE)).any(axis=1).sum())
-        line = judged(statement, [f"{wrong} rows of its table of intervals differ"] * (wrong > 0), f"{len(both)} rows")
-    yield line
-    for name, table in (("folds", found.tables.get("folds")), ("seeds", found.tables.get("seeds"))):
-        if table is not None:
-            yield _spread(found, name, table)
+        line = judged(text, [f"{wrong} rows of its table of intervals differ"] * (wrong > 0), f"{len(both)} rows")
+    return line
 
 
-def _equal(
-    statement: str, values: dict[str, float], logged: dict[str, float], names: set[str], needed: set[str]
-) -> Line:
+def _equal(text: str, values: dict[str, float], logged: dict[str, float], names: set[str], needed: set[str]) -> Line:
     """Compare those of `names` that were logged; all that are `needed` must have been, since evaluating logs them."""
     absent = sorted(needed - set(logged))
     faults = [f"{len(absent)} were not logged: {', '.join(absent[:3])}"] * bool(absent)
@@ -104,10 +125,10 @@ def _equal(
     wrong = [name for name in there if not abs(values[name] - logged[name]) <= TOLERANCE]
     shown = ", ".join(f"{name} logged {logged[name]:.6f}, recomputed {values[name]:.6f}" for name in wrong[:3])
     faults += [f"{len(wrong)} differ: {shown}"] * bool(wrong)
-    return judged(statement, faults, f"{len(there)} recomputed")
+    return judged(text, faults, f"{len(there)} recomputed")
 
 
-def _spread(found: Evidence, name: str, table: pd.DataFrame) -> Line:
+def _spread(text: str, found: Evidence, name: str, table: pd.DataFrame) -> Line:
     """Check the mean and deviation over folds or seeds, and the first seed's rows against the prediction table."""
     first = table[table["seed"] == table["seed"].iloc[0]]
     source = first if name == "folds" else table
@@ -126,4 +147,10 @@ def _spread(found: Evidence, name: str, table: pd.DataFrame) -> Line:
         apart = (mine[metric] - held[metric].reindex(mine.index)).abs()
         if len(held) != len(mine) or not (apart <= TOLERANCE).all():
             faults.append(f"{metric} of the {name} table is not that of the predictions")
-    return judged(f"the table of {name} equals the predictions and the logged spread", faults, f"{len(table)} rows")
+    return judged(text, faults, f"{len(table)} rows")
+
+
+_folds, _seeds = (
+    statement(f"the table of {name} equals the predictions and the logged spread")(_spread)
+    for name in ("folds", "seeds")
+)

@@ -2,7 +2,10 @@
 
 import json
 import os
+import shutil
 import tempfile
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +21,11 @@ from tqdm import tqdm
 from datamodules.errors import InputError
 from records import store
 from records.sending import log, send_all
-from records.spool import Spool
+from records.spool import Spool, write_address
 
 CONFIG = "config.yaml"
+_ALL = 1_000_000  # more than any store holds
+_LOCK_SECONDS = 10.0
 
 
 def find_runs(
@@ -45,7 +50,7 @@ def find_runs(
         limit: At most so many rows.
     """
     client = _client(directory, tracking_uri)
-    experiments = {str(one.experiment_id): one.name for one in client.search_experiments()}
+    experiments = _experiments(client)
     if experiment is not None:
         experiments = {key: name for key, name in experiments.items() if name == experiment}
     if parent is not None:
@@ -61,6 +66,18 @@ def find_runs(
             break
     rows = [_row(run, experiments[str(run.info.experiment_id)]) for run in found]
     return pd.DataFrame(rows, columns=None if rows else list(_FIXED))
+
+
+def _experiments(client: MlflowClient) -> dict[str, str]:
+    """Return the names of all experiments by their id, page by page."""
+    found: dict[str, str] = {}
+    token = None
+    while True:
+        page = client.search_experiments(page_token=token)
+        found |= {str(one.experiment_id): str(one.name) for one in page}
+        token = page.token
+        if not token:
+            return found
 
 
 _FIXED = ("run_id", "name", "experiment", "status", "parent", "start", "end")
@@ -83,11 +100,50 @@ def _row(run: Run, experiment: str) -> dict[str, Any]:
     return row | {f"tags.{key}": value for key, value in tags.items()}
 
 
+def run_row(run_id: str, *, directory: str | Path = store.DIRECTORY, tracking_uri: str | None = None) -> dict[str, Any]:
+    """Return the row that `find_runs` has of one run.
+
+    Raises:
+        InputError: No such run, or it was deleted.
+    """
+    client = _client(directory, tracking_uri)
+    try:
+        run = client.get_run(run_id)
+        experiment = client.get_experiment(run.info.experiment_id)
+    except MlflowException as error:
+        place = store.without_password(client.tracking_uri)
+        msg = f"run: no run {run_id!r} in {place} ({store.reason(error)}). Look it up with `emotion runs list`."
+        raise InputError(msg) from error
+    require_active(client, run)
+    return _row(run, str(experiment.name))
+
+
+def require_active(client: MlflowClient, run: Run) -> None:
+    """Refuse a run that was deleted, itself or with its experiment.
+
+    Raises:
+        InputError: so; it says how to bring the run back.
+    """
+    experiment = client.get_experiment(run.info.experiment_id)
+    if experiment.lifecycle_stage == "deleted":
+        restore = f"experiments restore --experiment-id {experiment.experiment_id}"
+    elif run.info.lifecycle_stage == "deleted":
+        restore = f"runs restore --run-id {run.info.run_id}"
+    else:
+        return
+    place = store.without_password(client.tracking_uri)
+    msg = (
+        f"run: {run.info.run_id} was deleted; restore it with MLFLOW_TRACKING_URI={place} mlflow {restore}, or name "
+        "another run."
+    )
+    raise InputError(msg)
+
+
 def children(
     parent_id: str, *, directory: str | Path = store.DIRECTORY, tracking_uri: str | None = None
 ) -> pd.DataFrame:
     """Return the children of a run in the order in which they were started."""
-    found = find_runs(parent=parent_id, directory=directory, tracking_uri=tracking_uri)
+    found = find_runs(parent=parent_id, directory=directory, tracking_uri=tracking_uri, limit=_ALL)
     return found.sort_values("start", kind="stable", ignore_index=True)
 
 
@@ -98,7 +154,7 @@ def find_run(text: str, *, directory: str | Path = store.DIRECTORY, tracking_uri
         return str(client.get_run(text).info.run_id)
     except MlflowException:
         pass
-    found = find_runs(directory=directory, tracking_uri=tracking_uri, limit=50_000)
+    found = find_runs(directory=directory, tracking_uri=tracking_uri, limit=_ALL)
     if text == "latest" and len(found):
         return str(found["run_id"].iloc[0])
     fitting = found[found["run_id"].str.startswith(text) | (found["name"] == text)] if len(found) else found
@@ -193,7 +249,7 @@ def replay_spools(directory: str | Path = store.DIRECTORY) -> dict[str, str]:
             with FileLock(folder.parent / "lock", timeout=0):
                 spool = Spool(folder)
                 states = [one["value"] for one in spool.all() if one["op"] == "status"]
-                if not states or states[-1] == "RUNNING":
+                if states and states[-1] == "RUNNING":  # without a state it holds what a report added
                     spool.append({"op": "status", "value": "KILLED", "time": int(folder.stat().st_mtime * 1000)})
                 send_all(store.open_client(directory, _address(folder)), run_id, spool)
                 spool.clear_files()
@@ -204,6 +260,58 @@ def replay_spools(directory: str | Path = store.DIRECTORY) -> dict[str, str]:
             log.debug("sending %s failed", run_id, exc_info=True)
             outcome[run_id] = f"not sent: {store.reason(error)}"
     return outcome
+
+
+def add_to_run(
+    run_id: str,
+    files: Mapping[str, Path],
+    metrics: Mapping[str, float] | None = None,
+    *,
+    shown: str = "",
+    directory: str | Path = store.DIRECTORY,
+) -> str:
+    """Keep more files and numbers with a run that has ended; its status stays.
+
+    They go through the run's spool: what a store that is away cannot take is sent by `emotion sync`.
+
+    Args:
+        run_id: The run.
+        files: Artifact name -> file.
+        metrics: Name -> value.
+        shown: The artifact to look at first.
+        directory: Folder of the embedded store, and of the local folder of every run.
+
+    Returns:
+        What became of them: "kept with run ..." or why not, in one sentence.
+    """
+    folder = Path(directory).absolute() / "runs" / run_id
+    uri = store.tracking_uri(directory)
+    what, fresh = f"run {run_id[:8]}", not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "lock", timeout=_LOCK_SECONDS):
+            spool = Spool(folder / "spool")
+            if not (spool.folder / "address.json").exists():
+                address = None if uri == store.embedded_uri(directory) else store.without_password(uri)
+                write_address(spool, run_id, address)
+            if metrics:
+                now = int(time.time() * 1000)
+                spool.append({"op": "metrics", "step": 0, "time": now, "values": dict(metrics)})
+            for artifact, file in files.items():
+                spool.copy_file(file, artifact)
+            try:
+                send_all(store.open_client(directory, _address(spool.folder)), run_id, spool)
+                spool.clear_files()
+            except (InputError, MlflowException, OSError) as error:
+                why = f"the tracking store does not answer ({store.reason(error)})"
+                return f"not kept with {what} yet: {why}; it waits in {spool.folder}, send it with `emotion sync`"
+    except Timeout:
+        return f"not kept with {what}: another process is writing that run; try again when it has ended"
+    except (InputError, OSError) as error:
+        return f"not kept with {what}: {store.reason(error)}"
+    if fresh:  # the run was made elsewhere, and nothing of it waits here
+        shutil.rmtree(folder, ignore_errors=True)
+    return f"kept with {what}: {shown}"
 
 
 def _address(folder: Path) -> str | None:

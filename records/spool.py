@@ -142,6 +142,11 @@ class Spool:
             raise InputError(msg) from error
 
 
+def write_address(spool: Spool, run_id: str, address: str | None) -> None:
+    """Write beside a spool which run of which store it belongs to, for `emotion sync`."""
+    (spool.folder / "address.json").write_text(json.dumps({"run_id": run_id, "tracking_uri": address}))
+
+
 def _read(journal: Path, start: int, limit: int) -> tuple[list[Operation], int]:
     operations: list[Operation] = []
     if not journal.exists():

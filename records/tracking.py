@@ -24,10 +24,19 @@ from mlflow.exceptions import MlflowException
 from datamodules.errors import InputError
 from records import store
 from records.environment import environment
-from records.open_run import RESERVED, OpenRun, write_address
-from records.runs import children, download, find_run, find_runs, load_table, replay_spools, run_config
+from records.open_run import RESERVED, OpenRun
+from records.runs import (
+    children,
+    download,
+    find_run,
+    find_runs,
+    load_table,
+    replay_spools,
+    require_active,
+    run_config,
+)
 from records.sending import log, send_all
-from records.spool import Spool
+from records.spool import Spool, write_address
 from records.store import ensure_store, tracking_uri
 
 __all__ = [
@@ -196,13 +205,14 @@ class TrackingLogger(Logger):
 
     def _require_run(self, client: MlflowClient) -> None:
         try:
-            client.get_run(str(self._run_id))
+            run = client.get_run(str(self._run_id))
         except MlflowException as error:
             msg = (
                 f"run_id: no run {self._run_id!r} in {store.without_password(self._uri)}. "
                 "Look it up on the page that `emotion ui` serves."
             )
             raise InputError(msg) from error
+        require_active(client, run)
 
     @staticmethod
     def _log_environment(run: OpenRun) -> None:

@@ -1,16 +1,23 @@
-"""The lines of a certificate: each recomputes one statement about a run and says holds, fails, or not checkable."""
+"""The lines of a certificate: each recomputes one statement about a run and says what came of it.
 
-from collections.abc import Iterator
+A statement holds or fails; it is not checkable where the run did not record enough; and it could not be checked where
+the check itself broke, which says nothing about the run.
+"""
+
+import functools
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Concatenate, Literal, ParamSpec
 
 import pandas as pd
 
 from datamodules.errors import InputError
 from records.evidence import Evidence
-from records.predictions import HONEST, check_predictions, protocol_of
+from records.predictions import HONEST, SPLIT_COLUMNS, check_predictions, protocol_of
+from records.store import reason
 
-Verdict = Literal["holds", "fails", "not checkable"]
+Verdict = Literal["holds", "fails", "not checkable", "could not be checked"]
+_P = ParamSpec("_P")
 
 
 @dataclass(frozen=True)
@@ -22,14 +29,35 @@ class Line:
     detail: str
 
 
-def judged(statement: str, faults: list[str], detail: str) -> Line:
+def judged(text: str, faults: list[str], detail: str) -> Line:
     """Return `fails` with the faults when there are any, else `holds` with the detail."""
-    return Line(statement, "fails", "; ".join(faults)) if faults else Line(statement, "holds", detail)
+    return Line(text, "fails", "; ".join(faults)) if faults else Line(text, "holds", detail)
 
 
-def unknown(statement: str, why: str) -> Line:
+def unknown(text: str, why: str) -> Line:
     """Return that a statement cannot be checked, and why."""
-    return Line(statement, "not checkable", why)
+    return Line(text, "not checkable", why)
+
+
+def statement(text: str) -> Callable[[Callable[Concatenate[str, _P], Line]], Callable[_P, Line]]:
+    """Give a check its statement as first argument; a check that raises could not be checked, and others go on."""
+
+    def decorate(check: Callable[Concatenate[str, _P], Line]) -> Callable[_P, Line]:
+        @functools.wraps(check)
+        def checked(*args: _P.args, **kwargs: _P.kwargs) -> Line:
+            try:
+                return check(text, *args, **kwargs)
+            except Exception as error:  # whatever broke is no fault of the run
+                return broken(text, error)
+
+        return checked
+
+    return decorate
+
+
+def broken(text: str, error: Exception) -> Line:
+    """Return that a statement could not be checked, and which error the check ended with."""
+    return Line(text, "could not be checked", f"{type(error).__name__}: {reason(error)}")
 
 
 def table_lines(found: Evidence) -> Iterator[Line]:
@@ -38,18 +66,19 @@ def table_lines(found: Evidence) -> Iterator[Line]:
     yield _well_formed(predictions)
     yield _once(predictions, split)
     yield _apart_by_row(split)
+    yield _apart_by_content(predictions, split)
     yield _apart_by_cluster(predictions, split)
     yield _apart_by_subject(predictions, split)
     yield _copies(split)
     yield _selection(found)
 
 
-def _well_formed(predictions: pd.DataFrame) -> Line:
-    statement = "the prediction table is well formed"
+@statement("the prediction table is well formed")
+def _well_formed(text: str, predictions: pd.DataFrame) -> Line:
     try:
         check_predictions(predictions)
     except InputError as error:
-        return judged(statement, [str(error)], "")
+        return judged(text, [str(error)], "")
     scores = predictions[[name for name in predictions if str(name).startswith("prob_")]]
     said = scores.columns[scores.to_numpy().argmax(axis=1)].str.removeprefix("prob_")
     other = predictions["row"][predictions["predicted"].astype(str).to_numpy() != said.to_numpy(object)]
@@ -59,10 +88,11 @@ def _well_formed(predictions: pd.DataFrame) -> Line:
     several = predictions.groupby("content")["cluster"].nunique()
     twins = int((several > 1).sum())
     faults += [f"{twins} pictures stand in several clusters"] * (twins > 0)
-    return judged(statement, faults, f"{len(predictions)} images; probabilities sum to 1 and give the predictions")
+    return judged(text, faults, f"{len(predictions)} images; probabilities sum to 1 and give the predictions")
 
 
-def _once(predictions: pd.DataFrame, split: pd.DataFrame) -> Line:
+@statement("every held-out image is predicted exactly once")
+def _once(text: str, predictions: pd.DataFrame, split: pd.DataFrame) -> Line:
     faults = []
     twice = int(predictions["row"].duplicated().sum())
     faults += [f"{twice} rows are predicted again"] * (twice > 0)
@@ -76,10 +106,14 @@ def _once(predictions: pd.DataFrame, split: pd.DataFrame) -> Line:
     if folds > 1:
         never = len(set(split["row"]) - set(outer["row"]))
         faults += [f"{never} images are held out by no fold"] * (never > 0)
-    return judged("every held-out image is predicted exactly once", faults, f"{len(said)} images, {folds} fold(s)")
+    return judged(text, faults, f"{len(said)} images, {folds} fold(s)")
 
 
-def _apart_by_row(split: pd.DataFrame) -> Line:
+@statement("folds are disjoint by image")
+def _apart_by_row(text: str, split: pd.DataFrame) -> Line:
+    missing = [name for name in SPLIT_COLUMNS if name not in split]
+    if missing:
+        return judged(text, [f"the split table has no column {', '.join(missing)}"], "")
     originals = split[~split["is_copy"].astype(bool)]
     faults = []
     unknown_roles = sorted(set(split["role"].astype(str)) - {"train", "inner", "outer"})
@@ -90,7 +124,7 @@ def _apart_by_row(split: pd.DataFrame) -> Line:
     roles = split.groupby(["fold", "row"])["role"].nunique()
     several = roles.index[roles > 1].tolist()
     faults += [f"{len(several)} images play several roles in a fold (fold, row: {several[:3]})"] * bool(several)
-    return judged("folds are disjoint by image", faults, "no image, nor a copy of it, plays two roles in a fold")
+    return judged(text, faults, "no image, nor a copy of it, plays two roles in a fold")
 
 
 def _doubled(split: pd.DataFrame) -> bool:
@@ -99,31 +133,45 @@ def _doubled(split: pd.DataFrame) -> bool:
     return bool(len(train)) and bool((train == 2).all())
 
 
-def _apart_by_cluster(predictions: pd.DataFrame, split: pd.DataFrame) -> Line:
-    statement = "folds are disjoint by cluster (duplicates, people)"
+@statement("folds are disjoint by content (equal images)")
+def _apart_by_content(text: str, predictions: pd.DataFrame, split: pd.DataFrame) -> Line:
+    known = _of_rows(predictions, split, "content")
+    if known is None:
+        return unknown(text, "the contents of images that were not held out are in neither table")
+    absent = int((known.fillna("").astype(str) == "").sum())
+    faults = [f"the content of {absent} images is not stated"] * (absent > 0)
+    faults += _other(predictions, split, "content") + _crossing(split, known, "contents")
+    if {"content", "cluster"} <= set(split):
+        several = int((split.groupby("content")["cluster"].nunique() > 1).sum())
+        faults += [f"{several} contents stand in several clusters"] * (several > 0)
+    return judged(text, faults, f"{known.nunique()} contents, none divided")
+
+
+@statement("folds are disjoint by cluster (duplicates, people)")
+def _apart_by_cluster(text: str, predictions: pd.DataFrame, split: pd.DataFrame) -> Line:
     known = _of_rows(predictions, split, "cluster")
     if known is None:
-        return unknown(statement, "the clusters of images that were not held out are in neither table")
+        return unknown(text, "the clusters of images that were not held out are in neither table")
     faults = _other(predictions, split, "cluster") + _crossing(split, known, "clusters")
-    return judged(statement, faults, f"{known.nunique()} clusters, none divided")
+    return judged(text, faults, f"{known.nunique()} clusters, none divided")
 
 
-def _apart_by_subject(predictions: pd.DataFrame, split: pd.DataFrame) -> Line:
-    statement = "folds are disjoint by subject"
+@statement("folds are disjoint by subject")
+def _apart_by_subject(text: str, predictions: pd.DataFrame, split: pd.DataFrame) -> Line:
     tables = [table for table in (predictions, split) if "subject" in table]
     if all((table["subject"].fillna("").astype(str) == "").all() for table in tables):
-        return unknown(statement, "the data name no subjects")
+        return unknown(text, "the data name no subjects")
     known = _of_rows(predictions, split, "subject")
     if known is None:
-        return unknown(statement, "the subjects of images that were not held out are in neither table")
+        return unknown(text, "the subjects of images that were not held out are in neither table")
     named = known[known.fillna("").astype(str) != ""]
     faults = _other(predictions, split, "subject")
     faults += _crossing(split[split["row"].isin(named.index)], named, "subjects")
-    return judged(statement, faults, f"{named.nunique()} subjects, none divided")
+    return judged(text, faults, f"{named.nunique()} subjects, none divided")
 
 
 def _other(predictions: pd.DataFrame, split: pd.DataFrame, column: str) -> list[str]:
-    """Return how many images have another cluster or subject in the other table, or in another fold of the split."""
+    """Return how many images have another value of a column in the other table, or in another fold of the split."""
     if column not in split:
         return []
     both = pd.concat([predictions[["row", column]], split[["row", column]]], ignore_index=True)
@@ -133,7 +181,7 @@ def _other(predictions: pd.DataFrame, split: pd.DataFrame, column: str) -> list[
 
 
 def _of_rows(predictions: pd.DataFrame, split: pd.DataFrame, column: str) -> pd.Series | None:
-    """Return cluster or subject of every row that plays a role, None where some are not known."""
+    """Return a column's value of every row that plays a role, None where some are not known."""
     source = split if column in split else predictions
     known = source.drop_duplicates("row").set_index("row")[column]
     return known if split["row"].isin(known.index).all() else None
@@ -146,7 +194,8 @@ def _crossing(split: pd.DataFrame, known: pd.Series, what: str) -> list[str]:
     return [f"{len(divided)} {what} are divided between roles of a fold"] if len(divided) else []
 
 
-def _copies(split: pd.DataFrame) -> Line:
+@statement("no copy stands outside of training")
+def _copies(text: str, split: pd.DataFrame) -> Line:
     copies = split[split["is_copy"].astype(bool)]
     outside = int((copies["role"] != "train").sum())
     faults = [f"{outside} copies stand outside of training"] * (outside > 0)
@@ -155,10 +204,11 @@ def _copies(split: pd.DataFrame) -> Line:
     inside = copies.loc[copies["role"] == "train", ["fold", "row"]].to_numpy()
     foreign = sum(one not in of_train for one in map(tuple, inside))
     faults += [f"{foreign} copies in training are of images that are not in it"] * (foreign > 0)
-    return judged("no copy stands outside of training", faults, f"{len(copies)} copies, each of an image in training")
+    return judged(text, faults, f"{len(copies)} copies, each of an image in training")
 
 
-def _selection(found: Evidence) -> Line:
+@statement("what is selected on is not what is reported")
+def _selection(text: str, found: Evidence) -> Line:
     faults = []
     said = {"tag": found.tags.get("protocol", HONEST)}
     for name, table in (("predictions", found.predictions), ("split", found.split)):
@@ -183,9 +233,7 @@ def _selection(found: Evidence) -> Line:
     without = sorted(set(found.split["fold"]) - set(inner["fold"]))
     faults += [f"fold {', '.join(map(str, without))} has no inner part to select on"] * bool(without)
     faults += _recorded_leak(found, chosen.get("leak"))
-    return judged(
-        "what is selected on is not what is reported", faults, f"{len(inner)} inner rows, apart from the outer ones"
-    )
+    return judged(text, faults, f"{len(inner)} inner rows, apart from the outer ones")
 
 
 def _recorded_leak(found: Evidence, chosen: str | None) -> list[str]:

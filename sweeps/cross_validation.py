@@ -20,9 +20,9 @@ from lightning_modules.run import RunOptions, first_rank
 from lightning_modules.shorthand import fingerprint, take
 from lightning_modules.stops import how_it_ended, sigterm_ends
 from lightning_modules.stored import CONFIG
-from lightning_modules.tracked_run import config_text, log_data, send_what_waits
+from lightning_modules.tracked_run import config_text, log_data, require_unwritten, send_what_waits
 from records.predictions import join_folds
-from records.runs import download, find_run, find_runs, has_store
+from records.runs import download, find_run, find_runs, has_store, run_row
 from records.tracking import TrackingLogger
 from sweeps.members import Member, Members, known_members, reserve, withdraw
 
@@ -78,6 +78,8 @@ def cross_validate(
     todo = [(seed, fold) for seed in seeds for fold in range(folds)]
     with sigterm_ends():
         parent_id = _parent_to_resume(key, resume)
+        if parent_id and first_rank():  # to the other ranks it is rank zero that writes the run
+            require_unwritten(parent_id)
         members = known_members(parent_id, set(todo)) if parent_id else {}
         if not first_rank():  # trains along with rank zero, which keeps the results
             for seed, fold in todo:
@@ -91,7 +93,7 @@ def cross_validate(
             results = _run_folds(parent, args, folds, seeds, members)
             pooled = {seed: join_folds([results[seed, fold].predictions for fold in range(folds)]) for seed in seeds}
             _check_complete(pooled)
-            split = pd.concat([results[seeds[0], fold].split for fold in range(folds)], ignore_index=True)
+            split = pd.concat([results[seeds[0], fold].split for fold in range(folds)], join="inner", ignore_index=True)
             text = keep_evaluation(parent, pooled[seeds[0]], split, resamples=resamples)
             fold_table = pd.DataFrame(
                 [{"seed": s, "fold": f, "run_id": results[s, f].run_id, **results[s, f].scores} for s, f in todo]
@@ -120,7 +122,7 @@ def _parent_to_resume(key: str, resume: str | None) -> str | None:
         return None
     send_what_waits()  # a fold may have finished while the server was away
     if resume != "auto":
-        found = find_runs(where=f"attributes.run_id = '{find_run(resume)}'", limit=1).iloc[0]
+        found = run_row(find_run(resume))
         if found.get("tags.config_hash") != key:
             msg = f"--resume: {resume} is {found['name']!r} with other options; give those it was started with"
             raise InputError(msg)

@@ -13,7 +13,7 @@ from lightning_modules.evaluation import RunResult
 from lightning_modules.stored import CONFIG
 from records.environment import environment
 from records.predictions import PROBABILITY
-from records.runs import download, find_run, find_runs, load_table
+from records.runs import download, find_run, load_table, run_row
 from sweeps.cross_validation import CrossValidation, cross_validate
 
 COMPARED = ("git_commit", "git_dirty", "lock_sha256", "python", "platform", "processor", "cores")
@@ -59,8 +59,8 @@ def main(args: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="emotion reproduce", description=__doc__)
     parser.add_argument("run", help="run id, its beginning, its name, or latest")
     run_id = find_run(parser.parse_args(args).run)
-    kinds = find_runs(where=f"attributes.run_id = '{run_id}'", limit=1)
-    kind = kinds.iloc[0].get("tags.kind") if len(kinds) else None
+    tags = run_row(run_id)
+    kind = tags.get("tags.kind")
     before = load_table(run_id, "predictions")
     environment_lines = environment_differences(run_id)
     result: CrossValidation | RunResult | None
@@ -69,7 +69,6 @@ def main(args: list[str]) -> int:
         config.write_bytes(download(run_id, CONFIG).read_bytes())  # what was run, whatever the recipe says by now
         words = ["--config", str(config), "--run.parent", "null", "--ckpt_path", "null"]
         if kind == "cross-validation":
-            tags = kinds.iloc[0]
             seeds = [int(seed) for seed in str(tags["tags.seed"]).split(",")]
             result = cross_validate(words, folds=int(tags["tags.folds"]), seeds=seeds)
         else:

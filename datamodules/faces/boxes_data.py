@@ -24,6 +24,7 @@ from datamodules.folds import Fold, given_split, hold_out
 from datamodules.manifest import Manifest, saved_meta
 from datamodules.processes import cores
 from datamodules.readers import read
+from datamodules.seen import SeenImages
 
 MULTIPLE = 32  # the side of the square is a multiple of the coarsest level's stride
 MOST_WORKERS = 8
@@ -88,6 +89,7 @@ class BoxesDataModule(L.LightningDataModule):
         self.split, self.outer_fraction, self.inner_fraction = split, outer_fraction, inner_fraction
         self.fold_seed, self.augment, self.num_workers, self.cache_dir = fold_seed, augment, num_workers, cache_dir
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
+        self.seen_before = SeenImages()  # by the model that a run begins from
 
     @cached_property
     def _read(self) -> tuple[Manifest, pd.DataFrame]:
@@ -135,6 +137,11 @@ class BoxesDataModule(L.LightningDataModule):
             msg = f"{len(bad)} of {len(self.manifest)} pictures cannot be used: {shown}; take them out of the table"
             raise InputError(msg)
         return cache
+
+    @property
+    def contents(self) -> list[str]:
+        """Hash of each row's decoded pixels."""
+        return [str(content) for content in self.cache.index["content"]]
 
     @cached_property
     def _boxes(self) -> tuple[list[np.ndarray], int]:
@@ -187,11 +194,12 @@ class BoxesDataModule(L.LightningDataModule):
         return fold
 
     def split_table(self) -> pd.DataFrame:
-        """Return row, path, role (train, inner, outer), cluster and number of faces of every picture that is used."""
+        """Return row, content, path, role (train, inner, outer), cluster and number of faces of each image in use."""
         parts = {"train": self.fold.train, "inner": self.fold.inner, "outer": self.fold.outer}
         table = pd.concat(
             [pd.DataFrame({"row": rows, "role": role}) for role, rows in parts.items()], ignore_index=True
         )
+        table.insert(1, "content", np.asarray(self.contents, dtype=object)[table["row"]])
         table["path"] = self.manifest.table["path"].to_numpy()[table["row"]]
         table["cluster"] = self.clusters[table["row"]]
         table["faces"] = [len(self.boxes[row]) for row in table["row"]]
@@ -205,9 +213,15 @@ class BoxesDataModule(L.LightningDataModule):
         """Divide."""
         _ = self.fold
 
+    @property
+    def seen(self) -> SeenImages:
+        """The images that this run trains and selects on, and those that the model it begins from has seen."""
+        contents = np.asarray(self.contents, dtype=object)
+        return SeenImages.of(contents[self.fold.train], contents[self.fold.inner]).joined(self.seen_before)
+
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint must know to prepare pictures for its model."""
-        return {"size": self.size, "fit": "pad"}
+        """Return what a checkpoint must know: how images are prepared for its model, and which ones it has seen."""
+        return {"size": self.size, "fit": "pad", "seen": self.seen.state()}
 
     def train_dataloader(self) -> DataLoader:
         """Return the batches of an epoch; which process loads one makes no difference to it."""

@@ -137,7 +137,7 @@ def fit_words(args: list[str], tags: dict[str, str] | None = None) -> Fitted:
         model = FaceDetector.from_checkpoint(checkpoint, **options).train()
     data = BoxesDataModule(**plain["data"])
     if "from" in plain:
-        refuse_known(plain["from"], data)
+        refuse_known(plain["from"], data, "--from")
     how = DetectorRun(**plain["run"])
     plain["run"].pop("resume", None)  # says how the run was started, not what it is
     run_id, table = fit(model, data, how, plain, plain["seed"], tags)
@@ -176,7 +176,7 @@ def _test(args: list[str]) -> int:
     config = parser.parse_args(_short(args[1:]))
     data = BoxesDataModule(**dict(config.data), size=model.plain["size"])
     if not config.all:
-        refuse_known(args[0], data)
+        refuse_known(args[0], data, "RUN")
     rows = range(len(data.manifest)) if config.all else data.fold.outer.tolist()
     pictures = evaluate(model, data, rows)
     faces, kind = sum(picture.faces for picture in pictures), "pictures" if config.all else "held-out pictures"

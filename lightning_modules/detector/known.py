@@ -1,39 +1,27 @@
-"""Whether a detector has learnt from pictures that are to be reported on."""
+"""Whether a detector was trained or selected on images that are to be reported on."""
 
 from pathlib import Path
 
-import numpy as np
-
-from datamodules.errors import InputError
 from datamodules.faces.boxes_data import BoxesDataModule
-from records.runs import find_run, find_runs, load_table
+from lightning_modules.beginning import refuse_seen, seen_by
+from lightning_modules.detector.module import read_detector
+from lightning_modules.detector.run import checkpoint_of
+from records.runs import find_run
 
 
-def refuse_known(which: str, data: BoxesDataModule) -> None:
-    """Refuse a run that has trained or selected on pictures of the outer part, or on their twins or people.
-
-    Rows tell it where the run had the same pictures; of other pictures, or of a .ckpt file, nothing can be told.
+def refuse_known(which: str, data: BoxesDataModule, option: str) -> None:
+    """Refuse a detector that was trained or selected on images of the outer part, or on images of their clusters.
 
     Args:
         which: the run or file, as `lightning_modules.detector.run.checkpoint_of` takes it.
-        data: what will be reported on.
+        data: what will be reported on; it notes what the detector has seen.
+        option: what named the detector.
 
     Raises:
-        InputError: so.
+        InputError: so, or the detector does not record what it was trained on.
     """
     path = Path(which).expanduser()
-    if path.is_file() or path.suffix == ".ckpt":
-        return
-    run_id = find_run(which)
-    tags = find_runs(where=f"attributes.run_id = '{run_id}'", limit=1).iloc[0]
-    if tags.get("tags.manifest") != data.manifest.fingerprint():
-        return
-    split = load_table(run_id, "split")
-    seen, outer = split.loc[split["role"] != "outer", "row"].to_numpy(), data.fold.outer
-    known = int(np.isin(data.clusters[outer], data.clusters[seen]).sum())
-    if known:
-        msg = (
-            f"run {run_id[:8]} has learnt from {known} of the {len(outer)} pictures (or their twins or people) that "
-            "would be reported on; divide as it did: the same data.split, outer_fraction, inner_fraction and fold_seed"
-        )
-        raise InputError(msg)
+    run_id = None if path.is_file() or path.suffix == ".ckpt" else find_run(which)
+    seen = seen_by(read_detector(checkpoint_of(which)), data, option, which, run_id)
+    alike = "the same data.split, outer_fraction, inner_fraction and fold_seed"
+    refuse_seen(seen, data, data.fold.outer, option, which, alike)

@@ -11,7 +11,7 @@ from datamodules.errors import InputError
 from datamodules.faces.boxes_data import BoxesDataModule
 from lightning_modules.run import RunOptions
 from lightning_modules.tracked_run import require_resumable, unfinished_run
-from records.runs import find_runs
+from records.runs import run_row
 
 _NAMES_ONLY = ("name", "experiment", "parent", "accelerator", "resamples", "resume")  # of a run, not of its numbers
 
@@ -24,7 +24,8 @@ def config_hash(config: dict[str, Any]) -> str:
 
 def division_hash(data: BoxesDataModule) -> str:
     """Hash of which picture plays which role, with its boxes."""
-    made = hashlib.sha256(pd.util.hash_pandas_object(data.split_table(), index=False).to_numpy().tobytes())
+    split = data.split_table().drop(columns="content")  # so that runs begun before it was there go on
+    made = hashlib.sha256(pd.util.hash_pandas_object(split, index=False).to_numpy().tobytes())
     made.update(np.concatenate(data.boxes).tobytes())
     return made.hexdigest()[:16]
 
@@ -45,9 +46,7 @@ def run_to_go_on(resume: str | None, parent: str | None, config: dict[str, Any],
     if run_id is None:
         return None
     require_resumable(run_id, division_hash(data))
-    known = find_runs(where=f"attributes.run_id = '{run_id}'", limit=1)
-    before = known.iloc[0].get("tags.config_hash") if len(known) else None
-    if before != config_hash(config):
+    if run_row(run_id).get("tags.config_hash") != config_hash(config):
         msg = f"--resume: run {run_id} was begun with other options; go on with the same command, or start a new run"
         raise InputError(msg)
     return run_id

@@ -6,7 +6,6 @@ import tempfile
 from pathlib import Path
 
 import pandas as pd
-from mlflow.exceptions import MlflowException
 
 from datamodules.errors import InputError
 from records import runs, store
@@ -127,13 +126,9 @@ def _keep(chosen: list[str], made: dict[str, str | bytes], asked: Asked, directo
     columns = [*([asked.sets] if asked.sets else []), *asked.by, *(["cross"] if asked.cross else [])]
     others = ["with", *sorted(run[:8] for run in chosen)] if len(chosen) > 1 else []
     name = re.sub(r"[^A-Za-z0-9+_.-]", "_", "-".join([*others, *columns]))[:80].lstrip(".")
-    client = store.open_client(directory)
     with tempfile.TemporaryDirectory() as folder:
         for file, content in made.items():
             Path(folder, file).write_bytes(content.encode() if isinstance(content, str) else content)
+        artifacts = {f"bias/{name}/{file}": Path(folder, file) for file in made}
         for run in chosen:
-            try:
-                client.log_artifacts(run, folder, f"bias/{name}")
-                print(f"kept with run {run[:8]}: bias/{name}/bias.html")
-            except (MlflowException, OSError) as error:
-                print(f"not kept with run {run[:8]}: {store.reason(error)}")
+            print(runs.add_to_run(run, artifacts, shown=f"bias/{name}/bias.html", directory=directory))

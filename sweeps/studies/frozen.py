@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from datamodules.emotion import EmotionDataModule
+from lightning_modules.beginning import check_weights
 from lightning_modules.evaluation import keep_evaluation
 from lightning_modules.heads import build_head
 from lightning_modules.optimizers import build_optimizer
@@ -122,6 +123,7 @@ def run_frozen(args: list[str], cell: Cell, seed: int, *, parent: str, name: str
     if config["data"].get("split") == "given":  # the reported part stays; what is set aside in the rest changes
         config["data"]["fold_seed"] = seed
     data = data_module(config)
+    check_weights(data, str(model["weights"]))
     tracker = RunLogger(
         experiment=run.get("experiment", "emotion"),
         run_name=name,

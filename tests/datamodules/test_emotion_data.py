@@ -18,6 +18,7 @@ from PIL import Image
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
 from datamodules.pixels import decode_count
+from datamodules.seen import SeenImages
 
 SIZES = {"happy": 40, "neutral": 24, "sad": 16}
 SIZE = 16
@@ -123,7 +124,8 @@ def test_twins_are_looked_for_once_a_machine(source: Path, tmp_path: Path, monke
 def test_split_table_lists_every_use(source: Path) -> None:
     data = ready(module(source, fold=1, n_min=30))
     table = data.split_table()
-    assert table.columns.tolist() == ["fold", "row", "role", "is_copy", "cluster", "subject"]
+    assert table.columns.tolist() == ["fold", "row", "content", "role", "is_copy", "cluster", "subject"]
+    np.testing.assert_array_equal(table["content"], np.array(data.contents)[table["row"]])
     np.testing.assert_array_equal(table["cluster"], data.clusters[table["row"]])
     assert set(table["fold"]) == {1}
     train = table[table["role"] == "train"]
@@ -132,6 +134,24 @@ def test_split_table_lists_every_use(source: Path) -> None:
     assert not table.loc[table["role"] != "train", "is_copy"].any()
     uses = table.drop_duplicates(["row", "role"])
     assert sorted(uses["row"]) == list(range(80))
+
+
+@pytest.mark.parametrize("options", [{}, {"protocol": "paper", "inner_fraction": 0}, {"n_min": "max"}])
+@pytest.mark.filterwarnings("ignore:protocol. selected on the reported fold")
+def test_a_checkpoint_says_which_images_its_model_has_seen(source: Path, options: dict[str, Any]) -> None:
+    data = ready(module(source, **options))
+    seen = SeenImages.read(data.state_dict()["seen"])
+    assert seen is not None
+    contents = np.array(data.contents)
+    used = [contents[data.fold_rows.train], contents[data.selected_on]]
+    np.testing.assert_array_equal(seen.among(data.contents, selected=False), np.isin(contents, used[0]))
+    np.testing.assert_array_equal(seen.among(data.contents), np.isin(contents, np.concatenate(used)))
+    data.seen_before = SeenImages.of(["ab" * 16], ["cd" * 16])
+    later = SeenImages.read(data.state_dict()["seen"])
+    assert later is not None
+    assert later.among(["ab" * 16, "cd" * 16, contents[data.fold_rows.train[0]], "ef" * 16]).tolist() == [1, 1, 1, 0]
+    assert later.among(["ab" * 16, "cd" * 16], selected=False).tolist() == [1, 0]
+    assert SeenImages.read({"size": 3}) is None
 
 
 def test_evaluation_is_never_transformed(source: Path) -> None:

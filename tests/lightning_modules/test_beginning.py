@@ -1,5 +1,6 @@
 """Further training begins with all weights of a run, and not with one that knows what will be reported."""
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -10,22 +11,38 @@ import pytest
 import torch
 
 from datamodules.errors import InputError
+from datamodules.seen import SeenImages
 from lightning_modules import beginning
-from lightning_modules.beginning import begin_from
+from lightning_modules.beginning import begin_from, check_resumed, check_weights
 from lightning_modules.checkpoints import CONFIG_KEY
 from lightning_modules.classifier import EmotionClassifier
 
 SMALL: dict[str, Any] = {"backbone": "test_resnet", "weights": "none"}
-DATA = cast(Any, SimpleNamespace(
-    manifest=SimpleNamespace(fingerprint=lambda: "same"),
-    clusters=np.array([0, 0, 1, 1, 2, 3]),
-    fold_rows=SimpleNamespace(outer=np.array([4, 5])),
-))  # fmt: skip
+CONTENTS = [f"{row:032x}"[::-1] for row in range(6)]
 
 
-def kept(folder: Path, classes: list[str], **options: object) -> tuple[EmotionClassifier, Path]:
+def images(**changes: Any) -> Any:
+    """Six images; two twins, two of one person, and two to report on."""
+    plan = SimpleNamespace(protocol=changes.pop("protocol", "honest"))
+    usual = {
+        "manifest": SimpleNamespace(fingerprint=lambda: "same"), "contents": CONTENTS, "plan": plan,
+        "clusters": np.array([0, 0, 1, 1, 2, 3]), "fold_rows": SimpleNamespace(outer=np.array([4, 5])),
+        "seen_before": SeenImages(),
+    }  # fmt: skip
+    return cast(Any, SimpleNamespace(**{**usual, **changes}))
+
+
+ELSEWHERE = "ff" * 16  # the content of an image that is not among these
+OTHERS = SeenImages.of([ELSEWHERE], [])
+
+
+def kept(
+    folder: Path, classes: list[str], seen: SeenImages | None = OTHERS, **options: object
+) -> tuple[EmotionClassifier, Path]:
     model = EmotionClassifier(classes, **{**SMALL, **options})  # type: ignore[arg-type]
-    torch.save({CONFIG_KEY: model.plain, "state_dict": model.state_dict()}, folder / "best.ckpt")
+    data = {"size": 32, "fit": "crop", **({"seen": seen.state()} if seen else {})}
+    content = {CONFIG_KEY: model.plain, "state_dict": model.state_dict(), "EmotionDataModule": data}
+    torch.save(content, folder / "best.ckpt")
     return model, folder / "best.ckpt"
 
 
@@ -34,7 +51,7 @@ def test_backbone_and_head_are_those_of_the_file(tmp_path: Path) -> None:
     model = EmotionClassifier(["happy", "sad"], **SMALL)
     heads = [one.head.state_dict().values() for one in (model, known)]
     assert not all(torch.equal(one, other) for one, other in zip(*heads, strict=True))
-    begin_from(model, DATA, str(path))
+    begin_from(model, images(), str(path))
     for name, tensor in known.state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor), name
 
@@ -44,44 +61,109 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"run.start_from .* was trained on the classes happy, sad; the data has sad, happy"
     ):
-        begin_from(EmotionClassifier(["sad", "happy"], **SMALL), DATA, str(path))
+        begin_from(EmotionClassifier(["sad", "happy"], **SMALL), images(), str(path))
     dense = EmotionClassifier(["happy", "sad"], head="dense_dense", **SMALL)
     with pytest.raises(InputError, match=r"best.ckpt has head 'linear', this run 'dense_dense'; give both the same"):
-        begin_from(dense, DATA, str(path))
+        begin_from(dense, images(), str(path))
     with pytest.raises(InputError, match="no such file"):
-        begin_from(dense, DATA, "gone.ckpt")
+        begin_from(dense, images(), "gone.ckpt")
 
 
 @pytest.mark.parametrize(
-    ("roles", "manifest", "told"),
+    ("trained", "selected", "known"),
     [
-        ({"train": [0, 1, 2], "inner": [3], "outer": [4, 5]}, "same", None),
-        ({"train": [0, 1, 4], "inner": [3], "outer": [5]}, "same", "has learnt from 1 of the 2 images"),
-        ({"train": [0, 1], "inner": [4, 5], "outer": [3]}, "same", "has learnt from 2 of the 2 images"),
-        ({"train": [0, 1, 4], "inner": [3], "outer": [5]}, "other", None),  # rows mean other images there
+        ([0, 1, 2], [3], 0),
+        ([0, 1, 4], [3], 1),
+        ([0, 1], [4, 5], 2),
+        ([], [], 0),
     ],
 )
-def test_a_run_that_knows_what_is_reported_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, roles: dict[str, list[int]], manifest: str, told: str | None
+@pytest.mark.parametrize("by", ["file", "run", "ckpt_path", "weights"])
+def test_a_model_that_has_seen_what_is_reported_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: list[int], selected: list[int], known: int, by: str
 ) -> None:
-    _, path = kept(tmp_path, ["happy", "sad"])
-    split = pd.DataFrame([{"role": role, "row": row} for role, rows in roles.items() for row in rows])
+    """Whichever data set it was trained on, and whichever option names it."""
+    seen = SeenImages.of([*(CONTENTS[row] for row in trained), ELSEWHERE], [CONTENTS[row] for row in selected])
+    _, path = kept(tmp_path, ["happy", "sad"], seen)
     monkeypatch.setattr(beginning, "find_run", lambda run: run)
     monkeypatch.setattr(beginning, "run_checkpoint", lambda run: path)
-    monkeypatch.setattr(beginning, "find_runs", lambda **_: pd.DataFrame([{"tags.manifest": manifest}]))
+    data = images(manifest=SimpleNamespace(fingerprint=lambda: "of no other run"))
+    model = EmotionClassifier(["happy", "sad"], **SMALL)
+    begin: dict[str, Callable[[], None]] = {
+        "file": lambda: begin_from(model, data, str(path)),
+        "run": lambda: begin_from(model, data, "abc"),
+        "ckpt_path": lambda: check_resumed(model, data, str(path)),
+        "weights": lambda: check_weights(data, str(path)),
+    }
+    if known:
+        with pytest.raises(InputError, match=f"was trained or selected on {known} of the 2 images that this run"):
+            begin[by]()
+        return
+    begin[by]()
+    assert data.seen_before.among([ELSEWHERE]).all()  # a model that begins with this one has seen them, too
+    assert data.seen_before.among(CONTENTS).tolist() == [row in trained + selected for row in range(6)]
+
+
+def test_images_of_one_cluster_with_the_reported_ones_count_too(tmp_path: Path) -> None:
+    _, path = kept(tmp_path, ["happy", "sad"], SeenImages.of([CONTENTS[0]], []))
+    model = EmotionClassifier(["happy", "sad"], **SMALL)
+    begin_from(model, images(), str(path))
+    with pytest.raises(InputError, match=r"on 1 of the 2 images .* \(or on near-duplicates of them or images of the"):
+        begin_from(model, images(clusters=np.array([0, 0, 1, 1, 0, 3])), str(path))
+
+
+def test_a_run_that_selects_on_what_it_reports_may_begin_with_one_that_did(tmp_path: Path) -> None:
+    model = EmotionClassifier(["happy", "sad"], **SMALL)
+    _, path = kept(tmp_path, ["happy", "sad"], SeenImages.of(CONTENTS[:4], CONTENTS[4:]))
+    begin_from(model, images(protocol="paper"), str(path))
+    _, path = kept(tmp_path, ["happy", "sad"], SeenImages.of(CONTENTS[3:5], CONTENTS[4:]))
+    with pytest.raises(InputError, match="on 1 of the 2 images"):
+        begin_from(model, images(protocol="paper"), str(path))
+
+
+def test_a_file_that_does_not_say_what_it_has_seen_is_refused(tmp_path: Path) -> None:
+    _, path = kept(tmp_path, ["happy", "sad"], None)
+    model = EmotionClassifier(["happy", "sad"], **SMALL)
+    with pytest.raises(
+        InputError, match=r"does not record which images .* name the run that left the file instead, or"
+    ):
+        begin_from(model, images(), str(path))
+    with pytest.raises(InputError, match=r"^ckpt_path: .* does not record which images"):
+        check_resumed(model, images(), str(path))
+    torch.save({"state_dict": model.backbone.state_dict()}, tmp_path / "published.pth")
+    check_weights(images(), str(tmp_path / "published.pth"))
+
+
+@pytest.mark.parametrize(
+    ("roles", "tags", "config", "message"),
+    [
+        ({"train": [0, 1, 2], "inner": [3], "outer": [4, 5]}, {}, {}, None),
+        ({"train": [0, 1, 4], "inner": [3], "outer": [5]}, {}, {}, "on 1 of the 2 images"),
+        ({"train": [0, 1], "inner": [4, 5], "outer": [3]}, {}, {}, "on 2 of the 2 images"),
+        ({"train": [0, 1], "outer": [4, 5]}, {"selected_on": "reported fold"}, {}, "on 2 of the 2 images"),
+        ({"train": [0, 1]}, {"manifest": "other"}, {}, "does not record"),  # rows mean other images there
+        ({"train": [0, 1]}, {}, {"run": {"start_from": "earlier"}}, "does not record"),
+    ],
+)
+def test_of_an_older_run_its_split_table_tells(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    roles: dict[str, list[int]],
+    tags: dict[str, str],
+    config: dict[str, Any],
+    message: str | None,
+) -> None:
+    _, path = kept(tmp_path, ["happy", "sad"], None)
+    split = pd.DataFrame([{"role": role, "row": row} for role, rows in roles.items() for row in rows])
+    row = {f"tags.{name}": value for name, value in {"manifest": "same", **tags}.items()}
+    monkeypatch.setattr(beginning, "find_run", lambda run: run)
+    monkeypatch.setattr(beginning, "run_checkpoint", lambda run: path)
+    monkeypatch.setattr(beginning, "run_row", lambda run: row)
+    monkeypatch.setattr(beginning, "run_config", lambda run: config)
     monkeypatch.setattr(beginning, "load_table", lambda *_: split)
     model = EmotionClassifier(["happy", "sad"], **SMALL)
-    if told is None:
-        begin_from(model, DATA, "abc")
+    if message is None:
+        begin_from(model, images(), "abc")
         return
-    with pytest.raises(InputError, match=told):
-        begin_from(model, DATA, "abc")
-
-
-def test_people_of_the_reported_images_count_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    shared = cast(Any, SimpleNamespace(**{**vars(DATA), "clusters": np.array([0, 0, 1, 1, 0, 3])}))
-    split = pd.DataFrame({"role": ["train", "outer"], "row": [0, 4]})
-    monkeypatch.setattr(beginning, "find_runs", lambda **_: pd.DataFrame([{"tags.manifest": "same"}]))
-    monkeypatch.setattr(beginning, "load_table", lambda *_: split)
-    with pytest.raises(InputError, match=r"learnt from 1 of the 2 images \(or their twins or people\)"):
-        beginning._refuse_known("abc", shared)
+    with pytest.raises(InputError, match=message):
+        begin_from(model, images(), "abc")

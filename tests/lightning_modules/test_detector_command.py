@@ -33,11 +33,17 @@ def test_a_run_is_tracked_measured_and_trained_on(workplace: Path, capsys: pytes
     assert emotion.main(["detector", "fit", "--from", run.run_id, *SMALL, *FAST, "--model.width", "16"]) == 1
     assert "has width 8, this run 16: leave width out" in capsys.readouterr().err
 
-    # another division would report on what it has learnt from
+    # another division would report on what it was trained on, and its file says so as well
     other = ["--data", SCENES, "--data.fold_seed", "3", "--data.num_workers", "0"]
-    for words in (["test", run.run_id, *other], ["fit", "--from", run.run_id, *other, "--epochs", "1", *FAST]):
+    file = f"mlruns/runs/{run.run_id}/best.ckpt"
+    for words in (
+        ["test", run.run_id, *other],
+        ["test", file, *other],
+        ["fit", "--from", run.run_id, *other, "--epochs", "1", *FAST],
+        ["fit", "--from", file, *other, "--epochs", "1", *FAST],
+    ):
         assert emotion.main(["detector", *words]) == 1
-        assert "pictures (or their twins or people) that would be reported on" in capsys.readouterr().err
+        assert "images that this run reports on (or on near-duplicates of them" in capsys.readouterr().err
     assert len(find_runs()) == 2
 
 

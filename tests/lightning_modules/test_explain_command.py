@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from torch import nn
 
 import emotion
@@ -112,11 +113,46 @@ def fails(capsys: Capture, *words: str) -> str:
     return capsys.readouterr().err
 
 
+def explain(folder: Path | str, *words: str) -> None:
+    """Explain into a folder; the exit status is the verdict of the report there."""
+    status = emotion.main(["explain", *words])
+    assert status == int(Path(folder, "report.md").read_text(encoding="utf-8").startswith("**FAILS"))
+
+
+@pytest.mark.parametrize("holds", [True, False])
+def test_the_exit_status_is_the_verdict(runs: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, holds: bool) -> None:
+    monkeypatch.setattr("records.explain.report.verdict", lambda *_: (holds, "HOLDS so" if holds else "FAILS so"))
+    words = ["--images", "1", "--method", "integrated-gradients", "--steps", "2", *QUICK, "--not-kept", "--out", "here"]
+    assert emotion.main(["explain", runs[1], *words]) == int(not holds)
+
+
+def test_what_the_store_cannot_take_waits_for_sync(
+    runs: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def away(*_: object) -> None:
+        msg = "connection refused"
+        raise MlflowException(msg)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("records.runs.send_all", away)
+        explain("here", runs[1], "--images", "1", "--method", "grad-cam", *QUICK, "--out", "here")
+    said = capsys.readouterr().out
+    assert f"not kept with run {runs[1][:8]} yet: the tracking store does not answer (connection refused)" in said
+    client = MlflowClient(embedded_uri("mlruns"))
+    assert client.list_artifacts(runs[1], "explain") == []
+    assert emotion.main(["sync"]) == 0
+    kept = {Path(one.path).name for one in client.list_artifacts(runs[1], "explain/grad-cam")}
+    assert {"report.html", "table.csv"} <= kept
+    run = client.get_run(runs[1])
+    assert "explain/grad-cam/holds" in run.data.metrics
+    assert run.info.status == "FINISHED"
+
+
 def test_every_image_is_explained_by_the_fold_that_held_it_out(runs: tuple[str, ...], capsys: Capture) -> None:
     words = ["--images", "2", "--by", "gender", "--method", "lime", *QUICK, "--log-pictures"]
-    assert emotion.main(["explain", runs[0][:8], *words]) == 0
-    said = capsys.readouterr().out
     folder = Path(f"explain-{runs[0][:8]}-lime")
+    explain(folder, runs[0][:8], *words)
+    said = capsys.readouterr().out
     found = load(folder)
 
     assert f"run cv [{runs[0][:8]}], backbone test_resnet" in said
@@ -152,7 +188,7 @@ def test_every_image_is_explained_by_the_fold_that_held_it_out(runs: tuple[str, 
 
 
 def test_pictures_of_people_are_not_kept_unless_asked_for(runs: tuple[str, ...], capsys: Capture) -> None:
-    assert emotion.main(["explain", runs[1], "--images", "1", "--method", "grad-cam", *QUICK, "--out", "here"]) == 0
+    explain("here", runs[1], "--images", "1", "--method", "grad-cam", *QUICK, "--out", "here")
     assert "layer layer4: 1 x 1 cells" in (said := capsys.readouterr()).out + said.err
     client = MlflowClient(embedded_uri("mlruns"))
     kept = {Path(one.path).name for one in client.list_artifacts(runs[1], "explain/grad-cam")}
@@ -160,7 +196,7 @@ def test_pictures_of_people_are_not_kept_unless_asked_for(runs: tuple[str, ...],
     assert not [name for name in kept if name.startswith("overlays") or name == "maps.npz"]
     assert Path("here", "overlays.png").is_file()
     words = ["--images", "1", *QUICK, "--method", "grad-cam", "--not-kept"]
-    assert emotion.main(["explain", runs[2], *words, "--out", "here"]) == 0  # another explanation is replaced
+    explain("here", runs[2], *words, "--out", "here")  # another explanation is replaced
     assert client.list_artifacts(runs[2], "explain") == []
     assert load(Path("here")).options["run"] == runs[2]
     Path("mine").mkdir()
@@ -191,7 +227,7 @@ def test_rows_that_no_fold_held_out_are_refused(runs: tuple[str, ...], capsys: C
         "--out",
         "rows",
     ]
-    assert emotion.main(["explain", runs[0], "--rows", "5", "2", *words]) == 0
+    explain("rows", runs[0], "--rows", "5", "2", *words)
     found = load(Path("rows"))
     assert found.table["row"].tolist() == [5, 2]
     assert found.table["fold"].tolist() == [1, 0]
@@ -210,10 +246,10 @@ def test_paths_of_the_data_and_new_pictures(runs: tuple[str, ...], capsys: Captu
     write_png(Path("new.png"), draw(parse_spec("drawn:size=48,seed=9"), 0).image)
     words = ["--method", "integrated-gradients", "--steps", "2", *QUICK, "--not-kept", "--out", "paths"]
 
-    assert emotion.main(["explain", runs[0], "--paths", path, "copy.png", *words]) == 0
+    explain("paths", runs[0], "--paths", path, "copy.png", *words)
     assert load(Path("paths")).table["row"].tolist() == [3, 4]  # the copy is the picture it is a copy of
     capsys.readouterr()
-    assert emotion.main(["explain", runs[0], "--paths", "new.png", "--fold", "1", *words]) == 0
+    explain("paths", runs[0], "--paths", "new.png", "--fold", "1", *words)
     assert "1 new pictures, which no fold held out, explained by fold 1's checkpoint" in capsys.readouterr().out
     table = load(Path("paths")).table
     assert (table["fold"].item(), table["row"].item(), table["label"].item()) == (1, -1, "")

@@ -1,5 +1,6 @@
 """The report on bias: a paper's own numbers, hostile and Korean names, charts without overlaps, and the command."""
 
+import shutil
 from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from mlflow.exceptions import MlflowException
 
 from datamodules.errors import InputError
 from records.bias.columns import groupings
@@ -16,8 +18,9 @@ from records.bias.groups import measure
 from records.bias.pages import html_page, markdown, text
 from records.bias.report import Asked, Told, find_bias
 from records.bias.words import correct_table, verdicts
+from records.cli import main as sync
 from records.report_cli import main
-from records.runs import download
+from records.runs import add_to_run, download, run_row
 from records.tracking import TrackingLogger
 
 Draw = Callable[..., pd.DataFrame]
@@ -197,6 +200,50 @@ def test_two_runs_are_compared_on_the_classes_they_share(
     )
     with pytest.raises(InputError, match="give different runs"):
         main(["report", "bias", ids[0], ids[0], "--by", "gender"])
+
+
+def test_what_the_store_cannot_take_waits_for_sync(
+    mlruns: Path, published: pd.DataFrame, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def away(*_: object) -> None:
+        msg = "connection refused"
+        raise MlflowException(msg)
+
+    here, elsewhere = keep("here", predictions=published), keep("elsewhere", predictions=published)
+    shutil.rmtree(mlruns / "runs" / elsewhere)  # made on another machine
+    for run in (here, elsewhere):
+        with monkeypatch.context() as patch:
+            patch.setattr("records.runs.send_all", away)
+            assert main(["report", "bias", run, "--by", "gender", *OPTIONS]) == 0
+        said = capsys.readouterr().out
+        assert f"not kept with run {run[:8]} yet: the tracking store does not answer (connection refused)" in said
+        assert "send it with `emotion sync`" in said
+        assert not (mlruns / "artifacts" / run / "artifacts" / "bias").exists()
+    assert sync(["sync"]) == 0
+    for run in (here, elsewhere):
+        assert (mlruns / "artifacts" / run / "artifacts" / "bias/gender/bias.html").is_file()
+        assert run_row(run)["status"] == "FINISHED"
+    shutil.rmtree(mlruns / "runs" / elsewhere)
+    assert main(["report", "bias", elsewhere, "--by", "fold", *OPTIONS]) == 0
+    assert f"kept with run {elsewhere[:8]}: bias/fold/bias.html" in capsys.readouterr().out
+    assert not (mlruns / "runs" / elsewhere).exists()
+
+
+def test_a_run_that_only_a_report_left_a_spool_of_is_recalled_from_the_store(
+    mlruns: Path, new_logger: Callable[..., TrackingLogger]
+) -> None:
+    logger = new_logger()
+    logger.log_metrics({"loss": 1.0}, 0)
+    logger.finalize("success")
+    run = str(logger.run_id)
+    shutil.rmtree(mlruns / "runs" / run)
+    (mlruns / "runs" / run).mkdir()
+    Path("note.txt").write_text("so")
+    add_to_run(run, {"note.txt": Path("note.txt")}, {"more": 2.0})
+    again = new_logger(run_id=run)
+    again.open()
+    assert again.history("loss", "more")["loss"].to_dict() == {0: 1.0}
+    assert again.history("more")["more"].to_dict() == {0: 2.0}
 
 
 def test_runs_and_options_that_say_nothing_are_refused(mlruns: Path, published: pd.DataFrame, tmp_path: Path) -> None:

@@ -440,6 +440,58 @@ def test_the_command_prints_writes_and_exits(one_run: str, tmp_path: Path, capsy
     assert "FAILS" in capsys.readouterr().out
 
 
+def test_a_check_that_breaks_says_nothing_about_the_run(
+    one_run: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Wherever it breaks, the other lines are there, and the exit status is neither that of a failure nor success."""
+
+    def breaks(*_: object, **__: object) -> None:
+        msg = "no such\nthing"
+        raise RuntimeError(msg)
+
+    whole = {line.statement: line.verdict for line in certify(one_run).lines}
+    assert len(whole) > 10
+    for module, name in (
+        ("verdicts", "check_predictions"),
+        ("verdicts", "_crossing"),
+        ("verdicts", "settings"),
+        ("recomputed", "cluster_bootstrap"),
+        ("recomputed", "_equal"),
+        ("provenance", "_flat"),
+        ("provenance", "known_commit"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"records.{module}.{name}", breaks)
+            found = certify(one_run)
+            broken = {line.statement for line in found.broken}
+            assert broken, name
+            assert {line.detail for line in found.broken} == {"RuntimeError: no such"}
+            assert found.failed == []
+            others = {line.statement: line.verdict for line in found.lines if line.statement not in broken}
+            assert others.items() <= whole.items()
+            assert len(found.lines) == len(whole) - (name == "cluster_bootstrap")  # no intervals without scores
+            assert main(["report", "certify", one_run, "--out", str(tmp_path)]) == 2
+        said = capsys.readouterr().out
+        assert "COULD NOT BE CHECKED: " in said
+        assert "Traceback" not in said
+        assert json.loads((tmp_path / f"certificate-{one_run[:8]}.json").read_text())["holds"] is False
+    _edit(one_run, "predictions", _other_label)
+    monkeypatch.setattr("records.verdicts.settings", breaks)
+    assert main(["report", "certify", one_run]) == 1  # a statement that fails counts for more
+
+
+def test_the_bootstrap_runs_once(one_run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def counted(*args: Any, **options: Any) -> pd.DataFrame:
+        calls.append(args)
+        return cluster_bootstrap(*args, **options)
+
+    monkeypatch.setattr("records.recomputed.cluster_bootstrap", counted)
+    assert certify(one_run).intervals is not None
+    assert len(calls) == 1
+
+
 def test_a_run_without_tables_cannot_be_certified(mlruns: Path) -> None:
     run = TrackingLogger(run_name="bare", system_metrics=False)
     run.finalize("success")

@@ -98,6 +98,22 @@ def test_a_split_table_that_leaks_is_refused() -> None:
         check_split(leaking.drop(columns="is_copy"))
 
 
+def test_equal_images_have_one_role_and_are_those_of_the_predictions(manifest: Manifest) -> None:
+    split = _split([0, 1, 1, 0, 2, 3, 4], "ttttioo", [2, 3])
+    split["content"] = [c * 32 for c in "abbacde"]
+    predictions = _build(manifest, [3, 4], fold=2)
+    check_split(split, predictions)
+    twins = split.assign(content=[c * 32 for c in "abbacae"])
+    with pytest.raises(InputError, match=r"equal images have one role in a fold, rows \[0, 3\] have several in fold 2"):
+        check_split(twins)
+    check_split(flag_protocol(twins, "duplicates divided"))
+    for changed, row in ((split, 3), (twins, 3), (split.assign(content=[*split["content"][:6], None]), 4)):
+        with pytest.raises(InputError, match=f"row {row} has several contents or none"):
+            check_split(changed, predictions.assign(content=["x" * 32, "e" * 32]) if changed is split else predictions)
+    with pytest.raises(InputError, match="row 0 has several contents or none"):
+        check_split(split.assign(content=[c * 32 for c in "abbdcde"]))
+
+
 def test_copies_may_cross_parts_in_a_leaky_protocol_alone_and_originals_in_none() -> None:
     crossing = _split([0, 1, 4, 2, 3, 4, 0], "tttiooo", [2, 6])  # a copy of row 4 is trained on, one of row 0 set aside
     check_split(flag_protocol(crossing, "over-sampled first"))

@@ -18,6 +18,7 @@ import pytest
 import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from matplotlib.figure import Figure
+from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -255,6 +256,23 @@ def test_only_rank_zero_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert logger.version is None
     logger.finalize("success")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_runs_of_every_page_are_found(mlruns: Path, new_logger: NewLogger, monkeypatch: pytest.MonkeyPatch) -> None:
+    parent = new_logger(experiment="a")
+    made = {new_logger(experiment=name, parent_run_id=parent.run_id).run_id for name in ("b", "c", "d")}
+    experiments, runs = MlflowClient.search_experiments, MlflowClient.search_runs
+
+    def one(self: MlflowClient, page_token: str | None = None, **_: object) -> object:
+        return experiments(self, max_results=1, page_token=page_token)
+
+    def two(self: MlflowClient, of: list[str], where: str, view: int, most: int, page_token: str | None) -> object:
+        return runs(self, of, where, view, min(most, 2), page_token=page_token)
+
+    monkeypatch.setattr(MlflowClient, "search_experiments", one)
+    monkeypatch.setattr(MlflowClient, "search_runs", two)
+    assert set(find_runs()["run_id"]) == {*made, parent.run_id}
+    assert set(children(str(parent.run_id))["run_id"]) == made
 
 
 def test_one_process_at_a_time_writes_a_run(

@@ -12,6 +12,7 @@ from records.verdicts import table_lines
 
 Draw = Callable[..., pd.DataFrame]
 WELL, ONCE = "the prediction table is well formed", "every held-out image is predicted exactly once"
+CONTENT = "folds are disjoint by content (equal images)"
 IMAGE, CLUSTER = "folds are disjoint by image", "folds are disjoint by cluster (duplicates, people)"
 SUBJECT, COPY = "folds are disjoint by subject", "no copy stands outside of training"
 SELECTION = "what is selected on is not what is reported"
@@ -23,7 +24,7 @@ def _tables(draw: Draw) -> tuple[pd.DataFrame, pd.DataFrame]:
     whole["subject"] = "p" + whole["cluster"].astype(str)
     roles = np.array(["outer", "inner", "train", "train", "train"], dtype=object)
     split = pd.DataFrame({"fold": 0, "row": whole["row"], "role": roles[whole["fold"]], "is_copy": False})
-    split = split.assign(cluster=whole["cluster"], subject=whole["subject"])
+    split = split.assign(content=whole["content"], cluster=whole["cluster"], subject=whole["subject"])
     copies = split[split["role"] == "train"].head(5).assign(is_copy=True)
     return whole[whole["fold"] == 0].reset_index(drop=True), pd.concat([split, copies], ignore_index=True)
 
@@ -63,6 +64,17 @@ SPLIT: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], str]] = {
     "an image in two roles": (_again("train", role="inner"), IMAGE),
     "an image twice": (_again("inner"), IMAGE),
     "an unknown role": (_as("inner", "other"), IMAGE),
+    "a content across inner and train": (_of("content", "train", "inner"), CONTENT),
+    "a content across outer and train": (_of("content", "train", "outer"), CONTENT),
+    "another content than the predictions'": (lambda split: split.assign(content=split["content"].str[::-1]), CONTENT),
+    "contents taken away": (
+        lambda split: split.assign(content=split["content"].where(split["role"] != "train", "")),
+        CONTENT,
+    ),
+    "a content in two clusters": (
+        lambda split: split.assign(cluster=split["cluster"].where(split["is_copy"], split["row"] + 1000)),
+        CONTENT,
+    ),
     "a cluster across inner and train": (_of("cluster", "train", "inner"), CLUSTER),
     "a cluster across outer and train": (_of("cluster", "train", "outer"), CLUSTER),
     "a subject across inner and train": (_of("subject", "train", "inner"), SUBJECT),
@@ -121,8 +133,8 @@ def test_a_changed_tag_fails_its_own_line(draw_predictions: Draw, name: str) -> 
 
 def test_what_is_not_in_the_tables_is_not_checkable(draw_predictions: Draw) -> None:
     predictions, split = _tables(draw_predictions)
-    found = _judge(predictions.assign(subject=""), split.drop(columns=["cluster", "subject"]))
-    assert (found[CLUSTER], found[SUBJECT]) == ("not checkable", "not checkable")
+    found = _judge(predictions.assign(subject=""), split.drop(columns=["content", "cluster", "subject"]))
+    assert {found[CONTENT], found[CLUSTER], found[SUBJECT]} == {"not checkable"}
 
 
 @pytest.mark.parametrize(

@@ -96,9 +96,36 @@ def test_export_equals_torch_and_says_how_pictures_are_made(finished: str, few_p
     assert "no/such/folder" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["predict", "--run", "RUN", "--data", "few"],
+        ["export", "RUN"],
+        ["register", "RUN"],
+        ["explain", "RUN"],
+        ["reproduce", "RUN"],
+        ["fit", "ONE", "--resume", "RUN"],
+        ["fit", "ONE", "--run.start_from", "RUN"],
+        ["cross-validate", "ONE", "--folds", "2", "--resume", "RUN"],
+    ],
+    ids=lambda words: f"{words[0]} {words[-2]}",
+)
+def test_a_deleted_run_is_named_in_one_sentence(
+    finished: str, few_pictures: Path, one_run: tuple[str, ...], capsys: Capture, words: list[str]
+) -> None:
+    MlflowClient(embedded_uri("mlruns")).delete_run(finished)
+    options = [one for word in words for one in (one_run if word == "ONE" else [word.replace("RUN", finished)])]
+    assert emotion.main(options) == 1
+    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    restore = f"MLFLOW_TRACKING_URI={embedded_uri('mlruns')} mlflow runs restore --run-id {finished}"
+    assert said == f"error: run: {finished} was deleted; restore it with {restore}, or name another run."
+
+
 def test_register_makes_a_version_that_loads(finished: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    for number in range(100):
+        MlflowClient(embedded_uri("mlruns")).create_registered_model(f"a{number}")
     for version in (1, 2):
-        assert emotion.main(["register", finished, "--name", "faces"]) == 0
+        assert emotion.main(["register", finished, "--name", "faces"]) == 0  # not on the first page of names
         assert f"faces version {version}" in capsys.readouterr().out
     uri = embedded_uri("mlruns")
     (newest,) = MlflowClient(uri).search_model_versions("name = 'faces' and version_number = 2")

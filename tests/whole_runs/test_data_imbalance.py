@@ -52,5 +52,5 @@ def test_further_training_is_tracked_and_refuses_what_it_knows(place: Path, caps
     assert emotion.main(further) == 0
     capsys.readouterr()
     assert emotion.main([*further, "--data.fold_seed", "1"]) == 1
-    assert "divide both alike" in capsys.readouterr().err
+    assert "divide both runs alike" in capsys.readouterr().err
     assert len(find_runs()) == 2  # nothing is left of the one that was refused

@@ -1,6 +1,7 @@
 """What `emotion fit` leaves: everything it promises, tables that agree with the numbers, the same numbers again."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from mlflow import MlflowClient
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score, log_loss
 
 import emotion
+from datamodules.readers import read
 from lightning_modules.cli import run_cli
 from records.runs import download, find_runs, load_table
 from records.store import embedded_uri
@@ -118,3 +120,26 @@ def test_another_seed_makes_other_numbers_on_the_same_folds(finished: str, one_r
     before, after = load_table(finished, "predictions"), load_table(other, "predictions")
     assert before["row"].equals(after["row"])
     assert not np.allclose(before.filter(like="prob_"), after.filter(like="prob_"))
+
+
+def test_no_run_reports_on_images_that_the_model_it_begins_with_has_seen(
+    finished: str, one_run: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither from the run, nor from its file, nor where the same images are another data set."""
+    same = read("drawn:largest=40,ratio=2,size=32")
+    (tmp_path / "other").mkdir()
+    for row in range(len(same)):
+        shutil.copy(same.file(row), tmp_path / "other" / f"{row}.png")
+    table = pd.DataFrame({"path": [f"other/{row}.png" for row in range(len(same))], "label": same.table["label"]})
+    table.sample(frac=1, random_state=0).to_csv(tmp_path / "other.csv", index=False)
+    file = f"mlruns/runs/{finished}/best.ckpt"
+    for option in ("--run.start_from", "--ckpt_path", "--model.weights"):
+        for data in (["--data.fold", "1"], ["--data", "other.csv"]):
+            assert emotion.main(["fit", *one_run, *data, option, file]) == 1
+            said = capsys.readouterr().err
+            assert f"{option.removeprefix('--')}: {file} was trained or selected on" in said
+            assert "images that this run reports on" in said
+    assert emotion.main(["fit", *one_run, "--data", "other.csv", "--run.start_from", finished]) == 1
+    assert f"run.start_from: {finished} was trained or selected on" in capsys.readouterr().err
+    assert len(find_runs()) == 1
+    assert emotion.main(["fit", *one_run, "--trainer.max_epochs", "1", "--run.start_from", file]) == 0

@@ -1,8 +1,10 @@
 """A run that is killed, ended or interrupted goes on with --resume, in the same MLflow run, to the same numbers."""
 
+import json
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from lightning_modules.classifier import EmotionClassifier
 from lightning_modules.cli import run_cli
 from records.runs import download, find_runs, load_table
 from records.store import embedded_uri
+from sweeps import cross_validation
 
 EPOCHS = ("--trainer.max_epochs", "3")
 
@@ -62,11 +65,18 @@ def wait_for(process: subprocess.Popen[str], text: str) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT], ids=["kill", "term", "ctrl-c"])
 def test_a_stopped_run_goes_on_in_itself(
-    whole: tuple[str, tuple[str, ...]], slowly: Callable[..., subprocess.Popen[str]], how: signal.Signals
+    whole: tuple[str, tuple[str, ...]],
+    slowly: Callable[..., subprocess.Popen[str]],
+    capsys: pytest.CaptureFixture[str],
+    how: signal.Signals,
 ) -> None:
     uninterrupted, words = whole
     process = slowly("fit", *words)
     wait_for(process, "step 10")  # in the second epoch of seven steps
+    if how == signal.SIGKILL:  # while it is alive nobody may take it over
+        process.send_signal(signal.SIGSTOP)
+        assert emotion.main(["fit", *words, "--resume"]) == 1
+        assert f"is running on this machine (process {process.pid})" in capsys.readouterr().err
     process.send_signal(how)
     said, _ = process.communicate(timeout=300)
     found = find_runs()
@@ -157,6 +167,47 @@ def test_resume_passes_over_a_damaged_checkpoint(
     (folder / "last.ckpt").write_bytes(whole)
     assert emotion.main(["fit", *one_run, "--resume"]) == 0
     assert find_runs().iloc[0]["status"] == "FINISHED"
+
+
+def run_elsewhere(run_id: str, seen: float) -> None:
+    """Make a run look as if another machine were writing it."""
+    client = MlflowClient(embedded_uri("mlruns"))
+    client.update_run(run_id, status="RUNNING")
+    writer = {"host": "node7", "boot": "other", "namespace": "", "pid": 4711, "started": 1.0, "seen": seen}
+    client.set_tag(run_id, "writer", json.dumps(writer))
+
+
+@pytest.mark.parametrize("resume", ["--resume", "--resume=ID"])
+def test_a_run_that_goes_on_elsewhere_is_not_resumed(
+    finished: str, one_run: tuple[str, ...], capsys: pytest.CaptureFixture[str], resume: str
+) -> None:
+    run_elsewhere(finished, time.time())
+    words = ["fit", *one_run, *resume.replace("ID", finished).split("=")]
+    assert emotion.main(words) == 1
+    said = capsys.readouterr().err
+    assert f"--resume: run {finished} is running on node7 (process 4711), last seen" in said
+    assert MlflowClient(embedded_uri("mlruns")).get_run(finished).info.status == "RUNNING"
+
+
+def test_a_cross_validation_that_goes_on_elsewhere_is_not_resumed(
+    place: Path, tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object) -> None:
+        msg = "stopped here"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr(cross_validation, "_run_folds", stop)
+    words = ["cross-validate", *tiny, "--folds", "2"]
+    with pytest.raises(RuntimeError, match="stopped here"):
+        emotion.main(words)
+    parent = find_runs(where="tags.kind = 'cross-validation'").iloc[0]["run_id"]
+    run_elsewhere(parent, time.time())
+    for resume in (["--resume"], ["--resume", parent]):
+        assert emotion.main([*words, *resume]) == 1
+        assert f"--resume: run {parent} is running on node7 (process 4711)" in capsys.readouterr().err
+    run_elsewhere(parent, time.time() - 3600)  # it died there without a word
+    with pytest.raises(RuntimeError, match="stopped here"):
+        emotion.main([*words, "--resume"])
 
 
 def test_a_finished_run_keeps_no_training_state_and_is_not_resumed(
