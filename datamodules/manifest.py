@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +23,7 @@ from datamodules.manifest_checks import (
     check_votes,
     refuse,
 )
+from datamodules.places import replacing
 
 __all__ = [
     "KNOWN_COLUMNS",
@@ -140,23 +140,21 @@ class Manifest:
             "root": root.relative_to(home).as_posix() if root.is_relative_to(home) else str(root),
         }
         text = json.dumps(meta, ensure_ascii=False, indent=1)
-        draft = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
-            if _kind(path) == "parquet":
-                arrow = pa.Table.from_pandas(self.table, preserve_index=False)
-                pq.write_table(arrow.replace_schema_metadata({**arrow.schema.metadata, _META_KEY: text}), draft)
-            else:
-                draft.write_text(text, encoding="utf-8")
-                os.replace(draft, side_car(path))
-                self.table.to_csv(draft, index=False)
-            os.replace(draft, path)
+            with replacing(path) as draft:
+                if _kind(path) == "parquet":
+                    arrow = pa.Table.from_pandas(self.table, preserve_index=False)
+                    pq.write_table(arrow.replace_schema_metadata({**arrow.schema.metadata, _META_KEY: text}), draft)
+                else:
+                    with replacing(side_car(path)) as beside:
+                        beside.write_text(text, encoding="utf-8")
+                    self.table.to_csv(draft, index=False)
             if self.boxes is not None:
-                self.boxes.to_csv(draft, index=False)
-                os.replace(draft, boxes_file(path))
+                with replacing(boxes_file(path)) as draft:
+                    self.boxes.to_csv(draft, index=False)
             else:
                 boxes_file(path).unlink(missing_ok=True)  # of a manifest that was written over
         except OSError as error:
-            draft.unlink(missing_ok=True)
             msg = f"cannot write the manifest {path}: {error.strerror or error}; choose a folder that you may write to"
             raise InputError(msg) from error
         return path

@@ -85,7 +85,7 @@ def test_boxes_over_the_border_are_cut_there(tmp_path: Path) -> None:
     ("row", "message"),
     [
         ("사진 0.png,95,12,120,42", r"1 boxes lie outside .* \[95.0, 12.0, 120.0, 42.0\] in '사진 0.png', .* 90 x 60"),
-        ("사진 0.png,60,12,30,42", r"row 1 below the header: x0 < x1 and y0 < y1 must hold .* got 60, 12, 30, 42 for '사진"),
+        ("사진 0.png,60,12,30,42", r"row 1 below the header: x0 < x1 and y0 < y1 must hold .* got 60, 12, 30, 42"),
         ("사진 0.png,30,12,,42", r"row 1 below the header: it needs all four corners, or none for no face"),
         ("사진 0.png,30,zwölf,60,42", r"row 1 below the header: y0 must be a number, got 'zwölf' for '사진 0.png'"),
         ("사진 0.png,30,NA,60,42", r"row 1 below the header: y0 must be a number, got 'NA'"),
