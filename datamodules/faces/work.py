@@ -76,7 +76,7 @@ class Job:
 
     path: str  # as in the manifest
     file: Path
-    state: str  # of the file, to notice changes
+    state: str  # hash of the file's bytes, to notice changes
     crop: str  # where its crop goes, below the output folder
     cut_key: str
     empty_key: str  # stands for the options that matter where there is no face
