@@ -11,6 +11,7 @@ from typing import Any
 
 import psutil
 
+from datamodules.places import replacing
 from records.environment import environment
 
 
@@ -114,6 +115,5 @@ def write(path: Path, figures: Sequence[Figure], command: str, about: dict[str, 
         ],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(draft, path)
+    with replacing(path) as draft:
+        draft.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,6 +1,5 @@
 """Looks for broken, doubled and doubtful pictures: what `emotion data check` prints, draws and mends."""
 
-import os
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from datamodules.cache import PixelCache, build_cache
 from datamodules.duplicates import join, near_duplicates, spread
 from datamodules.errors import InputError
 from datamodules.manifest import Manifest
+from datamodules.places import replacing
 
 TINY = 24  # pixels of the shorter side
 _CONSTANT = 1.0  # standard deviation of grey levels below which a picture shows nothing
@@ -224,12 +224,10 @@ def write_table(manifest: Manifest, found: Audit, path: Path) -> None:
     lines = found.findings.rename_axis("finding").reset_index().explode("rows", ignore_index=True)
     lines = lines.rename(columns={"rows": "row"})
     known = manifest.table[columns].iloc[lines["row"].to_numpy(np.int64)].reset_index(drop=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    table = pd.concat([lines[["finding", "kind", "severity", "row"]], known, lines["message"]], axis=1)
     try:
-        pd.concat([lines[["finding", "kind", "severity", "row"]], known, lines["message"]], axis=1).to_csv(
-            draft, index=False
-        )
-        os.replace(draft, path)
+        with replacing(path) as draft:
+            table.to_csv(draft, index=False)
     except OSError as error:
         msg = f"table {path} cannot be written: {error.strerror or error}; choose a folder that you may write to"
         raise InputError(msg) from error

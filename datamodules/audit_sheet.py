@@ -1,6 +1,5 @@
 """Draws what an audit found: one line of pictures for each finding, under a heading for each kind."""
 
-import os
 from pathlib import Path
 
 import cv2
@@ -10,6 +9,7 @@ from datamodules.audit import SEVERITIES, Audit
 from datamodules.cache import PixelCache
 from datamodules.errors import InputError
 from datamodules.manifest import Manifest
+from datamodules.places import replacing
 
 _TILE = 96
 _TEXT = 14  # height of the line of text below a tile
@@ -40,10 +40,9 @@ def write_sheet(manifest: Manifest, cache: PixelCache, found: Audit, path: Path)
         msg = f"sheet must be a .png or .jpg file, got {path.name!r}"
         raise InputError(msg)
     data = cv2.imencode(ending, sheet[..., ::-1])[1]
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        draft.write_bytes(data.tobytes())
-        os.replace(draft, path)
+        with replacing(path) as draft:
+            draft.write_bytes(data.tobytes())
     except OSError as error:
         msg = f"sheet {path} cannot be written: {error.strerror or error}; choose a folder that you may write to"
         raise InputError(msg) from error

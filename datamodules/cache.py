@@ -20,6 +20,7 @@ import pandas as pd
 
 from datamodules.cache_build import CHUNK, FEW, Record, decode_all
 from datamodules.cache_shelf import GIGABYTE, VERSION, cache_clear, cache_list, folder_bytes
+from datamodules.contents import file_hashes
 from datamodules.errors import InputError
 from datamodules.manifest import Manifest
 from datamodules.pixels import DECODE_POLICY, FITS, GREY_SIDE, PIXEL_LIMIT, Fit, decode, fit_to_square
@@ -153,12 +154,8 @@ def build_cache(
 
 def _key(root: Path, paths: list[str], size: int, fit: str, pixel_limit: int) -> str:
     digest = hashlib.sha256(repr((VERSION, DECODE_POLICY, str(root), size, fit, pixel_limit)).encode())
-    for path in paths:
-        try:
-            state = os.stat(root / path)
-            digest.update(f"{path}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
-        except OSError:
-            digest.update(f"{path}\0missing\n".encode())
+    for path, content in zip(paths, file_hashes(root, paths), strict=True):
+        digest.update(f"{path}\0{content or 'unreadable'}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:24]
 
 

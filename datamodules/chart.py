@@ -1,6 +1,5 @@
 """Draws the class counts of a data set as a bar chart that stays readable for any number of classes and in Korean."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from matplotlib.ticker import MaxNLocator
 from datamodules.describe import class_table, imbalance_ratio
 from datamodules.errors import InputError
 from datamodules.manifest import SPLITS, Manifest
+from datamodules.places import replacing
 
 # Fonts that hold Hangul, on Linux, macOS and Windows, the likeliest first; any other font with it is found too.
 KOREAN_FONTS = ("Noto Sans CJK KR", "Noto Sans KR", "NanumGothic", "Apple SD Gothic Neo", "Malgun Gothic")
@@ -92,12 +92,10 @@ def draw_chart(manifest: Manifest, path: str | Path) -> list[str]:
     axes.spines[["top", "right"]].set_visible(False)
     if splits:
         figure.legend(loc="outside lower center", ncols=len(splits), frameon=False)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        figure.savefig(draft, format="png")
-        os.replace(draft, path)
+        with replacing(path) as draft:
+            figure.savefig(draft, format="png")
     except OSError as error:
-        draft.unlink(missing_ok=True)
         msg = f"cannot write the chart {path}: {error.strerror or error}; choose a folder that you may write to"
         raise InputError(msg) from error
     return said

@@ -8,7 +8,6 @@ drawn or staged faces share the strokes of eyes and hair, but not what lies arou
 """
 
 import hashlib
-import os
 from collections.abc import Iterator
 
 import cv2
@@ -22,6 +21,7 @@ from tqdm import tqdm
 from datamodules.cache import PixelCache
 from datamodules.manifest import Manifest
 from datamodules.pixels import DECODE_POLICY, GREY_SIDE
+from datamodules.places import replacing
 
 NEAR_VERSION = 2  # raised whenever the search below would find other pairs
 # Calibrated on FER2013, where 2,405 pairs are found; of 41 close to the thresholds, 40 are one picture to the eye.
@@ -56,9 +56,8 @@ def near_duplicates(cache: PixelCache) -> pd.DataFrame:
         pairs = pd.concat(found) if found else empty
         pairs = pairs.astype({"a": "int64", "b": "int64", "mirrored": "bool", "alike": "float64"})
         pairs = pairs.sort_values(["a", "b", "alike"]).drop_duplicates(["a", "b"], keep="last").reset_index(drop=True)
-        draft = kept.with_name(f".{kept.name}.{os.getpid()}")
-        pairs.to_parquet(draft)
-        os.replace(draft, kept)
+        with replacing(kept) as draft:
+            pairs.to_parquet(draft)
         return pairs
 
 

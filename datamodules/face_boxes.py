@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from datamodules.errors import InputError
+from datamodules.manifest_checks import parse_numbers, plain_text
 
 SIDES = ("x0", "y0", "x1", "y1")
 
@@ -27,10 +28,15 @@ def check_boxes(boxes: pd.DataFrame, name: str) -> pd.DataFrame:
     if missing:
         msg = f"{name}: the table of boxes lacks {', '.join(missing)}; found {', '.join(map(str, boxes.columns))}"
         raise InputError(msg)
-    columns: dict[str, pd.Series] = {"path": boxes["path"].astype(str)}
+    columns: dict[str, pd.Series] = {"path": plain_text(boxes["path"])}
     for column in boxes.columns.drop("path"):
-        numbers = pd.to_numeric(boxes[column], errors="coerce").astype(np.float64)
-        columns[str(column)] = numbers if column in SIDES or numbers.notna().all() else boxes[column].astype(str)
+        numbers, bad = parse_numbers(boxes[column])
+        if column in SIDES and bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            msg = f"{name}: box {row} of {boxes['path'].iloc[row]!r}: {column} must be a number, got "
+            msg += f"{boxes[column].tolist()[row]!r}; correct it or leave it out"
+            raise InputError(msg)
+        columns[str(column)] = numbers if column in SIDES or numbers.notna().all() else plain_text(boxes[column])
     table = pd.DataFrame(columns).reset_index(drop=True)
     sides = table[list(SIDES)]
     empty = ~np.isfinite(sides).all(axis=1) | (table["x1"] <= table["x0"]) | (table["y1"] <= table["y0"])

@@ -11,6 +11,7 @@ import pandas as pd
 
 from datamodules.errors import InputError
 from datamodules.manifest import KNOWN_COLUMNS, VOTES, Manifest
+from datamodules.manifest_checks import plain_text
 
 UNKNOWN = "not known"
 OTHERS = "others"
@@ -124,7 +125,7 @@ def _column(table: pd.DataFrame, column: str, option: str) -> np.ndarray:
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(there) or 'none'}"
         msg = f"{option}: no group column is called {column!r}; {hint}"
         raise InputError(msg)
-    values = table[column].astype(object).where(table[column].notna(), "").astype(str).str.strip().to_numpy(object)
+    values = plain_text(table[column]).str.strip().to_numpy(object)
     if not (values != "").any():
         msg = f"{option}: the column {column} is empty in every row; name another, or fill it"
         raise InputError(msg)

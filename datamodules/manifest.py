@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,14 +12,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datamodules.errors import InputError
-from datamodules.face_boxes import boxes_file, check_boxes
-from datamodules.manifest_checks import SPLITS, VOTES, as_text, check_labels, check_paths, check_votes, refuse
+from datamodules.face_boxes import SIDES, boxes_file, check_boxes
+from datamodules.manifest_checks import (
+    SPLITS,
+    VOTES,
+    as_numbers,
+    as_text,
+    check_labels,
+    check_paths,
+    check_votes,
+    refuse,
+)
+from datamodules.places import replacing
 
 __all__ = [
     "KNOWN_COLUMNS",
     "SPLITS",
     "VOTES",
     "Manifest",
+    "as_numbers",
     "make_manifest",
     "read_table",
     "saved_boxes",
@@ -130,23 +140,21 @@ class Manifest:
             "root": root.relative_to(home).as_posix() if root.is_relative_to(home) else str(root),
         }
         text = json.dumps(meta, ensure_ascii=False, indent=1)
-        draft = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
-            if _kind(path) == "parquet":
-                arrow = pa.Table.from_pandas(self.table, preserve_index=False)
-                pq.write_table(arrow.replace_schema_metadata({**arrow.schema.metadata, _META_KEY: text}), draft)
-            else:
-                draft.write_text(text, encoding="utf-8")
-                os.replace(draft, side_car(path))
-                self.table.to_csv(draft, index=False)
-            os.replace(draft, path)
+            with replacing(path) as draft:
+                if _kind(path) == "parquet":
+                    arrow = pa.Table.from_pandas(self.table, preserve_index=False)
+                    pq.write_table(arrow.replace_schema_metadata({**arrow.schema.metadata, _META_KEY: text}), draft)
+                else:
+                    with replacing(side_car(path)) as beside:
+                        beside.write_text(text, encoding="utf-8")
+                    self.table.to_csv(draft, index=False)
             if self.boxes is not None:
-                self.boxes.to_csv(draft, index=False)
-                os.replace(draft, boxes_file(path))
+                with replacing(boxes_file(path)) as draft:
+                    self.boxes.to_csv(draft, index=False)
             else:
                 boxes_file(path).unlink(missing_ok=True)  # of a manifest that was written over
         except OSError as error:
-            draft.unlink(missing_ok=True)
             msg = f"cannot write the manifest {path}: {error.strerror or error}; choose a folder that you may write to"
             raise InputError(msg) from error
         return path
@@ -163,7 +171,9 @@ class Manifest:
         if meta is None:
             msg = f"{path} is not a saved manifest: no classes in it or in {side_car(path).name}; read it as csv:{path}"
             raise InputError(msg)
-        table = read_table(path, literal=True)
+        table = read_table(path)
+        for column in [c for c in table if str(c).startswith(VOTES)]:
+            table[column] = as_numbers(table, column, path.name)
         root = path.parent / meta["root"]
         manifest = make_manifest(table, root, name=meta["name"], classes=tuple(meta["classes"]))
         return replace(manifest, notes=tuple(meta.get("notes", ()))).with_boxes(saved_boxes(path))
@@ -183,7 +193,13 @@ def side_car(path: Path) -> Path:
 
 def saved_boxes(path: Path) -> pd.DataFrame | None:
     """Return the table of boxes that stands beside a saved manifest, or None."""
-    return read_table(boxes_file(path), literal=True) if boxes_file(path).is_file() else None
+    file = boxes_file(path)
+    if not file.is_file():
+        return None
+    table = read_table(file)
+    for side in [side for side in SIDES if side in table]:
+        table[side] = as_numbers(table, side, file.name)
+    return table
 
 
 def saved_meta(path: Path) -> dict | None:
@@ -205,13 +221,18 @@ def saved_meta(path: Path) -> dict | None:
     return meta if isinstance(meta, dict) and {"classes", "name", "root"} <= set(meta) else None
 
 
-def read_table(path: Path, *, columns_only: bool = False, literal: bool = False) -> pd.DataFrame:
-    """Read a CSV or TSV file (as text) or a Parquet file.
+def read_table(path: Path, *, columns_only: bool = False) -> pd.DataFrame:
+    """Read a CSV or TSV file, or a Parquet file.
+
+    Cells of a CSV or TSV file are text as written: ``NA``, ``None``, ``null`` and ``nan`` are words. Only an empty cell
+    is missing, and is ``""``. In a Parquet file only a null is missing.
 
     Args:
         path: the file.
         columns_only: read the header and no rows.
-        literal: words such as ``NA`` and ``None`` are themselves, not missing values.
+
+    Raises:
+        InputError: the file is missing, or is no such table.
     """
     try:
         if path.suffix.lower() == ".parquet":
@@ -220,9 +241,7 @@ def read_table(path: Path, *, columns_only: bool = False, literal: bool = False)
         else:
             separator = "\t" if path.suffix.lower() == ".tsv" else ","
             rows = 0 if columns_only else None
-            table = pd.read_csv(
-                path, dtype=str, sep=separator, encoding="utf-8-sig", nrows=rows, keep_default_na=not literal
-            )
+            table = pd.read_csv(path, dtype=str, sep=separator, encoding="utf-8-sig", nrows=rows, na_filter=False)
     except (ValueError, OSError) as error:  # pandas' and pyarrow's parser errors are ValueErrors
         why = str(error) or type(error).__name__
         msg = f"cannot read the table {path}: {why}; it must be CSV (UTF-8), TSV or Parquet with a header"

@@ -13,16 +13,48 @@ SPLITS = ("train", "validation", "test")
 VOTES = "votes_"
 
 
+def plain_text(values: pd.Series) -> pd.Series:
+    """Return a column as plain text; only a null is missing and becomes ``""``."""
+    return values.astype(object).where(values.notna(), "").astype(str)
+
+
 def as_text(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table with every column but the votes as plain text, missing values as ``""``."""
-    columns: dict[str, pd.Series] = {}
-    for name in map(str, table.columns):
-        values = table[name]
-        if name.startswith(VOTES):
-            columns[name] = pd.to_numeric(values, errors="coerce").astype(np.float64)
-        else:
-            columns[name] = values.astype(object).where(values.notna(), "").astype(str)
-    return pd.DataFrame(columns)
+    text = {
+        str(name): table[name] if str(name).startswith(VOTES) else plain_text(table[name]) for name in table.columns
+    }
+    return pd.DataFrame(text)
+
+
+def parse_numbers(values: pd.Series) -> tuple[pd.Series, pd.Series]:
+    """Return a column as float64, and which cells are neither a number nor missing (empty, or a null).
+
+    The text ``nan`` is no number: a missing value is an empty cell.
+    """
+    empty = values.isna() | (plain_text(values).str.strip() == "")
+    found = pd.to_numeric(values.where(~empty, np.nan), errors="coerce").astype(np.float64)
+    return found, ~empty & found.isna()
+
+
+def file_row(bad: pd.Series) -> str:
+    """Return where the first bad row stands in its file, as people count it, and how many more there are."""
+    more = f" (and {int(bad.sum()) - 1} more rows)" if bad.sum() > 1 else ""
+    return f"row {int(np.flatnonzero(bad)[0]) + 1} below the header{more}"
+
+
+def as_numbers(table: pd.DataFrame, column: str, source: str) -> pd.Series:
+    """Return a column of a table, with all rows of its file in their order, as float64; NaN where the cell is empty.
+
+    Raises:
+        InputError: Names the first cell that is not a number.
+    """
+    found, bad = parse_numbers(table[column])
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        path = f" for {str(table['path'].iat[row])!r}" if "path" in table else ""
+        msg = f"{source}: {file_row(bad)}: {column} must be a number, got {table[column].tolist()[row]!r}{path}"
+        raise InputError(msg)
+    return found
 
 
 def refuse(bad: pd.Series, table: pd.DataFrame, column: str, name: str, rule: str) -> None:
@@ -38,8 +70,7 @@ def refuse(bad: pd.Series, table: pd.DataFrame, column: str, name: str, rule: st
 
 def check_labels(table: pd.DataFrame, name: str, classes: tuple[str, ...] | None) -> tuple[str, ...]:
     """Return the class list, given or of the labels that occur. Refuse empty and foreign labels, and one class."""
-    text = table["label"].str.strip()
-    refuse((text == "") | (text.str.lower() == "nan"), table, "label", name, "may not be empty")
+    refuse(table["label"].str.strip() == "", table, "label", name, "may not be empty")
     found = classes or in_class_order(set(table["label"]))
     if len(set(found)) != len(found):
         msg = f"{name}: a class is listed twice in {', '.join(found)}"
@@ -52,7 +83,7 @@ def check_labels(table: pd.DataFrame, name: str, classes: tuple[str, ...] | None
 
 
 def check_votes(table: pd.DataFrame, name: str, classes: tuple[str, ...]) -> None:
-    """Refuse votes that are no numbers, sum to nothing, or are for no class."""
+    """Make votes numbers, in place; refuse those that are no numbers, sum to nothing, or are for no class."""
     columns = [c for c in table if c.startswith(VOTES)]
     if not columns:
         return
@@ -60,7 +91,9 @@ def check_votes(table: pd.DataFrame, name: str, classes: tuple[str, ...]) -> Non
         if column[len(VOTES) :] not in classes:
             msg = f"{name}: {column!r} is the votes of no class; the classes are {', '.join(classes)}"
             raise InputError(msg)
-        refuse(~(table[column] >= 0) | np.isinf(table[column]), table, column, name, "must be a number not below zero")
+        votes, _ = parse_numbers(table[column])
+        refuse(~(votes >= 0) | np.isinf(votes), table, column, name, "must be a number not below zero")
+        table[column] = votes
     total = table[columns].sum(axis=1)
     refuse(total <= 0, table.assign(votes=total), "votes", name, "must sum to more than zero")
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import lightning as L
 import numpy as np
-import pandas as pd
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.errors import InputError
-from datamodules.manifest import saved_meta
+from datamodules.manifest import read_table, saved_meta
+from datamodules.manifest_checks import plain_text
 from datamodules.pixels import Fit, decode, fit_to_square
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
@@ -43,9 +43,9 @@ def find_pictures(source: str) -> list[Path]:
 
 def _listed(place: Path) -> list[Path]:
     try:
-        table = pd.read_csv(place) if place.suffix.lower() == ".csv" else pd.read_parquet(place)
-    except (ValueError, OSError) as error:
-        msg = f"--data: {place} is not a readable table: {str(error).splitlines()[0]}"
+        table = read_table(place)
+    except InputError as error:
+        msg = f"--data: {error}"
         raise InputError(msg) from error
     column = next((name for name in ("path", "file", "filename", "image") if name in table), None)
     if column is None or table.empty:
@@ -54,8 +54,12 @@ def _listed(place: Path) -> list[Path]:
     root = place.resolve().parent
     if meta := saved_meta(place):  # a manifest names its pictures' folder, which need not be its own
         root = (root / meta["root"]).resolve()
-    paths = [(root / str(name)).resolve() for name in table[column]]
+    names = plain_text(table[column])
+    paths = [(root / name).resolve() for name in names]
     for row, path in enumerate(paths):
+        if not names.iloc[row].strip():
+            msg = f"--data: row {row + 1} below the header of {place} has no {column}; fill it, or remove the row"
+            raise InputError(msg)
         if not path.is_relative_to(root):
             msg = f"--data: row {row} of {place} leads out of {root}: {table[column].iloc[row]!r}; use paths below it"
             raise InputError(msg)

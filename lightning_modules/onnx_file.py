@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.errors import InputError
+from datamodules.places import replacing
 
 BATCH = {0: torch.export.Dim("batch", min=1, max=65536)}  # the axis of pictures, free
 
@@ -49,34 +50,31 @@ def write_onnx(
     if not os.access(path.absolute().parent, os.W_OK):  # said now, since tracing takes a while
         msg = f"--output: cannot write {path}: choose a folder that exists and is writable"
         raise InputError(msg)
-    part = path.with_name(f".{path.stem}.{os.getpid()}.onnx")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the exporter warns of its own deprecations
-            torch.onnx.export(
-                model,
-                (traced,),
-                str(part),
-                input_names=["image"],
-                output_names=[output],
-                dynamic_shapes=(dict(free),),
-                external_data=False,
-                dynamo=True,
-                verbose=False,
-            )
-        graph = onnx.load(str(part))
-        onnx.helper.set_model_props(graph, dict(metadata))
-        onnx.save(graph, str(part))
-        worst = _difference(part, model, compared)
-        if worst > tolerance:
-            msg = f"--format onnx: the model differs from torch by {worst:.2g} > {tolerance}; nothing was written"
-            raise InputError(msg)
-        part.replace(path)
+        with replacing(path, suffix=".onnx") as part:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the exporter warns of its own deprecations
+                torch.onnx.export(
+                    model,
+                    (traced,),
+                    str(part),
+                    input_names=["image"],
+                    output_names=[output],
+                    dynamic_shapes=(dict(free),),
+                    external_data=False,
+                    dynamo=True,
+                    verbose=False,
+                )
+            graph = onnx.load(str(part))
+            onnx.helper.set_model_props(graph, dict(metadata))
+            onnx.save(graph, str(part))
+            worst = _difference(part, model, compared)
+            if worst > tolerance:
+                msg = f"--format onnx: the model differs from torch by {worst:.2g} > {tolerance}; nothing was written"
+                raise InputError(msg)
     except OSError as error:
         msg = f"--output: cannot write {path}: {error.strerror or error}; choose a folder that exists and is writable"
         raise InputError(msg) from error
-    finally:
-        part.unlink(missing_ok=True)
     return worst
 
 

@@ -1,7 +1,6 @@
 """`emotion predict`: classify a picture, a folder or a table of paths with a tracked run or a checkpoint."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from tqdm import tqdm
 
 from datamodules.errors import InputError
 from datamodules.pictures import PictureDataModule
+from datamodules.places import replacing
 from lightning_modules.stored import Trained, header, load_trained, run_checkpoint
 
 
@@ -86,14 +86,12 @@ def _show(table: pd.DataFrame) -> None:
 
 
 def _write(table: pd.DataFrame, path: Path) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}{path.suffix}")
     try:
-        if path.suffix == ".csv":
-            table.to_csv(part, index=False)
-        else:
-            table.to_parquet(part, index=False)
-        part.replace(path)
+        with replacing(path) as part:
+            if path.suffix == ".csv":
+                table.to_csv(part, index=False)
+            else:
+                table.to_parquet(part, index=False)
     except OSError as error:
-        part.unlink(missing_ok=True)
         msg = f"--output: cannot write {path}: {error.strerror or error}; choose a folder that exists and is writable"
         raise InputError(msg) from error

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from datamodules.places import replacing
+
 _PAGE = "http://127.0.0.1:5000"  # where `emotion ui` serves
 
 # Verdicts differ by sign, word and weight, so that colours may be missing; they are Okabe and Ito's.
@@ -73,7 +75,6 @@ def write_text(path: str | Path, text: str) -> Path:
     """Write a file under a temporary name, then give it its own."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, path)
+    with replacing(path) as draft:
+        draft.write_text(text, encoding="utf-8")
     return path

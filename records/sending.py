@@ -2,7 +2,6 @@
 
 import functools
 import logging
-import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
 
+from datamodules.places import replacing
 from records.spool import Operation, Spool
 from records.store import local_path, reason
 
@@ -85,9 +85,8 @@ def _send_file(client: MlflowClient, run_id: str, path: Path, artifact: str) -> 
     else:  # by a temporary name, so that a page or a reader never meets half a file
         final = target / artifact
         final.parent.mkdir(parents=True, exist_ok=True)
-        temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
-        shutil.copyfile(path, temporary)
-        os.replace(temporary, final)
+        with replacing(final) as draft:
+            shutil.copyfile(path, draft)
     path.unlink()
 
 

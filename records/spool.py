@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from datamodules.errors import InputError
+from datamodules.places import replacing
 
 Operation = dict[str, Any]
 
@@ -117,9 +118,8 @@ class Spool:
 
     def mark_sent(self, end: int) -> None:
         """Remember that the server has everything before byte `end`."""
-        temporary = self._cursor.with_suffix(".tmp")
-        temporary.write_text(str(end))
-        os.replace(temporary, self._cursor)
+        with replacing(self._cursor) as draft:
+            draft.write_text(str(end))
 
     def reject(self, operation: Operation, reason: str) -> None:
         """Keep an operation that the server refuses for good, so that it does not hold up the rest."""

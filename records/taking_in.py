@@ -1,7 +1,6 @@
 """Take exported runs into the store of this folder; nothing clashes, and doing it twice changes nothing."""
 
 import contextlib
-import os
 import shutil
 import sqlite3
 from pathlib import Path
@@ -14,6 +13,7 @@ from mlflow.exceptions import MlflowException
 from tqdm import tqdm
 
 from datamodules.errors import InputError
+from datamodules.places import replacing
 from records import store
 from records.portrait import ARTIFACTS, ENDED, Portrait, exported_runs, portray, read_portrait, sha256
 
@@ -161,8 +161,7 @@ def _merge_files(theirs: Portrait, source: Path, target: Path | None, *, replace
         if final.exists() and (not replace or sha256(final) == digest):
             continue
         final.parent.mkdir(parents=True, exist_ok=True)
-        temporary = final.with_name(f".{final.name}.{os.getpid()}.tmp")
-        shutil.copyfile(source / name, temporary)
-        os.replace(temporary, final)
+        with replacing(final) as draft:
+            shutil.copyfile(source / name, draft)
         changed = True
     return changed

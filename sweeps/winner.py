@@ -1,7 +1,5 @@
 """The winner of a search: trained on all the search saw, predicted once on what it did not see, kept as a recipe."""
 
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +9,7 @@ import yaml
 from optuna.trial import FrozenTrial
 
 from datamodules.errors import InputError
+from datamodules.places import replacing
 from lightning_modules.cli import run_cli
 from records.runs import find_runs, load_table, run_config
 from records.tracking import TrackingLogger
@@ -77,10 +76,8 @@ def write(path: Path, text: str) -> None:
     """
     try:
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.absolute().parent, prefix=path.name, text=True)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(name, path)
+        with replacing(path.absolute()) as draft:
+            draft.write_text(text, encoding="utf-8")
     except OSError as error:
         msg = f"--write: {path} cannot be written ({error.strerror}); name a file in a folder that can"
         raise InputError(msg) from error

@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 MAY_IMPORT = {
     "datamodules": {"datamodules"},
-    "records": {"records", "datamodules.labels", "datamodules.manifest", "datamodules.errors"},
+    "records": {"records", "datamodules.labels", "datamodules.manifest", "datamodules.errors", "datamodules.places"},
     "lightning_modules": {"lightning_modules", "records", "datamodules"},
     "sweeps": {"sweeps", "lightning_modules", "records", "datamodules"},
 }

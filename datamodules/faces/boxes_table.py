@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from datamodules.errors import InputError
-from datamodules.manifest import Manifest, make_manifest, read_table
+from datamodules.manifest import Manifest, as_numbers, make_manifest, read_table
+from datamodules.manifest_checks import file_row, plain_text
 
 CORNERS = ("x0", "y0", "x1", "y1")
 FILES = ("boxes.csv", "boxes.parquet")  # looked for beside the pictures
@@ -37,30 +38,28 @@ def read_boxes(path: Path) -> pd.DataFrame:
     if missing:
         msg = f"boxes: {path} lacks {', '.join(missing)}; it needs path, {', '.join(CORNERS)} (pixels of the picture)"
         raise InputError(msg)
-    given = table[list(CORNERS)].replace("", np.nan)
-    numbers = given.apply(pd.to_numeric, errors="coerce").astype(np.float64)
-    _refuse((given.notna() & ~np.isfinite(numbers)).any(axis=1), table, path, "its corners must be numbers")
+    numbers = pd.DataFrame({name: as_numbers(table, name, f"boxes: {path}") for name in CORNERS})
+    _refuse(np.isinf(numbers).any(axis=1), table, path, "its corners must be finite numbers")
     some = numbers.notna()
     _refuse(some.any(axis=1) & ~some.all(axis=1), table, path, "it needs all four corners, or none for no face")
     flat = (numbers["x1"] <= numbers["x0"]) | (numbers["y1"] <= numbers["y0"])
     _refuse(flat, table, path, "x0 < x1 and y0 < y1 must hold (not x, y, width, height)")
     table[list(CORNERS)] = numbers
-    table["path"] = table["path"].astype(str)
+    table["path"] = plain_text(table["path"])
     return table
 
 
 def _refuse(bad: pd.Series, table: pd.DataFrame, path: Path, rule: str) -> None:
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
-        more = f" (and {int(bad.sum()) - 1} more rows)" if bad.sum() > 1 else ""
         corners = ", ".join(str(table[name].iat[row]) for name in CORNERS)
-        msg = f"boxes: {path}, row {row}{more}: {rule}, got {corners} for {str(table['path'].iat[row])!r}"
+        msg = f"boxes: {path}: {file_row(bad)}: {rule}, got {corners} for {str(table['path'].iat[row])!r}"
         raise InputError(msg)
 
 
 def manifest_of(table: pd.DataFrame, root: Path, name: str) -> Manifest:
     """Return the manifest of the pictures that a table of boxes names, with its ``subject`` and ``split`` if any."""
-    rows = table.groupby("path", sort=False).first().reset_index()
+    rows = table.replace("", np.nan).groupby("path", sort=False).first().reset_index()  # the first that is not empty
     faces = table[CORNERS[0]].notna().groupby(table["path"], sort=False).any().to_numpy()
     kept = [column for column in ("path", "subject", "split") if column in rows]
     return make_manifest(

@@ -1,13 +1,12 @@
 """The notes of a folder of crops: what was done for each picture, so that a run that is killed or repeated goes on."""
 
 import json
-import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 
 from datamodules.faces.work import Record
+from datamodules.places import replacing
 
 NAME = ".faces.jsonl"
 
@@ -79,14 +78,3 @@ def _lines(path: Path) -> Iterator[Record]:
                 continue
             if isinstance(record, dict) and {"path", "state", "found", "cut", "faces", "crop", "error"} <= set(record):
                 yield record
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give a name to write to; the file gets its own name once it is whole."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 import filelock
 from tqdm import tqdm
 
+from datamodules.contents import file_hashes
 from datamodules.errors import InputError
 from datamodules.faces.cut import CUT_VERSION
 from datamodules.faces.detector import FIND_VERSION, Detector, open_detector
@@ -76,7 +77,8 @@ def prepare_faces(
         raise InputError(msg)
     output = output.expanduser().absolute()
     _check_folder(output, manifest)
-    jobs = _plan(manifest, opened, options, Journal(output, fresh=fresh), output)
+    contents = file_hashes(manifest.root, manifest.table["path"].tolist())
+    jobs = _plan(manifest, contents, opened, options, Journal(output, fresh=fresh), output)
     if workers is None:
         workers = 0 if len(jobs) < FEW else cores()
     try:
@@ -84,7 +86,7 @@ def prepare_faces(
             (output / PARTS).mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(output / ".lock", timeout=0):
                 journal = Journal(output, fresh=fresh)
-                jobs = _plan(manifest, opened, options, journal, output)
+                jobs = _plan(manifest, contents, opened, options, journal, output)
                 _work_all(jobs, detector, opened, options, output, journal, pool)
                 return _finish(manifest, opened, output, journal, len(jobs))
     except filelock.Timeout as error:
@@ -131,7 +133,14 @@ def _check_folder(output: Path, manifest: Manifest) -> None:
         raise InputError(msg)
 
 
-def _plan(manifest: Manifest, detector: Detector, options: CutOptions, journal: Journal, output: Path) -> list[Job]:
+def _plan(
+    manifest: Manifest,
+    contents: list[str],
+    detector: Detector,
+    options: CutOptions,
+    journal: Journal,
+    output: Path,
+) -> list[Job]:
     """Return what is still to be done; for a picture whose faces are known, only the cutting."""
     found_key = _found_key(detector)
     face = (CUT_VERSION, options.margin, options.size, options.rule, options.border, options.upright, QUALITY)
@@ -139,12 +148,7 @@ def _plan(manifest: Manifest, detector: Detector, options: CutOptions, journal: 
     paths = [str(path) for path in manifest.table["path"]]
     jobs = []
     for row, (path, crop) in enumerate(zip(paths, crop_names(paths), strict=True)):
-        file = manifest.file(row)
-        try:
-            stat = file.stat()
-            state = f"{stat.st_size} {stat.st_mtime_ns}"
-        except OSError:
-            state = "missing"  # since the manifest was made; decoding says so
+        file, state = manifest.file(row), contents[row] or "unreadable"  # which decoding reports
         record = journal.records.get(path)
         if record and (record["state"], record["found"]) != (state, found_key):
             record = None

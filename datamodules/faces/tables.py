@@ -8,9 +8,9 @@ import pandas as pd
 from datamodules.errors import InputError
 from datamodules.faces.boxes import clip
 from datamodules.faces.detector import LANDMARKS
-from datamodules.faces.journal import replacing
 from datamodules.faces.work import Record, as_found
 from datamodules.manifest import Manifest, make_manifest
+from datamodules.places import replacing
 
 COLUMNS = ("face_source", "face", "face_box", "face_score", "face_count", "face_detector")
 """What the crops' manifest says beyond the photographs' own. ``face`` is face, whole or centre."""

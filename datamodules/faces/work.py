@@ -3,7 +3,6 @@
 The processes are spawned and import this file, so it leaves out what is slow to import and they do not need (pandas).
 """
 
-import os
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from datamodules.faces.cut import BORDERS, Border, cut
 from datamodules.faces.detector import Detector, Faces, open_detector
 from datamodules.faces.upright import turn_of
 from datamodules.pixels import PIXEL_LIMIT, decode_file, fit_to_square
+from datamodules.places import rename
 
 NoFace = Literal["list", "drop", "keep", "centre"]
 NO_FACE: tuple[NoFace, ...] = get_args(NoFace)
@@ -76,7 +76,7 @@ class Job:
 
     path: str  # as in the manifest
     file: Path
-    state: str  # of the file, to notice changes
+    state: str  # hash of the file's bytes, to notice changes
     crop: str  # where its crop goes, below the output folder
     cut_key: str
     empty_key: str  # stands for the options that matter where there is no face
@@ -192,7 +192,7 @@ def write_crop(output: Path, crop: str, picture: np.ndarray) -> int:
     try:
         (output / crop).parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(data.data)
-        os.replace(part, output / crop)
+        rename(part, output / crop)
     except OSError as error:
         part.unlink(missing_ok=True)
         msg = (

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from datamodules.errors import InputError
 from datamodules.labels import canonical, canonical_split, plain
 from datamodules.manifest import Manifest, make_manifest
+from datamodules.manifest_checks import plain_text
 from datamodules.readers.even import agreed, draw_evenly
 from datamodules.readers.part import take_part
 
@@ -177,12 +178,12 @@ def resolve(label: str, options: ReadOptions) -> str | None:
 
 
 def _name_labels(table: pd.DataFrame, name: str, options: ReadOptions) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    raw = table["label"].astype(object).where(table["label"].notna(), "").astype(str).str.strip()
+    raw = plain_text(table["label"]).str.strip()
     names: dict[str, str] = {}
     unknown: list[str] = []
     for label in raw.unique():
         known = resolve(label, options)
-        if known is None and label and label.lower() != "nan" and options.unknown_labels != "keep":
+        if known is None and label and options.unknown_labels != "keep":
             unknown.append(label)
         names[label] = known or label  # an empty label stays empty, and make_manifest names its row
     table = table.assign(label=raw.map(names))

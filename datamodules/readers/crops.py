@@ -9,9 +9,11 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from datamodules.contents import file_hashes
 from datamodules.errors import InputError
 from datamodules.face_boxes import SIDES
 from datamodules.manifest import Manifest
+from datamodules.pixels import DECODE_POLICY
 from datamodules.places import cache_root
 from datamodules.readers.unpack import build_once
 
@@ -34,18 +36,34 @@ def cut_out(manifest: Manifest, options: "ReadOptions") -> Manifest:
         InputError: No such detector, no boxes, a box without a picture that can be read, or nothing can be written.
     """
     faces = str(options.faces)
-    asked = (manifest.fingerprint(), manifest.root, faces, options.face_size, options.face_margin)
-    key = hashlib.sha256(repr(asked).encode()).hexdigest()[:16]
-    folder = cache_root() / "crops" / key
     if faces == BOXES:
-        return _by_boxes(manifest, folder, options)
-    from datamodules.faces.prepare import prepare_faces  # pulls in OpenCV, which other readers do not need
+        return _by_boxes(manifest, options)
+    from datamodules.faces.detector import FIND_VERSION, open_detector  # OpenCV, which other readers do not need
+    from datamodules.faces.prepare import prepare_faces
     from datamodules.faces.work import CutOptions
 
     cut = CutOptions(size=options.face_size, margin=options.face_margin, no_face="keep")
+    folder = _folder(manifest, options, FIND_VERSION, open_detector(faces).identity, cut)
     done = prepare_faces(manifest, faces, folder, cut)
     note = f"faces cut by {faces}: found in {done.found} of {len(manifest)} pictures, the others are whole"
     return replace(done.manifest, notes=(*manifest.notes, note))
+
+
+def _folder(manifest: Manifest, options: "ReadOptions", *more: object) -> Path:
+    """Return where the crops are kept, by everything that they are made of: the photographs' bytes above all.
+
+    Args:
+        manifest: The photographs; moved to another folder they have the same crops.
+        options: Size and margin of the crops.
+        more: The detector, or the boxes.
+    """
+    from datamodules.faces.cut import CUT_VERSION  # pulls in OpenCV
+    from datamodules.faces.work import QUALITY
+
+    contents = file_hashes(manifest.root, manifest.table["path"].tolist())
+    made_by = (CUT_VERSION, DECODE_POLICY, QUALITY, options.face_size, options.face_margin, *more)
+    made_of = hashlib.sha256(repr((manifest.fingerprint(), contents, made_by)).encode())
+    return cache_root() / "crops" / made_of.hexdigest()[:24]
 
 
 def median_boxes(boxes: pd.DataFrame) -> pd.DataFrame:
@@ -53,13 +71,14 @@ def median_boxes(boxes: pd.DataFrame) -> pd.DataFrame:
     return boxes.groupby("path", sort=False)[list(SIDES)].median()
 
 
-def _by_boxes(manifest: Manifest, folder: Path, options: "ReadOptions") -> Manifest:
+def _by_boxes(manifest: Manifest, options: "ReadOptions") -> Manifest:
     if manifest.boxes is None:
         msg = f"{manifest.name}: faces=boxes needs a data set that brings boxes of faces; name a detector, such as haar"
         raise InputError(msg)
     from datamodules.faces.boxes_crops import write_crops
 
     boxes = median_boxes(manifest.boxes).reindex(manifest.table["path"])
+    folder = _folder(manifest, options, BOXES, boxes.to_numpy(np.float64).tolist())
     with build_once(folder) as (place, draft):
         if draft is not None:
             bar = tqdm(range(len(manifest)), "cutting faces", unit=" files", delay=1, leave=False, disable=None)

@@ -7,6 +7,7 @@ import pandas as pd
 from datamodules.errors import InputError
 from datamodules.labels import canonical_split
 from datamodules.manifest import Manifest, read_table, saved_boxes, saved_meta
+from datamodules.manifest_checks import plain_text
 from datamodules.readers.common import ReadOptions, finish
 from datamodules.readers.votes import apply_votes
 
@@ -107,5 +108,5 @@ def name_columns(table: pd.DataFrame, options: ReadOptions, source: Path) -> pd.
     taken = [c for c in table if c in found.values() and c not in found]
     table = table.rename(columns={c: f"{c}_column" for c in taken}).rename(columns=found)
     for ours in ("path", "label"):
-        table[ours] = table[ours].astype(object).where(table[ours].notna(), "").astype(str)
+        table[ours] = plain_text(table[ours])
     return table

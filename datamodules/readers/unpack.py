@@ -1,6 +1,5 @@
 """Unpacks an archive of images once, safely: nothing is written outside its own folder, nothing half unpacked stays."""
 
-import hashlib
 import os
 import shutil
 import tarfile
@@ -14,6 +13,7 @@ from typing import IO
 from filelock import FileLock
 from tqdm import tqdm
 
+from datamodules.contents import file_hashes
 from datamodules.errors import InputError
 from datamodules.places import cache_root
 
@@ -36,20 +36,17 @@ def stem(path: Path) -> str:
     return base if base.lower() not in {"labels", "manifest", "index", "data"} else path.parent.name or base
 
 
-def file_key(path: Path) -> str:
-    """Return a key of a file's content that stays cheap for tens of gigabytes: size, time, first and last megabyte."""
-    stat = path.stat()
-    digest = hashlib.sha256(f"{stat.st_size} {stat.st_mtime_ns}".encode())
-    with path.open("rb") as file:
-        digest.update(file.read(1 << 20))
-        file.seek(max(0, stat.st_size - (1 << 20)))
-        digest.update(file.read())
-    return digest.hexdigest()[:16]
-
-
 def unpacked_folder(path: Path) -> Path:
-    """Return where the content of an archive or a CSV of pixels is kept."""
-    return cache_root() / "unpacked" / f"{stem(path).replace('.', '_')}-{file_key(path)}"
+    """Return where the content of an archive or a CSV of pixels is kept; named by a hash of all of the file's bytes.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
+    (content,) = file_hashes(path.parent, [path.name])
+    if not content:
+        msg = f"cannot read {path}; make it readable, or name another file"
+        raise InputError(msg)
+    return cache_root() / "unpacked" / f"{stem(path).replace('.', '_')}-{content[:16]}"
 
 
 @contextmanager

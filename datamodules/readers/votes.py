@@ -6,6 +6,7 @@ import pandas as pd
 from datamodules.errors import InputError
 from datamodules.labels import NO_EMOTION, in_class_order, plain
 from datamodules.manifest import VOTES
+from datamodules.manifest_checks import file_row, parse_numbers
 from datamodules.readers.common import ReadOptions, resolve
 
 
@@ -69,10 +70,11 @@ def apply_votes(table: pd.DataFrame, name: str, options: ReadOptions) -> tuple[p
 
 
 def _numbers(table: pd.DataFrame, column: str, name: str) -> np.ndarray:
-    values = pd.to_numeric(table[column], errors="coerce").to_numpy(np.float64)
+    values = parse_numbers(table[column])[0]
     bad = ~(np.isfinite(values) & (values >= 0))
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
-        msg = f"{name}: row {row}: {column} must be a number not below zero, got {table[column].iloc[row]!r}"
+        msg = f"{name}: {file_row(bad)}: {column} must be a number not below zero, got {table[column].iloc[row]!r}"
+        msg += f" for {table['path'].iloc[row]!r}"
         raise InputError(msg)
-    return values
+    return values.to_numpy()

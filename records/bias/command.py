@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from datamodules.errors import InputError
+from datamodules.places import replacing
 from records import runs, store
 from records.bias.composition import read_manifest
 from records.bias.cuts import parse_bins
@@ -112,9 +113,8 @@ def _write(folder: Path, made: dict[str, str | bytes]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in made.items():
-            draft = folder / f".{name}.part"
-            draft.write_bytes(content.encode() if isinstance(content, str) else content)
-            draft.replace(folder / name)
+            with replacing(folder / name) as draft:
+                draft.write_bytes(content.encode() if isinstance(content, str) else content)
     except OSError as error:
         msg = f"--out: {folder} cannot be written to ({error.strerror or error}); choose another folder."
         raise InputError(msg) from error

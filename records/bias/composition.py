@@ -76,7 +76,7 @@ def read_manifest(path: str | Path) -> pd.DataFrame:
     if not path.is_file():
         msg = f"--manifest: no file {path}; give the table that the run was trained on (.csv or .parquet)."
         raise InputError(msg)
-    table = read_table(path, literal=True)
+    table = read_table(path)
     if "path" not in table:
         msg = f"--manifest: {path} has no column 'path', so it is no manifest; emotion data prepare writes one."
         raise InputError(msg)

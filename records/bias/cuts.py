@@ -75,8 +75,15 @@ def clean(text: str) -> str:
 def _binned(text: np.ndarray, cut: Cut) -> np.ndarray:
     number = numbers(text[text != ""])
     if number is None:
-        other = next(value for value in text if value != "" and numbers(np.array([value], dtype=object)) is None)
-        msg = f"--bins: {cut.column!r} must hold numbers, got {str(other)!r}; leave it out of --bins."
+        row, other = next(
+            (row, value)
+            for row, value in enumerate(text, start=1)
+            if value != "" and numbers(np.array([value], dtype=object)) is None
+        )
+        msg = (
+            f"--bins: {cut.column!r} must hold numbers, got {str(other)!r} in row {row} of the table; leave the column "
+            "out of --bins, or correct the value in the manifest."
+        )
         raise InputError(msg)
     names = np.array(_bin_names(cut.edges), dtype=object)
     found = np.full(len(text), "", dtype=object)

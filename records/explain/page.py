@@ -4,7 +4,6 @@ Figures that show people are never put into the page itself: whoever copies the 
 """
 
 import base64
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -13,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
+from datamodules.places import replacing
 from records.pages import page, table_html, write_text
 from records.tables import as_markdown as table_markdown
 
@@ -43,12 +43,8 @@ class Section:
 def write_figure(figure: Figure, path: Path) -> Path:
     """Write a figure as PNG under a temporary name, then give it its own."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with replacing(path) as draft:
         figure.savefig(draft, format="png", dpi=_DPI, pil_kwargs={"compress_level": 1})  # quick, a few kilobytes more
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
     return path
 
 

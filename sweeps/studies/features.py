@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +9,7 @@ import torch
 from tqdm import tqdm
 
 from datamodules.emotion import EmotionDataModule
-from datamodules.places import cache_root
+from datamodules.places import cache_root, replacing
 from lightning_modules.backbones import build_backbone
 
 
@@ -41,7 +39,6 @@ def features(data: EmotionDataModule, backbone: str, weights: str, *, flipped: b
             parts.append(model((image - mean) / std).float().numpy())
     found = np.concatenate(parts)
     file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=file.parent, suffix=".npy", delete=False) as written:
-        np.save(written, found)
-    os.replace(written.name, file)
+    with replacing(file, suffix=".npy") as draft:
+        np.save(draft, found)
     return found

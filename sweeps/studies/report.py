@@ -1,13 +1,13 @@
 """The report of a study: our numbers beside the published ones, claims with p-values, figures, every number's runs."""
 
 import math
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from datamodules.places import replacing
 from sweeps.studies.changes import Change, block, found_changes
 from sweeps.studies.changes import rows as change_rows
 from sweeps.studies.claims import Judged, judge
@@ -45,9 +45,8 @@ def write_report(study: Study, outcomes: Outcomes, now: Circumstances, folder: P
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(partial, path)
+        with replacing(path) as draft:
+            draft.write_bytes(content.encode() if isinstance(content, str) else content)
         paths.append(path)
     return paths
 

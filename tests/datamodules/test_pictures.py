@@ -28,6 +28,18 @@ def test_a_file_a_folder_and_a_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_names_in_a_table_are_text_as_written(tmp_path: Path, suffix: str) -> None:
+    names = ["NA", "None", "null", "007", "1e5"]
+    table = pd.DataFrame({"path": names})
+    table.to_csv(tmp_path / "t.csv", index=False) if suffix == "csv" else table.to_parquet(tmp_path / "t.parquet")
+    assert find_pictures(str(tmp_path / f"t.{suffix}")) == [(tmp_path / name).resolve() for name in names]
+    if suffix == "csv":
+        (tmp_path / "t.csv").write_text("path,more\na.png,1\n,2\n")
+        with pytest.raises(InputError, match=r"row 2 below the header of .* has no path"):
+            find_pictures(str(tmp_path / "t.csv"))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
 def test_a_manifest_that_lies_elsewhere(tmp_path: Path, suffix: str) -> None:
     """What `data check --fix` writes can be predicted as it can be trained on."""
     images = [picture(tmp_path / "images" / name).resolve() for name in ("a.png", "deep/b.png")]

@@ -7,8 +7,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
+from datamodules.cache import build_cache
+from datamodules.duplicates import find_clusters
 from datamodules.errors import InputError
+from datamodules.manifest import make_manifest
 from datamodules.readers import READERS, ReadOptions, image_files, read, recognise
 
 Plant = Callable[..., Path]
@@ -338,3 +342,83 @@ def test_a_part_keeps_equal_files_together(plant: Plant) -> None:
     assert 40 <= counts["train", "happy"] <= 48
     assert 8 <= counts["test", "sad"] <= 13
     assert "equal files together" in manifest.notes[-1]
+
+
+# Cells are text as written
+
+MISSING_TO_OTHERS = ("NA", "N/A", "n/a", "NaN", "nan", "-nan", "None", "null", "NULL", "<NA>", "#N/A", "1.#IND", "007")
+
+
+def _worded_table(root: Path, suffix: str) -> Path:
+    """Every word that table readers like to change, as file, label, person and group; in other rows, empty cells."""
+    rows = [{"file": word.replace("/", "_"), "label": word, "person": word, "race": word} for word in MISSING_TO_OTHERS]
+    rows += [{"file": "known.png", "label": "sad", "person": "", "race": ""}]
+    for row in rows:
+        (root / row["file"]).write_bytes(b"not read here")
+    if suffix == ".parquet":
+        pd.DataFrame(rows).replace("", None).to_parquet(root / "t.parquet")
+        return root / "t.parquet"
+    separator = {".csv": ",", ".tsv": "\t"}[suffix]
+    lines = [separator.join(row.values()) for row in ({name: name for name in rows[0]}, *rows)]
+    (root / f"t{suffix}").write_text("\n".join(lines) + "\n")
+    return root / f"t{suffix}"
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".parquet"])
+def test_words_that_mean_missing_elsewhere_stay_words(plant: Plant, suffix: str) -> None:
+    root = plant()
+    manifest = read(str(_worded_table(root, suffix)), ReadOptions(unknown_labels="keep"))
+    words = list(MISSING_TO_OTHERS)
+    assert manifest.table["path"].tolist() == [word.replace("/", "_") for word in words] + ["known.png"]
+    assert manifest.table["label"].tolist() == [*words, "sad"]
+    assert manifest.table["subject"].tolist() == [*words, ""]
+    assert manifest.table["race"].tolist() == [*words, ""]
+    assert set(manifest.classes) == {*words, "sad"}
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+@pytest.mark.parametrize("options", [ReadOptions(), ReadOptions(unknown_labels="keep")])
+def test_words_stay_words_in_a_prepared_manifest(plant: Plant, suffix: str, options: ReadOptions) -> None:
+    """Also where the options that come with a saved manifest are applied to it anew."""
+    made = read(str(_worded_table(plant(), ".csv")), ReadOptions(unknown_labels="keep"))
+    again = read(str(made.save(made.root / f"saved.{suffix}")), options)
+    pd.testing.assert_frame_equal(again.table, made.table)
+    assert again.fingerprint() == made.fingerprint()
+
+
+def test_a_person_called_na_stays_in_one_part(plant: Plant, tmp_path: Path) -> None:
+    root = plant()
+    for number in range(6):
+        noise = np.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(root / f"{number}.png")
+    people = ["NA", "NA", "None", "None", "", ""]
+    rows = [f"{number}.png,{'sad' if number % 2 else 'happy'},{person}" for number, person in enumerate(people)]
+    (root / "t.csv").write_text("\n".join(["file,label,subject", *rows]) + "\n")
+    manifest = read(str(root / "t.csv"))
+    clusters = find_clusters(manifest, build_cache(manifest, 8, directory=tmp_path / "cache", workers=0))
+    assert clusters.tolist() == [0, 0, 1, 1, 2, 3]
+
+
+def test_a_split_called_na_is_refused_by_its_name(plant: Plant) -> None:
+    root = plant("a.png", "b.png")
+    (root / "t.csv").write_text("file,label,split\na.png,sad,train\nb.png,happy,NA\n")
+    with pytest.raises(InputError, match=r"split must be one of train, validation, test, got 'NA' for 'b\.png'"):
+        read(str(root / "t.csv"))
+
+
+@pytest.mark.parametrize("cell", ["NA", "nan", "None", "many"])
+def test_a_cell_of_a_saved_manifest_that_is_no_number_is_named(plant: Plant, cell: str) -> None:
+    root = plant("a.png", "b.png")
+    table = pd.DataFrame({"path": ["a.png", "b.png"], "label": ["sad", "happy"]})
+    boxes = pd.DataFrame({"path": ["a.png", "b.png"], "x0": 1, "y0": 1, "x1": [5, 6], "y1": 7})
+    made = make_manifest(table.assign(votes_sad=[1, 2], votes_happy=[3, 4]), root, name="x").with_boxes(boxes)
+    file = made.save(root / "m.csv")
+    good = file.read_text()
+    file.write_text(good.replace("2,4", f"{cell},4").replace("2.0,4", f"{cell},4"))
+    with pytest.raises(InputError, match=rf"m\.csv: row 2 below the header: votes_sad must be a number, got '{cell}'"):
+        read(str(file))
+    file.write_text(good)
+    beside = root / "m.csv.boxes.csv"
+    beside.write_text(beside.read_text().replace("6.0", cell))
+    with pytest.raises(InputError, match=rf"boxes\.csv: row 2 below the header: x1 must be a number, got '{cell}'"):
+        read(str(file))

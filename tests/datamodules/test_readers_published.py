@@ -165,7 +165,9 @@ def test_votes_that_are_not_there_or_no_numbers(voted: Path) -> None:
     frame = pd.read_csv(voted / "labels.csv", dtype=str)
     frame.loc[2, "votes_fear"] = "many"
     frame.to_csv(voted / "labels.csv", index=False)
-    with pytest.raises(InputError, match="row 2: votes_fear must be a number not below zero, got 'many'"):
+    with pytest.raises(
+        InputError, match="row 3 below the header: votes_fear must be a number not below zero, got 'many'"
+    ):
         read(str(voted), ReadOptions(votes="soft"))
     frame.rename(columns={"votes_fear": "votes_bored"}).to_csv(voted / "labels.csv", index=False)
     with pytest.raises(InputError, match="'votes_bored' names no known emotion"):
