@@ -1,4 +1,4 @@
-"""K-EmotionNet: its recipe in a cross-validation on whole drawn scenes, and export (models of face crops are not exported)."""
+"""K-EmotionNet: its recipe in a cross-validation on whole drawn scenes, and export as ONNX."""
 
 from pathlib import Path
 
