@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import get_args
 
 from datamodules.errors import InputError
-from datamodules.faces.command import add_face_arguments, prepare_faces_command, refuse_without_faces
+from datamodules.faces.command import (
+    add_face_arguments,
+    prepare_faces_command,
+    refuse_without_faces,
+    unlabelled_images,
+)
 from datamodules.manifest import Manifest
 from datamodules.readers import READERS, ReadOptions, read
 from datamodules.readers.common import Agreement, BadRecords, Unknown, Votes
@@ -88,7 +93,9 @@ def describe_command(args: argparse.Namespace) -> int:
 def prepare_command(args: argparse.Namespace) -> int:
     """Write the manifest, or with ``--faces`` the crops and theirs, and say how to use it."""
     if args.faces is not None:
-        return prepare_faces_command(open_data(args), args)
+        source = args.data or args.source
+        manifest = unlabelled_images(source) if args.unlabelled and source else open_data(args)
+        return prepare_faces_command(manifest, args)
     refuse_without_faces(args)
     manifest = open_data(args)
     path = Path(args.output).expanduser()

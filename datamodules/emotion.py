@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +20,7 @@ from datamodules.dataset import EmotionDataset
 from datamodules.division import HOLDOUT, INNER, Division, DivisionPlan, Leak, Outer, Protocol, Split
 from datamodules.duplicates import find_clusters
 from datamodules.errors import InputError
+from datamodules.face_crops import FaceCrops
 from datamodules.folds import Fold
 from datamodules.group_plan import GroupPlan
 from datamodules.loading import loading
@@ -274,7 +276,13 @@ class EmotionDataModule(L.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint must know: how images are prepared for its model, and which ones it has seen."""
-        return {"size": self.size, "fit": self.fit, "seen": self.seen.state()}
+        faces = FaceCrops.of(self.manifest, self.read_options)
+        return {
+            "size": self.size,
+            "fit": self.fit,
+            "faces": None if faces is None else asdict(faces),
+            "seen": self.seen.state(),
+        }
 
     def prepare_data(self) -> None:
         """Build the cache and look for twins, once a machine; every process then reads what was found."""

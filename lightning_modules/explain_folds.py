@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 
 from datamodules.errors import InputError
+from datamodules.face_crops import FaceCrops
 from datamodules.manifest import Manifest
 from datamodules.pixels import Fit
 from datamodules.readers import ReadOptions, read
@@ -138,6 +139,10 @@ class FoldNetworks:
         """Return the side of the pictures that a fold's network sees, and how they are made square."""
         trained = self._load(fold)[0]
         return trained.size, trained.fit
+
+    def faces(self, fold: int) -> FaceCrops | None:
+        """Return how the faces that a fold's network was trained on were cut out; None for whole images."""
+        return self._load(fold)[0].faces
 
     def backbone(self, fold: int) -> str:
         """Return the name of a fold's backbone."""

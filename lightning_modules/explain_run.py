@@ -9,6 +9,7 @@ import pandas as pd
 
 from datamodules.errors import InputError
 from datamodules.faces.detector import Detector, open_detector
+from datamodules.pictures import find_pictures
 from lightning_modules.explain import DRAWS, Explainer, Subjects, check_folder, keep, write
 from lightning_modules.explain_choice import ANSWERS, Answers, cell_lines, choose, places_of_rows
 from lightning_modules.explain_folds import FoldNetworks, HeldOut
@@ -117,6 +118,9 @@ def _subjects(
         raise InputError(msg)
     if files:
         fold = min(held.members) if options.fold is None else options.fold
+        if faces := networks.faces(fold):
+            for name in options.paths:
+                faces.require_crops(f"run {options.run}", "--paths", name, find_pictures(name))
         subjects = new_subjects(networks, files, fold, options.target, detector)
         return subjects, [f"{len(files)} new pictures, which no fold held out, explained by fold {fold}'s checkpoint"]
     if options.fold is not None:

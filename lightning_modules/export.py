@@ -13,6 +13,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from torch import Tensor, nn
 
+from datamodules.errors import InputError
 from datamodules.pixels import DECODE_POLICY
 from lightning_modules.onnx_file import BATCH, write_onnx
 from lightning_modules.stored import Trained, header, load_trained, run_checkpoint
@@ -30,6 +31,21 @@ class _Deployed(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         return self.model.probabilities(image)
+
+
+def refuse_face_crops(trained: Trained, run: str) -> None:
+    """Refuse to give away a model of face crops, since an exported model cuts no faces out of photographs.
+
+    Raises:
+        InputError: it was trained on face crops.
+    """
+    if trained.faces is not None:
+        msg = (
+            f"RUN: run {run} was trained on {trained.faces}, and an exported model would be given whole photographs; "
+            f"cut the faces out with `{trained.faces.command('PHOTOGRAPHS', 'CROPS')}` and classify them with "
+            f"`emotion predict --run {run} --data CROPS/manifest.csv`"
+        )
+        raise InputError(msg)
 
 
 def export_onnx(trained: Trained, path: Path) -> float:
@@ -81,6 +97,9 @@ def register(run_id: str, name: str, directory: str = "mlruns") -> ModelVersion:
 
     Returns:
         MLflow's model version.
+
+    Raises:
+        InputError: the run was trained on face crops.
     """
     import mlflow.onnx
     from mlflow.models import infer_signature
@@ -88,6 +107,7 @@ def register(run_id: str, name: str, directory: str = "mlruns") -> ModelVersion:
     from records.store import open_client
 
     trained = load_trained(run_checkpoint(run_id))
+    refuse_face_crops(trained, run_id)
     client = open_client(directory)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.onnx"
@@ -117,6 +137,7 @@ def main(args: list[str]) -> int:
         options = parser.parse_args(args[1:])
         path = Path(options.output or f"{options.run}.onnx")
         trained = load_trained(run_checkpoint(options.run))
+        refuse_face_crops(trained, options.run)
         print(header(options.run, trained), file=sys.stderr)
         difference = export_onnx(trained, path)
         print(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB); differs from torch by at most {difference:.1e}")

@@ -14,7 +14,9 @@ from datamodules.places import replacing
 from lightning_modules.stored import Trained, header, load_trained, run_checkpoint
 
 
-def predict_table(trained: Trained, source: str, *, batch_size: int = 64, num_workers: int = 0) -> pd.DataFrame:
+def predict_table(
+    trained: Trained, source: str, *, batch_size: int = 64, num_workers: int = 0, run: str = "the model"
+) -> pd.DataFrame:
     """Classify pictures.
 
     Args:
@@ -22,12 +24,18 @@ def predict_table(trained: Trained, source: str, *, batch_size: int = 64, num_wo
         source: a picture, a folder, or a table with a ``path`` column.
         batch_size: pictures a step.
         num_workers: processes that decode.
+        run: what an error calls the model.
 
     Returns:
         One row a picture: ``path``, ``predicted``, ``prob_<class>`` (sum 1) and ``error``; a picture that cannot be
         read has an error and no prediction.
+
+    Raises:
+        InputError: whole photographs for a model of face crops, or no pictures.
     """
     pictures = PictureDataModule(source, trained.size, trained.fit, batch_size, num_workers)
+    if trained.faces is not None:
+        trained.faces.require_crops(run, "--data", source, pictures.paths)
     probabilities, errors = [], []
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = trained.model.to(device).eval()
@@ -66,7 +74,8 @@ def main(args: list[str]) -> int:
     trained = load_trained(run_checkpoint(options.run) if options.run else Path(options.checkpoint))
     if options.run:
         print(header(options.run, trained), file=sys.stderr)  # what is piped on is the table alone
-    table = predict_table(trained, options.data, batch_size=options.batch_size, num_workers=options.workers)
+    run = f"run {options.run}" if options.run else options.checkpoint
+    table = predict_table(trained, options.data, batch_size=options.batch_size, num_workers=options.workers, run=run)
     _show(table)
     if options.output:
         _write(table, Path(options.output))

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from datamodules.errors import InputError
+from datamodules.face_crops import FaceCrops
 from datamodules.pixels import Fit
 from lightning_modules.classifier import EmotionClassifier
 from records.runs import children, download, find_run, run_row
@@ -16,12 +17,13 @@ CONFIG = "config.yaml"
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model and how its pictures must be prepared."""
+    """A trained model and how its pictures must be prepared; ``faces`` where they were cut out of photographs."""
 
     model: EmotionClassifier
     classes: list[str]
     size: int
     fit: Fit
+    faces: FaceCrops | None = None
 
 
 def run_checkpoint(run_id: str) -> Path:
@@ -65,7 +67,8 @@ def load_trained(checkpoint: Path) -> Trained:
             f"--checkpoint: {checkpoint} does not say how its pictures were prepared; use one that `emotion fit` wrote"
         )
         raise InputError(msg)
-    return Trained(model.eval(), list(model.classes), int(data["size"]), data["fit"])
+    faces = FaceCrops(**data["faces"]) if data.get("faces") else None  # older checkpoints do not say
+    return Trained(model.eval(), list(model.classes), int(data["size"]), data["fit"], faces)
 
 
 def header(run: str, trained: Trained) -> str:

@@ -3,8 +3,14 @@
 import argparse
 from pathlib import Path
 
+import pandas as pd
+
 from datamodules.errors import InputError
-from datamodules.manifest import Manifest
+from datamodules.face_crops import images_root
+from datamodules.labels import VOCABULARIES
+from datamodules.manifest import Manifest, make_manifest
+
+UNLABELLED = "unlabelled"  # label of images that have none
 
 
 def add_face_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +28,31 @@ def add_face_arguments(parser: argparse.ArgumentParser) -> None:
         help="pictures without a face, which no_face.csv lists: left out, with exit status 1 (list) or 0 (drop); "
         "kept whole; or their middle square [list]",
     )
+    faces.add_argument(
+        "--unlabelled",
+        action="store_true",
+        default=None,
+        help="an image, folder or table without labels, as `emotion predict` takes it",
+    )
     faces.add_argument("--workers", type=int, help="processes [one a core]")
+
+
+def unlabelled_images(source: str) -> Manifest:
+    """Return a manifest of images without labels, the same ones that `emotion predict` finds.
+
+    Args:
+        source: An image, a folder, or a table of paths.
+
+    Raises:
+        InputError: There is no image.
+    """
+    from datamodules.pictures import find_pictures  # torch takes seconds to import
+
+    images = find_pictures(source)
+    root = images_root(source, images)
+    table = pd.DataFrame({"path": [path.absolute().relative_to(root.absolute()).as_posix() for path in images]})
+    classes = (UNLABELLED, *VOCABULARIES["fer2013"])  # a manifest has at least two
+    return make_manifest(table.assign(label=UNLABELLED), root, name=root.resolve().name, classes=classes)
 
 
 def prepare_faces_command(manifest: Manifest, args: argparse.Namespace) -> int:
@@ -56,7 +86,7 @@ def prepare_faces_command(manifest: Manifest, args: argparse.Namespace) -> int:
 
 def refuse_without_faces(args: argparse.Namespace) -> None:
     """Refuse options that mean nothing without ``--faces``."""
-    for name in ("margin", "size", "rule", "border", "upright", "no_face", "workers"):
+    for name in ("margin", "size", "rule", "border", "upright", "no_face", "unlabelled", "workers"):
         if getattr(args, name) is not None:
             msg = f"{name} is about cutting faces; add --faces haar, yunet:FILE or FILE.onnx, or leave it out"
             raise InputError(msg)

@@ -54,8 +54,9 @@ def prepare_faces(
     """Cut the faces out of a set of photographs.
 
     ``output`` gets ``faces/`` (the crops, JPEG), ``manifest.csv`` (all columns of the photographs' manifest and
-    face_source, face, face_box, face_score, face_count, face_detector), ``boxes.csv`` (every face that was found, by
-    the photograph's path) and ``no_face.csv`` (photographs without one, and unreadable ones, with the reason).
+    face_source, face, face_box, face_score, face_count, face_detector, face_size, face_margin), ``boxes.csv`` (every
+    face that was found, by the photograph's path) and ``no_face.csv`` (photographs without one, and unreadable ones,
+    with the reason).
 
     Args:
         manifest: the photographs.
@@ -88,7 +89,7 @@ def prepare_faces(
                 journal = Journal(output, fresh=fresh)
                 jobs = _plan(manifest, contents, opened, options, journal, output)
                 _work_all(jobs, detector, opened, options, output, journal, pool)
-                return _finish(manifest, opened, output, journal, len(jobs))
+                return _finish(manifest, opened, options, output, journal, len(jobs))
     except filelock.Timeout as error:
         msg = f"another process is cutting faces into {output}; wait for it, or give another --output"
         raise InputError(msg) from error
@@ -228,13 +229,15 @@ def _results(
         yield from pool.map(work, repeat(name), repeat(key), repeat(output), repeat(options), chunks)
 
 
-def _finish(manifest: Manifest, detector: Detector, output: Path, journal: Journal, done: int) -> Prepared:
+def _finish(
+    manifest: Manifest, detector: Detector, options: CutOptions, output: Path, journal: Journal, done: int
+) -> Prepared:
     records = [journal.records[str(path)] for path in manifest.table["path"]]
     removed = journal.tidy(record["path"] for record in records)
     _remove_empty(output / CROPS)
     shutil.rmtree(output / PARTS, ignore_errors=True)
     return Prepared(
-        manifest=write_tables(manifest, records, detector.name, output),
+        manifest=write_tables(manifest, records, detector.name, output, options),
         found=sum(record["chosen"] is not None for record in records),
         several=sum(len(record["faces"]) > 1 for record in records),
         empty=sum(not record["faces"] and not record["error"] for record in records),

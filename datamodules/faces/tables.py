@@ -8,17 +8,19 @@ import pandas as pd
 from datamodules.errors import InputError
 from datamodules.faces.boxes import clip
 from datamodules.faces.detector import LANDMARKS
-from datamodules.faces.work import Record, as_found
+from datamodules.faces.work import CutOptions, Record, as_found
 from datamodules.manifest import Manifest, make_manifest
 from datamodules.places import replacing
 
-COLUMNS = ("face_source", "face", "face_box", "face_score", "face_count", "face_detector")
+COLUMNS = ("face_source", "face", "face_box", "face_score", "face_count", "face_detector", "face_size", "face_margin")
 """What the crops' manifest says beyond the photographs' own. ``face`` is face, whole or centre."""
 
 NO_FACE_REASON = "no face found"
 
 
-def write_tables(manifest: Manifest, records: list[Record], detector: str, output: Path) -> Manifest:
+def write_tables(
+    manifest: Manifest, records: list[Record], detector: str, output: Path, options: CutOptions
+) -> Manifest:
     """Write the three tables and return the crops' manifest.
 
     Args:
@@ -26,6 +28,7 @@ def write_tables(manifest: Manifest, records: list[Record], detector: str, outpu
         records: one a row of it.
         detector: its name.
         output: the crops' folder.
+        options: how they were cut.
 
     Raises:
         InputError: there is no crop at all; the other two tables are written then, too.
@@ -50,6 +53,8 @@ def write_tables(manifest: Manifest, records: list[Record], detector: str, outpu
         face_score=["" if record["chosen"] is None else f"{_score(record):.4f}" for record in shown],
         face_count=[str(len(record["faces"])) for record in shown],
         face_detector=detector,
+        face_size=str(options.size),
+        face_margin=f"{options.margin:g}",
     )
     notes = [*manifest.notes, f"faces cut by {detector} from {manifest.root}"]
     if left := len(records) - len(rows):

@@ -1,4 +1,4 @@
-"""K-EmotionNet through every door: its recipe on drawn scenes, a cross-validation, and export."""
+"""K-EmotionNet: its recipe in a cross-validation on whole drawn scenes, and export as ONNX."""
 
 from pathlib import Path
 
@@ -12,7 +12,6 @@ from records.runs import find_runs
 SCENES = "scenes:images=42,size=96,others=0,distractors=0,classes=happy+sad+angry"
 SHORT = (
     *("--recipe", "k-emotionnet", "--data", SCENES, "--data.size", "32", "--data.batch_size", "16"),
-    *("--data.read.faces", "boxes", "--data.read.face_size", "40"),
     *("--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"),
 )
 

@@ -1,0 +1,121 @@
+"""Face crops: how the faces that a run was trained on were cut out, and which images are such crops."""
+
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from datamodules.errors import InputError
+from datamodules.manifest import Manifest, read_table
+from datamodules.readers.common import ReadOptions
+
+SOURCE, DETECTOR, SIZE, MARGIN = "face_source", "face_detector", "face_size", "face_margin"
+"""Columns that `emotion data prepare --faces` writes: photograph, detector, side of the crop in pixels, margin."""
+
+BOXES = "boxes"
+WITH_FILE = {"yunet": "yunet:FILE", "haar": "haar"}  # a manifest keeps a detector's name, not its file
+
+
+@dataclass(frozen=True)
+class FaceCrops:
+    """How the faces of a run's images were cut out of photographs.
+
+    Args:
+        finder: ``boxes`` (those of the data set), or the detector as ``--faces`` takes it.
+        size: Side of the crops in pixels; None where it is not known.
+        margin: Share of the box's longer side added on every side; None where it is not known.
+    """
+
+    finder: str
+    size: int | None = None
+    margin: float | None = None
+
+    @classmethod
+    def of(cls, manifest: Manifest, options: ReadOptions) -> "FaceCrops | None":
+        """Return how a data set's faces were cut out as it was read or prepared; None for whole images."""
+        if options.faces is not None:
+            return cls(str(options.faces), options.face_size, options.face_margin)
+        if SOURCE not in manifest.table:
+            return None
+        crops = manifest.table[manifest.table[SOURCE] != ""]
+        if crops.empty:
+            return None
+        detector, size, margin = (_most_frequent(crops, column) for column in (DETECTOR, SIZE, MARGIN))
+        finder = WITH_FILE.get(detector, f"{detector}.onnx") if detector else BOXES
+        return cls(finder, int(size) if size else None, float(margin) if margin else None)
+
+    def __str__(self) -> str:
+        return "faces cut at the boxes of its data set" if self.finder == BOXES else f"faces cut by {self.finder}"
+
+    def command(self, source: str, output: str) -> str:
+        """Return the command that cuts the faces out of photographs in the same way, without needing labels.
+
+        Boxes come with a data set and not with other photographs, so there the detector is Haar's.
+        """
+        usual = ReadOptions()
+        words = ["emotion", "data", "prepare", "--faces", "haar" if self.finder == BOXES else self.finder]
+        if self.margin not in (None, usual.face_margin):
+            words += ["--margin", f"{self.margin:g}"]
+        if self.size not in (None, usual.face_size):
+            words += ["--size", str(self.size)]
+        return shlex.join([*words, "--unlabelled", "--data", source, "--output", output])
+
+    def require_crops(self, run: str, option: str, source: str, images: Sequence[Path]) -> None:
+        """Refuse images that are not face crops.
+
+        Args:
+            run: What to call the model that was trained on face crops.
+            option: The option that named the images.
+            source: What it was given.
+            images: The images found there.
+
+        Raises:
+            InputError: No manifest of `emotion data prepare --faces` lists one of them.
+        """
+        whole = _not_crops(source, images)
+        if not whole:
+            return
+        root = images_root(source, images).resolve()
+        output = root.parent / f"{root.name}-faces"
+        shown = str(output.relative_to(Path.cwd())) if output.is_relative_to(Path.cwd()) else str(output)
+        table = shlex.quote(str(Path(shown) / "manifest.csv"))
+        msg = (
+            f"{option}: {run} was trained on {self}, and {len(whole)} of the {len(images)} images in {source} are not "
+            f"face crops; cut the faces out with `{self.command(source, shown)}`, then use {option} {table}"
+        )
+        raise InputError(msg)
+
+
+def images_root(source: str, images: Sequence[Path]) -> Path:
+    """Return the folder that holds all images of a source: the source itself, or what the images have in common."""
+    place = Path(source).expanduser()
+    return place if place.is_dir() else Path(os.path.commonpath([path.absolute().parent for path in images]))
+
+
+def _most_frequent(table: pd.DataFrame, column: str) -> str:
+    """Return the value that most rows have, "" where none is known."""
+    values = table[column] if column in table else pd.Series(dtype=str)
+    counts = values[values != ""].value_counts()
+    return str(counts.index[0]) if len(counts) else ""
+
+
+def _not_crops(source: str, images: Sequence[Path]) -> list[Path]:
+    """Return the images that neither the source's own table nor a manifest.csv of a folder above lists as crops."""
+    place = Path(source).expanduser().resolve()
+    if place.is_file() and place.suffix.lower() in (".csv", ".parquet"):
+        if SOURCE not in read_table(place, columns_only=True):
+            return list(images)
+        sources = read_table(place, literal=True)[SOURCE].fillna("")
+        return [path for path, photograph in zip(images, sources, strict=True) if not photograph]
+    crops = {file for folder in (place, *place.parents) for file in _crops_of(folder / "manifest.csv")}
+    return [path for path in images if path.resolve() not in crops]
+
+
+def _crops_of(manifest: Path) -> list[Path]:
+    if not manifest.is_file() or not {"path", SOURCE} <= set(read_table(manifest, columns_only=True)):
+        return []
+    table = read_table(manifest, literal=True)
+    return [(manifest.parent / name).resolve() for name in table.loc[table[SOURCE].fillna("") != "", "path"]]
