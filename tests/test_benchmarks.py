@@ -1,12 +1,15 @@
 import json
 import multiprocessing
+import sqlite3
 import subprocess
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from benchmarks import __main__ as bench
+from benchmarks import golden
 from benchmarks.commands import Training, run
 from benchmarks.report import Figure, as_table, paired, write
 from benchmarks.searches import Score
@@ -150,3 +153,186 @@ def test_a_measurement_that_breaks_leaves_the_others(monkeypatch: pytest.MonkeyP
     figures = json.loads((tmp_path / "results.json").read_text())["figures"]
     assert [(one["figure"], one["value"]) for one in figures] == [("mapping", None), ("gpu", 1.0)]
     assert figures[0]["about"] == "not measured: OSError: no room"
+
+
+def predictions() -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "row": [0, 1, 2, 3],
+            "cluster": [7, 7, 2, 3],
+            "fold": 0,
+            "predicted": ["happy", "sad", "sad", "happy"],
+            "prob_happy": [0.9, 0.2, 0.3, 0.8],
+            "prob_sad": [0.1, 0.8, 0.7, 0.2],
+        }
+    )
+
+
+def split() -> pd.DataFrame:
+    roles = ["train", "train", "inner", "outer"]
+    return pd.DataFrame({"fold": 0, "row": [0, 0, 1, 2], "role": roles, "is_copy": [False, True, False, False]})
+
+
+def differing(name: str, base: pd.DataFrame, head: pd.DataFrame, tolerance: float = 1e-4) -> list[golden.Difference]:
+    return golden.compare_tables(base, head, golden.TABLES[name], tolerance)
+
+
+def test_golden_allows_another_order_other_numbers_of_clusters_and_small_errors() -> None:
+    head = predictions().iloc[::-1].assign(cluster=[30, 20, 10, 10], path="elsewhere")
+    head["prob_sad"] += 0.5e-4
+
+    assert [verdict for verdict, _ in differing("predictions", predictions().assign(path="here"), head)] == []
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "detail"),
+    [
+        ("prob_sad", [0.1, 0.8, 0.7, 0.2002], "prob_sad in 1 of 4 rows: 3 0: 0.2 / 0.2002"),
+        ("predicted", ["happy", "sad", "sad", "sad"], "predicted in 1 of 4 rows: 3 0: happy / sad"),
+        ("cluster", [7, 8, 2, 3], "cluster in 1 of 4 rows: 1 0: 0 / 1"),
+        ("prob_happy", [0.9, 0.2, None, 0.8], "prob_happy in 1 of 4 rows: 2 0: 0.3 / nan"),
+    ],
+)
+def test_golden_finds_a_changed_value_and_shows_it(column: str, values: list[Any], detail: str) -> None:
+    head = predictions().assign(**{column: values})
+
+    assert differing("predictions", predictions(), head) == [("differs", detail)]
+
+
+def test_golden_finds_another_order_of_classes() -> None:
+    head = predictions()[["row", "cluster", "fold", "predicted", "prob_sad", "prob_happy"]]
+
+    ((verdict, detail),) = differing("predictions", predictions(), head)
+    assert verdict == "differs"
+    assert detail == "classes prob_happy prob_sad / prob_sad prob_happy"
+
+
+def test_golden_finds_moved_rows_and_lost_copies_under_old_and_new_names_of_roles() -> None:
+    renamed = split().assign(role=["train", "train", "val", "test"])
+    assert differing("split", split(), renamed) == []
+    assert differing("split", split(), renamed.assign(content="x")) == [("note", "columns only in HEAD: content")]
+
+    moved = renamed.assign(role=["train", "train", "test", "val"])
+    assert [verdict for verdict, _ in differing("split", split(), moved)] == ["only in BASE", "only in HEAD"]
+
+    twice = pd.concat([split(), split()[split()["is_copy"]]])
+    ((verdict, detail),) = differing("split", twice, renamed)
+    assert verdict == "only in BASE"
+    assert detail == "1 of 5 rows, by fold row role is_copy and count: 0 0 train True 1"
+
+
+def test_golden_compares_metrics_but_not_the_machine() -> None:
+    base = {"test/f1_macro": 0.5, "val/loss": float("nan"), "system/cpu": 3.0, "fit/seconds": 1.0, "old": 1.0}
+    head = {"test/f1_macro": 0.50001, "val/loss": float("nan"), "system/cpu": 9.0, "fit/seconds": 2.0, "new": 1.0}
+
+    assert golden.compare_numbers(base, head, 1e-4) == [("only in BASE", "old"), ("only in HEAD", "new")]
+    assert golden.compare_numbers(base, {**base, "test/f1_macro": 0.6}, 1e-4) == [
+        ("differs", "test/f1_macro 0.5 / 0.6")
+    ]
+
+
+def test_golden_compares_verdicts_of_certificates_and_only_notes_other_wording() -> None:
+    def certificate(holds: bool, **lines: str) -> dict[str, Any]:
+        return {"holds": holds, "lines": [{"statement": name, "verdict": verdict} for name, verdict in lines.items()]}
+
+    base = certificate(True, folds="holds", old="holds")
+    assert {kind for kind, _ in golden.compare_certificates(base, certificate(True, folds="holds", new="holds"))} == {
+        "note"
+    }
+    assert golden.compare_certificates(base, certificate(False, folds="fails", old="holds")) == [
+        ("differs", "the run holds: True / False"),
+        ("differs", "folds: holds / fails"),
+    ]
+
+
+def test_golden_reads_options_and_values_of_trials(tmp_path: Path) -> None:
+    """The tables are Optuna's; making them with Optuna would take seconds."""
+    with sqlite3.connect(tmp_path / "search.db") as database:
+        database.executescript(
+            """
+            CREATE TABLE trials (trial_id INTEGER, number INTEGER, state TEXT);
+            CREATE TABLE trial_values (trial_id INTEGER, objective INTEGER, value FLOAT);
+            CREATE TABLE trial_params (trial_id INTEGER, param_name TEXT, param_value FLOAT, distribution_json TEXT);
+            INSERT INTO trials VALUES (5, 0, 'COMPLETE');
+            INSERT INTO trial_values VALUES (5, 0, 1.25);
+            INSERT INTO trial_params VALUES
+                (5, 'rate', 0.25, '{"name": "FloatDistribution", "attributes": {"low": 0.0, "high": 1.0}}'),
+                (5, 'loss', 1, '{"name": "CategoricalDistribution", "attributes": {"choices": ["CE", "Focal"]}}');
+            """
+        )
+    database.close()
+
+    table = golden.read_trials(tmp_path / "search.db").set_index("name")
+    assert table.loc["rate", "number"] == 0.25
+    assert table.loc["loss", "text"] == "Focal"
+    assert table.loc["value 0", "number"] == 1.25
+    assert table.loc["state", "text"] == "COMPLETE"
+
+
+def side(name: str, folder: Path, value: float) -> golden.Side:
+    """Return one commit whose command `fit-quick` left one run with a table of predictions."""
+    artifacts = folder / name / "artifacts"
+    (artifacts / "tables").mkdir(parents=True)
+    table = predictions()
+    table.loc[0, "prob_sad"] += value
+    table.to_parquet(artifacts / "tables" / "predictions.parquet")
+    made = golden.Side(name, folder, folder / name, {"emotion"})
+    run = golden.Run("run 1 of 1", "FINISHED", {"test/f1_macro": 0.5 + value}, {"data.size": "32"}, artifacts)
+    made.outcomes["fit-quick"] = golden.Outcome(0, "", [run])
+    return made
+
+
+@pytest.mark.parametrize(("value", "verdicts"), [(0.0, []), (0.01, ["differs", "differs"])])
+def test_golden_compares_what_two_commits_left(tmp_path: Path, value: float, verdicts: list[str]) -> None:
+    findings = golden.compare_sides(
+        side("BASE", tmp_path, 0), side("HEAD", tmp_path, value), golden.chosen_commands(["fit-quick"])
+    )
+
+    assert [one.what for one in findings] == [
+        "exit status",
+        "run status",
+        "metrics",
+        "parameters",
+        "predictions",
+        "artifacts",
+    ]
+    assert [one.verdict for one in findings if one.verdict != "equal"] == verdicts
+    assert f"6 comparisons, {len(verdicts)} differences, 0 notes" in golden.result_text(findings)
+
+
+def test_golden_finds_a_lost_run_and_another_exit_status(tmp_path: Path) -> None:
+    head = side("HEAD", tmp_path, 0)
+    head.outcomes["fit-quick"] = golden.Outcome(1, "starting\nerror: no such option\n")
+
+    findings = golden.compare_sides(side("BASE", tmp_path, 0), head, golden.chosen_commands(["fit-quick"]))
+
+    assert [(one.what, one.verdict, one.detail) for one in findings] == [
+        ("exit status", "differs", "0 / 1: error: no such option"),
+        ("runs", "differs", "1 / 0 runs"),
+    ]
+
+
+def test_golden_runs_what_a_command_needs_and_in_order() -> None:
+    assert [command.name for command in golden.chosen_commands(["compare", "resume"])] == [
+        "prepare", "fit-balanced", "fit-paper", "kill", "resume", "cross-validate", "compare",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [("emotion", "HEAD must load its own code"), ("numpy", None)],
+)
+def test_golden_refuses_code_from_elsewhere(tmp_path: Path, module: str, message: str | None) -> None:
+    head = golden.Side("HEAD", tmp_path / "code", tmp_path, {"emotion"})
+    (tmp_path / "modules.txt").write_text(f"{module}\t/installed/{module}/__init__.py\n")
+
+    if message is None:
+        head._check_modules("fit-quick", "")
+        return
+    with pytest.raises(golden.CannotRunError, match=message):
+        head._check_modules("fit-quick", "")
+
+
+def test_golden_says_what_it_cannot_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert golden.main(["no-such-commit"]) == 2
+    assert "no-such-commit" in capsys.readouterr().err
