@@ -28,11 +28,16 @@ pytestmark = [
 ]
 
 
+def _without_traces(patch: pytest.MonkeyPatch) -> None:
+    """Remove what a command leaves in the environment of its process, now and at the end."""
+    for name in ("EMOTION_RUN_ID", "PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+        patch.setenv(name, "")
+        patch.delenv(name)
+
+
 def _train(folder: Path, *words: str) -> str:
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("EMOTION_RUN_ID", "PL_GLOBAL_SEED", "PL_SEED_WORKERS"):  # a run sets them in its process
-            patch.setenv(name, "")
-            patch.delenv(name)
+        _without_traces(patch)
         patch.chdir(folder)
         assert emotion.main(["fit", *words, *FIT]) == 0
         return str(find_runs().iloc[0]["run_id"])
@@ -49,6 +54,7 @@ def crop_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def run(crop_run: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """The same in a copy of its folder, beside an album of three photographs."""
     folder, run_id = crop_run
+    _without_traces(monkeypatch)
     shutil.copytree(folder / "mlruns", tmp_path / "here" / "mlruns")
     monkeypatch.chdir(tmp_path / "here")
     _album(Path("album"))
@@ -112,6 +118,8 @@ def test_every_kind_of_source_is_refused_with_its_own_command(run: str, source: 
 def test_photographs_among_crops_are_refused(run: str, capsys: Capture) -> None:
     prepare = ["data", "prepare", "--faces", "haar", "--unlabelled", "--data", "album", "--output", "crops"]
     assert emotion.main(prepare) == 0
+    unlabelled = [word for word in prepare[1:] if word not in ("--faces", "haar")]
+    assert "unlabelled is about cutting faces; add --faces haar" in _refused(capsys, "data", *unlabelled)
     shutil.copy("album/photo_0.jpg", "crops/faces/added.jpg")
     assert "1 of the 4 images in crops are not" in _refused(capsys, "predict", "--run", run, "--data", "crops")
 

@@ -65,6 +65,8 @@ def test_crops_and_a_manifest_that_keeps_everything(photographs: Manifest, spots
     assert crops.table["face_box"].tolist() == boxes
     assert crops.table["face_count"].tolist() == ["1", "1", "2", "1"]
     assert set(crops.table["face_detector"]) == {"spots"}
+    assert set(crops.table["face_size"]) == {"32"}
+    assert set(crops.table["face_margin"]) == {"0"}
     assert float(crops.table["face_score"][0]) == pytest.approx(0.9997, abs=2e-4) != 1
     assert any("2 of 6 pictures are left out" in note for note in crops.notes)
     source = decode(photographs.file(0))
