@@ -76,7 +76,7 @@ def test_estimates_are_timed_on_the_best_device(monkeypatch: pytest.MonkeyPatch)
     for module in (estimate_module, face_detector_estimate):
         monkeypatch.setattr(module, "best_device", lambda: torch.device("meta"))
     config = {"model": {"backbone": "test_resnet"}, "data": {"size": 32, "batch_size": 2}}
-    with pytest.raises((NotImplementedError, RuntimeError), match="[Mm]eta"):
+    with pytest.raises((NotImplementedError, RuntimeError), match=r"[Mm]eta"):
         estimate_module._seconds(config, {})
-    with pytest.raises((NotImplementedError, RuntimeError), match="[Mm]eta"):
+    with pytest.raises((NotImplementedError, RuntimeError), match=r"[Mm]eta"):
         face_detector_estimate._seconds({}, 64, 2)

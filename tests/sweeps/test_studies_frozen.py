@@ -138,5 +138,5 @@ def test_features_and_heads_are_computed_on_the_best_device(
     with pytest.raises(NotImplementedError, match="meta tensor"):
         features(faces, "test_resnet", "none")
     monkeypatch.setattr(frozen, "best_device", lambda: torch.device("meta"))
-    with pytest.raises((NotImplementedError, RuntimeError), match="[Mm]eta"):
+    with pytest.raises((NotImplementedError, RuntimeError), match=r"[Mm]eta"):
         trained(epochs=1)
