@@ -1,8 +1,11 @@
-"""What stands in the cache folder, what each part takes, and clearing it."""
+"""Everything that stands in the cache folder, what each part takes, and clearing it."""
 
 import json
+import os
 import shutil
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import filelock
@@ -15,69 +18,129 @@ from datamodules.places import cache_root
 VERSION = "3"
 """Layout of the files in a pixel cache's folder."""
 
-KINDS = ("pixels", "unpacked", "drawn", "crops")
+KINDS: dict[str, str] = {
+    "pixels": "decoded images, and near-duplicates found among them",
+    "crops": "faces cut out while a data set is read",
+    "unpacked": "unpacked archives, and images written out of a CSV of pixels",
+    "drawn": "drawn faces, and drawn scenes in the layout of AI-Hub's set",
+    "scenes": "drawn scenes for the face detector",
+    "features": "features of frozen backbones",
+    "hashes": "content hashes of files",
+}
+ALL = "all"
+_DRAFT_SECONDS = 3600  # a file under a temporary name that is younger may still be written to
+
 GIGABYTE = 1e9
-COLUMNS = ["kind", "name", "images", "size", "fit", "gigabytes", "built", "usable", "folder"]
+COLUMNS = ["kind", "name", "images", "size", "fit", "gigabytes", "age", "built", "usable", "folder"]
 
 
 def cache_list(root: Path | None = None) -> pd.DataFrame:
-    """List what stands under the cache root: kind, name, images, size, fit, gigabytes, built, usable, folder."""
+    """List what stands under the cache root, one row an entry.
+
+    Returns:
+        kind (see :data:`KINDS`), name, images, size (side in pixels), fit, gigabytes, age (such as ``3 d``), built
+        (local time), usable (not of another version, and not left unfinished), folder.
+    """
+    place = root or cache_root()
     found = []
-    for kind in KINDS:
-        for folder in _folders(root or cache_root(), kind):
-            try:
-                meta = json.loads((folder / "meta.json").read_text())
-            except (OSError, ValueError):
-                meta = {}
-            of_this_version = (meta.get("version"), meta.get("policy")) == (VERSION, DECODE_POLICY)
-            found.append(
-                {
-                    "kind": kind,
-                    "name": meta.get("name", folder.name),
-                    "images": meta.get("images"),
-                    "size": meta.get("size"),
-                    "fit": meta.get("fit"),
-                    "gigabytes": round(folder_bytes(folder) / GIGABYTE, 4),
-                    "built": meta.get("built", ""),
-                    "usable": kind != "pixels" or of_this_version,
-                    "folder": str(folder),
-                }
-            )
+    for kind, entry in _entries(place):
+        try:
+            meta = json.loads((entry / "meta.json").read_text()) if kind == "pixels" else {}
+        except (OSError, ValueError):
+            meta = {}
+        of_this_version = (meta.get("version"), meta.get("policy")) == (VERSION, DECODE_POLICY)
+        whole = not entry.name.startswith(".")
+        changed = _changed(entry)
+        found.append(
+            {
+                "kind": kind,
+                "name": meta.get("name", entry.name),
+                "images": meta.get("images"),
+                "size": meta.get("size"),
+                "fit": meta.get("fit"),
+                "gigabytes": round(folder_bytes(entry) / GIGABYTE, 4),
+                "age": _age(time.time() - changed),
+                "built": meta.get("built") or time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(changed)),
+                "usable": whole and (of_this_version or kind != "pixels" or entry.is_file()),
+                "folder": str(entry),
+            }
+        )
     return pd.DataFrame(found, columns=COLUMNS)
 
 
 def cache_clear(root: Path | None = None, kinds: Sequence[str] = ("pixels",)) -> int:
-    """Delete what stands under ``kinds`` (pixels, unpacked, drawn, crops) and return the bytes freed.
+    """Delete what stands under ``kinds`` (see :data:`KINDS`; ``all`` for everything) and return the bytes freed.
 
-    A cache that is being built is left alone; one that is mapped by a running training stays readable to it. With the
-    pixels go the lists of near duplicates that were found in them.
+    What is being built is left alone; pixels that are mapped by a running training stay readable to it. With the pixels
+    go the near-duplicates that were found among them and the content hashes of files.
+
+    Raises:
+        InputError: No such kind, or something that cannot be deleted.
     """
-    if unknown := set(kinds) - set(KINDS):
-        msg = f"kinds must be among {', '.join(KINDS)}, got {', '.join(sorted(unknown))}."
+    if unknown := set(kinds) - {*KINDS, ALL}:
+        msg = f"kinds must be among {', '.join(KINDS)} or {ALL}, got {', '.join(sorted(unknown))}."
         raise InputError(msg)
+    chosen = set(KINDS) if ALL in kinds else set(kinds)
+    chosen |= {"hashes"} if "pixels" in chosen else set()
     freed = 0
-    for kind in kinds:
-        for folder in _folders(root or cache_root(), kind):
-            key = folder.name.lstrip(".").partition(".")[0]
-            try:
-                with filelock.FileLock(folder.parent / f"{key}.lock", timeout=0):
-                    size = folder_bytes(folder)
-                    shutil.rmtree(folder)
-                    freed += size
-            except filelock.Timeout:
-                continue
-        for found in ((root or cache_root()) / kind).glob("near-*.parquet"):
-            freed += found.stat().st_size
-            found.unlink()
+    for kind, entry in _entries(root or cache_root()):
+        draft = entry.name.startswith(".") and entry.is_file()
+        if kind not in chosen or (draft and time.time() - _changed(entry) < _DRAFT_SECONDS):
+            continue
+        try:
+            with ExitStack() as locks:
+                for lock in _locks(entry):
+                    locks.enter_context(filelock.FileLock(lock, timeout=0))
+                size = folder_bytes(entry)
+                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+                freed += size
+        except filelock.Timeout:
+            continue
+        except FileNotFoundError:  # another process deleted it
+            continue
+        except OSError as error:
+            msg = f"cannot delete {entry}: {error.strerror or error}; delete it as a user who may"
+            raise InputError(msg) from error
     return freed
 
 
 def folder_bytes(folder: Path) -> int:
-    """Return what the files in ``folder`` take."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    """Return what the files in ``folder``, or the file itself, take."""
+    total = 0
+    for file in [folder] if folder.is_file() else folder.rglob("*"):
+        with suppress(OSError):  # it went meanwhile
+            total += file.stat().st_size if file.is_file() else 0
+    return total
 
 
-def _folders(root: Path, kind: str) -> Iterator[Path]:
-    parent = root / kind
-    if parent.is_dir():
-        yield from sorted(entry for entry in parent.iterdir() if entry.is_dir())
+def _entries(root: Path) -> Iterator[tuple[str, Path]]:
+    """Yield everything under the cache root but locks, kind by kind."""
+    for kind in KINDS:
+        parent = root / kind
+        if parent.is_dir():
+            yield from ((kind, entry) for entry in sorted(parent.iterdir()) if entry.suffix != ".lock")
+
+
+def _locks(entry: Path) -> list[Path]:
+    """Return the locks that whoever writes an entry holds; that of a folder of crops may lie in it."""
+    name = entry.name.lstrip(".").partition(".")[0]
+    return [lock for lock in (entry.parent / f"{name}.lock", entry / ".lock") if lock.is_file()]
+
+
+def _changed(entry: Path) -> float:
+    """Return when an entry was written, seconds since the epoch."""
+    with suppress(OSError):
+        return os.stat(entry).st_mtime
+    return time.time()
+
+
+def _age(seconds: float) -> str:
+    """Return a time span in its largest unit.
+
+    >>> _age(30), _age(5400), _age(200_000)
+    ('0 min', '1 h', '2 d')
+    """
+    for unit, length in (("d", 86400), ("h", 3600)):
+        if seconds >= length:
+            return f"{int(seconds // length)} {unit}"
+    return f"{int(max(seconds, 0) // 60)} min"

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
+from datamodules.cache_shelf import ALL, KINDS
 from datamodules.errors import InputError
 from datamodules.faces.command import (
     add_face_arguments,
@@ -17,6 +18,8 @@ from datamodules.faces.command import (
 from datamodules.manifest import Manifest
 from datamodules.readers import READERS, ReadOptions, read
 from datamodules.readers.common import Agreement, BadRecords, Unknown, Votes
+
+CLEARED = f"delete these kinds: {', '.join(KINDS)}, or {ALL}; pixels and hashes if none is named"
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -122,6 +125,7 @@ def cache_command(args: argparse.Namespace) -> int:
     """List the caches, build one, or clear them."""
     from datamodules.cache import build_cache
     from datamodules.cache_shelf import cache_clear, cache_list
+    from datamodules.places import cache_root
 
     if args.clear is not None:
         freed = cache_clear(kinds=args.clear or ("pixels",))
@@ -135,7 +139,11 @@ def cache_command(args: argparse.Namespace) -> int:
             print(f"{broken:,} cannot be read; `emotion data check` lists them")
     else:
         table = cache_list()
-        print(table.to_string(index=False) if len(table) else "no caches")
+        print(table.to_string(index=False, na_rep="") if len(table) else "no caches")
+        if len(table):
+            sums = table.groupby("kind", sort=False)["gigabytes"].sum()
+            listed = ", ".join(f"{kind} {size:.2f}" for kind, size in sums.items())
+            print(f"\n{sums.sum():.2f} GB in {cache_root()}: {listed}")
     return 0
 
 
@@ -171,7 +179,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--size", type=int, default=64, help="side of the cached pictures in pixels [64]")
     sub.add_argument("--fit", choices=("crop", "stretch", "pad"), default="crop", help="how a picture becomes square")
     sub.add_argument("--budget-gb", type=float, default=20.0, help="disk space that all caches may take [20]")
-    sub.add_argument("--clear", nargs="*", metavar="KIND", help="delete: pixels (default), unpacked, drawn, crops")
+    sub.add_argument("--clear", nargs="*", metavar="KIND", help=CLEARED)
     sub.set_defaults(run=cache_command)
     return top
 

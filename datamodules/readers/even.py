@@ -8,6 +8,7 @@ import pandas as pd
 
 from datamodules.errors import InputError
 from datamodules.manifest import Manifest
+from datamodules.manifest_checks import parse_numbers, refuse
 
 
 def agreed(table: pd.DataFrame, least: int, name: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
@@ -19,7 +20,7 @@ def agreed(table: pd.DataFrame, least: int, name: str) -> tuple[pd.DataFrame, tu
     if "agreement" not in table:
         msg = f"{name}: agreement={least} needs to know how many annotators gave the label; leave agreement out"
         raise InputError(msg)
-    number = pd.to_numeric(table["agreement"], errors="coerce")
+    number = _agreement(table, name)
     kept = (number >= least).to_numpy(bool)
     if not kept.any():
         counts = ", ".join(f"{int(n)} on {c} images" for n, c in number.value_counts().sort_index().items())
@@ -44,7 +45,7 @@ def draw_evenly(manifest: Manifest, per_class: int) -> Manifest:
     drawn = np.array([hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest() for name in names])
     level = np.zeros(len(manifest))
     if "agreement" in manifest.table:
-        level = pd.to_numeric(manifest.table["agreement"], errors="coerce").fillna(0).to_numpy(np.float64)
+        level = _agreement(manifest.table, manifest.name).fillna(0).to_numpy(np.float64)
     order = np.lexsort((drawn, -level))
     kept: list[np.ndarray] = []
     notes = [f"{per_class} images of every class used, those that most annotators agree on first"]
@@ -55,3 +56,10 @@ def draw_evenly(manifest: Manifest, per_class: int) -> Manifest:
             notes.append(f"class {label} has only {len(rows)} images, fewer than per_class={per_class}")
     part = manifest.select(np.sort(np.concatenate(kept)))
     return replace(part, notes=(*manifest.notes, *notes))
+
+
+def _agreement(table: pd.DataFrame, name: str) -> pd.Series:
+    """Return how many annotators gave each label, NaN where the cell is empty."""
+    number, bad = parse_numbers(table["agreement"])
+    refuse(bad, table, "agreement", name, "must be a number")
+    return number

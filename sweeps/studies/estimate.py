@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from datamodules.emotion import EmotionDataModule
 from lightning_modules.backbones import build_backbone
+from lightning_modules.device import best_device, describe_device
 from lightning_modules.heads import build_head
 from records.tables import as_text
 from sweeps.studies.config import data_module, merged
@@ -46,7 +47,7 @@ def estimate(study: Study, extra: list[str]) -> str:
     rows.append(["together", len(costs), *_sums(costs)])
     names = ["", "cells", "runs", "pictures learnt from", "pictures looked at", "about"]
     table = pd.DataFrame(rows, columns=names)
-    device = "a GPU" if torch.cuda.is_available() else "the CPU"
+    device = describe_device(best_device())
     return (
         f"{as_text(table)}\n\nTimed with one batch of each network on {device}, as busy as it is now, with one worker; "
         "runs that stop early take less."
@@ -112,7 +113,7 @@ def _seconds(config: dict[str, Any], known: dict[str, float]) -> float:
         return known[key]
     backbone, features, _ = build_backbone(model["backbone"], "none")
     network = torch.nn.Sequential(backbone, build_head("linear", features, 8)).train()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stub knows no such call
     optimizer = torch.optim.Adam(network.parameters())
     image = torch.rand(batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)

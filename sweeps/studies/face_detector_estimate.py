@@ -6,6 +6,7 @@ import torch
 
 from lightning_modules.detector.command import read_words
 from lightning_modules.detector.module import FaceDetector
+from lightning_modules.device import best_device, describe_device
 from sweeps.studies.face_detector import TRAINED, TUNED
 from sweeps.studies.face_detector_conduct import DetectorConduct
 
@@ -27,14 +28,14 @@ def estimate(conduct: DetectorConduct) -> str:
             f"{model}: {seeds} runs of {epochs} epochs over {len(fold.train)} pictures; "
             f"{len(fold.inner)} to choose the epoch, {len(fold.outer)} to report on"
         )
-    device = "a GPU" if torch.cuda.is_available() else "the CPU"
+    device = describe_device(best_device())
     lines.append(f"about {seconds / 60:.0f} min, timed with one batch on {device}, as busy as it is now")
     return "\n".join(lines)
 
 
 def _seconds(options: dict[str, object], size: int, batch: int) -> float:
     """Return the seconds that a training picture takes, from a batch after a first one."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     model = FaceDetector(**{**options, "weights": "none", "size": size}).to(device).train()  # type: ignore[arg-type]
     image = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8, device=device)
     face = torch.tensor([[0.3, 0.3, 0.6, 0.7]], device=device) * size

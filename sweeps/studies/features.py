@@ -1,44 +1,90 @@
 """Features of every picture by a frozen backbone, computed once and kept beside the pixel cache."""
 
+import dataclasses
 import hashlib
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
+from datamodules.contents import file_hashes
 from datamodules.emotion import EmotionDataModule
+from datamodules.errors import InputError
+from datamodules.pixels import DECODE_POLICY
 from datamodules.places import cache_root, replacing
-from lightning_modules.backbones import build_backbone
+from lightning_modules.backbones import EMBEDDED, build_backbone
+from lightning_modules.device import best_device
+
+FEATURES_VERSION = 1
+"""Version of how features are computed; those of another version are computed anew."""
 
 
 def features(data: EmotionDataModule, backbone: str, weights: str, *, flipped: bool = False) -> np.ndarray:
     """Return (N, F) float32 features of every picture, computed once and kept beside the pixel cache.
+
+    They are kept by the decoded pixels, in the order of the rows, and by all that the features depend on. With weights
+    ``none`` the backbone is drawn at random, always alike.
 
     Args:
         data: The pictures.
         backbone: Name of a timm model.
         weights: Of it, as in `EmotionClassifier`.
         flipped: Mirror the pictures, left to right.
+
+    Raises:
+        InputError: Unknown backbone, or weights that cannot be read.
     """
-    of = [data.manifest.fingerprint(), backbone, weights, data.size, data.fit, flipped]
-    key = hashlib.sha256(json.dumps(of).encode()).hexdigest()[:24]
     root = Path(data.cache_dir) if data.cache_dir else cache_root()
-    file = root / "features" / f"{key}.npy"
+    file = root / "features" / f"{_key(data, backbone, weights, flipped)}.npy"
     if file.is_file():
         return np.load(file)
-    model, _, expected = build_backbone(backbone, weights)
-    mean, std = (255 * torch.tensor(one).view(1, 3, 1, 1) for one in (expected.mean, expected.std))
-    model.eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model, _, expected = build_backbone(backbone, weights)
+    device = best_device()
+    mean, std = (255 * torch.tensor(one, device=device).view(1, 3, 1, 1) for one in (expected.mean, expected.std))
+    model.to(device).eval()
     parts = []
     loader = data.evaluation_loader(np.arange(len(data.manifest)))
     for batch in tqdm(loader, desc="features", unit="batch", disable=None):
-        image = batch["image"].flip(-1) if flipped else batch["image"]
+        image = batch["image"].to(device)
+        image = image.flip(-1) if flipped else image
         with torch.inference_mode():
-            parts.append(model((image - mean) / std).float().numpy())
+            parts.append(model((image - mean) / std).float().cpu().numpy())
     found = np.concatenate(parts)
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file, suffix=".npy") as draft:
         np.save(draft, found)
     return found
+
+
+def _key(data: EmotionDataModule, backbone: str, weights: str, flipped: bool) -> str:
+    """Return a hash of everything that the features depend on."""
+    parts = {
+        "version": [FEATURES_VERSION, DECODE_POLICY, version("timm")],
+        "contents": hashlib.sha256("\n".join(data.contents).encode()).hexdigest(),
+        "backbone": backbone,
+        "weights": _weights_identity(backbone, weights),
+        "size": data.size,
+        "fit": data.fit,
+        "read": dataclasses.asdict(data.read_options),
+        "flipped": flipped,
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
+
+
+def _weights_identity(backbone: str, weights: str) -> str:
+    """Return what changes with the weights: the version of an installed package, or a file's content."""
+    if weights == "embedded" and backbone in EMBEDDED:
+        return f"embedded {version(EMBEDDED[backbone][0].replace('_', '-'))}"
+    if weights in ("embedded", "hub", "none"):
+        return weights
+    file = Path(weights).expanduser().absolute()
+    (content,) = file_hashes(file.parent, [file.name])
+    if not content:
+        msg = f"weights: cannot read {weights}; give a .safetensors or .pth file, embedded, hub or none"
+        raise InputError(msg)
+    return f"file {content}"

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from datamodules.emotion import EmotionDataModule
 from lightning_modules.beginning import check_weights
+from lightning_modules.device import best_device
 from lightning_modules.evaluation import keep_evaluation
 from lightning_modules.heads import build_head
 from lightning_modules.optimizers import build_optimizer
@@ -29,9 +30,13 @@ class Part:
     x: Tensor
     y: Tensor
 
+    def to(self, device: torch.device) -> "Part":
+        """Return the part on a device."""
+        return Part(self.x.to(device), self.y.to(device))
+
     def of(self, logits: Tensor) -> dict[str, float]:
         """Return loss, accuracy and macro F1 of logits (N, C)."""
-        found = scores(confusion(self.y.numpy(), logits.argmax(1).numpy(), logits.shape[1]))
+        found = scores(confusion(self.y.cpu().numpy(), logits.argmax(1).cpu().numpy(), logits.shape[1]))
         loss = float(F.cross_entropy(logits, self.y))
         return {"loss": loss, "accuracy": float(found["accuracy"]), "f1_macro": float(found["f1_macro"])}
 
@@ -83,6 +88,9 @@ def train_head(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = build_head("dense_dense", train.x.shape[1], classes, width=width)
+    device = best_device()
+    head.to(device)
+    train, selected_on, outer = train.to(device), selected_on.to(device), outer.to(device)
     order = torch.Generator().manual_seed(seed)
     optimizer = build_optimizer("adam", head.parameters(), learning_rate, 0.0)
     best, noted = -1.0, {}
@@ -90,7 +98,7 @@ def train_head(
     history: dict[str, list[float]] = {}
     for epoch in range(1, epochs + 1):
         head.train()
-        for rows in torch.randperm(len(train.y), generator=order).split(batch_size):
+        for rows in torch.randperm(len(train.y), generator=order).to(device).split(batch_size):
             optimizer.zero_grad()
             F.cross_entropy(head(train.x[rows]), train.y[rows]).backward()
             optimizer.step()
@@ -102,7 +110,7 @@ def train_head(
             best, kept = history["val/f1_macro"][-1], reported.softmax(1)
         if epoch in marks:
             noted[epoch] = outer.of(reported)["accuracy"]
-    return Head(kept.numpy(), best, noted, history)
+    return Head(kept.cpu().numpy(), best, noted, history)
 
 
 def _logits(head: nn.Module, x: Tensor) -> Tensor:

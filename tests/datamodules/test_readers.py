@@ -406,6 +406,16 @@ def test_a_split_called_na_is_refused_by_its_name(plant: Plant) -> None:
         read(str(root / "t.csv"))
 
 
+@pytest.mark.parametrize("options", [ReadOptions(agreement=2), ReadOptions(per_class=1)])
+def test_an_agreement_that_is_no_number_is_named(plant: Plant, options: ReadOptions) -> None:
+    root = plant("a.png", "b.png", "c.png")
+    (root / "t.csv").write_text("file,label,agreement\na.png,sad,3\nb.png,happy,NA\nc.png,happy,\n")
+    with pytest.raises(InputError, match=r"row 1: agreement must be a number, got 'NA' for 'b\.png'"):
+        read(str(root / "t.csv"), options)
+    (root / "t.csv").write_text("file,label,agreement\na.png,sad,3\nb.png,happy,2\nc.png,happy,\n")
+    assert read(str(root / "t.csv"), options).table["path"].tolist() == ["a.png", "b.png"]
+
+
 @pytest.mark.parametrize("cell", ["NA", "nan", "None", "many"])
 def test_a_cell_of_a_saved_manifest_that_is_no_number_is_named(plant: Plant, cell: str) -> None:
     root = plant("a.png", "b.png")

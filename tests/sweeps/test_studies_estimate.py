@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 
+from lightning_modules import device
 from sweeps.studies import estimate as estimate_module
+from sweeps.studies import face_detector_estimate
 from sweeps.studies.config import data_module, merged
 from sweeps.studies.estimate import _sizes, estimate
 from sweeps.studies.plan import Cell, Study
@@ -57,3 +60,23 @@ def test_runs_and_pictures_are_counted_over_cells_seeds_and_folds(monkeypatch: p
     assert learnt == pytest.approx(2 * 3 * 0.72 * images, rel=0.02)
     assert int(second[4].replace(",", "")) == pytest.approx(2 * 5 * 3 * 0.72 * images, rel=0.02)
     assert np.isclose(int(total[3].replace(",", "")), learnt + int(second[4].replace(",", "")))
+
+
+@pytest.mark.parametrize(("cuda", "mps", "kind"), [(True, True, "cuda"), (False, True, "mps"), (False, False, "cpu")])
+def test_the_best_device_is_a_gpu_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, cuda: bool, mps: bool, kind: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+    assert device.best_device().type == kind
+
+
+def test_estimates_are_timed_on_the_best_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The meta device computes nothing, so that no loss can be read from it: a stand-in for a GPU."""
+    for module in (estimate_module, face_detector_estimate):
+        monkeypatch.setattr(module, "best_device", lambda: torch.device("meta"))
+    config = {"model": {"backbone": "test_resnet"}, "data": {"size": 32, "batch_size": 2}}
+    with pytest.raises((NotImplementedError, RuntimeError), match=r"[Mm]eta"):
+        estimate_module._seconds(config, {})
+    with pytest.raises((NotImplementedError, RuntimeError), match=r"[Mm]eta"):
+        face_detector_estimate._seconds({}, 64, 2)

@@ -1,14 +1,18 @@
 """Features are computed once; a head on them learns, is the same for the same seed, and is kept at its best epoch."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from datamodules.emotion import EmotionDataModule
+from datamodules.readers import ReadOptions
 from lightning_modules.backbones import build_backbone
 from sweeps.studies import features as features_of
+from sweeps.studies import frozen
 from sweeps.studies.features import features
 from sweeps.studies.frozen import Head, Part, train_head
 
@@ -56,7 +60,6 @@ def faces(tmp_path: Path) -> EmotionDataModule:
 def test_features_are_those_of_the_backbone_and_computed_once(
     faces: EmotionDataModule, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    torch.manual_seed(0)
     found = features(faces, "test_resnet", "none")
     torch.manual_seed(0)
     model, width, expected = build_backbone("test_resnet", "none")
@@ -76,3 +79,64 @@ def test_features_are_those_of_the_backbone_and_computed_once(
     assert (features(faces, "test_resnet", "none") == found).all()
     with pytest.raises(AssertionError):  # other features than those that are kept
         features(faces, "test_resnet", "none", flipped=True)
+
+
+@pytest.fixture
+def noise(tmp_path: Path) -> Path:
+    """Four images, two of each class."""
+    for number in range(4):
+        place = tmp_path / "noise" / ("happy", "sad")[number % 2] / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        _draw(place, number)
+    return tmp_path / "noise"
+
+
+def _draw(file: Path, seed: int) -> None:
+    pixels = np.random.default_rng(seed).integers(0, 256, (32, 40, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(file)
+
+
+@pytest.mark.parametrize("change", ["pixels", "backbone", "weights", "size", "fit", "read", "flipped"])
+def test_features_are_kept_by_all_that_they_depend_on(noise: Path, tmp_path: Path, change: str) -> None:
+    torch.save(build_backbone("test_resnet", "none")[0].state_dict(), tmp_path / "w.pth")
+    options: dict[str, Any] = {"size": 32, "cache_dir": str(tmp_path / "cache"), "num_workers": 0}
+    asked: dict[str, Any] = {"backbone": "test_resnet", "weights": str(tmp_path / "w.pth")}
+    before = features(EmotionDataModule(str(noise), **options), **asked)
+    assert (features(EmotionDataModule(str(noise), **options), **asked) == before).all()
+    assert len(list((tmp_path / "cache" / "features").iterdir())) == 1
+    if change == "pixels":
+        _draw(noise / "happy" / "0.png", 9)  # the same path and label
+    elif change == "weights":
+        torch.save(build_backbone("test_resnet", "none")[0].state_dict(), tmp_path / "w.pth")
+    elif change == "backbone":
+        asked = {"backbone": "test_vit", "weights": "none"}
+        options["size"] = 160
+    elif change == "flipped":
+        asked["flipped"] = True
+    else:
+        options |= {"size": {"size": 48}, "fit": {"fit": "pad"}, "read": {"read": ReadOptions(part=0.5)}}[change]
+    after = features(EmotionDataModule(str(noise), **options), **asked)
+    assert after.shape != before.shape or not np.allclose(after, before)
+    if change == "pixels":
+        assert np.allclose(after[1:], before[1:], atol=1e-5)
+
+
+def test_untrained_features_do_not_depend_on_what_ran_before(noise: Path, tmp_path: Path) -> None:
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        data = EmotionDataModule(str(noise), size=32, cache_dir=str(tmp_path / str(seed)), num_workers=0)
+        found.append(features(data, "test_resnet", "none"))
+    assert (found[0] == found[1]).all()
+
+
+def test_features_and_heads_are_computed_on_the_best_device(
+    faces: EmotionDataModule, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The meta device computes nothing, so that nothing can be copied back from it: a stand-in for a GPU."""
+    monkeypatch.setattr(features_of, "best_device", lambda: torch.device("meta"))
+    with pytest.raises(NotImplementedError, match="meta tensor"):
+        features(faces, "test_resnet", "none")
+    monkeypatch.setattr(frozen, "best_device", lambda: torch.device("meta"))
+    with pytest.raises((NotImplementedError, RuntimeError), match=r"[Mm]eta"):
+        trained(epochs=1)
