@@ -13,7 +13,6 @@ from datamodules.contents import file_hashes
 from datamodules.errors import InputError
 from datamodules.face_boxes import SIDES
 from datamodules.manifest import Manifest
-from datamodules.pixels import DECODE_POLICY
 from datamodules.places import cache_root
 from datamodules.readers.unpack import build_once
 
@@ -38,7 +37,7 @@ def cut_out(manifest: Manifest, options: "ReadOptions") -> Manifest:
     faces = str(options.faces)
     if faces == BOXES:
         return _by_boxes(manifest, options)
-    from datamodules.faces.detector import FIND_VERSION, open_detector  # OpenCV, which other readers do not need
+    from datamodules.faces.detector import FIND_VERSION, open_detector
     from datamodules.faces.prepare import prepare_faces
     from datamodules.faces.work import CutOptions
 
@@ -57,8 +56,9 @@ def _folder(manifest: Manifest, options: "ReadOptions", *more: object) -> Path:
         options: Size and margin of the crops.
         more: The detector, or the boxes.
     """
-    from datamodules.faces.cut import CUT_VERSION  # pulls in OpenCV
+    from datamodules.faces.cut import CUT_VERSION  # pulls in OpenCV, which other readers do not need
     from datamodules.faces.work import QUALITY
+    from datamodules.pixels import DECODE_POLICY
 
     contents = file_hashes(manifest.root, manifest.table["path"].tolist())
     made_by = (CUT_VERSION, DECODE_POLICY, QUALITY, options.face_size, options.face_margin, *more)

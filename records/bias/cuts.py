@@ -32,7 +32,7 @@ class Cut:
         """Return the group of each row as text, objects of shape (N,); "" where it is not known."""
         text = plain_values(table[self.column])
         if self.edges:
-            return _binned(text, self)
+            return _binned(text, self, table)
         if self.kept:
             text = np.where((text == "") | np.isin(text, self.kept), text, OTHERS).astype(object)
         return text
@@ -72,17 +72,18 @@ def clean(text: str) -> str:
     return "".join(c if c.isprintable() else "�" for c in unicodedata.normalize("NFC", text.strip()))
 
 
-def _binned(text: np.ndarray, cut: Cut) -> np.ndarray:
+def _binned(text: np.ndarray, cut: Cut, table: pd.DataFrame) -> np.ndarray:
     number = numbers(text[text != ""])
     if number is None:
-        row, other = next(
-            (row, value)
-            for row, value in enumerate(text, start=1)
+        place = next(
+            place
+            for place, value in enumerate(text)
             if value != "" and numbers(np.array([value], dtype=object)) is None
         )
+        where = f"for {table['path'].iloc[place]!r}" if "path" in table else f"in row {place + 1} of the table"
         msg = (
-            f"--bins: {cut.column!r} must hold numbers, got {str(other)!r} in row {row} of the table; leave the column "
-            "out of --bins, or correct the value in the manifest."
+            f"--bins: {cut.column!r} must hold numbers, got {str(text[place])!r} {where}; leave the column out of "
+            "--bins, or correct the value in the manifest."
         )
         raise InputError(msg)
     names = np.array(_bin_names(cut.edges), dtype=object)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from datamodules.faces.journal import replacing
+from datamodules.places import replacing
 from lightning_modules.detector.precision import Picture, difference, intervals, permutation
 from lightning_modules.detector.tables import matched
 from sweeps.studies.claims import judge

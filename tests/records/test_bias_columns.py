@@ -93,7 +93,7 @@ def test_groups_can_be_printed_and_one_unicode_form_is_one_group(table: pd.DataF
         ({"by": ["xyzzy"]}, r"no column 'xyzzy' to group by\. The columns are"),
         ({"by": ["label"]}, r"by; the class is what is measured in each group\. The columns are"),  # and no guess
         ({"by": ["age+age"]}, "a crossing is of different columns"),
-        ({"by": ["gender"], "bins": {"gender": (0.0, 1.0)}}, "'gender' must hold numbers, got '여성'"),
+        ({"by": ["gender"], "bins": {"gender": (0.0, 1.0)}}, r"'gender' must hold numbers, got '여성' for '.+\.png'"),
         ({"by": ["gender"], "bins": {"age": (0.0, 1.0)}}, "'age' is not among --by"),
         ({"by": ["gender"], "top": 0}, "at least 1, got 0"),
     ],
@@ -101,6 +101,19 @@ def test_groups_can_be_printed_and_one_unicode_form_is_one_group(table: pd.DataF
 def test_what_cannot_be_grouped_by_is_refused(table: pd.DataFrame, options: dict, match: str) -> None:
     with pytest.raises(InputError, match=match):
         groupings(table, **options)
+
+
+@pytest.mark.parametrize("word", ["NA", "None", "null", "nan"])
+def test_words_that_mean_missing_elsewhere_are_groups(table: pd.DataFrame, word: str) -> None:
+    worded = table.assign(race=np.where(np.arange(60) == 7, word, "asian"))
+    (race,) = groupings(worded, ["race"])
+    assert set(race.groups) == {word, "asian"}
+    assert race.of(worded)[7] == word
+    aged = table.assign(age=np.where(np.arange(60) == 7, word, table["age"]))
+    (age,) = groupings(aged, ["age"])
+    assert age.of(aged)[7] == word
+    with pytest.raises(InputError, match=rf"'age' must hold numbers, got '{word}' for '{table['path'].iloc[7]}'"):
+        groupings(aged, ["age"], bins=parse_bins(["age=0,10,18,60"]))
 
 
 @pytest.mark.parametrize("text", ["age", "age=", "=1,2", "age=5,5", "age=3,1", "age=a,b", "age=0,nan", "age=0,inf"])
