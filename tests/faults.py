@@ -32,7 +32,7 @@ STATISTICS = (
     "tests/records/test_significance.py",
     "tests/lightning_modules/test_metrics.py",
 )
-COMPARISON = ("tests/records/test_comparison.py", "tests/records/test_certificate.py", "tests/records/test_verdicts.py")
+COMPARISON = ("tests/records/test_comparison.py", "tests/records/test_verdicts.py", "tests/records/test_certificate.py")
 IDENTITY = (
     "tests/sweeps/test_cross_validation.py",
     "tests/whole_runs/test_stops.py::test_resume_finds_only_a_run_of_the_same_config",
@@ -395,7 +395,8 @@ def run_tests(root: Path, modules: Sequence[str], tests: Sequence[str]) -> tuple
     The first test imports the modules, and checks that they are those of the copy: the environment may hold others.
     """
     (root / _FIRST).write_text(_FIRST_TEST.format(names=tuple(modules), root=str(root)), encoding="utf-8")
-    status, output = python(root, "-m", "pytest", "-x", "--tb=no", "-rfE", "-p", "no:cacheprovider", _FIRST, *tests)
+    options = ["-x", "--tb=no", "-rfE", "-p", "no:cacheprovider", f"--basetemp={root.parent / 'tmp'}"]
+    status, output = python(root, "-m", "pytest", *options, _FIRST, *tests)
     lines = output.strip().splitlines()
     failed = [line for line in lines if line.startswith(("FAILED ", "ERROR "))]
     if failed:
