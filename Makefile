@@ -14,7 +14,7 @@ REMOTE ?=
 BIN    := .venv/bin
 READY  := .venv/.ready
 
-.PHONY: help setup train sweep test coverage lint bench ui runs-push runs-pull clean lock
+.PHONY: help setup train sweep test coverage lint faults bench ui runs-push runs-pull clean lock
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -45,6 +45,9 @@ coverage: $(READY)  ## run the fast tests and print the share of lines that they
 
 lint: $(READY)  ## check format, style and types
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
+
+faults: $(READY)  ## put small faults into copies of the code, see whether the tests notice them (up to an hour; options in ARGS)
+	@$(BIN)/python tests/faults.py $(ARGS)
 
 bench: $(READY)  ## measure speed and memory as ratios, write benchmarks/results.json
 	@$(BIN)/python -m benchmarks

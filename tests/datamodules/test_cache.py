@@ -170,6 +170,16 @@ def test_anything_that_matters_makes_another_cache(manifest: Manifest, shelf: Pa
     assert second.directory != first.directory
 
 
+def test_a_replaced_image_of_the_same_number_of_bytes_is_read_again(manifest: Manifest, shelf: Path) -> None:
+    file = manifest.file(0)
+    Image.new("RGB", (5, 5), "white").save(file, format="BMP")  # not compressed
+    size = file.stat().st_size
+    assert (build(manifest, shelf).read([0]) == 255).all()
+    Image.new("RGB", (5, 5), "black").save(file, format="BMP")
+    assert file.stat().st_size == size
+    assert not build(manifest, shelf).read([0]).any()
+
+
 def test_other_version_is_built_again(manifest: Manifest, shelf: Path) -> None:
     cache = build(manifest, shelf)
     meta = json.loads((cache.directory / "meta.json").read_text())

@@ -171,6 +171,13 @@ def test_doubled(source: Path) -> None:
     data = ready(module(source, transforms=["rotation"], transform_where="doubled"))
     assert len(data.draws) == 2 * len(data.fold_rows.train)
     assert data.draws.is_copy.sum() == len(data.fold_rows.train)
+    unchanged: dict[bool, list[bool]] = {False: [], True: []}  # by whether it is a copy
+    for batch in data.train_dataloader():
+        stored = torch.from_numpy(np.array(data.cache.read(batch["row"]))).permute(0, 3, 1, 2)
+        for is_copy, same in zip(batch["is_copy"], (batch["image"] == stored).flatten(1).all(1), strict=True):
+            unchanged[bool(is_copy)].append(bool(same))
+    assert all(unchanged[False])
+    assert np.mean(unchanged[True]) < 0.5  # a rotation by a small angle changes nothing
 
 
 @pytest.mark.parametrize("world_size", [2, 3])
@@ -200,11 +207,13 @@ def test_loading_processes_share_the_cores_of_the_machine(
     assert data.train_dataloader().num_workers == workers
 
 
-def test_seed_and_fold_seed_are_apart(source: Path) -> None:
-    first, second = ready(module(source, seed=0, n_min="max")), ready(module(source, seed=1, n_min="max"))
+@pytest.mark.parametrize("split", ["folds", "holdout"])
+def test_seed_and_fold_seed_are_apart(source: Path, split: str) -> None:
+    first, second = (ready(module(source, split=split, seed=seed, n_min="max")) for seed in (0, 1))
     np.testing.assert_array_equal(first.fold_rows.outer, second.fold_rows.outer)
+    np.testing.assert_array_equal(first.fold_rows.inner, second.fold_rows.inner)
     assert rows_of(first.train_dataloader()) != rows_of(second.train_dataloader())
-    other = ready(module(source, fold_seed=1))
+    other = ready(module(source, split=split, fold_seed=1))
     assert first.fold_rows.outer.tolist() != other.fold_rows.outer.tolist()
 
 

@@ -1,5 +1,8 @@
 """Folds share no row and no cluster, hold every class, and stay near their share, whatever the clusters look like."""
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -107,6 +110,16 @@ def test_as_many_unequal_clusters_as_folds() -> None:
             assert_sound(fold, labels, clusters)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_large_cluster_leaves_all_folds_their_share(seed: int) -> None:
+    # Each class has one cluster of 20 images and 20 of two: three folds of 20 exist, if the large one is placed first.
+    sizes = np.tile(np.repeat([20, 2], [1, 20]), len(CLASSES))
+    clusters = np.repeat(np.arange(len(sizes)), sizes)
+    labels = np.repeat(np.arange(len(CLASSES)), 60)
+    for fold in k_fold(labels, clusters, CLASSES, folds=3, seed=seed):
+        assert np.bincount(labels[fold.outer]).tolist() == [20] * len(CLASSES)
+
+
 def test_people_who_show_every_class() -> None:
     clusters = np.repeat(np.arange(10), 40)
     labels = np.tile(np.arange(4), 100)
@@ -204,6 +217,26 @@ def test_given_outer_part_without_a_class_is_named() -> None:
     split[(split == "test") & (labels == 2)] = "train"
     with pytest.raises(InputError, match=r"outer part \(30 rows\) holds no row of class sad"):
         given_split(labels, np.arange(240), CLASSES, split, outer="test", seed=0)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(partial(k_fold, folds=3), id="folds"),
+        pytest.param(partial(hold_out, fraction=0.3), id="holdout"),
+        pytest.param(partial(given_split, split=["train"] * 32 + ["test"] * 16, outer="test"), id="given"),
+    ],
+)
+def test_a_division_that_tears_clusters_apart_is_refused(
+    monkeypatch: pytest.MonkeyPatch, make: Callable[..., object]
+) -> None:
+    def torn(labels: np.ndarray, clusters: np.ndarray, classes: object, shares: np.ndarray, *_: object) -> np.ndarray:
+        return np.arange(len(labels)) // len(CLASSES) % len(shares)
+
+    monkeypatch.setattr("datamodules.folds.divide", torn)
+    labels, clusters = np.tile(np.arange(len(CLASSES)), 12), np.arange(48) // 8
+    with pytest.raises(InputError, match=r"fold 0: \d+ clusters stand both in train and (inner|outer)"):
+        make(labels, clusters, CLASSES, seed=0)
 
 
 @pytest.mark.parametrize(

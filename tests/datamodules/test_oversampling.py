@@ -20,6 +20,12 @@ def test_every_class_has_at_least_n_min(n_min: int | float | str | None, target:
     np.testing.assert_array_equal(draws.counts(LABELS, 3), np.maximum(before, goal))
 
 
+@pytest.mark.parametrize(("fraction", "images"), [(0.5, 4), (0.4, 3), (0.7, 5)])
+def test_a_fraction_is_rounded_to_the_nearest_image(fraction: float, images: int) -> None:
+    labels = np.repeat([0, 1], [7, 1])  # of 7: 3.5, 2.8 and 4.9
+    assert oversample(labels, np.arange(8), fraction, seed=0).counts(labels, 2).tolist() == [7, images]
+
+
 def test_copies_are_of_training_rows_and_marked() -> None:
     draws = oversample(LABELS, TRAIN, "max", seed=3)
     np.testing.assert_array_equal(draws.rows[~draws.is_copy], TRAIN)  # originals are all kept, once, in order

@@ -55,6 +55,13 @@ def test_a_class_without_images_counts_as_zero_in_the_macro_f1() -> None:
     assert float(found["val/balanced_accuracy"]) == 1
 
 
+def test_a_calibration_bin_holds_its_upper_edge() -> None:
+    # Bins of 1/15: 0.6 is the upper edge of the ninth, 0.65 lies in the tenth. Gaps: 0.6 - 1 and 0.65 - 0.
+    collection = metric_collection(["a", "b"], "")
+    collection.update(torch.tensor([[0.6, 0.4], [0.65, 0.35]], dtype=torch.float64), torch.tensor([0, 1]))
+    assert float(collection.compute()["calibration_error"]) == pytest.approx((0.4 + 0.65) / 2)
+
+
 def test_two_processes_add_up_to_one() -> None:
     p, y = predictions(1)
     one, first = metric_collection(CLASSES, ""), metric_collection(CLASSES, "")

@@ -130,16 +130,18 @@ def test_paired_difference_uses_the_same_resample_for_both(draw_predictions: Dra
     assert paired["high"] - paired["low"] < 0.8 * np.sqrt(apart)
 
 
-def test_paired_difference_equals_a_naive_loop(draw_predictions: Draw) -> None:
+@pytest.mark.parametrize("level", [0.5, 0.95])
+def test_paired_difference_equals_a_naive_loop(draw_predictions: Draw, level: float) -> None:
     a, b = draw_predictions(300, skill=1.0), draw_predictions(300, skill=1.6)
     generator = np.random.default_rng(0)
     right = (b["predicted"] == b["label"]).to_numpy().astype(int) - (a["predicted"] == a["label"]).to_numpy()
     strata = [np.flatnonzero(a["label"] == name) for name in CLASSES]
     naive = [np.concatenate([right[generator.choice(rows, len(rows))] for rows in strata]).mean() for _ in range(4000)]
-    found = _value(paired_difference(a, b, CLASSES, resamples=4000), "accuracy")
+    found = _value(paired_difference(a, b, CLASSES, resamples=4000, level=level), "accuracy")
     assert found["difference"] == pytest.approx(right.mean())
-    assert found["low"] == pytest.approx(np.percentile(naive, 2.5), abs=0.008)
-    assert found["high"] == pytest.approx(np.percentile(naive, 97.5), abs=0.008)
+    outside = 100 * (1 - level) / 2  # per cent on each side
+    assert found["low"] == pytest.approx(np.percentile(naive, outside), abs=0.005)
+    assert found["high"] == pytest.approx(np.percentile(naive, 100 - outside), abs=0.005)
 
 
 def test_paired_difference_needs_the_same_images_and_labels(draw_predictions: Draw) -> None:
@@ -164,6 +166,12 @@ def test_calibration_against_references(draw_predictions: Draw) -> None:
     assert found["brier"] == pytest.approx(brier)
     expected = multiclass_calibration_error(torch.tensor(probability), torch.tensor(label), 4, n_bins=15)
     assert found["calibration_error"] == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_a_calibration_bin_holds_its_upper_edge() -> None:
+    # Bins of 1/15: 0.6 is the upper edge of the ninth, 0.65 lies in the tenth. Gaps: 0.6 - 1 and 0.65 - 0.
+    table = pd.DataFrame({"label": ["a", "b"], "predicted": ["a", "a"], "prob_a": [0.6, 0.65], "prob_b": [0.4, 0.35]})
+    assert calibration(table, ["a", "b"])["calibration_error"] == pytest.approx((0.4 + 0.65) / 2)
 
 
 def test_folds_are_scored_one_by_one(draw_predictions: Draw) -> None:

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
 from lightning_modules import command
 from lightning_modules.cli import run_cli
 from lightning_modules.command import EmotionCLI
-from lightning_modules.tracked_run import RunLogger
+from lightning_modules.tracked_run import RunLogger, division_hash
 from records.runs import children, find_runs, load_table
 from sweeps.cli import main
 from sweeps.cross_validation import cross_validate
@@ -98,6 +99,20 @@ def test_a_changed_picture_set_is_not_resumed(pictures: Path, monkeypatch: pytes
     shutil.copy(pictures / "sad" / "3.png", pictures / "sad" / "twin.png")
     with pytest.raises(InputError, match=r"changed since run .* began"):
         run_cli([*words, "--resume", str(run_id)])
+
+
+def test_a_division_is_another_when_an_image_plays_another_role(pictures: Path) -> None:
+    def division(last_of_training: int) -> str:
+        """Hash of a given split whose validation part begins with the image after this one."""
+        numbers = np.arange(24)
+        split = np.where(numbers <= last_of_training, "train", np.where(numbers < 16, "validation", "test"))
+        rows = [f"{name}/{n}.png,{name},{part}" for n, part in enumerate(split) for name in ("happy", "sad")]
+        table = pictures / "split.csv"
+        table.write_text("\n".join(["path,label,split", *rows]))
+        return division_hash(EmotionDataModule(str(table), size=32, split="given", near_duplicates=False))
+
+    assert division(11) == division(11)
+    assert division(11) != division(12)
 
 
 @pytest.mark.parametrize(

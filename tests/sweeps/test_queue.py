@@ -63,6 +63,8 @@ def test_adding_twice_adds_once(url: str) -> None:
     assert enqueue(study, [{"a": 2}, {"a": 1}, {}, {}, {}]) == 1
     assert [trial.user_attrs["enqueued"] for trial in study.get_trials()] == [{"a": 1}, {"a": 2}, {}, {}, {}]
     assert {trial.state for trial in study.get_trials()} == {TrialState.WAITING}
+    assert enqueue(study, [{"a": 1, "b": 2}]) == 1
+    assert enqueue(study, [{"b": 2, "a": 1}]) == 0  # the order of parameters means nothing
 
 
 def test_every_trial_runs_once_and_a_bad_one_fails_alone(url: str, workplace: Path) -> None:
