@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pandas as pd
 import pytest
 from sklearn.metrics import f1_score
@@ -69,6 +70,8 @@ def test_two_folds_and_two_seeds_are_pooled_below_one_run(emotion: Any, cross_va
     for name in ("figures/confusion_matrix.png", "figures/f1_by_class.png", "per_class.csv"):
         kept = [path for path in Path("mlruns/artifacts", cross_validated).rglob("*") if str(path).endswith(name)]
         assert kept, name
+    (error,) = emotion("predict", "--run", cross_validated, "--data", ".", status=1).errors
+    assert "is the parent of 4 runs" in error
 
 
 def test_what_cross_validation_sets_cannot_be_given(emotion: Any, tiny: tuple[str, ...]) -> None:
@@ -152,3 +155,22 @@ def test_sigterm_between_folds_leaves_no_run_that_never_began(
     for number, row in enumerate(table.itertuples(), 1):
         assert f"fold {row.fold} seed 0 ({number} of 3): macro F1 {row.f1_macro:.3f}, accuracy" in done.err
     assert np.array_equal(np.sort(table["fold"]), [0, 1, 2])
+
+
+@pytest.mark.slow
+def test_recipe_k_emotionnet_cross_validates_on_face_crops_and_is_exported(emotion: Any) -> None:
+    scenes = "scenes:images=42,size=96,others=0,distractors=0,classes=happy+sad+angry"
+    words = (
+        *("--recipe", "k-emotionnet", "--data", scenes, "--data.size", "32", "--data.batch_size", "16"),
+        *("--data.read.faces", "boxes", "--data.read.face_size", "40", "--folds", "2", "--resamples", "100"),
+        *("--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"),
+    )
+    emotion("cross-validate", *words)
+    assert len(emotion.runs()) == 3
+    (parent,) = emotion.runs(PARENT)
+    member = emotion.children(parent.info.run_id)[0].info.run_id
+    done = emotion("export", member, "--format", "onnx", "--output", "model.onnx")
+    assert "backbone k_emotionnet" in done.err
+    session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
+    (answer,) = session.run(None, {"image": np.zeros((2, 3, 32, 32), np.uint8)})
+    assert answer.sum(1) == pytest.approx(1.0, abs=1e-5)

@@ -124,3 +124,20 @@ def test_a_run_without_an_epoch_cannot_be_evaluated(emotion: Any, tiny: tuple[st
     (error,) = emotion(*words, status=1).errors
     assert "give --trainer.max_epochs at least 1" in error
     emotion(*words, "--run.evaluate", "false")
+
+
+@pytest.mark.slow
+def test_further_training_is_tracked_and_divides_alike(emotion: Any, tiny: tuple[str, ...]) -> None:
+    faces = ("--data", "drawn:largest=60,ratio=1,size=32,classes=happy+sad,confusion=0", "--trainer.max_epochs", "1")
+    split = ("--data.split", "holdout", "--data.stratify_by", "age=child", "--data.n_min", "null")
+    options = ("fit", *tiny, "--recipe", "imbalance", *faces, *split)
+    emotion(*options, "--data.train_on", "age!=child", "--run.name", "first")
+    further = (*options, "--data.train_on", "age=child", "--run.start_from", "first")
+    emotion(*further)
+    second, first = (run.info.run_id for run in emotion.runs())
+    assert first in emotion.artifact(second, "config.yaml").read_text()
+    assert emotion.rows(first, "test") == emotion.rows(second, "test")
+    assert not emotion.rows(first, "train") & emotion.rows(second, "train")
+    (error,) = emotion(*further, "--data.fold_seed", "1", status=1).errors
+    assert "divide both alike" in error
+    assert len(emotion.runs()) == 2  # nothing is left of the one that was refused

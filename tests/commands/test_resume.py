@@ -1,8 +1,10 @@
 """`emotion fit --resume`: a run that was killed, ended or interrupted goes on in itself, to the same numbers."""
 
 import errno
+import itertools
 import os
 import re
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +13,8 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from fsspec.implementations.local import LocalFileSystem
+from lightning.pytorch import LightningModule
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 pytestmark = pytest.mark.usefixtures("store")
 AtStep = Callable[[int, Callable[[], object]], None]
@@ -94,22 +97,31 @@ def test_an_interrupted_run_goes_on_from_the_middle_of_an_epoch(
     check_same(emotion, fitted, run_id, epoch_in_parts=True)
 
 
-def test_sigterm_in_the_last_step_closes_the_run(
-    emotion: Any, fitted: str, words: tuple[str, ...], at_step: AtStep
+@pytest.mark.parametrize("when", ["last step", "evaluation"])
+def test_sigterm_after_the_last_batch_closes_the_run(
+    emotion: Any, fitted: str, words: tuple[str, ...], at_step: AtStep, monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
-    at_step(LAST, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    done = emotion(*words, status=143)
+    def end(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        if when == "last step":
+            at_step(LAST, end)
+        else:
+            patch.setattr(LightningModule, "on_test_start", end)
+        done = emotion(*words, status=143)
     stopped = newest(emotion)
     assert stopped.info.status == "KILLED"
     assert done.err.count(f"--resume {stopped.info.run_id}") == 1
     emotion(*words, "--resume")
-    check_same(emotion, fitted, stopped.info.run_id, epoch_in_parts=True)
+    check_same(emotion, fitted, stopped.info.run_id, epoch_in_parts=when == "last step")
 
 
 def test_a_run_killed_before_its_first_checkpoint_begins_again_in_itself(
     emotion: Any, fitted: str, words: tuple[str, ...], at_step: AtStep
 ) -> None:
     """A run of another config finds nothing to go on from, and begins anew."""
+    short = ("--trainer.max_epochs", "1", "--run.evaluate", "false", "--resume")
     at_step(3, failing(RuntimeError("power cut")))
     with pytest.raises(RuntimeError, match="power cut"):
         emotion(*words)
@@ -117,7 +129,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again_in_itself(
     assert failed.info.status == "FAILED"
     assert checkpoints(failed.info.run_id) == set()
 
-    done = emotion(*words, "--model.learning_rate", "0.01", "--trainer.max_epochs", "1", "--resume")
+    done = emotion(*words, "--model.learning_rate", "0.01", *short)
     assert "no unfinished run has this config" in done.err
     other = newest(emotion).info.run_id
     assert other != failed.info.run_id
@@ -154,6 +166,13 @@ def test_a_finished_run_is_not_resumed(emotion: Any, fitted: str, words: tuple[s
     assert len(emotion.runs()) == 1
 
 
+def test_resuming_where_there_are_no_runs_begins_one(emotion: Any, store: Path, words: tuple[str, ...]) -> None:
+    shutil.rmtree(store)
+    done = emotion(*words, "--trainer.max_epochs", "1", "--run.evaluate", "false", "--resume")
+    assert "a new one begins" in done.err
+    assert [run.info.status for run in emotion.runs()] == ["FINISHED"]
+
+
 def test_images_that_changed_since_are_noticed(
     emotion: Any, faces: Path, words: tuple[str, ...], at_step: AtStep
 ) -> None:
@@ -173,7 +192,7 @@ def test_images_that_changed_since_are_noticed(
 def test_out_of_memory_names_the_batch_size_to_try(
     emotion: Any, words: tuple[str, ...], at_step: AtStep, error: BaseException
 ) -> None:
-    at_step(1, failing(error))
+    at_step(8, failing(error))  # in the second epoch: there is a checkpoint to go on from
     done = emotion(*words, status=1)
     assert "error: out of memory with data.batch_size 32: try --data.batch_size 16" in done.err
     assert "--resume" in done.err
@@ -187,39 +206,25 @@ def test_a_loss_that_is_not_finite_stops_the_run(emotion: Any, words: tuple[str,
     assert newest(emotion).info.status == "FAILED"
 
 
-@pytest.mark.parametrize(
-    ("number", "advice"),
-    [
-        (errno.ENOSPC, "No space left on device; free space there, then go on with --resume"),
-        (errno.EACCES, "Permission denied; let this user write there, then go on with --resume"),
-    ],
-    ids=["full", "refused"],
-)
-def test_a_checkpoint_that_cannot_be_written_ends_the_run(
-    emotion: Any,
-    fitted: str,
-    words: tuple[str, ...],
-    at_step: AtStep,
-    monkeypatch: pytest.MonkeyPatch,
-    number: int,
-    advice: str,
-) -> None:
-    """Lightning writes checkpoints through fsspec, and would catch a PermissionError and go on."""
-    with monkeypatch.context() as patch:
+def test_a_loss_that_is_not_a_number_names_the_images(emotion: Any, fitted: str, words: tuple[str, ...]) -> None:
+    """The weights are spoilt after the eighth step, so the loss of the ninth is no number."""
+    done = itertools.count(1)
 
-        def refuse(*_: object, **__: object) -> None:
-            raise OSError(number, os.strerror(number))
+    def spoil(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        if next(done) == 8:
+            optimizer.param_groups[0]["params"][0].data.fill_(float("nan"))
 
-        # in the second epoch: an older checkpoint is there
-        at_step(MIDDLE, lambda: patch.setattr(LocalFileSystem, "open", refuse))
+    hook = register_optimizer_step_post_hook(spoil)
+    try:
         (error,) = emotion(*words, status=1).errors
-    run = newest(emotion)
-    assert error.endswith(advice)
-    if number == errno.EACCES:
-        assert re.search(rf"{run.info.run_id}/(last|best).ckpt: ", error)
-    assert run.info.status == "FAILED"
-    emotion(*words, "--resume")  # there is room again
-    check_same(emotion, fitted, run.info.run_id)
+    finally:
+        hook.remove()
+    found = re.search(r"the loss is not finite at step 8; rows of the manifest in this batch: ([\d, ]+)", error)
+    assert found
+    rows = {int(row) for row in found[1].split(", ")}
+    assert len(rows) > 3
+    assert rows <= emotion.rows(fitted, "train")
+    assert newest(emotion).info.status == "FAILED"
 
 
 def test_any_other_error_keeps_its_trace(emotion: Any, words: tuple[str, ...], at_step: AtStep) -> None:

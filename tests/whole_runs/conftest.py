@@ -122,26 +122,3 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
         if process.poll() is None:
             os.killpg(process.pid, 9)
         process.communicate()
-
-
-@pytest.fixture
-def slowly(place: Path, start: Callable[..., subprocess.Popen[str]]) -> Callable[..., subprocess.Popen[str]]:
-    """Starts `emotion` with slow steps, so that it can be met in the middle of an epoch."""
-    (place / "slow").mkdir()
-    (place / "slow" / "sitecustomize.py").write_text(
-        "import os, time\n"
-        "if os.environ.get('SLOW'):\n"
-        "    import lightning_modules.classifier as c\n"
-        "    step = c.EmotionClassifier.training_step\n"
-        "    def slow(self, batch, number):\n"
-        "        print(f'step {self.global_step}\\n', end='', flush=True)\n"
-        "        time.sleep(0.2)\n"
-        "        return step(self, batch, number)\n"
-        "    c.EmotionClassifier.training_step = slow\n"
-    )
-
-    def begin(*words: str) -> subprocess.Popen[str]:
-        root = Path(emotion.__file__).parent
-        return start(*words, SLOW="1", PYTHONPATH=f"{place / 'slow'}:{root}")
-
-    return begin
