@@ -111,7 +111,7 @@ class Emotion:
         )
         return self._started[-1]
 
-    def finish(self, process: subprocess.Popen[str], *, status: int = 0, seconds: float = 400) -> str:
+    def finish(self, process: subprocess.Popen[str], *, status: int = 0, seconds: float = 600) -> str:
         """Wait for a process of `start`, and return what it printed."""
         said, _ = process.communicate(timeout=seconds)
         assert process.returncode == status, said[-4000:]
@@ -142,7 +142,9 @@ class Emotion:
     def children(self, run_id: str) -> list[Run]:
         """Return the runs below a run, by seed, fold and name."""
         below = self.runs(f"tags.mlflow.parentRunId = '{run_id}'")
-        return sorted(below, key=lambda run: (run.data.tags.get("seed"), run.data.tags.get("fold"), run.info.run_name))
+        tags = {run.info.run_id: run.data.tags for run in below}
+        at = {run_id: (one.get("seed", ""), one.get("fold", "")) for run_id, one in tags.items()}
+        return sorted(below, key=lambda run: (*at[run.info.run_id], run.info.run_name))
 
     def artifact(self, run_id: str, name: str) -> Path:
         """Return an artifact's file in the current folder's store."""

@@ -98,7 +98,7 @@ def test_a_killed_worker_on_postgresql_costs_no_trial(
     other = emotion.start(*command)
     wait_for(killed, "step 2 done")
     emotion.kill(killed)
-    said = emotion.finish(other, seconds=590)
+    said = emotion.finish(other, seconds=900)
     assert "4 trials (4 complete)" in said
 
     study = optuna.load_study(study_name="shared", storage=postgresql.replace("postgresql:", "postgresql+psycopg:"))
