@@ -233,14 +233,28 @@ def cross_validated(emotion: Emotion, _cross_validated: Path) -> str:
 
 
 @pytest.fixture
-def faces(emotion: Emotion) -> Path:
+def faces(emotion: Emotion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder `faces`: one folder a class, ten drawn images of happy and ten of sad, 32 px wide."""
-    emotion("data", "prepare", "--data", FACES, "--output", "drawn.csv")
+    cached = tmp_path / "faces-cache"  # of its own: other sets have files of the same names
+    with monkeypatch.context() as patch:
+        patch.setenv("EMOTION_CACHE_DIR", str(cached))
+        emotion("data", "prepare", "--data", FACES, "--output", "drawn.csv")
     table = pd.read_csv("drawn.csv")
-    cached = Path(os.environ["EMOTION_CACHE_DIR"])
     files = {path.name: path for path in cached.rglob("*.png")}
     for label in ("happy", "sad"):
         Path("faces", label).mkdir(parents=True)
         for path in table.loc[table["label"] == label, "path"].head(10):
             shutil.copy(files[Path(path).name], Path("faces", label))
     return Path("faces")
+
+
+@pytest.fixture(scope="session")
+def roles() -> dict[str, str]:
+    """What the split table calls the train, val and test part."""
+    return PARTS
+
+
+@pytest.fixture(scope="session")
+def drawn() -> str:
+    """The data that `tiny` trains on."""
+    return FACES
