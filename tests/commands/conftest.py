@@ -3,11 +3,12 @@
 They import nothing of the project but `emotion.main`, so that they stay as they are when the code is restructured.
 """
 
+import itertools
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pandas as pd
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from torch.utils.hooks import RemovableHandle
 
 ROOT = Path(__file__).resolve().parents[2]
 FACES = "drawn:largest=40,ratio=2,size=32"
@@ -44,6 +46,9 @@ if os.environ.get("AT_STEP"):
                 os.kill(os.getpid(), getattr(signal, action))
     register_optimizer_step_post_hook(count)
 """
+
+
+PARTS = {"train": "train", "val": "inner", "test": "outer"}  # the names of the parts in the table `split`
 
 
 @dataclass(frozen=True)
@@ -143,6 +148,19 @@ class Emotion:
         """Return a table that a run left, such as `predictions` or `split`."""
         return pd.read_parquet(self.artifact(run_id, f"tables/{name}.parquet"))
 
+    def rows(self, run_id: str, part: str, fold: int | None = None) -> set[int]:
+        """Return the rows of a part ("train", "val" or "test") of a run; with `fold` of that fold alone."""
+        split = self.table(run_id, "split")
+        chosen = split["role"] == PARTS[part]
+        if fold is not None:
+            chosen &= split["fold"] == fold
+        return set(split.loc[chosen, "row"])
+
+    def summary(self, run_id: str) -> dict[str, float]:
+        """Return the last value of each metric of a run, without what was measured of the machine."""
+        metrics = self.client.get_run(run_id).data.metrics
+        return {name: value for name, value in metrics.items() if not name.startswith("system/")}
+
     def history(self, run_id: str, metric: str) -> dict[int, float]:
         """Return a metric by step; each step was logged once."""
         history = self.client.get_metric_history(run_id, metric)
@@ -193,6 +211,29 @@ def emotion(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 def tiny() -> tuple[str, ...]:
     """The shortest options of a training; a `fit` adds nothing, a cross-validation its number of folds."""
     return TINY
+
+
+@pytest.fixture
+def at_step() -> Iterator[Callable[[int, Callable[[], object]], None]]:
+    """Calls a function after the N-th optimizer step of this process, counted from now, until the next call."""
+    hooks: list[RemovableHandle] = []
+
+    def at(number: int, action: Callable[[], object]) -> None:
+        from torch.optim.optimizer import register_optimizer_step_post_hook
+
+        done = itertools.count(1)
+
+        def count(*_: object) -> None:
+            if next(done) == number:
+                action()
+
+        while hooks:
+            hooks.pop().remove()
+        hooks.append(register_optimizer_step_post_hook(count))
+
+    yield at
+    while hooks:
+        hooks.pop().remove()
 
 
 def _made(name: str, tmp_path_factory: pytest.TempPathFactory, *words: str) -> Path:
