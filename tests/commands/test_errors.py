@@ -101,7 +101,7 @@ def test_a_misspelt_recipe_names_the_nearest(emotion: Any, text: str, parts: lis
     ],
     ids=lambda words: words[0],
 )
-def test_an_unknown_run(emotion: Any, words: list[str]) -> None:
+def test_an_unknown_run(emotion: Any, fitted: str, words: list[str]) -> None:
     assert "'nope'" in complaint(emotion, *words)
 
 

@@ -106,7 +106,14 @@ def splits(run: Run, setting: str, tiny: tuple[str, ...], parts: dict[str, str])
 def make_people(run: Run) -> None:
     """Write `people.csv` and its images: people, genders, a given split; copied and mirrored images across it."""
     with _own_cache() as cache:
-        run("data", "prepare", "--data", "drawn:largest=15,ratio=2,size=32", "--output", "drawn.csv")
+        run(
+            "data",
+            "prepare",
+            "--data",
+            "drawn:largest=30,ratio=3,size=32,classes=angry+happy+sad",
+            "--output",
+            "drawn.csv",
+        )
         table = pd.read_csv("drawn.csv", keep_default_na=False)
         Path("people").mkdir()
         (folder,) = {path.parents[1] for path in cache.rglob("000000.png")}
