@@ -110,7 +110,7 @@ def make_people(run: Run) -> None:
             "data",
             "prepare",
             "--data",
-            "drawn:largest=30,ratio=3,size=32,classes=angry+happy+sad",
+            "drawn:largest=40,ratio=1.5,size=32,classes=angry+happy+sad",
             "--output",
             "drawn.csv",
         )
@@ -123,7 +123,7 @@ def make_people(run: Run) -> None:
         {
             "path": f"people/{Path(path).name}",
             "label": label,
-            "subject": f"person {number // 2}" if number % 3 else "",
+            "subject": f"person {number // 4}" if number % 4 < 2 else "",
             "gender": gender,
             "split": ("train", "train", "test", "train")[number % 4],
         }
