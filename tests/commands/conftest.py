@@ -117,12 +117,17 @@ class Emotion:
         assert process.returncode == status, said[-4000:]
         return said
 
+    def kill(self, process: subprocess.Popen[str]) -> None:
+        """End a process of `start` and those that it started, as kill -9 does."""
+        os.killpg(process.pid, 9)
+        process.communicate(timeout=60)
+
     def kill_all(self) -> None:
         """Kill what still runs."""
         for process in self._started:
             if process.poll() is None:
                 os.killpg(process.pid, 9)
-            process.communicate()
+            process.communicate(timeout=60)
 
     @property
     def client(self) -> MlflowClient:
