@@ -46,8 +46,12 @@ class Conduct:
         self.key = f"{study.name}-{scale}-{protocol}-{hashlib.sha256(said.encode()).hexdigest()[:8]}"
         self._url = storage
 
-    def run(self, *, only_report: bool = False) -> dict[str, str]:
+    def run(self, *, only_report: bool = False, only_cells: list[str] | None = None) -> dict[str, str]:
         """Run what has not finished, write the report, and return why which cells failed.
+
+        Args:
+            only_report: run nothing.
+            only_cells: run these cells; None runs all.
 
         Raises:
             InputError: Options or data that no cell could run with, other data than before, nothing to report on.
@@ -69,15 +73,16 @@ class Conduct:
         if parent is None:
             parent = self._parent(manifest)
         chosen: list[str] = []
+        wanted = [cell for cell in self.study.cells if only_cells is None or cell.name in only_cells]
         for stage in self.study.stages:
+            cells = [cell.name for cell in wanted if cell.stage == stage]
             if stage and self.study.choice:
                 outcomes = Outcomes.of_parent(parent, self._failed(queue))
-                if only_report and not all(outcomes.of(cell) for cell in self.study.choice.cells.values()):
-                    break
-                chosen = outcomes.choose(self.study.choice, self.protocol)
-            if only_report:
+                made = all(outcomes.of(cell) for cell in self.study.choice.cells.values())
+                if made or (not only_report and any(self.study.cell(name).chosen for name in cells)):
+                    chosen = outcomes.choose(self.study.choice, self.protocol)
+            if only_report or not cells:
                 continue
-            cells = [cell.name for cell in self.study.cells if cell.stage == stage]
             todo = [{"cell": name, "seed": seed} for seed in self.study.seeds for name in cells]
             enqueue(queue, todo, retry_failed=True)
             work(self.key, self._url, TASK, self._settings(parent))

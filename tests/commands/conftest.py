@@ -117,12 +117,17 @@ class Emotion:
         assert process.returncode == status, said[-4000:]
         return said
 
+    def kill(self, process: subprocess.Popen[str]) -> None:
+        """End a process of `start` and those that it started, as kill -9 does."""
+        os.killpg(process.pid, 9)
+        process.communicate(timeout=60)
+
     def kill_all(self) -> None:
         """Kill what still runs."""
         for process in self._started:
             if process.poll() is None:
                 os.killpg(process.pid, 9)
-            process.communicate()
+            process.communicate(timeout=60)
 
     @property
     def client(self) -> MlflowClient:
@@ -148,10 +153,16 @@ class Emotion:
         """Return a table that a run left, such as `predictions` or `split`."""
         return pd.read_parquet(self.artifact(run_id, f"tables/{name}.parquet"))
 
+    def split(self, run_id: str) -> pd.DataFrame:
+        """Return the table `split` of a run, with a column `part`: "train", "val" or "test"."""
+        split = self.table(run_id, "split")
+        names = {stored: part for part, stored in PARTS.items()}
+        return split.assign(part=split["role"].map(names).fillna("none"))
+
     def rows(self, run_id: str, part: str, fold: int | None = None) -> set[int]:
         """Return the rows of a part ("train", "val" or "test") of a run; with `fold` of that fold alone."""
-        split = self.table(run_id, "split")
-        chosen = split["role"] == PARTS[part]
+        split = self.split(run_id)
+        chosen = split["part"] == part
         if fold is not None:
             chosen &= split["fold"] == fold
         return set(split.loc[chosen, "row"])
@@ -208,6 +219,21 @@ def emotion(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.fixture(scope="session")
+def _tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("store") / "mlruns"
+    (folder / "artifacts").mkdir(parents=True)
+    MlflowClient(f"sqlite:///{folder / 'mlflow.db'}").search_experiments()
+    return folder
+
+
+@pytest.fixture
+def store(place: Path, _tables: Path) -> Path:
+    """An empty MLflow store in the current folder; every test that makes its own waits seconds for its tables."""
+    shutil.copytree(_tables, "mlruns")
+    return place / "mlruns"
+
+
+@pytest.fixture(scope="session")
 def tiny() -> tuple[str, ...]:
     """The shortest options of a training; a `fit` adds nothing, a cross-validation its number of folds."""
     return TINY
@@ -236,11 +262,12 @@ def at_step() -> Iterator[Callable[[int, Callable[[], object]], None]]:
         hooks.pop().remove()
 
 
-def _made(name: str, tmp_path_factory: pytest.TempPathFactory, *words: str) -> Path:
+def _made(name: str, tmp_path_factory: pytest.TempPathFactory, tables: Path, *words: str) -> Path:
     """Run a training in a folder of its own, once a test process."""
     from emotion import main
 
     folder = tmp_path_factory.mktemp(name)
+    shutil.copytree(tables, folder / "mlruns")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         assert main([*words]) == 0
@@ -248,19 +275,21 @@ def _made(name: str, tmp_path_factory: pytest.TempPathFactory, *words: str) -> P
 
 
 @pytest.fixture(scope="session")
-def _fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _made("fitted", tmp_path_factory, "fit", *TINY, "--data.folds", "4")
+def _fitted(tmp_path_factory: pytest.TempPathFactory, _tables: Path) -> Path:
+    return _made("fitted", tmp_path_factory, _tables, "fit", *TINY, "--data.folds", "4")
 
 
 @pytest.fixture(scope="session")
-def _cross_validated(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _made("cross-validated", tmp_path_factory, "cross-validate", *TINY, "--folds", "2", "--seeds", "0", "1")
+def _cross_validated(tmp_path_factory: pytest.TempPathFactory, _tables: Path) -> Path:
+    return _made(
+        "cross-validated", tmp_path_factory, _tables, "cross-validate", *TINY, "--folds", "2", "--seeds", "0", "1"
+    )
 
 
 @pytest.fixture
 def fitted(emotion: Emotion, _fitted: Path) -> str:
     """The id of a finished `fit`, in a copy of its store: runs may be moved."""
-    shutil.copytree(_fitted / "mlruns", "mlruns")
+    shutil.copytree(_fitted / "mlruns", "mlruns", dirs_exist_ok=True)
     (run,) = emotion.runs()
     return str(run.info.run_id)
 
@@ -268,7 +297,7 @@ def fitted(emotion: Emotion, _fitted: Path) -> str:
 @pytest.fixture
 def cross_validated(emotion: Emotion, _cross_validated: Path) -> str:
     """The id of a finished cross-validation (two folds, two seeds), in a copy of its store."""
-    shutil.copytree(_cross_validated / "mlruns", "mlruns")
+    shutil.copytree(_cross_validated / "mlruns", "mlruns", dirs_exist_ok=True)
     (run,) = emotion.runs("tags.kind = 'cross-validation'")
     return str(run.info.run_id)
 

@@ -149,7 +149,9 @@ def is_resumed(emotion: Any, tiny: tuple[str, ...]) -> None:
     assert len(emotion.history(run.info.run_id, "val/f1_macro")) == 2
 
 
-def test_no_room_for_a_checkpoint(emotion: Any, tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_room_for_a_checkpoint(
+    emotion: Any, store: Path, tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device", "mlruns/runs/x/last.ckpt")
 
@@ -166,6 +168,7 @@ def test_no_room_for_a_checkpoint(emotion: Any, tiny: tuple[str, ...], monkeypat
 
 def test_a_refused_checkpoint_does_not_go_unnoticed(
     emotion: Any,
+    store: Path,
     tiny: tuple[str, ...],
     monkeypatch: pytest.MonkeyPatch,
     at_step: Callable[[int, Callable[[], object]], None],
