@@ -40,16 +40,16 @@ Run = Callable[..., object]  # runs a command; takes its words and `status`
 
 SOURCES = {"drawn": "drawn:largest=10,ratio=2,size=48", "scenes": "scenes:images=50,size=160"}
 SETTINGS = {
-    "folds": "--data.folds 3 --data.fold 1 --data.n_min 0.5",
+    "folds": "--data.folds 3 --data.fold 1 --data.n_min 0.95",
     "folds, n_min max": "--data.folds 3 --data.fold 2 --data.fold_seed 7 --data.n_min max",
     "holdout, stratify_by": "--data.split holdout --data.holdout_fraction 0.25 --data.stratify_by gender "
-    "--data.n_min 9",
+    "--data.n_min 40",
     "given, drop_twins": "--data.split given --data.leak drop_twins --data.n_min 0.9",
     "balance_by, inner_folds": "--data.folds 3 --data.balance_by gender --data.n_min 0.8 --data.inner_folds 3 "
     "--data.inner_fold 1",
     "doubled": "--data.folds 3 --data.n_min null --data.transform_where doubled --data.transforms [flip]",
     "paper, oversample_first": "--data.folds 3 --data.protocol paper --data.inner_fraction 0 "
-    "--data.leak oversample_first --data.n_min 0.7",
+    "--data.leak oversample_first --data.n_min 0.9",
 }
 ONE_BATCH = "--trainer.max_epochs 1 --trainer.limit_train_batches 1 --trainer.limit_val_batches 1".split()
 CLASSES = ("angry", "happy", "sad", "neutral")
