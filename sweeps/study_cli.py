@@ -70,7 +70,7 @@ def main(args: list[str]) -> int:
 
     conduct = Conduct(study, options.scale, options.protocol, tuple(extra), options.storage, options.cells)
     try:
-        failed = conduct.run(only_report=options.report, only_cells=options.cells)
+        failed = conduct.run(only_report=options.report)
     except KeyboardInterrupt:
         print("\nwhat has finished is kept; to go on: the same command", file=sys.stderr)
         raise
