@@ -11,6 +11,7 @@ import numpy as np
 import onnxruntime
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 from sklearn.metrics import f1_score
 
 pytestmark = pytest.mark.usefixtures("store")
@@ -155,6 +156,31 @@ def test_sigterm_between_folds_leaves_no_run_that_never_began(
     for number, row in enumerate(table.itertuples(), 1):
         assert f"fold {row.fold} seed 0 ({number} of 3): macro F1 {row.f1_macro:.3f}, accuracy" in done.err
     assert np.array_equal(np.sort(table["fold"]), [0, 1, 2])
+
+
+def test_sigterm_after_the_last_fold_closes_the_parent(
+    emotion: Any, tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes with the first figure that is drawn after both folds have finished."""
+    words = ("cross-validate", *tiny, "--folds", "2", "--trainer.max_epochs", "1")
+    savefig, sent = Figure.savefig, []
+
+    def end(self: Figure, *args: Any, **options: Any) -> None:
+        savefig(self, *args, **options)
+        if not sent and [run.info.status for run in emotion.runs()].count("FINISHED") == 2:
+            sent.append(signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Figure, "savefig", end)
+    done = emotion(*words, status=143)
+    (parent,) = emotion.runs(PARENT)
+    assert parent.info.status == "KILLED"
+    assert done.err.count(f"--resume {parent.info.run_id}") == 1
+    ended = {run.info.run_id: run.info.end_time for run in emotion.children(parent.info.run_id)}
+    emotion(*words, "--resume")
+    assert [run.info.status for run in emotion.runs()] == ["FINISHED"] * 3
+    assert ended == {run.info.run_id: run.info.end_time for run in emotion.children(parent.info.run_id)}
+    check_each_image_once(emotion, parent.info.run_id, 2)
 
 
 @pytest.mark.slow

@@ -1,7 +1,5 @@
-"""A cross-validation that loses its store, is ended by SIGTERM or is mistyped: no run is left astray."""
+"""A cross-validation that loses its store between folds: no run is lost."""
 
-import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -58,21 +56,3 @@ def test_folds_begin_while_the_store_is_away(
     mine, theirs = (client.get_run(run).inputs.dataset_inputs for run in (parent["run_id"], below["run_id"].iloc[1]))
     assert [one.dataset.digest for one in mine] == [one.dataset.digest for one in theirs]
     assert len(mine) == 1
-
-
-@pytest.mark.parametrize("where", ["_check_complete", "whole_scores"])
-def test_sigterm_after_the_last_fold_closes_the_parent(
-    place: Path, tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: Capture, where: str
-) -> None:
-    words = ["cross-validate", *tiny, "--folds", "2"]
-    before = signal.getsignal(signal.SIGTERM)
-    with monkeypatch.context() as patch:
-        patch.setattr(cross_validation, where, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-        with pytest.raises(SystemExit, match="143"):
-            emotion.main(words)
-    assert signal.getsignal(signal.SIGTERM) is before
-    (parent,) = find_runs(where=PARENT).to_dict("records")
-    assert parent["status"] == "KILLED"
-    assert capsys.readouterr().err.count(f"--resume {parent['run_id']}") == 1
-    assert emotion.main([*words, "--resume"]) == 0
-    assert list(find_runs()["status"]) == ["FINISHED"] * 3
