@@ -1,6 +1,7 @@
 """A run that this process is writing: its lock, spool, sender and system metrics, and what was logged before."""
 
 import atexit
+import contextlib
 import math
 import os
 import sys
@@ -185,7 +186,8 @@ class OpenRun:
     def _at_exit(self) -> None:
         """A process that ends without `finalize` says how it ended, as far as can be known."""
         if self.active and self.pid == os.getpid():
-            self.set_status("FAILED" if getattr(sys, "last_value", None) is not None else self.ended_as)
+            with contextlib.suppress(OSError):  # a full disk: what ended the run has been reported
+                self.set_status("FAILED" if getattr(sys, "last_value", None) is not None else self.ended_as)
             self.close()
 
 

@@ -5,7 +5,6 @@ import logging
 import os
 import re
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -74,7 +73,7 @@ def ensure_store(directory: str | Path = DIRECTORY) -> str:
         return uri
     try:
         (folder / "artifacts").mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".store.lock", timeout=300), _quiet():
+        with FileLock(folder / ".store.lock", timeout=300):
             _answering(uri)
             _mend_addresses(folder)
     except Timeout as error:
@@ -93,6 +92,8 @@ _ENSURED: set[tuple[str, int]] = set()
 
 
 def _answering(uri: str) -> MlflowClient:
+    # It logs that tables are made, and the trace of every database error (a full disk), which it raises as well.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     try:
         client = MlflowClient(uri)
         client.search_experiments(max_results=1)
@@ -107,18 +108,6 @@ def _answering(uri: str) -> MlflowClient:
         msg = f"MLFLOW_TRACKING_URI: {what} ({reason(error)}). {advice}"
         raise InputError(msg) from error
     return client
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the two lines that MLflow logs about making tables."""
-    logger = logging.getLogger("mlflow.store.db.utils")
-    level = logger.level
-    logger.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def local_path(uri: str) -> Path | None:

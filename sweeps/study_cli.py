@@ -29,6 +29,13 @@ def main(args: list[str]) -> int:
     parser.add_argument("--scale", choices=SCALES, default="tiny")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="honest", help="paper: select and report on one part")
     parser.add_argument("--seeds", type=int, nargs="+", help="training seeds, in place of the study's")
+    parser.add_argument(
+        "--cells",
+        nargs="+",
+        metavar="CELL",
+        help="run these cells of the study only; its report then covers no others, and without --cells the same "
+        "command goes on with the rest",
+    )
     parser.add_argument("--storage", help="PostgreSQL for several workers; by default a file for one")
     parser.add_argument("--dry-run", action="store_true", help="say how many runs and images, and about how long")
     parser.add_argument("--report", action="store_true", help="write the report of what has finished, run nothing")
@@ -37,12 +44,17 @@ def main(args: list[str]) -> int:
         print(listing())
         return 0
     if options.name in OWN_DOORS:
+        if options.cells:
+            msg = f"--cells: study {options.name} runs as a whole, got {options.cells}; leave --cells out"
+            raise InputError(msg)
         from sweeps.studies.face_detector_conduct import main as run_detectors
 
         _require_once(options.seeds)
         say_what_begins(args)
         return run_detectors(options, extra)
     study = planned(options.name, options)
+    if options.cells is not None:
+        _require_cells(study, options.cells)
     if options.data:
         extra = ["--data", options.data, *extra]
     elif options.scale != "tiny" and not {"--data.source", "--config"} & set(extra):
@@ -51,12 +63,12 @@ def main(args: list[str]) -> int:
     if options.dry_run:
         from sweeps.studies.estimate import estimate
 
-        print(estimate(study, extra))
+        print(estimate(study, extra, options.cells))
         return 0
     say_what_begins(args)
     from sweeps.studies.conduct import Conduct
 
-    conduct = Conduct(study, options.scale, options.protocol, tuple(extra), options.storage)
+    conduct = Conduct(study, options.scale, options.protocol, tuple(extra), options.storage, options.cells)
     try:
         failed = conduct.run(only_report=options.report)
     except KeyboardInterrupt:
@@ -76,6 +88,20 @@ def planned(name: str, options: argparse.Namespace) -> Study:
         return study
     _require_once(options.seeds)
     return replace(study, seeds=tuple(options.seeds))
+
+
+def _require_cells(study: Study, names: list[str]) -> None:
+    """Raise unless the study has these cells, and with each of them what it goes on from."""
+    known = [cell.name for cell in study.cells]
+    if unknown := [name for name in names if name not in known]:
+        msg = f"--cells: study {study.name} has no cell {unknown[0]!r}; it has {'; '.join(map(repr, known))}"
+        raise InputError(msg)
+    for cell in map(study.cell, names):
+        needs = [cell.start_from] if cell.start_from else []
+        needs += list(study.choice.cells.values()) if cell.chosen and study.choice else []
+        if missing := [name for name in needs if name not in names]:
+            msg = f"--cells: {cell.name!r} needs the results of {'; '.join(map(repr, missing))}; add them to --cells"
+            raise InputError(msg)
 
 
 def _require_once(seeds: list[int] | None) -> None:

@@ -35,7 +35,13 @@ class Conduct:
     """
 
     def __init__(
-        self, study: Study, scale: Scale, protocol: Protocol, extra: tuple[str, ...], storage: str | None = None
+        self,
+        study: Study,
+        scale: Scale,
+        protocol: Protocol,
+        extra: tuple[str, ...],
+        storage: str | None = None,
+        only_cells: list[str] | None = None,
     ) -> None:
         self.study, self.scale, self.protocol, self.extra = study, scale, protocol, extra
         cells = [
@@ -45,6 +51,7 @@ class Conduct:
         said = json.dumps([study.name, scale, protocol, cells, fingerprint(list(extra))])
         self.key = f"{study.name}-{scale}-{protocol}-{hashlib.sha256(said.encode()).hexdigest()[:8]}"
         self._url = storage
+        self._only_cells = only_cells
 
     def run(self, *, only_report: bool = False) -> dict[str, str]:
         """Run what has not finished, write the report, and return why which cells failed.
@@ -69,15 +76,16 @@ class Conduct:
         if parent is None:
             parent = self._parent(manifest)
         chosen: list[str] = []
+        wanted = [cell for cell in self.study.cells if self._only_cells is None or cell.name in self._only_cells]
         for stage in self.study.stages:
+            cells = [cell.name for cell in wanted if cell.stage == stage]
             if stage and self.study.choice:
                 outcomes = Outcomes.of_parent(parent, self._failed(queue))
-                if only_report and not all(outcomes.of(cell) for cell in self.study.choice.cells.values()):
-                    break
-                chosen = outcomes.choose(self.study.choice, self.protocol)
-            if only_report:
+                made = all(outcomes.of(cell) for cell in self.study.choice.cells.values())
+                if made or (not only_report and any(self.study.cell(name).chosen for name in cells)):
+                    chosen = outcomes.choose(self.study.choice, self.protocol)
+            if only_report or not cells:
                 continue
-            cells = [cell.name for cell in self.study.cells if cell.stage == stage]
             todo = [{"cell": name, "seed": seed} for seed in self.study.seeds for name in cells]
             enqueue(queue, todo, retry_failed=True)
             work(self.key, self._url, TASK, self._settings(parent))

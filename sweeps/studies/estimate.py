@@ -35,13 +35,14 @@ class Cost:
     seconds: float
 
 
-def estimate(study: Study, extra: list[str]) -> str:
-    """Return the estimate as text; opens no picture and keeps nothing."""
+def estimate(study: Study, extra: list[str], only_cells: list[str] | None = None) -> str:
+    """Return the estimate as text, of all cells or of some; opens no picture and keeps nothing."""
     speed: dict[str, float] = {}
     data: dict[str, EmotionDataModule] = {}
-    costs = [_cost(study, cell, extra, speed, data) for cell in tqdm(study.cells, desc="cells", disable=None)]
+    cells = [cell for cell in study.cells if only_cells is None or cell.name in only_cells]
+    costs = [_cost(study, cell, extra, speed, data) for cell in tqdm(cells, desc="cells", disable=None)]
     rows = []
-    for stage in study.stages:
+    for stage in sorted({cell.stage for cell in cells}):
         of = [cost for cost in costs if cost.stage == stage]
         rows.append([f"stage {stage + 1}", len(of), *_sums(of)])
     rows.append(["together", len(costs), *_sums(costs)])

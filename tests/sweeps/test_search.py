@@ -15,7 +15,7 @@ from optuna.trial import TrialState, create_trial
 import emotion
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
-from records.runs import children, download, find_runs, load_table, run_config
+from records.runs import find_runs
 from sweeps.checks import check_args, check_names
 from sweeps.dimensions import Choice
 from sweeps.lost import end_lost_run_of, end_lost_runs
@@ -34,58 +34,6 @@ TINY = (
     *("--trainer.max_epochs", "1", "--run.resamples", "100", "--data.n_min", "0.9"),
 )
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's, MLflow's and Optuna's advice, tested elsewhere
-
-
-def test_a_search_selects_on_inner_folds_and_reports_once(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A grid of three cells, one of which cannot train."""
-    (workplace / "space.yaml").write_text("model.learning_rate: {choice: [0.001, -1.0, 0.01]}\n")
-    command = ["search", "--space", "space.yaml", "--sampler", "grid", "--folds", "2", "--name", "lr", *TINY]
-    assert emotion.main(command) == 0
-    printed = capsys.readouterr().out
-    assert "3 trials (2 complete, 1 fail)" in printed
-    assert "learning_rate must be above 0" in printed
-
-    parent = find_runs(where="tags.kind = 'search'").iloc[0]
-    below = children(parent["run_id"])
-    assert list(below["tags.kind"]) == ["trial", "trial", "trial", "winner"]
-    assert list(below["status"]) == ["FINISHED", "FAILED", "FINISHED", "FINISHED"]
-    trials = load_table(parent["run_id"], "trials")
-    assert list(trials["state"]) == ["complete", "fail", "complete"]
-    scores = trials.dropna(subset="f1_macro").set_index("run_id")["f1_macro"]
-    for run_id, score in scores.items():
-        folds = children(run_id)
-        assert len(folds) == 2
-        assert score == pytest.approx(folds["metrics.val/f1_macro"].mean())
-    best = trials.loc[trials["f1_macro"].idxmax()]
-    winner = below.iloc[3]["run_id"]
-    assert run_config(winner)["model"]["init_args"]["learning_rate"] == float(best["model.learning_rate"])
-
-    outer = set(load_table(winner, "predictions")["row"])
-    seen: list[int] = []
-    for fold in children(scores.index[0])["run_id"]:
-        data = EmotionDataModule(**run_config(fold)["data"]["init_args"] | {"read": EmotionDataModule().read_options})
-        assert set(data.fold_rows.outer) == outer
-        seen += data.fold_rows.inner.tolist()
-    assert sorted(seen) == sorted(set(range(len(data.manifest))) - outer)
-
-    recipe = yaml.safe_load((workplace / "lr.yaml").read_text())
-    assert download(parent["run_id"], "recipe.yaml").read_text() == (workplace / "lr.yaml").read_text()
-    assert set(recipe["run"]) & {"parent", "name"} == set()
-    assert emotion.main(["fit", "--config", "lr.yaml", "--trainer.enable_progress_bar", "false"]) == 0
-    again = find_runs(limit=1).iloc[0]
-    assert again["metrics.test/f1_macro"] == pytest.approx(below.iloc[3]["metrics.test/f1_macro"])
-
-    before = len(find_runs())
-    assert emotion.main(command) == 0  # nothing is left to do, and nothing is scored a second time
-    assert len(find_runs()) == before
-    assert emotion.main([*command, "--data.size", "40"]) == 1
-    assert "study lr was begun with other recipe or options" in capsys.readouterr().err
-    assert emotion.main([*command, "--data", "drawn:largest=40,ratio=2,size=32,seed=1"]) == 1
-    assert "study lr was begun with other data (another manifest)" in capsys.readouterr().err
-    (workplace / "space.yaml").write_text("model.learning_rate: {choice: [0.001, -1.0, 0.01, 0.02]}\n")
-    assert emotion.main(command) == 1
-    assert "study lr was begun with other --space; give what" in capsys.readouterr().err
-    assert len(find_runs()) == before
 
 
 def test_reports_are_running_means_at_steps_of_their_own() -> None:

@@ -1,27 +1,18 @@
-"""Whole runs on a few drawn faces: an empty place to run in, the shortest options, and one run made once."""
+"""Whole runs on a few drawn faces: an empty place to run in and the shortest options."""
 
-import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-import emotion
-from datamodules.readers import read
-from records.runs import find_runs
 from records.store import ensure_store
 
-ROOT = Path(__file__).resolve().parents[2]
 TINY = (
     *("--data", "drawn:largest=40,ratio=2,size=32", "--data.size", "32", "--data.batch_size", "32"),
     *("--model.backbone", "test_resnet", "--model.weights", "none", "--model.loss", "CrossEntropy"),
     *("--data.n_min", "0.9", "--trainer.max_epochs", "2", "--trainer.accelerator", "cpu", "--run.resamples", "100"),
     *("--trainer.enable_progress_bar", "false"),
 )
-ONE_RUN = (*TINY, "--data.folds", "4")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -34,14 +25,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def one_run() -> tuple[str, ...]:
-    """Options of the shortest `emotion fit`."""
-    return ONE_RUN
-
-
-@pytest.fixture(scope="session")
 def tiny() -> tuple[str, ...]:
-    """The same without the number of folds, which a cross-validation sets."""
+    """The shortest options of a training, without the number of folds."""
     return TINY
 
 
@@ -66,82 +51,3 @@ def place(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) ->
     shutil.copytree(empty_store, tmp_path / "mlruns")
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture(scope="session")
-def _finished(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> tuple[Path, str]:
-    folder = tmp_path_factory.mktemp("finished")
-    shutil.copytree(empty_store, folder / "mlruns")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        assert emotion.main(["fit", *ONE_RUN]) == 0
-        return folder, str(find_runs().iloc[0]["run_id"])
-
-
-@pytest.fixture
-def finished(_finished: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The id of a finished run in a copy of its folder, which is the current one: runs may be moved."""
-    folder, run_id = _finished
-    shutil.copytree(folder / "mlruns", tmp_path / "mlruns")
-    monkeypatch.chdir(tmp_path)
-    return run_id
-
-
-@pytest.fixture
-def few_pictures(tmp_path: Path) -> Path:
-    """A folder a class: ten happy and ten sad faces, 32 pixels wide."""
-    faces = read("drawn:largest=40,ratio=2,size=32")
-    for name in ("happy", "sad"):
-        (tmp_path / "few" / name).mkdir(parents=True)
-        for row in faces.table.index[faces.table["label"] == name][:10]:
-            shutil.copy(faces.file(row), tmp_path / "few" / name / f"{row}.png")
-    return tmp_path / "few"
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts `emotion ...` as a process of its own in the current folder; what still runs at the end is killed."""
-    started: list[subprocess.Popen[str]] = []
-
-    def begin(*words: str, **environment: str) -> subprocess.Popen[str]:
-        new = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **environment}
-        started.append(
-            subprocess.Popen(
-                [sys.executable, "-u", str(ROOT / "emotion.py"), *words],
-                env=new,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                start_new_session=True,
-            )
-        )
-        return started[-1]
-
-    yield begin
-    for process in started:
-        if process.poll() is None:
-            os.killpg(process.pid, 9)
-        process.communicate()
-
-
-@pytest.fixture
-def slowly(place: Path, start: Callable[..., subprocess.Popen[str]]) -> Callable[..., subprocess.Popen[str]]:
-    """Starts `emotion` with slow steps, so that it can be met in the middle of an epoch."""
-    (place / "slow").mkdir()
-    (place / "slow" / "sitecustomize.py").write_text(
-        "import os, time\n"
-        "if os.environ.get('SLOW'):\n"
-        "    import lightning_modules.classifier as c\n"
-        "    step = c.EmotionClassifier.training_step\n"
-        "    def slow(self, batch, number):\n"
-        "        print(f'step {self.global_step}\\n', end='', flush=True)\n"
-        "        time.sleep(0.2)\n"
-        "        return step(self, batch, number)\n"
-        "    c.EmotionClassifier.training_step = slow\n"
-    )
-
-    def begin(*words: str) -> subprocess.Popen[str]:
-        root = Path(emotion.__file__).parent
-        return start(*words, SLOW="1", PYTHONPATH=f"{place / 'slow'}:{root}")
-
-    return begin

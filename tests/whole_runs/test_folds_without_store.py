@@ -1,7 +1,5 @@
-"""A cross-validation that loses its store, is ended by SIGTERM or is mistyped: no run is left astray."""
+"""A cross-validation that loses its store between folds: no run is lost."""
 
-import os
-import signal
 from pathlib import Path
 
 import pytest
@@ -58,53 +56,3 @@ def test_folds_begin_while_the_store_is_away(
     mine, theirs = (client.get_run(run).inputs.dataset_inputs for run in (parent["run_id"], below["run_id"].iloc[1]))
     assert [one.dataset.digest for one in mine] == [one.dataset.digest for one in theirs]
     assert len(mine) == 1
-
-
-@pytest.mark.parametrize("where", ["_check_complete", "whole_scores"])
-def test_sigterm_after_the_last_fold_closes_the_parent(
-    place: Path, tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: Capture, where: str
-) -> None:
-    words = ["cross-validate", *tiny, "--folds", "2"]
-    before = signal.getsignal(signal.SIGTERM)
-    with monkeypatch.context() as patch:
-        patch.setattr(cross_validation, where, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
-        with pytest.raises(SystemExit, match="143"):
-            emotion.main(words)
-    assert signal.getsignal(signal.SIGTERM) is before
-    (parent,) = find_runs(where=PARENT).to_dict("records")
-    assert parent["status"] == "KILLED"
-    assert capsys.readouterr().err.count(f"--resume {parent['run_id']}") == 1
-    assert emotion.main([*words, "--resume"]) == 0
-    assert list(find_runs()["status"]) == ["FINISHED"] * 3
-
-
-def test_sigterm_between_folds_leaves_no_run_that_never_began(
-    place: Path, tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    words = ["cross-validate", *tiny, "--folds", "3", "--trainer.max_epochs", "1"]
-    run_fold = cross_validation._run_fold
-
-    def then_end(*args: object) -> object:
-        done = run_fold(*args)  # type: ignore[arg-type]
-        os.kill(os.getpid(), signal.SIGTERM)
-        return done
-
-    with monkeypatch.context() as patch:
-        patch.setattr(cross_validation, "_run_fold", then_end)
-        with pytest.raises(SystemExit, match="143"):
-            emotion.main(words)
-    (parent,) = find_runs(where=PARENT).to_dict("records")
-    assert parent["status"] == "KILLED"
-    (first,) = children(parent["run_id"]).to_dict("records")
-    assert first["status"] == "FINISHED"
-    assert emotion.main([*words, "--resume"]) == 0
-    below = children(parent["run_id"])
-    assert below["run_id"].iloc[0] == first["run_id"]
-    assert list(below["status"]) == ["FINISHED"] * 3
-    assert list(below["tags.fold"]) == ["0", "1", "2"]
-
-
-def test_a_mistyped_cross_validation_leaves_no_folds(place: Path, tiny: tuple[str, ...]) -> None:
-    assert emotion.main(["cross-validate", *tiny, "--folds", "2", "--model.learning_rat", "1"]) == 1
-    assert list(find_runs()["status"]) == ["FAILED"]  # the parent
-    assert [path.name for path in Path("mlruns/runs").iterdir()] == list(find_runs()["run_id"])

@@ -3,27 +3,19 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-import emotion
-from records.runs import find_runs
 
-Capture = pytest.CaptureFixture[str]
-
-
-def complaint(capsys: Capture, *words: str) -> str:
+def complaint(emotion: Any, *words: str) -> str:
     """Return the one line of a command that must fail."""
-    capsys.readouterr()
-    status = emotion.main(list(words))
-    said = capsys.readouterr().err
-    lines = [line for line in said.splitlines() if line.startswith("error: ")]
-    assert status == 1, said
-    assert len(lines) == 1, said
-    assert "Traceback" not in said
-    assert len(lines[0]) < 600, said
-    return lines[0]
+    done = emotion(*words, status=1)
+    assert len(done.errors) == 1, done.err
+    assert "Traceback" not in done.err
+    assert len(done.errors[0]) < 600, done.err
+    return str(done.errors[0])
 
 
 @pytest.mark.parametrize(
@@ -63,16 +55,15 @@ def complaint(capsys: Capture, *words: str) -> str:
     ],
 )
 def test_a_wrong_word_is_one_line(
-    place: Path, one_run: tuple[str, ...], capsys: Capture, words: list[str], parts: list[str]
+    emotion: Any, store: Path, tiny: tuple[str, ...], words: list[str], parts: list[str]
 ) -> None:
-    said = complaint(capsys, "fit", *one_run, *words)
+    said = complaint(emotion, "fit", *tiny, *words)
     for part in parts:
         assert part in said
-    found = find_runs()
     if "--trainer" in words[0]:  # known only when the trainer is made, after the run was
-        assert set(found["status"]) <= {"FAILED"}
+        assert {run.info.status for run in emotion.runs()} <= {"FAILED"}
     else:
-        assert found.empty
+        assert not emotion.runs()
 
 
 @pytest.mark.parametrize(
@@ -88,9 +79,9 @@ def test_a_wrong_word_is_one_line(
         ("model: [", ["not readable YAML"]),
     ],
 )
-def test_a_misspelt_recipe_names_the_nearest(place: Path, capsys: Capture, text: str, parts: list[str]) -> None:
+def test_a_misspelt_recipe_names_the_nearest(emotion: Any, text: str, parts: list[str]) -> None:
     Path("own.yaml").write_text(text)
-    said = complaint(capsys, "fit", "--config", "own.yaml")
+    said = complaint(emotion, "fit", "--config", "own.yaml")
     for part in parts:
         assert part in said
 
@@ -108,21 +99,18 @@ def test_a_misspelt_recipe_names_the_nearest(place: Path, capsys: Capture, text:
     ],
     ids=lambda words: words[0],
 )
-def test_an_unknown_run(place: Path, capsys: Capture, words: list[str]) -> None:
-    assert "'nope'" in complaint(capsys, *words)
+def test_an_unknown_run(emotion: Any, store: Path, words: list[str]) -> None:
+    assert "'nope'" in complaint(emotion, *words)
 
 
 @pytest.mark.parametrize("command", ["test", "validate"])
-def test_nothing_is_evaluated_without_a_trained_model(
-    place: Path, one_run: tuple[str, ...], capsys: Capture, command: str
-) -> None:
-    assert "--run RUN or --ckpt_path" in complaint(capsys, command, *one_run)
+def test_nothing_is_evaluated_without_a_trained_model(tiny: tuple[str, ...], emotion: Any, command: str) -> None:
+    assert "--run RUN or --ckpt_path" in complaint(emotion, command, *tiny)
 
 
-def test_predict_needs_a_trained_model(place: Path, capsys: Capture) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        emotion.main(["predict", "--data", "."])
-    assert "one of the arguments --run --checkpoint is required" in capsys.readouterr().err
+def test_predict_needs_a_trained_model(emotion: Any) -> None:
+    done = emotion("predict", "--data", ".", status=2)
+    assert "one of the arguments --run --checkpoint is required" in done.err
 
 
 def _cut(path: Path) -> None:
@@ -149,40 +137,32 @@ def _tensors(path: Path) -> None:
 @pytest.mark.parametrize("spoil", [_cut, _text, _code, _tensors], ids=lambda one: one.__name__.strip("_"))
 @pytest.mark.parametrize("command", ["fit", "test", "predict"])
 def test_a_damaged_checkpoint(
-    finished: str, one_run: tuple[str, ...], capsys: Capture, command: str, spoil: Callable[[Path], None]
+    fitted: str, tiny: tuple[str, ...], emotion: Any, command: str, spoil: Callable[[Path], None]
 ) -> None:
-    shutil.copy(f"mlruns/runs/{finished}/best.ckpt", "other.ckpt")
+    shutil.copy(emotion.artifact(fitted, "best.ckpt"), "other.ckpt")
     spoil(Path("other.ckpt"))
     named = (
-        ["--checkpoint", "other.ckpt", "--data", "."]
-        if command == "predict"
-        else [*one_run, "--ckpt_path", "other.ckpt"]
+        ["--checkpoint", "other.ckpt", "--data", "."] if command == "predict" else [*tiny, "--ckpt_path", "other.ckpt"]
     )
-    assert "other.ckpt" in complaint(capsys, command, *named)
+    assert "other.ckpt" in complaint(emotion, command, *named)
     assert not Path("opened.txt").exists()
 
 
-def test_a_checkpoint_of_other_classes(
-    finished: str, one_run: tuple[str, ...], few_pictures: Path, capsys: Capture
-) -> None:
-    own = [*one_run, "--data", str(few_pictures), "--data.folds", "2"]
+def test_a_checkpoint_of_other_classes(fitted: str, tiny: tuple[str, ...], faces: Path, emotion: Any) -> None:
+    own = [*tiny, "--data", str(faces), "--data.folds", "2"]
     for command in ("fit", "test"):
-        said = complaint(capsys, command, *own, "--ckpt_path", f"mlruns/runs/{finished}/best.ckpt")
+        said = complaint(emotion, command, *own, "--ckpt_path", str(emotion.artifact(fitted, "best.ckpt")))
         assert "trained on the classes" in said
         assert "the data has happy, sad" in said
 
 
-def test_a_file_stands_where_the_runs_should_be(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, one_run: tuple[str, ...], capsys: Capture
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_a_file_stands_where_the_runs_should_be(tiny: tuple[str, ...], emotion: Any) -> None:
     Path("mlruns").write_text("")
-    assert "mlruns" in complaint(capsys, "fit", *one_run)
+    assert "mlruns" in complaint(emotion, "fit", *tiny)
 
 
-def test_unknown_command(capsys: Capture) -> None:
-    assert emotion.main(["fti"]) == 2
-    assert "unknown command 'fti'" in capsys.readouterr().err
+def test_unknown_command(emotion: Any) -> None:
+    assert "unknown command 'fti'" in emotion("fti", status=2).err
 
 
 @pytest.mark.parametrize(
@@ -196,10 +176,8 @@ def test_unknown_command(capsys: Capture) -> None:
         (["--folds", "2", "--run.evaluate", "false"], ["run.evaluate"]),
     ],
 )
-def test_a_wrong_cross_validation(
-    place: Path, tiny: tuple[str, ...], capsys: Capture, words: list[str], parts: list[str]
-) -> None:
-    said = complaint(capsys, "cross-validate", *tiny, *words)
+def test_a_wrong_cross_validation(tiny: tuple[str, ...], emotion: Any, words: list[str], parts: list[str]) -> None:
+    said = complaint(emotion, "cross-validate", *tiny, *words)
     for part in parts:
         assert part in said
 
@@ -218,9 +196,7 @@ def test_a_wrong_cross_validation(
     ],
     ids=lambda words: " ".join(words[:2]),
 )
-def test_help(place: Path, capsys: Capture, words: list[str], parts: list[str]) -> None:
-    with pytest.raises(SystemExit, match="0"):
-        emotion.main(words)
-    said = capsys.readouterr().out
+def test_help(emotion: Any, words: list[str], parts: list[str]) -> None:
+    said = emotion(*words).out
     for part in parts:
         assert part in said

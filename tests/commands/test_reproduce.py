@@ -1,0 +1,41 @@
+"""`emotion reproduce`: a run is run again from what it kept, and what differs is said."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.usefixtures("store")
+
+
+def test_a_fit_gives_the_same_numbers(emotion: Any, fitted: str) -> None:
+    done = emotion("reproduce", fitted)
+    assert f"reproduced {fitted}" in done.out
+    assert "environment: the same" in done.out
+    assert "numbers: the same, image by image" in done.out
+    again = emotion.runs()[0].info.run_id
+    assert again != fitted
+    assert emotion.history(again, "train/loss") == emotion.history(fitted, "train/loss")
+
+
+def test_a_cross_validation_gives_the_same_numbers(emotion: Any, cross_validated: str) -> None:
+    done = emotion("reproduce", cross_validated)
+    assert "numbers: the same, image by image" in done.out
+    again = emotion.runs("tags.kind = 'cross-validation'")[0].info.run_id
+    assert again != cross_validated
+    assert len(emotion.children(again)) == 4
+    assert emotion.summary(again) == pytest.approx(emotion.summary(cross_validated))
+
+
+def test_what_differs_is_said(emotion: Any, faces: Path, tiny: tuple[str, ...]) -> None:
+    emotion("fit", *tiny, "--data", str(faces), "--data.folds", "4", "--trainer.max_epochs", "1")
+    run_id = emotion.runs()[0].info.run_id
+    kept = emotion.artifact(run_id, "environment.json")
+    kept.write_text(json.dumps({**json.loads(kept.read_text()), "python": "3.1.4"}))
+    tested = emotion.table(run_id, "predictions")
+    (faces / tested["path"].iloc[0]).unlink()
+    done = emotion("reproduce", run_id, status=1)
+    assert "python: then 3.1.4, now 3." in done.out
+    assert "numbers: the same" not in done.out
+    assert "other images were evaluated" in done.out

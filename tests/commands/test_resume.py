@@ -1,0 +1,234 @@
+"""`emotion fit --resume`: a run that was killed, ended or interrupted goes on in itself, to the same numbers."""
+
+import errno
+import itertools
+import os
+import re
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from lightning.pytorch import LightningModule
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+pytestmark = pytest.mark.usefixtures("store")
+AtStep = Callable[[int, Callable[[], object]], None]
+MIDDLE = 10  # step in the second epoch, which has seven
+LAST = 14
+
+
+@pytest.fixture(scope="session")
+def words(tiny: tuple[str, ...]) -> tuple[str, ...]:
+    """The command whose run `fitted` is."""
+    return ("fit", *tiny, "--data.folds", "4")
+
+
+def failing(error: BaseException) -> Callable[[], object]:
+    def fail() -> None:
+        raise error
+
+    return fail
+
+
+def newest(emotion: Any) -> Any:
+    return emotion.runs()[0]
+
+
+def checkpoints(run_id: str) -> set[str]:
+    """Return the names of a run's checkpoints that are outside its artifacts."""
+    found = (path for path in Path("mlruns").rglob("*.ckpt") if run_id in path.parts and "artifacts" not in path.parts)
+    return {path.name for path in found}
+
+
+def check_same(emotion: Any, whole: str, resumed: str, *, epoch_in_parts: bool = False) -> None:
+    """Compare tables, curves and weights of two runs.
+
+    The mean training loss of an epoch that was stopped in its middle is that of the batches after the resume.
+    """
+    assert emotion.client.get_run(resumed).info.status == "FINISHED"
+    for name in ("predictions", "split", "intervals"):
+        pd.testing.assert_frame_equal(emotion.table(whole, name), emotion.table(resumed, name))
+    for name in ("train/loss", "val/loss", "val/f1_macro"):
+        expected, found = (emotion.history(run, name) for run in (whole, resumed))
+        assert set(found) == set(expected), name
+        if name == "train/loss" and epoch_in_parts:
+            del expected[max(expected)], found[max(found)]
+        assert found == pytest.approx(expected, abs=1e-6), name
+    weights = [torch.load(emotion.artifact(run, "best.ckpt"), weights_only=True) for run in (whole, resumed)]
+    for name, tensor in weights[0]["state_dict"].items():
+        assert torch.equal(tensor, weights[1]["state_dict"][name]), name
+
+
+def test_a_killed_run_goes_on_in_itself(emotion: Any, fitted: str, words: tuple[str, ...]) -> None:
+    """It is ended by kill -9 in the second epoch, and goes on from the end of the first."""
+    emotion.finish(emotion.start(*words, at_step=f"{MIDDLE}:SIGKILL"), status=-signal.SIGKILL)
+    killed = newest(emotion).info.run_id
+    assert killed != fitted
+    assert checkpoints(killed) == {"best.ckpt", "last.ckpt"}
+    assert emotion.client.get_run(killed).info.status == "RUNNING"
+    emotion(*words, "--resume")
+    assert len(emotion.runs()) == 2
+    check_same(emotion, fitted, killed)
+    assert checkpoints(killed) == checkpoints(fitted) == {"best.ckpt"}
+
+
+@pytest.mark.parametrize(("ends", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["term", "ctrl-c"])
+def test_an_interrupted_run_goes_on_from_the_middle_of_an_epoch(
+    emotion: Any, fitted: str, words: tuple[str, ...], at_step: AtStep, ends: signal.Signals, status: int
+) -> None:
+    at_step(MIDDLE, lambda: os.kill(os.getpid(), ends))
+    done = emotion(*words, status=status)
+    stopped = newest(emotion)
+    run_id = stopped.info.run_id
+    assert stopped.info.status == "KILLED"
+    assert checkpoints(run_id) == {"best.ckpt", "last.ckpt", "interrupted.ckpt"}
+    assert done.err.count(f"--resume {run_id}") == 1
+    assert "Traceback" not in done.err
+    steps: list[int] = []
+    at_step(LAST - MIDDLE, lambda: steps.append(1))
+    emotion(*words, "--resume", run_id)
+    assert steps == [1]
+    assert len(emotion.runs()) == 2
+    check_same(emotion, fitted, run_id, epoch_in_parts=True)
+
+
+@pytest.mark.parametrize("when", ["last step", "evaluation"])
+def test_sigterm_after_the_last_batch_closes_the_run(
+    emotion: Any, fitted: str, words: tuple[str, ...], at_step: AtStep, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    def end(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        if when == "last step":
+            at_step(LAST, end)
+        else:
+            patch.setattr(LightningModule, "on_test_start", end)
+        done = emotion(*words, status=143)
+    stopped = newest(emotion)
+    assert stopped.info.status == "KILLED"
+    assert done.err.count(f"--resume {stopped.info.run_id}") == 1
+    emotion(*words, "--resume")
+    check_same(emotion, fitted, stopped.info.run_id, epoch_in_parts=when == "last step")
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_again_in_itself(
+    emotion: Any, fitted: str, words: tuple[str, ...], at_step: AtStep
+) -> None:
+    """A run of another config finds nothing to go on from, and begins anew."""
+    short = ("--trainer.max_epochs", "1", "--run.evaluate", "false", "--resume")
+    at_step(3, failing(RuntimeError("power cut")))
+    with pytest.raises(RuntimeError, match="power cut"):
+        emotion(*words)
+    failed = newest(emotion)
+    assert failed.info.status == "FAILED"
+    assert checkpoints(failed.info.run_id) == set()
+
+    done = emotion(*words, "--model.learning_rate", "0.01", *short)
+    assert "no unfinished run has this config" in done.err
+    other = newest(emotion).info.run_id
+    assert other != failed.info.run_id
+    assert emotion.client.get_run(failed.info.run_id).info.status == "FAILED"
+
+    emotion(*words, "--resume")
+    assert len(emotion.runs()) == 3
+    check_same(emotion, fitted, failed.info.run_id)
+
+
+def test_a_damaged_checkpoint_is_passed_over(
+    emotion: Any, fitted: str, words: tuple[str, ...], at_step: AtStep
+) -> None:
+    at_step(MIDDLE, failing(RuntimeError("power cut")))
+    with pytest.raises(RuntimeError, match="power cut"):
+        emotion(*words)
+    run_id = newest(emotion).info.run_id
+    (last,) = (path for path in Path("mlruns").rglob("last.ckpt") if run_id in path.parts)
+    last.with_name("interrupted.ckpt").write_bytes(b"half")
+    whole = last.read_bytes()
+    last.write_bytes(whole[:3000])
+    (error,) = emotion(*words, "--resume", status=1).errors
+    assert "every checkpoint of the run is damaged: last.ckpt" in error
+    last.write_bytes(whole)
+    emotion(*words, "--resume")
+    check_same(emotion, fitted, run_id)
+
+
+def test_a_finished_run_is_not_resumed(emotion: Any, fitted: str, words: tuple[str, ...]) -> None:
+    before = emotion.client.get_run(fitted).info.end_time
+    (error,) = emotion(*words, "--resume", fitted, status=1).errors
+    assert f"run {fitted} has finished, there is nothing to go on from" in error
+    assert emotion.client.get_run(fitted).info.end_time == before
+    assert len(emotion.runs()) == 1
+
+
+def test_resuming_where_there_are_no_runs_begins_one(emotion: Any, store: Path, words: tuple[str, ...]) -> None:
+    shutil.rmtree(store)
+    done = emotion(*words, "--trainer.max_epochs", "1", "--run.evaluate", "false", "--resume")
+    assert "a new one begins" in done.err
+    assert [run.info.status for run in emotion.runs()] == ["FINISHED"]
+
+
+def test_images_that_changed_since_are_noticed(
+    emotion: Any, faces: Path, words: tuple[str, ...], at_step: AtStep
+) -> None:
+    own = (*words, "--data", str(faces))
+    at_step(1, failing(RuntimeError("power cut")))
+    with pytest.raises(RuntimeError, match="power cut"):
+        emotion(*own)
+    run_id = newest(emotion).info.run_id
+    at_step(0, failing(RuntimeError("never")))
+    picture = next((faces / "sad").iterdir())
+    picture.with_name("added.png").write_bytes(picture.read_bytes())
+    (error,) = emotion(*own, "--resume", run_id, status=1).errors
+    assert re.search(r"changed since run .* began", error)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), MemoryError()], ids=["device", "host"])
+def test_out_of_memory_names_the_batch_size_to_try(
+    emotion: Any, words: tuple[str, ...], at_step: AtStep, error: BaseException
+) -> None:
+    at_step(8, failing(error))  # in the second epoch: there is a checkpoint to go on from
+    done = emotion(*words, status=1)
+    assert "error: out of memory with data.batch_size 32: try --data.batch_size 16" in done.err
+    assert "--resume" in done.err
+    assert newest(emotion).info.status == "FAILED"
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(emotion: Any, words: tuple[str, ...]) -> None:
+    (error,) = emotion(*words, "--model.learning_rate", "1e30", status=1).errors
+    assert "not finite" in error or "val/loss is" in error
+    assert "Lower model.learning_rate" in error
+    assert newest(emotion).info.status == "FAILED"
+
+
+def test_a_loss_that_is_not_a_number_names_the_images(emotion: Any, fitted: str, words: tuple[str, ...]) -> None:
+    """The weights are spoilt after the eighth step, so the loss of the ninth is no number."""
+    done = itertools.count(1)
+
+    def spoil(optimizer: torch.optim.Optimizer, *_: object) -> None:
+        if next(done) == 8:
+            optimizer.param_groups[0]["params"][0].data.fill_(float("nan"))
+
+    hook = register_optimizer_step_post_hook(spoil)
+    try:
+        (error,) = emotion(*words, status=1).errors
+    finally:
+        hook.remove()
+    found = re.search(r"the loss is not finite at step 8; rows of the manifest in this batch: ([\d, ]+)", error)
+    assert found
+    rows = {int(row) for row in found[1].split(", ")}
+    assert len(rows) > 3
+    assert rows <= emotion.rows(fitted, "train")
+    assert newest(emotion).info.status == "FAILED"
+
+
+def test_any_other_error_keeps_its_trace(emotion: Any, words: tuple[str, ...], at_step: AtStep) -> None:
+    at_step(1, failing(FileNotFoundError(errno.ENOENT, "No such file or directory", "face.png")))
+    with pytest.raises(FileNotFoundError, match=r"face\.png"):
+        emotion(*words)
+    assert newest(emotion).info.status == "FAILED"
