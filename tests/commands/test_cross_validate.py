@@ -184,11 +184,11 @@ def test_sigterm_after_the_last_fold_closes_the_parent(
 
 
 @pytest.mark.slow
-def test_recipe_k_emotionnet_cross_validates_on_face_crops_and_is_exported(emotion: Any) -> None:
+def test_recipe_k_emotionnet_cross_validates_on_whole_scenes_and_is_exported(emotion: Any) -> None:
     scenes = "scenes:images=42,size=96,others=0,distractors=0,classes=happy+sad+angry"
     words = (
         *("--recipe", "k-emotionnet", "--data", scenes, "--data.size", "32", "--data.batch_size", "16"),
-        *("--data.read.faces", "boxes", "--data.read.face_size", "40", "--folds", "2", "--resamples", "100"),
+        *("--folds", "2", "--resamples", "100"),
         *("--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"),
     )
     emotion("cross-validate", *words)

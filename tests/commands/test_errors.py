@@ -200,3 +200,27 @@ def test_help(emotion: Any, words: list[str], parts: list[str]) -> None:
     said = emotion(*words).out
     for part in parts:
         assert part in said
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["predict", "--run", "RUN", "--data", "faces"],
+        ["export", "RUN"],
+        ["register", "RUN"],
+        ["explain", "RUN"],
+        ["reproduce", "RUN"],
+        ["fit", "TINY", "--data.folds", "4", "--resume", "RUN"],
+        ["fit", "TINY", "--data.folds", "4", "--run.start_from", "RUN"],
+        ["cross-validate", "TINY", "--folds", "2", "--resume", "RUN"],
+    ],
+    ids=lambda words: f"{words[0]} {words[-2]}",
+)
+def test_a_deleted_run_is_named_in_one_sentence(
+    emotion: Any, fitted: str, faces: Path, tiny: tuple[str, ...], words: list[str]
+) -> None:
+    emotion.client.delete_run(fitted)
+    options = [one for word in words for one in (tiny if word == "TINY" else [word.replace("RUN", fitted)])]
+    (error,) = emotion(*options, status=1).errors
+    restore = f"MLFLOW_TRACKING_URI={emotion.client.tracking_uri} mlflow runs restore --run-id {fitted}"
+    assert error == f"error: run: {fitted} was deleted; restore it with {restore}, or name another run."

@@ -1,6 +1,8 @@
 """`emotion fit`: what it writes, that its tables agree with each other, and that the same numbers come again."""
 
 import json
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -119,6 +121,31 @@ def test_a_leaky_run_says_so_wherever_it_is_read(emotion: Any, tiny: tuple[str, 
     assert emotion.artifact(run_id, "result.md").read_text(encoding="utf-8").startswith(f"protocol: {protocol}")
 
 
+def test_no_run_reports_on_images_that_the_model_it_begins_with_has_seen(
+    emotion: Any, fitted: str, tiny: tuple[str, ...]
+) -> None:
+    """Neither from the run, nor from its file, nor where the same images are another data set."""
+    emotion("data", "prepare", "--data", tiny[1], "--output", "drawn.csv")
+    table = pd.read_csv("drawn.csv", keep_default_na=False)[["path", "label"]]
+    root = Path(json.loads(Path("drawn.csv.json").read_text())["root"])
+    Path("other").mkdir()
+    for row, path in enumerate(table["path"]):
+        shutil.copy(root / path, f"other/{row}.png")
+    table["path"] = [f"other/{row}.png" for row in range(len(table))]
+    table.sample(frac=1, random_state=0).to_csv("other.csv", index=False)
+    file = str(next(path for path in Path("mlruns/runs").rglob("best.ckpt")))
+    words = ("fit", *tiny, "--data.folds", "4")
+    for option in ("--run.start_from", "--ckpt_path", "--model.weights"):
+        for data in (["--data.fold", "1"], ["--data", "other.csv"]):
+            (error,) = emotion(*words, *data, option, file, status=1).errors
+            assert f"{option.removeprefix('--')}: {file} was trained or selected on" in error
+            assert "images that this run reports on" in error
+    (error,) = emotion(*words, "--data", "other.csv", "--run.start_from", fitted, status=1).errors
+    assert f"run.start_from: {fitted} was trained or selected on" in error
+    assert len(emotion.runs()) == 1
+    emotion(*words, "--trainer.max_epochs", "1", "--run.start_from", file)  # the same folds: nothing is known
+
+
 def test_a_run_without_an_epoch_cannot_be_evaluated(emotion: Any, tiny: tuple[str, ...]) -> None:
     words = ("fit", *tiny, "--data.folds", "4", "--trainer.max_epochs", "0")
     (error,) = emotion(*words, status=1).errors
@@ -139,5 +166,5 @@ def test_further_training_is_tracked_and_divides_alike(emotion: Any, tiny: tuple
     assert emotion.rows(first, "test") == emotion.rows(second, "test")
     assert not emotion.rows(first, "train") & emotion.rows(second, "train")
     (error,) = emotion(*further, "--data.fold_seed", "1", status=1).errors
-    assert "divide both alike" in error
+    assert "divide both runs alike" in error
     assert len(emotion.runs()) == 2  # nothing is left of the one that was refused

@@ -2,10 +2,12 @@
 
 import errno
 import itertools
+import json
 import os
 import re
 import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -232,3 +234,44 @@ def test_any_other_error_keeps_its_trace(emotion: Any, words: tuple[str, ...], a
     with pytest.raises(FileNotFoundError, match=r"face\.png"):
         emotion(*words)
     assert newest(emotion).info.status == "FAILED"
+
+
+def written_elsewhere(emotion: Any, run_id: str, seen: float) -> None:
+    """Make a run look as if another machine were writing it."""
+    emotion.client.update_run(run_id, status="RUNNING")
+    writer = {"host": "node7", "boot": "other", "namespace": "", "pid": 4711, "started": 1.0, "seen": seen}
+    emotion.client.set_tag(run_id, "writer", json.dumps(writer))
+
+
+def test_a_run_that_another_machine_writes_is_not_resumed(emotion: Any, fitted: str, words: tuple[str, ...]) -> None:
+    written_elsewhere(emotion, fitted, time.time())
+    for resume in (["--resume"], ["--resume", fitted]):
+        (error,) = emotion(*words, *resume, status=1).errors
+        assert f"--resume: run {fitted} is running on node7 (process 4711), last seen" in error
+    assert emotion.client.get_run(fitted).info.status == "RUNNING"
+
+
+def test_a_cross_validation_that_another_machine_writes_is_not_resumed(
+    emotion: Any, cross_validated: str, tiny: tuple[str, ...]
+) -> None:
+    words = ("cross-validate", *tiny, "--folds", "2", "--seeds", "0", "1")
+    written_elsewhere(emotion, cross_validated, time.time())
+    for resume in (["--resume"], ["--resume", cross_validated]):
+        (error,) = emotion(*words, *resume, status=1).errors
+        assert f"--resume: run {cross_validated} is running on node7 (process 4711)" in error
+    written_elsewhere(emotion, cross_validated, time.time() - 3600)  # it died there without a word
+    emotion(*words, "--resume")
+    assert emotion.client.get_run(cross_validated).info.status == "FINISHED"
+
+
+def test_a_run_whose_process_is_alive_on_this_machine_is_not_resumed(emotion: Any, words: tuple[str, ...]) -> None:
+    process = emotion.start(*words, at_step=f"{MIDDLE}:SIGSTOP")
+    for line in process.stdout:
+        if line.startswith(f"step {MIDDLE} done"):
+            break
+    (error,) = emotion(*words, "--resume", status=1).errors
+    assert f"is running on this machine (process {process.pid})" in error
+    process.kill()
+    process.communicate()
+    emotion(*words, "--resume")
+    assert [run.info.status for run in emotion.runs()] == ["FINISHED"]
