@@ -1,6 +1,6 @@
 """The images that a model was trained and selected on, recognised by content, in a form that a checkpoint can carry."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -27,7 +27,7 @@ class SeenImages:
     selected: np.ndarray = field(default_factory=_nothing)
 
     @classmethod
-    def of(cls, trained: Sequence[str], selected: Sequence[str]) -> Self:
+    def of(cls, trained: Iterable[str], selected: Iterable[str]) -> Self:
         """Return the record of images given by their content hashes."""
         return cls(np.unique(_numbers(trained)), np.unique(_numbers(selected)))
 
@@ -49,7 +49,7 @@ class SeenImages:
         """Return what either has seen."""
         return SeenImages(np.union1d(self.trained, other.trained), np.union1d(self.selected, other.selected))
 
-    def among(self, contents: Sequence[str], *, selected: bool = True) -> np.ndarray:
+    def among(self, contents: Iterable[str], *, selected: bool = True) -> np.ndarray:
         """Return which of the images with these content hashes were seen, bool (N,).
 
         Args:
@@ -60,6 +60,6 @@ class SeenImages:
         return np.isin(_numbers(contents), seen)
 
 
-def _numbers(contents: Sequence[str]) -> np.ndarray:
+def _numbers(contents: Iterable[str]) -> np.ndarray:
     """Return the first 64 bits of content hashes as int64."""
     return np.array([int(content[:DIGITS], 16) for content in contents], dtype=np.uint64).view(np.int64)

@@ -12,10 +12,11 @@ import yaml
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
 from lightning_modules.run import LAST, RunOptions, first_rank
+from records import store
 from records.heartbeat import refuse_written
 from records.runs import find_runs, has_store, replay_spools, run_row
 from records.spool import Spool
-from records.store import DIRECTORY, open_client
+from records.store import DIRECTORY
 from records.tracking import TrackingLogger
 
 
@@ -47,7 +48,7 @@ def _row(run_id: str) -> dict[str, Any]:
     try:
         if not has_store():
             return {}
-        open_client(only_reading=True)
+        store.open_client(only_reading=True)
     except InputError:
         return {}
     return run_row(run_id)
