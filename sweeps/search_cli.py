@@ -8,7 +8,7 @@ from typing import get_args
 
 from datamodules.errors import InputError
 from lightning_modules.cli import say_what_begins
-from lightning_modules.shorthand import HELP, recipe_names, take
+from lightning_modules.shorthand import HELP, recipe_names
 from sweeps.spaces import SPACES, portable
 from sweeps.storage import EMBEDDED, VARIABLE, close, open_storage
 from sweeps.strategies import PrunerName, SamplerName
@@ -89,11 +89,10 @@ def run_search(args: list[str]) -> int:
 
 def default_name(spaces: list[str], args: list[str]) -> str:
     """Return recipe, spaces and data in one word."""
-    recipe, _ = take(args, "--recipe")
-    config, _ = take(args, "--config")
-    data, _ = take(args, "--data", "drawn")
-    source = "drawn" if str(data).startswith("drawn") else Path(str(data).rsplit(":", 1)[-1]).stem
-    return "-".join([Path(recipe or config or "quick").stem, *(Path(space).stem for space in spaces), source])
+    from sweeps.studies.config import merged, recipe_and_data
+
+    recipe, data = recipe_and_data(merged(args))
+    return "-".join([recipe, *(Path(space).stem for space in spaces), data])
 
 
 def dashboard(args: list[str]) -> int:
