@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-
 from collections.abc import Sequence
 
 from datamodules.errors import InputError

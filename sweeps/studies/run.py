@@ -51,8 +51,8 @@ def run_cell(trial: optuna.Trial, settings: dict[str, Any]) -> float:
     configs = cell_configs(study, tuple(settings["extra"]))
     if study_key(study, settings["scale"], settings["protocol"], configs) != settings["key"]:
         msg = (
-            f"study {study.name}: a recipe or config of its cells was edited after it began; bring it back, or give the "
-            "same command again, which begins a new study with what they hold now"
+            f"study {study.name}: a recipe or config of its cells was edited after it began; bring it back, or give "
+            "the same command again, which begins a new study with what they hold now"
         )
         raise InputError(msg)
     name = f"{cell.name} seed {seed}"

@@ -115,7 +115,9 @@ def test_numbers_that_fit_accepts_are_accepted_everywhere(
     assert "no file or folder nowhere" in told
     mine.write_text(f"data: {{init_args: {{inner_fraction: {number}, source: '{FACES}'}}}}\n")
     assert "learning_rate must be above 0" in failed(capsys, "fit", "-c", "mine.yaml", *TINY, FAILS)
-    assert "--warm-start: no study" in failed(capsys, *SEARCH, "--space", "size", "-c", "mine.yaml", "--name", "s", *TINY)
+    assert "--warm-start: no study" in failed(
+        capsys, *SEARCH, "--space", "size", "-c", "mine.yaml", "--name", "s", *TINY
+    )
 
 
 def test_searches_of_other_recipes_and_files_have_other_names(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
