@@ -22,7 +22,7 @@ def main(args: list[str]) -> int:
 
 
 def run_search(args: list[str]) -> int:
-    """Search, print the winner's score and where everything is."""
+    """Search, print the winner's score and where everything is; return 1 when a worker failed, else 0."""
     parser = argparse.ArgumentParser(
         prog="emotion search",
         description="Try options on inner folds, score the best once on data no trial saw. "
@@ -84,7 +84,7 @@ def run_search(args: list[str]) -> int:
     print(f"parent run {found.run_id}, its trials below it; winner {found.winner.run_id}; recipe {recipe}")
     print(f"next:  emotion fit --config {recipe}      train it again, or with other data: --data X --split holdout")
     print("       emotion dashboard                  the trials, in Optuna's page on this machine")
-    return 0
+    return int(bool(found.failed_workers))
 
 
 def default_name(spaces: list[str], args: list[str]) -> str:
