@@ -23,4 +23,4 @@ def test_the_inputs_come_out_in_the_published_order(place: Path) -> None:
     )
     assert whole + 0.1 < cascade < detector - 0.1
     text = download(study["run_id"], "report/report.md").read_text(encoding="utf-8")
-    assert "Of 3 claims: confirmed 3" in text
+    assert "differs on these images for these models 3" in text
