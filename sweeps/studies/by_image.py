@@ -154,8 +154,8 @@ def paired(one: Sequence[pd.DataFrame], other: Sequence[pd.DataFrame], metric: M
     before, after = stacked(one, metric), stacked(other, metric)
     if not len(before):
         return None
-    if len(one) >= FEW and (found := left_out([*one, *other], [metric] * 2 * len(one))):
-        return over_seeds(found)
+    if len(one) >= FEW and (shared := left_out([*one, *other], [metric] * 2 * len(one))):
+        return over_seeds(shared)
     classes = classes_of(before)
     found = paired_permutation(before, after, classes, metric="accuracy", seed=seed)
     table = paired_difference(before, after, classes, seed=seed)
@@ -170,8 +170,8 @@ def between(tables: Sequence[pd.DataFrame], lower: Metric, higher: Metric, seed:
     Donner 2008), which are independent.
     """
     count = len(tables)
-    if count >= FEW and (found := left_out([*tables, *tables], [*[lower] * count, *[higher] * count])):
-        return over_seeds(found)
+    if count >= FEW and (shared := left_out([*tables, *tables], [*[lower] * count, *[higher] * count])):
+        return over_seeds(shared)
     groups = [stacked(tables, metric).assign(group=name) for name, metric in (("lower", lower), ("higher", higher))]
     both = pd.concat(groups, ignore_index=True)
     classes = classes_of(both)
