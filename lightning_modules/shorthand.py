@@ -1,8 +1,6 @@
 """Short options for people (`--recipe`, `--data PATH`, `--seed`) turned into LightningCLI's own."""
 
 import difflib
-import hashlib
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ _FLAGS = {
     "--allow-leak": ["--data.leak", "allow"],
 }
 _RENAMED = {"--seed": "--seed_everything", "--split": "--data.split", "--fold": "--data.fold"}
+_OPTION = re.compile(r"--|-[A-Za-z]")  # -1 is a value
 _DATAMODULE_CLASS = re.compile(r"(\w+\.)*\w*DataModule")
 
 HELP = """short options:
@@ -60,7 +59,7 @@ def _check_config(path: str) -> dict[str, Any]:
         )
         raise InputError(msg)
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        content = load_value(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         msg = f"--config: {path} is not readable YAML: {str(error).splitlines()[0]}; see {recipe_path('quick')}"
         raise InputError(msg) from error
@@ -68,6 +67,16 @@ def _check_config(path: str) -> dict[str, Any]:
         msg = f"--config: {path} must hold keys such as model, data and trainer, it holds {type(content).__name__}"
         raise InputError(msg)
     return content
+
+
+def load_value(text: str) -> Any:  # noqa: ANN401 - whatever YAML holds
+    """Return what a YAML text means to the parser of `emotion fit`.
+
+    Everything that reads options or spaces reads them by this loader: to PyYAML's own, ``1e-1`` and ``1e-05`` are text.
+    """
+    from jsonargparse import get_loader  # takes a while to import
+
+    return get_loader("yaml")(text)
 
 
 def take(
@@ -79,7 +88,7 @@ def take(
         args: words of a command line.
         option: such as ``--run``; ``--run=x`` is understood too.
         default: returned when the option is absent.
-        optional: the option may stand without a value, which gives "".
+        optional: the option may stand without a value, which gives "". A word that begins with a dash is no value.
 
     Returns:
         The value, and the words that are left.
@@ -91,7 +100,7 @@ def take(
         if word.startswith(option + "="):
             value = word[len(option) + 1 :]
         elif word == option:
-            if at < len(args) and not args[at].startswith("--"):
+            if at < len(args) and not _OPTION.match(args[at]) and not (optional and args[at].startswith("-")):
                 value = args[at]
                 at += 1
             elif optional:
@@ -104,27 +113,25 @@ def take(
     return value, rest
 
 
-def fingerprint(args: list[str]) -> str:
-    """Return a hash of a command line in which configs count by what they hold, not by what they are called."""
-    words = expand(args)
-    for at, word in enumerate(words[:-1]):
-        if word == "--config":
-            words[at + 1] = Path(words[at + 1]).read_text(encoding="utf-8")
-    return hashlib.sha256(json.dumps(words).encode()).hexdigest()[:16]
-
-
-def expand(args: list[str]) -> list[str]:
+def expand(args: list[str], recipe: str | None = "quick") -> list[str]:
     """Turn short options into LightningCLI's; configs come first, so that options override them.
+
+    Args:
+        args: words of a command line.
+        recipe: used when the words name neither a recipe nor a config; None: no recipe.
 
     Raises:
         InputError: an unknown recipe, or a config that cannot be read.
     """
+    default = recipe
     recipe, args = take(args, "--recipe")
     configs: list[str] = []
     out: list[str] = []
     words = iter(args)
     for word in words:
         name, equals, joined = word.partition("=")
+        if word.startswith("-c") and name != "-c":  # -cFILE
+            name, equals, joined = "-c", "=", word.removeprefix("-c")
         if name in ("--config", "-c"):
             value = joined if equals else next(words, "")
             content = _check_config(value)
@@ -141,7 +148,7 @@ def expand(args: list[str]) -> list[str]:
         else:
             out.append(word)
     if recipe is None and not configs and not {"-h", "--help"} & set(args):
-        recipe = "quick"
+        recipe = default
     if recipe is not None:
         configs = ["--config", str(recipe_path(recipe)), *configs]
         out = ["--run.recipe", recipe, *out]

@@ -5,11 +5,9 @@ import gc
 import json
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 from tqdm import tqdm
 
 from datamodules.errors import InputError
@@ -17,7 +15,6 @@ from lightning_modules.cli import run_cli
 from lightning_modules.command import EmotionCLI
 from lightning_modules.evaluation import RunResult, keep_evaluation, whole_scores
 from lightning_modules.run import RunOptions, first_rank
-from lightning_modules.shorthand import fingerprint, take
 from lightning_modules.stops import how_it_ended, sigterm_ends
 from lightning_modules.stored import CONFIG
 from lightning_modules.tracked_run import config_text, log_data, require_unwritten, send_what_waits
@@ -25,6 +22,7 @@ from records.predictions import join_folds
 from records.runs import download, find_run, find_runs, has_store, run_row
 from records.tracking import TrackingLogger
 from sweeps.members import Member, Members, known_members, reserve, withdraw
+from sweeps.studies.config import identity, merged, recipe_and_data
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ def cross_validate(
     if resamples < 100:
         msg = f"--resamples: at least 100 for an interval (2000 is usual), got {resamples}"
         raise InputError(msg)
-    key = f"{fingerprint(args)}-{folds}-{'-'.join(map(str, seeds))}"
+    key = f"{identity(merged(args))}-{folds}-{'-'.join(map(str, seeds))}"
     todo = [(seed, fold) for seed in seeds for fold in range(folds)]
     with sigterm_ends():
         parent_id = _parent_to_resume(key, resume)
@@ -147,7 +145,7 @@ def _open_parent(
     recipe, data, experiment = _described(args)
     parent = TrackingLogger(
         experiment=experiment,
-        run_name=name or take(args, "--run.name")[0] or f"{recipe} {data} {folds}-fold",
+        run_name=name or merged(args).get("run", {}).get("name") or f"{recipe} {data} {folds}-fold",
         run_id=run_id,
         parent_run_id=above,
         system_metrics=False,
@@ -166,16 +164,9 @@ def _open_parent(
 
 def _described(args: list[str]) -> tuple[str, str, str]:
     """Return the names of recipe, data and experiment."""
-    recipe = next((args[i + 1] for i, word in enumerate(args[:-1]) if word in ("--recipe", "--config", "-c")), "quick")
-    data = next((args[i + 1] for i, word in enumerate(args[:-1]) if word in ("--data", "--data.source")), "")
-    config = next((args[i + 1] for i, word in enumerate(args[:-1]) if word in ("--config", "-c")), None)
-    held = yaml.safe_load(Path(config).read_text(encoding="utf-8")) if config else {}
-    options = held.get("run") or {}
-    recipe = options.get("recipe") or recipe
-    experiment = take(args, "--run.experiment")[0] or options.get("experiment") or RunOptions().experiment
-    data = data or ((held.get("data") or {}).get("init_args") or {}).get("source") or "drawn"
-    name = "drawn" if data.startswith("drawn") else Path(data.rsplit(":", 1)[-1]).stem
-    return Path(recipe).stem, name, experiment
+    config = merged(args)
+    experiment = config.get("run", {}).get("experiment") or RunOptions().experiment
+    return *recipe_and_data(config), str(experiment)
 
 
 def _run_folds(

@@ -3,14 +3,16 @@
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import optuna
+import torch
 from optuna.trial import FrozenTrial, TrialState
 
 from datamodules.errors import InputError
@@ -19,9 +21,8 @@ from sweeps.search_plan import Plan
 from sweeps.search_study import PARENT, open_study, wanted_trials
 from sweeps.search_worker import TASK
 from sweeps.storage import VARIABLE, address, close, exclusive, open_storage, quiet, require_one_worker
-from sweeps.winner import Winner, known_winner, score_winner
-
-WINNERS = "winners"  # attribute of the study: every trial that was scored on the held-out part, and its run
+from sweeps.trial import VISIBLE_GPUS
+from sweeps.winner import Winner, scored_winner
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Search:
     front: list[FrozenTrial]  # the best, or those that no other beats in both objectives
     winner: Winner
     earlier: tuple[int, ...] = ()  # trials that won before the search went on, and were scored on the same images
+    failed_workers: int = 0  # further workers of this machine that ended with an error of their own
 
     def counts(self) -> dict[str, int]:
         """Return how many trials ended how."""
@@ -78,19 +80,12 @@ def search(
         parent = str(study.user_attrs[PARENT])
         enqueue(study, wanted_trials(plan, study, storage, trials, warm_start))
         settings = plan.settings(parent)
-        with _more_workers(plan.name, url, settings, workers - 1):
-            work(plan.name, url, TASK, settings)
+        failed = work_together(plan.name, url, TASK, settings, workers)
         each = once_each(study)
         best = best_trials(study, each)
-        with exclusive(storage, f"{plan.name} winner"):  # of several machines one scores it, the others wait
-            scored = list(study.user_attrs.get(WINNERS, []))
-            winner = known_winner([one for one in scored if one["trial"] == best[0].number])
-            if winner is None:
-                winner = score_winner(plan.name, plan.fit_args, best[0], parent)
-                scored.append({"trial": winner.trial, "run_id": winner.run_id})
-                study.set_user_attr(WINNERS, scored)
-            earlier = sorted({int(one["trial"]) for one in scored} - {winner.trial})
-            found = Search(plan, parent, each, best, winner, tuple(earlier))
+        winner, earlier = scored_winner(plan.name, storage, url, plan.fit_args, best[0], parent)
+        found = Search(plan, parent, each, best, winner, earlier, failed)
+        with exclusive(storage, f"{plan.name} result"):  # machines that end together write it one after the other
             keep(found, study)
     return found
 
@@ -111,20 +106,77 @@ def best_trials(study: optuna.Study, each: list[FrozenTrial]) -> list[FrozenTria
     return sorted(front, key=lambda trial: (-trial.values[0], trial.number))
 
 
+def work_together(name: str, url: str, task: str, settings: dict[str, Any], workers: int) -> int:
+    """Run trials in this process and in further ones, one GPU each, until none is left.
+
+    Args:
+        name: of the study.
+        url: its storage.
+        task: "module:function", as `work` takes it.
+        settings: of the task.
+        workers: processes, this one among them.
+
+    Returns:
+        How many further workers ended with an error of their own, such as a database that takes no more connections.
+        One that was killed does not count: its trial was run by the others. Both are reported on stderr.
+    """
+    gpus = worker_gpus(workers)
+    with _more_workers(name, url, task, settings, gpus[1:]) as more:
+        with _sees(gpus[0]):
+            work(name, url, task, settings)
+        statuses = [process.wait() for process in more]
+    for number, status in enumerate(statuses, start=2):
+        if status:
+            how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"failed with status {status}"
+            print(f"warning: worker {number} of {workers} {how}; the others ran its trials", file=sys.stderr)
+    return sum(status > 0 for status in statuses)
+
+
+def worker_gpus(workers: int) -> list[str | None]:
+    """Return what each worker finds in CUDA_VISIBLE_DEVICES: GPU i modulo their number, of those that are visible here.
+
+    None leaves the variable alone: where there is no GPU, and for a single worker, whose trials may use several.
+    """
+    count = torch.cuda.device_count()
+    if workers < 2 or not count:
+        return [None] * workers
+    listed = os.environ.get(VISIBLE_GPUS)
+    visible = [name.strip() for name in listed.split(",")][:count] if listed else [str(gpu) for gpu in range(count)]
+    return [visible[worker % len(visible)] for worker in range(workers)]
+
+
 @contextlib.contextmanager
-def _more_workers(name: str, url: str, settings: dict[str, Any], count: int) -> Iterator[None]:
-    command = [sys.executable, "-m", "sweeps.search_worker", name]
-    new = {**os.environ, VARIABLE: url}
-    started = [subprocess.Popen(command, env=new, stdin=subprocess.PIPE, text=True) for _ in range(count)]
+def _sees(gpu: str | None) -> Iterator[None]:
+    """Let what this process starts see one GPU."""
+    before = os.environ.get(VISIBLE_GPUS)
+    if gpu is not None:
+        os.environ[VISIBLE_GPUS] = gpu
     try:
-        for process in started:
+        yield
+    finally:
+        if before is not None:
+            os.environ[VISIBLE_GPUS] = before
+        elif gpu is not None:
+            del os.environ[VISIBLE_GPUS]
+
+
+@contextlib.contextmanager
+def _more_workers(
+    name: str, url: str, task: str, settings: dict[str, Any], gpus: Sequence[str | None]
+) -> Iterator[list[subprocess.Popen[str]]]:
+    """Start one worker a GPU, and end those that still run at the end."""
+    command = [sys.executable, "-m", "sweeps.search_worker", name, task]
+    started: list[subprocess.Popen[str]] = []
+    try:
+        for gpu in gpus:
+            new = {**os.environ, VARIABLE: url, **({} if gpu is None else {VISIBLE_GPUS: gpu})}
+            process = subprocess.Popen(command, env=new, stdin=subprocess.PIPE, text=True)
+            started.append(process)
             assert process.stdin is not None  # a pipe
             with contextlib.suppress(BrokenPipeError):  # it has ended already, and said why
                 process.stdin.write(json.dumps(settings))
                 process.stdin.close()
-        yield
-        for process in started:
-            process.wait()
+        yield started
     finally:
         for process in started:
             if process.poll() is None:

@@ -8,7 +8,7 @@ from typing import get_args
 
 from datamodules.errors import InputError
 from lightning_modules.cli import say_what_begins
-from lightning_modules.shorthand import HELP, recipe_names, take
+from lightning_modules.shorthand import HELP, recipe_names
 from sweeps.spaces import SPACES, portable
 from sweeps.storage import EMBEDDED, VARIABLE, close, open_storage
 from sweeps.strategies import PrunerName, SamplerName
@@ -22,7 +22,7 @@ def main(args: list[str]) -> int:
 
 
 def run_search(args: list[str]) -> int:
-    """Search, print the winner's score and where everything is."""
+    """Search, print the winner's score and where everything is; return 1 when a worker failed, else 0."""
     parser = argparse.ArgumentParser(
         prog="emotion search",
         description="Try options on inner folds, score the best once on data no trial saw. "
@@ -84,16 +84,15 @@ def run_search(args: list[str]) -> int:
     print(f"parent run {found.run_id}, its trials below it; winner {found.winner.run_id}; recipe {recipe}")
     print(f"next:  emotion fit --config {recipe}      train it again, or with other data: --data X --split holdout")
     print("       emotion dashboard                  the trials, in Optuna's page on this machine")
-    return 0
+    return int(bool(found.failed_workers))
 
 
 def default_name(spaces: list[str], args: list[str]) -> str:
     """Return recipe, spaces and data in one word."""
-    recipe, _ = take(args, "--recipe")
-    config, _ = take(args, "--config")
-    data, _ = take(args, "--data", "drawn")
-    source = "drawn" if str(data).startswith("drawn") else Path(str(data).rsplit(":", 1)[-1]).stem
-    return "-".join([Path(recipe or config or "quick").stem, *(Path(space).stem for space in spaces), source])
+    from sweeps.studies.config import merged, recipe_and_data
+
+    recipe, data = recipe_and_data(merged(args))
+    return "-".join([recipe, *(Path(space).stem for space in spaces), data])
 
 
 def dashboard(args: list[str]) -> int:

@@ -10,12 +10,11 @@ from optuna.samplers import RandomSampler
 
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
-from lightning_modules.shorthand import fingerprint, take
 from sweeps.checks import check_args, check_config, check_names, check_number
 from sweeps.spaces import build_space, suggest, words
 from sweeps.storage import quiet
 from sweeps.strategies import PrunerName, SamplerName, check_strategy
-from sweeps.studies.config import Config, data_module, merged
+from sweeps.studies.config import Config, data_module, identity, merged
 from sweeps.winner import NO_BAR
 
 ATTEMPTS = 20  # draws, of which one has to be of options that go together
@@ -101,8 +100,9 @@ class Plan:
     @property
     def identity(self) -> dict[str, Any]:
         """What must agree between all that work on the study; where the data lie may differ between machines."""
-        _, args = take(take(self.args, "--data")[1], "--data.source")
-        held = {**asdict(self), "args": fingerprint(args), "data": self._data_identity()}
+        config = merged(self.args)
+        config.get("data", {}).pop("source", None)
+        held = {**asdict(self), "args": identity(config), "data": self._data_identity()}
         return json.loads(json.dumps(held))
 
     def _data_identity(self) -> str:

@@ -102,7 +102,8 @@ def _starts(plan: Plan, storage: RDBStorage, warm_start: str | None) -> list[dic
     try:
         other = optuna.load_study(study_name=warm_start, storage=storage)
     except KeyError:
-        known = ", ".join(optuna.get_all_study_names(storage)) or "none"
+        searches = [study for study in optuna.get_all_study_names(storage) if not study.endswith(" winner")]
+        known = ", ".join(searches) or "none"
         msg = f"--warm-start: no study {warm_start!r} in this storage; there are: {known}"
         raise InputError(msg) from None
     names = {key for name, dimension in build_space(plan.space).items() for key in dimension.parameters(name)}

@@ -4,19 +4,24 @@ import json
 import sys
 
 from sweeps.queue import work
+from sweeps.trial import one_line
 
 TASK = "sweeps.search_trial:run_trial"
 
 
-def main(name: str) -> int:
-    """Work until nothing is left.
+def main(name: str, task: str = TASK) -> int:
+    """Work until nothing is left; return 1, with one line on stderr, when that is not possible.
 
     The address of the storage comes in the environment, where `ps` does not show it, and what a trial needs to know
     on standard input: not from the study, since on another machine the data may lie elsewhere.
     """
-    work(name, None, TASK, json.load(sys.stdin), progress=False)
+    try:
+        work(name, None, task, json.load(sys.stdin), progress=False)
+    except Exception as error:
+        print(f"error: a further worker of search {name} ended: {one_line(error)}", file=sys.stderr)
+        return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(*sys.argv[1:]))

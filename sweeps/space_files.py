@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from datamodules.errors import InputError
+from lightning_modules.shorthand import load_value
 from sweeps.dimensions import Choice, Dimension, Real, Space, Subset, Whole
 
 _EXAMPLE = "`model.learning_rate: {real: [0.0001, 0.01], log: true}`"
@@ -30,7 +31,7 @@ def content(path: Path) -> dict[str, Any]:
         data.transforms: {subset: [flip, rotation, zoom], least: 1}
     """
     try:
-        held = yaml.safe_load(path.read_text(encoding="utf-8"))
+        held = load_value(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         msg = f"--space {path}: not readable YAML: {str(error).splitlines()[0]}"
         raise InputError(msg) from error
@@ -77,7 +78,7 @@ def _dimension(where: str, entry: object) -> Dimension:
             msg = f"{where}: least is a whole number from 0 to {len(given)}, got {least!r}"
             raise InputError(msg)
         return Subset(tuple(map(str, given)), when=when, **more)
-    try:  # YAML takes 1e-4 for text
+    try:
         number = float if kind == "real" else int
         low, high = (number(one) for one in given)
         if [low, high] != [float(one) for one in given]:

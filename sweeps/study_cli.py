@@ -52,12 +52,14 @@ def main(args: list[str]) -> int:
         _require_once(options.seeds)
         say_what_begins(args)
         return run_detectors(options, extra)
+    from sweeps.studies.config import merged
+
     study = planned(options.name, options)
     if options.cells is not None:
         _require_cells(study, options.cells)
     if options.data:
         extra = ["--data", options.data, *extra]
-    elif options.scale != "tiny" and not {"--data.source", "--config"} & set(extra):
+    elif options.scale != "tiny" and not merged(extra, recipe=None).get("data", {}).get("source"):
         msg = f"--data: scale {options.scale} needs a data set, got none; only scale tiny draws its own faces"
         raise InputError(msg)
     if options.dry_run:

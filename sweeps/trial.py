@@ -22,6 +22,7 @@ from datamodules.errors import InputError
 from sweeps.storage import open_storage, quiet
 from sweeps.strategies import load_study
 
+VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 _FAREWELL = 30.0  # seconds a finished trial's process may take to end by itself
 
 
@@ -50,7 +51,8 @@ def run_apart(study_name: str, url: str, number: int, task: str, settings: dict[
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([task.partition(":")[0], __name__])
     ours, theirs = context.Pipe()
-    process = context.Process(target=_main, args=(theirs, study_name, url, number, task, settings))
+    gpus = os.environ.get(VISIBLE_GPUS)  # the server, from which the child comes, may have been started with others
+    process = context.Process(target=_main, args=(theirs, study_name, url, number, task, settings, gpus))
     process.start()
     theirs.close()
     try:
@@ -83,7 +85,18 @@ def _death(status: int | None) -> str:
     return f"its process ended with status {status} and left no result"
 
 
-def _main(connection: Connection, study_name: str, url: str, number: int, task: str, settings: dict[str, Any]) -> None:
+def _main(
+    connection: Connection,
+    study_name: str,
+    url: str,
+    number: int,
+    task: str,
+    settings: dict[str, Any],
+    gpus: str | None,
+) -> None:
+    os.environ.pop(VISIBLE_GPUS, None)
+    if gpus is not None:
+        os.environ[VISIBLE_GPUS] = gpus
     with contextlib.suppress(PermissionError):
         os.setsid()  # Ctrl-C is the worker's; it ends this process and the loaders that this one starts
     threading.Thread(target=_end_with_worker, args=(connection,), daemon=True).start()
@@ -116,7 +129,7 @@ def _outcome(study_name: str, url: str, number: int, task: str, settings: dict[s
     except InputError as error:
         return Outcome(TrialState.FAIL, error=str(error))
     except BaseException as error:  # SystemExit, too: it is this trial's end and nobody else's
-        return Outcome(TrialState.FAIL, error=_said(error), trace=traceback.format_exc()[-4000:])
+        return Outcome(TrialState.FAIL, error=one_line(error), trace=traceback.format_exc()[-4000:])
 
 
 def find_task(task: str) -> Any:  # noqa: ANN401 - any callable
@@ -136,6 +149,9 @@ def checked(values: float | Sequence[float], objectives: int) -> Outcome:
     return Outcome(TrialState.COMPLETE, numbers)
 
 
-def _said(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """Return the kind of an error and its first line; our own errors say enough by themselves."""
+    if isinstance(error, InputError):
+        return str(error)
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0][:500]}" if lines else type(error).__name__

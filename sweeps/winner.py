@@ -4,18 +4,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pandas as pd
 import yaml
-from optuna.trial import FrozenTrial
+from optuna.storages import RDBStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
 
 from datamodules.errors import InputError
 from datamodules.places import replacing
 from lightning_modules.cli import run_cli
 from records.runs import find_runs, load_table, run_config
 from records.tracking import TrackingLogger
-from sweeps.search_trial import OPTIONS
+from sweeps.lost import end_lost_run_of
+from sweeps.queue import ENQUEUED, ERROR, enqueue, once_each, work
+from sweeps.search_trial import OPTIONS, RUN
 from sweeps.spaces import words
+from sweeps.storage import exclusive
 
+TASK = "sweeps.winner:score_winner"
 NO_BAR = "--trainer.enable_progress_bar=false"  # the trials have a bar of their own
 _NOT_IN_A_RECIPE = ("parent", "name", "resume", "evaluate", "experiment")
 
@@ -34,24 +41,85 @@ class Winner:
         return len(load_table(self.run_id, "predictions"))
 
 
-def score_winner(study: str, args: list[str], trial: FrozenTrial, parent: str) -> Winner:
-    """Train the winner with a usual inner split of all that the search selected on, and predict the rest once."""
-    place = ["--run.parent", parent, "--run.name", f"{study} winner", "--run.recipe", study]
-    done = run_cli(["fit", *args, *words(trial.user_attrs[OPTIONS]), *place])
+def scored_winner(
+    name: str, storage: RDBStorage, url: str, args: list[str], best: FrozenTrial, parent: str
+) -> tuple[Winner, tuple[int, ...]]:
+    """Return the winner of a search, trained and scored once, and the trials that won before it.
+
+    Notes:
+        Training the winner is a trial of a study of its own, so it is claimed, gives signs of life and is taken over
+        from a worker that died as any other trial; meanwhile further machines wait, and no lock is held.
+
+    Args:
+        name: of the search.
+        storage: of its study.
+        url: address of the storage.
+        args: options of `emotion fit` that all trials share.
+        best: the trial that won.
+        parent: run id of the search.
+
+    Raises:
+        InputError: the winner could not be trained.
+    """
+    study = optuna.create_study(
+        study_name=f"{name} winner", storage=storage, direction=StudyDirection.MAXIMIZE, load_if_exists=True
+    )
+    with exclusive(storage, study.study_name):  # no worker is between two steps
+        trials = once_each(study)
+    winner = _known(trials, best.number)
+    if winner is None:
+        ended = [trial for trial in trials if _of(trial) == best.number and trial.state.is_finished()]
+        wanted = {"trial": best.number, "options": best.user_attrs[OPTIONS], "attempt": len(ended)}
+        enqueue(study, [wanted])
+        work(study.study_name, url, TASK, {"search": name, "args": args, "parent": parent}, progress=False)
+        trials = once_each(study)
+        winner = _known(trials, best.number)
+    if winner is None:
+        ended = [trial for trial in trials if _of(trial) == best.number and trial.state == TrialState.FAIL]
+        why = ended[-1].user_attrs.get(ERROR, "its worker was killed each time") if ended else "its run is gone"
+        msg = f"search {name}: the winner (trial {best.number}) was not scored: {why}; the same command tries again"
+        raise InputError(msg)
+    done = {_of(trial) for trial in trials if trial.state == TrialState.COMPLETE}
+    return winner, tuple(sorted(done - {winner.trial}))
+
+
+def score_winner(trial: optuna.Trial, settings: dict[str, Any]) -> float:
+    """Train the winner with a usual inner split of all that the search selected on, and predict the rest once.
+
+    Args:
+        trial: holds the number and the options of the trial that won.
+        settings: search (its name), args (of `emotion fit`), parent (run id).
+
+    Returns:
+        Macro F1 on the held-out part.
+    """
+    won, name = trial.user_attrs[ENQUEUED], f"{settings['search']} winner, trial {_of(trial)}"
+    end_lost_run_of(settings["parent"], name)
+    place = ["--run.parent", settings["parent"], "--run.name", name, "--run.recipe", settings["search"]]
+    done = run_cli(["fit", *settings["args"], *words(won["options"]), *place])
     assert done.tracker is not None  # of fit
     run_id = str(done.tracker.run_id)
     tags = TrackingLogger(run_id=run_id, system_metrics=False)
-    tags.set_tags({"kind": "winner", "study": study, "trial": str(trial.number)})
+    tags.set_tags({"kind": "winner", "study": settings["search"], "trial": str(won["trial"])})
     tags.finalize("success")
-    return Winner(trial.number, run_id, load_table(run_id, "intervals"))
+    trial.set_user_attr(RUN, run_id)
+    intervals = load_table(run_id, "intervals")
+    return float(intervals[intervals["metric"] == "f1_macro"].iloc[0]["value"])
 
 
-def known_winner(scored: list[dict[str, Any]]) -> Winner | None:
+def _of(trial: FrozenTrial | optuna.Trial) -> int:
+    """Return the number, in the search, of the trial that a winner was."""
+    return int(trial.user_attrs[ENQUEUED]["trial"])
+
+
+def _known(trials: list[FrozenTrial], number: int) -> Winner | None:
     """Return the winner that was scored before, None if there is none or its run is gone."""
-    for known in scored:
-        found = find_runs(where=f"attributes.run_id = '{known['run_id']}'", limit=1)
-        if not found.empty and found.iloc[0]["status"] == "FINISHED":
-            return Winner(int(known["trial"]), known["run_id"], load_table(known["run_id"], "intervals"))
+    for trial in trials:
+        if trial.state == TrialState.COMPLETE and _of(trial) == number:
+            run_id = str(trial.user_attrs[RUN])
+            found = find_runs(where=f"attributes.run_id = '{run_id}'", limit=1)
+            if not found.empty and found.iloc[0]["status"] == "FINISHED":
+                return Winner(number, run_id, load_table(run_id, "intervals"))
     return None
 
 

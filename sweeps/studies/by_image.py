@@ -1,12 +1,14 @@
-"""What cells differ by on a group of the reported images: image by image, all seeds together.
+"""What cells differ by on the reported images, or on a group of them, over images and over training seeds.
 
-The predictions of all seeds stand below each other, with the seeds' rows of an image in one cluster. So an interval or
-a test that resamples or exchanges whole clusters has the mean over the seeds as its statistic, and speaks of the choice
-of images; how far the seeds lie apart stands beside it.
+From three seeds on the seed is a unit of the test, as the images are (`over_seeds`). Of fewer, the predictions of all
+seeds stand below each other, with the seeds' rows of an image in one cluster: an interval or a test that resamples or
+exchanges whole clusters has the mean over the seeds as its statistic, and speaks of the choice of images alone.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,25 +16,40 @@ import pandas as pd
 from datamodules.errors import InputError
 from datamodules.groups import condition_mask
 from records.bias.gaps import deal
+from records.matching import matched
 from records.predictions import classes_of
-from records.significance import paired_permutation
+from records.significance import paired_permutation, seeds_t
 from records.statistics import cluster_bootstrap, paired_difference, scores
 from sweeps.studies.plan import ON, Metric
 
+FEW = 3  # seeds, below which their spread says nothing
 RECALL = "recall_"
+_OF_CLASS = ("recall_", "f1_", "precision_")
 _TIE = 1e-12
 _DEALS = 9999
 
 
 @dataclass(frozen=True)
 class Tested:
-    """A difference, second minus first, its 95 % interval, the p-value (None: nothing to test) and the test's name."""
+    """A difference, second minus first, its 95 % interval, the p-value (None: nothing to test) and the test's name.
+
+    `by_seed` says that seeds and images are both units, so that the test speaks of other seeds and other images, too.
+    """
 
     difference: float
     low: float
     high: float
     p_value: float | None
     name: str
+    by_seed: bool = False
+
+
+class LeftOut(NamedTuple):
+    """Metrics of several runs on the images they share, and what each would be without a cluster of images."""
+
+    values: np.ndarray  # (T,) one a run
+    without: np.ndarray  # (C, T) the same without each cluster
+    stratum: np.ndarray  # (C,) the class that most images of the cluster are of
 
 
 def split_metric(metric: Metric) -> tuple[Metric, str]:
@@ -65,8 +82,68 @@ def stacked(tables: Sequence[pd.DataFrame], metric: Metric) -> pd.DataFrame:
     return pd.concat([part.assign(row=part["row"] + step * i) for i, part in enumerate(parts)], ignore_index=True)
 
 
+def left_out(tables: Sequence[pd.DataFrame], metrics: Sequence[Metric]) -> LeftOut | None:
+    """Return metrics on the images that all tables share, and without each cluster of them.
+
+    Args:
+        tables: Prediction tables, one a run.
+        metrics: Accuracy, macro F1, or recall, precision or F1 of a class, of a group or of all images; one a table.
+
+    Returns:
+        None where a metric is another one, or where there is no image of its group and class.
+    """
+    classes = [str(name) for name in classes_of(tables[0])]
+    codes, count = pd.Index(classes), len(classes)
+    tables = matched(tables)
+    label = codes.get_indexer(pd.Index(tables[0]["label"].astype(str)))
+    cluster, total = tables[0]["cluster"].to_numpy(), int(tables[0]["cluster"].max()) + 1
+    values, without, used = [], [], np.zeros(total, bool)
+    for table, metric in zip(tables, metrics, strict=True):
+        plain, condition = split_metric(metric)
+        kind, _, name = plain.partition("_") if plain.startswith(_OF_CLASS) and plain != "f1_macro" else (plain, "", "")
+        if kind not in ("accuracy", "f1_macro") and name not in classes:
+            return None
+        inside = condition_mask(table, condition, "group") if condition else np.ones(len(table), bool)
+        inside = np.asarray(inside, bool)
+        if kind == "recall":
+            inside = inside & (label == classes.index(name))
+        if not inside.any():
+            return None
+        said = codes.get_indexer(pd.Index(table["predicted"].astype(str)))
+        cell = (label * count + said)[inside]
+        each = np.zeros((total, count * count), np.int32)
+        np.add.at(each, (cluster[inside], cell), 1)
+        whole = each.sum(axis=0)
+        has = whole.reshape(count, count).sum(axis=1) > 0  # of a group, macro F1 is over the classes that it has
+        found = scores(np.concatenate([whole[None], whole - each]).reshape(-1, count, count))
+        if kind == "f1_macro" and condition:
+            found["f1_macro"] = found["f1"][:, has].mean(axis=1)
+        value = found[kind][:, classes.index(name)] if name else found[kind]
+        values.append(float(value[0]))
+        without.append(value[1:])
+        used[cluster[inside]] = True
+    labels = np.zeros((total, count), np.int32)
+    np.add.at(labels, (cluster, label), 1)
+    return LeftOut(np.array(values), np.stack(without, axis=1)[used], labels.argmax(axis=1)[used])
+
+
+def over_seeds(found: LeftOut) -> Tested:
+    """Test a difference with seeds and images as units.
+
+    Args:
+        found: Metrics of the lower runs, one a seed, then of the higher runs of the same seeds.
+    """
+    seeds = len(found.values) // 2
+    differences = found.values[seeds:] - found.values[:seeds]
+    test, low, high = seeds_t(differences, found.without[:, seeds:] - found.without[:, :seeds], found.stratum)
+    p_value = None if math.isnan(test.p_value) else test.p_value
+    return Tested(test.difference, low, high, p_value, test.test, by_seed=True)
+
+
 def paired(one: Sequence[pd.DataFrame], other: Sequence[pd.DataFrame], metric: Metric, seed: int = 0) -> Tested | None:
     """Test what `other` has more than `one`, on the same images; None where the group has none of the class.
+
+    From three seeds on the seed is a unit of the test.
 
     Args:
         one: Prediction tables, one a seed.
@@ -77,6 +154,8 @@ def paired(one: Sequence[pd.DataFrame], other: Sequence[pd.DataFrame], metric: M
     before, after = stacked(one, metric), stacked(other, metric)
     if not len(before):
         return None
+    if len(one) >= FEW and (shared := left_out([*one, *other], [metric] * 2 * len(one))):
+        return over_seeds(shared)
     classes = classes_of(before)
     found = paired_permutation(before, after, classes, metric="accuracy", seed=seed)
     table = paired_difference(before, after, classes, seed=seed)
@@ -90,6 +169,9 @@ def between(tables: Sequence[pd.DataFrame], lower: Metric, higher: Metric, seed:
     Names of the groups are dealt anew among clusters of one class. The interval joins those of the two groups (Zou and
     Donner 2008), which are independent.
     """
+    count = len(tables)
+    if count >= FEW and (shared := left_out([*tables, *tables], [*[lower] * count, *[higher] * count])):
+        return over_seeds(shared)
     groups = [stacked(tables, metric).assign(group=name) for name, metric in (("lower", lower), ("higher", higher))]
     both = pd.concat(groups, ignore_index=True)
     classes = classes_of(both)

@@ -12,15 +12,21 @@ from records.predictions import classes_of
 from records.significance import Metric as Paired
 from records.significance import holm, paired_permutation
 from records.statistics import paired_difference
-from sweeps.studies.by_image import Tested, between, paired
+from sweeps.studies.by_image import FEW, Tested, between, over_seeds, paired
 from sweeps.studies.outcomes import Number, Outcomes
 from sweeps.studies.plan import ON, Claim
 
 LEVEL = 0.05
-FEW = 3  # seeds, below which their spread says nothing
 SAME = 1e-9  # differences of sums in another order
 PAIRED = ("f1_macro", "accuracy")
-Verdict = Literal["confirmed", "not confirmed", "contradicted", "not tested"]
+Verdict = Literal[
+    "confirmed",
+    "contradicted",
+    "differs on these images for these models",
+    "differs the other way on these images for these models",
+    "not confirmed",
+    "not tested",
+]
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,9 @@ class Judged:
         high: Upper end.
         p_value: Two-sided, corrected by Holm's method over the claims of the study; None where nothing could be tested.
         test: What was tested.
-        verdict: Confirmed or contradicted at p < .05; not confirmed otherwise, with the sign of the difference.
+        verdict: At p < .05 confirmed or contradicted, if seeds and images are both units of the test; of a test that
+            speaks of the images or of the seeds alone only that these models differ on these images. Not confirmed
+            otherwise.
     """
 
     claim: Claim
@@ -54,9 +62,11 @@ def judge(claims: Sequence[Claim], outcomes: Outcomes) -> list[Judged]:
     """Test every claim and correct for their number.
 
     Notes:
-        With one seed, two cells are compared image by image (cluster permutation, cluster-bootstrap interval): that
-        speaks of the choice of images. With three seeds or more a t-test over seeds, paired, speaks of the training
-        and of nothing else. Metrics of a group are compared image by image, all seeds together.
+        From three seeds on, seeds and images are both units: a t-test over the differences of the seeds, whose
+        variance has the part that comes from their common images (`records.significance.seeds_t`). Below, cells are
+        compared image by image (cluster permutation, cluster-bootstrap interval), which speaks of the choice of images
+        alone. Numbers that were logged in training, without predictions, are compared by a paired t-test over seeds,
+        which speaks of the training alone.
     """
     tests = [_test(claim, outcomes) for claim in claims]
     raw = [one.p_value for one in tests if one and one.p_value is not None]
@@ -68,18 +78,22 @@ def judge(claims: Sequence[Claim], outcomes: Outcomes) -> list[Judged]:
             nan = float("nan")
             test = Tested(nan, nan, nan, None, "a cell has not been finished")
         p_value = None if test.p_value is None else next(corrected)
-        verdict = _verdict(test.difference, p_value)
+        verdict = _verdict(test, p_value)
         found = (test.difference, test.low, test.high, p_value, test.name)
         judged.append(Judged(claim, higher, lower, *found, verdict))
     return judged
 
 
-def _verdict(difference: float, p_value: float | None) -> Verdict:
+def _verdict(test: Tested, p_value: float | None) -> Verdict:
     if p_value is None:
         return "not tested"
     if p_value >= LEVEL:
         return "not confirmed"
-    return "confirmed" if difference > 0 else "contradicted"
+    if test.by_seed:
+        return "confirmed" if test.difference > 0 else "contradicted"
+    if test.difference > 0:
+        return "differs on these images for these models"
+    return "differs the other way on these images for these models"
 
 
 def _test(claim: Claim, outcomes: Outcomes) -> Tested | None:
@@ -89,6 +103,10 @@ def _test(claim: Claim, outcomes: Outcomes) -> Tested | None:
     if not seeds:
         return None
     metric = claim.higher[1]
+    if len(seeds) >= FEW:
+        runs = [*(below[seed] for seed in seeds), *(above[seed] for seed in seeds)]
+        if shared := type(runs[0]).left_out(runs, [*[claim.lower[1]] * len(seeds), *[metric] * len(seeds)]):
+            return over_seeds(shared)
     if ON in metric:
         one, other = ([runs[seed].predictions for seed in seeds] for runs in (below, above))
         return paired(one, other, metric) if metric == claim.lower[1] else between(other, claim.lower[1], metric)

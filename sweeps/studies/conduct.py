@@ -1,6 +1,5 @@
 """Runs a study's cells stage by stage as a queue that workers share, under one MLflow run, and writes the report."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,16 +9,16 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from datamodules.errors import InputError
-from lightning_modules.shorthand import fingerprint, take
 from records import store
 from records.runs import find_runs, has_store
 from records.tracking import TrackingLogger
 from sweeps.queue import ENQUEUED, ERROR, enqueue, once_each, work
 from sweeps.storage import open_storage, quiet
+from sweeps.studies.config import Config, merged
 from sweeps.studies.numbers import Circumstances
 from sweeps.studies.outcomes import Outcomes
 from sweeps.studies.plan import Protocol, Scale, Study
-from sweeps.studies.preflight import check_study
+from sweeps.studies.preflight import cell_configs, check_study, study_key
 from sweeps.studies.report import write_report
 
 TASK = "sweeps.studies.run:run_cell"
@@ -44,14 +43,14 @@ class Conduct:
         only_cells: list[str] | None = None,
     ) -> None:
         self.study, self.scale, self.protocol, self.extra = study, scale, protocol, extra
-        cells = [
-            [cell.name, cell.recipe, dict(cell.options), cell.folds, cell.chosen, *filter(None, [cell.start_from])]
-            for cell in study.cells
-        ]
-        said = json.dumps([study.name, scale, protocol, cells, fingerprint(list(extra))])
-        self.key = f"{study.name}-{scale}-{protocol}-{hashlib.sha256(said.encode()).hexdigest()[:8]}"
+        self._configs = self._resolved()
+        self.key = study_key(study, scale, protocol, self._configs)
         self._url = storage
         self._only_cells = only_cells
+
+    def _resolved(self) -> list[Config]:
+        """Return what each cell resolves to."""
+        return cell_configs(self.study, self.extra)
 
     def run(self, *, only_report: bool = False) -> dict[str, str]:
         """Run what has not finished, write the report, and return why which cells failed.
@@ -98,6 +97,7 @@ class Conduct:
             "protocol": self.protocol,
             "parent": parent,
             "extra": list(self.extra),
+            "key": self.key,
         }
 
     def _parent(self, manifest: str) -> str:
@@ -143,12 +143,11 @@ class Conduct:
         return str(found.sort_values(["start", "run_id"]).iloc[0]["run_id"]) if len(found) else None
 
     def _experiment(self) -> str:
-        return take(list(self.extra), "--run.experiment", "emotion")[0] or "emotion"
+        return str(merged(list(self.extra), recipe=None).get("run", {}).get("experiment") or "emotion")
 
     def _data(self) -> str:
         """Return the name of the data set; where it lies is nobody's business on a page."""
-        given, others = take(list(self.extra), "--data")
-        source = str(take(others, "--data.source", given)[0] or self.study.cells[0].options.get("data.source", "drawn"))
+        source = str(self._configs[0].get("data", {}).get("source") or "drawn")
         return source if source.startswith(("drawn", "scenes")) else Path(source.rsplit(":", 1)[-1]).stem
 
     def _failed(self, queue: optuna.Study) -> dict[str, str]:

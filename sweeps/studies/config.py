@@ -1,5 +1,8 @@
-"""The config that a cell's words amount to, without running anything."""
+"""The config that options of `emotion fit` amount to, without running anything, and its identity."""
 
+import hashlib
+import json
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -7,20 +10,26 @@ import yaml
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
 from datamodules.readers import ReadOptions
-from lightning_modules.shorthand import expand
+from lightning_modules.shorthand import expand, load_value
 
 Config = dict[str, Any]
 _CLASSES = ("data", "model")  # whose options stand under init_args in a file
+_TEXT = {"data.source", "run.recipe", "run.name", "run.experiment"}  # what looks like a number stays text
+_NAMES = ("recipe", "name", "parent", "resume")  # options of the run that change no number
 
 
-def merged(args: list[str]) -> Config:
+def merged(args: list[str], recipe: str | None = "quick") -> Config:
     """Return what recipe, files and options amount to, later ones over earlier ones.
+
+    Args:
+        args: options of `emotion fit`, short or long.
+        recipe: used when `args` names neither a recipe nor a config; None: only what `args` says.
 
     Raises:
         InputError: A word that is no option, an option without a value, or one that names no section.
     """
     config: Config = {}
-    words = iter(expand(args))
+    words = iter(expand(args, recipe))
     for word in words:
         name, equals, value = word.partition("=")
         if not name.startswith("--"):
@@ -29,24 +38,49 @@ def merged(args: list[str]) -> Config:
         value = value if equals else next(words, "")
         if name == "--config":
             with open(value, encoding="utf-8") as file:
-                _lay_over(config, yaml.safe_load(file))
+                _lay_over(config, load_value(file.read()))
         else:
-            _set(config, name.removeprefix("--"), yaml.safe_load(value))
+            _set(config, name.removeprefix("--").replace(".init_args.", "."), value)
     return config
+
+
+def identity(config: Config) -> str:
+    """Return a hash of what a config holds; the order of options, and names of recipes and runs, do not count."""
+    run = {key: value for key, value in config.get("run", {}).items() if key not in _NAMES}
+    return hashlib.sha256(json.dumps({**config, "run": run}, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def recipe_and_data(config: Config) -> tuple[str, str]:
+    """Return the names of the recipe and of the data set, by which runs and searches are called."""
+    recipe = str(config.get("run", {}).get("recipe") or "custom")
+    source = str(config.get("data", {}).get("source") or "drawn")
+    return recipe, "drawn" if source.startswith("drawn") else Path(source.rsplit(":", 1)[-1]).stem
 
 
 def _lay_over(config: Config, other: Config) -> None:
     for section, held in other.items():
         if isinstance(held, dict):
             options = held.get("init_args", {}) if section in _CLASSES else held
-            config.setdefault(section, {}).update(options)
+            config.setdefault(section, {}).update({name: _flat(value) for name, value in options.items()})
         else:
             config[section] = held
 
 
-def _set(config: Config, name: str, value: object) -> None:
+def _flat(value: object) -> object:
+    """Return a class and its options in one dict, as options of a command line are laid over them."""
+    if isinstance(value, dict) and "class_path" in value:
+        return {"class_path": value["class_path"], **(value.get("init_args") or {})}
+    return value
+
+
+def _set(config: Config, name: str, text: str) -> None:
+    try:
+        value = text if name in _TEXT else _flat(load_value(text))
+    except yaml.YAMLError:  # to the parser of `emotion fit`, too, it is text then
+        value = text
     section, *path = name.removesuffix("_").split(".")
-    path = [part for part in path if part != "init_args"]
+    if path == ["class_path"]:
+        path = []
     if not path:
         if section not in _CLASSES:  # else the name of the class, of which there is one
             config[section] = value
@@ -58,6 +92,9 @@ def _set(config: Config, name: str, value: object) -> None:
             inner = {} if inner is None else {"class_path": inner}
             place[part] = inner
         place = inner
+    before = place.get(path[-1])
+    if isinstance(before, dict) and "class_path" in before and isinstance(value, str):
+        value = {**before, "class_path": value}  # the name of a class, whose options may have come before it
     place[path[-1]] = value
 
 

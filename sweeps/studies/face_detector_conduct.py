@@ -19,6 +19,7 @@ from records import store
 from records.runs import children, load_table, run_config
 from records.tracking import TrackingLogger
 from sweeps.studies.conduct import Conduct
+from sweeps.studies.config import Config, merged
 from sweeps.studies.face_detector import NEW, OLD, TRAINED, TUNED, build, cell_name
 from sweeps.studies.numbers import Circumstances
 from sweeps.studies.plan import Scale, written
@@ -59,6 +60,10 @@ class DetectorConduct(Conduct):
     Notes:
         Its runs are found by their tags: what has finished is not run again, a training that was stopped goes on.
     """
+
+    def _resolved(self) -> list[Config]:
+        options = merged(list(self.extra), recipe=None)
+        return [{"options": dict(cell.options), "given": options} for cell in self.study.cells]
 
     def run(self, *, only_report: bool = False) -> dict[str, str]:
         """Run what has not finished and write the report.

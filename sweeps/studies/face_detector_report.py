@@ -1,21 +1,23 @@
 """The report of the face detector's study: a study's usual page, and each seed's differences with intervals."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from datamodules.places import replacing
-from lightning_modules.detector.precision import Picture, difference, intervals, permutation
+from lightning_modules.detector.precision import Picture, average_precision, difference, intervals, permutation
 from lightning_modules.detector.tables import matched
+from sweeps.studies.by_image import LeftOut
 from sweeps.studies.claims import judge
 from sweeps.studies.face_detector import NEW, OLD, SHOWN, TRAINED, TUNED, cell_name
 from sweeps.studies.numbers import Circumstances, numbers, p_text, shown, signed
 from sweeps.studies.outcomes import Outcome, Outcomes
 from sweeps.studies.page import Block, CellText, Grid, Part, as_html, as_markdown, text
-from sweeps.studies.plan import Study
+from sweeps.studies.plan import Metric, Study
 from sweeps.studies.report import compose
 
 Tables = Callable[[str, str, int], tuple[pd.DataFrame, pd.DataFrame]]  # model, pictures, seed -> detections, truth
@@ -32,6 +34,23 @@ class Measured(Outcome):
     def intervals(self) -> pd.DataFrame:
         """As the tables of a study want them: by metric, of no class."""
         return intervals(list(self.pictures), resamples=self.resamples).assign(**{"class": ""})
+
+    @classmethod
+    def left_out(cls, runs: Sequence[Outcome], metrics: Sequence[Metric]) -> LeftOut | None:
+        """Return average precisions, one a run, with and without each picture; None if they are of other pictures."""
+        sets = [list(run.pictures) for run in runs if isinstance(run, Measured)]
+        if len({tuple(picture.faces for picture in pictures) for pictures in sets}) > 1:
+            return None
+
+        def value(pictures: list[Picture], metric: Metric) -> float:
+            found = average_precision(pictures)
+            return float(found[0] if metric == "map_50" else found.mean())
+
+        both = list(zip(sets, metrics, strict=True))
+        values = np.array([value(pictures, metric) for pictures, metric in both])
+        count = len(sets[0])
+        without = [[value(pictures[:i] + pictures[i + 1 :], metric) for pictures, metric in both] for i in range(count)]
+        return LeftOut(values, np.array(without), np.zeros(count, int))
 
 
 def write_detector_report(

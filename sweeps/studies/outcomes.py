@@ -9,7 +9,7 @@ import pandas as pd
 
 from datamodules.errors import InputError
 from records.runs import children, load_table
-from sweeps.studies.by_image import value
+from sweeps.studies.by_image import LeftOut, left_out, value
 from sweeps.studies.plan import ON, Choice, Metric, Protocol
 
 CELL, SEED = "cell", "seed"  # tags of a run that a cell has finished
@@ -62,6 +62,14 @@ class Outcome:
             return self.metrics[metric], float("nan"), float("nan")
         msg = f"metric: run {self.run_id} has no {metric!r}; it has {', '.join(sorted(self.metrics))}."
         raise InputError(msg)
+
+    @classmethod
+    def left_out(cls, runs: Sequence["Outcome"], metrics: Sequence[Metric]) -> LeftOut | None:
+        """Return metrics, one a run, with and without each cluster of the images that all runs share.
+
+        None where a metric is not computed from predictions, such as one that was logged in training.
+        """
+        return left_out([run.predictions for run in runs], metrics)
 
 
 @dataclass(frozen=True)

@@ -128,11 +128,14 @@ def _differences(picture: Picture, judged: Sequence[Judged]) -> Figure | None:
     for place, one in enumerate(reversed(shown)):
         ends = [[max(0.0, one.difference - one.low)], [max(0.0, one.high - one.difference)]]
         drawn = None if np.isnan(one.low) else ends
-        colour, mark = (COLOURS[1], "s") if one.verdict == "confirmed" else (COLOURS[0], "o")
+        differs = one.verdict == "differs on these images for these models"
+        sure = one.verdict == "confirmed" or differs
+        colour, mark = COLOURS[1 if sure else 0], "D" if differs else "s" if sure else "o"
         axes.errorbar(one.difference, place, xerr=drawn, fmt=mark, color=colour, capsize=3)
     axes.axvline(0, color="black", lw=1, ls=STYLES[1])
     axes.set_yticks(range(len(shown)), [one.claim.text for one in reversed(shown)], fontsize=8)
-    axes.set_xlabel("difference, with its 95 % interval (square: confirmed at p < .05)", loc="right")
+    said = "difference, with its 95 % interval; p < .05: square, confirmed; diamond, these models on these images"
+    axes.set_xlabel(said, loc="right", fontsize=8)
     axes.grid(alpha=0.3, axis="x")
     return figure
 

@@ -1,11 +1,35 @@
-"""What a study refuses before its first cell: options that do not go together, data that it cannot use."""
+"""What a study is found again by, and what it refuses before its first cell."""
 
+import hashlib
 import json
+from collections.abc import Sequence
 
 from datamodules.errors import InputError
 from datamodules.manifest import Manifest
-from sweeps.studies.config import Config, data_module, merged
-from sweeps.studies.plan import Cell, Study, words
+from sweeps.studies.config import Config, data_module, identity, merged
+from sweeps.studies.plan import Cell, Protocol, Scale, Study, words
+
+
+def study_key(study: Study, scale: Scale, protocol: Protocol, configs: Sequence[Config]) -> str:
+    """Return the name under which every worker finds a study.
+
+    Args:
+        study: its cells count by what they resolve to, so an edited recipe makes another study.
+        scale: tiny, small or paper.
+        protocol: honest or paper.
+        configs: what each cell resolves to.
+    """
+    cells = [
+        [cell.name, identity(config), cell.folds, cell.chosen, cell.start_from]
+        for cell, config in zip(study.cells, configs, strict=True)
+    ]
+    content = json.dumps([study.name, scale, protocol, cells])
+    return f"{study.name}-{scale}-{protocol}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
+
+
+def cell_configs(study: Study, extra: tuple[str, ...]) -> list[Config]:
+    """Return what each cell resolves to, with any transform in place of the chosen ones."""
+    return [merged(words(cell, ["rotation"], extra)) for cell in study.cells]
 
 
 def check_study(study: Study, extra: tuple[str, ...]) -> Manifest:

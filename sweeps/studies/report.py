@@ -171,10 +171,14 @@ def _claims(judged: Sequence[Judged]) -> Block:
                 text(verdict_text(one)),
             )
         )
-    kinds = ("confirmed", "not confirmed", "contradicted", "not tested")
+    always = ("confirmed", "not confirmed", "contradicted", "not tested")
+    kinds = [*always, *sorted({one.verdict for one in judged} - set(always))]
     count = ", ".join(f"{kind} {sum(one.verdict == kind for one in judged)}" for kind in kinds)
     note = (
-        f"Of {len(judged)} claims: {count}. A claim is confirmed or contradicted when p < .05 after Holm's correction."
+        f"Of {len(judged)} claims: {count}. A claim is confirmed or contradicted when p < .05 after Holm's correction, "
+        "in a test over three or more training seeds and the images they share. With fewer seeds, or for a number that "
+        "was logged without predictions, p < .05 says only that these models differ on these images; other seeds may "
+        "not."
     )
     return Block("Claims", (note,), Grid(columns, tuple(rows)))
 

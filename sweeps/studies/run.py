@@ -26,6 +26,7 @@ from sweeps.studies import build_study
 from sweeps.studies.frozen import run_frozen
 from sweeps.studies.outcomes import CELL, CURVES, INNER, SEED, Outcomes
 from sweeps.studies.plan import Cell, words
+from sweeps.studies.preflight import cell_configs, study_key
 
 CURVE_NAMES = ("train/loss", "val/loss", "val/accuracy", MONITOR)
 
@@ -35,7 +36,10 @@ def run_cell(trial: optuna.Trial, settings: dict[str, Any]) -> float:
 
     Args:
         trial: holds the cell's name and the seed.
-        settings: study, scale, protocol, parent (run id), extra (words that win over the cell's).
+        settings: study, scale, protocol, parent (run id), extra (words that win over the cell's), key (of the study).
+
+    Raises:
+        InputError: a recipe was edited since the study began.
 
     Notes:
         Chosen transforms are read from what has finished, not handed over: a worker that waits for others in one stage
@@ -44,6 +48,13 @@ def run_cell(trial: optuna.Trial, settings: dict[str, Any]) -> float:
     wanted = trial.user_attrs[ENQUEUED]
     study = build_study(settings["study"], settings["scale"], settings["protocol"])
     cell, seed = study.cell(wanted["cell"]), int(wanted["seed"])
+    configs = cell_configs(study, tuple(settings["extra"]))
+    if study_key(study, settings["scale"], settings["protocol"], configs) != settings["key"]:
+        msg = (
+            f"study {study.name}: a recipe or config of its cells was edited after it began; bring it back, or give "
+            "the same command again, which begins a new study with what they hold now"
+        )
+        raise InputError(msg)
     name = f"{cell.name} seed {seed}"
     end_lost_run_of(settings["parent"], name)
     chosen = None

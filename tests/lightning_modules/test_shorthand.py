@@ -56,8 +56,12 @@ def test_a_config_that_cannot_be_read(tmp_path: Path, content: str | None, compl
 def test_take_understands_both_forms_and_the_last_one_wins() -> None:
     assert take(["--run", "a", "x", "--run=b"], "--run") == ("b", ["x"])
     assert take(["--resume", "--seed", "1"], "--resume", optional=True) == ("", ["--seed", "1"])
-    with pytest.raises(InputError, match="--run: needs a value"):
-        take(["--run"], "--run")
+    assert take(["--resume", "-c", "x.yaml"], "--resume", optional=True) == ("", ["-c", "x.yaml"])
+    assert take(["--resume", "-1"], "--resume", optional=True) == ("", ["-1"])
+    assert take(["--model.x", "-1"], "--model.x") == ("-1", [])
+    for words in (["--run"], ["--run", "-c", "x.yaml"], ["--run", "--seed"]):
+        with pytest.raises(InputError, match="--run: needs a value"):
+            take(words, "--run")
 
 
 def test_every_recipe_is_listed() -> None:

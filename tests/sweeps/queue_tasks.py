@@ -59,3 +59,24 @@ def waits(trial: optuna.Trial, settings: dict[str, Any]) -> float:
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
     return 1.0
+
+
+def gpus(trial: optuna.Trial, settings: dict[str, Any]) -> float:
+    """Note what this process sees, and wait until as many others have."""
+    note(settings, str(os.environ.get("CUDA_VISIBLE_DEVICES")))
+    end = time.monotonic() + 120
+    while len(lines(Path(settings["folder"]))) < settings["workers"] and time.monotonic() < end:
+        time.sleep(0.05)
+    return 1.0
+
+
+def scores(trial: optuna.Trial, settings: dict[str, Any]) -> float:
+    """Stand for the training of a winner: wait for a file."""
+    folder = Path(settings["parent"])
+    note({"folder": str(folder)}, str(os.getpid()))
+    while not (folder / "go").exists():
+        time.sleep(0.05)
+    if (folder / "fails").exists():
+        raise InputError("no memory")  # noqa: EM101
+    trial.set_user_attr("run_id", f"run {trial.number}")
+    return 0.5

@@ -14,6 +14,7 @@ import yaml
 import emotion
 from datamodules.errors import InputError
 from datamodules.readers import read
+from lightning_modules import shorthand
 from records.runs import find_runs, has_store
 from sweeps.queue import ENQUEUED
 from sweeps.studies import build_study, run
@@ -110,11 +111,26 @@ def test_a_cell_reads_the_choice_itself(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(run, "_one_division", trains)
     monkeypatch.setattr(run, "end_lost_run_of", lambda *_: None)
     trial = SimpleNamespace(user_attrs={ENQUEUED: {"cell": "over-sampling, chosen five", "seed": 0}})
-    settings = {"study": "balanced-augmentation", "scale": "tiny", "protocol": "honest", "parent": "p", "extra": []}
+    settings = Conduct(build_study("balanced-augmentation", "tiny", "honest"), "tiny", "honest", ())._settings("p")
     with pytest.raises(KeyboardInterrupt):
         run.run_cell(cast(optuna.Trial, trial), settings)
     at = asked[0].index("--data.transforms")
     assert yaml.safe_load(asked[0][at + 1]) == ["blur", "crop", "flip", "rotation", "zoom"]
+
+
+def test_a_recipe_edited_while_a_study_runs_ends_its_cells(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What has finished is of the recipe as it was."""
+    shutil.copytree(shorthand.RECIPES, workplace / "recipes")
+    monkeypatch.setattr(shorthand, "RECIPES", workplace / "recipes")
+    monkeypatch.setattr(run, "end_lost_run_of", lambda *_: None)
+    monkeypatch.setattr(run, "_one_division", lambda *_: pytest.fail("was trained"))
+    settings = Conduct(build_study("backbones", "tiny", "honest"), "tiny", "honest", ())._settings("p")
+    recipe = workplace / "recipes" / "dense-dense.yaml"
+    recipe.write_text(recipe.read_text().replace("weight_decay: 0.0", "weight_decay: 0.1"))
+    cell = build_study("backbones", "tiny", "honest").cells[0].name
+    trial = SimpleNamespace(user_attrs={ENQUEUED: {"cell": cell, "seed": 0}})
+    with pytest.raises(InputError, match=r"study backbones: a recipe or config of its cells was edited after it began"):
+        run.run_cell(cast(optuna.Trial, trial), settings)
 
 
 def test_training_scores_are_those_of_evaluation() -> None:

@@ -129,8 +129,13 @@ def test_claims_of_groups_and_changes_by_class(tmp_path: Path) -> None:
     changes = Changes("Forgotten", "age!=child", "a", {"later": "b"}, {"": (0.8, 0.5), "sad": (0.9, 0.2)})
     study, outcomes = made((changes,))
     judged = judge(study.claims, outcomes)
-    assert [one.verdict for one in judged] == ["confirmed"] * 3
+    assert [one.verdict for one in judged] == ["differs on these images for these models"] * 3
     assert all("2 seeds together" in one.test for one in judged)
+    third = [outcome("a", 2, 0.5, 0.9), outcome("b", 3, 0.95, 0.6), outcome("a", 3, 0.5, 0.9)]
+    three = judge(study.claims, Outcomes([*outcomes.of("a"), *outcomes.of("b"), *third]))
+    assert [one.verdict for one in three] == ["confirmed"] * 3
+    assert all(one.test == "t over 4 seeds and the images they share" for one in three)
+    assert [one.difference for one in three[:1]] == pytest.approx([one.difference for one in judged[:1]], abs=0.1)
     found = found_changes(changes, outcomes)
     assert [one.name for one in found] == [ALL, *CLASSES]
     assert found[0].tested is not None
@@ -203,11 +208,12 @@ def test_a_cell_starts_from_the_run_of_its_seed(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(run, "end_lost_run_of", lambda *_: None)
     runs = Outcomes([Outcome(BEFORE, 0, "run-0", {}), Outcome(BEFORE, 1, "run-1", {})])
     monkeypatch.setattr(run.Outcomes, "of_parent", lambda parent: runs)
-    settings: dict[str, Any] = {"study": "data-imbalance", "scale": "tiny", "protocol": "honest", "parent": "p"}
+    extra = ("--data.size", "32")
+    settings = Conduct(build_study("data-imbalance", "tiny", "honest"), "tiny", "honest", extra)._settings("p")
 
     def begin(cell: str, seed: int) -> None:
         trial = SimpleNamespace(user_attrs={ENQUEUED: {"cell": cell, "seed": seed}})
-        run.run_cell(cast(optuna.Trial, trial), settings | {"extra": ["--data.size", "32"]})
+        run.run_cell(cast(optuna.Trial, trial), settings)
 
     for cell, seed, start in ((FURTHER, 1, ["--run.start_from", "run-1"]), (BEFORE, 1, ["--data.size", "32"])):
         with pytest.raises(KeyboardInterrupt):
