@@ -328,3 +328,11 @@ def roles() -> dict[str, str]:
 def drawn() -> str:
     """The data that `tiny` trains on."""
     return FACES
+
+
+@pytest.fixture(autouse=True)
+def _artifacts_where_they_are() -> None:
+    """MLflow remembers a run's artifact folder by its id for the whole process; copies of a run are in many folders."""
+    from mlflow.tracking._tracking_service import utils
+
+    utils._artifact_repos_cache.clear()
