@@ -266,7 +266,7 @@ def _predictions(number: int, *, clustered: bool) -> pd.DataFrame:
 
 def _table(path: Path) -> dict[str, Any]:
     table = pd.read_csv(path)
-    return _records(table.astype(object).where(table.notna(), None).to_dict("records"))
+    return _records(table.astype(object).where(table.notna(), None).to_dict(orient="records"))
 
 
 def _records(rows: list[dict[Any, Any]]) -> dict[str, Any]:
