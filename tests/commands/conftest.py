@@ -302,10 +302,15 @@ def cross_validated(emotion: Emotion, _cross_validated: Path) -> str:
     return str(run.info.run_id)
 
 
+@pytest.fixture(scope="session")
+def _faces_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("faces-cache")
+
+
 @pytest.fixture
-def faces(emotion: Emotion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def faces(emotion: Emotion, _faces_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder `faces`: one folder a class, ten drawn images of happy and ten of sad, 32 px wide."""
-    cached = tmp_path / "faces-cache"  # of its own: other sets have files of the same names
+    cached = _faces_cache  # of its own: other sets have files of the same names
     with monkeypatch.context() as patch:
         patch.setenv("EMOTION_CACHE_DIR", str(cached))
         emotion("data", "prepare", "--data", FACES, "--output", "drawn.csv")
