@@ -304,10 +304,15 @@ def cross_validated(emotion: Emotion, _cross_validated: Path) -> str:
     return str(run.info.run_id)
 
 
+@pytest.fixture(scope="session")
+def _faces_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("faces-cache")
+
+
 @pytest.fixture
-def faces(emotion: Emotion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def faces(emotion: Emotion, _faces_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder `faces`: one folder a class, ten drawn images of happy and ten of sad, 32 px wide."""
-    cached = tmp_path / "faces-cache"  # of its own: other sets have files of the same names
+    cached = _faces_cache  # of its own: other sets have files of the same names
     with monkeypatch.context() as patch:
         patch.setenv("EMOTION_CACHE_DIR", str(cached))
         emotion("data", "prepare", "--data", FACES, "--output", "drawn.csv")
@@ -330,3 +335,11 @@ def roles() -> dict[str, str]:
 def drawn() -> str:
     """The data that `tiny` trains on."""
     return FACES
+
+
+@pytest.fixture(autouse=True)
+def _artifacts_where_they_are() -> None:
+    """MLflow remembers a run's artifact folder by its id for the whole process; copies of a run are in many folders."""
+    from mlflow.tracking._tracking_service import utils
+
+    utils._artifact_repos_cache.clear()

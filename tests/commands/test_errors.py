@@ -176,7 +176,9 @@ def test_unknown_command(emotion: Any) -> None:
         (["--folds", "2", "--run.evaluate", "false"], ["run.evaluate"]),
     ],
 )
-def test_a_wrong_cross_validation(tiny: tuple[str, ...], emotion: Any, words: list[str], parts: list[str]) -> None:
+def test_a_wrong_cross_validation(
+    tiny: tuple[str, ...], emotion: Any, store: Path, words: list[str], parts: list[str]
+) -> None:
     said = complaint(emotion, "cross-validate", *tiny, *words)
     for part in parts:
         assert part in said

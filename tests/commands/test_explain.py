@@ -33,7 +33,7 @@ def test_new_images_are_explained(emotion: Any, fitted: str, faces: Path) -> Non
         old.rotate(15).resize((40, 40)).save("new.png")
     words = ("--method", "integrated-gradients", "--steps", "2", *SMALL, "--not-kept", "--out", "new")
     emotion("explain", fitted, "--paths", "new.png", *words, status=None)
-    (row,) = pd.read_csv("new/table.csv").to_dict("records")
+    (row,) = pd.read_csv("new/table.csv").to_dict(orient="records")
     assert "new.png" in row["path"]
     emotion("predict", "--run", fitted, "--data", "new.png", "--output", "predicted.csv")
     assert row["predicted"] == pd.read_csv("predicted.csv")["predicted"].item()

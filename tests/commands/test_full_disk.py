@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-import time
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -56,14 +56,16 @@ class Disk:
     def make_room(self) -> None:
         (self.mlruns / "filler").unlink()
 
-    def runs(self) -> list[Any]:
-        """The runs of the store, read from a copy: nothing is written to the full disk."""
-        copy = self._place / "copy"
-        shutil.rmtree(copy, ignore_errors=True)
-        copy.mkdir()
+    def store(self) -> MlflowClient:
+        """The store as it is now, in a copy: nothing is written to the full disk."""
+        copy = Path(tempfile.mkdtemp(dir=self._place))  # a new one each time: MLflow keeps connections by path
         for file in self.mlruns.glob("mlflow.db*"):
             shutil.copy(file, copy)
-        client = MlflowClient(f"sqlite:///{copy / 'mlflow.db'}")
+        return MlflowClient(f"sqlite:///{copy / 'mlflow.db'}")
+
+    def runs(self) -> list[Any]:
+        """The runs of the store."""
+        client = self.store()
         return list(client.search_runs([one.experiment_id for one in client.search_experiments()]))
 
 
@@ -115,7 +117,6 @@ def test_a_full_disk_is_one_line_and_resuming_goes_on(disk: Disk, tiny: tuple[st
     words = ("fit", *tiny, "--data.folds", "4")
     process = disk.start(*words, at_step="8:wait")
     wait_for(process, "step 8 done")  # in the second epoch: a checkpoint of the first is there
-    time.sleep(2)
     disk.fill(leave)
     said = finish(process, 1)
     errors = [line for line in said.splitlines() if line.startswith("error: ")]
@@ -132,7 +133,7 @@ def test_a_full_disk_is_one_line_and_resuming_goes_on(disk: Disk, tiny: tuple[st
     predictions = pd.read_parquet(table)
     right = (predictions["label"] == predictions["predicted"]).mean()
     assert after.data.metrics["test/accuracy"] == pytest.approx(right)
-    client = MlflowClient(f"sqlite:///{Path('copy/mlflow.db').absolute()}")
+    client = disk.store()
     for name in ("train/loss", "val/f1_macro"):
         steps = [point.step for point in client.get_metric_history(after.info.run_id, name)]
         assert len(steps) == len(set(steps)) == 2, (name, steps)

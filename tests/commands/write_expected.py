@@ -248,7 +248,7 @@ def _predictions(number: int, *, clustered: bool) -> pd.DataFrame:
     cluster = np.sort(same.integers(0, 110, size)) if clustered else np.arange(size)
     label = same.choice(4, 110 if clustered else size, p=[0.125, 0.5, 0.25, 0.125])[cluster]
     woman, years = same.integers(0, 2, size), same.integers(4, 80, size)
-    right = own.integers(0, 100, size) < 40 + 8 * number + 15 * woman
+    right = own.integers(0, 100, size) < 30 + 15 * (number % 3) + 15 * woman
     predicted = np.where(right, label, own.integers(0, 4, size))
     parts = own.integers(1, 200, (size, 4))
     parts[np.arange(size), predicted] = 0
@@ -266,7 +266,7 @@ def _predictions(number: int, *, clustered: bool) -> pd.DataFrame:
 
 def _table(path: Path) -> dict[str, Any]:
     table = pd.read_csv(path)
-    return _records(table.astype(object).where(table.notna(), None).to_dict("records"))
+    return _records(table.astype(object).where(table.notna(), None).to_dict(orient="records"))
 
 
 def _records(rows: list[dict[Any, Any]]) -> dict[str, Any]:
