@@ -12,7 +12,6 @@ import filelock
 import pandas as pd
 
 from datamodules.errors import InputError
-from datamodules.pixels import DECODE_POLICY
 from datamodules.places import cache_root
 
 VERSION = "3"
@@ -41,6 +40,8 @@ def cache_list(root: Path | None = None) -> pd.DataFrame:
         kind (see :data:`KINDS`), name, images, size (side in pixels), fit, gigabytes, age (such as ``3 d``), built
         (local time), usable (not of another version, and not left unfinished), folder.
     """
+    from datamodules.pixels import DECODE_POLICY  # pulls in OpenCV, which the commands' parser does not need
+
     place = root or cache_root()
     found = []
     for kind, entry in _entries(place):
