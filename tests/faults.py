@@ -34,8 +34,10 @@ STATISTICS = (
 )
 COMPARISON = ("tests/records/test_comparison.py", "tests/records/test_verdicts.py", "tests/records/test_certificate.py")
 IDENTITY = (
-    "tests/sweeps/test_cross_validation.py",
-    "tests/whole_runs/test_stops.py::test_resume_finds_only_a_run_of_the_same_config",
+    "tests/lightning_modules/test_tracked_run.py",
+    "tests/commands/test_resume.py::test_images_that_changed_since_are_noticed",
+    "tests/commands/test_resume.py::test_a_run_killed_before_its_first_checkpoint_begins_again_in_itself",
+    "tests/commands/test_cross_validate.py::test_it_goes_on_with_the_fold_that_failed",
 )
 LEARNING = (
     "tests/datamodules/test_labels.py",
