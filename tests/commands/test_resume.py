@@ -122,8 +122,7 @@ def test_sigterm_after_the_last_batch_closes_the_run(
 def test_a_run_killed_before_its_first_checkpoint_begins_again_in_itself(
     emotion: Any, fitted: str, words: tuple[str, ...], at_step: AtStep
 ) -> None:
-    """A run of another config finds nothing to go on from, and begins anew."""
-    short = ("--trainer.max_epochs", "1", "--run.evaluate", "false", "--resume")
+    """A run with one other option finds nothing to go on from, and begins anew."""
     at_step(3, failing(RuntimeError("power cut")))
     with pytest.raises(RuntimeError, match="power cut"):
         emotion(*words)
@@ -131,14 +130,14 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again_in_itself(
     assert failed.info.status == "FAILED"
     assert checkpoints(failed.info.run_id) == set()
 
-    done = emotion(*words, "--model.learning_rate", "0.01", *short)
-    assert "no unfinished run has this config" in done.err
-    other = newest(emotion).info.run_id
-    assert other != failed.info.run_id
-    assert emotion.client.get_run(failed.info.run_id).info.status == "FAILED"
+    for other in (("--model.learning_rate", "0.01"), ("--run.ema_decay", "0.9")):
+        done = emotion(*words, *other, "--run.evaluate", "false", "--resume")
+        assert "no unfinished run has this config" in done.err
+        assert newest(emotion).info.run_id != failed.info.run_id
+        assert emotion.client.get_run(failed.info.run_id).info.status == "FAILED"
 
     emotion(*words, "--resume")
-    assert len(emotion.runs()) == 3
+    assert len(emotion.runs()) == 4
     check_same(emotion, fitted, failed.info.run_id)
 
 

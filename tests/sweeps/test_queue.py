@@ -11,7 +11,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from optuna.storages import RDBStorage
+from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import TrialState
 
 from datamodules.errors import InputError
@@ -65,6 +65,18 @@ def test_adding_twice_adds_once(url: str) -> None:
     assert {trial.state for trial in study.get_trials()} == {TrialState.WAITING}
     assert enqueue(study, [{"a": 1, "b": 2}]) == 1
     assert enqueue(study, [{"b": 2, "a": 1}]) == 0  # the order of parameters means nothing
+
+
+def test_a_lost_trial_that_was_queued_again_counts_once(url: str) -> None:
+    study = new_study(url)
+    enqueue(study, [{"a": 1}])
+    with pytest.warns(UserWarning, match="Heartbeat"):
+        study.ask()
+    study.tell(0, state=TrialState.FAIL)  # without a reason of its own: it was lost with its worker
+    RetryHeartbeatStaleTrialCallback()(study, study.get_trials()[0])  # as the next worker does
+    assert [trial.state for trial in study.get_trials()] == [TrialState.FAIL, TrialState.WAITING]
+    assert enqueue(study, [{"a": 1}]) == 0
+    assert enqueue(study, [{"a": 1}, {"a": 1}]) == 1
 
 
 def test_every_trial_runs_once_and_a_bad_one_fails_alone(url: str, workplace: Path) -> None:
