@@ -221,7 +221,7 @@ class Side:
             try:
                 self._run_one(command)
             except BaseException:
-                stop.set()
+                stop.set()  # the other side need not go on
                 raise
 
     def _run_one(self, command: Command) -> None:
@@ -610,27 +610,31 @@ def run_and_compare(base: str, head: str, commands: Sequence[Command], keep: Pat
     if head == "HEAD" and git("status", "--porcelain", "--untracked-files=no"):
         print("note: uncommitted changes are not looked at", file=sys.stderr)
     with (
-        tempfile.TemporaryDirectory(prefix="golden-", ignore_cleanup_errors=True) as name,
+        tempfile.TemporaryDirectory(prefix="golden-", ignore_cleanup_errors=True) as place_name,
         contextlib.ExitStack() as end,
     ):
-        folder = Path(name).resolve()
+        folder = Path(place_name).resolve()
         place = keep.resolve() if keep else folder / "work"
         for side, commit in commits.items():
             print(f"{side}  {git('log', '-1', '--format=%h %s', commit)}", flush=True)
             end.enter_context(checkout(commit, folder / side))
         own = {
             path.stem
-            for side in commits
-            for path in (folder / side).iterdir()
+            for name in commits
+            for path in (folder / name).iterdir()
             if path.suffix == ".py" or (path / "__init__.py").exists()
         }
-        sides = [Side(side, folder / side, place / side, own) for side in commits]
+        sides = [Side(name, folder / name, place / name, own) for name in commits]
         stop = threading.Event()
         with ThreadPoolExecutor(2) as pool:
-            for running in [pool.submit(side.run, commands, stop) for side in sides]:
-                running.result()
-        for side in sides:
-            side.read_runs()
+            running = [pool.submit(one.run, commands, stop) for one in sides]
+            try:
+                for job in running:
+                    job.result()
+            finally:
+                stop.set()  # after Ctrl-C no further command begins
+        for one in sides:
+            one.read_runs()
         return compare_sides(sides[0], sides[1], commands)
 
 
@@ -656,6 +660,9 @@ def main(args: Sequence[str] | None = None) -> int:
         findings = run_and_compare(options.base, options.head, chosen_commands(options.only), options.keep)
     except (CannotRunError, OSError, sqlite3.Error, subprocess.TimeoutExpired) as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; nothing was compared", file=sys.stderr)
         return 2
     print(f"\n{result_text(findings)} in {time.monotonic() - began:.0f} s")
     return int(any(one.verdict not in ("equal", NOTE) for one in findings))
