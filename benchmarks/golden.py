@@ -67,7 +67,7 @@ TABLES = {
 # ---------------------------------------------------------------------------------------------------- the commands
 DRAWN = "drawn:largest=40,ratio=2,size=32"
 SHORT = (
-    "--data.size 32 --data.batch_size 32 --data.n_min 0.9 --model.backbone test_resnet --model.weights none "
+    "--data.size 32 --data.batch_size 8 --data.n_min 0.9 --model.backbone test_resnet --model.weights none "
     "--model.learning_rate 0.005 --trainer.max_epochs 2 --trainer.accelerator cpu --trainer.enable_progress_bar false"
 )
 FIT = f"fit {SHORT} --run.resamples 200 --data.folds 4"
@@ -77,7 +77,7 @@ model.learning_rate: {real: [0.001, 0.01], log: true}
 model.loss: {choice: [CrossEntropy, Focal]}
 model.loss.gamma: {real: [0.5, 3.0], when: {model.loss: Focal}}
 """
-KILL_AT_STEP = 10  # of 14: in the second epoch
+KILL_AT_STEP = 40  # in the second of two epochs
 KILLER = """\
 import os, signal
 if os.environ.get("GOLDEN_KILL_AT_STEP"):
