@@ -388,7 +388,9 @@ def compare_tables(base: pd.DataFrame, head: pd.DataFrame, kind: Table, toleranc
         wrong = _unequal(one, other, tolerance)
         if wrong.any():
             rows = list(zip(both[wrong], one[wrong], other[wrong], strict=True))[:3]
-            shown = "; ".join(f"{' '.join(map(str, row))}: {left} / {right}" for row, left, right in rows)
+            shown = "; ".join(
+                f"{' '.join(map(str, row))}: {_short(left)} / {_short(right)}" for row, left, right in rows
+            )
             found.append(("differs", f"{name} in {wrong.sum()} of {len(both)} rows: {shown}"))
     return found
 
@@ -418,6 +420,10 @@ def _unequal(one: pd.Series, other: pd.Series, tolerance: float) -> np.ndarray:
     return one.astype(str).to_numpy(object) != other.astype(str).to_numpy(object)
 
 
+def _short(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
 def compare_numbers(base: dict[str, float], head: dict[str, float], tolerance: float) -> list[Difference]:
     """Return what differs between two sets of named numbers, measurements of the machine left out."""
     base, head = (
@@ -429,9 +435,11 @@ def compare_numbers(base: dict[str, float], head: dict[str, float], tolerance: f
         for side, one, other in (("BASE", base, head), ("HEAD", head, base))
         if set(one) - set(other)
     ]
-    for name in sorted(set(base) & set(head)):
-        if not np.isclose(base[name], head[name], rtol=0, atol=tolerance, equal_nan=True):
-            found.append(("differs", f"{name} {base[name]:.6g} / {head[name]:.6g}"))
+    both = sorted(set(base) & set(head))
+    wrong = [name for name in both if not np.isclose(base[name], head[name], rtol=0, atol=tolerance, equal_nan=True)]
+    if wrong:
+        shown = "; ".join(f"{name} {base[name]:.6g} / {head[name]:.6g}" for name in wrong[:3])
+        found.append(("differs", f"{len(wrong)} of {len(both)}: {shown}"))
     return found
 
 
