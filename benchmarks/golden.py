@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -208,6 +209,7 @@ class Side:
     own_modules: set[str]  # the top-level modules of both commits
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     run_ids: dict[str, list[str]] = field(default_factory=dict)
+    process: subprocess.Popen | None = None
 
     def run(self, commands: Iterable[Command], stop: threading.Event) -> None:
         """Run the commands one after another, until one cannot be run or the other side sets `stop`."""
@@ -224,6 +226,11 @@ class Side:
                 stop.set()  # the other side need not go on
                 raise
 
+    def end(self) -> None:
+        """End the command that is running."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+
     def _run_one(self, command: Command) -> None:
         try:
             words = [
@@ -235,11 +242,15 @@ class Side:
         before, began = set(self._known_runs()), time.monotonic()
         log = self.work / f"{command.name}.log"
         with log.open("w") as file:
-            status = subprocess.run(
+            self.process = subprocess.Popen(
                 [sys.executable, "-c", RUNNER, *words],
                 cwd=self.work, env=self._environment(command), stdin=subprocess.DEVNULL, stdout=file,
-                stderr=subprocess.STDOUT, timeout=SECONDS, check=False,
-            ).returncode  # fmt: skip
+                stderr=subprocess.STDOUT,
+            )  # fmt: skip
+            try:
+                status = self.process.wait(SECONDS)
+            finally:
+                self.end()
         output = log.read_text(errors="replace")
         print(f"{self.name:<4}  {command.name:<14}  {time.monotonic() - began:4.0f} s  status {status}", flush=True)
         self._check_modules(command.name, output)
@@ -639,8 +650,11 @@ def run_and_compare(base: str, head: str, commands: Sequence[Command], keep: Pat
             try:
                 for job in running:
                     job.result()
-            finally:
-                stop.set()  # after Ctrl-C no further command begins
+            except BaseException:  # Ctrl-C, too
+                stop.set()
+                for one in sides:
+                    one.end()
+                raise
         for one in sides:
             one.read_runs()
         return compare_sides(sides[0], sides[1], commands)
@@ -677,4 +691,5 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the checkouts are removed
     sys.exit(main())
