@@ -12,6 +12,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -67,7 +68,7 @@ TABLES = {
 # ---------------------------------------------------------------------------------------------------- the commands
 DRAWN = "drawn:largest=40,ratio=2,size=32"
 SHORT = (
-    "--data.size 32 --data.batch_size 32 --data.n_min 0.9 --model.backbone test_resnet --model.weights none "
+    "--data.size 32 --data.batch_size 8 --data.n_min 0.9 --model.backbone test_resnet --model.weights none "
     "--model.learning_rate 0.005 --trainer.max_epochs 2 --trainer.accelerator cpu --trainer.enable_progress_bar false"
 )
 FIT = f"fit {SHORT} --run.resamples 200 --data.folds 4"
@@ -77,7 +78,7 @@ model.learning_rate: {real: [0.001, 0.01], log: true}
 model.loss: {choice: [CrossEntropy, Focal]}
 model.loss.gamma: {real: [0.5, 3.0], when: {model.loss: Focal}}
 """
-KILL_AT_STEP = 10  # of 14: in the second epoch
+KILL_AT_STEP = 40  # in the second of two epochs
 KILLER = """\
 import os, signal
 if os.environ.get("GOLDEN_KILL_AT_STEP"):
@@ -208,6 +209,7 @@ class Side:
     own_modules: set[str]  # the top-level modules of both commits
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     run_ids: dict[str, list[str]] = field(default_factory=dict)
+    process: subprocess.Popen | None = None
 
     def run(self, commands: Iterable[Command], stop: threading.Event) -> None:
         """Run the commands one after another, until one cannot be run or the other side sets `stop`."""
@@ -221,8 +223,13 @@ class Side:
             try:
                 self._run_one(command)
             except BaseException:
-                stop.set()
+                stop.set()  # the other side need not go on
                 raise
+
+    def end(self) -> None:
+        """End the command that is running."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
 
     def _run_one(self, command: Command) -> None:
         try:
@@ -235,11 +242,15 @@ class Side:
         before, began = set(self._known_runs()), time.monotonic()
         log = self.work / f"{command.name}.log"
         with log.open("w") as file:
-            status = subprocess.run(
+            self.process = subprocess.Popen(
                 [sys.executable, "-c", RUNNER, *words],
                 cwd=self.work, env=self._environment(command), stdin=subprocess.DEVNULL, stdout=file,
-                stderr=subprocess.STDOUT, timeout=SECONDS, check=False,
-            ).returncode  # fmt: skip
+                stderr=subprocess.STDOUT,
+            )  # fmt: skip
+            try:
+                status = self.process.wait(SECONDS)
+            finally:
+                self.end()
         output = log.read_text(errors="replace")
         print(f"{self.name:<4}  {command.name:<14}  {time.monotonic() - began:4.0f} s  status {status}", flush=True)
         self._check_modules(command.name, output)
@@ -388,7 +399,9 @@ def compare_tables(base: pd.DataFrame, head: pd.DataFrame, kind: Table, toleranc
         wrong = _unequal(one, other, tolerance)
         if wrong.any():
             rows = list(zip(both[wrong], one[wrong], other[wrong], strict=True))[:3]
-            shown = "; ".join(f"{' '.join(map(str, row))}: {left} / {right}" for row, left, right in rows)
+            shown = "; ".join(
+                f"{' '.join(map(str, row))}: {_short(left)} / {_short(right)}" for row, left, right in rows
+            )
             found.append(("differs", f"{name} in {wrong.sum()} of {len(both)} rows: {shown}"))
     return found
 
@@ -418,6 +431,10 @@ def _unequal(one: pd.Series, other: pd.Series, tolerance: float) -> np.ndarray:
     return one.astype(str).to_numpy(object) != other.astype(str).to_numpy(object)
 
 
+def _short(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
 def compare_numbers(base: dict[str, float], head: dict[str, float], tolerance: float) -> list[Difference]:
     """Return what differs between two sets of named numbers, measurements of the machine left out."""
     base, head = (
@@ -429,9 +446,11 @@ def compare_numbers(base: dict[str, float], head: dict[str, float], tolerance: f
         for side, one, other in (("BASE", base, head), ("HEAD", head, base))
         if set(one) - set(other)
     ]
-    for name in sorted(set(base) & set(head)):
-        if not np.isclose(base[name], head[name], rtol=0, atol=tolerance, equal_nan=True):
-            found.append(("differs", f"{name} {base[name]:.6g} / {head[name]:.6g}"))
+    both = sorted(set(base) & set(head))
+    wrong = [name for name in both if not np.isclose(base[name], head[name], rtol=0, atol=tolerance, equal_nan=True)]
+    if wrong:
+        shown = "; ".join(f"{name} {base[name]:.6g} / {head[name]:.6g}" for name in wrong[:3])
+        found.append(("differs", f"{len(wrong)} of {len(both)}: {shown}"))
     return found
 
 
@@ -610,27 +629,34 @@ def run_and_compare(base: str, head: str, commands: Sequence[Command], keep: Pat
     if head == "HEAD" and git("status", "--porcelain", "--untracked-files=no"):
         print("note: uncommitted changes are not looked at", file=sys.stderr)
     with (
-        tempfile.TemporaryDirectory(prefix="golden-", ignore_cleanup_errors=True) as name,
+        tempfile.TemporaryDirectory(prefix="golden-", ignore_cleanup_errors=True) as place_name,
         contextlib.ExitStack() as end,
     ):
-        folder = Path(name).resolve()
+        folder = Path(place_name).resolve()
         place = keep.resolve() if keep else folder / "work"
         for side, commit in commits.items():
             print(f"{side}  {git('log', '-1', '--format=%h %s', commit)}", flush=True)
             end.enter_context(checkout(commit, folder / side))
         own = {
             path.stem
-            for side in commits
-            for path in (folder / side).iterdir()
+            for name in commits
+            for path in (folder / name).iterdir()
             if path.suffix == ".py" or (path / "__init__.py").exists()
         }
-        sides = [Side(side, folder / side, place / side, own) for side in commits]
+        sides = [Side(name, folder / name, place / name, own) for name in commits]
         stop = threading.Event()
         with ThreadPoolExecutor(2) as pool:
-            for running in [pool.submit(side.run, commands, stop) for side in sides]:
-                running.result()
-        for side in sides:
-            side.read_runs()
+            running = [pool.submit(one.run, commands, stop) for one in sides]
+            try:
+                for job in running:
+                    job.result()
+            except BaseException:  # Ctrl-C, too
+                stop.set()
+                for one in sides:
+                    one.end()
+                raise
+        for one in sides:
+            one.read_runs()
         return compare_sides(sides[0], sides[1], commands)
 
 
@@ -657,9 +683,13 @@ def main(args: Sequence[str] | None = None) -> int:
     except (CannotRunError, OSError, sqlite3.Error, subprocess.TimeoutExpired) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped; nothing was compared", file=sys.stderr)
+        return 2
     print(f"\n{result_text(findings)} in {time.monotonic() - began:.0f} s")
     return int(any(one.verdict not in ("equal", NOTE) for one in findings))
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the checkouts are removed
     sys.exit(main())

@@ -227,7 +227,7 @@ def test_golden_compares_metrics_but_not_the_machine() -> None:
 
     assert golden.compare_numbers(base, head, 1e-4) == [("only in BASE", "old"), ("only in HEAD", "new")]
     assert golden.compare_numbers(base, {**base, "test/f1_macro": 0.6}, 1e-4) == [
-        ("differs", "test/f1_macro 0.5 / 0.6")
+        ("differs", "1 of 3: test/f1_macro 0.5 / 0.6")
     ]
 
 
