@@ -108,7 +108,7 @@ def _not_crops(source: str, images: Sequence[Path]) -> list[Path]:
     if place.is_file() and place.suffix.lower() in (".csv", ".parquet"):
         if SOURCE not in read_table(place, columns_only=True):
             return list(images)
-        sources = read_table(place, literal=True)[SOURCE].fillna("")
+        sources = read_table(place)[SOURCE].fillna("")
         return [path for path, photograph in zip(images, sources, strict=True) if not photograph]
     crops = {file for folder in (place, *place.parents) for file in _crops_of(folder / "manifest.csv")}
     return [path for path in images if path.resolve() not in crops]
@@ -117,5 +117,5 @@ def _not_crops(source: str, images: Sequence[Path]) -> list[Path]:
 def _crops_of(manifest: Path) -> list[Path]:
     if not manifest.is_file() or not {"path", SOURCE} <= set(read_table(manifest, columns_only=True)):
         return []
-    table = read_table(manifest, literal=True)
+    table = read_table(manifest)
     return [(manifest.parent / name).resolve() for name in table.loc[table[SOURCE].fillna("") != "", "path"]]
