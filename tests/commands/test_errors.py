@@ -202,3 +202,27 @@ def test_help(emotion: Any, words: list[str], parts: list[str]) -> None:
     said = emotion(*words).out
     for part in parts:
         assert part in said
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["predict", "--run", "RUN", "--data", "faces"],
+        ["export", "RUN"],
+        ["register", "RUN"],
+        ["explain", "RUN"],
+        ["reproduce", "RUN"],
+        ["fit", "TINY", "--data.folds", "4", "--resume", "RUN"],
+        ["fit", "TINY", "--data.folds", "4", "--run.start_from", "RUN"],
+        ["cross-validate", "TINY", "--folds", "2", "--resume", "RUN"],
+    ],
+    ids=lambda words: f"{words[0]} {words[-2]}",
+)
+def test_a_deleted_run_is_named_with_the_way_back(
+    emotion: Any, fitted: str, faces: Path, tiny: tuple[str, ...], words: list[str]
+) -> None:
+    emotion.client.delete_run(fitted)
+    meant = {"TINY": tiny, "RUN": (fitted,)}
+    said = complaint(emotion, *(option for word in words for option in meant.get(word, (word,))))
+    assert f"{fitted} was deleted" in said
+    assert f"mlflow runs restore --run-id {fitted}" in said
