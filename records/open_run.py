@@ -182,7 +182,7 @@ class OpenRun:
         if self.active and self.pid == os.getpid():
             try:
                 self.set_status("FAILED" if getattr(sys, "last_value", None) is not None else self.ended_as)
-            except OSError:  # a full disk: what ended the run has been reported
+            except InputError:  # a full disk: what ended the run has been reported
                 pass
             self.close()
 
