@@ -1,7 +1,6 @@
 """A run that this process is writing: its lock, spool, sender and system metrics, and what was logged before."""
 
 import atexit
-import contextlib
 import math
 import os
 import sys
@@ -186,8 +185,10 @@ class OpenRun:
     def _at_exit(self) -> None:
         """A process that ends without `finalize` says how it ended, as far as can be known."""
         if self.active and self.pid == os.getpid():
-            with contextlib.suppress(OSError):  # a full disk: what ended the run has been reported
+            try:
                 self.set_status("FAILED" if getattr(sys, "last_value", None) is not None else self.ended_as)
+            except InputError:  # a full disk: what ended the run has been reported
+                pass
             self.close()
 
 

@@ -41,6 +41,7 @@ def test_images(emotion: Any, source: str) -> None:
     check("images", source, found)
 
 
+@pytest.mark.filterwarnings("ignore:protocol. selected on the reported fold")  # a leak on purpose says so
 @pytest.mark.parametrize("setting", writer.SETTINGS)
 def test_splits(emotion: Any, tiny: tuple[str, ...], roles: dict[str, str], setting: str) -> None:
     check("splits", setting, writer.splits(emotion, setting, tiny, roles))

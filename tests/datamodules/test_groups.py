@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -101,7 +102,9 @@ def test_empty_cells_are_told_and_stay_empty() -> None:
 
 def divided(**options: object) -> EmotionDataModule:
     data = EmotionDataModule(split="holdout", **options)  # type: ignore[arg-type]
-    data.__dict__ |= {"manifest": UNEVEN, "clusters": np.arange(len(UNEVEN))}
+    contents = [f"{row:016x}" for row in range(len(UNEVEN))]
+    cache = SimpleNamespace(index=pd.DataFrame({"content": contents}))  # there are no files
+    data.__dict__ |= {"manifest": UNEVEN, "clusters": np.arange(len(UNEVEN)), "cache": cache}
     return data
 
 

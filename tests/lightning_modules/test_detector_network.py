@@ -64,7 +64,7 @@ def test_embedded_weights_are_those_of_the_classifier() -> None:
     with torch.inference_mode():
         whole.eval()(image)
         maps = features.eval()(image)
-    torch.testing.assert_close(maps[-1], seen[0])
+    torch.testing.assert_close(maps[-1], seen[0], atol=1e-4, rtol=1e-4)  # sums in another order
 
 
 @pytest.fixture(scope="module")
