@@ -225,4 +225,4 @@ def test_a_deleted_run_is_named_in_one_sentence(
     options = [one for word in words for one in (tiny if word == "TINY" else [word.replace("RUN", fitted)])]
     (error,) = emotion(*options, status=1).errors
     restore = f"MLFLOW_TRACKING_URI={emotion.client.tracking_uri} mlflow runs restore --run-id {fitted}"
-    assert error == f"error: run: {fitted} was deleted; restore it with {restore}, or name another run."
+    assert error == f"error: run: {fitted} was deleted; restore it with `{restore}`, or name another run."
