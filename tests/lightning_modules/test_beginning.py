@@ -22,7 +22,7 @@ CONTENTS = [f"{row:032x}"[::-1] for row in range(6)]
 
 
 def images(**changes: Any) -> Any:
-    """Six images; two twins, two of one person, and two to report on."""
+    """Six images: two near-duplicates, two of one person, and two to report on."""
     plan = SimpleNamespace(protocol=changes.pop("protocol", "honest"))
     usual = {
         "manifest": SimpleNamespace(fingerprint=lambda: "same"), "contents": CONTENTS, "plan": plan,
