@@ -1,4 +1,4 @@
-"""Everything that stands in the cache folder, what each part takes, and clearing it."""
+"""List and clear the cache folder."""
 
 import json
 import os
@@ -34,11 +34,11 @@ COLUMNS = ["kind", "name", "images", "size", "fit", "gigabytes", "age", "built",
 
 
 def cache_list(root: Path | None = None) -> pd.DataFrame:
-    """List what stands under the cache root, one row an entry.
+    """List the entries under the cache root, one row per entry.
 
     Returns:
         kind (see :data:`KINDS`), name, images, size (side in pixels), fit, gigabytes, age (such as ``3 d``), built
-        (local time), usable (not of another version, and not left unfinished), folder.
+        (local time), usable (complete and of this version), folder.
     """
     from datamodules.pixels import DECODE_POLICY  # pulls in OpenCV, which the commands' parser does not need
 
@@ -70,13 +70,13 @@ def cache_list(root: Path | None = None) -> pd.DataFrame:
 
 
 def cache_clear(root: Path | None = None, kinds: Sequence[str] = ("pixels",)) -> int:
-    """Delete what stands under ``kinds`` (see :data:`KINDS`; ``all`` for everything) and return the bytes freed.
+    """Delete the entries of some kinds (see :data:`KINDS`; ``all`` for every kind) and return the bytes freed.
 
-    What is being built is left alone; pixels that are mapped by a running training stay readable to it. With the pixels
-    go the near-duplicates that were found among them and the content hashes of files.
+    Entries that are being built are kept. A running training can still read pixels that it has mapped. Clearing pixels
+    also clears the near-duplicates that were found among them and the content hashes of files.
 
     Raises:
-        InputError: No such kind, or something that cannot be deleted.
+        InputError: A kind is unknown, or an entry cannot be deleted.
     """
     if unknown := set(kinds) - {*KINDS, ALL}:
         msg = f"kinds must be among {', '.join(KINDS)} or {ALL}, got {', '.join(sorted(unknown))}."
@@ -100,22 +100,22 @@ def cache_clear(root: Path | None = None, kinds: Sequence[str] = ("pixels",)) ->
         except FileNotFoundError:  # another process deleted it
             continue
         except OSError as error:
-            msg = f"cannot delete {entry}: {error.strerror or error}; delete it as a user who may"
+            msg = f"cannot delete {entry}: {error.strerror or error}; delete it as a user who has permission to"
             raise InputError(msg) from error
     return freed
 
 
 def folder_bytes(folder: Path) -> int:
-    """Return what the files in ``folder``, or the file itself, take."""
+    """Return the size in bytes of a file, or of all files in a folder."""
     total = 0
     for file in [folder] if folder.is_file() else folder.rglob("*"):
-        with suppress(OSError):  # it went meanwhile
+        with suppress(OSError):  # it was deleted meanwhile
             total += file.stat().st_size if file.is_file() else 0
     return total
 
 
 def _entries(root: Path) -> Iterator[tuple[str, Path]]:
-    """Yield everything under the cache root but locks, kind by kind."""
+    """Yield kind and path of everything under the cache root except locks."""
     for kind in KINDS:
         parent = root / kind
         if parent.is_dir():
@@ -123,13 +123,13 @@ def _entries(root: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _locks(entry: Path) -> list[Path]:
-    """Return the locks that whoever writes an entry holds; that of a folder of crops may lie in it."""
+    """Return the locks that a writer of an entry holds; the lock of a folder of crops may be inside the folder."""
     name = entry.name.lstrip(".").partition(".")[0]
     return [lock for lock in (entry.parent / f"{name}.lock", entry / ".lock") if lock.is_file()]
 
 
 def _changed(entry: Path) -> float:
-    """Return when an entry was written, seconds since the epoch."""
+    """Return when an entry was last written, in seconds since the epoch."""
     with suppress(OSError):
         return os.stat(entry).st_mtime
     return time.time()

@@ -19,7 +19,7 @@ from datamodules.manifest import Manifest
 from datamodules.readers import READERS, ReadOptions, read
 from datamodules.readers.common import Agreement, BadRecords, Unknown, Votes
 
-CLEARED = f"delete these kinds: {', '.join(KINDS)}, or {ALL}; pixels and hashes if none is named"
+CLEARED = f"delete caches of these kinds: {', '.join(KINDS)}, or {ALL}; pixels and hashes if none is named"
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:

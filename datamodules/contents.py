@@ -1,4 +1,4 @@
-"""Content hashes of files, remembered between runs so that files which have not changed are not read again."""
+"""Content hashes of files, stored between runs so that unchanged files are not read again."""
 
 import hashlib
 import os
@@ -23,10 +23,10 @@ _READERS = 8
 def file_hashes(root: Path, paths: Sequence[str]) -> list[str]:
     """Return the SHA-256 of the bytes of each file, 32 hex digits; ``""`` where a file cannot be read.
 
-    A file is not read again while its size, its inode and its times of modification and of change are those of the
-    last reading. No program can set the time of change, so a file that is replaced under its own name is noticed even
-    where size and time of modification stay the same. Files that changed a moment before they were read are read again
-    the next time, since clocks of file systems are coarse.
+    A file is not read again while its size, inode, modification time (mtime) and change time (ctime) are the same as
+    when it was last read. No program can set the ctime, so a file that is replaced under the same name is noticed even
+    if its size and mtime stay the same. Files that changed a moment before they were read are read again the next
+    time, since clocks of file systems are coarse.
 
     Args:
         root: The folder that the paths are relative to.
@@ -55,12 +55,12 @@ def file_hashes(root: Path, paths: Sequence[str]) -> list[str]:
             if digest and max(changed, modified) < settled and _state(root / path) == state:
                 new[path, state] = digest
     if new:
-        _store(kept, {**_load(kept), **new})  # another process may have kept some meanwhile
+        _store(kept, {**_load(kept), **new})  # another process may have stored some meanwhile
     return found
 
 
 def _state(path: Path) -> str:
-    """Return size, times of change and of modification, and inode of a file; "" where there is none."""
+    """Return size, ctime, mtime and inode of a file as text; "" if there is no file."""
     try:
         found = os.stat(path)
     except OSError:
@@ -87,8 +87,8 @@ def _load(kept: Path) -> dict[tuple[str, str], str]:
 
 
 def _store(kept: Path, known: dict[tuple[str, str], str]) -> None:
-    last = {path: (path, state, content) for (path, state), content in known.items()}  # of a path the newest counts
-    with suppress(OSError, ValueError):  # remembering only saves time
+    last = {path: (path, state, content) for (path, state), content in known.items()}  # the newest entry of a path
+    with suppress(OSError, ValueError):  # the stored hashes only save time
         kept.parent.mkdir(parents=True, exist_ok=True)
         with replacing(kept) as draft:
             pd.DataFrame(last.values(), columns=["path", "state", "content"]).to_parquet(draft)

@@ -151,7 +151,7 @@ class EmotionDataModule(L.LightningDataModule):
         self.read_options, self.num_workers = read, num_workers
         self.cache_dir, self.cache_budget_gb = cache_dir, cache_budget_gb
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
-        self.seen_before = SeenImages()  # by the model that a run begins from
+        self.seen_before = SeenImages()  # by the model that the run starts from
         plain = build_transform([], size, base=base_policy, erasing=erasing)
         full = build_transform(names, size, policy, base=base_policy, erasing=erasing, magnitude=magnitude)
         self.for_copies = plain if transform_where == "none" else full
@@ -271,11 +271,11 @@ class EmotionDataModule(L.LightningDataModule):
 
     @property
     def seen(self) -> SeenImages:
-        """The images that this run trains and selects on, and those that the model it begins from has seen."""
+        """The images that this run trains and selects on, and those that the model it starts from has seen."""
         return self._seen_here.joined(self.seen_before)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint must know: how images are prepared for its model, and which ones it has seen."""
+        """Return what a checkpoint records: how images are prepared for its model, and which images it has seen."""
         faces = FaceCrops.of(self.manifest, self.read_options)
         return {
             "size": self.size,

@@ -34,7 +34,7 @@ def check_boxes(boxes: pd.DataFrame, name: str) -> pd.DataFrame:
         if column in SIDES and bad.any():
             row = int(np.flatnonzero(bad)[0])
             msg = f"{name}: box {row} of {boxes['path'].iloc[row]!r}: {column} must be a number, got "
-            msg += f"{boxes[column].tolist()[row]!r}; correct it or leave it out"
+            msg += f"{boxes[column].tolist()[row]!r}; correct the number, or remove the box"
             raise InputError(msg)
         columns[str(column)] = numbers if column in SIDES or numbers.notna().all() else plain_text(boxes[column])
     table = pd.DataFrame(columns).reset_index(drop=True)

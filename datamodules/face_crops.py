@@ -1,4 +1,4 @@
-"""Face crops: how the faces that a run was trained on were cut out, and which images are such crops."""
+"""Face crops: how the faces were cut out that a run was trained on, and whether images are face crops."""
 
 import os
 import shlex
@@ -24,7 +24,7 @@ class FaceCrops:
     """How the faces of a run's images were cut out of photographs.
 
     Args:
-        finder: ``boxes`` (those of the data set), or the detector as ``--faces`` takes it.
+        finder: ``boxes`` (those of the data set), or the detector as a value of ``--faces``.
         size: Side of the crops in pixels; None where it is not known.
         margin: Share of the box's longer side added on every side; None where it is not known.
     """
@@ -35,7 +35,7 @@ class FaceCrops:
 
     @classmethod
     def of(cls, manifest: Manifest, options: ReadOptions) -> "FaceCrops | None":
-        """Return how a data set's faces were cut out as it was read or prepared; None for whole images."""
+        """Return how the faces of a data set were cut out when it was read or prepared; None for whole images."""
         if options.faces is not None:
             return cls(str(options.faces), options.face_size, options.face_margin)
         if SOURCE not in manifest.table:
@@ -51,9 +51,9 @@ class FaceCrops:
         return "faces cut at the boxes of its data set" if self.finder == BOXES else f"faces cut by {self.finder}"
 
     def command(self, source: str, output: str) -> str:
-        """Return the command that cuts the faces out of photographs in the same way, without needing labels.
+        """Return the command that cuts the faces out of unlabelled photographs in the same way.
 
-        Boxes come with a data set and not with other photographs, so there the detector is Haar's.
+        Photographs outside of a data set have no boxes, so ``boxes`` is replaced by the detector ``haar``.
         """
         usual = ReadOptions()
         words = ["emotion", "data", "prepare", "--faces", "haar" if self.finder == BOXES else self.finder]
@@ -64,16 +64,16 @@ class FaceCrops:
         return shlex.join([*words, "--unlabelled", "--data", source, "--output", output])
 
     def require_crops(self, run: str, option: str, source: str, images: Sequence[Path]) -> None:
-        """Refuse images that are not face crops.
+        """Raise unless all images are face crops.
 
         Args:
-            run: What to call the model that was trained on face crops.
+            run: Name of the model that was trained on face crops, for the message.
             option: The option that named the images.
-            source: What it was given.
+            source: The value of that option.
             images: The images found there.
 
         Raises:
-            InputError: No manifest of `emotion data prepare --faces` lists one of them.
+            InputError: An image is listed in no manifest of `emotion data prepare --faces`.
         """
         whole = _not_crops(source, images)
         if not whole:
@@ -90,20 +90,20 @@ class FaceCrops:
 
 
 def images_root(source: str, images: Sequence[Path]) -> Path:
-    """Return the folder that holds all images of a source: the source itself, or what the images have in common."""
+    """Return the folder that contains all images: the source itself, or the deepest folder common to the images."""
     place = Path(source).expanduser()
     return place if place.is_dir() else Path(os.path.commonpath([path.absolute().parent for path in images]))
 
 
 def _most_frequent(table: pd.DataFrame, column: str) -> str:
-    """Return the value that most rows have, "" where none is known."""
+    """Return the value that most rows have; "" if there is none."""
     values = table[column] if column in table else pd.Series(dtype=str)
     counts = values[values != ""].value_counts()
     return str(counts.index[0]) if len(counts) else ""
 
 
 def _not_crops(source: str, images: Sequence[Path]) -> list[Path]:
-    """Return the images that neither the source's own table nor a manifest.csv of a folder above lists as crops."""
+    """Return the images that are listed as crops neither in the source's table nor in a manifest.csv above them."""
     place = Path(source).expanduser().resolve()
     if place.is_file() and place.suffix.lower() in (".csv", ".parquet"):
         if SOURCE not in read_table(place, columns_only=True):

@@ -225,14 +225,14 @@ def read_table(path: Path, *, columns_only: bool = False) -> pd.DataFrame:
     """Read a CSV or TSV file, or a Parquet file.
 
     Cells of a CSV or TSV file are text as written: ``NA``, ``None``, ``null`` and ``nan`` are words. Only an empty cell
-    is missing, and is ``""``. In a Parquet file only a null is missing.
+    is a missing value and is read as ``""``. In a Parquet file only a null is a missing value.
 
     Args:
         path: the file.
         columns_only: read the header and no rows.
 
     Raises:
-        InputError: the file is missing, or is no such table.
+        InputError: the file is missing or cannot be read as a table.
     """
     try:
         if path.suffix.lower() == ".parquet":

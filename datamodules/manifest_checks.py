@@ -14,7 +14,7 @@ VOTES = "votes_"
 
 
 def plain_text(values: pd.Series) -> pd.Series:
-    """Return a column as plain text; only a null is missing and becomes ``""``."""
+    """Return a column as plain text; only nulls are missing values and become ``""``."""
     return values.astype(object).where(values.notna(), "").astype(str)
 
 
@@ -27,9 +27,9 @@ def as_text(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def parse_numbers(values: pd.Series) -> tuple[pd.Series, pd.Series]:
-    """Return a column as float64, and which cells are neither a number nor missing (empty, or a null).
+    """Return a column as float64, and a mask of the cells that are neither a number nor missing (empty, or a null).
 
-    The text ``nan`` is no number: a missing value is an empty cell.
+    The text ``nan`` is not a number: a missing value is an empty cell.
     """
     empty = values.isna() | (plain_text(values).str.strip() == "")
     found = pd.to_numeric(values.where(~empty, np.nan), errors="coerce").astype(np.float64)
@@ -37,16 +37,16 @@ def parse_numbers(values: pd.Series) -> tuple[pd.Series, pd.Series]:
 
 
 def file_row(bad: pd.Series) -> str:
-    """Return where the first bad row stands in its file, as people count it, and how many more there are."""
+    """Describe the first bad row by its place in the file, counted from 1, and say how many more there are."""
     more = f" (and {int(bad.sum()) - 1} more rows)" if bad.sum() > 1 else ""
     return f"row {int(np.flatnonzero(bad)[0]) + 1} below the header{more}"
 
 
 def as_numbers(table: pd.DataFrame, column: str, source: str) -> pd.Series:
-    """Return a column of a table, with all rows of its file in their order, as float64; NaN where the cell is empty.
+    """Return a column as float64, NaN where a cell is empty; the table has all rows of its file in their order.
 
     Raises:
-        InputError: Names the first cell that is not a number.
+        InputError: A cell is not a number; the message names the first one.
     """
     found, bad = parse_numbers(table[column])
     if bad.any():
@@ -83,7 +83,7 @@ def check_labels(table: pd.DataFrame, name: str, classes: tuple[str, ...] | None
 
 
 def check_votes(table: pd.DataFrame, name: str, classes: tuple[str, ...]) -> None:
-    """Make votes numbers, in place; refuse those that are no numbers, sum to nothing, or are for no class."""
+    """Convert votes to numbers, in place; raise if one is not a number, a row sums to zero, or a class is unknown."""
     columns = [c for c in table if c.startswith(VOTES)]
     if not columns:
         return

@@ -58,7 +58,7 @@ def _listed(place: Path) -> list[Path]:
     paths = [(root / name).resolve() for name in names]
     for row, path in enumerate(paths):
         if not names.iloc[row].strip():
-            msg = f"--data: row {row + 1} below the header of {place} has no {column}; fill it, or remove the row"
+            msg = f"--data: row {row + 1} below the header of {place} has no {column}; fill it in, or remove the row"
             raise InputError(msg)
         if not path.is_relative_to(root):
             msg = f"--data: row {row} of {place} leads out of {root}: {table[column].iloc[row]!r}; use paths below it"

@@ -1,4 +1,4 @@
-"""Where files that can be made again are kept, and how a file is written so that nobody meets half of it."""
+"""The cache folder, and atomic writing of files."""
 
 import os
 import stat
@@ -17,7 +17,7 @@ def cache_root() -> Path:
 
 
 def rename(part: Path, path: Path) -> None:
-    """Give a finished file its own name; it takes the mode of the file that it replaces, if there is one."""
+    """Rename a finished temporary file; it gets the mode of the file that it replaces, if there is one."""
     with suppress(FileNotFoundError):
         part.chmod(stat.S_IMODE(path.stat().st_mode))
     os.replace(part, path)
@@ -25,14 +25,14 @@ def rename(part: Path, path: Path) -> None:
 
 @contextmanager
 def replacing(path: Path, suffix: str = ".part") -> Iterator[Path]:
-    """Give a temporary name beside ``path`` to write to; the file gets its own name once it is whole.
+    """Yield a temporary path beside ``path``, and rename it to ``path`` when the block ends without an error.
 
-    The file has the mode that ``open`` gives a new one, or that of the file it replaces, so that a folder shared by
-    several people stays readable to them. Nothing stays of a write that fails.
+    The file has the mode that ``open`` gives a new file, or that of the file it replaces, so that a folder shared by
+    several people stays readable to them. A write that fails leaves no file behind.
 
     Args:
         path: The file; its folder exists.
-        suffix: Of the temporary name, where a writer goes by it.
+        suffix: Suffix of the temporary name, for writers that choose the format by it.
     """
     part = path.with_name(f".{path.name[:40]}.{os.getpid()}.{uuid.uuid4().hex[:8]}{suffix}")
     try:

@@ -1,4 +1,4 @@
-"""The images that a model was trained and selected on, recognised by content, in a form that a checkpoint can carry."""
+"""Hashes of the images that a model was trained and selected on, as a checkpoint stores them."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-DIGITS = 16  # of a content hash: 64 bits, so two of a million images meet by chance once in 10 ** 7 such sets
+DIGITS = 16  # of a content hash: 64 bits; in about 1 of 10 ** 7 sets of a million images two collide by chance
 
 
 def _nothing() -> np.ndarray:
@@ -16,7 +16,7 @@ def _nothing() -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class SeenImages:
-    """What a model has seen, its own training and that of the models it began from together.
+    """The images that a model has seen, in its own training and in that of the models it started from.
 
     Attributes:
         trained: int64, sorted, unique: the first 64 bits of the content hash of every image that was trained on.
@@ -33,7 +33,7 @@ class SeenImages:
 
     @classmethod
     def read(cls, state: object) -> "SeenImages | None":
-        """Return what `state` made; None of anything else, such as what an older checkpoint holds."""
+        """Restore the record that `state` returned; None for anything else, such as an older checkpoint's entry."""
         if not isinstance(state, dict):
             return None
         parts = [state.get(name) for name in ("trained", "selected")]
@@ -42,11 +42,11 @@ class SeenImages:
         return cls(*(np.unique(part.numpy()) for part in parts if part is not None))
 
     def state(self) -> dict[str, Any]:
-        """Return plain tensors, which ``weights_only=True`` reads."""
+        """Return plain tensors, which ``torch.load`` reads with ``weights_only=True``."""
         return {"trained": torch.from_numpy(self.trained.copy()), "selected": torch.from_numpy(self.selected.copy())}
 
     def joined(self, other: "SeenImages") -> "SeenImages":
-        """Return what either has seen."""
+        """Return the images that either of two models has seen."""
         return SeenImages(np.union1d(self.trained, other.trained), np.union1d(self.selected, other.selected))
 
     def among(self, contents: Iterable[str], *, selected: bool = True) -> np.ndarray:
@@ -54,7 +54,7 @@ class SeenImages:
 
         Args:
             contents: Content hashes.
-            selected: Whether being selected on counts, too.
+            selected: Whether images that were only selected on count, too.
         """
         seen = np.union1d(self.trained, self.selected) if selected else self.trained
         return np.isin(_numbers(contents), seen)

@@ -1,4 +1,4 @@
-"""Further training: a run that begins with weights of another one, and never with one that has seen what it reports."""
+"""Further training: start a run from the weights of a model that has not seen the images it reports on."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +21,7 @@ _ALIKE = "the same data.split, fold, fold_seed, holdout_fraction and stratify_by
 
 
 class Images(Protocol):
-    """Images of a run, divided; what EmotionDataModule and BoxesDataModule have in common."""
+    """The images of a run and their division: what EmotionDataModule and BoxesDataModule have in common."""
 
     seen_before: SeenImages
 
@@ -43,12 +43,12 @@ def begin_from(model: EmotionClassifier, data: EmotionDataModule, source: str) -
 
     Args:
         model: Of the same classes, backbone and head.
-        data: What the run will report on; a model to begin from may not have trained or selected on it.
+        data: The images of the run; the other model may not have been trained or selected on those it reports on.
         source: A .ckpt file, or a run: its id, the beginning of that, its name.
 
     Raises:
-        InputError: No such run or file, another model, or one that has seen what this run reports on, or that does
-            not record what it has seen.
+        InputError: There is no such run or file; the model is a different one; it has seen images that this run
+            reports on; or it does not record which images it has seen.
     """
     path, run_id = Path(source), None
     if path.suffix != ".ckpt":
@@ -73,10 +73,10 @@ def begin_from(model: EmotionClassifier, data: EmotionDataModule, source: str) -
 
 
 def check_resumed(model: EmotionClassifier, data: EmotionDataModule, path: str) -> None:
-    """Check the checkpoint of Lightning's ``ckpt_path``, which a training goes on from, as `begin_from` does.
+    """Check the checkpoint of Lightning's ``ckpt_path``, from which a training continues, as `begin_from` does.
 
     Raises:
-        InputError: It is of other classes, has seen what the run reports on, or does not record what it has seen.
+        InputError: It has other classes, has seen images that the run reports on, or does not record what it has seen.
     """
     checkpoint = read_checkpoint(path)
     require_classes(used_alone(checkpoint[CONFIG_KEY])["classes"], model.classes, f"checkpoint {path}")
@@ -86,10 +86,10 @@ def check_resumed(model: EmotionClassifier, data: EmotionDataModule, path: str) 
 def check_weights(data: EmotionDataModule, weights: str) -> None:
     """Check the option ``model.weights``, which may name a checkpoint of this project, as `begin_from` does.
 
-    A file that no run of this project left says nothing of its images and passes.
+    A file that this project did not write has no record of its images and is accepted.
 
     Raises:
-        InputError: The checkpoint has seen what the run reports on, or does not record what it has seen.
+        InputError: The checkpoint has seen images that the run reports on, or does not record what it has seen.
     """
     if weights in ("embedded", "hub", "none") or Path(weights).suffix == ".safetensors":
         return
@@ -110,7 +110,7 @@ def _refuse(
 def refuse_seen(
     seen: SeenImages, data: Images, outer: np.ndarray, option: str, source: str, alike: str, *, selected: bool = True
 ) -> None:
-    """Refuse a model that has seen images of the reported part; else note with the data what it has seen.
+    """Refuse a model that has seen images of the reported part; otherwise record in `data` what it has seen.
 
     Images are recognised by content, whatever data set they were in; near-duplicates of them and images of the same
     people by the clusters of this run's data.
@@ -119,10 +119,10 @@ def refuse_seen(
         seen: What the model has seen.
         data: The images of this run.
         outer: Rows of the part that it reports on.
-        option: What named the model.
+        option: The option that named the model.
         source: The run or file.
         alike: Options that divide two runs in the same way.
-        selected: Whether being selected on counts, too.
+        selected: Whether images that were only selected on count, too.
 
     Raises:
         InputError: The model has seen some of them.
@@ -133,7 +133,7 @@ def refuse_seen(
         msg = (
             f"{option}: {source} was trained or selected on {known} of the {len(outer)} images that this run reports "
             f"on (or on near-duplicates of them or images of the same people); divide both runs alike ({alike}), or "
-            "begin with another model"
+            "start from another model"
         )
         raise InputError(msg)
     data.seen_before = data.seen_before.joined(seen)
@@ -144,18 +144,18 @@ def seen_by(
 ) -> SeenImages:
     """Return which images the model in a checkpoint has seen.
 
-    An older checkpoint has no record of it. What the run has seen that left it can be told from its split table when
-    its manifest is that of this run, and when it began with no other model; else nothing can be told.
+    An older checkpoint does not record this. It follows from the split table of the run that wrote the checkpoint if
+    that run has the same manifest as this run and did not start from another model; otherwise it is unknown.
 
     Args:
         checkpoint: The content of the file.
         data: The images of this run.
-        option: What named the model.
+        option: The option that named the model.
         source: The run or file.
-        run_id: The run that left it, where known.
+        run_id: The run that wrote it, if known.
 
     Raises:
-        InputError: It cannot be told.
+        InputError: It is unknown.
     """
     for name in ("EmotionDataModule", "BoxesDataModule"):
         part = checkpoint.get(name)
@@ -170,9 +170,10 @@ def seen_by(
             contents = np.asarray(data.contents, dtype=object)
             parts = [split.loc[split["role"].isin(roles), "row"] for roles in (["train"], selected)]
             return SeenImages.of(*(contents[rows.to_numpy()] for rows in parts))
+    by_run = "use run.start_from with" if option in ("model.weights", "ckpt_path") else "name"  # they take files only
     msg = (
-        f"{option}: {source} does not record which images it was trained on, so it may know those that this run "
-        f"reports on; {'' if run_id else 'name the run that left the file instead, or '}train that model again with "
-        "this version"
+        f"{option}: {source} does not record which images it was trained on, so it may have seen images that this run "
+        f"reports on; {'' if run_id else f'{by_run} the run that wrote the file instead, or '}train that model again "
+        "with this version"
     )
     raise InputError(msg)

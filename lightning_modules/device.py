@@ -1,10 +1,10 @@
-"""Where to compute outside of a trainer, which chooses by itself."""
+"""The device for computations outside of a Lightning trainer."""
 
 import torch
 
 
 def best_device() -> torch.device:
-    """Return the device that networks run on: CUDA where there is a GPU of it, else Apple's (MPS), else the CPU."""
+    """Return the device that networks run on: a CUDA GPU if there is one, else Apple's GPU (MPS), else the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

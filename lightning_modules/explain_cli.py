@@ -21,8 +21,8 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="emotion explain",
         description="Explain held-out images, each by the checkpoint of the fold that never saw it, and measure "
-        "whether that is true. Exit status 1 if the explanation FAILS: it is no better than random orders. Overlays "
-        "show people: they stay in the folder and are not kept with the run.",
+        "whether that is true. Exit status 1 if the explanation FAILS: its order of superpixels is no better than "
+        "random orders. Overlays show people: they stay in the folder and are not kept with the run.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

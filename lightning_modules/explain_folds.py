@@ -141,7 +141,7 @@ class FoldNetworks:
         return trained.size, trained.fit
 
     def faces(self, fold: int) -> FaceCrops | None:
-        """Return how the faces that a fold's network was trained on were cut out; None for whole images."""
+        """Return how the faces were cut out that a fold's network was trained on; None for whole images."""
         return self._load(fold)[0].faces
 
     def backbone(self, fold: int) -> str:

@@ -34,15 +34,15 @@ class _Deployed(nn.Module):
 
 
 def refuse_face_crops(trained: Trained, run: str) -> None:
-    """Refuse to give away a model of face crops, since an exported model cuts no faces out of photographs.
+    """Refuse to export a model of face crops, since an exported model does not cut faces out of photographs.
 
     Raises:
         InputError: it was trained on face crops.
     """
     if trained.faces is not None:
         msg = (
-            f"RUN: run {run} was trained on {trained.faces}, and an exported model would be given whole photographs; "
-            f"cut the faces out with `{trained.faces.command('PHOTOGRAPHS', 'CROPS')}` and classify them with "
+            f"RUN: run {run} was trained on {trained.faces}, but an exported model does not cut faces out of "
+            f"photographs; cut them out with `{trained.faces.command('PHOTOGRAPHS', 'CROPS')}` and classify them with "
             f"`emotion predict --run {run} --data CROPS/manifest.csv`"
         )
         raise InputError(msg)

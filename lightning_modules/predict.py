@@ -24,14 +24,14 @@ def predict_table(
         source: a picture, a folder, or a table with a ``path`` column.
         batch_size: pictures a step.
         num_workers: processes that decode.
-        run: what an error calls the model.
+        run: the name of the model in errors.
 
     Returns:
         One row a picture: ``path``, ``predicted``, ``prob_<class>`` (sum 1) and ``error``; a picture that cannot be
         read has an error and no prediction.
 
     Raises:
-        InputError: whole photographs for a model of face crops, or no pictures.
+        InputError: the images are whole photographs and the model is one of face crops, or there are no images.
     """
     pictures = PictureDataModule(source, trained.size, trained.fit, batch_size, num_workers)
     if trained.faces is not None:

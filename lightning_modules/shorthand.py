@@ -61,7 +61,8 @@ def _check_config(path: str) -> dict[str, Any]:
     try:
         content = load_value(file.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        msg = f"--config: {path} is not readable YAML: {str(error).splitlines()[0]}; see {recipe_path('quick')}"
+        why, example = str(error).splitlines()[0], recipe_path("quick")
+        msg = f"--config: {path} is not readable YAML: {why}; for an example see {example}"
         raise InputError(msg) from error
     if not isinstance(content, dict):
         msg = f"--config: {path} must hold keys such as model, data and trainer, it holds {type(content).__name__}"
@@ -70,9 +71,9 @@ def _check_config(path: str) -> dict[str, Any]:
 
 
 def load_value(text: str) -> Any:  # noqa: ANN401 - whatever YAML holds
-    """Return what a YAML text means to the parser of `emotion fit`.
+    """Parse a YAML text as the parser of `emotion fit` does.
 
-    Everything that reads options or spaces reads them by this loader: to PyYAML's own, ``1e-1`` and ``1e-05`` are text.
+    All code that reads options or search spaces uses this loader: PyYAML's own reads ``1e-1`` and ``1e-05`` as text.
     """
     from jsonargparse import get_loader  # takes a while to import
 
@@ -88,7 +89,7 @@ def take(
         args: words of a command line.
         option: such as ``--run``; ``--run=x`` is understood too.
         default: returned when the option is absent.
-        optional: the option may stand without a value, which gives "". A word that begins with a dash is no value.
+        optional: the option may have no value, which gives "". A word that begins with a dash is not a value.
 
     Returns:
         The value, and the words that are left.
@@ -118,7 +119,7 @@ def expand(args: list[str], recipe: str | None = "quick") -> list[str]:
 
     Args:
         args: words of a command line.
-        recipe: used when the words name neither a recipe nor a config; None: no recipe.
+        recipe: used if the words name neither a recipe nor a config; None for no recipe.
 
     Raises:
         InputError: an unknown recipe, or a config that cannot be read.

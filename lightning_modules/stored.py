@@ -17,7 +17,7 @@ CONFIG = "config.yaml"
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model and how its pictures must be prepared; ``faces`` where they were cut out of photographs."""
+    """A trained model and how its images must be prepared; ``faces`` if they must be face crops."""
 
     model: EmotionClassifier
     classes: list[str]
@@ -30,7 +30,8 @@ def run_checkpoint(run_id: str) -> Path:
     """Return the local path of the checkpoint the inner split chose in a run (its id, its beginning, name or latest).
 
     Raises:
-        InputError: no such run, one that was deleted or kept none, or the parent of a cross-validation.
+        InputError: there is no such run, it was deleted, it has no checkpoint, or it is the parent of a
+            cross-validation.
     """
     run_id = find_run(run_id)
     run_row(run_id)
@@ -67,7 +68,7 @@ def load_trained(checkpoint: Path) -> Trained:
             f"--checkpoint: {checkpoint} does not say how its pictures were prepared; use one that `emotion fit` wrote"
         )
         raise InputError(msg)
-    faces = FaceCrops(**data["faces"]) if data.get("faces") else None  # older checkpoints do not say
+    faces = FaceCrops(**data["faces"]) if data.get("faces") else None  # older checkpoints do not record it
     return Trained(model.eval(), list(model.classes), int(data["size"]), data["fit"], faces)
 
 

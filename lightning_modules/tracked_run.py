@@ -40,10 +40,10 @@ def division_hash(data: EmotionDataModule) -> str:
 
 
 def _row(run_id: str) -> dict[str, Any]:
-    """Return what the store knows of a run; nothing while it is away, or there is none yet.
+    """Return the row of a run in the store; empty if there is no store yet, or if it cannot be reached.
 
     Raises:
-        InputError: no such run, or it was deleted.
+        InputError: there is no such run, or it was deleted.
     """
     try:
         if not has_store():
@@ -58,7 +58,7 @@ def require_resumable(run_id: str, division: str) -> None:
     """Refuse to go on with a run whose data changed, or that has finished.
 
     Raises:
-        InputError: so, or there is no such run.
+        InputError: its data changed, it has finished, or there is no such run.
     """
     folder = Path(DIRECTORY, "runs", run_id)
     status, tags = Spool.state(folder / "spool")
@@ -77,10 +77,11 @@ def require_resumable(run_id: str, division: str) -> None:
 
 
 def require_unwritten(run_id: str) -> None:
-    """Refuse to go on with a run that another process is writing, here or on another machine.
+    """Refuse to go on with a run that another process is writing, on this machine or on another one.
 
     Raises:
-        InputError: so. While the store is away nothing is known; one machine's processes exclude each other then, too.
+        InputError: another process is writing it. Nothing is known of other machines while the store cannot be
+            reached; processes of one machine exclude each other then, too.
     """
     row = _row(run_id)
     tags = {name.removeprefix("tags."): value for name, value in row.items() if name.startswith("tags.")}
@@ -102,7 +103,7 @@ def unfinished_run(options: RunOptions, config_hash: str) -> str | None:
     if options.resume is not None and options.parent is None and has_store():
         send_what_waits()
     run_id = options.resume if options.resume != "auto" else _newest_unfinished(options, config_hash)
-    if run_id is not None and first_rank():  # to the other ranks it is rank zero that writes the run
+    if run_id is not None and first_rank():  # for the other ranks, rank zero is the process that writes the run
         require_unwritten(run_id)
     return run_id
 

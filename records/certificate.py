@@ -49,12 +49,12 @@ class Certificate:
 
     @property
     def broken(self) -> list[Line]:
-        """The lines whose check ended with an error, which says nothing about the run."""
+        """The lines whose check raised an error, which says nothing about the run."""
         return [line for line in self.lines if line.verdict == "could not be checked"]
 
     @property
     def holds(self) -> bool:
-        """Whether every line was checked as far as the records go, and none fails."""
+        """Whether no line fails and no check raised an error."""
         return not self.failed and not self.broken
 
     @property
@@ -71,18 +71,18 @@ def certify(run_id: str, *, directory: str | Path = store.DIRECTORY) -> Certific
     """Recompute and judge what a run left.
 
     Raises:
-        InputError: The run left no tables, or the store cannot give them.
+        InputError: The run has no tables, or they cannot be read from the store.
     """
     try:
         found = read_evidence(run_id, directory=directory)
     except (MlflowException, OSError) as error:
-        msg = f"RUN: what {run_id} left cannot be read ({store.reason(error)}); see that its store answers."
+        msg = f"RUN: the records of run {run_id} cannot be read ({store.reason(error)}); check its tracking store."
         raise InputError(msg) from error
     scores = functools.cache(lambda: recomputed(found))
     lines = [*table_lines(found), *number_lines(found, scores), *origin_lines(found), *member_lines(found)]
     try:
         intervals = scores()[1]
-    except Exception:  # a line has said so
+    except Exception:  # one of the lines reports it
         intervals = None
     stated = {name: found.tags[name] for name in _STATED if name in found.tags}
     stated.setdefault("protocol", _protocol(found))

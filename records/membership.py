@@ -33,7 +33,7 @@ def member_lines(found: Evidence) -> Iterator[Line]:
 def _own_tables(text: str, found: Evidence, seeds: Sequence[str]) -> Line:
     if not found.members:
         why = "; ".join(found.gone) or "they were deleted, or not imported"
-        return unknown(text, f"the runs of the folds are not here: {why}")
+        return unknown(text, f"the runs of the folds are not in this store: {why}")
     mine = [one for one in found.members if one.tags.get("seed") == seeds[0]]
     if not mine:
         return judged(text, [f"no run of a fold has seed {seeds[0]}"], "")
@@ -74,7 +74,7 @@ def _ended(found: Evidence) -> list[str]:
 def _each_seed(text: str, found: Evidence, seeds: Sequence[str]) -> Line:
     """Recompute the rows of the tables of folds and seeds from the folds' own predictions."""
     if not {"folds", "seeds"} & set(found.tables):
-        return unknown(text, "it left neither")
+        return unknown(text, "the run has neither table")
     faults, held = [], found.predictions[["row", "content"]].sort_values("row", ignore_index=True)
     classes = classes_of(found.predictions)
     for seed in seeds:
@@ -108,7 +108,7 @@ def _same(mine: pd.DataFrame, kept: pd.DataFrame, name: str) -> bool:
 def _one_config(text: str, found: Evidence) -> Line:
     """Check that all folds were run with the options that the cross-validation kept."""
     if not found.config or not all(one.config for one in found.members):
-        return unknown(text, "some config was not kept")
+        return unknown(text, "the config of some run is missing")
     mine = _shared(found.config)
     other = [one.name for one in found.members if _shared(one.config) != mine]
     return judged(text, [f"{', '.join(other)} differ"] * bool(other), f"{len(found.members)} runs")

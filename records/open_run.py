@@ -1,6 +1,7 @@
 """A run that this process is writing: its lock, spool, sender and system metrics, and what was logged before."""
 
 import atexit
+import contextlib
 import math
 import os
 import sys
@@ -109,7 +110,7 @@ class OpenRun:
                     self._logged.setdefault(key, {})[one["step"]] = value
             elif one["op"] == "params":
                 self._params.update(one["values"])
-        if not any(one["op"] == "status" for one in operations):  # only what a report added, or nothing
+        if not any(one["op"] == "status" for one in operations):  # it is empty, or contains only what a report added
             run = self.client.get_run(self.run_id)
             data, self.reserved = run.data, run.info.status == RESERVED
             self._params = dict(data.params) | self._params
@@ -185,10 +186,10 @@ class OpenRun:
     def _at_exit(self) -> None:
         """A process that ends without `finalize` says how it ended, as far as can be known."""
         if self.active and self.pid == os.getpid():
-            try:
+            with contextlib.suppress(
+                InputError, OSError
+            ):  # the disk is full; the error that ended the run was reported
                 self.set_status("FAILED" if getattr(sys, "last_value", None) is not None else self.ended_as)
-            except InputError:  # a full disk: what ended the run has been reported
-                pass
             self.close()
 
 

@@ -130,17 +130,17 @@ def protocol_of(table: pd.DataFrame) -> str:
 
 
 def check_split(table: pd.DataFrame, predictions: pd.DataFrame | None = None) -> None:
-    """Check a split table: its roles, that no row or content has two of them in one fold, and what its images are.
+    """Check a split table: known roles, one role per row and content in a fold, and one content per row.
 
-    In a leaky protocol equal images may stand in several parts, and copies may have been made before the division and
-    stand anywhere; originals have one role still. Tables of older runs have no column `content`.
+    In a leaky protocol equal images may be in several parts, and copies that were made before the division may be in
+    any part; originals still have one role. Tables of older runs have no column `content`.
 
     Args:
         table: The split table.
-        predictions: The prediction table of the same run, whose rows must be of the same content.
+        predictions: The prediction table of the same run; its rows must have the same contents.
 
     Raises:
-        InputError: A fault, with the first row that has it.
+        InputError: A rule is broken; the message names the first row.
     """
     _need_columns(table, SPLIT_COLUMNS, "split table")
     unknown = sorted(set(table["role"].astype(str)) - set(ROLES))
@@ -163,8 +163,8 @@ def check_split(table: pd.DataFrame, predictions: pd.DataFrame | None = None) ->
             contents.index[contents != 1][0] if (contents != 1).any() else table["row"][table["content"].isna()].iloc[0]
         )
         msg = (
-            f"split table: a row is one image, row {row} has several contents or none. The images changed while the "
-            "run went on: start a new one."
+            f"split table: a row is one image, row {row} has several contents or none. The images changed during the "
+            "run: start a new run."
         )
         raise InputError(msg)
     roles = table.groupby(["fold", "content"])["role"].nunique()

@@ -101,7 +101,7 @@ def _manifest(text: str, found: Evidence) -> Line:
     if line.verdict != "holds":
         return line
     whole = len(digest) == len(tag) or bool(found.members)
-    return Line(text, "holds", tag if whole else f"{tag} (its first {len(digest)} digits stand twice)")
+    return Line(text, "holds", tag if whole else f"{tag} (its first {len(digest)} digits are recorded twice)")
 
 
 @statement("images and labels are as many as the data set's")
@@ -125,7 +125,7 @@ def _labels(text: str, found: Evidence) -> Line:
         for name in sorted({*classes, *counts})
         if counts.get(name, 0) > classes.get(name, 0) or (whole and counts.get(name, 0) != classes.get(name, 0))
     ]
-    return judged(text, faults, "equal to the manifest's" if whole else "none more than the manifest holds")
+    return judged(text, faults, "equal to the manifest's" if whole else "no count is above the manifest's")
 
 
 @statement("the code is a commit")
@@ -149,7 +149,7 @@ def _code(text: str, found: Evidence) -> Line:
     if clean.verdict != "holds" and dirty["tag"] != "false":
         return unknown(text, "the run did not state whether files differed")
     if not known_commit(commit):
-        return unknown(text, f"{commit} is stated twice, but no commit of this clone")
+        return unknown(text, f"{commit} is stated twice, but is not a commit of this clone")
     return Line(text, "holds", f"{commit}, a commit of this clone")
 
 
@@ -169,7 +169,7 @@ def _lock(text: str, found: Evidence) -> Line:
         said["the commit's requirements.lock"] = lock_of(commit)
     line = _agree(text, said)
     others = [one.name for one in found.members if one.tags.get("lock_sha256", tag) != tag]
-    return judged(text, [f"another one in {', '.join(others)}"], "") if others else line
+    return judged(text, [f"another lock hash in {', '.join(others)}"], "") if others else line
 
 
 def _agree(text: str, said: Mapping[str, object]) -> Line:
@@ -185,5 +185,5 @@ def _agree(text: str, said: Mapping[str, object]) -> Line:
         shown = there if first in there else {first: "absent", **there}
         return judged(text, [", ".join(f"{place} {value}" for place, value in shown.items())], "")
     if len(there) < 2:
-        return unknown(text, "it stands in one place alone")
+        return unknown(text, "it is recorded in one place only")
     return Line(text, "holds", next(iter(there.values())))

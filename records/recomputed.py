@@ -25,7 +25,7 @@ def number_lines(found: Evidence, scores: Callable[[], Scores]) -> Iterator[Line
 
     Args:
         found: What the run left.
-        scores: Gives what `recomputed` does of it; the bootstrap takes a while, so that it is run once.
+        scores: Returns the result of `recomputed`; the caller caches it, since the bootstrap takes a while.
     """
     yield _files(found)
     try:
@@ -33,7 +33,7 @@ def number_lines(found: Evidence, scores: Callable[[], Scores]) -> Iterator[Line
     except InputError as error:
         yield judged(_SCORES, [str(error)], "")
         return
-    except Exception as error:  # no fault of the run
+    except Exception as error:  # not a fault of the run
         yield broken(_SCORES, error)
         return
     yield _equal_scores(found, values, intervals)

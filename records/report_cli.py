@@ -21,7 +21,7 @@ _METRICS = {"f1_macro": "macro F1", "accuracy": "accuracy"}
 
 
 def main(args: Sequence[str]) -> int:
-    """Run `compare`, `certify` or `bias`; returns the exit status, see each of them.
+    """Run `compare`, `certify` or `bias` and return its exit status.
 
     Raises:
         InputError: Bad input; the front door prints it.
@@ -76,7 +76,7 @@ def _compare(options: argparse.Namespace) -> int:
 def _certify(options: argparse.Namespace) -> int:
     """Recompute what a run says of its folds, numbers and origin.
 
-    Exit status 1 when a statement fails, 2 when none fails but one could not be checked because its check broke.
+    Exit status 1 if a statement fails; 2 if none fails, but a check ended with an error.
     """
     run = runs.find_whole_run(options.run, directory=options.directory)
     found = certify(run, directory=options.directory)

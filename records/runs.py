@@ -24,7 +24,7 @@ from records.sending import log, send_all
 from records.spool import Spool, write_address
 
 CONFIG = "config.yaml"
-_ALL = 1_000_000  # more than any store holds
+_ALL = 1_000_000  # more than any store has
 _LOCK_SECONDS = 10.0
 
 
@@ -101,10 +101,10 @@ def _row(run: Run, experiment: str) -> dict[str, Any]:
 
 
 def run_row(run_id: str, *, directory: str | Path = store.DIRECTORY, tracking_uri: str | None = None) -> dict[str, Any]:
-    """Return the row that `find_runs` has of one run.
+    """Return the row of one run, as in `find_runs`.
 
     Raises:
-        InputError: No such run, or it was deleted.
+        InputError: There is no such run, or it was deleted.
     """
     client = _client(directory, tracking_uri)
     try:
@@ -119,10 +119,10 @@ def run_row(run_id: str, *, directory: str | Path = store.DIRECTORY, tracking_ur
 
 
 def require_active(client: MlflowClient, run: Run) -> None:
-    """Refuse a run that was deleted, itself or with its experiment.
+    """Refuse a run that was deleted, by itself or with its experiment.
 
     Raises:
-        InputError: so; it says how to bring the run back.
+        InputError: The run was deleted; the message says how to restore it.
     """
     experiment = client.get_experiment(run.info.experiment_id)
     if experiment.lifecycle_stage == "deleted":
@@ -133,7 +133,7 @@ def require_active(client: MlflowClient, run: Run) -> None:
         return
     place = store.without_password(client.tracking_uri)
     msg = (
-        f"run: {run.info.run_id} was deleted; restore it with MLFLOW_TRACKING_URI={place} mlflow {restore}, or name "
+        f"run: {run.info.run_id} was deleted; restore it with `MLFLOW_TRACKING_URI={place} mlflow {restore}`, or name "
         "another run."
     )
     raise InputError(msg)
@@ -249,7 +249,7 @@ def replay_spools(directory: str | Path = store.DIRECTORY) -> dict[str, str]:
             with FileLock(folder.parent / "lock", timeout=0):
                 spool = Spool(folder)
                 states = [one["value"] for one in spool.all() if one["op"] == "status"]
-                if states and states[-1] == "RUNNING":  # without a state it holds what a report added
+                if states and states[-1] == "RUNNING":  # a spool without a status contains what a report added
                     spool.append({"op": "status", "value": "KILLED", "time": int(folder.stat().st_mtime * 1000)})
                 send_all(store.open_client(directory, _address(folder)), run_id, spool)
                 spool.clear_files()
@@ -270,19 +270,19 @@ def add_to_run(
     shown: str = "",
     directory: str | Path = store.DIRECTORY,
 ) -> str:
-    """Keep more files and numbers with a run that has ended; its status stays.
+    """Add files and numbers to a run that has ended; its status does not change.
 
-    They go through the run's spool: what a store that is away cannot take is sent by `emotion sync`.
+    They go through the run's spool: if the store does not answer, they wait there until `emotion sync` sends them.
 
     Args:
         run_id: The run.
         files: Artifact name -> file.
         metrics: Name -> value.
-        shown: The artifact to look at first.
+        shown: The artifact that the sentence names.
         directory: Folder of the embedded store, and of the local folder of every run.
 
     Returns:
-        What became of them: "kept with run ..." or why not, in one sentence.
+        One sentence to print: "kept with run ...", or why they were not kept.
     """
     folder = Path(directory).absolute() / "runs" / run_id
     uri = store.tracking_uri(directory)

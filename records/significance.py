@@ -187,8 +187,8 @@ def seeds_t(differences: np.ndarray, left_out: np.ndarray, stratum: np.ndarray) 
         stratum: Shape (C,), the stratum of each cluster.
 
     Returns:
-        What the test says, and the ends of the 95 % interval. Where nothing varies the p-value is 1 for a difference of
-        zero and NaN for any other.
+        The result of the test, and the ends of the 95 % interval. If nothing varies, the p-value is 1 for a difference
+        of zero and NaN for any other.
     """
     values = np.asarray(differences, np.float64)
     seeds, clusters = len(values), len(left_out)

@@ -92,7 +92,7 @@ _ENSURED: set[tuple[str, int]] = set()
 
 
 def _answering(uri: str) -> MlflowClient:
-    # It logs that tables are made, and the trace of every database error (a full disk), which it raises as well.
+    # MLflow logs that it makes tables, and the trace of every database error (a full disk), which it raises as well.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     try:
         client = MlflowClient(uri)

@@ -1,7 +1,7 @@
-"""The lines of a certificate: each recomputes one statement about a run and says what came of it.
+"""The lines of a certificate: each recomputes one statement about a run and gives a verdict.
 
-A statement holds or fails; it is not checkable where the run did not record enough; and it could not be checked where
-the check itself broke, which says nothing about the run.
+A statement holds or fails; it is not checkable if the run did not record enough; and it could not be checked if the
+check itself ended with an error, which says nothing about the run.
 """
 
 import functools
@@ -40,14 +40,14 @@ def unknown(text: str, why: str) -> Line:
 
 
 def statement(text: str) -> Callable[[Callable[Concatenate[str, _P], Line]], Callable[_P, Line]]:
-    """Give a check its statement as first argument; a check that raises could not be checked, and others go on."""
+    """Decorate a check with its statement, passed as first argument; if the check raises, the others still run."""
 
     def decorate(check: Callable[Concatenate[str, _P], Line]) -> Callable[_P, Line]:
         @functools.wraps(check)
         def checked(*args: _P.args, **kwargs: _P.kwargs) -> Line:
             try:
                 return check(text, *args, **kwargs)
-            except Exception as error:  # whatever broke is no fault of the run
+            except Exception as error:  # an error of the check is not a fault of the run
                 return broken(text, error)
 
         return checked
@@ -143,7 +143,7 @@ def _apart_by_content(text: str, predictions: pd.DataFrame, split: pd.DataFrame)
     faults += _other(predictions, split, "content") + _crossing(split, known, "contents")
     if {"content", "cluster"} <= set(split):
         several = int((split.groupby("content")["cluster"].nunique() > 1).sum())
-        faults += [f"{several} contents stand in several clusters"] * (several > 0)
+        faults += [f"{several} contents are in several clusters"] * (several > 0)
     return judged(text, faults, f"{known.nunique()} contents, none divided")
 
 
@@ -160,7 +160,7 @@ def _apart_by_cluster(text: str, predictions: pd.DataFrame, split: pd.DataFrame)
 def _apart_by_subject(text: str, predictions: pd.DataFrame, split: pd.DataFrame) -> Line:
     tables = [table for table in (predictions, split) if "subject" in table]
     if all((table["subject"].fillna("").astype(str) == "").all() for table in tables):
-        return unknown(text, "the data name no subjects")
+        return unknown(text, "the data set has no subjects")
     known = _of_rows(predictions, split, "subject")
     if known is None:
         return unknown(text, "the subjects of images that were not held out are in neither table")

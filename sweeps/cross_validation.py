@@ -76,7 +76,7 @@ def cross_validate(
     todo = [(seed, fold) for seed in seeds for fold in range(folds)]
     with sigterm_ends():
         parent_id = _parent_to_resume(key, resume)
-        if parent_id and first_rank():  # to the other ranks it is rank zero that writes the run
+        if parent_id and first_rank():  # for the other ranks, rank zero is the process that writes the run
             require_unwritten(parent_id)
         members = known_members(parent_id, set(todo)) if parent_id else {}
         if not first_rank():  # trains along with rank zero, which keeps the results

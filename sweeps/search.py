@@ -35,7 +35,7 @@ class Search:
     front: list[FrozenTrial]  # the best, or those that no other beats in both objectives
     winner: Winner
     earlier: tuple[int, ...] = ()  # trials that won before the search went on, and were scored on the same images
-    failed_workers: int = 0  # further workers of this machine that ended with an error of their own
+    failed_workers: int = 0  # other workers of this machine that ended with an error
 
     def counts(self) -> dict[str, int]:
         """Return how many trials ended how."""
@@ -85,7 +85,7 @@ def search(
         best = best_trials(study, each)
         winner, earlier = scored_winner(plan.name, storage, url, plan.fit_args, best[0], parent)
         found = Search(plan, parent, each, best, winner, earlier, failed)
-        with exclusive(storage, f"{plan.name} result"):  # machines that end together write it one after the other
+        with exclusive(storage, f"{plan.name} result"):  # machines that end together write it in turn
             keep(found, study)
     return found
 
@@ -107,18 +107,18 @@ def best_trials(study: optuna.Study, each: list[FrozenTrial]) -> list[FrozenTria
 
 
 def work_together(name: str, url: str, task: str, settings: dict[str, Any], workers: int) -> int:
-    """Run trials in this process and in further ones, one GPU each, until none is left.
+    """Run trials in this process and in other worker processes, one GPU each, until none is left.
 
     Args:
         name: of the study.
         url: its storage.
         task: "module:function", as `work` takes it.
         settings: of the task.
-        workers: processes, this one among them.
+        workers: number of processes, with this one.
 
     Returns:
-        How many further workers ended with an error of their own, such as a database that takes no more connections.
-        One that was killed does not count: its trial was run by the others. Both are reported on stderr.
+        How many other workers ended with an error, such as a database that accepts no more connections. A worker that
+        was killed does not count: the others ran its trial. Both are reported on stderr.
     """
     gpus = worker_gpus(workers)
     with _more_workers(name, url, task, settings, gpus[1:]) as more:
@@ -133,9 +133,9 @@ def work_together(name: str, url: str, task: str, settings: dict[str, Any], work
 
 
 def worker_gpus(workers: int) -> list[str | None]:
-    """Return what each worker finds in CUDA_VISIBLE_DEVICES: GPU i modulo their number, of those that are visible here.
+    """Return CUDA_VISIBLE_DEVICES of each worker: the visible GPUs in turn.
 
-    None leaves the variable alone: where there is no GPU, and for a single worker, whose trials may use several.
+    None leaves the variable as it is: without a GPU, and for a single worker, whose trials may use several GPUs.
     """
     count = torch.cuda.device_count()
     if workers < 2 or not count:
@@ -147,7 +147,7 @@ def worker_gpus(workers: int) -> list[str | None]:
 
 @contextlib.contextmanager
 def _sees(gpu: str | None) -> Iterator[None]:
-    """Let what this process starts see one GPU."""
+    """Make one GPU visible to the processes that this process starts."""
     before = os.environ.get(VISIBLE_GPUS)
     if gpu is not None:
         os.environ[VISIBLE_GPUS] = gpu
@@ -164,7 +164,7 @@ def _sees(gpu: str | None) -> Iterator[None]:
 def _more_workers(
     name: str, url: str, task: str, settings: dict[str, Any], gpus: Sequence[str | None]
 ) -> Iterator[list[subprocess.Popen[str]]]:
-    """Start one worker a GPU, and end those that still run at the end."""
+    """Start one worker per entry of `gpus`, and end those that are still running at the end."""
     command = [sys.executable, "-m", "sweeps.search_worker", name, task]
     started: list[subprocess.Popen[str]] = []
     try:

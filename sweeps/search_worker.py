@@ -10,7 +10,7 @@ TASK = "sweeps.search_trial:run_trial"
 
 
 def main(name: str, task: str = TASK) -> int:
-    """Work until nothing is left; return 1, with one line on stderr, when that is not possible.
+    """Run trials until none is left; on an error print one line on stderr and return 1.
 
     The address of the storage comes in the environment, where `ps` does not show it, and what a trial needs to know
     on standard input: not from the study, since on another machine the data may lie elsewhere.
@@ -18,7 +18,7 @@ def main(name: str, task: str = TASK) -> int:
     try:
         work(name, None, task, json.load(sys.stdin), progress=False)
     except Exception as error:
-        print(f"error: a further worker of search {name} ended: {one_line(error)}", file=sys.stderr)
+        print(f"error: a worker of search {name} failed: {one_line(error)}", file=sys.stderr)
         return 1
     return 0
 

@@ -33,8 +33,8 @@ def main(args: list[str]) -> int:
         "--cells",
         nargs="+",
         metavar="CELL",
-        help="run these cells of the study only; its report then covers no others, and without --cells the same "
-        "command goes on with the rest",
+        help="run only these cells of the study; the report then covers only them; the same command without --cells "
+        "runs the rest",
     )
     parser.add_argument("--storage", help="PostgreSQL for several workers; by default a file for one")
     parser.add_argument("--dry-run", action="store_true", help="say how many runs and images, and about how long")
@@ -93,7 +93,7 @@ def planned(name: str, options: argparse.Namespace) -> Study:
 
 
 def _require_cells(study: Study, names: list[str]) -> None:
-    """Raise unless the study has these cells, and with each of them what it goes on from."""
+    """Raise unless the study has these cells, and `names` also has the cells that they start from."""
     known = [cell.name for cell in study.cells]
     if unknown := [name for name in names if name not in known]:
         msg = f"--cells: study {study.name} has no cell {unknown[0]!r}; it has {'; '.join(map(repr, known))}"

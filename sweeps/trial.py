@@ -51,7 +51,7 @@ def run_apart(study_name: str, url: str, number: int, task: str, settings: dict[
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([task.partition(":")[0], __name__])
     ours, theirs = context.Pipe()
-    gpus = os.environ.get(VISIBLE_GPUS)  # the server, from which the child comes, may have been started with others
+    gpus = os.environ.get(VISIBLE_GPUS)  # the fork server that starts the child may have others
     process = context.Process(target=_main, args=(theirs, study_name, url, number, task, settings, gpus))
     process.start()
     theirs.close()
@@ -150,7 +150,7 @@ def checked(values: float | Sequence[float], objectives: int) -> Outcome:
 
 
 def one_line(error: BaseException) -> str:
-    """Return the kind of an error and its first line; our own errors say enough by themselves."""
+    """Return the type of an error and its first line; of an InputError the whole message."""
     if isinstance(error, InputError):
         return str(error)
     lines = str(error).strip().splitlines()

@@ -47,8 +47,9 @@ def scored_winner(
     """Return the winner of a search, trained and scored once, and the trials that won before it.
 
     Notes:
-        Training the winner is a trial of a study of its own, so it is claimed, gives signs of life and is taken over
-        from a worker that died as any other trial; meanwhile further machines wait, and no lock is held.
+        Training the winner is a trial of a separate study. So, like any other trial, one worker claims it, its
+        heartbeat is recorded, and another worker takes it over if that one dies. Meanwhile other machines wait, without
+        a lock.
 
     Args:
         name: of the search.
@@ -64,7 +65,7 @@ def scored_winner(
     study = optuna.create_study(
         study_name=f"{name} winner", storage=storage, direction=StudyDirection.MAXIMIZE, load_if_exists=True
     )
-    with exclusive(storage, study.study_name):  # no worker is between two steps
+    with exclusive(storage, study.study_name):  # no worker is in the middle of a change
         trials = once_each(study)
     winner = _known(trials, best.number)
     if winner is None:
@@ -76,8 +77,10 @@ def scored_winner(
         winner = _known(trials, best.number)
     if winner is None:
         ended = [trial for trial in trials if _of(trial) == best.number and trial.state == TrialState.FAIL]
-        why = ended[-1].user_attrs.get(ERROR, "its worker was killed each time") if ended else "its run is gone"
-        msg = f"search {name}: the winner (trial {best.number}) was not scored: {why}; the same command tries again"
+        why = "its run is no longer in the store"
+        if ended:
+            why = ended[-1].user_attrs.get(ERROR, "its worker was killed each time")
+        msg = f"search {name}: the winner (trial {best.number}) was not scored: {why}; run the same command again"
         raise InputError(msg)
     done = {_of(trial) for trial in trials if trial.state == TrialState.COMPLETE}
     return winner, tuple(sorted(done - {winner.trial}))
@@ -108,7 +111,7 @@ def score_winner(trial: optuna.Trial, settings: dict[str, Any]) -> float:
 
 
 def _of(trial: FrozenTrial | optuna.Trial) -> int:
-    """Return the number, in the search, of the trial that a winner was."""
+    """Return the number that the winning trial has in the search."""
     return int(trial.user_attrs[ENQUEUED]["trial"])
 
 

@@ -89,7 +89,7 @@ class BoxesDataModule(L.LightningDataModule):
         self.split, self.outer_fraction, self.inner_fraction = split, outer_fraction, inner_fraction
         self.fold_seed, self.augment, self.num_workers, self.cache_dir = fold_seed, augment, num_workers, cache_dir
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
-        self.seen_before = SeenImages()  # by the model that a run begins from
+        self.seen_before = SeenImages()  # by the model that the run starts from
 
     @cached_property
     def _read(self) -> tuple[Manifest, pd.DataFrame]:
@@ -215,12 +215,12 @@ class BoxesDataModule(L.LightningDataModule):
 
     @property
     def seen(self) -> SeenImages:
-        """The images that this run trains and selects on, and those that the model it begins from has seen."""
+        """The images that this run trains and selects on, and those that the model it starts from has seen."""
         contents = np.asarray(self.contents, dtype=object)
         return SeenImages.of(contents[self.fold.train], contents[self.fold.inner]).joined(self.seen_before)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint must know: how images are prepared for its model, and which ones it has seen."""
+        """Return what a checkpoint records: how images are prepared for its model, and which images it has seen."""
         return {"size": self.size, "fit": "pad", "seen": self.seen.state()}
 
     def train_dataloader(self) -> DataLoader:

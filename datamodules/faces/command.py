@@ -10,7 +10,7 @@ from datamodules.face_crops import images_root
 from datamodules.labels import VOCABULARIES
 from datamodules.manifest import Manifest, make_manifest
 
-UNLABELLED = "unlabelled"  # label of images that have none
+UNLABELLED = "unlabelled"  # label of images without a label
 
 
 def add_face_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,13 +32,13 @@ def add_face_arguments(parser: argparse.ArgumentParser) -> None:
         "--unlabelled",
         action="store_true",
         default=None,
-        help="an image, folder or table without labels, as `emotion predict` takes it",
+        help="the images have no labels; --data is an image, a folder or a table, as for `emotion predict`",
     )
     faces.add_argument("--workers", type=int, help="processes [one a core]")
 
 
 def unlabelled_images(source: str) -> Manifest:
-    """Return a manifest of images without labels, the same ones that `emotion predict` finds.
+    """Return a manifest of unlabelled images, the same images that `emotion predict` finds.
 
     Args:
         source: An image, a folder, or a table of paths.
@@ -51,7 +51,7 @@ def unlabelled_images(source: str) -> Manifest:
     images = find_pictures(source)
     root = images_root(source, images)
     table = pd.DataFrame({"path": [path.absolute().relative_to(root.absolute()).as_posix() for path in images]})
-    classes = (UNLABELLED, *VOCABULARIES["fer2013"])  # a manifest has at least two
+    classes = (UNLABELLED, *VOCABULARIES["fer2013"])  # a manifest needs at least two classes
     return make_manifest(table.assign(label=UNLABELLED), root, name=root.resolve().name, classes=classes)
 
 

@@ -49,10 +49,10 @@ def cut_out(manifest: Manifest, options: "ReadOptions") -> Manifest:
 
 
 def _folder(manifest: Manifest, options: "ReadOptions", *more: object) -> Path:
-    """Return where the crops are kept, by everything that they are made of: the photographs' bytes above all.
+    """Return the cache folder of the crops, named by a hash of all that they depend on, the photographs' bytes too.
 
     Args:
-        manifest: The photographs; moved to another folder they have the same crops.
+        manifest: The photographs; the crops are the same if they are moved to another folder.
         options: Size and margin of the crops.
         more: The detector, or the boxes.
     """

@@ -37,7 +37,7 @@ def stem(path: Path) -> str:
 
 
 def unpacked_folder(path: Path) -> Path:
-    """Return where the content of an archive or a CSV of pixels is kept; named by a hash of all of the file's bytes.
+    """Return the cache folder of an archive or a CSV of pixels, named by a hash of all bytes of the file.
 
     Raises:
         InputError: The file cannot be read.

@@ -1,4 +1,4 @@
-"""Whether a detector was trained or selected on images that are to be reported on."""
+"""Check that a detector was not trained or selected on the images that a run reports on."""
 
 from pathlib import Path
 
@@ -14,11 +14,11 @@ def refuse_known(which: str, data: BoxesDataModule, option: str) -> None:
 
     Args:
         which: the run or file, as `lightning_modules.detector.run.checkpoint_of` takes it.
-        data: what will be reported on; it notes what the detector has seen.
-        option: what named the detector.
+        data: the images of the run; what the detector has seen is recorded in it.
+        option: the option that named the detector.
 
     Raises:
-        InputError: so, or the detector does not record what it was trained on.
+        InputError: it was, or it does not record which images it was trained on.
     """
     path = Path(which).expanduser()
     run_id = None if path.is_file() or path.suffix == ".ckpt" else find_run(which)

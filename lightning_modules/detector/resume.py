@@ -24,7 +24,7 @@ def config_hash(config: dict[str, Any]) -> str:
 
 def division_hash(data: BoxesDataModule) -> str:
     """Hash of which picture plays which role, with its boxes."""
-    split = data.split_table().drop(columns="content")  # so that runs begun before it was there go on
+    split = data.split_table().drop(columns="content")  # so that runs from before this column existed can be resumed
     made = hashlib.sha256(pd.util.hash_pandas_object(split, index=False).to_numpy().tobytes())
     made.update(np.concatenate(data.boxes).tobytes())
     return made.hexdigest()[:16]

@@ -1,8 +1,8 @@
-"""What cells differ by on the reported images, or on a group of them, over images and over training seeds.
+"""Differences between cells on the reported images, or on a group of them, tested over images and training seeds.
 
-From three seeds on the seed is a unit of the test, as the images are (`over_seeds`). Of fewer, the predictions of all
-seeds stand below each other, with the seeds' rows of an image in one cluster: an interval or a test that resamples or
-exchanges whole clusters has the mean over the seeds as its statistic, and speaks of the choice of images alone.
+With three or more seeds, both seeds and images are units of the test (`over_seeds`). With fewer, the predictions of all
+seeds are stacked, with the rows of an image in one cluster: an interval or a test that resamples or exchanges whole
+clusters has the mean over the seeds as its statistic, and covers only the choice of images.
 """
 
 import math
@@ -33,7 +33,7 @@ _DEALS = 9999
 class Tested:
     """A difference, second minus first, its 95 % interval, the p-value (None: nothing to test) and the test's name.
 
-    `by_seed` says that seeds and images are both units, so that the test speaks of other seeds and other images, too.
+    With `by_seed`, seeds and images are both units, so the test generalises to other seeds and other images.
     """
 
     difference: float
@@ -45,9 +45,9 @@ class Tested:
 
 
 class LeftOut(NamedTuple):
-    """Metrics of several runs on the images they share, and what each would be without a cluster of images."""
+    """Metrics of several runs on the images they share, and the same metrics without each cluster of images."""
 
-    values: np.ndarray  # (T,) one a run
+    values: np.ndarray  # (T,) one per run
     without: np.ndarray  # (C, T) the same without each cluster
     stratum: np.ndarray  # (C,) the class that most images of the cluster are of
 
@@ -83,14 +83,14 @@ def stacked(tables: Sequence[pd.DataFrame], metric: Metric) -> pd.DataFrame:
 
 
 def left_out(tables: Sequence[pd.DataFrame], metrics: Sequence[Metric]) -> LeftOut | None:
-    """Return metrics on the images that all tables share, and without each cluster of them.
+    """Return metrics on the images that all tables share, and the same without each cluster of images.
 
     Args:
-        tables: Prediction tables, one a run.
-        metrics: Accuracy, macro F1, or recall, precision or F1 of a class, of a group or of all images; one a table.
+        tables: Prediction tables, one per run.
+        metrics: Accuracy, macro F1, or recall, precision or F1 of a class, of a group or of all images; one per table.
 
     Returns:
-        None where a metric is another one, or where there is no image of its group and class.
+        None for any other metric, or if there is no image of its group and class.
     """
     classes = [str(name) for name in classes_of(tables[0])]
     codes, count = pd.Index(classes), len(classes)
@@ -114,7 +114,7 @@ def left_out(tables: Sequence[pd.DataFrame], metrics: Sequence[Metric]) -> LeftO
         each = np.zeros((total, count * count), np.int32)
         np.add.at(each, (cluster[inside], cell), 1)
         whole = each.sum(axis=0)
-        has = whole.reshape(count, count).sum(axis=1) > 0  # of a group, macro F1 is over the classes that it has
+        has = whole.reshape(count, count).sum(axis=1) > 0  # macro F1 of a group is over the classes that it has
         found = scores(np.concatenate([whole[None], whole - each]).reshape(-1, count, count))
         if kind == "f1_macro" and condition:
             found["f1_macro"] = found["f1"][:, has].mean(axis=1)
@@ -131,7 +131,7 @@ def over_seeds(found: LeftOut) -> Tested:
     """Test a difference with seeds and images as units.
 
     Args:
-        found: Metrics of the lower runs, one a seed, then of the higher runs of the same seeds.
+        found: Metrics of the lower runs, one per seed, then of the higher runs of the same seeds.
     """
     seeds = len(found.values) // 2
     differences = found.values[seeds:] - found.values[:seeds]
@@ -143,7 +143,7 @@ def over_seeds(found: LeftOut) -> Tested:
 def paired(one: Sequence[pd.DataFrame], other: Sequence[pd.DataFrame], metric: Metric, seed: int = 0) -> Tested | None:
     """Test what `other` has more than `one`, on the same images; None where the group has none of the class.
 
-    From three seeds on the seed is a unit of the test.
+    With three or more seeds, the seed is a unit of the test, too.
 
     Args:
         one: Prediction tables, one a seed.

@@ -87,9 +87,10 @@ def block(changes: Changes, found: Sequence[Change]) -> Block:
             before = (*before, Part(f"paper {shown(first.published[0])}", small=True))
         rows.append((text(name), before, *(_changed(of[column]) for column in columns)))
     said = (
-        f"The group {changes.on} of the reported images. Of each class the share that is answered rightly: before, "
-        "after and the difference, with its 95 % interval and p: image by image and all seeds together, from three "
-        "seeds on with the seed as a unit, too. p is corrected by Holm's method over the whole table; ! marks p < .05."
+        f"The group {changes.on} of the reported images. For each class the share of correct answers: before, after "
+        "and the difference, with its 95 % interval and p. With three or more seeds, seeds and images are both units "
+        "of the test; with fewer, only the images are. p is corrected by Holm's method over the whole table; ! marks "
+        "p < .05."
     )
     return Block(changes.title, (said, *filter(None, [changes.note])), Grid(("", "before", *columns), tuple(rows)))
 

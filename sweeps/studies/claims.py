@@ -42,9 +42,8 @@ class Judged:
         high: Upper end.
         p_value: Two-sided, corrected by Holm's method over the claims of the study; None where nothing could be tested.
         test: What was tested.
-        verdict: At p < .05 confirmed or contradicted, if seeds and images are both units of the test; of a test that
-            speaks of the images or of the seeds alone only that these models differ on these images. Not confirmed
-            otherwise.
+        verdict: At p < .05 confirmed or contradicted, if seeds and images are both units of the test; if only one of
+            them is, only that these models differ on these images. At p >= .05 not confirmed.
     """
 
     claim: Claim
@@ -62,11 +61,11 @@ def judge(claims: Sequence[Claim], outcomes: Outcomes) -> list[Judged]:
     """Test every claim and correct for their number.
 
     Notes:
-        From three seeds on, seeds and images are both units: a t-test over the differences of the seeds, whose
-        variance has the part that comes from their common images (`records.significance.seeds_t`). Below, cells are
-        compared image by image (cluster permutation, cluster-bootstrap interval), which speaks of the choice of images
-        alone. Numbers that were logged in training, without predictions, are compared by a paired t-test over seeds,
-        which speaks of the training alone.
+        With three or more seeds, seeds and images are both units: a t-test over the differences of the seeds, whose
+        variance includes the part that comes from their common images (`records.significance.seeds_t`). With fewer,
+        cells are compared image by image (cluster permutation, cluster-bootstrap interval), which covers only the
+        choice of images. Numbers that were logged in training, without predictions, are compared by a paired t-test
+        over seeds, which covers only the training.
     """
     tests = [_test(claim, outcomes) for claim in claims]
     raw = [one.p_value for one in tests if one and one.p_value is not None]

@@ -49,7 +49,7 @@ class Conduct:
         self._only_cells = only_cells
 
     def _resolved(self) -> list[Config]:
-        """Return what each cell resolves to."""
+        """Return the resolved config of each cell."""
         return cell_configs(self.study, self.extra)
 
     def run(self, *, only_report: bool = False) -> dict[str, str]:

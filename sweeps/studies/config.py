@@ -1,4 +1,4 @@
-"""The config that options of `emotion fit` amount to, without running anything, and its identity."""
+"""Resolve options of `emotion fit` to a config without running anything, and hash it."""
 
 import hashlib
 import json
@@ -14,16 +14,16 @@ from lightning_modules.shorthand import expand, load_value
 
 Config = dict[str, Any]
 _CLASSES = ("data", "model")  # whose options stand under init_args in a file
-_TEXT = {"data.source", "run.recipe", "run.name", "run.experiment"}  # what looks like a number stays text
-_NAMES = ("recipe", "name", "parent", "resume")  # options of the run that change no number
+_TEXT = {"data.source", "run.recipe", "run.name", "run.experiment"}  # a value that looks like a number stays text
+_NAMES = ("recipe", "name", "parent", "resume")  # options of the run that change no result
 
 
 def merged(args: list[str], recipe: str | None = "quick") -> Config:
-    """Return what recipe, files and options amount to, later ones over earlier ones.
+    """Return the config of recipe, files and options; later ones override earlier ones.
 
     Args:
         args: options of `emotion fit`, short or long.
-        recipe: used when `args` names neither a recipe nor a config; None: only what `args` says.
+        recipe: used if `args` names neither a recipe nor a config; None for no recipe.
 
     Raises:
         InputError: A word that is no option, an option without a value, or one that names no section.
@@ -45,13 +45,13 @@ def merged(args: list[str], recipe: str | None = "quick") -> Config:
 
 
 def identity(config: Config) -> str:
-    """Return a hash of what a config holds; the order of options, and names of recipes and runs, do not count."""
+    """Return a hash of a config; the order of options and the names of recipes and runs do not change it."""
     run = {key: value for key, value in config.get("run", {}).items() if key not in _NAMES}
     return hashlib.sha256(json.dumps({**config, "run": run}, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def recipe_and_data(config: Config) -> tuple[str, str]:
-    """Return the names of the recipe and of the data set, by which runs and searches are called."""
+    """Return the names of the recipe and of the data set, after which runs and searches are named."""
     recipe = str(config.get("run", {}).get("recipe") or "custom")
     source = str(config.get("data", {}).get("source") or "drawn")
     return recipe, "drawn" if source.startswith("drawn") else Path(source.rsplit(":", 1)[-1]).stem
@@ -67,7 +67,7 @@ def _lay_over(config: Config, other: Config) -> None:
 
 
 def _flat(value: object) -> object:
-    """Return a class and its options in one dict, as options of a command line are laid over them."""
+    """Return a class and its options in one dict, so that options of a command line can override them."""
     if isinstance(value, dict) and "class_path" in value:
         return {"class_path": value["class_path"], **(value.get("init_args") or {})}
     return value
@@ -76,7 +76,7 @@ def _flat(value: object) -> object:
 def _set(config: Config, name: str, text: str) -> None:
     try:
         value = text if name in _TEXT else _flat(load_value(text))
-    except yaml.YAMLError:  # to the parser of `emotion fit`, too, it is text then
+    except yaml.YAMLError:  # the parser of `emotion fit` takes it as text, too
         value = text
     section, *path = name.removesuffix("_").split(".")
     if path == ["class_path"]:

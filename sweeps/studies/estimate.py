@@ -36,7 +36,7 @@ class Cost:
 
 
 def estimate(study: Study, extra: list[str], only_cells: list[str] | None = None) -> str:
-    """Return the estimate as text, of all cells or of some; opens no picture and keeps nothing."""
+    """Return the estimate for all cells or some of them as text; opens no image and stores nothing."""
     speed: dict[str, float] = {}
     data: dict[str, EmotionDataModule] = {}
     cells = [cell for cell in study.cells if only_cells is None or cell.name in only_cells]

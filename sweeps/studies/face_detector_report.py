@@ -37,7 +37,7 @@ class Measured(Outcome):
 
     @classmethod
     def left_out(cls, runs: Sequence[Outcome], metrics: Sequence[Metric]) -> LeftOut | None:
-        """Return average precisions, one a run, with and without each picture; None if they are of other pictures."""
+        """Return average precisions, one per run, with and without each image; None if the runs' images differ."""
         sets = [list(run.pictures) for run in runs if isinstance(run, Measured)]
         if len({tuple(picture.faces for picture in pictures) for pictures in sets}) > 1:
             return None

@@ -19,14 +19,14 @@ from lightning_modules.backbones import EMBEDDED, build_backbone
 from lightning_modules.device import best_device
 
 FEATURES_VERSION = 1
-"""Version of how features are computed; those of another version are computed anew."""
+"""Version of the computation; features of another version are computed again."""
 
 
 def features(data: EmotionDataModule, backbone: str, weights: str, *, flipped: bool = False) -> np.ndarray:
     """Return (N, F) float32 features of every picture, computed once and kept beside the pixel cache.
 
-    They are kept by the decoded pixels, in the order of the rows, and by all that the features depend on. With weights
-    ``none`` the backbone is drawn at random, always alike.
+    They are cached under a hash of everything that they depend on, including the decoded pixels in the order of the
+    rows. With weights ``none`` the backbone is random, always with the same seed.
 
     Args:
         data: The pictures.
@@ -35,7 +35,7 @@ def features(data: EmotionDataModule, backbone: str, weights: str, *, flipped: b
         flipped: Mirror the pictures, left to right.
 
     Raises:
-        InputError: Unknown backbone, or weights that cannot be read.
+        InputError: The backbone is unknown, or its weights cannot be read.
     """
     root = Path(data.cache_dir) if data.cache_dir else cache_root()
     file = root / "features" / f"{_key(data, backbone, weights, flipped)}.npy"
@@ -77,7 +77,7 @@ def _key(data: EmotionDataModule, backbone: str, weights: str, flipped: bool) ->
 
 
 def _weights_identity(backbone: str, weights: str) -> str:
-    """Return what changes with the weights: the version of an installed package, or a file's content."""
+    """Identify the weights: by the version of an installed package, or by the content of a file."""
     if weights == "embedded" and backbone in EMBEDDED:
         return f"embedded {version(EMBEDDED[backbone][0].replace('_', '-'))}"
     if weights in ("embedded", "hub", "none"):

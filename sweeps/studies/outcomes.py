@@ -65,9 +65,9 @@ class Outcome:
 
     @classmethod
     def left_out(cls, runs: Sequence["Outcome"], metrics: Sequence[Metric]) -> LeftOut | None:
-        """Return metrics, one a run, with and without each cluster of the images that all runs share.
+        """Return metrics, one per run, with and without each cluster of the images that all runs share.
 
-        None where a metric is not computed from predictions, such as one that was logged in training.
+        None if a metric is not computed from predictions, such as one that was logged in training.
         """
         return left_out([run.predictions for run in runs], metrics)
 

@@ -134,7 +134,7 @@ def _differences(picture: Picture, judged: Sequence[Judged]) -> Figure | None:
         axes.errorbar(one.difference, place, xerr=drawn, fmt=mark, color=colour, capsize=3)
     axes.axvline(0, color="black", lw=1, ls=STYLES[1])
     axes.set_yticks(range(len(shown)), [one.claim.text for one in reversed(shown)], fontsize=8)
-    said = "difference, with its 95 % interval; p < .05: square, confirmed; diamond, these models on these images"
+    said = "difference with its 95 % interval; at p < .05 square: confirmed, diamond: these models on these images"
     axes.set_xlabel(said, loc="right", fontsize=8)
     axes.grid(alpha=0.3, axis="x")
     return figure

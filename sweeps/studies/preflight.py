@@ -1,4 +1,4 @@
-"""What a study is found again by, and what it refuses before its first cell."""
+"""The key of a study, and the checks before its first cell is run."""
 
 import hashlib
 import json
@@ -11,13 +11,13 @@ from sweeps.studies.plan import Cell, Protocol, Scale, Study, words
 
 
 def study_key(study: Study, scale: Scale, protocol: Protocol, configs: Sequence[Config]) -> str:
-    """Return the name under which every worker finds a study.
+    """Return the key of a study, under which every worker finds it.
 
     Args:
-        study: its cells count by what they resolve to, so an edited recipe makes another study.
+        study: the study; its cells count by their resolved configs, so an edited recipe makes another study.
         scale: tiny, small or paper.
         protocol: honest or paper.
-        configs: what each cell resolves to.
+        configs: the resolved config of each cell.
     """
     cells = [
         [cell.name, identity(config), cell.folds, cell.chosen, cell.start_from]
@@ -28,7 +28,7 @@ def study_key(study: Study, scale: Scale, protocol: Protocol, configs: Sequence[
 
 
 def cell_configs(study: Study, extra: tuple[str, ...]) -> list[Config]:
-    """Return what each cell resolves to, with any transform in place of the chosen ones."""
+    """Return the resolved config of each cell; a fixed transform replaces those that are chosen later."""
     return [merged(words(cell, ["rotation"], extra)) for cell in study.cells]
 
 

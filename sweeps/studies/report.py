@@ -177,8 +177,8 @@ def _claims(judged: Sequence[Judged]) -> Block:
     note = (
         f"Of {len(judged)} claims: {count}. A claim is confirmed or contradicted when p < .05 after Holm's correction, "
         "in a test over three or more training seeds and the images they share. With fewer seeds, or for a number that "
-        "was logged without predictions, p < .05 says only that these models differ on these images; other seeds may "
-        "not."
+        "was logged without predictions, p < .05 says only that these models differ on these images; models of other "
+        "seeds may not."
     )
     return Block("Claims", (note,), Grid(columns, tuple(rows)))
 

@@ -36,10 +36,10 @@ def run_cell(trial: optuna.Trial, settings: dict[str, Any]) -> float:
 
     Args:
         trial: holds the cell's name and the seed.
-        settings: study, scale, protocol, parent (run id), extra (words that win over the cell's), key (of the study).
+        settings: study, scale, protocol, parent (run id), extra (options that override the cell's), key (of the study).
 
     Raises:
-        InputError: a recipe was edited since the study began.
+        InputError: a recipe was edited after the study began.
 
     Notes:
         Chosen transforms are read from what has finished, not handed over: a worker that waits for others in one stage
@@ -51,8 +51,8 @@ def run_cell(trial: optuna.Trial, settings: dict[str, Any]) -> float:
     configs = cell_configs(study, tuple(settings["extra"]))
     if study_key(study, settings["scale"], settings["protocol"], configs) != settings["key"]:
         msg = (
-            f"study {study.name}: a recipe or config of its cells was edited after it began; bring it back, or give "
-            "the same command again, which begins a new study with what they hold now"
+            f"study {study.name}: a recipe or config of its cells was edited after it began; undo the edit, or run "
+            "the same command again, which begins a new study with the edited file"
         )
         raise InputError(msg)
     name = f"{cell.name} seed {seed}"

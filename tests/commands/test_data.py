@@ -104,7 +104,7 @@ def test_cache_is_built_listed_and_cleared(emotion: Any, faces: Path, own_cache:
 
 
 def test_a_replaced_image_is_read_anew(emotion: Any, faces: Path, own_cache: Path) -> None:
-    """The cache is of the content: an image that changes under its name is seen by the next command."""
+    """The cache is keyed by content: the next command notices an image that changed under the same name."""
     emotion("data", "check", str(faces), "--table", "before.csv")
     assert not len(pd.read_csv("before.csv"))
     one, two = sorted((faces / "sad").iterdir())[:2]

@@ -1,4 +1,4 @@
-"""A full disk is one line that says so, nothing is lost, and `--resume` goes on when there is room again.
+"""A full disk gives one line of error, nothing is lost, and `--resume` goes on when there is room again.
 
 The slow tests mount a small file system over `mlruns` and fill it in the middle of a run; the fast ones let Lightning
 and fsspec fail.
@@ -140,7 +140,7 @@ def test_a_full_disk_is_one_line_and_resuming_goes_on(disk: Disk, tiny: tuple[st
 
 
 def is_resumed(emotion: Any, tiny: tuple[str, ...]) -> None:
-    """Whether the failed run can be gone on with, and is one run."""
+    """Whether the failed run can be resumed and stays one run."""
     (failed,) = emotion.runs()
     assert failed.info.status == "FAILED"
     emotion("fit", *tiny, "--resume")

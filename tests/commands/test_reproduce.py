@@ -1,4 +1,4 @@
-"""`emotion reproduce`: a run is run again from what it kept, and what differs is said."""
+"""`emotion reproduce`: a run is run again from its stored config, and the differences are printed."""
 
 import json
 from pathlib import Path

@@ -32,7 +32,7 @@ def report(emotion: Any) -> tuple[str, pd.DataFrame]:
 
 
 def names(emotion: Any, name: str) -> list[str]:
-    """Return the cells of a study, as the command says them."""
+    """Return the cells of a study, as the command prints them."""
     (error,) = emotion("study", name, "--cells", "no such cell", status=1).errors
     return re.findall(r"'([^']*)'", error.partition("it has")[2])
 

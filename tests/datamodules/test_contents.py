@@ -26,7 +26,7 @@ SIDE = 24
 
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files count as settled at once, so that what was read is remembered, as that of files that lie for a while."""
+    """Files count as settled at once, so that their hashes are stored, as those of older files are."""
     monkeypatch.setenv("EMOTION_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setattr(contents, "SETTLED", -60.0)
 

@@ -1,4 +1,4 @@
-"""Files that are written under a temporary name: whole or not at all, and readable to whom plain files are."""
+"""Files that are written under a temporary name: complete or absent, with the mode of files from `open`."""
 
 import os
 import re

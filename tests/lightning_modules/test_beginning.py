@@ -22,7 +22,7 @@ CONTENTS = [f"{row:032x}"[::-1] for row in range(6)]
 
 
 def images(**changes: Any) -> Any:
-    """Six images; two twins, two of one person, and two to report on."""
+    """Six images: two near-duplicates, two of one person, and two to report on."""
     plan = SimpleNamespace(protocol=changes.pop("protocol", "honest"))
     usual = {
         "manifest": SimpleNamespace(fingerprint=lambda: "same"), "contents": CONTENTS, "plan": plan,
@@ -125,10 +125,10 @@ def test_a_file_that_does_not_say_what_it_has_seen_is_refused(tmp_path: Path) ->
     _, path = kept(tmp_path, ["happy", "sad"], None)
     model = EmotionClassifier(["happy", "sad"], **SMALL)
     with pytest.raises(
-        InputError, match=r"does not record which images .* name the run that left the file instead, or"
+        InputError, match=r"does not record which images .* name the run that wrote the file instead, or"
     ):
         begin_from(model, images(), str(path))
-    with pytest.raises(InputError, match=r"^ckpt_path: .* does not record which images"):
+    with pytest.raises(InputError, match=r"^ckpt_path: .* does not record .* use run.start_from with the run"):
         check_resumed(model, images(), str(path))
     torch.save({"state_dict": model.backbone.state_dict()}, tmp_path / "published.pth")
     check_weights(images(), str(tmp_path / "published.pth"))

@@ -314,7 +314,7 @@ def test_commits_are_looked_up(one_run: str, monkeypatch: pytest.MonkeyPatch) ->
         lines = {line.statement: line.verdict for line in certify(one_run).lines}
         return lines["the code is a commit"], lines["lock hash"]
 
-    assert code() == ("not checkable", "holds")  # stated twice, but no commit of this clone
+    assert code() == ("not checkable", "holds")  # stated twice, but not a commit of this clone
     monkeypatch.setattr("records.provenance.known_commit", lambda commit: commit == "c" * 40)
     monkeypatch.setattr("records.provenance.lock_of", lambda commit: "d" * 64)
     assert code() == ("holds", "holds")

@@ -1,4 +1,4 @@
-"""A run tells which process writes it, and nobody goes on with it while that process is alive."""
+"""A run records which process writes it, and is not resumed while that process is alive."""
 
 import json
 import subprocess

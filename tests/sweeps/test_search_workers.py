@@ -139,7 +139,7 @@ def test_a_worker_that_cannot_begin_says_why_in_one_line(
         monkeypatch.setattr("sys.stdin", io.StringIO("{}"))
         assert search_worker.main("nothing") == 1
         (line,) = capsys.readouterr().err.splitlines()
-        assert line.startswith(f"error: a further worker of search nothing ended: {why}"), line
+        assert line.startswith(f"error: a worker of search nothing failed: {why}"), line
 
 
 def test_a_search_whose_worker_failed_ends_with_status_1(
@@ -269,6 +269,6 @@ def test_a_winner_that_cannot_be_trained_is_told_and_tried_again(
     for name in ("go", "fails"):
         (workplace / name).touch()
     told = Scoring(opened(url), url, "poor", workplace).ended()
-    assert told == "search poor: the winner (trial 3) was not scored: no memory; the same command tries again"
+    assert told == "search poor: the winner (trial 3) was not scored: no memory; run the same command again"
     (workplace / "fails").unlink()
     assert Scoring(opened(url), url, "poor", workplace).ended()[0].run_id == "run 1"
