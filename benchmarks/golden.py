@@ -428,7 +428,8 @@ def _unequal(one: pd.Series, other: pd.Series, tolerance: float) -> np.ndarray:
     if all(pd.api.types.is_numeric_dtype(column) for column in (one, other)):
         left, right = (column.to_numpy(np.float64, na_value=np.nan) for column in (one, other))
         return ~np.isclose(left, right, rtol=0, atol=tolerance, equal_nan=True)
-    return one.astype(str).to_numpy(object) != other.astype(str).to_numpy(object)
+    left, right = (column.where(column.notna(), "").astype(str).to_numpy(object) for column in (one, other))
+    return left != right  # an empty cell equals an empty cell
 
 
 def _short(value: object) -> str:
@@ -469,9 +470,13 @@ def compare_certificates(base: dict[str, Any], head: dict[str, Any]) -> list[Dif
 
 def read_trials(database: Path) -> pd.DataFrame:
     """Return the states, options and values of the trials in Optuna's SQLite file, one row each."""
-    options = "SELECT number, param_name, param_value, distribution_json FROM trials JOIN trial_params USING (trial_id)"
-    values = "SELECT number, 'value ' || objective, value, NULL FROM trials JOIN trial_values USING (trial_id)"
-    states = "SELECT number, 'state', NULL, state FROM trials"
+    trials = "FROM trials JOIN studies USING (study_id)"
+    mine = "WHERE study_name = 'golden'"  # the file may hold studies for other jobs, such as training the winner
+    options = (
+        f"SELECT number, param_name, param_value, distribution_json {trials} JOIN trial_params USING (trial_id) {mine}"
+    )
+    values = f"SELECT number, 'value ' || objective, value, NULL {trials} JOIN trial_values USING (trial_id) {mine}"
+    states = f"SELECT number, 'state', NULL, state {trials} {mine}"
     with contextlib.closing(sqlite3.connect(database)) as connection:
         rows = [(*row[:2], *_suggested(row[2], json.loads(row[3]))) for row in connection.execute(options)]
         rows += [row for query in (values, states) for row in connection.execute(query)]
