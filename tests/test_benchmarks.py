@@ -250,10 +250,12 @@ def test_golden_reads_options_and_values_of_trials(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "search.db") as database:
         database.executescript(
             """
-            CREATE TABLE trials (trial_id INTEGER, number INTEGER, state TEXT);
+            CREATE TABLE studies (study_id INTEGER, study_name TEXT);
+            CREATE TABLE trials (trial_id INTEGER, study_id INTEGER, number INTEGER, state TEXT);
             CREATE TABLE trial_values (trial_id INTEGER, objective INTEGER, value FLOAT);
             CREATE TABLE trial_params (trial_id INTEGER, param_name TEXT, param_value FLOAT, distribution_json TEXT);
-            INSERT INTO trials VALUES (5, 0, 'COMPLETE');
+            INSERT INTO studies VALUES (1, 'golden'), (2, 'golden winner');
+            INSERT INTO trials VALUES (5, 1, 0, 'COMPLETE'), (6, 2, 0, 'RUNNING');
             INSERT INTO trial_values VALUES (5, 0, 1.25);
             INSERT INTO trial_params VALUES
                 (5, 'rate', 0.25, '{"name": "FloatDistribution", "attributes": {"low": 0.0, "high": 1.0}}'),
