@@ -115,6 +115,11 @@ def _parent_to_resume(key: str, resume: str | None) -> str | None:
     if resume is None:
         return None
     if not has_store():
+        if resume != "auto":
+            msg = (
+                f"--resume: there are no runs in this folder, so no {resume!r}; change to the folder that holds mlruns"
+            )
+            raise InputError(msg)
         if first_rank():
             print("--resume: there are no runs yet; a new one begins", file=sys.stderr)
         return None

@@ -183,6 +183,13 @@ def test_sigterm_after_the_last_fold_closes_the_parent(
     check_each_image_once(emotion, parent.info.run_id, 2)
 
 
+def test_a_named_run_is_not_resumed_where_there_are_no_runs(emotion: Any, tiny: tuple[str, ...]) -> None:
+    for command in (("fit", *tiny), ("cross-validate", *tiny, "--folds", "2")):
+        (error,) = emotion(*command, "--resume", "0123abcd", status=1).errors
+        assert "0123abcd" in error
+        assert not list(Path().rglob("*.ckpt"))
+
+
 @pytest.mark.slow
 def test_recipe_k_emotionnet_cross_validates_on_whole_scenes_and_is_exported(emotion: Any) -> None:
     scenes = "scenes:images=42,size=96,others=0,distractors=0,classes=happy+sad+angry"
