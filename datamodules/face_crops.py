@@ -106,16 +106,28 @@ def _not_crops(source: str, images: Sequence[Path]) -> list[Path]:
     """Return the images that are listed as crops neither in the source's table nor in a manifest.csv above them."""
     place = Path(source).expanduser().resolve()
     if place.is_file() and place.suffix.lower() in (".csv", ".parquet"):
-        if SOURCE not in read_table(place, columns_only=True):
-            return list(images)
-        sources = read_table(place)[SOURCE].fillna("")
-        return [path for path, photograph in zip(images, sources, strict=True) if not photograph]
-    crops = {file for folder in (place, *place.parents) for file in _crops_of(folder / "manifest.csv")}
+        if SOURCE in read_table(place, columns_only=True):
+            crop = _is_crop(read_table(place))
+            return [path for path, face in zip(images, crop, strict=True) if not face]
+        folders = {folder for path in images for folder in path.resolve().parents}
+    else:
+        folders = {place, *place.parents}
+    crops = {file for folder in folders for file in _crops_of(folder / "manifest.csv")}
     return [path for path in images if path.resolve() not in crops]
 
 
+def _is_crop(table: pd.DataFrame) -> pd.Series:
+    """Return which rows are face crops; a photograph without a face may stand in such a table whole."""
+    found = table[SOURCE].fillna("") != ""
+    return found & (table["face"] == "face") if "face" in table else found
+
+
 def _crops_of(manifest: Path) -> list[Path]:
-    if not manifest.is_file() or not {"path", SOURCE} <= set(read_table(manifest, columns_only=True)):
+    """Return the face crops that a manifest.csv lists; one that cannot be read is somebody else's and lists none."""
+    try:
+        if not manifest.is_file() or not {"path", SOURCE} <= set(read_table(manifest, columns_only=True)):
+            return []
+        table = read_table(manifest)
+    except InputError:
         return []
-    table = read_table(manifest)
-    return [(manifest.parent / name).resolve() for name in table.loc[table[SOURCE].fillna("") != "", "path"]]
+    return [(manifest.parent / name).resolve() for name in table.loc[_is_crop(table), "path"]]

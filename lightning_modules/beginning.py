@@ -8,6 +8,7 @@ import numpy as np
 
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
+from datamodules.face_crops import SOURCE as FACE_SOURCE
 from datamodules.manifest import Manifest
 from datamodules.seen import SeenImages
 from lightning_modules.checkpoints import CONFIG_KEY, load_plain, read_checkpoint, require_classes
@@ -102,9 +103,23 @@ def _refuse(
     data: EmotionDataModule, checkpoint: Mapping[str, Any], option: str, source: str, run_id: str | None = None
 ) -> None:
     seen = seen_by(checkpoint, data, option, source, run_id)
+    if run_id is not None and FACE_SOURCE in data.manifest.table:
+        seen = seen.joined(_same_rows(run_id, data))
     # a run that selects on the part it reports says so in every table; selecting on it earlier adds nothing to that
     selected = data.plan.protocol != "paper"
     refuse_seen(seen, data, data.fold_rows.outer, option, source, _ALIKE, selected=selected)
+
+
+def _same_rows(run_id: str, data: Images) -> SeenImages:
+    """Return this run's face crops of the photographs that another run of the same manifest has seen.
+
+    The other run may have cut the faces out in another way, so that equal photographs have other contents.
+    """
+    if run_row(run_id).get("tags.manifest") != data.manifest.fingerprint():
+        return SeenImages()
+    split, contents = load_table(run_id, SPLIT), np.asarray(data.contents, dtype=object)
+    parts = [split.loc[split["role"] == role, "row"].to_numpy() for role in ("train", "inner")]
+    return SeenImages.of(*(contents[rows] for rows in parts))
 
 
 def refuse_seen(

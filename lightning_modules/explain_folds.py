@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
 from datamodules.errors import InputError
 from datamodules.face_crops import FaceCrops
@@ -13,6 +12,7 @@ from datamodules.manifest import Manifest
 from datamodules.pixels import Fit
 from datamodules.readers import ReadOptions, read
 from lightning_modules.checkpoints import require_classes
+from lightning_modules.device import best_device
 from lightning_modules.stored import Trained, load_trained, run_checkpoint
 from records.explain.methods import Network
 from records.predictions import check_predictions, classes_of
@@ -131,7 +131,7 @@ class FoldNetworks:
                 raise InputError(msg) from error
             trained = load_trained(path)
             require_classes(trained.classes, list(self.held.classes), f"the checkpoint of fold {fold}")
-            model = trained.model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+            model = trained.model.to(best_device()).eval()
             self._loaded[fold] = trained, Network(model, model.probabilities, model.backbone)
         return self._loaded[fold]
 

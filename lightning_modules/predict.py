@@ -11,6 +11,7 @@ from tqdm import tqdm
 from datamodules.errors import InputError
 from datamodules.pictures import PictureDataModule
 from datamodules.places import replacing
+from lightning_modules.device import best_device
 from lightning_modules.stored import Trained, header, load_trained, run_checkpoint
 
 
@@ -37,7 +38,7 @@ def predict_table(
     if trained.faces is not None:
         trained.faces.require_crops(run, "--data", source, pictures.paths)
     probabilities, errors = [], []
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     model = trained.model.to(device).eval()
     with torch.inference_mode():
         for batch in tqdm(pictures.predict_dataloader(), desc="classifying", unit="batch", delay=1, disable=None):

@@ -302,6 +302,8 @@ def add_to_run(
             try:
                 send_all(store.open_client(directory, _address(spool.folder)), run_id, spool)
                 spool.clear_files()
+                if fresh:  # the run was made elsewhere, and nothing of it waits here
+                    shutil.rmtree(folder, ignore_errors=True)
             except (InputError, MlflowException, OSError) as error:
                 why = f"the tracking store does not answer ({store.reason(error)})"
                 return f"not kept with {what} yet: {why}; it waits in {spool.folder}, send it with `emotion sync`"
@@ -309,8 +311,6 @@ def add_to_run(
         return f"not kept with {what}: another process is writing that run; try again when it has ended"
     except (InputError, OSError) as error:
         return f"not kept with {what}: {store.reason(error)}"
-    if fresh:  # the run was made elsewhere, and nothing of it waits here
-        shutil.rmtree(folder, ignore_errors=True)
     return f"kept with {what}: {shown}"
 
 

@@ -170,13 +170,13 @@ def corrected_t(differences: Sequence[float] | np.ndarray, ratio: float) -> Find
     return Finding("corrected t", mean, float(2 * stats.t.sf(abs(t), len(values) - 1)), len(values), differing)
 
 
-def seeds_t(differences: np.ndarray, left_out: np.ndarray, stratum: np.ndarray) -> tuple[Finding, float, float]:
+def seeds_t(differences: np.ndarray, left_out: np.ndarray) -> tuple[Finding, float, float]:
     r"""Test a mean difference over training seeds that all predicted the same images.
 
     .. math:: t = \bar d / \sqrt{s^2 / S + \max(c, 0)}
 
     where :math:`s^2` is the variance of the S differences and :math:`c` the covariance of two seeds' differences that
-    comes from their common images, by a jackknife over clusters within strata. The plain t-test over seeds leaves
+    comes from their common images, by a jackknife over clusters. The plain t-test over seeds leaves
     :math:`c` out, and so takes the images for the whole population. Seeds and clusters are crossed random effects, as
     readers and cases are in the method of Obuchowski and Rockette (1995); the degrees of freedom are Satterthwaite's,
     with S - 1 for the seeds (Hillis 2007).
@@ -184,7 +184,6 @@ def seeds_t(differences: np.ndarray, left_out: np.ndarray, stratum: np.ndarray) 
     Args:
         differences: Shape (S,), one a seed, at least two.
         left_out: Shape (C, S), the same differences without each of the C clusters of images.
-        stratum: Shape (C,), the stratum of each cluster.
 
     Returns:
         The result of the test, and the ends of the 95 % interval. If nothing varies, the p-value is 1 for a difference
@@ -195,12 +194,9 @@ def seeds_t(differences: np.ndarray, left_out: np.ndarray, stratum: np.ndarray) 
     if seeds < 2 or left_out.shape != (clusters, seeds):
         msg = f"differences: at least 2 seeds, each with all clusters, got {values.shape} and {left_out.shape}."
         raise InputError(msg)
-    covariance = np.zeros((seeds, seeds))
-    strata = np.unique(stratum)
-    for one in strata:
-        part = left_out[stratum == one]
-        apart = part - part.mean(axis=0)
-        covariance += (len(part) - 1) / len(part) * apart.T @ apart
+    # clusters are not drawn within classes: strata of one or two clusters, as people make, would hide their spread
+    apart = left_out - left_out.mean(axis=0)
+    covariance = (clusters - 1) / clusters * apart.T @ apart
     shared = max(0.0, float((covariance.sum() - np.trace(covariance)) / (seeds * (seeds - 1))))
     own, mean = float(values.var(ddof=1)) / seeds, float(values.mean())
     differing = int((np.abs(values) > _TIE).sum())
@@ -208,7 +204,7 @@ def seeds_t(differences: np.ndarray, left_out: np.ndarray, stratum: np.ndarray) 
     if variance <= _TIE**2:
         p_value = 1.0 if abs(mean) <= _TIE else math.nan
         return Finding(name, mean, p_value, seeds, differing), mean, mean
-    freedom = variance**2 / (own**2 / (seeds - 1) + shared**2 / max(clusters - len(strata), 1))
+    freedom = variance**2 / (own**2 / (seeds - 1) + shared**2 / max(clusters - 1, 1))
     error = math.sqrt(variance)
     p_value = float(2 * stats.t.sf(abs(mean) / error, freedom))
     reach = float(stats.t.ppf(0.975, freedom)) * error

@@ -91,7 +91,7 @@ def cross_validate(
             results = _run_folds(parent, args, folds, seeds, members)
             pooled = {seed: join_folds([results[seed, fold].predictions for fold in range(folds)]) for seed in seeds}
             _check_complete(pooled)
-            split = pd.concat([results[seeds[0], fold].split for fold in range(folds)], join="inner", ignore_index=True)
+            split = pd.concat([results[seeds[0], fold].split for fold in range(folds)], ignore_index=True)
             text = keep_evaluation(parent, pooled[seeds[0]], split, resamples=resamples)
             fold_table = pd.DataFrame(
                 [{"seed": s, "fold": f, "run_id": results[s, f].run_id, **results[s, f].scores} for s, f in todo]

@@ -22,6 +22,7 @@ from lightning_modules.detector.module import MONITOR, FaceDetector
 from lightning_modules.detector.precision import Picture, intervals
 from lightning_modules.detector.resume import config_hash, division_hash, run_to_go_on
 from lightning_modules.detector.tables import detection_table, pictures_of, truth_table
+from lightning_modules.device import best_device
 from lightning_modules.progress import run_progress
 from lightning_modules.run import GoOnAtBatch, forget_training_state, resume_checkpoint
 from lightning_modules.stops import StopGracefully, explained, how_it_ended, sigterm_ends
@@ -189,7 +190,7 @@ def find_faces(
     model: FaceDetector, data: BoxesDataModule, rows: Sequence[int]
 ) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     """Look for faces in some rows; return boxes (F, 4) and scores (F,) of each."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     model = model.to(device).eval()
     found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     with torch.inference_mode():

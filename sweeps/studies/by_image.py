@@ -49,7 +49,6 @@ class LeftOut(NamedTuple):
 
     values: np.ndarray  # (T,) one per run
     without: np.ndarray  # (C, T) the same without each cluster
-    stratum: np.ndarray  # (C,) the class that most images of the cluster are of
 
 
 def split_metric(metric: Metric) -> tuple[Metric, str]:
@@ -77,9 +76,13 @@ def part_of(predictions: pd.DataFrame, metric: Metric) -> pd.DataFrame:
 
 def stacked(tables: Sequence[pd.DataFrame], metric: Metric) -> pd.DataFrame:
     """Return what `part_of` keeps of the tables of all seeds, one below the other, with rows of their own."""
-    step = 1 + max(int(table["row"].max()) for table in tables)
-    parts = [part_of(table, metric) for table in tables]
-    return pd.concat([part.assign(row=part["row"] + step * i) for i, part in enumerate(parts)], ignore_index=True)
+    return below_each_other([part_of(table, metric) for table in tables])
+
+
+def below_each_other(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return the prediction tables of several seeds as one, with rows of their own and clusters in common."""
+    step = 1 + max((int(table["row"].max()) for table in tables if len(table)), default=0)
+    return pd.concat([table.assign(row=table["row"] + step * i) for i, table in enumerate(tables)], ignore_index=True)
 
 
 def left_out(tables: Sequence[pd.DataFrame], metrics: Sequence[Metric]) -> LeftOut | None:
@@ -122,9 +125,7 @@ def left_out(tables: Sequence[pd.DataFrame], metrics: Sequence[Metric]) -> LeftO
         values.append(float(value[0]))
         without.append(value[1:])
         used[cluster[inside]] = True
-    labels = np.zeros((total, count), np.int32)
-    np.add.at(labels, (cluster, label), 1)
-    return LeftOut(np.array(values), np.stack(without, axis=1)[used], labels.argmax(axis=1)[used])
+    return LeftOut(np.array(values), np.stack(without, axis=1)[used])
 
 
 def over_seeds(found: LeftOut) -> Tested:
@@ -135,7 +136,7 @@ def over_seeds(found: LeftOut) -> Tested:
     """
     seeds = len(found.values) // 2
     differences = found.values[seeds:] - found.values[:seeds]
-    test, low, high = seeds_t(differences, found.without[:, seeds:] - found.without[:, :seeds], found.stratum)
+    test, low, high = seeds_t(differences, found.without[:, seeds:] - found.without[:, :seeds])
     p_value = None if math.isnan(test.p_value) else test.p_value
     return Tested(test.difference, low, high, p_value, test.test, by_seed=True)
 

@@ -12,7 +12,7 @@ from records.predictions import classes_of
 from records.significance import Metric as Paired
 from records.significance import holm, paired_permutation
 from records.statistics import paired_difference
-from sweeps.studies.by_image import FEW, Tested, between, over_seeds, paired
+from sweeps.studies.by_image import FEW, Tested, below_each_other, between, over_seeds, paired
 from sweeps.studies.outcomes import Number, Outcomes
 from sweeps.studies.plan import ON, Claim
 
@@ -109,13 +109,15 @@ def _test(claim: Claim, outcomes: Outcomes) -> Tested | None:
     if ON in metric:
         one, other = ([runs[seed].predictions for seed in seeds] for runs in (below, above))
         return paired(one, other, metric) if metric == claim.lower[1] else between(other, claim.lower[1], metric)
-    if len(seeds) == 1 and metric == claim.lower[1] and metric in PAIRED:
-        one, other = matched([below[seeds[0]].predictions, above[seeds[0]].predictions])
+    if len(seeds) < FEW and metric == claim.lower[1] and metric in PAIRED:
+        tables = matched([runs[seed].predictions for runs in (below, above) for seed in seeds])
+        one, other = below_each_other(tables[: len(seeds)]), below_each_other(tables[len(seeds) :])
         classes = classes_of(one)
         found = paired_permutation(one, other, classes, metric=cast(Paired, metric))
         table = paired_difference(one, other, classes)
         row = table[(table["metric"] == metric) & (table["class"] == "")].iloc[0]
-        return Tested(found.difference, float(row["low"]), float(row["high"]), found.p_value, found.test)
+        together = f", {len(seeds)} seeds together" if len(seeds) > 1 else ""
+        return Tested(found.difference, float(row["low"]), float(row["high"]), found.p_value, found.test + together)
     pairs = [(above[seed].number(metric)[0], below[seed].number(claim.lower[1])[0]) for seed in seeds]
     values = np.array([one - other for one, other in pairs])
     mean, name = float(values.mean()), f"paired t over {len(seeds)} seeds"

@@ -50,7 +50,7 @@ class Measured(Outcome):
         values = np.array([value(pictures, metric) for pictures, metric in both])
         count = len(sets[0])
         without = [[value(pictures[:i] + pictures[i + 1 :], metric) for pictures, metric in both] for i in range(count)]
-        return LeftOut(values, np.array(without), np.zeros(count, int))
+        return LeftOut(values, np.array(without))
 
 
 def write_detector_report(

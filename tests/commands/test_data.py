@@ -83,9 +83,10 @@ def test_prepare_cuts_faces_out_of_scenes(emotion: Any) -> None:
     assert len(table) == 6
     with Image.open(Path("crops", table["path"].iloc[0])) as image:
         assert image.width == image.height
-    first = {path: path.stat().st_mtime_ns for path in Path("crops").rglob("*.png")}
+    first = {path: path.stat().st_mtime_ns for path in Path("crops").rglob("*.jpg")}
+    assert len(first) == 6
     emotion("data", "prepare", *words, "--output", "crops")
-    assert {path: path.stat().st_mtime_ns for path in Path("crops").rglob("*.png")} == first  # nothing to do
+    assert {path: path.stat().st_mtime_ns for path in Path("crops").rglob("*.jpg")} == first  # nothing to do
 
 
 def test_cache_is_built_listed_and_cleared(emotion: Any, faces: Path, own_cache: Path) -> None:

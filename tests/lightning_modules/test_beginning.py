@@ -25,7 +25,7 @@ def images(**changes: Any) -> Any:
     """Six images: two near-duplicates, two of one person, and two to report on."""
     plan = SimpleNamespace(protocol=changes.pop("protocol", "honest"))
     usual = {
-        "manifest": SimpleNamespace(fingerprint=lambda: "same"), "contents": CONTENTS, "plan": plan,
+        "manifest": SimpleNamespace(fingerprint=lambda: "same", table=()), "contents": CONTENTS, "plan": plan,
         "clusters": np.array([0, 0, 1, 1, 2, 3]), "fold_rows": SimpleNamespace(outer=np.array([4, 5])),
         "seen_before": SeenImages(),
     }  # fmt: skip
@@ -87,7 +87,7 @@ def test_a_model_that_has_seen_what_is_reported_is_refused(
     _, path = kept(tmp_path, ["happy", "sad"], seen)
     monkeypatch.setattr(beginning, "find_run", lambda run: run)
     monkeypatch.setattr(beginning, "run_checkpoint", lambda run: path)
-    data = images(manifest=SimpleNamespace(fingerprint=lambda: "of no other run"))
+    data = images(manifest=SimpleNamespace(fingerprint=lambda: "of no other run", table=()))
     model = EmotionClassifier(["happy", "sad"], **SMALL)
     begin: dict[str, Callable[[], None]] = {
         "file": lambda: begin_from(model, data, str(path)),

@@ -6,9 +6,11 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
 import emotion
 from datamodules.readers import ReadOptions, read
@@ -122,6 +124,26 @@ def test_photographs_among_crops_are_refused(run: str, capsys: Capture) -> None:
     assert "unlabelled is about cutting faces; add --faces haar" in _refused(capsys, "data", *unlabelled)
     shutil.copy("album/photo_0.jpg", "crops/faces/added.jpg")
     assert "1 of the 4 images in crops are not" in _refused(capsys, "predict", "--run", run, "--data", "crops")
+
+
+def test_photographs_that_were_kept_whole_are_no_crops(run: str, capsys: Capture) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
+    Image.fromarray(noise).save("album/noise.jpg")
+    prepare = ["data", "prepare", "--faces", "haar", "--unlabelled", "--data", "album", "--output", "crops"]
+    assert emotion.main([*prepare, "--no-face", "keep"]) == 0
+    for source in ("crops/manifest.csv", "crops"):
+        assert "1 of the 4 images" in _refused(capsys, "predict", "--run", run, "--data", source)
+    found = pd.read_csv("crops/manifest.csv")
+    mine = found.loc[found["face"] == "face", ["path"]]
+    mine["path"] = "crops/" + mine["path"]
+    mine.to_csv("mine.csv", index=False)  # a table of one's own that lists crops
+    assert emotion.main(["predict", "--run", run, "--data", "mine.csv"]) == 0
+
+
+def test_no_run_reports_on_photographs_that_the_model_has_seen_cut_in_another_way(run: str, capsys: Capture) -> None:
+    crops = ["--data", SCENES, "--data.read.faces", "boxes", "--data.read.face_margin", "0.2"]
+    message = _refused(capsys, "fit", *crops, *FIT, "--data.fold_seed", "1", "--run.start_from", run)
+    assert f"run.start_from: {run} was trained or selected on" in message
 
 
 def test_explain_export_and_register_refuse_too(run: str, capsys: Capture) -> None:

@@ -106,7 +106,10 @@ def test_from_three_seeds_on_seeds_and_images_are_units() -> None:
     )
     assert [one.verdict for one in both] == ["confirmed", "contradicted", "not confirmed"]
     two = judge([Claim("a is better", ("a", "accuracy"), ("bb", "accuracy"))], Outcomes([*runs[:2], *runs[4:6]]))[0]
-    assert two.verdict == "not tested"
+    assert two.test.endswith(", 2 seeds together")
+    assert two.difference == pytest.approx(np.mean([rights[seed][0] - rights[seed][1] for seed in (0, 1)]), abs=0.2)
+    assert two.p_value is not None
+    assert two.verdict == DIFFERS
 
 
 def test_a_difference_of_images_alone_is_not_confirmed() -> None:
