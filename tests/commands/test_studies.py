@@ -83,6 +83,7 @@ def test_what_costs_nothing(emotion: Any) -> None:
         emotion("study", "--help", status=1)
 
 
+@pytest.mark.slow
 def test_some_cells_of_a_study_run_once_and_the_rest_later(emotion: Any) -> None:
     """A cell that fails fails alone, and is tried anew."""
     command = ("study", "backbones", *FACES, *SHORT, "--data.size", "32")
