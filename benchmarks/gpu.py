@@ -12,8 +12,9 @@ from benchmarks.report import Figure, say
 from datamodules.emotion import EmotionDataModule
 from lightning_modules.callbacks import NonFiniteLoss
 from lightning_modules.classifier import EmotionClassifier
-from lightning_modules.cli import TRAINER_DEFAULTS, quiet
+from lightning_modules.config import TRAINER_DEFAULTS
 from lightning_modules.optimizers import build_optimizer
+from lightning_modules.progress import quiet
 from records.tracking import TrackingLogger
 
 SIZE, BATCH, WARM = 224, 512, 1

@@ -58,7 +58,7 @@ def image_passes(trials: list[FrozenTrial]) -> int:
     passes = 0
     for trial in trials:
         for run_id in children(str(trial.user_attrs[RUN]))["run_id"]:
-            options = run_config(run_id)["data"]["init_args"]
+            options = run_config(run_id)["data"]
             key = json.dumps(options, sort_keys=True)
             if key not in images:
                 data = EmotionDataModule(**options | {"read": EmotionDataModule().read_options})

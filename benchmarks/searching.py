@@ -1,6 +1,7 @@
 """What a search saves against the same runs as separate commands, and what it costs a trial beside its trainings."""
 
 import itertools
+import json
 import statistics
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,11 @@ def overheads(spans: list[tuple[float, float]], trained: list[Training]) -> list
     return found
 
 
+def words(options: dict[str, Any]) -> list[str]:
+    """Return options as words of the command line."""
+    return [f"--{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in options.items()]
+
+
 def measure(folder: Path, *, toy: bool = False) -> list[Figure]:
     """Return both figures; of the separate commands a few are run, and stand for all."""
     trials, folds, epochs, separate, single = (2, 2, 1, 1, 1) if toy else (20, 5, 2, 3, 1)
@@ -39,7 +45,6 @@ def measure(folder: Path, *, toy: bool = False) -> list[Figure]:
 
     from benchmarks.searches import finished, opened, seconds  # after the search: its process has imported it, too
     from sweeps.search_trial import OPTIONS
-    from sweeps.spaces import words
 
     with opened(NAME) as study:
         done = finished(study)

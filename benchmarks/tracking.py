@@ -9,7 +9,8 @@ from typing import Any
 from matplotlib.figure import Figure as Drawing
 
 from benchmarks.report import Figure, say
-from lightning_modules.cli import run_cli
+from lightning_modules.config import RunConfig
+from lightning_modules.training import train
 from records.tracking import TrackingLogger
 
 TOY = ["--data", "drawn:largest=12,ratio=1", "--data.size", "32", "--data.batch_size", "16", "--data.folds", "3"]
@@ -45,17 +46,17 @@ def measure(folder: Path, *, toy: bool = False) -> list[Figure]:
     say("one fold of recipe quick, with its tables and figures")
     with drawing_timed() as drawing:
         start = time.perf_counter()
-        cli = run_cli(["fit", "--recipe", "quick", *options, "--trainer.accelerator", "cpu"])
+        result = train(RunConfig.resolve(["--recipe", "quick", *options, "--trainer.accelerator", "cpu"]))
         total = time.perf_counter() - start
-    if cli.tracker is None:
+    if result is None:
         msg = "the run was not tracked"
         raise RuntimeError(msg)
     detail = {
-        "logging_seconds": round(cli.tracker.seconds, 4),
+        "logging_seconds": round(result.logging_seconds, 4),
         "of_which_drawing_figures_seconds": round(sum(drawing), 4),
         "run_seconds": round(total, 2),
         "opening_a_run_in_a_new_store_seconds": round(opening, 2),  # once a run, not part of the share
         "setting": "emotion fit --recipe quick, one fold, from drawing the faces to the last table",
     }
     about = "seconds the main thread spends in log calls over seconds of the run"
-    return [Figure("logging_share", cli.tracker.seconds / total, about, at_most=0.01, detail=detail)]
+    return [Figure("logging_share", result.logging_seconds / total, about, at_most=0.01, detail=detail)]

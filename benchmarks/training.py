@@ -15,8 +15,9 @@ from datamodules.batches import EpochBatchSampler
 from datamodules.dataset import keep
 from datamodules.emotion import EmotionDataModule
 from lightning_modules.classifier import EmotionClassifier
-from lightning_modules.cli import TRAINER_DEFAULTS, quiet
+from lightning_modules.config import TRAINER_DEFAULTS
 from lightning_modules.optimizers import build_optimizer
+from lightning_modules.progress import quiet
 from lightning_modules.run import RunOptions, run_callbacks
 from records.tracking import TrackingLogger
 

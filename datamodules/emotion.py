@@ -1,5 +1,6 @@
 """From a data source to batches: reads, caches, divides, over-samples and loads. Wiring only."""
 
+import hashlib
 import os
 import warnings
 from dataclasses import asdict
@@ -157,6 +158,24 @@ class EmotionDataModule(L.LightningDataModule):
         self.for_copies = plain if transform_where == "none" else full
         self.for_originals = full if transform_where == "all" else plain
 
+    def share(self, other: "EmotionDataModule") -> None:
+        """Use what another data module has read and computed, as far as both read the same images in the same way.
+
+        Manifest, decoded images and clusters do not depend on the fold, the seed or the transforms, so the folds of a
+        cross-validation and the trials of a search read their images once.
+        """
+        same_table = (self.source, self.read_options) == (other.source, other.read_options)
+        same_pixels = same_table and (self.size, self.fit, self.cache_dir, self.cache_budget_gb) == (
+            *(other.size, other.fit, other.cache_dir),
+            other.cache_budget_gb,
+        )
+        known = {
+            "manifest": same_table,
+            "cache": same_pixels,
+            "clusters": same_pixels and self.near_duplicates == other.near_duplicates,
+        }
+        self.__dict__ |= {name: other.__dict__[name] for name in known if known[name] and name in other.__dict__}
+
     @cached_property
     def manifest(self) -> Manifest:
         """The table of images."""
@@ -196,6 +215,11 @@ class EmotionDataModule(L.LightningDataModule):
     def contents(self) -> list[str]:
         """Hash of each row's decoded pixels."""
         return [str(content) for content in self.cache.index["content"]]
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 of the images' decoded pixels, and of the table of labels, subjects and groups."""
+        return hashlib.sha256("\n".join([self.manifest.fingerprint(), *self.contents]).encode()).hexdigest()
 
     @cached_property
     def clusters(self) -> np.ndarray:

@@ -178,7 +178,7 @@ def seen_by(
             return seen
     if run_id is not None:
         run, config = run_row(run_id), run_config(run_id)
-        began = (config.get("run") or {}).get("start_from") or config.get("from") or config.get("ckpt_path")
+        began = (config.get("run") or {}).get("start_from") or config.get("ckpt_path")
         if run.get("tags.manifest") == data.manifest.fingerprint() and not began:
             split = load_table(run_id, SPLIT)
             selected = ["inner", "outer"] if run.get("tags.selected_on") == "reported fold" else ["inner"]

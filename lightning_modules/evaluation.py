@@ -1,12 +1,16 @@
 """The one prediction of the outer part, and everything that is computed from its two tables."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
+from lightning.pytorch import Trainer
 
+from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
+from lightning_modules.classifier import EmotionClassifier
 from records.figures import class_figure, confusion_figure, curves_figure
 from records.predictions import build_predictions, check_split, classes_of, flag_protocol, protocol_of
 from records.runs import load_table
@@ -14,26 +18,48 @@ from records.statistics import calibration, cluster_bootstrap, fold_scores
 from records.tables import result_text
 from records.tracking import TrackingLogger
 
-if TYPE_CHECKING:
-    from lightning_modules.cli import EmotionCLI
-
 PREDICTIONS = "predictions"
 SPLIT = "split"
+CURVES = ("train/loss", "val/loss", "val/f1_macro", "val/accuracy")
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What one finished run gives: its two tables and its scores on the outer part."""
+    """A finished run: its two tables, and after `train` also what it was made of.
+
+    Attributes:
+        run_id: MLflow's id.
+        classes: Names of the classes, in the order of their labels.
+        predictions: Prediction table of the outer part; empty where nothing was evaluated (``run.evaluate`` false).
+        split: Split table.
+        text: The result as it is printed.
+        model: The trained module, in the state of its last step.
+        data: The data module: images and their division.
+        folder: Local folder of the run, with its checkpoints.
+        curves: Metrics by step.
+        logging_seconds: Time that log calls took in the main thread.
+    """
 
     run_id: str
     classes: tuple[str, ...]
     predictions: pd.DataFrame
     split: pd.DataFrame
+    text: str = ""
+    model: Any = None
+    data: Any = None
+    folder: Path | None = None
+    curves: dict[str, pd.Series] = field(default_factory=dict)
+    logging_seconds: float = 0.0
 
     @property
     def scores(self) -> dict[str, float]:
         """Macro F1 and accuracy, computed from the prediction table."""
         return whole_scores(self.predictions, self.classes)
+
+    @classmethod
+    def tables_of(cls, result: "RunResult") -> "RunResult":
+        """Return a result without the model and the data, which take memory."""
+        return cls(result.run_id, result.classes, result.predictions, result.split)
 
     @classmethod
     def from_run(cls, run_id: str) -> "RunResult":
@@ -48,22 +74,27 @@ def whole_scores(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str,
     return {str(name): float(value) for name, value in table.iloc[0].items()}
 
 
-def evaluate_outer(cli: "EmotionCLI", tracker: TrackingLogger) -> RunResult | None:
-    """Predict the outer part once with the checkpoint the inner split chose; keep and print the results.
+def evaluate_outer(
+    trainer: Trainer, model: EmotionClassifier, data: EmotionDataModule, tracker: TrackingLogger, *, resamples: int
+) -> tuple[pd.DataFrame, str]:
+    """Predict the outer part once with the checkpoint that the inner part chose, and keep the results with the run.
 
     Returns:
-        The result; None on other ranks than zero.
+        The prediction table and the printed result; an empty table and "" on other ranks than zero.
+
+    Raises:
+        InputError: No checkpoint was kept.
     """
-    trainer, data = cli.trainer, cli.datamodule
     best = getattr(trainer.checkpoint_callback, "best_model_path", "")
     if not best:
         msg = "run.evaluate: no checkpoint was kept, since no epoch ended; give --trainer.max_epochs at least 1"
         raise InputError(msg)
-    trainer.test(cli.model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
+    trainer.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
     if not trainer.is_global_zero:
-        return None
+        return pd.DataFrame(), ""
     tracker.log_file(best, "checkpoint")
-    found = cli.model.outer_predictions
+    found = model.outer_predictions
+    assert found is not None  # of the test above
     predictions = build_predictions(
         data.manifest,
         found["row"],
@@ -75,13 +106,10 @@ def evaluate_outer(cli: "EmotionCLI", tracker: TrackingLogger) -> RunResult | No
     protocol = data.division.protocol
     predictions, split = flag_protocol(predictions, protocol), flag_protocol(data.split_table(), protocol)
     tracker.set_tags({"selected_on": data.leak_record.get("selected_on", "inner part")})
-    text = keep_evaluation(tracker, predictions, split, resamples=cli.options.resamples)
-    curves = tracker.history("train/loss", "val/loss", "val/f1_macro", "val/accuracy")
+    text = keep_evaluation(tracker, predictions, split, resamples=resamples)
+    curves = tracker.history(*CURVES)
     tracker.log_figure(curves_figure({name: curve for name, curve in curves.items() if len(curve)}), "curves")
-    if cli.options.parent is None:
-        leaks = "".join(f"{name}: {value}\n" for name, value in data.leak_record.items())
-        print(f"\n{leaks}{text}\nrun {tracker.run_id} (look at it: emotion ui)")
-    return RunResult(str(tracker.run_id), classes_of(predictions), predictions, split)
+    return predictions, text
 
 
 def keep_evaluation(tracker: TrackingLogger, predictions: pd.DataFrame, split: pd.DataFrame, *, resamples: int) -> str:

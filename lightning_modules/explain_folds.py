@@ -86,8 +86,7 @@ class HeldOut:
         Raises:
             InputError: It has other classes, or other pictures at the rows that were predicted.
         """
-        config: dict[str, Any] = run_config(self.members[min(self.members)]).get("data") or {}
-        used = config.get("init_args", config)
+        used: dict[str, Any] = run_config(self.members[min(self.members)]).get("data") or {}
         source = data or str(used["source"])
         manifest = read(source, ReadOptions(**(used.get("read") or {})))
         require_classes(list(self.classes), list(manifest.classes), f"run {self.name!r}")

@@ -1,7 +1,9 @@
-"""How far a training is: a bar on a terminal, one line an epoch anywhere else."""
+"""What a training prints while it runs: a bar on a terminal, one line a stage and an epoch anywhere else."""
 
+import logging
 import sys
 import time
+import warnings
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
@@ -57,3 +59,31 @@ class EpochLines(ProgressBar):
 def run_progress() -> ProgressBar:
     """Return the bar when there is a terminal to draw it on, else the lines."""
     return RunProgress(refresh_rate=5) if sys.stdout.isatty() else EpochLines()  # Lightning draws on stdout
+
+
+def say_stage(text: str) -> None:
+    """Print what begins, where no terminal shows a bar of it."""
+    if not sys.stderr.isatty():
+        print(text, file=sys.stderr, flush=True)
+
+
+def quiet() -> None:
+    """Silence messages that tell a user nothing: advertisements, device lists, notes on our own choices."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for text in (
+        ".*does not have many workers.*",  # two cores: the workers we ask for are the workers there are
+        ".*is smaller than the logging interval.*",
+        ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run
+        ".*LeafSpec.*",
+        ".*You defined a `validation_step` but have no `val_dataloader`.*",
+        ".*Detected call of `lr_scheduler.step\\(\\)` before.*",
+        ".*find_unused_parameters.*",
+    ):
+        warnings.filterwarnings("ignore", message=text)
+    warnings.formatwarning = _note
+
+
+def _note(message: Warning | str, *_: object, **__: object) -> str:
+    """Return a warning as a user reads it, without a path into the code."""
+    return f"note: {message}\n"

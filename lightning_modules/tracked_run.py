@@ -11,9 +11,12 @@ import yaml
 
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
+from lightning_modules.config import RunConfig
 from lightning_modules.run import LAST, RunOptions, first_rank
 from records import store
+from records.environment import environment
 from records.heartbeat import refuse_written
+from records.origin import changed_between
 from records.runs import find_runs, has_store, replay_spools, run_row
 from records.spool import Spool
 from records.store import DIRECTORY
@@ -54,21 +57,32 @@ def _row(run_id: str) -> dict[str, Any]:
     return run_row(run_id)
 
 
-def require_resumable(run_id: str, division: str) -> None:
-    """Refuse to go on with a run whose data changed, or that has finished.
+def require_resumable(run_id: str, division: str, identity: str) -> None:
+    """Refuse to go on with a run whose data or options changed, or that has finished.
+
+    Args:
+        run_id: the run.
+        division: hash of which image is in which part, as it is now.
+        identity: of the options and the data, as they are now.
 
     Raises:
-        InputError: its data changed, it has finished, or there is no such run.
+        InputError: its data or options changed, it has finished, or there is no such run.
     """
     folder = Path(DIRECTORY, "runs", run_id)
     status, tags = Spool.state(folder / "spool")
-    before: object = tags.get("division")
+    before, begun = tags.get("division"), tags.get("identity")
     if known := _row(run_id):
-        status, before = known["status"], known.get("tags.division")
+        status, before, begun = known["status"], known.get("tags.division"), known.get("tags.identity")
     if isinstance(before, str) and before != division:
         msg = (
             f"--resume: the data or the clusters in it changed since run {run_id} began, so held-out pictures may have "
             "been trained on; start a new run without --resume"
+        )
+        raise InputError(msg)
+    if isinstance(begun, str) and begun != identity:
+        msg = (
+            f"--resume: run {run_id} was begun with other options; give those it was begun with (emotion runs list "
+            "shows its name, its config.yaml its options), or start a new run without --resume"
         )
         raise InputError(msg)
     if status == "FINISHED" and not (folder / LAST).exists():
@@ -88,54 +102,80 @@ def require_unwritten(run_id: str) -> None:
     refuse_written(run_id, str(row.get("status")), tags, "--resume")
 
 
+def note_other_code(run_id: str) -> dict[str, str]:
+    """Compare code and packages with those that a run was begun with, before it goes on; say what differs.
+
+    A difference does not make it another run. It is a note on stderr, and a tag that the certificate reads.
+
+    Returns:
+        The tag ``resumed_with`` where something differs, else nothing.
+    """
+    row, now = _row(run_id), environment()
+    commit, lock = row.get("tags.git_commit"), row.get("tags.lock_sha256")
+    differ = []
+    if isinstance(commit, str) and commit != now["git_commit"] and changed_between(commit, now["git_commit"]):
+        differ.append(f"other code (commit {commit[:12]}, now {now['git_commit'][:12]})")
+    if isinstance(lock, str) and lock != now["lock_sha256"]:
+        differ.append("other packages (requirements.lock differs)")
+    if not differ:
+        return {}
+    print(f"note: run {run_id} was begun with {' and '.join(differ)}; it goes on, and records this", file=sys.stderr)
+    return {"resumed_with": f"{now['git_commit']} {now['lock_sha256']}"}
+
+
 def send_what_waits() -> None:
     """Send what runs could not send while the store was away: it does not know yet that some have finished."""
     if first_rank():
         replay_spools()
 
 
-def unfinished_run(options: RunOptions, config_hash: str) -> str | None:
+def unfinished_run(options: RunOptions, identity: str) -> str | None:
     """Return the id of the run that `--resume` means, None when a new one begins.
+
+    Args:
+        options: of the run.
+        identity: of its options and data; an unfinished run that has the same is meant by "auto".
 
     Raises:
         InputError: another process is writing it.
     """
     if options.resume is not None and options.parent is None and has_store():
         send_what_waits()
-    run_id = options.resume if options.resume != "auto" else _newest_unfinished(options, config_hash)
+    run_id = options.resume if options.resume != "auto" else _newest_unfinished(options, identity)
     if run_id is not None and first_rank():  # for the other ranks, rank zero is the process that writes the run
         require_unwritten(run_id)
     return run_id
 
 
-def _newest_unfinished(options: RunOptions, config_hash: str) -> str | None:
+def _newest_unfinished(options: RunOptions, identity: str) -> str | None:
     # every rank looks for itself and finds the same: the run that rank zero opened stays unfinished
     if not has_store():
         if first_rank():
             print("--resume: there are no runs yet; a new one begins", file=sys.stderr)
         return None
-    same = f"tags.config_hash = '{config_hash}' and attributes.status != 'FINISHED'"
+    same = f"tags.identity = '{identity}' and attributes.status != 'FINISHED'"
     found = find_runs(where=same, parent=options.parent)
     if options.parent is None:
         found = found[found["parent"].isna()]  # a fold belongs to its cross-validation
     if found.empty:
         if options.parent is None and first_rank():
-            print("--resume: no unfinished run has this config; a new one begins", file=sys.stderr)
+            print("--resume: no unfinished run has this config and these images; a new one begins", file=sys.stderr)
         return None
     return str(found.iloc[0]["run_id"])
 
 
-def log_beginning(tracker: RunLogger, config: dict[str, Any], data: EmotionDataModule) -> None:
+def log_beginning(tracker: RunLogger, config: RunConfig, data: EmotionDataModule) -> None:
     """Log the config, the data set and how its division came about."""
-    tracker.log_hyperparams(config)
-    tracker.log_text(config_text(config), "config.yaml")
+    log_config(tracker, config)
     log_data(tracker, data)
     tracker.set_tags({f"leak.{name}": value for name, value in data.leak_record.items()})
 
 
-def config_text(config: dict[str, Any]) -> str:
-    """Return a config as the file that `--config` takes."""
-    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+def log_config(tracker: RunLogger, config: RunConfig) -> None:
+    """Log the options as parameters of the run, and as the file that ``--config`` takes."""
+    text = config.to_yaml()
+    tracker.log_hyperparams(yaml.safe_load(text))
+    tracker.log_text(text, "config.yaml")
 
 
 def log_data(tracker: TrackingLogger, data: EmotionDataModule) -> None:

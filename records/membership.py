@@ -117,10 +117,7 @@ def _one_config(text: str, found: Evidence) -> Line:
 def _shared(config: dict[str, Any]) -> dict[str, Any]:
     """Return the options that the folds of a cross-validation share."""
     kept = {name: value for name, value in config.items() if name not in _OWN}
-    data = dict(kept.get("data") or {})
-    inner = data.get("init_args")
-    if isinstance(inner, dict):
-        data["init_args"] = {name: value for name, value in inner.items() if name != "fold"}
-    kept["data"] = data
+    data = kept.get("data") or {}
+    kept["data"] = {name: value for name, value in data.items() if name != "fold"}
     kept["run"] = {name: (config.get("run") or {}).get(name) for name in ("patience", "ema_decay")}
     return kept

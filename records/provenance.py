@@ -67,8 +67,8 @@ def _other_tags(found: Evidence, config: Mapping[str, str]) -> Iterator[tuple[st
         recipe = config.get("run.recipe")
         if recipe is not None and found.tags.get("recipe", recipe) != recipe:
             yield "recipe", f"the config is of {recipe}"
-        placed = config.get("data.init_args.fold")
-        if config.get("data.init_args.split") == "folds" and placed != str(folds[0]):
+        placed = config.get("data.fold")
+        if config.get("data.split") == "folds" and placed != str(folds[0]):
             yield "fold", f"the config is of fold {placed}"
     name = found.dataset.get("name")
     if name and found.tags.get("data", name) != name:
@@ -142,6 +142,8 @@ def _code(text: str, found: Evidence) -> Line:
     if not faults and not (len(commit) == 40 and set(commit) <= set("0123456789abcdef")):
         faults.append(f"{commit} is not a commit's name")
     faults += [f"files differed from {commit[:12]} when it ran"] * ("true" in dirty.values())
+    resumed = found.tags.get("resumed_with")
+    faults += [f"the run went on with other code or packages ({resumed[:12]})"] if resumed else []
     moved = sorted({one.name for one in found.members if _other_code(commit, one)})
     faults += [f"other or changed code in {', '.join(moved)}"] * bool(moved)
     if faults or same.verdict == "not checkable":

@@ -258,8 +258,7 @@ def settings(found: Evidence) -> dict[str, str]:
     usual = {"protocol": HONEST, "leak": "error"}
     chosen = {}
     for name, default in usual.items():
-        values = [found.params.get(f"data.init_args.{name}"), found.params.get(f"data.{name}")]
-        values += [data.get(name), (data.get("init_args") or {}).get(name)]
+        values = [found.params.get(f"data.{name}"), data.get(name)]
         there = [str(value) for value in values if value is not None]
         if there:
             chosen[name] = next((value for value in there if value != default), default)

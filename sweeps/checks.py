@@ -4,21 +4,12 @@ import difflib
 import inspect
 
 from datamodules.errors import InputError
-from lightning_modules.shorthand import take
+from lightning_modules.config import Options, RunConfig
 from sweeps.dimensions import Space
-from sweeps.studies.config import Config
 
 FIXED = (
-    *("--data.split", "--split", "--data.folds", "--data.fold", "--fold", "--data.fold_seed", "--data.inner_folds"),
-    *(
-        "--data.inner_fold",
-        "--data.protocol",
-        "--run.parent",
-        "--run.evaluate",
-        "--run.resume",
-        "--run.name",
-        "--resume",
-    ),
+    *("data.split", "data.folds", "data.fold", "data.fold_seed", "data.inner_folds", "data.inner_fold"),
+    *("data.protocol", "run.parent", "run.evaluate", "run.resume", "run.name"),
 )
 
 
@@ -39,29 +30,28 @@ def check_number(folds: int) -> None:
         raise InputError(msg)
 
 
-def check_config(config: Config) -> None:
+def check_config(config: RunConfig) -> None:
     """Refuse a recipe or file without which the winner would have no score, or every trial would be one run.
 
     Raises:
         InputError: naming the option.
     """
-    run = config.get("run") or {}
     for name, wanted in (("evaluate", True), ("resume", None)):
-        if run.get(name, wanted) != wanted:
-            msg = f"run.{name}: a search sets it (the recipe says {run[name]!r}); take it out of the recipe"
+        if config.run[name] != wanted:
+            msg = f"run.{name}: a search sets it (the recipe says {config.run[name]!r}); take it out of the recipe"
             raise InputError(msg)
 
 
-def check_args(args: list[str]) -> None:
+def check_options(options: Options) -> None:
     """Refuse options that a search sets itself; ``--split given`` alone is a choice.
 
     Raises:
         InputError: naming the option.
     """
-    for option in FIXED:
-        value, _ = take(args, option, optional=True)
-        if value is not None and not (option in ("--split", "--data.split") and value in ("given", "holdout")):
-            msg = f"{option}: a search sets it (got {value!r}); leave it out"
+    for name in FIXED:
+        value = options.values.get(name)
+        if value is not None and not (name == "data.split" and value in ("given", "holdout")):
+            msg = f"--{name}: a search sets it (got {value!r}); leave it out"
             raise InputError(msg)
 
 
@@ -85,7 +75,7 @@ def check_names(space: Space) -> None:
             near = difflib.get_close_matches(option, known, n=3) or list(owners)
             msg = f"--space: {name} is no option of `emotion fit`; did you mean {group}.{' or '.join(near)}?"
             raise InputError(msg)
-        if f"--{name}" in FIXED or name == "trainer.max_epochs":
+        if name in FIXED or name == "trainer.max_epochs":
             msg = f"--space: {name} cannot be searched, a search sets it; leave it out"
             raise InputError(msg)
         if name.startswith(DIVIDES):

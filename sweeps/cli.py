@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from datamodules.errors import InputError
 from lightning_modules.cli import say_what_begins
-from lightning_modules.shorthand import HELP, recipe_names, take
+from lightning_modules.config import HELP, Options, RunConfig, recipe_names
 
 if TYPE_CHECKING:  # importing it takes seconds
     from sweeps.cross_validation import CrossValidation
@@ -18,7 +18,6 @@ def main(args: list[str]) -> int:
         from sweeps.reproduce import main as reproduce
 
         return reproduce(args[1:])
-    resume, words = take(args[1:], "--resume", optional=True)
     parser = argparse.ArgumentParser(
         prog="emotion cross-validate",
         description="Train and evaluate k folds under one parent run. Other options are those of `emotion fit`.",
@@ -32,19 +31,23 @@ def main(args: list[str]) -> int:
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resamples", type=int, default=2000, help="bootstrap resamples of the intervals")
-    options, rest = parser.parse_known_args(words)
-    for fixed in ("--data.split", "--split", "--data.fold", "--fold", "--data.folds", "--data.fold_seed"):
-        value, _ = take(rest, fixed)
-        if value is not None:
-            msg = f"{fixed}: cross-validation sets it (got {value}); leave it out, or use `emotion fit` for one split"
+    options, rest = parser.parse_known_args(args[1:])
+    given = Options.read(rest)
+    for fixed in ("data.split", "data.fold", "data.folds", "data.fold_seed"):
+        if fixed in given:
+            msg = (
+                f"--{fixed}: cross-validation sets it (got {given.values[fixed]}); leave it out, or use `emotion fit` "
+                "for one split"
+            )
             raise InputError(msg)
     from sweeps.cross_validation import cross_validate
 
+    config = RunConfig.layered(given)
     result = cross_validate(
-        rest,
+        config,
         folds=options.folds,
         seeds=options.seeds or [options.seed],
-        resume=None if resume is None else resume or "auto",
+        resume=config.run["resume"],
         resamples=options.resamples,
     )
     if result is not None:

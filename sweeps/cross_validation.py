@@ -2,7 +2,7 @@
 
 import contextlib
 import gc
-import json
+import hashlib
 import sys
 from dataclasses import dataclass
 
@@ -10,19 +10,20 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
-from lightning_modules.cli import run_cli
-from lightning_modules.command import EmotionCLI
+from lightning_modules.config import RunConfig
 from lightning_modules.evaluation import RunResult, keep_evaluation, whole_scores
-from lightning_modules.run import RunOptions, first_rank
+from lightning_modules.progress import quiet
+from lightning_modules.run import first_rank
 from lightning_modules.stops import how_it_ended, sigterm_ends
 from lightning_modules.stored import CONFIG
-from lightning_modules.tracked_run import config_text, log_data, require_unwritten, send_what_waits
+from lightning_modules.tracked_run import log_data, note_other_code, require_unwritten, send_what_waits
+from lightning_modules.training import prepare, train
 from records.predictions import join_folds
 from records.runs import download, find_run, find_runs, has_store, run_row
 from records.tracking import TrackingLogger
 from sweeps.members import Member, Members, known_members, reserve, withdraw
-from sweeps.studies.config import identity, merged, recipe_and_data
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,49 @@ class CrossValidation:
     text: str  # the printed result
 
 
+@dataclass(frozen=True)
+class _Folds:
+    """The trainings of a cross-validation: their common config, their folds and seeds, and the data they share."""
+
+    config: RunConfig
+    folds: int
+    seeds: list[int]
+    data: EmotionDataModule
+
+    @property
+    def todo(self) -> list[tuple[int, int]]:
+        """Seed and fold of each training."""
+        return [(seed, fold) for seed in self.seeds for fold in range(self.folds)]
+
+    @property
+    def identity(self) -> str:
+        """What says whether two cross-validations are the same."""
+        seeds = "-".join(map(str, self.seeds))
+        text = f"{self.config.identity(self.data.content_hash)} {self.folds} folds, seeds {seeds}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def config_of(self, seed: int, fold: int, parent: str | None, run_id: str | None) -> RunConfig:
+        """Return the config of one training; the folds are those of the first seed throughout."""
+        return self.config.override(
+            {
+                "seed_everything": seed,
+                "data.split": "folds",
+                "data.folds": self.folds,
+                "data.fold": fold,
+                "data.fold_seed": self.seeds[0],
+                "run.parent": parent,
+                "run.resume": run_id,
+            }
+        )
+
+    def train(self, seed: int, fold: int, parent: str | None, run_id: str | None) -> RunResult | None:
+        """Train and evaluate one fold."""
+        gc.collect()  # a trainer and its callbacks refer to each other; the memory of the last one goes back only now
+        return train(self.config_of(seed, fold, parent, run_id), data=self.data)
+
+
 def cross_validate(
-    args: list[str],
+    config: RunConfig,
     *,
     folds: int,
     seeds: list[int],
@@ -49,10 +91,10 @@ def cross_validate(
     """Train and evaluate every fold once.
 
     Args:
-        args: options of `emotion fit` (short or long) that all folds share.
+        config: what all folds share; its split, fold, seed and parent are set here.
         folds: number of folds, at least 2.
         seeds: training seeds; the folds are those of the first seed throughout.
-        resume: parent run id to go on with, or "auto" for the newest unfinished one of the same options.
+        resume: parent run id to go on with, or "auto" for the newest unfinished one of the same options and images.
         resamples: bootstrap resamples of the pooled intervals.
         above: run id of the study that this cross-validation is a part of.
         name: of the run; by default that of ``--run.name``, else recipe, data and number of folds.
@@ -72,29 +114,38 @@ def cross_validate(
     if resamples < 100:
         msg = f"--resamples: at least 100 for an interval (2000 is usual), got {resamples}"
         raise InputError(msg)
-    key = f"{identity(merged(args))}-{folds}-{'-'.join(map(str, seeds))}"
-    todo = [(seed, fold) for seed in seeds for fold in range(folds)]
+    if not config.run["evaluate"]:
+        msg = "run.evaluate: a cross-validation is made of its folds' predictions; leave --run.evaluate out"
+        raise InputError(msg)
+    quiet()
+    # its seed, fold and parent are each training's own, so they do not count for the identity
+    fixed = {"seed_everything": seeds[0], "data.split": "folds", "data.folds": folds, "data.fold": 0}
+    config = config.override({**fixed, "data.fold_seed": seeds[0], "run.parent": None, "run.resume": None})
+    data = EmotionDataModule(**config.instantiate().data)
+    work = _Folds(config, folds, seeds, data)
     with sigterm_ends():
-        parent_id = _parent_to_resume(key, resume)
+        parent_id = _parent_to_resume(work, resume)
         if parent_id and first_rank():  # for the other ranks, rank zero is the process that writes the run
             require_unwritten(parent_id)
-        members = known_members(parent_id, set(todo)) if parent_id else {}
+        members = known_members(parent_id, set(work.todo)) if parent_id else {}
         if not first_rank():  # trains along with rank zero, which keeps the results
-            for seed, fold in todo:
+            for seed, fold in work.todo:
                 member = members.get((seed, fold), Member())
                 if member.result is None:
-                    _run_fold(args, folds, fold, seed, seeds[0], parent_id, member.run_id)
+                    work.train(seed, fold, parent_id, member.run_id)
             return None
-        parent = _open_parent(args, folds, seeds, key, parent_id, above, name)
+        prepare(data)
+        _ = data.division  # wrong data leaves no run behind
+        parent = _open_parent(work, parent_id, above, name)
         try:
-            reserve(str(parent.run_id), _described(args), todo, members)
-            results = _run_folds(parent, args, folds, seeds, members)
+            reserve(str(parent.run_id), _described(work), work.todo, members)
+            results = _run_folds(parent, work, members)
             pooled = {seed: join_folds([results[seed, fold].predictions for fold in range(folds)]) for seed in seeds}
             _check_complete(pooled)
             split = pd.concat([results[seeds[0], fold].split for fold in range(folds)], ignore_index=True)
             text = keep_evaluation(parent, pooled[seeds[0]], split, resamples=resamples)
             fold_table = pd.DataFrame(
-                [{"seed": s, "fold": f, "run_id": results[s, f].run_id, **results[s, f].scores} for s, f in todo]
+                [{"seed": s, "fold": f, "run_id": results[s, f].run_id, **results[s, f].scores} for s, f in work.todo]
             )
             classes = results[seeds[0], 0].classes
             scores = [{"seed": seed, **whole_scores(table, classes)} for seed, table in pooled.items()]
@@ -102,7 +153,7 @@ def cross_validate(
             _keep_spread(parent, fold_table, pooled_table)
             parent.finalize("success")
         except BaseException as error:
-            with contextlib.suppress(OSError):  # what ended it is told, not that its end cannot be written
+            with contextlib.suppress(OSError):  # what ended it is reported, not that its end cannot be written
                 parent.finalize(how_it_ended(error))
             hint = f"finished folds are kept; to go on: the same command with --resume {parent.run_id}"
             print(hint, file=sys.stderr, flush=True)
@@ -111,7 +162,7 @@ def cross_validate(
     return CrossValidation(str(parent.run_id), pooled[seeds[0]], fold_table, pooled_table, text)
 
 
-def _parent_to_resume(key: str, resume: str | None) -> str | None:
+def _parent_to_resume(work: _Folds, resume: str | None) -> str | None:
     if resume is None:
         return None
     if not has_store():
@@ -126,63 +177,60 @@ def _parent_to_resume(key: str, resume: str | None) -> str | None:
     send_what_waits()  # a fold may have finished while the server was away
     if resume != "auto":
         found = run_row(find_run(resume))
-        if found.get("tags.config_hash") != key:
-            msg = f"--resume: {resume} is {found['name']!r} with other options; give those it was started with"
+        prepare(work.data)
+        if found.get("tags.identity") != work.identity:
+            msg = (
+                f"--resume: {resume} is {found['name']!r} with other options or images; give those it was started "
+                "with, or leave --resume out"
+            )
             raise InputError(msg)
         return str(found["run_id"])
-    unfinished = find_runs(where=f"tags.config_hash = '{key}' and attributes.status != 'FINISHED'", limit=1)
+    prepare(work.data)
+    same = f"tags.identity = '{work.identity}' and attributes.status != 'FINISHED'"
+    unfinished = find_runs(where=same, limit=1)
     if not unfinished.empty:
         return str(unfinished.iloc[0]["run_id"])
     if first_rank():
-        print("--resume: no unfinished cross-validation has these options; a new one begins", file=sys.stderr)
+        advice = "no unfinished cross-validation has these options and images; a new one begins"
+        print(f"--resume: {advice}", file=sys.stderr)
     return None
 
 
-def _open_parent(
-    args: list[str],
-    folds: int,
-    seeds: list[int],
-    key: str,
-    run_id: str | None,
-    above: str | None,
-    name: str | None,
-) -> TrackingLogger:
-    recipe, data, experiment = _described(args)
+def _open_parent(work: _Folds, run_id: str | None, above: str | None, name: str | None) -> TrackingLogger:
+    recipe, _, experiment = _described(work)
+    other = note_other_code(run_id) if run_id else {}
     parent = TrackingLogger(
         experiment=experiment,
-        run_name=name or merged(args).get("run", {}).get("name") or f"{recipe} {data} {folds}-fold",
+        run_name=name or work.config.run["name"] or f"{recipe} {work.data.manifest.name} {work.folds}-fold",
         run_id=run_id,
         parent_run_id=above,
         system_metrics=False,
         tags={
             "kind": "cross-validation",
             "recipe": recipe,
-            "seed": ",".join(map(str, seeds)),
-            "config_hash": key,
-            "arguments": json.dumps(args),
-            "folds": str(folds),
+            "seed": ",".join(map(str, work.seeds)),
+            "identity": work.identity,
+            "folds": str(work.folds),
         },
     )
     parent.open()
+    if other:
+        parent.set_tags(other)
     return parent
 
 
-def _described(args: list[str]) -> tuple[str, str, str]:
+def _described(work: _Folds) -> tuple[str, str, str]:
     """Return the names of recipe, data and experiment."""
-    config = merged(args)
-    experiment = config.get("run", {}).get("experiment") or RunOptions().experiment
-    return *recipe_and_data(config), str(experiment)
+    return str(work.config.run["recipe"]), work.data.manifest.name, str(work.config.run["experiment"])
 
 
-def _run_folds(
-    parent: TrackingLogger, args: list[str], folds: int, seeds: list[int], members: Members
-) -> dict[tuple[int, int], RunResult]:
+def _run_folds(parent: TrackingLogger, work: _Folds, members: Members) -> dict[tuple[int, int], RunResult]:
     """Run the folds that have not finished; keep config and data set of the first one with the parent.
 
     Raises:
         InputError: folds of different states of the data, or without predictions.
     """
-    todo = [(seed, fold) for seed in seeds for fold in range(folds)]
+    todo, data = work.todo, work.data
     first = members[todo[0]]
     if first.result:  # of an earlier start, which may have ended before it kept this
         parent.log_file(download(first.result.run_id, CONFIG))
@@ -192,37 +240,24 @@ def _run_folds(
     for seed, fold in tqdm(left, "folds", len(todo), unit="fold", initial=len(results), disable=None):
         member = members[seed, fold]
         tqdm.write(f"fold {fold} seed {seed} begins ({len(results) + 1} of {len(todo)})", file=sys.stderr)
-        done = _run_fold(args, folds, fold, seed, seeds[0], str(parent.run_id), member.run_id)
-        if done.result is None:
-            msg = "run.evaluate: a cross-validation is made of its folds' predictions; leave --run.evaluate out"
-            raise InputError(msg)
-        member.result, member.manifest = done.result, done.datamodule.manifest.fingerprint()
-        results[seed, fold] = done.result
+        done = work.train(seed, fold, str(parent.run_id), member.run_id)
+        assert done is not None  # of rank zero
+        member.result, member.manifest = RunResult.tables_of(done), data.manifest.fingerprint()
+        results[seed, fold] = member.result
         if (seed, fold) == todo[0]:
-            parent.log_text(config_text(done.plain_config), CONFIG)
+            parent.log_text(work.config_of(seed, fold, str(parent.run_id), None).to_yaml(), CONFIG)
             parent.set_tags({"manifest": member.manifest})
         if (seed, fold) == left[0]:
-            log_data(parent, done.datamodule)
-        scores = done.result.scores
+            log_data(parent, data)
+        scores = member.result.scores
         line = f"fold {fold} seed {seed} ({len(results)} of {len(todo)}): macro F1 {scores['f1_macro']:.3f}"
         tqdm.write(f"{line}, accuracy {scores['accuracy']:.3f}", file=sys.stderr)
         del done  # with its model
-        states = {one.manifest for one in members.values() if one.manifest}
+        states = {member.manifest for member in members.values() if member.manifest}
         if len(states) > 1:
             msg = f"folds: all must be of the same data, they are of {len(states)} states of it; start without --resume"
             raise InputError(msg)
     return results
-
-
-def _run_fold(
-    args: list[str], folds: int, fold: int, seed: int, fold_seed: int, parent: str | None, run_id: str | None
-) -> EmotionCLI:
-    gc.collect()  # a trainer and its callbacks refer to each other; the memory of the last one goes back only now
-    words = ["fit", *args, "--seed", str(seed)]
-    words += ["--data.split", "folds", "--data.folds", str(folds)]
-    words += ["--data.fold", str(fold), "--data.fold_seed", str(fold_seed)]
-    words += [*(["--run.parent", parent] if parent else []), *(["--resume", run_id] if run_id else [])]
-    return run_cli(words)
 
 
 def _check_complete(pooled: dict[int, pd.DataFrame]) -> None:

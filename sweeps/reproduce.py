@@ -2,15 +2,14 @@
 
 import argparse
 import json
-import tempfile
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from lightning_modules.cli import run_cli
+from lightning_modules.config import RunConfig
 from lightning_modules.evaluation import RunResult
 from lightning_modules.stored import CONFIG
+from lightning_modules.training import train
 from records.environment import environment
 from records.predictions import PROBABILITY
 from records.runs import download, find_run, load_table, run_row
@@ -63,16 +62,17 @@ def main(args: list[str]) -> int:
     kind = tags.get("tags.kind")
     before = load_table(run_id, "predictions")
     environment_lines = environment_differences(run_id)
+    # what was run, whatever the recipe says by now
+    config = RunConfig.from_file(download(run_id, CONFIG), "detector" if kind == "detector" else "emotion")
     result: CrossValidation | RunResult | None
-    with tempfile.TemporaryDirectory() as folder:
-        config = Path(folder) / "config.yaml"
-        config.write_bytes(download(run_id, CONFIG).read_bytes())  # what was run, whatever the recipe says by now
-        words = ["--config", str(config), "--run.parent", "null", "--ckpt_path", "null"]
-        if kind == "cross-validation":
-            seeds = [int(seed) for seed in str(tags["tags.seed"]).split(",")]
-            result = cross_validate(words, folds=int(tags["tags.folds"]), seeds=seeds)
-        else:
-            result = run_cli(["fit", *words]).result
+    if kind == "cross-validation":
+        seeds = [int(seed) for seed in str(tags["tags.seed"]).split(",")]
+        result = cross_validate(config, folds=int(tags["tags.folds"]), seeds=seeds)
+    else:
+        alone = {"run.parent": None, **({} if kind == "detector" else {"ckpt_path": None})}
+        result = train(config.override(alone))
+        if result is not None and result.text:
+            print(f"\n{result.text}")
     if result is None:  # another rank than zero: a run without predictions was refused above
         return 0
     lines = prediction_differences(before, result.predictions)

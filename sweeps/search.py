@@ -83,7 +83,7 @@ def search(
         failed = work_together(plan.name, url, TASK, settings, workers)
         each = once_each(study)
         best = best_trials(study, each)
-        winner, earlier = scored_winner(plan.name, storage, url, plan.fit_args, best[0], parent)
+        winner, earlier = scored_winner(plan.name, storage, url, plan.config, best[0], parent)
         found = Search(plan, parent, each, best, winner, earlier, failed)
         with exclusive(storage, f"{plan.name} result"):  # machines that end together write it in turn
             keep(found, study)

@@ -4,14 +4,17 @@ import argparse
 import os
 import sys
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 from datamodules.errors import InputError
 from lightning_modules.cli import say_what_begins
-from lightning_modules.shorthand import HELP, recipe_names
+from lightning_modules.config import HELP, Options, recipe_names
 from sweeps.spaces import SPACES, portable
 from sweeps.storage import EMBEDDED, VARIABLE, close, open_storage
 from sweeps.strategies import PrunerName, SamplerName
+
+if TYPE_CHECKING:
+    from lightning_modules.config import RunConfig
 
 HOST = "127.0.0.1"
 
@@ -49,12 +52,13 @@ def run_search(args: list[str]) -> int:
     options, rest = parser.parse_known_args(args[1:])
     say_what_begins(args)
     from sweeps.search import search
-    from sweeps.search_plan import Plan
+    from sweeps.search_plan import Plan, search_config
     from sweeps.search_report import keep_search, search_text
 
+    config = search_config(Options.read(rest))
     plan = Plan(
-        name=options.name or default_name(options.space, rest),
-        args=rest,
+        name=options.name or default_name(options.space, config),
+        config=config,
         space=portable(options.space),
         folds=options.folds,
         objectives=options.objectives,
@@ -87,12 +91,9 @@ def run_search(args: list[str]) -> int:
     return int(bool(found.failed_workers))
 
 
-def default_name(spaces: list[str], args: list[str]) -> str:
+def default_name(spaces: list[str], config: "RunConfig") -> str:
     """Return recipe, spaces and data in one word."""
-    from sweeps.studies.config import merged, recipe_and_data
-
-    recipe, data = recipe_and_data(merged(args))
-    return "-".join([recipe, *(Path(space).stem for space in spaces), data])
+    return "-".join([str(config.run["recipe"]), *(Path(space).stem for space in spaces), config.data_name])
 
 
 def dashboard(args: list[str]) -> int:

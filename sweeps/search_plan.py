@@ -1,7 +1,7 @@
 """What a search is: its options, checked before anything runs, and what must agree between all that work on it."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -10,15 +10,27 @@ from optuna.samplers import RandomSampler
 
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
-from sweeps.checks import check_args, check_config, check_names, check_number
-from sweeps.spaces import build_space, suggest, words
+from lightning_modules.config import Options, RunConfig
+from sweeps.checks import check_config, check_names, check_number, check_options
+from sweeps.spaces import build_space, suggest
 from sweeps.storage import quiet
 from sweeps.strategies import PrunerName, SamplerName, check_strategy
-from sweeps.studies.config import Config, data_module, identity, merged
-from sweeps.winner import NO_BAR
 
 ATTEMPTS = 20  # draws, of which one has to be of options that go together
-EPOCHS = 10  # of the trainer, where nothing says otherwise
+
+
+def search_config(options: Options) -> RunConfig:
+    """Return the config that all trials share: its reported part is the given one, or a hold-out.
+
+    Raises:
+        InputError: an option that a search sets itself, or a value that does not fit.
+    """
+    check_options(options)
+    config = RunConfig.layered(options)
+    changes: dict[str, Any] = {"data.split": "given" if config.data["split"] == "given" else "holdout"}
+    if "trainer.enable_progress_bar" not in options:
+        changes["trainer.enable_progress_bar"] = False  # the trials have a bar of their own
+    return config.override(changes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +39,7 @@ class Plan:
 
     Attributes:
         name: of the study.
-        args: options of `emotion fit` that all trials share.
+        config: what all trials share, from `search_config`.
         space: names of spaces, and what files of spaces hold.
         folds: inner folds of a trial.
         objectives: 1, inner macro F1; or 2, the FLOPs of an image as well.
@@ -37,7 +49,7 @@ class Plan:
     """
 
     name: str
-    args: list[str]
+    config: RunConfig
     space: list[str | dict[str, Any]]
     folds: int = 5
     objectives: int = 1
@@ -52,16 +64,10 @@ class Plan:
             InputError: naming the option.
         """
         check_number(self.folds)
-        check_args(self.args)
         check_names(build_space(self.space))
         check_strategy(self.sampler, self.pruner, self.objectives, self.folds)
         check_config(self.config)
         assert self.data.plan.inner_folds == self.folds  # a division that allows none was refused
-
-    @cached_property
-    def config(self) -> Config:
-        """What recipe, files and options amount to, without what a trial draws."""
-        return merged(self.fit_args)
 
     @cached_property
     def data(self) -> EmotionDataModule:
@@ -74,9 +80,10 @@ class Plan:
         with quiet():
             drawing = optuna.create_study(sampler=RandomSampler(seed=0))  # in memory
             for _ in range(ATTEMPTS):  # some draws may be of options that do not go together: such trials fail alone
-                drawn = words(suggest(drawing.ask(), space))
+                drawn = suggest(drawing.ask(), space)
                 try:
-                    return data_module(merged([*self.fit_args, *drawn, "--data.inner_folds", str(self.folds)]))
+                    config = self.config.override({**drawn, "data.inner_folds": self.folds})
+                    return EmotionDataModule(**config.instantiate().data)
                 except InputError as error:
                     problem = error
         raise problem
@@ -84,31 +91,30 @@ class Plan:
     @property
     def experiment(self) -> str:
         """MLflow's experiment."""
-        return str(self.config.get("run", {}).get("experiment", "emotion"))
+        return str(self.config.run["experiment"])
 
     @property
     def epochs(self) -> int:
         """Epochs of a fold."""
-        return int(self.config.get("trainer", {}).get("max_epochs") or EPOCHS)
+        return int(self.config.trainer["max_epochs"])
 
-    @property
-    def fit_args(self) -> list[str]:
-        """The options of every run: the reported part is the given one, or a hold-out."""
-        given = merged(self.args).get("data", {}).get("split") == "given"
-        return [*self.args, "--data.split", "given" if given else "holdout"]
-
-    @property
+    @cached_property
     def identity(self) -> dict[str, Any]:
         """What must agree between all that work on the study; where the data lie may differ between machines."""
-        config = merged(self.args)
-        config.get("data", {}).pop("source", None)
-        held = {**asdict(self), "args": identity(config), "data": self._data_identity()}
-        return json.loads(json.dumps(held))
-
-    def _data_identity(self) -> str:
-        """Return the manifest's hash; of drawn faces, whose names are all alike, also what they are drawn by."""
-        source = str(self.data.source).strip()
-        return f"{self.data.manifest.fingerprint()[:16]}{f' {source}' if source.startswith('drawn') else ''}"
+        images = EmotionDataModule(**self.config.instantiate().data)
+        images.share(self.data)
+        plan = {
+            "name": self.name,
+            "options": self.config.identity(),
+            "data": images.content_hash,
+            "space": self.space,
+            "folds": self.folds,
+            "objectives": self.objectives,
+            "sampler": self.sampler,
+            "pruner": self.pruner,
+            "seed": self.seed,
+        }
+        return json.loads(json.dumps(plan))
 
     def settings(self, parent: str) -> dict[str, Any]:
         """Return what a trial needs to know.
@@ -116,15 +122,12 @@ class Plan:
         Args:
             parent: run id of the search.
         """
-        shown = any("enable_progress_bar" in word for word in self.args)
         return {
             "study": self.name,
             "parent": parent,
-            "experiment": self.experiment,
-            "args": [*self.fit_args, *(() if shown else (NO_BAR,))],
+            "config": self.config.as_dict(),
             "space": self.space,
             "folds": self.folds,
-            "epochs": self.epochs,
             "objectives": self.objectives,
             "pruner": self.pruner,
         }

@@ -1,5 +1,6 @@
 """The Optuna study behind a search: made or found again, and what it is to hold."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +19,7 @@ from sweeps.storage import exclusive
 from sweeps.strategies import STRATEGY
 
 PLAN, PARENT = "plan", "parent"  # attributes of a search's study
-_SAID = {"args": "recipe or options (of `emotion fit`)", "data": "data (another manifest)", "seed": "--sampler-seed"}
+_SAID = {"options": "recipe or options (of `emotion fit`)", "data": "images or labels", "seed": "--sampler-seed"}
 
 
 def open_study(plan: Plan, storage: RDBStorage) -> optuna.Study:
@@ -72,11 +73,12 @@ def _parent_run(plan: Plan) -> str:
             "sampler": plan.sampler,
             "pruner": plan.pruner,
             "folds": str(plan.folds),
-            "recipe": str(plan.config.get("run", {}).get("recipe", "custom")),
+            "recipe": str(plan.config.run["recipe"]),
             "manifest": plan.data.manifest.fingerprint(),
-            "arguments": json.dumps(plan.args),
+            "identity": hashlib.sha256(json.dumps(plan.identity, sort_keys=True).encode()).hexdigest(),
         },
     )
+    parent.log_text(plan.config.to_yaml(), "config.yaml")
     parent.log_text(json.dumps(plan.space, indent=2), "space.json")
     parent.close()
     return str(parent.run_id)

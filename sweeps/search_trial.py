@@ -11,12 +11,13 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightning_modules.cli import run_cli
-from lightning_modules.command import EmotionCLI
+from lightning_modules.config import RunConfig
+from lightning_modules.evaluation import RunResult
 from lightning_modules.run import MONITOR
+from lightning_modules.training import train
 from records.tracking import TrackingLogger
 from sweeps.lost import end_lost_runs
-from sweeps.spaces import build_space, suggest, words
+from sweeps.spaces import Options, build_space, suggest
 
 RUN, OPTIONS, FOLD_SCORES, MANIFEST = "run_id", "options", "fold_scores", "manifest"  # attributes of a trial
 OBJECTIVES = ("inner macro F1", "FLOPs an image")
@@ -50,7 +51,7 @@ def run_trial(trial: optuna.Trial, settings: dict[str, Any]) -> float | tuple[fl
 
     Args:
         trial: of a study.
-        settings: study, parent (run id), experiment, args (of `emotion fit`), space, folds, epochs, objectives, pruner.
+        settings: study, parent (run id), config (plain data), space, folds, objectives, pruner.
 
     Raises:
         optuna.TrialPruned: the pruner ended it.
@@ -58,8 +59,9 @@ def run_trial(trial: optuna.Trial, settings: dict[str, Any]) -> float | tuple[fl
     if lost := trial.user_attrs.get(RUN):  # of a killed worker; a trial that is queued again inherits it
         end_lost_runs([str(lost)])
     options = suggest(trial, build_space(settings["space"]))
+    config = RunConfig.from_dict(settings["config"])
     tracker = TrackingLogger(
-        experiment=settings["experiment"],
+        experiment=config.run["experiment"],
         run_name=f"trial {trial.number}",
         parent_run_id=settings["parent"],
         system_metrics=False,
@@ -69,7 +71,7 @@ def run_trial(trial: optuna.Trial, settings: dict[str, Any]) -> float | tuple[fl
     trial.set_user_attr(OPTIONS, options)
     try:
         tracker.log_hyperparams(options)
-        scores, flops = _folds(trial, settings, words(options), tracker)
+        scores, flops = _folds(trial, config, settings, options, tracker)
         tracker.log_metrics({"search/f1_macro": fmean(scores), "search/flops": flops})
     except optuna.TrialPruned:
         tracker.set_tags({"ended": "pruned"})
@@ -85,23 +87,26 @@ def run_trial(trial: optuna.Trial, settings: dict[str, Any]) -> float | tuple[fl
 
 
 def _folds(
-    trial: optuna.Trial, settings: dict[str, Any], drawn: list[str], tracker: TrackingLogger
+    trial: optuna.Trial, config: RunConfig, settings: dict[str, Any], drawn: Options, tracker: TrackingLogger
 ) -> tuple[list[float], float]:
     scores: list[float] = []
-    folds, epochs, pruner = settings["folds"], settings["epochs"], settings["pruner"]
-    flops = 0.0
+    folds, epochs, pruner = settings["folds"], int(config.trainer["max_epochs"]), settings["pruner"]
+    flops, data = 0.0, None
     for fold in range(folds):
         report = Report(trial, scores, folds, epochs, tell=pruner == "hyperband")
-        where = ["--data.inner_folds", str(folds), "--data.inner_fold", str(fold), "--run.evaluate", "false"]
-        place = ["--run.parent", str(tracker.run_id), "--run.name", f"trial {trial.number} fold {fold}"]
-        done = run_cli(["fit", *settings["args"], *drawn, *where, *place], [report])
-        assert done.tracker is not None  # of fit
-        (done.tracker.run_folder / "best.ckpt").unlink(missing_ok=True)  # nothing is predicted with a trial's weights
+        where = {"data.inner_folds": folds, "data.inner_fold": fold, "run.evaluate": False}
+        place = {"run.parent": str(tracker.run_id), "run.name": f"trial {trial.number} fold {fold}"}
+        done = train(config.override({**drawn, **where, **place}), [report], data)
+        assert done is not None  # a trial is one process
+        assert done.folder is not None  # of a training
+        (done.folder / "best.ckpt").unlink(missing_ok=True)  # nothing is predicted with a trial's weights
         scores.append(report.best)
         tracker.log_metrics({"search/fold_f1_macro": report.best}, step=fold)
         if fold == 0:
             flops = flops_an_image(done)
-            trial.set_user_attr(MANIFEST, done.datamodule.manifest.fingerprint())
+            trial.set_user_attr(MANIFEST, done.data.manifest.fingerprint())
+            data = done.data
+            data.trainer = None  # which holds the model
         if pruner == "wilcoxon":
             trial.report(report.best, fold)
             report.pruned = fold + 1 < folds and trial.should_prune()
@@ -112,11 +117,11 @@ def _folds(
     return scores, flops
 
 
-def flops_an_image(done: EmotionCLI) -> float:
+def flops_an_image(done: RunResult) -> float:
     """Return the floating-point operations of one picture through the trained network; a multiply-add is two."""
     model = done.model.eval()
     counter = FlopCounterMode(display=False)
-    image = torch.zeros(1, 3, done.datamodule.size, done.datamodule.size, device=model.device)
+    image = torch.zeros(1, 3, done.data.size, done.data.size, device=model.device)
     with counter, torch.inference_mode():
         model(image)
     return float(counter.get_total_flops())

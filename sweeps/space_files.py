@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from datamodules.errors import InputError
-from lightning_modules.shorthand import load_value
+from lightning_modules.config import load_yaml as load_value
 from sweeps.dimensions import Choice, Dimension, Real, Space, Subset, Whole
 
 _EXAMPLE = "`model.learning_rate: {real: [0.0001, 0.01], log: true}`"

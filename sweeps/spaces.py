@@ -87,15 +87,6 @@ def _holds(when: When, options: Options) -> bool:
     return all(name in options and options[name] in values for name, values in when.items())
 
 
-def words(options: Options) -> list[str]:
-    """Return options as words of `emotion fit`, in their order: a loss comes before its parameters."""
-    return [
-        word
-        for name, value in options.items()
-        for word in (f"--{name}", value if isinstance(value, str) else json.dumps(value))
-    ]
-
-
 def portable(names: list[str]) -> list[str | dict[str, Any]]:
     """Return names of spaces as they are, and files by what they hold, so that workers need no file.
 

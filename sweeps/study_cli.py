@@ -52,25 +52,24 @@ def main(args: list[str]) -> int:
         _require_once(options.seeds)
         say_what_begins(args)
         return run_detectors(options, extra)
-    from sweeps.studies.config import merged
+    from lightning_modules.config import Options
 
     study = planned(options.name, options)
     if options.cells is not None:
         _require_cells(study, options.cells)
-    if options.data:
-        extra = ["--data", options.data, *extra]
-    elif options.scale != "tiny" and not merged(extra, recipe=None).get("data", {}).get("source"):
+    given = Options.read(["--data", options.data, *extra] if options.data else extra)
+    if options.scale != "tiny" and "data.source" not in given:
         msg = f"--data: scale {options.scale} needs a data set, got none; only scale tiny draws its own faces"
         raise InputError(msg)
     if options.dry_run:
         from sweeps.studies.estimate import estimate
 
-        print(estimate(study, extra, options.cells))
+        print(estimate(study, given, options.cells))
         return 0
     say_what_begins(args)
     from sweeps.studies.conduct import Conduct
 
-    conduct = Conduct(study, options.scale, options.protocol, tuple(extra), options.storage, options.cells)
+    conduct = Conduct(study, options.scale, options.protocol, given, options.storage, options.cells)
     try:
         failed = conduct.run(only_report=options.report)
     except KeyboardInterrupt:

@@ -13,17 +13,16 @@ from optuna.trial import FrozenTrial, TrialState
 
 from datamodules.errors import InputError
 from datamodules.places import replacing
-from lightning_modules.cli import run_cli
+from lightning_modules.config import RunConfig
+from lightning_modules.training import train
 from records.runs import find_runs, load_table, run_config
 from records.tracking import TrackingLogger
 from sweeps.lost import end_lost_run_of
 from sweeps.queue import ENQUEUED, ERROR, enqueue, once_each, work
 from sweeps.search_trial import OPTIONS, RUN
-from sweeps.spaces import words
 from sweeps.storage import exclusive
 
 TASK = "sweeps.winner:score_winner"
-NO_BAR = "--trainer.enable_progress_bar=false"  # the trials have a bar of their own
 _NOT_IN_A_RECIPE = ("parent", "name", "resume", "evaluate", "experiment")
 
 
@@ -42,7 +41,7 @@ class Winner:
 
 
 def scored_winner(
-    name: str, storage: RDBStorage, url: str, args: list[str], best: FrozenTrial, parent: str
+    name: str, storage: RDBStorage, url: str, config: RunConfig, best: FrozenTrial, parent: str
 ) -> tuple[Winner, tuple[int, ...]]:
     """Return the winner of a search, trained and scored once, and the trials that won before it.
 
@@ -55,7 +54,7 @@ def scored_winner(
         name: of the search.
         storage: of its study.
         url: address of the storage.
-        args: options of `emotion fit` that all trials share.
+        config: what all trials share.
         best: the trial that won.
         parent: run id of the search.
 
@@ -72,7 +71,9 @@ def scored_winner(
         ended = [trial for trial in trials if _of(trial) == best.number and trial.state.is_finished()]
         wanted = {"trial": best.number, "options": best.user_attrs[OPTIONS], "attempt": len(ended)}
         enqueue(study, [wanted])
-        work(study.study_name, url, TASK, {"search": name, "args": args, "parent": parent}, progress=False)
+        work(
+            study.study_name, url, TASK, {"search": name, "config": config.as_dict(), "parent": parent}, progress=False
+        )
         trials = once_each(study)
         winner = _known(trials, best.number)
     if winner is None:
@@ -91,17 +92,17 @@ def score_winner(trial: optuna.Trial, settings: dict[str, Any]) -> float:
 
     Args:
         trial: holds the number and the options of the trial that won.
-        settings: search (its name), args (of `emotion fit`), parent (run id).
+        settings: search (its name), config (plain data), parent (run id).
 
     Returns:
         Macro F1 on the held-out part.
     """
     won, name = trial.user_attrs[ENQUEUED], f"{settings['search']} winner, trial {_of(trial)}"
     end_lost_run_of(settings["parent"], name)
-    place = ["--run.parent", settings["parent"], "--run.name", name, "--run.recipe", settings["search"]]
-    done = run_cli(["fit", *settings["args"], *words(won["options"]), *place])
-    assert done.tracker is not None  # of fit
-    run_id = str(done.tracker.run_id)
+    place = {"run.parent": settings["parent"], "run.name": name, "run.recipe": settings["search"]}
+    done = train(RunConfig.from_dict(settings["config"]).override({**won["options"], **place}))
+    assert done is not None  # a trial is one process
+    run_id = done.run_id
     tags = TrackingLogger(run_id=run_id, system_metrics=False)
     tags.set_tags({"kind": "winner", "study": settings["search"], "trial": str(won["trial"])})
     tags.finalize("success")
@@ -130,7 +131,6 @@ def recipe_text(winner: Winner, study: str) -> str:
     """Return the winner's config as `emotion fit --config` takes it."""
     config = run_config(winner.run_id)
     config.pop("ckpt_path", None)
-    config.pop("weights_only", None)
     config["run"] = {key: value for key, value in config["run"].items() if key not in _NOT_IN_A_RECIPE}
     config["run"]["recipe"] = study
     head = (

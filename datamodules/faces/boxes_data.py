@@ -1,5 +1,6 @@
 """From drawn scenes, or photographs with a table of boxes, to batches for a face detector. Wiring only."""
 
+import hashlib
 import os
 from functools import cached_property
 from pathlib import Path
@@ -142,6 +143,14 @@ class BoxesDataModule(L.LightningDataModule):
     def contents(self) -> list[str]:
         """Hash of each row's decoded pixels."""
         return [str(content) for content in self.cache.index["content"]]
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 of the images' decoded pixels, of the table, and of the boxes."""
+        digest = hashlib.sha256("\n".join([self.manifest.fingerprint(), *self.contents]).encode())
+        for boxes in self.boxes:
+            digest.update(boxes.tobytes() + b";")
+        return digest.hexdigest()
 
     @cached_property
     def _boxes(self) -> tuple[list[np.ndarray], int]:

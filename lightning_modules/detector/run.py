@@ -1,6 +1,6 @@
-"""One tracked run of the detector: training, the one evaluation of the outer part, and what it leaves."""
+"""Training of the face detector: its options, what a run keeps, and its one evaluation of the outer part."""
 
-import contextlib
+import hashlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,17 +16,17 @@ from tqdm import tqdm
 
 from datamodules.errors import InputError
 from datamodules.faces.boxes_data import BoxesDataModule
-from lightning_modules.callbacks import CheckedCheckpointIO, NonFiniteLoss, average_weights
-from lightning_modules.cli import quiet
-from lightning_modules.detector.module import MONITOR, FaceDetector
+from lightning_modules.callbacks import NonFiniteLoss, average_weights
+from lightning_modules.config import Options, RunConfig
+from lightning_modules.detector.module import CONFIG_KEY, MONITOR, FaceDetector, read_detector
 from lightning_modules.detector.precision import Picture, intervals
-from lightning_modules.detector.resume import config_hash, division_hash, run_to_go_on
 from lightning_modules.detector.tables import detection_table, pictures_of, truth_table
 from lightning_modules.device import best_device
 from lightning_modules.progress import run_progress
-from lightning_modules.run import GoOnAtBatch, forget_training_state, resume_checkpoint
-from lightning_modules.stops import StopGracefully, explained, how_it_ended, sigterm_ends
-from lightning_modules.tracked_run import RunLogger, config_text
+from lightning_modules.run import GoOnAtBatch
+from lightning_modules.stops import StopGracefully
+from lightning_modules.tracked_run import RunLogger, log_config
+from lightning_modules.training import Task
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class DetectorRun:
         experiment: MLflow experiment.
         parent: run id of the parent, for the members of a study.
         resume: run id to go on with, or "auto": the newest unfinished run of the same config.
+        start_from: begin with the weights of a run (id or name) or .ckpt file: further training.
         epochs: most epochs.
         patience: stop after this many epochs without a better inner map_50; None: train all epochs.
         ema_decay: average the weights with this decay per step and keep the average; None: do not.
@@ -51,6 +52,7 @@ class DetectorRun:
     experiment: str = "face-detector"
     parent: str | None = None
     resume: str | None = None
+    start_from: str | None = None
     epochs: int = 12
     patience: int | None = None
     ema_decay: float | None = None
@@ -81,91 +83,106 @@ class DetectorLines(Callback):
         print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: {values}", file=sys.stderr, flush=True)
 
 
-def make_trainer(options: DetectorRun, **more: Any) -> pl.Trainer:  # noqa: ANN401 - Lightning's options
-    """Return a trainer for one device."""
-    quiet()
-    return pl.Trainer(
-        accelerator=options.accelerator,
-        devices=1,
-        max_epochs=options.epochs,
-        precision=options.precision,  # type: ignore[arg-type] # Lightning says what it takes
-        gradient_clip_val=options.clip,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        log_every_n_steps=10,
-        **more,
-    )
+def detector_config(options: Options) -> RunConfig:
+    """Return the config of a detector; one that starts from another has the network of that one unless it says so.
 
-
-def fit(
-    model: FaceDetector,
-    data: BoxesDataModule,
-    options: DetectorRun,
-    config: dict[str, Any],
-    seed: int = 0,
-    more_tags: dict[str, str] | None = None,
-) -> tuple[str, pd.DataFrame]:
-    """Train, keep the epoch that is best on the inner part, evaluate that once on the outer part.
-
-    Args:
-        model: untrained, or to be trained on.
-        data: pictures and boxes.
-        options: of the run.
-        config: what is logged, plain types.
-        seed: what is written beside the run.
-        more_tags: of the run, such as its place in a study.
-
-    Returns:
-        The run's id, and the average precisions of the outer part with intervals, see `precision.intervals`.
+    Raises:
+        InputError: an unknown option, a value of the wrong type, or there is no such run or file to start from.
     """
-    data.prepare_data()
-    data.setup("fit")  # wrong data leaves no run behind
-    name = options.name or f"detector {data.manifest.name} {model.plain['backbone']} seed {seed}"
-    tags = {
-        "kind": "detector", "seed": str(seed), "data": data.manifest.name, "manifest": data.manifest.fingerprint(),
-        "config_hash": config_hash(config), "division": division_hash(data), **(more_tags or {}),
-    }  # fmt: skip
-    run_id = run_to_go_on(options.resume, options.parent, config, data)
-    tracker = RunLogger(
-        experiment=options.experiment, run_name=name, run_id=run_id, parent_run_id=options.parent, tags=tags
-    )
-    try:
-        folder = tracker.run_folder
-        start = resume_checkpoint(folder) if run_id else None
-        callbacks = run_callbacks(options, folder)
-        bar = any(isinstance(one, pl.callbacks.ProgressBar) for one in callbacks)
-        trainer = make_trainer(
-            options, logger=tracker, callbacks=callbacks, default_root_dir=str(folder), plugins=[CheckedCheckpointIO()],
-            enable_progress_bar=bar,
-        )  # fmt: skip
-        tracker.log_hyperparams(config)
-        tracker.log_text(config_text(config), "config.yaml")
+    config = RunConfig.layered(options, "detector")
+    start = config.run["start_from"]
+    if start is None:
+        return config
+    known = read_detector(checkpoint_of(start))[CONFIG_KEY]
+    network = {name: value for name, value in known.items() if name != "size"}
+    base = {"model": {**network, "weights": "none"}, "data": {"size": known["size"]}}
+    return RunConfig.layered(options, "detector", base)
+
+
+class DetectorTask(Task):
+    """Training of a face detector."""
+
+    options: DetectorRun
+    data: BoxesDataModule
+    model: FaceDetector
+
+    def __init__(self, config: RunConfig, shared: BoxesDataModule | None = None) -> None:
+        self.config = config
+        self.options = options = DetectorRun(**config.run)
+        network = {**config.model, "size": config.data["size"]}
+        if options.start_from is None:
+            self.model = FaceDetector(**network)
+        else:
+            self.model = FaceDetector.from_checkpoint(checkpoint_of(options.start_from), **network).train()
+        self.data = BoxesDataModule(**config.data) if shared is None else shared
+        self.trainer_options = {
+            "accelerator": options.accelerator,
+            "devices": 1,
+            "max_epochs": options.epochs,
+            "precision": options.precision,
+            "gradient_clip_val": options.clip,
+            "enable_model_summary": False,
+            "num_sanity_val_steps": 0,
+            "use_distributed_sampler": False,
+            "log_every_n_steps": 10,
+            "enable_progress_bar": sys.stdout.isatty(),
+        }
+
+    def division_hash(self) -> str:
+        """Hash of which image is in which part."""
+        split = self.data.split_table().drop(columns="content")  # of runs from before this column existed
+        digest = hashlib.sha256(pd.util.hash_pandas_object(split, index=False).to_numpy().tobytes())
+        digest.update(np.concatenate(self.data.boxes).tobytes())
+        return digest.hexdigest()[:16]
+
+    def check_start(self) -> None:
+        """Load the weights that the run starts from."""
+        if self.options.start_from is not None:
+            from lightning_modules.detector.known import refuse_known
+
+            refuse_known(self.options.start_from, self.data, "--from")
+
+    def name(self) -> str:
+        """Return the name of the run."""
+        data, backbone = self.data.manifest.name, self.model.plain["backbone"]
+        return self.options.name or f"detector {data} {backbone} seed {self.config.seed_everything}"
+
+    def tags(self) -> dict[str, str]:
+        """Return the tags that are this kind's own."""
+        return {"kind": "detector"}
+
+    def callbacks(self, folder: Path) -> list[Callback]:
+        """Return checkpoints, early stopping, guards and progress."""
+        return run_callbacks(self.options, folder)
+
+    def log_beginning(self, tracker: RunLogger) -> None:
+        """Log the config and the data set."""
+        log_config(tracker, self.config)
+        data = self.data
         counts = data.split_table().groupby("role")["faces"].agg(["size", "sum"])
         profile = {"pictures": counts["size"].to_dict(), "faces": counts["sum"].to_dict(), "clipped": data.clipped}
         tracker.log_dataset(data.manifest.name, data.source, data.manifest.fingerprint(), profile=profile)
-        with sigterm_ends(), explained(data.batch_size):
-            trainer.fit(model, datamodule=data, ckpt_path=str(start) if start else None, weights_only=True)
-            best = str(folder / "best.ckpt")
-            trainer.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
+
+    def evaluate(self, trainer: pl.Trainer, tracker: RunLogger) -> tuple[pd.DataFrame, str]:
+        """Predict the outer part once; return the table of predictions and the printed result."""
+        model, data = self.model, self.data
+        best = str(tracker.run_folder / "best.ckpt")
+        trainer.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
         tracker.log_file(best, "checkpoint")
-        table = intervals(pictures_of(model.detections, data), resamples=options.resamples, seed=seed)
-        tracker.log_table(detection_table(model.detections, data), "detections")
+        pictures = pictures_of(model.detections, data)
+        table = intervals(pictures, resamples=self.options.resamples, seed=self.config.seed_everything)
+        found = detection_table(model.detections, data)
+        tracker.log_table(found, "detections")
         tracker.log_table(truth_table(data, data.fold.outer), "truth")
         tracker.log_table(data.split_table(), "split")
         tracker.log_table(table, "intervals")
         ends = {f"test/{row.metric}_{end}": getattr(row, end) for row in table.itertuples() for end in ("low", "high")}
         tracker.log_metrics(ends)
-        tracker.end("success")
-        forget_training_state(folder)
-    except BaseException as error:
-        with contextlib.suppress(OSError):  # what ended the run is told, not that its end cannot be written
-            tracker.end(how_it_ended(error))
-        if options.parent is None and list(tracker.run_folder.glob("*.ckpt")):
-            advice = f"the run is kept; to go on: the same command with --resume {tracker.run_id}"
-            print(advice, file=sys.stderr)
-        raise
-    return str(tracker.run_id), table
+        return found, text_of(table, len(pictures), sum(picture.faces for picture in pictures))
+
+    def split_table(self) -> pd.DataFrame:
+        """Return which image plays which role."""
+        return self.data.split_table()
 
 
 def run_callbacks(options: DetectorRun, folder: Path) -> list[Callback]:

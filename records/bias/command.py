@@ -103,7 +103,7 @@ def _own_manifest(run_id: str, directory: str) -> pd.DataFrame | None:
     """Return the table that the run's config names as its data, None where that is no table, or not here any more."""
     try:
         data = runs.run_config(run_id, directory=directory).get("data") or {}
-        source = str({**data, **(data.get("init_args") or {})}.get("source", "")).removeprefix("csv:")
+        source = str(data.get("source", "")).removeprefix("csv:")
         return read_manifest(source) if Path(source).suffix.lower() in (".csv", ".parquet") else None
     except (InputError, ValueError, TypeError, AttributeError):
         return None

@@ -1,14 +1,14 @@
 """Backbones and two dense layers on one data set: what they learn by heart and what they know of other pictures."""
 
-from sweeps.studies.plan import Cell, Claim, Entry, Option, Picture, Protocol, Scale, Study, Table
+from sweeps.studies.plan import Cell, Claim, Entry, Picture, Protocol, Scale, Study, Table, Value
 
 PUBLISHED = {  # accuracy on training and test images of FER2013, 100 epochs
     "MobileNetV2": (0.96586, 0.64698),
     "EfficientNet-B0": (0.99362, 0.65798),
     "EfficientNet-B2": (0.99010, 0.65213),
 }
-HUB: dict[str, Option] = {"model.weights": "hub"}
-MODELS: dict[Scale, dict[str, dict[str, Option]]] = {
+HUB: dict[str, Value] = {"model.weights": "hub"}
+MODELS: dict[Scale, dict[str, dict[str, Value]]] = {
     "paper": {
         "MobileNetV2": {"model.backbone": "mobilenetv2_100", **HUB},
         "EfficientNet-B0": {"model.backbone": "efficientnet_b0", **HUB},
@@ -20,7 +20,7 @@ MODELS: dict[Scale, dict[str, dict[str, Option]]] = {
         for name in ("test_resnet", "test_efficientnet", "test_convnext")
     },
 }
-SIZES: dict[Scale, dict[str, Option]] = {
+SIZES: dict[Scale, dict[str, Value]] = {
     "paper": {"data.split": "holdout"},
     "small": {
         "data.split": "holdout",

@@ -12,16 +12,16 @@ from sweeps.studies.balanced_published import (
     SAMPLED,
     TABLE_4,
 )
-from sweeps.studies.plan import Cell, Choice, Claim, Entry, Option, Picture, Protocol, Scale, Study, Table
+from sweeps.studies.plan import Cell, Choice, Claim, Entry, Picture, Protocol, Scale, Study, Table, Value
 
 TRANSFORMS = ("blur", "crop", "flip", "rotation", "translation", "cutout", "contrast", "height", "width", "zoom")
 TWICE = "none, as many steps"
-LOSSES: dict[str, dict[str, Option]] = {
+LOSSES: dict[str, dict[str, Value]] = {
     "cross-entropy": {"model.loss": "CrossEntropy"},
     "focal": {"model.loss": "Focal", "model.loss.alpha": 0.25, "model.loss.gamma": 2.0},
 }
-HUB: dict[str, Option] = {"model.weights": "hub"}
-NETWORKS: dict[Scale, dict[str, dict[str, Option]]] = {
+HUB: dict[str, Value] = {"model.weights": "hub"}
+NETWORKS: dict[Scale, dict[str, dict[str, Value]]] = {
     "paper": {
         "VGG-16": {"model.backbone": "vgg16", **HUB},
         "ResNet-50": {"model.backbone": "resnet50", **HUB},
@@ -30,12 +30,12 @@ NETWORKS: dict[Scale, dict[str, dict[str, Option]]] = {
     "small": {"EfficientNet-Lite0": {"model.backbone": "tf_efficientnet_lite0"}},
     "tiny": {"test_resnet": {"model.backbone": "test_resnet", "model.weights": "none"}},
 }
-LARGER: dict[Scale, dict[str, dict[str, Option]]] = {
+LARGER: dict[Scale, dict[str, dict[str, Value]]] = {
     "paper": {f"EfficientNet-B{i}": {"model.backbone": f"efficientnet_b{i}", **HUB} for i in range(1, 6)},
     "small": {f"EfficientNet-Lite{i}": {"model.backbone": f"tf_efficientnet_lite{i}"} for i in (1, 2)},
     "tiny": {"test_efficientnet": {"model.backbone": "test_efficientnet", "model.weights": "none"}},
 }
-SINGLE: dict[Scale, dict[str, Option]] = {  # over the recipe paper-doubled
+SINGLE: dict[Scale, dict[str, Value]] = {  # over the recipe paper-doubled
     "paper": {},
     "small": {
         "data.split": "holdout",
@@ -57,14 +57,14 @@ SINGLE: dict[Scale, dict[str, Option]] = {  # over the recipe paper-doubled
         "run.resamples": 200,
     },
 }
-FINAL: dict[Scale, dict[str, Option]] = {  # over the recipe paper-balanced
+FINAL: dict[Scale, dict[str, Value]] = {  # over the recipe paper-balanced
     "paper": {},
     "small": SINGLE["small"] | {"data.n_min": 0.25, "trainer.max_epochs": 6, "run.patience": None},
     "tiny": SINGLE["tiny"] | {"data.n_min": 0.5, "run.patience": None},
 }
 EPOCHS: dict[Scale, int] = {"paper": 30, "small": 3, "tiny": 3}
 FOLDS: dict[Scale, int] = {"paper": 5, "small": 0, "tiny": 0}
-NO_TRANSFORM: dict[str, Option] = {"data.transforms": [], "data.transform_where": "none", "data.once": False}
+NO_TRANSFORM: dict[str, Value] = {"data.transforms": [], "data.transform_where": "none", "data.once": False}
 
 
 def build(scale: Scale, protocol: Protocol) -> Study:
@@ -112,7 +112,7 @@ def _name(loss: str, network: str, transform: str) -> str:
 
 def _singles(scale: Scale, protocol: Protocol, loss: str, network: str) -> list[Cell]:
     options = SINGLE[scale] | {"data.protocol": protocol} | NETWORKS[scale][network] | LOSSES[loss]
-    changes: dict[str, dict[str, Option]] = {
+    changes: dict[str, dict[str, Value]] = {
         NONE: NO_TRANSFORM,
         TWICE: NO_TRANSFORM | {"trainer.max_epochs": 2 * EPOCHS[scale]},
         **{name: {"data.transforms": [name]} for name in TRANSFORMS},
@@ -125,7 +125,7 @@ def _singles(scale: Scale, protocol: Protocol, loss: str, network: str) -> list[
 
 def _final(scale: Scale, protocol: Protocol, network: str) -> dict[str, Cell]:
     options = FINAL[scale] | {"data.protocol": protocol} | NETWORKS[scale][network]
-    changes: dict[str, dict[str, Option]] = {
+    changes: dict[str, dict[str, Value]] = {
         BASELINE: NO_TRANSFORM | {"data.n_min": None},
         SAMPLED: NO_TRANSFORM,
         ALL_TEN: {"data.transforms": list(TRANSFORMS)},

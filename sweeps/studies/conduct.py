@@ -1,5 +1,6 @@
 """Runs a study's cells stage by stage as a queue that workers share, under one MLflow run, and writes the report."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,14 @@ from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from datamodules.errors import InputError
+from lightning_modules.config import Options, RunConfig
+from lightning_modules.training import prepare
 from records import store
 from records.runs import find_runs, has_store
 from records.tracking import TrackingLogger
-from sweeps.queue import ENQUEUED, ERROR, enqueue, once_each, work
-from sweeps.storage import open_storage, quiet
-from sweeps.studies.config import Config, merged
+from sweeps.queue import ENQUEUED, ERROR, enqueue, once_each
+from sweeps.search import work_together
+from sweeps.storage import address, open_storage, quiet
 from sweeps.studies.numbers import Circumstances
 from sweeps.studies.outcomes import Outcomes
 from sweeps.studies.plan import Protocol, Scale, Study
@@ -22,7 +25,7 @@ from sweeps.studies.preflight import cell_configs, check_study, study_key
 from sweeps.studies.report import write_report
 
 TASK = "sweeps.studies.run:run_cell"
-KEY, MANIFEST = "study_key", "manifest"  # tags of a study's run: by which every worker finds it, and of its images
+KEY, CONTENT = "study_key", "content"  # tags of a study's run: by which every worker finds it, and of its images
 
 
 class Conduct:
@@ -38,19 +41,20 @@ class Conduct:
         study: Study,
         scale: Scale,
         protocol: Protocol,
-        extra: tuple[str, ...],
+        given: Options = Options(),  # noqa: B008 - frozen
         storage: str | None = None,
         only_cells: list[str] | None = None,
+        workers: int = 1,
     ) -> None:
-        self.study, self.scale, self.protocol, self.extra = study, scale, protocol, extra
-        self._configs = self._resolved()
-        self.key = study_key(study, scale, protocol, self._configs)
-        self._url = storage
+        self.study, self.scale, self.protocol, self.given = study, scale, protocol, given
+        self.configs = self._resolved()
+        self.key = study_key(study, scale, protocol, self.configs)
+        self._url, self._workers = storage, workers
         self._only_cells = only_cells
 
-    def _resolved(self) -> list[Config]:
-        """Return the resolved config of each cell."""
-        return cell_configs(self.study, self.extra)
+    def _resolved(self) -> dict[str, RunConfig]:
+        """Return the config of each cell."""
+        return cell_configs(self.study, self.given)
 
     def run(self, *, only_report: bool = False) -> dict[str, str]:
         """Run what has not finished, write the report, and return why which cells failed.
@@ -58,14 +62,16 @@ class Conduct:
         Raises:
             InputError: Options or data that no cell could run with, other data than before, nothing to report on.
         """
-        parent, manifest = None, ""
+        parent, content = None, ""
         if only_report:
             parent = self._known()
             if parent is None:
                 msg = f"--report: study {self.key} has not begun here with these options; run it without --report first"
                 raise InputError(msg)
         else:
-            manifest = check_study(self.study, self.extra).fingerprint()
+            data = check_study(self.study, self.configs)
+            prepare(data)
+            content = data.content_hash
             store.open_client()  # makes the embedded store; of workers that start at once one does, the others wait
         storage = open_storage(self._url)
         with quiet():
@@ -73,7 +79,7 @@ class Conduct:
                 study_name=self.key, storage=storage, direction=StudyDirection.MAXIMIZE, load_if_exists=True
             )
         if parent is None:
-            parent = self._parent(manifest)
+            parent = self._parent(content)
         chosen: list[str] = []
         wanted = [cell for cell in self.study.cells if self._only_cells is None or cell.name in self._only_cells]
         for stage in self.study.stages:
@@ -85,9 +91,12 @@ class Conduct:
                     chosen = outcomes.choose(self.study.choice, self.protocol)
             if only_report or not cells:
                 continue
-            todo = [{"cell": name, "seed": seed} for seed in self.study.seeds for name in cells]
+            # done in this study's run, whose configs and images are those of now, even if another storage was used
+            done = {(run.cell, run.seed) for run in Outcomes.of_parent(parent).runs}
+            every = [{"cell": name, "seed": seed} for seed in self.study.seeds for name in cells]
+            todo = [trial for trial in every if (trial["cell"], trial["seed"]) not in done]
             enqueue(queue, todo, retry_failed=True)
-            work(self.key, self._url, TASK, self._settings(parent))
+            work_together(self.key, address(self._url), TASK, self._settings(parent), self._workers)
         return self._report(queue, parent, chosen)
 
     def _settings(self, parent: str) -> dict[str, Any]:
@@ -96,11 +105,10 @@ class Conduct:
             "scale": self.scale,
             "protocol": self.protocol,
             "parent": parent,
-            "extra": list(self.extra),
-            "key": self.key,
+            "configs": {name: config.as_dict() for name, config in self.configs.items()},
         }
 
-    def _parent(self, manifest: str) -> str:
+    def _parent(self, content: str) -> str:
         """Return the study's run; of two that were made at the same moment the earlier one counts.
 
         Raises:
@@ -108,7 +116,7 @@ class Conduct:
         """
         if found := self._known():
             before = store.open_client(store.DIRECTORY, store.tracking_uri(store.DIRECTORY)).get_run(found).data.tags
-            if before.get(MANIFEST, manifest) != manifest:
+            if before.get(CONTENT, content) != content:
                 msg = (
                     f"--data: study {self.key} was begun with other images, labels or files under this name; bring "
                     "them back to go on with it, or begin another study, such as by --run.experiment NAME"
@@ -125,11 +133,12 @@ class Conduct:
                 "scale": self.scale,
                 "protocol": self.protocol,
                 KEY: self.key,
-                MANIFEST: manifest,
+                CONTENT: content,
+                "identity": hashlib.sha256(f"{self.key} {content}".encode()).hexdigest(),
             },
         )
         made.open()
-        made.log_text(json.dumps({"key": self.key, "options": list(self.extra)}, indent=2), "study.json")
+        made.log_text(json.dumps({"key": self.key, "options": self.given.words()}, indent=2), "study.json")
         made.close()
         first = self._known() or str(made.run_id)
         if first != made.run_id:
@@ -143,12 +152,13 @@ class Conduct:
         return str(found.sort_values(["start", "run_id"]).iloc[0]["run_id"]) if len(found) else None
 
     def _experiment(self) -> str:
-        return str(merged(list(self.extra), recipe=None).get("run", {}).get("experiment") or "emotion")
+        return str(next(iter(self.configs.values())).run["experiment"])
 
     def _data(self) -> str:
         """Return the name of the data set; where it lies is nobody's business on a page."""
-        source = str(self._configs[0].get("data", {}).get("source") or "drawn")
-        return source if source.startswith(("drawn", "scenes")) else Path(source.rsplit(":", 1)[-1]).stem
+        config = next(iter(self.configs.values()))
+        source = str(config.data["source"])
+        return source if source.startswith("drawn") else config.data_name
 
     def _failed(self, queue: optuna.Study) -> dict[str, str]:
         """Return why which cells failed, unless a later attempt finished."""
@@ -171,7 +181,7 @@ class Conduct:
             self.scale,
             self.protocol,
             self._data(),
-            self.extra,
+            tuple(self.given.words()),
             str(client.get_run(parent).info.experiment_id),
             parent,
             tuple(chosen),

@@ -5,7 +5,7 @@ import os
 from datamodules.errors import InputError
 from datamodules.groups import opposite
 from sweeps.studies.data_imbalance_published import CAFE, CAFE_BEFORE, NIMH, NIMH_AFTER, NIMH_BEFORE
-from sweeps.studies.plan import ON, Cell, Changes, Claim, Entry, Option, Picture, Protocol, Scale, Study, Table
+from sweeps.studies.plan import ON, Cell, Changes, Claim, Entry, Picture, Protocol, Scale, Study, Table, Value
 
 GROUP_VARIABLE = "EMOTION_MISSING_GROUP"
 CHILDREN = "age=child"
@@ -14,13 +14,13 @@ BEFORE, FURTHER = "without the group", "further training"
 REHEARSE = {"rehearsal 25 %": 0.25, "rehearsal 50 %": 0.5}
 SLOWER, SCRATCH = "a tenth of the learning rate", "from scratch, balanced"
 REMEDIES = (*REHEARSE, SLOWER, SCRATCH)
-HUB: dict[str, Option] = {"model.weights": "hub"}
-MODEL: dict[Scale, dict[str, Option]] = {
+HUB: dict[str, Value] = {"model.weights": "hub"}
+MODEL: dict[Scale, dict[str, Value]] = {
     "paper": {"model.backbone": "mobilenetv2_100", **HUB},
     "small": {"model.backbone": "tf_efficientnet_lite0"},
     "tiny": {"model.backbone": "tf_efficientnet_lite0"},
 }
-SIZES: dict[Scale, dict[str, Option]] = {
+SIZES: dict[Scale, dict[str, Value]] = {
     "paper": {"data.size": 224, "data.batch_size": 64, "trainer.max_epochs": 30},
     "small": {"data.size": 96, "data.batch_size": 64, "trainer.max_epochs": 10},
     "tiny": {
@@ -116,7 +116,7 @@ def build(scale: Scale, protocol: Protocol) -> Study:
 
 
 def _cells(scale: Scale, protocol: Protocol, group: str, others: str) -> tuple[Cell, ...]:
-    common: dict[str, Option] = {
+    common: dict[str, Value] = {
         "data.split": "holdout",
         "data.holdout_fraction": 0.3,
         **SIZES[scale],
@@ -130,12 +130,12 @@ def _cells(scale: Scale, protocol: Protocol, group: str, others: str) -> tuple[C
         del common["data.inner_fraction"]
     first = Cell(name=BEFORE, recipe="imbalance", options=common | {"data.train_on": others})
     further = common | {"data.train_on": group, "trainer.max_epochs": FURTHER_EPOCHS[scale]}
-    changes: dict[str, dict[str, Option]] = {
+    changes: dict[str, dict[str, Value]] = {
         FURTHER: {},
         **{name: {"data.rehearsal": share} for name, share in REHEARSE.items()},
         SLOWER: {"model.learning_rate": RATE[scale] / 10},
     }
-    scratch: dict[str, Option] = {"data.balance_by": group, "data.n_min": "max"}
+    scratch: dict[str, Value] = {"data.balance_by": group, "data.n_min": "max"}
     scratch["trainer.max_epochs"] = int(str(common["trainer.max_epochs"])) // 2  # an epoch is about twice as long
     return (
         first,

@@ -1,9 +1,7 @@
 """What a study would cost: runs, pictures through the network, and about how long, from one timed batch a network."""
 
-import json
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,11 +11,11 @@ from tqdm import tqdm
 
 from datamodules.emotion import EmotionDataModule
 from lightning_modules.backbones import build_backbone
+from lightning_modules.config import Options, RunConfig
 from lightning_modules.device import best_device, describe_device
 from lightning_modules.heads import build_head
 from records.tables import as_text
-from sweeps.studies.config import data_module, merged
-from sweeps.studies.plan import Cell, Study, words
+from sweeps.studies.plan import Cell, Study, cell_config
 
 BEGINNING = 5.0  # seconds a run takes besides training: its process, its checks, its tables and figures
 FORWARD = 3.0  # a picture that is only looked at costs a third of one that is learnt from
@@ -35,12 +33,12 @@ class Cost:
     seconds: float
 
 
-def estimate(study: Study, extra: list[str], only_cells: list[str] | None = None) -> str:
+def estimate(study: Study, given: Options, only_cells: list[str] | None = None) -> str:
     """Return the estimate for all cells or some of them as text; opens no image and stores nothing."""
     speed: dict[str, float] = {}
     data: dict[str, EmotionDataModule] = {}
     cells = [cell for cell in study.cells if only_cells is None or cell.name in only_cells]
-    costs = [_cost(study, cell, extra, speed, data) for cell in tqdm(cells, desc="cells", disable=None)]
+    costs = [_cost(study, cell, given, speed, data) for cell in tqdm(cells, desc="cells", disable=None)]
     rows = []
     for stage in sorted({cell.stage for cell in cells}):
         of = [cost for cost in costs if cost.stage == stage]
@@ -66,18 +64,14 @@ def _duration(seconds: float) -> str:
 
 
 def _cost(
-    study: Study, cell: Cell, extra: list[str], speed: dict[str, float], known: dict[str, EmotionDataModule]
+    study: Study, cell: Cell, given: Options, speed: dict[str, float], known: dict[str, EmotionDataModule]
 ) -> Cost:
-    stand_in = ["rotation"] * cell.chosen  # any transform costs about the same
-    config = merged(words(cell, stand_in, tuple(extra)))
-    key = json.dumps([config["data"].get("source", "drawn"), config["data"].get("read")], sort_keys=True)
-    data = data_module(config)
-    if key in known:
-        data.__dict__["manifest"] = known[key].manifest  # reading a large set takes a while
-    known[key] = data
-    epochs = int(config["trainer"]["max_epochs"])
+    config = cell_config(cell, given, ["rotation"])  # any transform costs about the same as the chosen ones
+    data = EmotionDataModule(**config.instantiate().data)
+    data.share(known.setdefault(f"{data.source} {data.read_options}", data))  # reading a large set takes a while
+    epochs = int(config.trainer["max_epochs"])
     runs = max(cell.folds, 1)
-    trained, inner, outer = _sizes(data, config["data"], cell.folds)
+    trained, inner, outer = _sizes(data, cell.folds)
     repeats = len(study.seeds)
     if study.task == "frozen":  # every picture once through the network for all cells; heads cost little
         return Cost(cell.stage, repeats, 0, 0, repeats * (BEGINNING + epochs * trained / 1e4))
@@ -87,7 +81,7 @@ def _cost(
     return Cost(cell.stage, repeats * runs, repeats * learnt, repeats * seen, repeats * seconds)
 
 
-def _sizes(data: EmotionDataModule, options: dict[str, Any], folds: int) -> tuple[int, int, int]:
+def _sizes(data: EmotionDataModule, folds: int) -> tuple[int, int, int]:
     """Return pictures of an epoch, of the part selected on and of the reported part, from class counts alone."""
     plan, counts = data.plan, data.groups.counts(data.manifest)
     outer = 1 / (folds or plan.folds) if folds or plan.split == "folds" else plan.holdout_fraction
@@ -106,9 +100,9 @@ def _sizes(data: EmotionDataModule, options: dict[str, Any], folds: int) -> tupl
     return int(left.sum()), int(float(counts.sum()) * selected_on), int(len(data.manifest) * outer)
 
 
-def _seconds(config: dict[str, Any], known: dict[str, float]) -> float:
+def _seconds(config: RunConfig, known: dict[str, float]) -> float:
     """Return the seconds a training picture takes, from a few batches after a first one."""
-    model, size, batch = config["model"], int(config["data"]["size"]), int(config["data"]["batch_size"])
+    model, size, batch = config.model, config.data["size"], config.data["batch_size"]
     key = f"{model['backbone']} {size} {batch}"
     if key in known:
         return known[key]

@@ -4,7 +4,7 @@ import os
 
 from datamodules.errors import InputError
 from datamodules.readers.crops import BOXES
-from sweeps.studies.plan import Cell, Claim, Entry, Option, Picture, Protocol, Scale, Study, Table
+from sweeps.studies.plan import Cell, Claim, Entry, Picture, Protocol, Scale, Study, Table, Value
 
 DETECTOR_VARIABLE = "EMOTION_FACE_DETECTOR"
 MODELS = ("VGG19", "ResNet18", "K-EmotionNet")
@@ -14,17 +14,17 @@ PUBLISHED = {  # accuracy and its standard deviation over repeats, in per cent
     "detector crop": dict(zip(MODELS, ((82.76, 0.37), (81.72, 1.06), (84.37, 0.17)), strict=True)),
 }
 INPUTS = tuple(PUBLISHED)
-SCRATCH: dict[str, dict[str, Option]] = {
+SCRATCH: dict[str, dict[str, Value]] = {
     "VGG19": {"model.backbone": "vgg19_bn", "model.weights": "none"},
     "ResNet18": {"model.backbone": "resnet18", "model.weights": "none"},
     "K-EmotionNet": {"model.backbone": "k_emotionnet", "model.weights": "none"},
 }
-RUN: dict[Scale, dict[str, dict[str, Option]]] = {
+RUN: dict[Scale, dict[str, dict[str, Value]]] = {
     "paper": SCRATCH,
     "small": SCRATCH,
     "tiny": {"EfficientNet-Lite0": {"model.backbone": "tf_efficientnet_lite0", "model.weights": "embedded"}},
 }
-SIZES: dict[Scale, dict[str, Option]] = {
+SIZES: dict[Scale, dict[str, Value]] = {
     "paper": {"data.read.per_class": 7000, "data.read.face_size": 500},
     "small": {
         "data.size": 64,
@@ -46,7 +46,7 @@ SIZES: dict[Scale, dict[str, Option]] = {
 }
 SEEDS: dict[Scale, int] = {"paper": 3, "small": 3, "tiny": 3}
 # The data's own 8:1:1 by person is reported on, so that every input is tested on the same photographs.
-GIVEN: dict[str, Option] = {"data.split": "given", "data.outer": "test", "data.leak": "drop_twins"}
+GIVEN: dict[str, Value] = {"data.split": "given", "data.outer": "test", "data.leak": "drop_twins"}
 
 
 def build(scale: Scale, protocol: Protocol) -> Study:
@@ -61,10 +61,10 @@ def build(scale: Scale, protocol: Protocol) -> Study:
             f"{DETECTOR_VARIABLE} must be yunet:FILE, FILE.onnx or {BOXES}, got {detector!r}; leave it out for {BOXES}"
         )
         raise InputError(msg)
-    options: dict[str, Option] = {**GIVEN, **SIZES[scale], "data.protocol": protocol}
+    options: dict[str, Value] = {**GIVEN, **SIZES[scale], "data.protocol": protocol}
     if protocol == "paper":  # selects on the reported part, and sets none aside
         options["data.inner_fraction"] = 0
-    inputs: dict[str, dict[str, Option]] = {
+    inputs: dict[str, dict[str, Value]] = {
         "whole image": {"data.fit": "stretch"},
         "cascade crop": {"data.read.faces": "haar"},
         "detector crop": {"data.read.faces": detector},

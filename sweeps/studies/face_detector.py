@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sweeps.studies.plan import Cell, Claim, Entry, Option, Picture, Scale, Study, Table
+from sweeps.studies.plan import Cell, Claim, Entry, Picture, Scale, Study, Table, Value
 
 NAME = "face-detector"
 ABOUT = "a face detector before and after fine-tuning on pictures of another kind, and what it forgot of the first kind"
@@ -13,7 +13,7 @@ SHOWN = {"map": "mAP@.5:.95", "map_50": "mAP@.5"}
 PUBLISHED = {TRAINED: {"map": 0.8223, "map_50": 0.984}, TUNED: {"map": 0.8672, "map_50": 0.994}}
 SHIFT = "dim=1,smallest=0.12,largest=0.35,distractors=4,occlusion=0.5"  # evening, farther away, more in the way
 
-Options = dict[str, Option]
+Options = dict[str, Value]
 
 
 @dataclass(frozen=True)

@@ -10,21 +10,19 @@ import pandas as pd
 
 from datamodules.errors import InputError
 from datamodules.faces.boxes_data import BoxesDataModule
-from lightning_modules.detector.command import fit_words, read_words
+from lightning_modules.config import Options, RunConfig
 from lightning_modules.detector.module import FaceDetector
-from lightning_modules.detector.run import checkpoint_of, find_faces
+from lightning_modules.detector.run import checkpoint_of, detector_config, find_faces
 from lightning_modules.detector.tables import detection_table
-from lightning_modules.shorthand import take
+from lightning_modules.training import train
 from records import store
 from records.runs import children, load_table, run_config
 from records.tracking import TrackingLogger
 from sweeps.studies.conduct import Conduct
-from sweeps.studies.config import Config, merged
 from sweeps.studies.face_detector import NEW, OLD, TRAINED, TUNED, build, cell_name
 from sweeps.studies.numbers import Circumstances
-from sweeps.studies.plan import Scale, written
+from sweeps.studies.plan import Scale
 
-STEP = "detector_step"  # tag: which of a seed's two runs
 TRUTH, DETECTIONS, ELSEWHERE = "truth", "detections", "detections_elsewhere"  # tables; the last of the other pictures
 
 Runs = dict[tuple[str, int], str]  # step and seed -> run id
@@ -40,11 +38,12 @@ def main(options: Namespace, extra: list[str]) -> int:
         name, value = ("--storage", options.storage) if options.storage else ("--protocol", options.protocol)
         msg = f"{name}: study face-detector runs in one process by the honest protocol, got {value}; leave {name} out"
         raise InputError(msg)
-    boxes, extra = take(extra, "--boxes")
-    boxes, extra = take(extra, "--data.boxes", boxes)
+    given = Options.read(extra, "detector")
     seeds = tuple(options.seeds) if options.seeds else None
-    study = build(cast(Scale, options.scale), options.data, boxes, seeds)
-    conduct = DetectorConduct(study, cast(Scale, options.scale), "honest", tuple(extra))
+    study = build(cast(Scale, options.scale), options.data, given.values.get("data.boxes"), seeds)
+    # the table of boxes belongs to the new images alone
+    left = {name: value for name, value in given.values.items() if name != "data.boxes"}
+    conduct = DetectorConduct(study, cast(Scale, options.scale), "honest", Options(given.recipe, given.files, left))
     if options.dry_run:
         from sweeps.studies.face_detector_estimate import estimate
 
@@ -61,9 +60,14 @@ class DetectorConduct(Conduct):
         Its runs are found by their tags: what has finished is not run again, a training that was stopped goes on.
     """
 
-    def _resolved(self) -> list[Config]:
-        options = merged(list(self.extra), recipe=None)
-        return [{"options": dict(cell.options), "given": options} for cell in self.study.cells]
+    def _resolved(self) -> dict[str, RunConfig]:
+        return {cell.name: self._config(cell.name) for cell in self.study.cells}
+
+    def _config(self, cell: str) -> RunConfig:
+        """Return the config of the training behind a cell, without what a seed sets."""
+        options = {**self.study.cell(cell).options, **self.given.values}
+        options.setdefault("run.experiment", "emotion")
+        return detector_config(Options(self.given.recipe, self.given.files, options))
 
     def run(self, *, only_report: bool = False) -> dict[str, str]:
         """Run what has not finished and write the report.
@@ -83,25 +87,23 @@ class DetectorConduct(Conduct):
         self._write(parent)
         return {}
 
-    def words(self, model: str, seed: int, parent: str, start: str | None = None) -> list[str]:
-        """Return the words of `emotion detector fit` for one of the two runs of a seed."""
-        options = self.study.cell(cell_name(model, NEW)).options
-        found = [word for name, value in options.items() for word in (f"--{name}", written(value))]
-        found += [*self.extra, "--seed", str(seed), "--run.parent", parent, "--resume"]
-        found += ["--run.experiment", self._experiment(), "--run.name", f"{model} seed {seed}"]
-        return found if start is None else ["--from", start, *found]
+    def config(self, model: str, seed: int, parent: str | None, start: str | None = None) -> RunConfig:
+        """Return the config of one of the two runs of a seed."""
+        options = dict(self.configs[cell_name(model, NEW)].as_dict()["run"])
+        changes = {"parent": parent, "resume": "auto", "name": f"{model} seed {seed}", "start_from": start}
+        values = {**self.study.cell(cell_name(model, NEW)).options, **self.given.values, "seed_everything": seed}
+        values |= {"run.experiment": options["experiment"]} | {f"run.{name}": v for name, v in changes.items()}
+        return detector_config(Options(self.given.recipe, self.given.files, values))
 
     def data(self, model: str) -> BoxesDataModule:
-        """Return the pictures that a detector is trained on, as its training divides them."""
-        return BoxesDataModule(**read_words(self.words(model, self.study.seeds[0], "none"))[0]["data"])
+        """Return the images that a detector is trained on, as its training divides them."""
+        return BoxesDataModule(**self.configs[cell_name(model, NEW)].data)
 
     def finished(self, parent: str) -> Runs:
         """Return the runs that have finished."""
         runs = children(parent)
-        if f"tags.{STEP}" not in runs:
-            return {}
-        done = runs[(runs["status"] == "FINISHED") & runs[f"tags.{STEP}"].notna()]
-        return {(row[f"tags.{STEP}"], int(row["tags.seed"])): row["run_id"] for row in done.to_dict("records")}
+        rows = runs[runs["status"] == "FINISHED"].to_dict("records") if len(runs) else []
+        return {(str(row["name"]).rpartition(" seed ")[0], int(row["tags.seed"])): row["run_id"] for row in rows}
 
     def _begun(self) -> str:
         """Return the study's run, made unless it is there, once both sets of pictures are seen to be usable."""
@@ -111,8 +113,8 @@ class DetectorConduct(Conduct):
             data = self.data(model)
             data.prepare_data()
             data.setup("fit")
-            both += data.manifest.fingerprint()
-        return self._parent(hashlib.sha256(both.encode()).hexdigest()[:16])
+            both += data.content_hash
+        return self._parent(hashlib.sha256(both.encode()).hexdigest())
 
     def _seed(self, parent: str, seed: int) -> None:
         """Train, fine-tune, and measure each of the two detectors on the pictures of the other one, too."""
@@ -120,8 +122,9 @@ class DetectorConduct(Conduct):
         for model in (TRAINED, TUNED):
             run_id = self.finished(parent).get((model, seed))
             if run_id is None:
-                tags = {STEP: model, "study": self.study.name}
-                run_id = fit_words(self.words(model, seed, parent, start), tags).run_id
+                done = train(self.config(model, seed, parent, start))
+                assert done is not None  # one device
+                run_id = done.run_id
             start = start or run_id
         runs = self.finished(parent)
         for model, other in ((TRAINED, TUNED), (TUNED, TRAINED)):
@@ -136,7 +139,7 @@ class DetectorConduct(Conduct):
 
         client = store.open_client(store.DIRECTORY, store.tracking_uri(store.DIRECTORY), only_reading=True)
         experiment = str(client.get_run(parent).info.experiment_id)
-        now = Circumstances(self.scale, self.protocol, self._data(), self.extra, experiment, parent)
+        now = Circumstances(self.scale, self.protocol, self._data(), tuple(self.given.words()), experiment, parent)
         folder = Path(store.DIRECTORY, "reports", self.key)
         runs = self.finished(parent)
         paths = write_detector_report(self.study, runs, partial(_tables, runs), now, folder)

@@ -4,7 +4,6 @@ import time
 
 import torch
 
-from lightning_modules.detector.command import read_words
 from lightning_modules.detector.module import FaceDetector
 from lightning_modules.device import best_device, describe_device
 from sweeps.studies.face_detector import TRAINED, TUNED
@@ -19,10 +18,10 @@ def estimate(conduct: DetectorConduct) -> str:
     lines, seconds = [], 0.0
     seeds = len(conduct.study.seeds)
     for model in (TRAINED, TUNED):
-        config, _ = read_words(conduct.words(model, 0, ""))
-        fold, epochs = conduct.data(model).fold, int(config["run"]["epochs"])
+        config = conduct.config(model, 0, None)
+        fold, epochs = conduct.data(model).fold, int(config.run["epochs"])
         learnt, seen = epochs * len(fold.train), epochs * len(fold.inner) + 2 * len(fold.outer)
-        one = _seconds(config["model"], config["data"]["size"], config["data"]["batch_size"])
+        one = _seconds(config.model, config.data["size"], config.data["batch_size"])
         seconds += seeds * (BEGINNING + one * (learnt + seen / FORWARD))
         lines.append(
             f"{model}: {seeds} runs of {epochs} epochs over {len(fold.train)} pictures; "

@@ -1,7 +1,7 @@
 """A head trained in seconds on features that are computed once, as Teachable Machine does it."""
 
+import json
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from datamodules.emotion import EmotionDataModule
 from lightning_modules.beginning import check_weights
+from lightning_modules.config import RunConfig
 from lightning_modules.device import best_device
 from lightning_modules.evaluation import keep_evaluation
 from lightning_modules.heads import build_head
@@ -18,7 +19,6 @@ from lightning_modules.stops import how_it_ended
 from lightning_modules.tracked_run import RunLogger, division_hash, log_beginning
 from records.predictions import build_predictions, flag_protocol
 from records.statistics import confusion, scores
-from sweeps.studies.config import data_module, merged
 from sweeps.studies.features import features
 from sweeps.studies.plan import Cell
 
@@ -119,36 +119,37 @@ def _logits(head: nn.Module, x: Tensor) -> Tensor:
         return head(x)
 
 
-def run_frozen(args: list[str], cell: Cell, seed: int, *, parent: str, name: str) -> tuple[str, dict[str, float]]:
+def run_frozen(config: RunConfig, cell: Cell) -> tuple[str, dict[str, float]]:
     """Train a cell's head and keep it as a run; return the run's id and its numbers.
 
-    Besides options of `emotion fit`, ``frozen.flips`` doubles the training part by mirrored pictures and
-    ``frozen.marks`` lists the epochs after which accuracy is noted.
+    Args:
+        config: with the run's name, parent and seed.
+        cell: says, besides, whether the training part is doubled and after which epochs accuracy is noted.
     """
-    config = merged(args)
-    model, run = config["model"], config.get("run", {})
-    own: dict[str, Any] = config.pop("frozen", {})
-    if config["data"].get("split") == "given":  # the reported part stays; what is set aside in the rest changes
-        config["data"]["fold_seed"] = seed
-    data = data_module(config)
-    check_weights(data, str(model["weights"]))
+    seed = config.seed_everything
+    if config.data["split"] == "given":  # the reported part stays; what is set aside in the rest changes
+        config = config.override({"data.fold_seed": seed})
+    data = EmotionDataModule(**config.instantiate().data)
+    check_weights(data, str(config.model["weights"]))
+    content = f"{data.content_hash} {json.dumps(dict(cell.frozen))}"
     tracker = RunLogger(
-        experiment=run.get("experiment", "emotion"),
-        run_name=name,
-        parent_run_id=parent,
+        experiment=config.run["experiment"],
+        run_name=config.run["name"],
+        parent_run_id=config.run["parent"],
         system_metrics=False,
         tags={
             "recipe": cell.recipe,
             "seed": str(seed),
             "fold": "0",
+            "identity": config.identity(content),
             "manifest": data.manifest.fingerprint(),
             "data": data.manifest.name,
             "division": division_hash(data),
         },
     )
     try:
-        log_beginning(tracker, {**config, "seed_everything": seed, "frozen": own}, data)
-        head = _fitted(data, model, own, int(config["trainer"]["max_epochs"]), seed)
+        log_beginning(tracker, config, data)
+        head = _fitted(data, config, cell)
         predictions = build_predictions(
             data.manifest,
             data.fold_rows.outer,
@@ -160,7 +161,7 @@ def run_frozen(args: list[str], cell: Cell, seed: int, *, parent: str, name: str
         protocol = data.division.protocol
         tables = [flag_protocol(table, protocol) for table in (predictions, data.split_table())]
         tracker.set_tags({"selected_on": data.leak_record.get("selected_on", "inner part")})
-        keep_evaluation(tracker, *tables, resamples=int(run.get("resamples", 2000)))
+        keep_evaluation(tracker, *tables, resamples=config.run["resamples"])
         for epoch, accuracy in head.marks.items():
             tracker.log_metrics({"test/accuracy_by_epoch": accuracy}, step=epoch)
         tracker.end("success")
@@ -171,12 +172,13 @@ def run_frozen(args: list[str], cell: Cell, seed: int, *, parent: str, name: str
     return str(tracker.run_id), {"inner/f1_macro": head.best, **noted}
 
 
-def _fitted(data: EmotionDataModule, model: dict[str, Any], own: dict[str, Any], epochs: int, seed: int) -> Head:
+def _fitted(data: EmotionDataModule, config: RunConfig, cell: Cell) -> Head:
+    model = config.model
     labels = torch.as_tensor(data.manifest.labels)
     plain = torch.as_tensor(features(data, model["backbone"], model["weights"]))
     rows = data.fold_rows
-    train, selected_on, outer = (Part(plain[one], labels[one]) for one in (rows.train, data.selected_on, rows.outer))
-    if own.get("flips"):
+    train, selected_on, outer = (Part(plain[part], labels[part]) for part in (rows.train, data.selected_on, rows.outer))
+    if cell.frozen.get("flips"):
         mirrored = torch.as_tensor(features(data, model["backbone"], model["weights"], flipped=True))
         train = Part(torch.cat([train.x, mirrored[rows.train]]), torch.cat([train.y, train.y]))
     return train_head(
@@ -184,10 +186,10 @@ def _fitted(data: EmotionDataModule, model: dict[str, Any], own: dict[str, Any],
         selected_on,
         outer,
         classes=len(data.classes),
-        width=int(model.get("head_width") or 100),
+        width=int(model["head_width"] or 100),
         learning_rate=float(model["learning_rate"]),
-        epochs=epochs,
+        epochs=int(config.trainer["max_epochs"]),
         batch_size=data.batch_size,
-        seed=seed,
-        marks=tuple(own.get("marks", ())),
+        seed=config.seed_everything,
+        marks=tuple(cell.frozen.get("marks", ())),
     )

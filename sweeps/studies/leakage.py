@@ -1,15 +1,15 @@
 """What the common leaky protocols are worth: one recipe, the same images, and only the protocol differs."""
 
-from sweeps.studies.plan import Cell, Claim, Entry, Option, Picture, Protocol, Scale, Study, Table
+from sweeps.studies.plan import Cell, Claim, Entry, Picture, Protocol, Scale, Study, Table, Value
 
 HONEST = "honest"
-LEAKS: dict[str, dict[str, Option]] = {
+LEAKS: dict[str, dict[str, Value]] = {
     "select and report on the same fold": {"data.protocol": "paper"},
     "duplicates and people across folds": {"data.leak": "duplicates"},
     "over-sample before splitting": {"data.leak": "oversample_first"},
     "all three": {"data.leak": "oversample_first", "data.protocol": "paper"},
 }
-SIZES: dict[Scale, dict[str, Option]] = {
+SIZES: dict[Scale, dict[str, Value]] = {
     "tiny": {
         "data.source": "drawn:largest=60,ratio=5,size=32,subjects=40",
         "data.size": 32,
@@ -29,7 +29,7 @@ FOLDS: dict[Scale, int] = {"tiny": 3, "small": 3, "paper": 5}
 def build(scale: Scale, protocol: Protocol) -> Study:
     """Return the study; its cells differ in the protocol, so the study has none of its own."""
     del protocol
-    options: dict[str, Option] = {"data.inner_fraction": 0.1, **SIZES[scale], "data.n_min": "max"}
+    options: dict[str, Value] = {"data.inner_fraction": 0.1, **SIZES[scale], "data.n_min": "max"}
     cells = [Cell(name=HONEST, recipe="balanced", options=options, folds=FOLDS[scale])]
     cells += [
         Cell(name=name, recipe="balanced", options=options | leak, folds=FOLDS[scale]) for name, leak in LEAKS.items()

@@ -123,6 +123,11 @@ class Outcomes:
     def __len__(self) -> int:
         return sum(map(len, self._by_cell.values()))
 
+    @property
+    def runs(self) -> list[Outcome]:
+        """All finished runs."""
+        return [run for runs in self._by_cell.values() for run in runs]
+
     def of(self, cell: str) -> list[Outcome]:
         """Return the runs of a cell, by seed; none when it has not been finished."""
         return self._by_cell.get(cell, [])

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from datamodules.errors import InputError
-from lightning_modules.shorthand import take
+from lightning_modules.config import Options, RunConfig
 
-Option = str | int | float | bool | None | list[str]
+Value = str | int | float | bool | None | list[str]
 Scale = Literal["tiny", "small", "paper"]
 Protocol = Literal["honest", "paper"]
 SCALES: tuple[Scale, ...] = ("tiny", "small", "paper")
@@ -26,6 +26,8 @@ class Cell:
         name: Unique within the study; stands in its tables.
         recipe: What the options are put on.
         options: Of `emotion fit`, by their dotted names.
+        frozen: Of a study of frozen features: ``flips`` doubles the training part by mirrored images, ``marks`` lists
+            the epochs after which accuracy on the reported part is noted.
         folds: Number of folds of a cross-validation; 0 for one division.
         stage: Cells of a later stage begin when those of the earlier ones are done.
         chosen: Takes the transforms that the study's choice found in an earlier stage.
@@ -34,7 +36,8 @@ class Cell:
 
     name: str
     recipe: str
-    options: Mapping[str, Option] = field(default_factory=dict)
+    options: Mapping[str, Value] = field(default_factory=dict)
+    frozen: Mapping[str, Any] = field(default_factory=dict)
     folds: int = 0
     stage: int = 0
     chosen: bool = False
@@ -186,39 +189,32 @@ class Study:
         return sorted({cell.stage for cell in self.cells})
 
 
-def words(cell: Cell, chosen: list[str] | None = None, extra: tuple[str, ...] = ()) -> list[str]:
-    """Return the words of `emotion fit` that a cell stands for; `extra` ones come last and so win.
+def cell_config(cell: Cell, given: Options, transforms: list[str] | None = None) -> RunConfig:
+    """Return the config of a cell; the options that a user gave win over those of the cell.
+
+    Args:
+        cell: The cell.
+        given: The user's options.
+        transforms: What the study's choice found in an earlier stage, for a cell that takes it.
 
     Raises:
-        InputError: The cell takes chosen transforms and there are none.
+        InputError: An option or value that does not fit, or the cell takes chosen transforms and there are none.
     """
-    found = ["--recipe", cell.recipe]
-    for name, value in _that_fit(cell.options, extra).items():
-        found += [f"--{name}", written(value)]
+    options: dict[str, Any] = _that_fit(cell.options, given)
     if cell.chosen:
-        if not chosen:
+        if not transforms:
             msg = f"cell {cell.name}: takes the transforms that an earlier stage chooses, and none were chosen."
             raise InputError(msg)
-        found += ["--data.transforms", written(chosen)]
-    return [*found, *extra]
+        options["data.transforms"] = transforms
+    return RunConfig.layered(given.over(cell.recipe, options))
 
 
-def _that_fit(options: Mapping[str, Option], extra: tuple[str, ...]) -> dict[str, Option]:
+def _that_fit(options: Mapping[str, Value], given: Options) -> dict[str, Value]:
     """Return a cell's options without those that another way of dividing, chosen by the user, does not take."""
-    split, others = take(list(extra), "--split")
-    split, _ = take(others, "--data.split", split)
+    split = given.values.get("data.split")
     left = dict(options)
     if split is not None and split != "holdout":
         left.pop("data.holdout_fraction", None)
     if split is not None and split != "given" and left.get("data.leak") in ("drop_twins", "allow"):
         del left["data.leak"]
     return left
-
-
-def written(value: Option) -> str:
-    """Return a value as a command line takes it."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f"[{','.join(value)}]" if isinstance(value, list) else str(value)

@@ -10,11 +10,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from datamodules.errors import InputError
 from lightning_modules.backbones import build_backbone
-from lightning_modules.cli import run_cli
-from lightning_modules.command import EmotionCLI
-from lightning_modules.evaluation import PREDICTIONS
+from lightning_modules.config import RunConfig
+from lightning_modules.evaluation import PREDICTIONS, RunResult
 from lightning_modules.heads import build_head
 from lightning_modules.run import MONITOR
+from lightning_modules.training import train
 from records import store
 from records.predictions import classes_of
 from records.runs import children, load_table, run_config
@@ -25,10 +25,7 @@ from sweeps.queue import ENQUEUED
 from sweeps.studies import build_study
 from sweeps.studies.frozen import run_frozen
 from sweeps.studies.outcomes import CELL, CURVES, INNER, SEED, Outcomes
-from sweeps.studies.plan import Cell, words
-from sweeps.studies.preflight import cell_configs, study_key
-
-CURVE_NAMES = ("train/loss", "val/loss", "val/accuracy", MONITOR)
+from sweeps.studies.plan import Cell
 
 
 def run_cell(trial: optuna.Trial, settings: dict[str, Any]) -> float:
@@ -36,10 +33,7 @@ def run_cell(trial: optuna.Trial, settings: dict[str, Any]) -> float:
 
     Args:
         trial: holds the cell's name and the seed.
-        settings: study, scale, protocol, parent (run id), extra (options that override the cell's), key (of the study).
-
-    Raises:
-        InputError: a recipe was edited after the study began.
+        settings: study, scale, protocol, parent (run id), configs (plain data, by cell).
 
     Notes:
         Chosen transforms are read from what has finished, not handed over: a worker that waits for others in one stage
@@ -48,27 +42,21 @@ def run_cell(trial: optuna.Trial, settings: dict[str, Any]) -> float:
     wanted = trial.user_attrs[ENQUEUED]
     study = build_study(settings["study"], settings["scale"], settings["protocol"])
     cell, seed = study.cell(wanted["cell"]), int(wanted["seed"])
-    configs = cell_configs(study, tuple(settings["extra"]))
-    if study_key(study, settings["scale"], settings["protocol"], configs) != settings["key"]:
-        msg = (
-            f"study {study.name}: a recipe or config of its cells was edited after it began; undo the edit, or run "
-            "the same command again, which begins a new study with the edited file"
-        )
-        raise InputError(msg)
     name = f"{cell.name} seed {seed}"
     end_lost_run_of(settings["parent"], name)
-    chosen = None
+    changes: dict[str, Any] = {"seed_everything": seed, "run.parent": settings["parent"], "run.name": name}
     if cell.chosen and study.choice:
         chosen = Outcomes.of_parent(settings["parent"]).choose(study.choice, settings["protocol"])
-    args = words(cell, chosen, tuple(settings["extra"]))
+        changes["data.transforms"] = chosen
     if cell.start_from:
-        args += ["--run.start_from", _started_from(cell, seed, settings["parent"])]
+        changes["run.start_from"] = _started_from(cell, seed, settings["parent"])
+    config = RunConfig.from_dict(settings["configs"][cell.name]).override(changes)
     if study.task == "frozen":
-        run_id, numbers = run_frozen(args, cell, seed, parent=settings["parent"], name=name)
+        run_id, numbers = run_frozen(config, cell)
     elif cell.folds:
-        run_id, numbers = _folds(args, cell, seed, settings["parent"], name)
+        run_id, numbers = _folds(config, cell)
     else:
-        run_id, numbers = _one_division(args, seed, settings["parent"], name)
+        run_id, numbers = _one_division(config)
     if study.task == "fit":
         numbers |= complexity(run_config(run_id), len(classes_of(load_table(run_id, PREDICTIONS))))
     keep(run_id, numbers, {CELL: cell.name, SEED: str(seed), "study": study.name, "kind": "cell"})
@@ -102,18 +90,20 @@ def keep(run_id: str, numbers: dict[str, float], tags: dict[str, str], curves: p
     tracker.finalize("success")
 
 
-def _one_division(args: list[str], seed: int, parent: str, name: str) -> tuple[str, dict[str, float]]:
-    done = run_cli(["fit", *args, "--seed", str(seed), "--run.parent", parent, "--run.name", name])
-    assert done.tracker is not None  # of fit
-    run_id = str(done.tracker.run_id)
-    curves = done.tracker.history(*CURVE_NAMES)
+def _one_division(config: RunConfig) -> tuple[str, dict[str, float]]:
+    done = train(config)
+    assert done is not None  # a trial is one process
+    curves = done.curves
     long = [pd.DataFrame({"name": key, "step": curve.index, "value": curve.values}) for key, curve in curves.items()]
-    keep(run_id, {}, {}, pd.concat(long, ignore_index=True))
-    return run_id, {INNER: float(curves[MONITOR].max()), **training_scores(done)}
+    keep(done.run_id, {}, {}, pd.concat(long, ignore_index=True))
+    return done.run_id, {INNER: float(curves[MONITOR].max()), **training_scores(done)}
 
 
-def _folds(args: list[str], cell: Cell, seed: int, parent: str, name: str) -> tuple[str, dict[str, float]]:
-    done = cross_validate(args, folds=cell.folds, seeds=[seed], above=parent, name=name)
+def _folds(config: RunConfig, cell: Cell) -> tuple[str, dict[str, float]]:
+    run = config.run
+    done = cross_validate(
+        config, folds=cell.folds, seeds=[config.seed_everything], above=run["parent"], name=run["name"]
+    )
     assert done is not None  # a trial is one process
     client = store.open_client(store.DIRECTORY, store.tracking_uri(store.DIRECTORY), only_reading=True)
     best = [
@@ -123,9 +113,9 @@ def _folds(args: list[str], cell: Cell, seed: int, parent: str, name: str) -> tu
     return done.run_id, {INNER: float(np.mean(best))}
 
 
-def training_scores(done: EmotionCLI) -> dict[str, float]:
+def training_scores(done: RunResult) -> dict[str, float]:
     """Return the accuracy of the kept weights on the training pictures as they are, each once."""
-    data, model = done.datamodule, done.model.eval()  # Lightning gives it back in training mode
+    data, model = done.data, done.model.eval()  # Lightning gives it back in training mode
     right = total = 0
     for batch in data.evaluation_loader(data.fold_rows.train):
         with torch.inference_mode():
@@ -136,7 +126,7 @@ def training_scores(done: EmotionCLI) -> dict[str, float]:
 
 def complexity(config: dict[str, Any], classes: int) -> dict[str, float]:
     """Return the parameters of a run's network, and the FLOPs of one picture through it (a multiply-add is two)."""
-    model, data = config["model"]["init_args"], config["data"]["init_args"]
+    model, data = config["model"], config["data"]
     backbone, features, _ = build_backbone(model["backbone"], "none")
     head = build_head(model.get("head", "linear"), features, classes, width=model.get("head_width"))
     network = torch.nn.Sequential(backbone, head).eval()

@@ -1,6 +1,6 @@
 """Teachable Machine's experiment: a small head on frozen features, over epochs and learning rates, with repeats."""
 
-from sweeps.studies.plan import Cell, Claim, Entry, Option, Picture, Protocol, Scale, Study, Table
+from sweeps.studies.plan import Cell, Claim, Entry, Picture, Protocol, Scale, Study, Table, Value
 
 BY_EPOCHS = dict(
     zip(
@@ -25,8 +25,8 @@ BY_RATE = {
 BY_CLASS = {"surprise": 0.63, "expressionless": 0.25, "angry": 0.38, "happy": 0.50, "sad": 0.38}
 NEUTRAL = "neutral"  # what data sets call expressionless
 USUAL = 1e-3
-GIVEN: dict[str, Option] = {"data.split": "given", "data.leak": "drop_twins"}  # a test set of its own, as in the paper
-SIZES: dict[Scale, dict[str, Option]] = {
+GIVEN: dict[str, Value] = {"data.split": "given", "data.leak": "drop_twins"}  # a test set of its own, as in the paper
+SIZES: dict[Scale, dict[str, Value]] = {
     "paper": {**GIVEN, "data.size": 224, "model.backbone": "mobilenetv2_100", "model.weights": "hub"},
     "small": {**GIVEN, "data.size": 224, "model.backbone": "tf_efficientnet_lite0", "model.weights": "embedded"},
     "tiny": {
@@ -48,20 +48,19 @@ def build(scale: Scale, protocol: Protocol) -> Study:
     marks = [epochs for epochs in BY_EPOCHS if not tiny or epochs in (20, 50, 100)]
     rates = [rate for rate in BY_RATE if not tiny or rate in (1e-4, 1e-3, 0.02)]
     last = marks[-1]
-    options: dict[str, Option] = {
+    options: dict[str, Value] = {
         "data.inner_fraction": 0.15,
         **SIZES[scale],
         "data.batch_size": 16,
         "data.protocol": protocol,
         "model.head_width": 100,
         "trainer.max_epochs": last,
-        "frozen.marks": [str(epochs) for epochs in marks],
     }
     if protocol == "paper":
         del options["data.inner_fraction"]
-    cells = [_cell(f"rate {rate:g}", options | {"model.learning_rate": rate}) for rate in rates]
+    cells = [_cell(f"rate {rate:g}", options | {"model.learning_rate": rate}, marks) for rate in rates]
     usual, flips = f"rate {USUAL:g}", "flips"
-    cells.append(_cell(flips, options | {"model.learning_rate": USUAL, "frozen.flips": True}))
+    cells.append(_cell(flips, options | {"model.learning_rate": USUAL}, marks, flips=True))
     at = {epochs: f"accuracy after {epochs}" for epochs in marks}
     over_epochs: dict[str, tuple[Entry | None, ...]] = {
         f"{epochs} epochs": (Entry(usual, at[epochs], BY_EPOCHS[epochs]), Entry(flips, at[epochs])) for epochs in marks
@@ -155,8 +154,8 @@ def build(scale: Scale, protocol: Protocol) -> Study:
     )
 
 
-def _cell(name: str, options: dict[str, Option]) -> Cell:
-    return Cell(name=name, recipe="dense-dense", options=options)
+def _cell(name: str, options: dict[str, Value], marks: list[int], *, flips: bool = False) -> Cell:
+    return Cell(name=name, recipe="dense-dense", options=options, frozen={"flips": flips, "marks": marks})
 
 
 def _ours(name: str) -> str:

@@ -1,0 +1,473 @@
+"""RunConfig: all options of one training run as plain data, resolved once from a recipe, files and options.
+
+The one jsonargparse parser of the project is here; everything else takes a RunConfig, or argparse in `emotion.cli`.
+"""
+
+import copy
+import difflib
+import functools
+import hashlib
+import inspect
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader
+
+from datamodules.errors import InputError
+
+RECIPES = Path(__file__).resolve().parent / "recipes"  # package data: they are in the wheel, too
+DEFAULT_RECIPE = "quick"
+SECTIONS = ("model", "data", "run", "trainer")
+Kind = Literal["emotion", "detector"]  # what is trained: an emotion classifier, or a face detector
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "accelerator": "auto",
+    "devices": 1,
+    "max_epochs": 10,
+    "log_every_n_steps": 50,
+    "enable_model_summary": False,
+    "use_distributed_sampler": False,  # the data module shares out whole batches without padding
+    "num_sanity_val_steps": 0,
+}
+# options that change no number of a run, so two runs that differ in these alone are the same run
+WITHOUT_EFFECT: dict[str, frozenset[str]] = {
+    "model": frozenset({"compile", "channels_last"}),
+    "data": frozenset({"source", "boxes", "num_workers", "cache_dir", "cache_budget_gb", "eval_batch_size"}),
+    "run": frozenset({"recipe", "name", "experiment", "parent", "resume", "evaluate", "accelerator"}),
+    "trainer": frozenset(
+        "accelerator devices num_nodes strategy logger callbacks plugins profiler default_root_dir log_every_n_steps "
+        "enable_progress_bar enable_model_summary enable_checkpointing use_distributed_sampler barebones".split()
+    ),
+}
+_SHORT = {
+    "--seed": "--seed_everything",
+    "--split": "--data.split",
+    "--fold": "--data.fold",
+    "--resume": "--run.resume",
+    "-c": "--config",
+}
+_SHORT_FOR_DETECTOR = {
+    "--boxes": "--data.boxes",
+    "--epochs": "--run.epochs",
+    "--size": "--data.size",
+    "--from": "--run.start_from",
+}
+_FLAGS = {"--drop-twins": ("data.leak", "drop_twins"), "--allow-leak": ("data.leak", "allow")}
+_OPTION = re.compile(r"--|-[A-Za-z]")  # -1 is a value
+_CLASS = re.compile(r"(\w+\.)*(EmotionDataModule|EmotionClassifier)")  # as version 0.1 named data and model
+
+
+def recipe_names() -> list[str]:
+    """Return the names of the recipes, sorted."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def recipe_path(name: str) -> Path:
+    """Return the file of a named recipe.
+
+    Raises:
+        InputError: there is no such recipe.
+    """
+    if name in recipe_names():
+        return RECIPES / f"{name}.yaml"
+    near = difflib.get_close_matches(name, recipe_names(), n=3, cutoff=0.4) or recipe_names()
+    msg = (
+        f"--recipe: no recipe is called {name!r}; did you mean {', '.join(near)}? (a file of yours: --config FILE.yaml)"
+    )
+    raise InputError(msg)
+
+
+HELP = """short options:
+  --recipe NAME     a named recipe: {recipes} (or --config FILE.yaml)
+  --data SOURCE     a folder, manifest, archive or reader:path; "drawn" draws faces
+  --seed N          the one seed of the run
+  --split given     use the split that the data brings; --drop-twins or --allow-leak if it leaks
+  --resume [RUN]    go on with the newest unfinished run of the same config, or with RUN
+every option of the model, the data and the trainer: emotion fit --help-all
+"""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run as plain data: the options of the model, the data, the run and Lightning's trainer.
+
+    Attributes:
+        model: arguments of EmotionClassifier, without the classes, which the data know; or of FaceDetector.
+        data: arguments of EmotionDataModule, or of BoxesDataModule.
+        run: arguments of RunOptions, or of DetectorRun.
+        trainer: arguments of Lightning's Trainer; empty for a detector, whose few stand in ``run``.
+        seed_everything: the one seed of the run.
+        ckpt_path: a Lightning checkpoint whose training state is continued.
+        kind: what is trained.
+
+    Notes:
+        Every value has been checked against the type of its argument. Options of the loss stand in
+        ``model["loss"]``, as ``{"class_path": ..., "init_args": {...}}``.
+    """
+
+    model: dict[str, Any]
+    data: dict[str, Any]
+    run: dict[str, Any]
+    trainer: dict[str, Any] = field(default_factory=dict)
+    seed_everything: int = 0
+    ckpt_path: str | None = None
+    kind: Kind = "emotion"
+
+    @classmethod
+    def resolve(cls, words: Sequence[str] = (), kind: Kind = "emotion") -> "RunConfig":
+        """Return what a recipe, files and options amount to; options win over files, files over the recipe.
+
+        Args:
+            words: of a command line, such as ``["--recipe", "balanced", "--data.size=48"]``. Of an option that is
+                given twice the last value counts; otherwise their order does not matter. Recipe `quick` where neither
+                a recipe nor a file is given.
+            kind: what is trained.
+
+        Raises:
+            InputError: an unknown option, recipe or file, or a value of the wrong type; names what is near.
+        """
+        return cls.layered(Options.read(words, kind), kind)
+
+    @classmethod
+    def layered(cls, options: "Options", kind: Kind = "emotion", base: Mapping[str, Any] | None = None) -> "RunConfig":
+        """Return what options that have been read amount to, as `resolve` does; `base` lies below recipe and files."""
+        recipe, files = options.recipe, options.files
+        if kind == "detector" and recipe is not None:
+            msg = f"--recipe: the detector has no recipes, got {recipe!r}; leave it out, or give --config FILE.yaml"
+            raise InputError(msg)
+        if kind == "emotion" and recipe is None and not files:
+            recipe = DEFAULT_RECIPE
+        layers = [dict(base)] if base else []
+        layers += [_read_file(recipe_path(recipe))] if recipe is not None else []
+        for file in files:
+            layer = _read_file(Path(file))
+            if recipe is None and kind == "emotion":
+                layer.setdefault("run", {}).setdefault("recipe", Path(file).stem)
+            layers.append(layer)
+        if recipe is not None:
+            layers.append({"run": {"recipe": recipe}})
+        return cls._parsed(layers, options.values, kind)
+
+    @classmethod
+    def from_file(cls, path: Path, kind: Kind = "emotion") -> "RunConfig":
+        """Return the config that a run kept, or a file of a user's.
+
+        Raises:
+            InputError: the file cannot be read, or has an option or value that does not fit.
+        """
+        return cls.layered(Options(files=(str(path),)), kind)
+
+    @classmethod
+    def from_dict(cls, whole: Mapping[str, Any], kind: Kind = "emotion") -> "RunConfig":
+        """Return the config of which `as_dict` gave the plain data; values are not checked again."""
+        return cls(**copy.deepcopy(dict(whole)), kind=kind)
+
+    @classmethod
+    def _parsed(cls, layers: Sequence[Mapping[str, Any]], values: Mapping[str, Any], kind: Kind) -> "RunConfig":
+        # an option comes before its own options (model.loss before model.loss.gamma), wherever it was typed
+        names = sorted(values, key=lambda name: name.count("."))
+        words = [f"--config={json.dumps(layer, default=str)}" for layer in layers]
+        words += [f"--{name}={written(values[name])}" for name in names]
+        try:
+            found = _parser(kind).parse_args(words)
+        except ArgumentError as error:
+            raise InputError(plain(str(error))) from error
+        kept = found.as_dict()
+        kept.pop("config", None)
+        return cls(**kept, kind=kind)
+
+    def override(self, changes: Mapping[str, Any]) -> "RunConfig":
+        """Return a config with some options replaced, checked like the first; this one stays as it is.
+
+        Args:
+            changes: by dotted name, such as ``{"data.fold": 2, "model.loss": "Focal", "model.loss.gamma": 1.0}``.
+
+        Raises:
+            InputError: an unknown option or a value of the wrong type.
+        """
+        return self._parsed([self.as_dict()], changes, self.kind)
+
+    @property
+    def data_name(self) -> str:
+        """Name of the data set, as far as its source tells it."""
+        source = str(self.data["source"])
+        return "drawn" if source.startswith("drawn") else Path(source.rsplit(":", 1)[-1]).stem
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return a copy as nested plain data, as a file holds it."""
+        whole = {"seed_everything": self.seed_everything, **{name: getattr(self, name) for name in SECTIONS}}
+        if self.kind == "detector":
+            del whole["trainer"]
+        else:
+            whole["ckpt_path"] = self.ckpt_path
+        return copy.deepcopy(whole)
+
+    def get(self, name: str) -> Any:  # noqa: ANN401 - an option's value
+        """Return one option by its dotted name, None where it is not there."""
+        value: Any = self.as_dict()
+        for part in name.split("."):
+            if isinstance(value, dict) and "init_args" in value and part != "init_args":
+                value = value["init_args"]
+            value = value.get(part) if isinstance(value, dict) else None
+        return value
+
+    def to_yaml(self) -> str:
+        """Return the config as the file that ``--config`` takes."""
+        whole = self.as_dict()
+        whole["run"].pop("resume")  # says how the run was started, not what it is
+        return yaml.safe_dump(whole, sort_keys=False, allow_unicode=True)
+
+    def effective(self) -> dict[str, Any]:
+        """Return the options that change a number, without those that only say how and where a run is made."""
+        whole = self.as_dict()
+        for section in set(whole) & set(SECTIONS):
+            for name in WITHOUT_EFFECT[section]:
+                whole[section].pop(name, None)
+        if whole["data"].get("seed", 0) is None:
+            whole["data"]["seed"] = self.seed_everything
+        return whole
+
+    def identity(self, content: str = "") -> str:
+        """Return the SHA-256 by which a run is recognised: of the options that change a number, and of the data.
+
+        Args:
+            content: hash of the data's content; "" compares options alone.
+        """
+        text = json.dumps([self.kind, self.effective(), content], sort_keys=True, default=str)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def instantiate(self) -> Namespace:
+        """Return the sections with their nested objects made (the loss, the read options), ready to be arguments."""
+        parser = _parser(self.kind)
+        return parser.instantiate(parser.parse_object(self.as_dict()))
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options as a user gave them: a recipe, files, and values by dotted name, full names for short ones.
+
+    Attributes:
+        recipe: name of a recipe, or None.
+        files: of YAML, later ones win.
+        values: text or plain value of each option, such as ``{"data.size": "48"}``; they win over recipe and files.
+    """
+
+    recipe: str | None = None
+    files: tuple[str, ...] = ()
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, words: Sequence[str], kind: Kind = "emotion") -> "Options":
+        """Return the options of a command line; of one that is given twice the last value counts.
+
+        Raises:
+            InputError: a word that belongs to no option, or an option without its value.
+        """
+        recipe: str | None = None
+        files: list[str] = []
+        values: dict[str, str] = {}
+        short = _SHORT | (_SHORT_FOR_DETECTOR if kind == "detector" else {})
+        for name, value in _pairs(words, short):
+            if name == "recipe":
+                recipe = value
+            elif name == "config":
+                files.append(value)
+            else:
+                values[name] = value
+        return cls(recipe, tuple(files), values)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.values
+
+    def words(self) -> list[str]:
+        """Return the options as words of a command line."""
+        words = [f"--recipe={self.recipe}"] if self.recipe is not None else []
+        words += [f"--config={file}" for file in self.files]
+        return words + [f"--{name}={written(value)}" for name, value in self.values.items()]
+
+    def over(self, recipe: str, values: Mapping[str, Any]) -> "Options":
+        """Return these options laid over others: of a study's cell, which names a recipe."""
+        return Options(self.recipe or recipe, self.files, {**values, **self.values})
+
+
+def _pairs(words: Sequence[str], short: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return the options of a command line with their values, in order."""
+    found: list[tuple[str, str]] = []
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
+        if word in _FLAGS:
+            found.append(_FLAGS[word])
+            continue
+        if word.startswith("-c") and word != "-c":  # -cFILE
+            word = f"--config={word[2:]}"
+        name, equals, value = word.partition("=")
+        if not (name.startswith("--") and len(name) > 2) and name not in short:
+            msg = f"{word}: an option begins with --, such as --data.size 48"
+            raise InputError(msg)
+        if not equals:
+            if rest and not _OPTION.match(rest[0]):
+                value = rest.pop(0)
+            elif name == "--resume":
+                value = "auto"
+            else:
+                msg = f"{name}: needs a value and got none"
+                raise InputError(msg)
+        name = short.get(name, name).removeprefix("--")
+        for section in ("data", "model"):  # as version 0.1 wrote them
+            name = name.replace(f"{section}.init_args.", f"{section}.").replace(f"{section}.class_path", section)
+        if name in ("data", "model") and _CLASS.fullmatch(value):
+            continue  # there is one class
+        found.append(("data.source" if name == "data" else name, value))
+    return found
+
+
+def written(value: object) -> str:
+    """Return a value as a command line takes it."""
+    if value is None:
+        return "null"
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def load_yaml(text: str) -> Any:  # noqa: ANN401 - whatever YAML holds
+    """Parse a YAML text as the parser of options does; PyYAML's own loader reads ``1e-1`` and ``1e-05`` as text."""
+    return get_loader("yaml")(text)
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    """Return the options in a YAML file; version 0.1 wrote ``class_path`` and ``init_args`` of data and model.
+
+    Raises:
+        InputError: no such file, no YAML, or no mapping.
+    """
+    if not path.is_file():
+        names = ", ".join(recipe_names())
+        msg = f"--config: {path} is not a file; name a YAML file, or a recipe with --recipe ({names})"
+        raise InputError(msg)
+    try:
+        content = load_yaml(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        example = recipe_path(DEFAULT_RECIPE)
+        msg = f"--config: {path} is not readable YAML: {str(error).splitlines()[0]}; see {example}"
+        raise InputError(msg) from error
+    if not isinstance(content, dict):
+        msg = f"--config: {path} must hold keys such as model, data and trainer, it holds {type(content).__name__}"
+        raise InputError(msg)
+    content.pop("weights_only", None)  # of Lightning's command line in version 0.1
+    for section in ("data", "model"):
+        stored = content.get(section)
+        if isinstance(stored, dict) and {"class_path", "init_args"} & set(stored):
+            name = str(stored.get("class_path", f"Emotion{'Classifier' if section == 'model' else 'DataModule'}"))
+            if not _CLASS.fullmatch(name):
+                msg = f"--config: {section}.class_path must be left out, since there is one class; got {name!r}"
+                raise InputError(msg)
+            content[section] = {**(stored.get("init_args") or {})}
+            content[section].pop("classes", None)
+    if "seed" in content:  # of a detector's config
+        content["seed_everything"] = content.pop("seed")
+    if "from" in content:
+        content.setdefault("run", {})["start_from"] = content.pop("from")
+    return content
+
+
+class _Parser(ArgumentParser):
+    """Says in one sentence what is wrong with an option; jsonargparse makes one for each nested class, too."""
+
+    def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
+        """Raise the user's error in place of printing the tree of all the types that were tried."""
+        inner = input_error(ex)
+        groups = list(self.groups or {})
+        owner = groups[0] if len(groups) == 1 else ""  # of the parser of one class, such as a loss
+        names = [action.dest for action in self._actions if "help" not in action.dest]
+        raise InputError(str(inner) if inner else plain(message, names, owner)) from ex
+
+
+def _owners(kind: Kind) -> dict[str, tuple[type, set[str]]]:
+    """Return the class whose arguments are the options of each section, and which arguments are no options."""
+    if kind == "detector":
+        from datamodules.faces.boxes_data import BoxesDataModule
+        from lightning_modules.detector.module import FaceDetector
+        from lightning_modules.detector.run import DetectorRun
+
+        return {"model": (FaceDetector, {"size"}), "data": (BoxesDataModule, {"seed"}), "run": (DetectorRun, set())}
+    from lightning.pytorch import Trainer
+
+    from datamodules.emotion import EmotionDataModule
+    from lightning_modules.classifier import EmotionClassifier
+    from lightning_modules.run import RunOptions
+
+    return {
+        "model": (EmotionClassifier, {"classes"}),
+        "data": (EmotionDataModule, set()),
+        "run": (RunOptions, set()),
+        "trainer": (Trainer, set()),
+    }
+
+
+@functools.cache
+def _parser(kind: Kind) -> ArgumentParser:
+    """Return the parser of every option of a run; it takes half a second to build."""
+    parser = _Parser(prog="emotion fit", exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("--config", action="config", help="a YAML file with any of these options")
+    parser.add_argument("--seed_everything", type=int, default=0, help="the one seed of the run")
+    for section, (owner, left_out) in _owners(kind).items():
+        parser.add_class_arguments(owner, section, skip=left_out, instantiate=False, sub_configs=True)
+    if kind == "emotion":
+        parser.add_argument("--ckpt_path", type=str | None, default=None, help="continue a checkpoint's training state")
+        parser.set_defaults({f"trainer.{name}": value for name, value in TRAINER_DEFAULTS.items()})
+    return parser
+
+
+def all_options(kind: Kind = "emotion") -> str:
+    """Return the help of every option of a run, for ``--help-all``."""
+    return _parser(kind).format_help()
+
+
+def input_error(error: BaseException | None) -> InputError | None:
+    """Return our own error that jsonargparse wrapped in its report of all the types it tried."""
+    while error is not None and not isinstance(error, InputError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+_UNKNOWN = re.compile(
+    r"Option '([^']+)' is not accepted|Key '([^']+)' is not expected|nrecognized arguments?: (\S+)"
+    r"|does not accept option '([^']+)'"
+)
+_NOISE = re.compile(r"Does not validate against|Subtypes:|Errors:|Expected a <class 'NoneType'>|Given value type|^\s*$")
+
+
+def plain(message: str, names: Iterable[str] = (), owner: str = "") -> str:
+    """Return jsonargparse's message as one line: the option, what is wrong with it, and the nearest names."""
+    unknown = _UNKNOWN.search(message)
+    if unknown is None:
+        words = " ".join(line.strip(" -") for line in message.splitlines() if not _NOISE.search(line))
+        if "Expected a dot import path" in words:
+            words += f" (Losses are {', '.join(_loss_names())})"
+        return words.replace("Parser key", "option")
+    option = next(group for group in unknown.groups() if group).lstrip("-").split("=")[0]
+    known = set(names) if owner else _all_options()
+    parts = [part for part in option.split(".") if part not in known | {"init_args", "class_path"}]
+    near = difflib.get_close_matches((parts or [option])[0], known, n=3, cutoff=0.6)
+    place = f" by {owner}" if owner else ""
+    if near:
+        hint = f"did you mean {' or '.join(near)}?"
+    else:
+        hint = f"it takes {', '.join(names)}" if owner else "emotion fit --help-all lists the options"
+    return f"{option}: this option is not accepted{place}; {hint}"
+
+
+def _loss_names() -> list[str]:
+    from lightning_modules import losses
+
+    return [name for name in losses.__all__ if name[0].isupper() and name != "EmotionLoss"]
+
+
+def _all_options() -> set[str]:
+    owners = [owner for owner, _ in _owners("emotion").values()]
+    named = {name for owner in owners for name in inspect.signature(owner).parameters}
+    return named | {"model", "data", "trainer", "run", "seed_everything", "seed"}

@@ -1,0 +1,311 @@
+"""Train one run from a RunConfig: data, model, trainer, tracking, and one evaluation at the end."""
+
+import contextlib
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from lightning.fabric.plugins import CheckpointIO
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from datamodules.emotion import EmotionDataModule
+from datamodules.errors import InputError
+from lightning_modules.beginning import begin_from, check_resumed, check_weights
+from lightning_modules.callbacks import CheckedCheckpointIO
+from lightning_modules.checkpoints import read_checkpoint
+from lightning_modules.classifier import EmotionClassifier
+from lightning_modules.config import RunConfig
+from lightning_modules.evaluation import CURVES, RunResult, evaluate_outer
+from lightning_modules.progress import quiet, say_stage
+from lightning_modules.run import RunOptions, first_rank, forget_training_state, resume_checkpoint, run_callbacks
+from lightning_modules.stops import explained, how_it_ended, sigterm_ends
+from lightning_modules.tracked_run import (
+    RunLogger,
+    division_hash,
+    log_beginning,
+    note_other_code,
+    require_resumable,
+    unfinished_run,
+)
+from records.predictions import flag_protocol
+
+
+def train(config: RunConfig, callbacks: Sequence[Callback] = (), data: Any = None) -> RunResult | None:  # noqa: ANN401
+    """Train a model, predict the outer part once with the checkpoint that the inner part chose, and track the run.
+
+    Args:
+        config: All options.
+        callbacks: More callbacks of the trainer.
+        data: The data module of another run, such as another fold: its manifest, clusters and decoded images are used
+            again where both read the same images in the same way.
+
+    Returns:
+        The finished run; None on other ranks than zero.
+
+    Raises:
+        InputError: Options or data that do not fit, no memory, no space on the disk.
+    """
+    quiet()
+    with _explained(), sigterm_ends():
+        return _train(config, callbacks, data)
+
+
+class Task(ABC):
+    """What a training needs to know of what it trains.
+
+    Attributes:
+        options: What the run is called and when it stops.
+        data: The data module.
+        model: The untrained module.
+        trainer_options: Arguments of Lightning's Trainer.
+    """
+
+    options: Any
+    data: Any
+    model: LightningModule
+    trainer_options: dict[str, Any]
+
+    @abstractmethod
+    def division_hash(self) -> str:
+        """Hash of which image is in which part."""
+
+    @abstractmethod
+    def check_start(self) -> None:
+        """Load the weights that the run starts from.
+
+        Raises:
+            InputError: They are of another network, or have seen images that the run reports on.
+        """
+
+    @abstractmethod
+    def name(self) -> str:
+        """Return the name of the run."""
+
+    @abstractmethod
+    def tags(self) -> dict[str, str]:
+        """Return the tags that are this kind's own."""
+
+    @abstractmethod
+    def callbacks(self, folder: Path) -> list[Callback]:
+        """Return checkpoints, early stopping, guards and progress."""
+
+    @abstractmethod
+    def log_beginning(self, tracker: RunLogger) -> None:
+        """Log the config and the data set."""
+
+    @abstractmethod
+    def evaluate(self, trainer: Trainer, tracker: RunLogger) -> tuple[pd.DataFrame, str]:
+        """Predict the outer part once; return the table of predictions and the result as it is printed."""
+
+    @abstractmethod
+    def split_table(self) -> pd.DataFrame:
+        """Return which image plays which role."""
+
+
+class EmotionTask(Task):
+    """Training of an emotion classifier."""
+
+    def __init__(self, config: RunConfig, shared: EmotionDataModule | None = None) -> None:
+        self.config = config
+        if config.ckpt_path is not None:
+            read_checkpoint(config.ckpt_path)  # one that is damaged or would run code, before Lightning opens it
+        sections = config.instantiate()
+        self.options = RunOptions(**config.run)
+        self.data = EmotionDataModule(**sections.data)
+        if shared is not None:
+            self.data.share(shared)
+        elif first_rank():
+            say_stage(f"reading the list of images: {self.data.source}")
+        self.model: EmotionClassifier = EmotionClassifier(classes=self.data.classes, **sections.model)
+        self.trainer_options = dict(sections.trainer)
+
+    def division_hash(self) -> str:
+        """Hash of which image is in which part."""
+        return division_hash(self.data)
+
+    def check_start(self) -> None:
+        """Load the weights that the run starts from."""
+        if self.options.start_from:
+            begin_from(self.model, self.data, self.options.start_from)
+        if self.config.ckpt_path:
+            check_resumed(self.model, self.data, self.config.ckpt_path)
+        check_weights(self.data, self.config.model["weights"])
+
+    def name(self) -> str:
+        """Return the name of the run."""
+        fold = f" fold {self.data.fold}" if self.data.split == "folds" else ""
+        if self.options.name:
+            return f"{self.options.name}{fold}"
+        return f"{self.options.recipe} {self.data.manifest.name}{fold} seed {self.config.seed_everything}"
+
+    def tags(self) -> dict[str, str]:
+        """Return the tags that are this kind's own."""
+        return {"kind": "run", "recipe": self.options.recipe, "fold": str(self.data.fold)}
+
+    def callbacks(self, folder: Path) -> list[Callback]:
+        """Return checkpoints, early stopping, guards and progress."""
+        return run_callbacks(self.options, folder, progress=self.trainer_options["enable_progress_bar"] is not False)
+
+    def log_beginning(self, tracker: RunLogger) -> None:
+        """Log the config and the data set."""
+        log_beginning(tracker, self.config, self.data)
+        if self.options.parent is None and first_rank():
+            print(*(f"note: {note}\n" for note in self.data.manifest.notes), sep="", end="", file=sys.stderr)
+
+    def evaluate(self, trainer: Trainer, tracker: RunLogger) -> tuple[pd.DataFrame, str]:
+        """Predict the outer part once; return the table of predictions and the printed result."""
+        if not self.options.evaluate:
+            return pd.DataFrame(), ""
+        return evaluate_outer(trainer, self.model, self.data, tracker, resamples=self.options.resamples)
+
+    def split_table(self) -> pd.DataFrame:
+        """Return which image plays which role."""
+        return flag_protocol(self.data.split_table(), self.data.division.protocol)
+
+
+def make_task(config: RunConfig, shared: Any = None) -> Task:  # noqa: ANN401 - a data module of the same kind
+    """Seed everything, and make the data and the model of a config."""
+    seed_everything(config.seed_everything, workers=True, verbose=False)
+    if config.kind == "detector":
+        from lightning_modules.detector.run import DetectorTask
+
+        return DetectorTask(config, shared)
+    return EmotionTask(config, shared)
+
+
+def prepare(data: Any) -> None:  # noqa: ANN401 - a data module
+    """Decode the images and look for duplicates; what another run has done already is used again.
+
+    Raises:
+        InputError: Images that cannot be read.
+    """
+    if "cache" not in data.__dict__:
+        say_stage(f"decoding {len(data.manifest):,} images at {data.size} px, unless they are in the cache")
+        _ = data.cache
+    if "clusters" not in data.__dict__:
+        say_stage("looking for duplicates")
+    data.prepare_data()
+
+
+def _train(config: RunConfig, callbacks: Sequence[Callback], shared: Any) -> RunResult | None:  # noqa: ANN401
+    task = make_task(config, shared)
+    options, data = task.options, task.data
+    division = identity = ""
+    run_id = None if options.resume in (None, "auto") else unfinished_run(options, "")
+    if first_rank() or options.resume == "auto":
+        prepare(data)
+        data.setup("fit")  # wrong data leaves no run behind
+        identity = config.identity(data.content_hash)
+    if options.resume == "auto":
+        run_id = unfinished_run(options, identity)
+    if first_rank():
+        division = task.division_hash()
+        if run_id:
+            require_resumable(run_id, division, identity)
+    task.check_start()
+    tracker = RunLogger(
+        experiment=options.experiment,
+        run_name=task.name(),
+        run_id=run_id,
+        parent_run_id=options.parent,
+        tags={
+            "seed": str(config.seed_everything),
+            "identity": identity,
+            "manifest": data.manifest.fingerprint(),
+            "data": data.manifest.name,
+            "division": division,
+            **task.tags(),
+        },
+    )
+    # other ranks than zero make no run; Lightning tells them rank zero's folder before they need it
+    folder = tracker.run_folder if tracker.run_id else Path("mlruns", "runs", "of-rank-zero")
+    try:
+        start = (resume_checkpoint(folder) if run_id else None) or config.ckpt_path
+        trainer = make_trainer(task.trainer_options, tracker, folder, [*callbacks, *task.callbacks(folder)])
+        with explained(data.batch_size):
+            if run_id and first_rank() and (other := note_other_code(run_id)):
+                tracker.set_tags(other)
+            task.log_beginning(tracker)
+            trainer.fit(task.model, datamodule=data, ckpt_path=str(start) if start else None, weights_only=True)
+            predictions, text = task.evaluate(trainer, tracker)
+        if not trainer.is_global_zero:
+            return None
+        tracker.end("success")
+        forget_training_state(folder)
+    except BaseException as error:
+        if first_rank():
+            with contextlib.suppress(OSError):  # what ended the run is reported, not that its end cannot be written
+                tracker.end(how_it_ended(error))
+            if options.parent is None and list(folder.glob("*.ckpt")):
+                advice = f"the run is kept; to go on: the same command with --resume {tracker.run_id}"
+                print(advice, file=sys.stderr)
+        raise
+    return RunResult(
+        run_id=str(tracker.run_id),
+        classes=tuple(getattr(data, "classes", ())),
+        predictions=predictions,
+        split=task.split_table(),
+        text=text,
+        model=task.model,
+        data=data,
+        folder=folder,
+        curves=tracker.history(*CURVES),
+        logging_seconds=tracker.seconds,
+    )
+
+
+def evaluate(config: RunConfig, checkpoint: Path, part: Literal["validate", "test"]) -> None:
+    """Evaluate a checkpoint on the inner (validate) or outer part (test) of a config's data; Lightning prints it.
+
+    Raises:
+        InputError: The checkpoint is damaged, not ours or of other classes.
+    """
+    quiet()
+    read_checkpoint(checkpoint)
+    with _explained():
+        task = make_task(config)
+        trainer = make_trainer(task.trainer_options, None, Path.cwd(), [])
+        run = trainer.validate if part == "validate" else trainer.test
+        run(task.model, datamodule=task.data, ckpt_path=str(checkpoint), weights_only=True)
+
+
+def make_trainer(
+    options: dict[str, Any], tracker: RunLogger | None, folder: Path, callbacks: Sequence[Callback]
+) -> Trainer:
+    """Return Lightning's trainer with the run's callbacks, its logger and a checked writer of checkpoints."""
+    given = dict(options)
+    given["callbacks"] = [*(given.get("callbacks") or []), *callbacks]
+    plugins = given.get("plugins") or []
+    plugins = list(plugins) if isinstance(plugins, list | tuple) else [plugins]
+    if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+        plugins.append(CheckedCheckpointIO())
+    given["plugins"] = plugins
+    return Trainer(**given | {"logger": tracker or False, "default_root_dir": str(folder)})
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Turn what Lightning raises into the errors and exit statuses of the command line.
+
+    Raises:
+        InputError: options of the trainer that do not fit.
+        SystemExit: with 143 after SIGTERM; Lightning's own exception carries no status, which would say success.
+        KeyboardInterrupt: after Ctrl-C, which Lightning turns into an exit.
+    """
+    try:
+        yield
+    except MisconfigurationException as error:
+        msg = f"trainer: {' '.join(str(error).split())}"
+        raise InputError(msg) from error
+    except SIGTERMException as stop:
+        raise SystemExit(143) from stop
+    except SystemExit as stop:
+        if stop.code == 1:
+            raise KeyboardInterrupt from stop
+        raise
