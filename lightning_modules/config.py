@@ -13,12 +13,15 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader
 
 from datamodules.errors import InputError
+
+if TYPE_CHECKING:
+    from datamodules.emotion import EmotionDataModule
 
 RECIPES = Path(__file__).resolve().parent / "recipes"  # package data: they are in the wheel, too
 DEFAULT_RECIPE = "quick"
@@ -246,6 +249,17 @@ class RunConfig:
         return parser.instantiate(parser.parse_object(self.as_dict()))
 
 
+def data_module(config: RunConfig) -> "EmotionDataModule":
+    """Return the data module that a config means; nothing is read before it is asked for.
+
+    Raises:
+        InputError: options of the data that do not go together.
+    """
+    from datamodules.emotion import EmotionDataModule
+
+    return EmotionDataModule(**config.instantiate().data)
+
+
 @dataclass(frozen=True)
 class Options:
     """Options as a user gave them: a recipe, files, and values by dotted name, full names for short ones.
@@ -254,11 +268,13 @@ class Options:
         recipe: name of a recipe, or None.
         files: of YAML, later ones win.
         values: text or plain value of each option, such as ``{"data.size": "48"}``; they win over recipe and files.
+        typed: how the user wrote each option, such as ``{"data.split": "--split"}``.
     """
 
     recipe: str | None = None
     files: tuple[str, ...] = ()
     values: Mapping[str, Any] = field(default_factory=dict)
+    typed: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, words: Sequence[str], kind: Kind = "emotion") -> "Options":
@@ -270,15 +286,16 @@ class Options:
         recipe: str | None = None
         files: list[str] = []
         values: dict[str, str] = {}
+        typed: dict[str, str] = {}
         short = _SHORT | (_SHORT_FOR_DETECTOR if kind == "detector" else {})
-        for name, value in _pairs(words, short):
+        for word, name, value in _pairs(words, short):
             if name == "recipe":
                 recipe = value
             elif name == "config":
                 files.append(value)
             else:
-                values[name] = value
-        return cls(recipe, tuple(files), values)
+                values[name], typed[name] = value, word
+        return cls(recipe, tuple(files), values, typed)
 
     def __contains__(self, name: str) -> bool:
         return name in self.values
@@ -291,17 +308,17 @@ class Options:
 
     def over(self, recipe: str, values: Mapping[str, Any]) -> "Options":
         """Return these options laid over others: of a study's cell, which names a recipe."""
-        return Options(self.recipe or recipe, self.files, {**values, **self.values})
+        return Options(self.recipe or recipe, self.files, {**values, **self.values}, self.typed)
 
 
-def _pairs(words: Sequence[str], short: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Return the options of a command line with their values, in order."""
-    found: list[tuple[str, str]] = []
+def _pairs(words: Sequence[str], short: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """Return the options of a command line, in order: as they were written, their dotted name, their value."""
+    found: list[tuple[str, str, str]] = []
     rest = list(words)
     while rest:
         word = rest.pop(0)
         if word in _FLAGS:
-            found.append(_FLAGS[word])
+            found.append((word, *_FLAGS[word]))
             continue
         if word.startswith("-c") and word != "-c":  # -cFILE
             word = f"--config={word[2:]}"
@@ -317,12 +334,12 @@ def _pairs(words: Sequence[str], short: Mapping[str, str]) -> list[tuple[str, st
             else:
                 msg = f"{name}: needs a value and got none"
                 raise InputError(msg)
-        name = short.get(name, name).removeprefix("--")
+        typed, name = name, short.get(name, name).removeprefix("--")
         for section in ("data", "model"):  # as version 0.1 wrote them
             name = name.replace(f"{section}.init_args.", f"{section}.").replace(f"{section}.class_path", section)
         if name in ("data", "model") and _CLASS.fullmatch(value):
             continue  # there is one class
-        found.append(("data.source" if name == "data" else name, value))
+        found.append((typed, "data.source" if name == "data" else name, value))
     return found
 
 

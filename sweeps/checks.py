@@ -51,7 +51,7 @@ def check_options(options: Options) -> None:
     for name in FIXED:
         value = options.values.get(name)
         if value is not None and not (name == "data.split" and value in ("given", "holdout")):
-            msg = f"--{name}: a search sets it (got {value!r}); leave it out"
+            msg = f"{options.typed[name]}: a search sets it (got {value!r}); leave it out"
             raise InputError(msg)
 
 

@@ -36,8 +36,8 @@ def main(args: list[str]) -> int:
     for fixed in ("data.split", "data.fold", "data.folds", "data.fold_seed"):
         if fixed in given:
             msg = (
-                f"--{fixed}: cross-validation sets it (got {given.values[fixed]}); leave it out, or use `emotion fit` "
-                "for one split"
+                f"{given.typed[fixed]}: cross-validation sets it (got {given.values[fixed]}); leave it out, or use "
+                "`emotion fit` for one split"
             )
             raise InputError(msg)
     from sweeps.cross_validation import cross_validate

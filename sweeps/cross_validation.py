@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
-from lightning_modules.config import RunConfig
+from lightning_modules.config import RunConfig, data_module
 from lightning_modules.evaluation import RunResult, keep_evaluation, whole_scores
 from lightning_modules.progress import quiet
 from lightning_modules.run import first_rank
@@ -121,7 +121,7 @@ def cross_validate(
     # its seed, fold and parent are each training's own, so they do not count for the identity
     fixed = {"seed_everything": seeds[0], "data.split": "folds", "data.folds": folds, "data.fold": 0}
     config = config.override({**fixed, "data.fold_seed": seeds[0], "run.parent": None, "run.resume": None})
-    data = EmotionDataModule(**config.instantiate().data)
+    data = data_module(config)
     work = _Folds(config, folds, seeds, data)
     with sigterm_ends():
         parent_id = _parent_to_resume(work, resume)

@@ -10,7 +10,7 @@ from optuna.samplers import RandomSampler
 
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
-from lightning_modules.config import Options, RunConfig
+from lightning_modules.config import Options, RunConfig, data_module
 from sweeps.checks import check_config, check_names, check_number, check_options
 from sweeps.spaces import build_space, suggest
 from sweeps.storage import quiet
@@ -83,7 +83,7 @@ class Plan:
                 drawn = suggest(drawing.ask(), space)
                 try:
                     config = self.config.override({**drawn, "data.inner_folds": self.folds})
-                    return EmotionDataModule(**config.instantiate().data)
+                    return data_module(config)
                 except InputError as error:
                     problem = error
         raise problem
@@ -101,7 +101,7 @@ class Plan:
     @cached_property
     def identity(self) -> dict[str, Any]:
         """What must agree between all that work on the study; where the data lie may differ between machines."""
-        images = EmotionDataModule(**self.config.instantiate().data)
+        images = data_module(self.config)
         images.share(self.data)
         plan = {
             "name": self.name,

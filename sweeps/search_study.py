@@ -19,7 +19,7 @@ from sweeps.storage import exclusive
 from sweeps.strategies import STRATEGY
 
 PLAN, PARENT = "plan", "parent"  # attributes of a search's study
-_SAID = {"options": "recipe or options (of `emotion fit`)", "data": "images or labels", "seed": "--sampler-seed"}
+_SAID = {"options": "recipe or options (of `emotion fit`)", "data": "data (images or labels)", "seed": "--sampler-seed"}
 
 
 def open_study(plan: Plan, storage: RDBStorage) -> optuna.Study:

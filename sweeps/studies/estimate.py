@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from datamodules.emotion import EmotionDataModule
 from lightning_modules.backbones import build_backbone
-from lightning_modules.config import Options, RunConfig
+from lightning_modules.config import Options, RunConfig, data_module
 from lightning_modules.device import best_device, describe_device
 from lightning_modules.heads import build_head
 from records.tables import as_text
@@ -67,7 +67,7 @@ def _cost(
     study: Study, cell: Cell, given: Options, speed: dict[str, float], known: dict[str, EmotionDataModule]
 ) -> Cost:
     config = cell_config(cell, given, ["rotation"])  # any transform costs about the same as the chosen ones
-    data = EmotionDataModule(**config.instantiate().data)
+    data = data_module(config)
     data.share(known.setdefault(f"{data.source} {data.read_options}", data))  # reading a large set takes a while
     epochs = int(config.trainer["max_epochs"])
     runs = max(cell.folds, 1)

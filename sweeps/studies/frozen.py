@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from datamodules.emotion import EmotionDataModule
 from lightning_modules.beginning import check_weights
-from lightning_modules.config import RunConfig
+from lightning_modules.config import RunConfig, data_module
 from lightning_modules.device import best_device
 from lightning_modules.evaluation import keep_evaluation
 from lightning_modules.heads import build_head
@@ -129,7 +129,7 @@ def run_frozen(config: RunConfig, cell: Cell) -> tuple[str, dict[str, float]]:
     seed = config.seed_everything
     if config.data["split"] == "given":  # the reported part stays; what is set aside in the rest changes
         config = config.override({"data.fold_seed": seed})
-    data = EmotionDataModule(**config.instantiate().data)
+    data = data_module(config)
     check_weights(data, str(config.model["weights"]))
     content = f"{data.content_hash} {json.dumps(dict(cell.frozen))}"
     tracker = RunLogger(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
-from lightning_modules.config import Options, RunConfig
+from lightning_modules.config import Options, RunConfig, data_module
 from sweeps.studies.plan import Protocol, Scale, Study, cell_config
 
 
@@ -50,7 +50,7 @@ def check_study(study: Study, configs: Mapping[str, RunConfig]) -> EmotionDataMo
             raise InputError(msg)
         if cell.folds:
             config = config.override({"data.split": "folds", "data.folds": cell.folds, "data.fold": 0})
-        data = EmotionDataModule(**config.instantiate().data)
+        data = data_module(config)
         data.share(first.setdefault(f"{data.source} {data.read_options}", data))
         if data.plan.split == "given" and "split" not in data.manifest.table:
             msg = (

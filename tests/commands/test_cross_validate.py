@@ -91,8 +91,7 @@ def test_what_cross_validation_sets_cannot_be_given(emotion: Any, tiny: tuple[st
 
 def test_a_mistyped_cross_validation_leaves_no_folds(emotion: Any, tiny: tuple[str, ...]) -> None:
     emotion("cross-validate", *tiny, "--folds", "2", "--model.learning_rat", "1", status=1)
-    assert [run.info.status for run in emotion.runs(PARENT)] == ["FAILED"]
-    assert len(emotion.runs()) == 1
+    assert emotion.runs() == []
 
 
 def test_it_goes_on_with_the_fold_that_failed(

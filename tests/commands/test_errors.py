@@ -187,9 +187,8 @@ def test_a_wrong_cross_validation(
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (["fit", "--help"], ["--recipe NAME", "--run.patience", "--trainer.max_epochs", "--model CONFIG"]),
-        (["fit", "--model.help", "EmotionClassifier"], ["--model.learning_rate"]),
-        (["fit", "--data.help", "EmotionDataModule"], ["--data.n_min"]),
+        (["fit", "--help"], ["--recipe NAME", "--run.patience", "--trainer.max_epochs", "--model.backbone"]),
+        (["fit", "--help-all"], ["--model.learning_rate", "--data.n_min", "--trainer.profiler", "--run.resamples"]),
         (["cross-validate", "--help"], ["--folds", "--recipe NAME"]),
         (["predict", "--help"], ["--run", "--checkpoint"]),
         (["export", "--help"], ["--format"]),

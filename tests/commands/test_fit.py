@@ -22,7 +22,7 @@ def test_a_run_leaves_what_is_needed_to_judge_it(emotion: Any, fitted: str) -> N
     params = {name.rsplit(".", 1)[-1]: value for name, value in run.data.params.items()}
     assert (params["backbone"], params["n_min"]) == ("test_resnet", "0.9")
     assert run.inputs.dataset_inputs[0].dataset.name == "drawn"
-    for name in ("recipe", "seed", "git_commit", "config_hash", "lock_sha256"):
+    for name in ("recipe", "seed", "git_commit", "identity", "lock_sha256"):
         assert run.data.tags[name], name
     assert (run.data.tags["protocol"], run.data.tags["recipe"]) == ("honest", "quick")
     for name in (

@@ -48,7 +48,7 @@ def test_a_search_selects_on_inner_folds_and_reports_once(emotion: Any, tiny: tu
         assert row.f1_macro == pytest.approx(sum(best) / 2)
     best_trial = trials.loc[finished["f1_macro"].idxmax()]
     kept = yaml.safe_load(emotion.artifact(winner.info.run_id, "config.yaml").read_text())
-    assert kept["model"]["init_args"]["learning_rate"] == float(best_trial["model.learning_rate"])
+    assert kept["model"]["learning_rate"] == float(best_trial["model.learning_rate"])
 
     # the winner was scored on images that no trial saw: a trial's folds are trained again, now with their tables
     scored = emotion.table(winner.info.run_id, "predictions")

@@ -22,7 +22,6 @@ from lightning_modules.detector import FaceDetector
 from lightning_modules.detector.assignment import STRIDES
 from lightning_modules.detector.export import export_onnx, with_fixed_padding
 from lightning_modules.detector.pyramid import build_features
-from lightning_modules.detector.run import DetectorRun, make_trainer
 
 TINY: dict[str, Any] = {"backbone": "resnet10t", "weights": "none", "size": 64, "width": 8}
 
@@ -82,9 +81,10 @@ def trained(data: BoxesDataModule, folder: Path, model: FaceDetector, epochs: in
         def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
             losses.append(float(trainer.callback_metrics["train/loss"]))
 
-    trainer = make_trainer(
-        DetectorRun(epochs=epochs, accelerator="cpu"), logger=False, callbacks=[Keep()], enable_checkpointing=False,
-        enable_progress_bar=False, limit_val_batches=0,
+    trainer = pl.Trainer(
+        accelerator="cpu", devices=1, max_epochs=epochs, gradient_clip_val=10.0, enable_model_summary=False,
+        use_distributed_sampler=False, logger=False, callbacks=[Keep()], enable_checkpointing=False,
+        enable_progress_bar=False, limit_val_batches=0, num_sanity_val_steps=0, log_every_n_steps=10,
     )  # fmt: skip
     trainer.fit(model, datamodule=data)
     trainer.save_checkpoint(folder / "model.ckpt", weights_only=True)

@@ -11,6 +11,7 @@ import pytest
 
 import emotion
 from datamodules.errors import InputError
+from lightning_modules.config import RunConfig
 from records.runs import children, find_runs, load_table
 from sweeps.studies import face_detector_conduct as conduct
 from sweeps.studies.face_detector import NEW, OLD, SETTINGS, TRAINED, TUNED, build, cell_name
@@ -54,20 +55,20 @@ def test_a_study_goes_on_where_it_was_stopped(
     workplace: Path, few: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["study", "face-detector", *SMALL]
-    real, trained = conduct.fit_words, []
+    real, trained = conduct.train, []
 
-    def fit_words(args: list[str], tags: dict[str, str] | None = None) -> Any:
-        trained.append(args)
+    def train(config: RunConfig) -> Any:
+        trained.append(config)
         if len(trained) == 2:
             raise KeyboardInterrupt
-        return real(args, tags)
+        return real(config)
 
-    monkeypatch.setattr(conduct, "fit_words", fit_words)
+    monkeypatch.setattr(conduct, "train", train)
     assert emotion.main(words) == 130
     (first,) = find_runs(where="tags.kind = 'detector'").itertuples()
     assert emotion.main(words) == 0
     assert len(trained) == 3  # the first training was not repeated
-    assert trained[-1][:2] == ["--from", first.run_id]
+    assert trained[-1].run["start_from"] == first.run_id
     (parent,) = find_runs(where="tags.kind = 'study'").itertuples()
     runs = children(parent.run_id)
     assert sorted(runs["name"]) == [f"{TUNED} seed 0", f"{TRAINED} seed 0"]

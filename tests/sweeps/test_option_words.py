@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 import emotion
-from lightning_modules import shorthand
+from lightning_modules import config
 from records.runs import find_runs
 from records.store import ensure_store
 
@@ -80,7 +80,7 @@ def test_the_same_options_are_the_same_run_in_any_order(mine: Path, capsys: pyte
     assert "a new one begins" not in told
     assert len(find_runs(where="tags.kind = 'cross-validation'")) == 1
     told = folds(capsys, "-c", "mine.yaml", "--data.batch_size", "8", "--seed", "3", "--data.erasing=0.5", "--resume")
-    assert "no unfinished cross-validation has these options; a new one begins" in told
+    assert "no unfinished cross-validation has these options and images; a new one begins" in told
     mine.write_text(mine.read_text().replace("0.1", "0.2"))
     told = folds(capsys, "-c", "mine.yaml", "--data.batch_size", "16", "--seed", "3", "--data.erasing=.5", "--resume")
     assert "a new one begins" in told
@@ -92,7 +92,7 @@ def test_an_option_is_no_value_of_resume(mine: Path, capsys: pytest.CaptureFixtu
     told = failed(capsys, command, "--resume", "-c", "mine.yaml", *TINY, FAILS)
     assert "learning_rate must be above 0" in told
     if command == "cross-validate":
-        assert "--resume: no unfinished cross-validation has these options; a new one begins" in told
+        assert "--resume: no unfinished cross-validation has these options and images; a new one begins" in told
 
 
 def test_an_option_is_no_value_of_recipe(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -142,8 +142,8 @@ def test_a_study_is_found_again_by_what_its_cells_are(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recipes = workplace / "recipes"
-    shutil.copytree(shorthand.RECIPES, recipes)
-    monkeypatch.setattr(shorthand, "RECIPES", recipes)
+    shutil.copytree(config.RECIPES, recipes)
+    monkeypatch.setattr(config, "RECIPES", recipes)
 
     def key(*words: str) -> str:
         told = failed(capsys, "study", "backbones", "--report", *words)

@@ -1,7 +1,7 @@
 """A search from its queue to its recipe, on a few drawn faces; and its parts, on studies made by hand."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,14 +15,15 @@ from optuna.trial import TrialState, create_trial
 import emotion
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
+from lightning_modules.config import Options
 from records.runs import find_runs
-from sweeps.checks import check_args, check_names
+from sweeps.checks import check_names, check_options
 from sweeps.dimensions import Choice
 from sweeps.lost import end_lost_run_of, end_lost_runs
 from sweeps.queue import ERROR, enqueue
 from sweeps.search import best_trials
 from sweeps.search_figures import search_figures
-from sweeps.search_plan import Plan
+from sweeps.search_plan import Plan, search_config
 from sweeps.search_study import check_same, wanted_trials
 from sweeps.search_trial import Report
 from sweeps.storage import close, open_storage
@@ -34,6 +35,10 @@ TINY = (
     *("--trainer.max_epochs", "1", "--run.resamples", "100", "--data.n_min", "0.9"),
 )
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's, MLflow's and Optuna's advice, tested elsewhere
+
+
+def plan(*words: str, name: str = "x", space: Sequence[str] = ("size",), folds: int = 5) -> Plan:
+    return Plan(name=name, config=search_config(Options.read(words)), space=list(space), folds=folds)
 
 
 def test_reports_are_running_means_at_steps_of_their_own() -> None:
@@ -72,16 +77,16 @@ def test_a_warm_start_tries_the_best_first_and_counts(storage: optuna.storages.R
         other.add_trial(finished(value, **{"model.learning_rate": rate, "model.dropout": 0.5}))
     other.add_trial(create_trial(state=TrialState.FAIL))
     study = optuna.create_study(study_name="new", storage=storage, direction="maximize")
-    plan = Plan(name="new", args=[], space=["optimizer"])
-    wanted = wanted_trials(plan, study, storage, 5, "other")
+    new = plan(name="new", space=["optimizer"])
+    wanted = wanted_trials(new, study, storage, 5, "other")
     assert wanted == [{"model.learning_rate": rate} for rate in (2.0, 3.0, 1.0)] + [{}, {}]
     assert enqueue(study, wanted) == 5
-    assert enqueue(study, wanted_trials(plan, study, storage, 5, "other")) == 0
-    assert enqueue(study, wanted_trials(plan, study, storage, 6, None)) == 1
+    assert enqueue(study, wanted_trials(new, study, storage, 5, "other")) == 0
+    assert enqueue(study, wanted_trials(new, study, storage, 6, None)) == 1
     with pytest.raises(InputError, match="--warm-start: no study 'nothing' in this storage; there are: other, new"):
-        wanted_trials(plan, study, storage, 5, "nothing")
+        wanted_trials(new, study, storage, 5, "nothing")
     with pytest.raises(InputError, match="no finished trial with an option of this space"):
-        wanted_trials(Plan(name="new", args=[], space=["size"]), study, storage, 5, "other")
+        wanted_trials(plan(name="new"), study, storage, 5, "other")
 
 
 def test_the_best_of_two_objectives_is_a_front(storage: optuna.storages.RDBStorage) -> None:
@@ -158,10 +163,10 @@ def test_what_no_trial_could_run_with_is_refused() -> None:
     with pytest.raises(InputError, match=r"--pruner wilcoxon: .* got --folds 5; give at least 6"):
         check_strategy("tpe", "wilcoxon", 1, 5)
     with pytest.raises(InputError, match=r"--data.fold: a search sets it"):
-        check_args(["--data.fold", "2"])
+        check_options(Options.read(["--data.fold", "2"]))
     with pytest.raises(InputError, match=r"--split: a search sets it \(got 'folds'\)"):
-        check_args(["--split", "folds"])
-    check_args(["--split", "given", "--drop-twins"])
+        check_options(Options.read(["--split", "folds"]))
+    check_options(Options.read(["--split", "given", "--drop-twins"]))
     with pytest.raises(
         InputError, match=r"model.learning_rat is no option of `emotion fit`; did you mean model.learning"
     ):
@@ -172,7 +177,7 @@ def test_what_no_trial_could_run_with_is_refused() -> None:
         with pytest.raises(InputError, match=rf"{divides} cannot be searched, it is the same for all trials"):
             check_names({divides: Choice((0.1, 0.2))})
     with pytest.raises(InputError, match=r"--folds: at least 2 inner folds, got 1"):
-        Plan(name="x", args=[], space=["size"], folds=1).check()
+        plan(folds=1).check()
 
 
 @pytest.mark.parametrize(
@@ -187,30 +192,30 @@ def test_what_no_trial_could_run_with_is_refused() -> None:
 def test_a_recipe_that_no_trial_could_run_with_is_refused(workplace: Path, recipe: dict, message: str) -> None:
     (workplace / "mine.yaml").write_text(yaml.safe_dump(recipe))
     with pytest.raises(InputError, match=message):
-        Plan(name="x", args=["--config", "mine.yaml"], space=["size"]).check()
+        plan("--config", "mine.yaml").check()
 
 
 def test_a_recipe_may_report_on_the_given_part(workplace: Path) -> None:
     (workplace / "mine.yaml").write_text(yaml.safe_dump({"data": {"init_args": {"split": "given", "leak": "allow"}}}))
-    given = Plan(name="x", args=["--config", "mine.yaml"], space=["size"])
+    given = plan("--config", "mine.yaml")
     given.check()
-    assert given.fit_args[-2:] == ["--data.split", "given"]
-    assert Plan(name="x", args=["--recipe", "balanced"], space=["size"]).fit_args[-2:] == ["--data.split", "holdout"]
+    assert given.config.data["split"] == "given"
+    assert plan("--recipe", "balanced").config.data["split"] == "holdout"
 
 
 def test_options_may_go_together_only_with_what_is_drawn() -> None:
     """Copies are transformed, and the space says how many there are."""
     copies = ("--data.transform_where", "copies", "--data.transforms", "[flip]")
-    plan = Plan(name="x", args=["--recipe", "baseline", *copies], space=["balance"])
-    plan.check()
-    assert isinstance(plan.data.n_min, float)
+    balanced = plan("--recipe", "baseline", *copies, space=["balance"])
+    balanced.check()
+    assert isinstance(balanced.data.n_min, float)
     with pytest.raises(InputError, match=r"without n_min there are no copies"):
-        Plan(name="x", args=["--recipe", "baseline", *copies], space=["size"]).check()
+        plan("--recipe", "baseline", *copies).check()
 
 
 def test_where_the_data_lie_is_nobodys_business_but_what_they_are_is(workplace: Path) -> None:
     def identity(*args: str) -> dict:
-        return Plan(name="x", args=list(args), space=["size"]).identity
+        return plan(*args).identity
 
     faces = "drawn:largest=8,ratio=1,size=32"
     first = EmotionDataModule(faces).manifest
@@ -219,7 +224,7 @@ def test_where_the_data_lie_is_nobodys_business_but_what_they_are_is(workplace: 
     first.select(range(len(first) - 1)).save("less.csv")
     one = identity("--data", "one.csv")
     check_same("x", one, identity("--data.source", "two.csv"))
-    with pytest.raises(InputError, match=r"study x was begun with other data \(another manifest\); give"):
+    with pytest.raises(InputError, match=r"study x was begun with other data \(images or labels\); give"):
         check_same("x", one, identity("--data", "less.csv"))
     with pytest.raises(InputError, match=r"other data"):
         check_same("x", identity("--data", faces), identity("--data", faces.replace("32", "40")))

@@ -8,7 +8,7 @@ import pytest
 
 from datamodules.errors import InputError
 from sweeps.dimensions import Choice, Real, Subset, Whole
-from sweeps.spaces import SPACES, build_space, grid, portable, suggest, words
+from sweeps.spaces import SPACES, build_space, grid, portable, suggest
 
 
 def drawn(space: dict, times: int = 60) -> list[dict]:
@@ -85,14 +85,6 @@ def test_a_queued_cell_is_what_is_drawn() -> None:
         study.enqueue_trial(cell)
     seen = [suggest(study.ask(), space) for _ in cells]
     assert len({str(one) for one in seen}) == len(cells)
-
-
-def test_words_are_those_of_a_command_line() -> None:
-    options = {"model.loss": "Focal", "model.loss.gamma": 2.0, "data.n_min": None, "data.transforms": ["flip"]}
-    assert words(options) == [
-        *("--model.loss", "Focal", "--model.loss.gamma", "2.0", "--data.n_min", "null"),
-        *("--data.transforms", '["flip"]'),
-    ]
 
 
 def test_a_file_of_a_few_lines_is_a_space(tmp_path: Path) -> None:

@@ -9,23 +9,27 @@ import optuna
 import pandas as pd
 import pytest
 import torch
-import yaml
 
 import emotion
+from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
 from datamodules.readers import read
-from lightning_modules import shorthand
+from lightning_modules import config
+from lightning_modules.config import Options, RunConfig, data_module
 from records.runs import find_runs, has_store
 from sweeps.queue import ENQUEUED
 from sweeps.studies import build_study, run
 from sweeps.studies.conduct import Conduct
-from sweeps.studies.config import data_module, merged
 from sweeps.studies.outcomes import INNER, Outcome, Outcomes
-from sweeps.studies.plan import words
-from sweeps.studies.preflight import check_study
+from sweeps.studies.plan import Study, cell_config
+from sweeps.studies.preflight import cell_configs, check_study
 
 FACES = "drawn:largest=8,ratio=1,size=32,classes=happy+sad"
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's and Optuna's advice, tested elsewhere
+
+
+def checked(study: Study, *words: str) -> EmotionDataModule:
+    return check_study(study, cell_configs(study, Options.read(words)))
 
 
 @pytest.fixture
@@ -42,23 +46,23 @@ def folder(workplace: Path) -> Path:
 def test_a_study_that_wants_a_given_split_says_what_to_add(folder: Path, scale: str) -> None:
     study = build_study("teachable", scale, "honest")  # type: ignore[arg-type] # one of SCALES
     with pytest.raises(InputError, match=r"add --data.split holdout --data.holdout_fraction 0.2"):
-        check_study(study, ("--data", str(folder)))
+        checked(study, "--data", str(folder))
     added = ("--data", str(folder), "--data.split", "holdout", "--data.holdout_fraction", "0.25")
-    assert len(check_study(study, added)) == 16
-    plan = data_module(merged(words(study.cells[0], extra=added))).plan
+    assert len(checked(study, *added).manifest) == 16
+    plan = data_module(cell_config(study.cells[0], Options.read(added))).plan
     assert (plan.split, plan.holdout_fraction, plan.leak) == ("holdout", 0.25, "error")
 
 
 def test_a_set_aside_share_gives_way_to_a_given_split() -> None:
     study = build_study("backbones", "small", "honest")
-    plan = data_module(merged(words(study.cells[0], extra=("--split", "given", "--drop-twins")))).plan
+    plan = data_module(cell_config(study.cells[0], Options.read(["--split", "given", "--drop-twins"]))).plan
     assert (plan.split, plan.leak) == ("given", "drop_twins")
 
 
 def test_wrong_options_are_told_before_anything_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for wrong, told in (
         (("--data", "nowhere"), "no file or folder nowhere"),
-        (("--data", str(folder), "--data.siz", "3"), "emotion fit --data.help lists the options"),
+        (("--data", str(folder), "--data.siz", "3"), "did you mean size"),
         (("--data", str(folder), "--data.inner_fraction", "1.5"), "inner_fraction must be above 0 and below 1"),
     ):
         assert emotion.main(["study", "backbones", *wrong]) == 1
@@ -74,20 +78,20 @@ def test_a_report_of_nothing_is_told_and_leaves_nothing(workplace: Path, capsys:
 
 def test_other_images_under_the_same_name_are_another_study(folder: Path) -> None:
     study = build_study("backbones", "tiny", "honest")
-    conduct = Conduct(study, "tiny", "honest", ("--data", str(folder)))
-    before = check_study(study, conduct.extra).fingerprint()
+    conduct = Conduct(study, "tiny", "honest", Options.read(["--data", str(folder)]))
+    before = check_study(study, conduct.configs).content_hash
     parent = conduct._parent(before)
     assert conduct._parent(before) == parent
     next((folder / "sad").iterdir()).unlink()
     with pytest.raises(InputError, match=r"begun with other images, labels or files .*--run.experiment NAME"):
-        conduct._parent(check_study(study, conduct.extra).fingerprint())
+        conduct._parent(check_study(study, conduct.configs).content_hash)
     assert len(find_runs()) == 1
 
 
 def test_a_report_before_the_choice_is_made_says_what_there_is(folder: Path) -> None:
     study = build_study("balanced-augmentation", "tiny", "honest")
-    conduct = Conduct(study, "tiny", "honest", ("--data", str(folder)))
-    conduct._parent(check_study(study, conduct.extra).fingerprint())
+    conduct = Conduct(study, "tiny", "honest", Options.read(["--data", str(folder)]))
+    conduct._parent("content")
     assert conduct.run(only_report=True) == {}
     report = Path("mlruns", "reports", conduct.key, "report.md").read_text()
     assert "0 of 29 cells finished" in report
@@ -102,35 +106,44 @@ def test_a_cell_reads_the_choice_itself(monkeypatch: pytest.MonkeyPatch) -> None
     outcomes = Outcomes([Outcome(cell, 0, "id", {INNER: value}) for cell, value in ranked.items()])
     monkeypatch.setattr(Outcome, "intervals", pd.DataFrame({"metric": [], "class": []}))
     monkeypatch.setattr(Outcomes, "of_parent", lambda parent: outcomes)
-    asked: list[list[str]] = []
+    requested: list[RunConfig] = []
 
-    def trains(args: list[str], *_: object) -> tuple[str, dict[str, float]]:
-        asked.append(args)
+    def trains(config: RunConfig) -> tuple[str, dict[str, float]]:
+        requested.append(config)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run, "_one_division", trains)
     monkeypatch.setattr(run, "end_lost_run_of", lambda *_: None)
     trial = SimpleNamespace(user_attrs={ENQUEUED: {"cell": "over-sampling, chosen five", "seed": 0}})
-    settings = Conduct(build_study("balanced-augmentation", "tiny", "honest"), "tiny", "honest", ())._settings("p")
+    settings = Conduct(build_study("balanced-augmentation", "tiny", "honest"), "tiny", "honest")._settings("p")
     with pytest.raises(KeyboardInterrupt):
         run.run_cell(cast(optuna.Trial, trial), settings)
-    at = asked[0].index("--data.transforms")
-    assert yaml.safe_load(asked[0][at + 1]) == ["blur", "crop", "flip", "rotation", "zoom"]
+    assert requested[0].data["transforms"] == ["blur", "crop", "flip", "rotation", "zoom"]
 
 
-def test_a_recipe_edited_while_a_study_runs_ends_its_cells(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What has finished is of the recipe as it was."""
-    shutil.copytree(shorthand.RECIPES, workplace / "recipes")
-    monkeypatch.setattr(shorthand, "RECIPES", workplace / "recipes")
+def test_a_recipe_edited_while_a_study_runs_changes_no_cell(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its cells were resolved when the command began, so all of them are of the recipe as it was then."""
+    shutil.copytree(config.RECIPES, workplace / "recipes")
+    monkeypatch.setattr(config, "RECIPES", workplace / "recipes")
     monkeypatch.setattr(run, "end_lost_run_of", lambda *_: None)
-    monkeypatch.setattr(run, "_one_division", lambda *_: pytest.fail("was trained"))
-    settings = Conduct(build_study("backbones", "tiny", "honest"), "tiny", "honest", ())._settings("p")
+    decay: list[float] = []
+
+    def trains(config: RunConfig) -> tuple[str, dict[str, float]]:
+        decay.append(config.model["weight_decay"])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "_one_division", trains)
+    study = build_study("backbones", "tiny", "honest")
+    first = Conduct(study, "tiny", "honest")
     recipe = workplace / "recipes" / "dense-dense.yaml"
     recipe.write_text(recipe.read_text().replace("weight_decay: 0.0", "weight_decay: 0.1"))
-    cell = build_study("backbones", "tiny", "honest").cells[0].name
-    trial = SimpleNamespace(user_attrs={ENQUEUED: {"cell": cell, "seed": 0}})
-    with pytest.raises(InputError, match=r"study backbones: a recipe or config of its cells was edited after it began"):
-        run.run_cell(cast(optuna.Trial, trial), settings)
+    second = Conduct(study, "tiny", "honest")
+    assert second.key != first.key
+    for conduct in (first, second):
+        trial = SimpleNamespace(user_attrs={ENQUEUED: {"cell": study.cells[0].name, "seed": 0}})
+        with pytest.raises(KeyboardInterrupt):
+            run.run_cell(cast(optuna.Trial, trial), conduct._settings("p"))
+    assert decay == [0.0, 0.1]
 
 
 def test_training_scores_are_those_of_evaluation() -> None:
@@ -151,11 +164,11 @@ def test_training_scores_are_those_of_evaluation() -> None:
         {"image": torch.tensor([[1.0, 0.0]]), "label": torch.tensor([1])},
     ]
     data = SimpleNamespace(evaluation_loader=lambda rows: batches, fold_rows=SimpleNamespace(train=None))
-    done = SimpleNamespace(datamodule=data, model=Model().train())
+    done = SimpleNamespace(data=data, model=Model().train())
     assert run.training_scores(cast(Any, done)) == {"train/accuracy": pytest.approx(2 / 3)}
 
 
 def test_a_study_read_off_at_certain_epochs_keeps_them() -> None:
     study = build_study("teachable", "tiny", "honest")
     with pytest.raises(InputError, match=r"--trainer.max_epochs: study teachable reads .* 20, 50, 100 epochs, got 1;"):
-        check_study(study, ("--trainer.max_epochs", "1"))
+        checked(study, "--trainer.max_epochs", "1")

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from datamodules.errors import InputError
+from lightning_modules.config import Options, data_module
 from records.significance import exchange_test
 from sweeps.queue import ENQUEUED
 from sweeps.studies import build_study, run
@@ -17,11 +18,10 @@ from sweeps.studies.by_image import between, paired, stacked
 from sweeps.studies.changes import ALL, found_changes
 from sweeps.studies.claims import judge
 from sweeps.studies.conduct import Conduct
-from sweeps.studies.config import data_module, merged
 from sweeps.studies.data_imbalance import BEFORE, FURTHER, GROUP_VARIABLE, REHEARSE, SCRATCH, SLOWER
 from sweeps.studies.numbers import Circumstances
 from sweeps.studies.outcomes import Outcome, Outcomes
-from sweeps.studies.plan import Cell, Changes, Claim, Study, words
+from sweeps.studies.plan import Cell, Changes, Claim, Study, cell_config
 from sweeps.studies.report import write_report
 
 CLASSES = ("happy", "sad")
@@ -162,7 +162,8 @@ def test_one_reported_part_and_who_learns_from_whom(scale: str) -> None:
     study = build_study("data-imbalance", scale, "honest")  # type: ignore[arg-type]
     found = {}
     for cell in study.cells:
-        data = data_module(merged([*words(cell), "--data", FACES, "--data.read.faces", "null"]))
+        given = Options.read(["--data", FACES, "--data.read.faces", "null"])
+        data = data_module(cell_config(cell, given))
         data.__dict__["clusters"] = np.arange(len(data.manifest))
         found[cell.name] = data
     child = (found[BEFORE].manifest.table["age"] == "child").to_numpy()

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from lightning_modules import device
+from lightning_modules.config import Options, RunConfig, data_module
 from sweeps.studies import estimate as estimate_module
 from sweeps.studies import face_detector_estimate
-from sweeps.studies.config import data_module, merged
 from sweeps.studies.estimate import _sizes, estimate
 from sweeps.studies.plan import Cell, Study
 
@@ -35,9 +35,9 @@ FACES = ["--data", "drawn:largest=40,ratio=4,size=32", "--data.size", "32"]
     ],
 )
 def test_sizes_are_those_of_the_division(options: list[str], folds: int) -> None:
-    config = merged(["--recipe", "baseline", *FACES, *options])
+    config = RunConfig.resolve(["--recipe", "baseline", *FACES, *options])
     data = data_module(config)
-    trained, inner, outer = _sizes(data, config["data"], folds)
+    trained, inner, outer = _sizes(data, folds)
     assert trained == pytest.approx(len(data.draws), abs=len(data.classes) * 2)
     assert inner == pytest.approx(len(data.selected_on), abs=len(data.classes))
     assert outer == pytest.approx(len(data.fold_rows.outer), abs=len(data.classes))
@@ -51,8 +51,8 @@ def test_runs_and_pictures_are_counted_over_cells_seeds_and_folds(monkeypatch: p
         Cell(name="two", recipe="baseline", options=options, folds=5, stage=1),
     )
     study = Study(name="s", about="", source="", cells=cells, tables=(), claims=(), seeds=(0, 1))
-    lines = [line.split() for line in estimate(study, FACES).splitlines()]
-    images = len(data_module(merged(["--recipe", "quick", *FACES])).manifest)
+    lines = [line.split() for line in estimate(study, Options.read(FACES)).splitlines()]
+    images = len(data_module(RunConfig.resolve(["--recipe", "quick", *FACES])).manifest)
     first, second, total = (next(line for line in lines if line[:2] == start) for start in
                             (["stage", "1"], ["stage", "2"], ["together", "2"]))  # fmt: skip
     assert [int(first[3]), int(second[3]), int(total[2])] == [2, 10, 12]
@@ -75,7 +75,7 @@ def test_estimates_are_timed_on_the_best_device(monkeypatch: pytest.MonkeyPatch)
     """The meta device computes nothing, so that no loss can be read from it: a stand-in for a GPU."""
     for module in (estimate_module, face_detector_estimate):
         monkeypatch.setattr(module, "best_device", lambda: torch.device("meta"))
-    config = {"model": {"backbone": "test_resnet"}, "data": {"size": 32, "batch_size": 2}}
+    config = RunConfig({"backbone": "test_resnet"}, {"size": 32, "batch_size": 2}, {})
     with pytest.raises((NotImplementedError, RuntimeError), match=r"[Mm]eta"):
         estimate_module._seconds(config, {})
     with pytest.raises((NotImplementedError, RuntimeError), match=r"[Mm]eta"):

@@ -3,10 +3,10 @@
 import pytest
 
 from datamodules.errors import InputError
+from lightning_modules.config import Options, data_module
 from sweeps.studies import build_study
-from sweeps.studies.config import data_module, merged
 from sweeps.studies.face_crop import DETECTOR_VARIABLE, INPUTS, MODELS
-from sweeps.studies.plan import words
+from sweeps.studies.plan import cell_config
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ def test_every_input_is_tested_on_the_same_photographs(scale: str) -> None:
     study = build_study("face-crop", scale, "honest")  # type: ignore[arg-type]
     seen = {}
     for cell in study.cells:
-        data = data_module(merged(words(cell)))
+        data = data_module(cell_config(cell, Options()))
         name = cell.name.split(",")[0]
         seen[name] = data.read_options.faces
         assert (data.split, data.plan.outer, data.plan.leak) == ("given", "test", "drop_twins")

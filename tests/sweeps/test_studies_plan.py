@@ -1,16 +1,12 @@
 """Studies as data: every cell is a run that could begin, every published claim points the way its paper says."""
 
-import inspect
-
 import pytest
 
 from datamodules.errors import InputError
-from lightning_modules.classifier import EmotionClassifier
-from lightning_modules.run import RunOptions
+from lightning_modules.config import Options, RunConfig, data_module
 from sweeps.studies import STUDIES, build_study
 from sweeps.studies.balanced_augmentation import TRANSFORMS
-from sweeps.studies.config import data_module, merged
-from sweeps.studies.plan import PROTOCOLS, SCALES, Cell, Claim, Entry, Study, Table, words
+from sweeps.studies.plan import PROTOCOLS, SCALES, Cell, Claim, Entry, Study, Table, cell_config
 
 ALL = [
     build_study(name, scale, protocol)
@@ -23,15 +19,11 @@ ALL = [
 
 @pytest.mark.parametrize("study", ALL, ids=lambda study: f"{study.name}-{len(study.cells)}")
 def test_every_cell_is_made_of_options_that_there_are(study: Study) -> None:
-    model = set(inspect.signature(EmotionClassifier).parameters)
-    run = set(inspect.signature(RunOptions).parameters) | {"recipe"}
     for cell in study.cells:
-        config = merged(words(cell, ["rotation", "zoom"]))
+        config = cell_config(cell, Options(), ["rotation", "zoom"])  # refuses options that there are not
         data = data_module(config)  # refuses options that do not go together
-        assert set(config["model"]) <= model
-        assert set(config.get("run", {})) <= run
         if cell.chosen:
-            assert config["data"]["transforms"] == ["rotation", "zoom"]
+            assert config.data["transforms"] == ["rotation", "zoom"]
         if study.name != "leakage":
             protocol = cell.options["data.protocol"]
             assert data.plan.protocol == protocol
@@ -58,19 +50,20 @@ def test_balanced_augmentation_prints_the_tables_of_the_paper() -> None:
     assert sum(cell.stage == 0 for cell in study.cells) == 2 * 3 * (len(TRANSFORMS) + 2)
     assert {cell.folds for cell in study.cells} == {5}
     final = study.cell("over-sampling, chosen five")
-    config = merged(words(final, list(TRANSFORMS[:5])))
-    assert (config["data"]["n_min"], config["data"]["size"], config["data"]["batch_size"]) == (1500, 224, 128)
-    assert (config["data"]["once"], config["data"]["transform_where"]) == (True, "copies")
-    assert (config["model"]["learning_rate"], config["model"]["optimizer"]) == (1e-4, "adam")
-    assert (config["trainer"]["max_epochs"], config["run"]["patience"]) == (300, 10)
+    config = cell_config(final, Options(), list(TRANSFORMS[:5]))
+    assert (config.data["n_min"], config.data["size"], config.data["batch_size"]) == (1500, 224, 128)
+    assert (config.data["once"], config.data["transform_where"]) == (True, "copies")
+    assert (config.model["learning_rate"], config.model["optimizer"]) == (1e-4, "adam")
+    assert (config.trainer["max_epochs"], config.run["patience"]) == (300, 10)
 
 
 def test_options_that_come_last_win() -> None:
     cell = Cell(name="a", recipe="quick", options={"data.size": 32, "model.loss": "Focal", "model.loss.gamma": 1.0})
-    config = merged(words(cell, extra=("--data.size", "40", "--data.read.part=0.5", "--seed", "3")))
-    assert config["data"]["size"] == 40
-    assert config["model"]["loss"] == {"class_path": "Focal", "gamma": 1.0}
-    assert config["seed_everything"] == 3
+    given = Options.read(["--data.size", "40", "--data.read.part=0.5", "--seed", "3"])
+    config = cell_config(cell, given)
+    assert config.data["size"] == 40
+    assert config.get("model.loss.gamma") == 1.0
+    assert config.seed_everything == 3
     assert data_module(config).read_options.part == 0.5
 
 
@@ -88,6 +81,6 @@ def test_mistakes_are_named() -> None:
     with pytest.raises(InputError, match="leakage compares protocols"):
         build_study("leakage", "tiny", "paper")
     with pytest.raises(InputError, match="takes the transforms that an earlier stage chooses"):
-        words(Cell(name="a", recipe="quick", chosen=True))
+        cell_config(Cell(name="a", recipe="quick", chosen=True), Options())
     with pytest.raises(InputError, match="an option begins with --"):
-        merged(["--recipe", "quick", "size"])
+        RunConfig.resolve(["--recipe", "quick", "size"])
