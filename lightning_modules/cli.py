@@ -25,7 +25,9 @@ def main(args: list[str]) -> int:
         print(all_options())
         return 0
     if command == "fit":
-        return fit(RunConfig.resolve(rest))
+        dry = "--dry-run" in rest
+        config = RunConfig.resolve([word for word in rest if word != "--dry-run"])
+        return dry_run(config) if dry else fit(config)
     run = None
     if "--run" in rest[:-1]:
         at = rest.index("--run")
@@ -56,6 +58,14 @@ def fit(config: RunConfig) -> int:
     if result is not None and result.text:
         leaks = "".join(f"{name}: {value}\n" for name, value in result.data.leak_record.items())
         print(f"\n{leaks}{result.text}\nrun {result.run_id} (look at it: emotion ui)")
+    return 0
+
+
+def dry_run(config: RunConfig) -> int:
+    """Print what a run would do."""
+    from lightning_modules.estimate import describe_run
+
+    print(describe_run(config))
     return 0
 
 

@@ -40,7 +40,7 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 WITHOUT_EFFECT: dict[str, frozenset[str]] = {
     "model": frozenset({"compile", "channels_last"}),
     "data": frozenset({"source", "boxes", "num_workers", "cache_dir", "cache_budget_gb", "eval_batch_size"}),
-    "run": frozenset({"recipe", "name", "experiment", "parent", "resume", "evaluate", "accelerator"}),
+    "run": frozenset({"recipe", "name", "experiment", "parent", "resume", "evaluate", "accelerator", "keep"}),
     "trainer": frozenset(
         "accelerator devices num_nodes strategy logger callbacks plugins profiler default_root_dir log_every_n_steps "
         "enable_progress_bar enable_model_summary enable_checkpointing use_distributed_sampler barebones".split()

@@ -75,7 +75,13 @@ def whole_scores(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str,
 
 
 def evaluate_outer(
-    trainer: Trainer, model: EmotionClassifier, data: EmotionDataModule, tracker: TrackingLogger, *, resamples: int
+    trainer: Trainer,
+    model: EmotionClassifier,
+    data: EmotionDataModule,
+    tracker: TrackingLogger,
+    *,
+    resamples: int,
+    keep_checkpoint: bool = True,
 ) -> tuple[pd.DataFrame, str]:
     """Predict the outer part once with the checkpoint that the inner part chose, and keep the results with the run.
 
@@ -92,7 +98,8 @@ def evaluate_outer(
     trainer.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
     if not trainer.is_global_zero:
         return pd.DataFrame(), ""
-    tracker.log_file(best, "checkpoint")
+    if keep_checkpoint:
+        tracker.log_file(best, "checkpoint")
     found = model.outer_predictions
     assert found is not None  # of the test above
     predictions = build_predictions(

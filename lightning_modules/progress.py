@@ -6,7 +6,7 @@ import time
 import warnings
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
 
 
 class RunProgress(TQDMProgressBar):
@@ -21,20 +21,15 @@ class RunProgress(TQDMProgressBar):
         return items
 
 
-class EpochLines(ProgressBar):
-    """One line an epoch: in a file every state of a bar would be a line."""
+class EpochLines(Callback):
+    """One line an epoch: in a file every state of a bar would be a line.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._shown, self._start = True, time.perf_counter()
+    Args:
+        label: stands before each line, such as ``fold 2: `` where several trainings print at once.
+    """
 
-    def disable(self) -> None:
-        """Print nothing; Lightning asks for it on other ranks than zero."""
-        self._shown = False
-
-    def enable(self) -> None:
-        """Print again."""
-        self._shown = True
+    def __init__(self, label: str = "") -> None:
+        self._label, self._start = label, time.perf_counter()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Look at the clock: an epoch that is resumed has no start of its own."""
@@ -46,19 +41,25 @@ class EpochLines(ProgressBar):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print loss, inner macro F1 and seconds."""
-        if not self._shown:
+        if not trainer.is_global_zero:
             return
         names = {"train/loss": "loss", "val/f1_macro": "inner macro F1"}
         known = trainer.callback_metrics
         values = "".join(f"{shown} {float(known[name]):.3f}, " for name, shown in names.items() if name in known)
         seconds = time.perf_counter() - self._start
         last = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
-        print(f"epoch {trainer.current_epoch + 1}{last}: {values}{seconds:.1f} s", file=sys.stderr, flush=True)
+        line = f"{self._label}epoch {trainer.current_epoch + 1}{last}: {values}{seconds:.1f} s"
+        print(line, file=sys.stderr, flush=True)
 
 
-def run_progress() -> ProgressBar:
+def has_bar() -> bool:
+    """Return whether there is a terminal for a progress bar; Lightning draws it on stdout."""
+    return sys.stdout.isatty()
+
+
+def run_progress() -> Callback:
     """Return the bar when there is a terminal to draw it on, else the lines."""
-    return RunProgress(refresh_rate=5) if sys.stdout.isatty() else EpochLines()  # Lightning draws on stdout
+    return RunProgress(refresh_rate=5) if has_bar() else EpochLines()
 
 
 def say_stage(text: str) -> None:

@@ -2,7 +2,7 @@
 
 import pickle
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -14,7 +14,8 @@ from lightning_modules.callbacks import NonFiniteLoss, average_weights
 from lightning_modules.progress import run_progress
 from lightning_modules.stops import INTERRUPTED, StopGracefully
 
-LAST = "last.ckpt"
+BEST, LAST = "best.ckpt", "last.ckpt"
+Keep = Literal["best", "last", "none"]
 MONITOR = "val/f1_macro"  # of the inner split: what is selected on is never what is reported
 
 
@@ -37,6 +38,8 @@ class RunOptions:
         ema_decay: average the weights with this decay per step and evaluate the average; None: do not.
         evaluate: predict the outer part once at the end and write the two tables.
         resamples: bootstrap resamples of the printed intervals.
+        keep: which checkpoint stays when the run has ended: "best", the weights that were selected; "last", the
+            training state of the last epoch as well; or "none", so that nothing can be predicted later.
     """
 
     def __init__(
@@ -51,6 +54,7 @@ class RunOptions:
         ema_decay: float | None = None,
         evaluate: bool = True,
         resamples: int = 2000,
+        keep: Keep = "best",
     ) -> None:
         if patience is not None and patience < 1:
             msg = f"--run.patience: at least 1 epoch, got {patience}; leave it out to train all epochs"
@@ -71,6 +75,7 @@ class RunOptions:
         self.ema_decay = ema_decay
         self.evaluate = evaluate
         self.resamples = resamples
+        self.keep = keep
 
 
 class GoOnAtBatch(Callback):
@@ -151,7 +156,8 @@ def resume_checkpoint(folder: Path) -> Path | None:
     return max(found, key=lambda path: found[path]) if found else None
 
 
-def forget_training_state(folder: Path) -> None:
-    """Remove the checkpoints that a finished run will not go on from; three times its weights, with Adam's state."""
-    for name in (LAST, INTERRUPTED):
+def remove_checkpoints(folder: Path, keep: Keep = "best") -> None:
+    """Remove the checkpoints of a finished run but those that are kept; training state is three times the weights."""
+    kept = {"best": {BEST}, "last": {BEST, LAST}, "none": set()}[keep]
+    for name in {BEST, LAST, INTERRUPTED} - kept:
         (folder / name).unlink(missing_ok=True)

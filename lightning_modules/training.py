@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pandas as pd
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.imports import _IS_INTERACTIVE
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -22,8 +23,8 @@ from lightning_modules.checkpoints import read_checkpoint
 from lightning_modules.classifier import EmotionClassifier
 from lightning_modules.config import RunConfig
 from lightning_modules.evaluation import CURVES, RunResult, evaluate_outer
-from lightning_modules.progress import quiet, say_stage
-from lightning_modules.run import RunOptions, first_rank, forget_training_state, resume_checkpoint, run_callbacks
+from lightning_modules.progress import has_bar, quiet, say_stage
+from lightning_modules.run import RunOptions, first_rank, remove_checkpoints, resume_checkpoint, run_callbacks
 from lightning_modules.stops import explained, how_it_ended, sigterm_ends
 from lightning_modules.tracked_run import (
     RunLogger,
@@ -124,6 +125,8 @@ class EmotionTask(Task):
             say_stage(f"reading the list of images: {self.data.source}")
         self.model: EmotionClassifier = EmotionClassifier(classes=self.data.classes, **sections.model)
         self.trainer_options = dict(sections.trainer)
+        self._shows_progress = self.trainer_options["enable_progress_bar"] is not False
+        self.trainer_options["enable_progress_bar"] = self._shows_progress and has_bar()  # else lines
 
     def division_hash(self) -> str:
         """Hash of which image is in which part."""
@@ -150,7 +153,7 @@ class EmotionTask(Task):
 
     def callbacks(self, folder: Path) -> list[Callback]:
         """Return checkpoints, early stopping, guards and progress."""
-        return run_callbacks(self.options, folder, progress=self.trainer_options["enable_progress_bar"] is not False)
+        return run_callbacks(self.options, folder, progress=self._shows_progress)
 
     def log_beginning(self, tracker: RunLogger) -> None:
         """Log the config and the data set."""
@@ -162,7 +165,14 @@ class EmotionTask(Task):
         """Predict the outer part once; return the table of predictions and the printed result."""
         if not self.options.evaluate:
             return pd.DataFrame(), ""
-        return evaluate_outer(trainer, self.model, self.data, tracker, resamples=self.options.resamples)
+        return evaluate_outer(
+            trainer,
+            self.model,
+            self.data,
+            tracker,
+            resamples=self.options.resamples,
+            keep_checkpoint=self.options.keep != "none",
+        )
 
     def split_table(self) -> pd.DataFrame:
         """Return which image plays which role."""
@@ -194,6 +204,7 @@ def prepare(data: Any) -> None:  # noqa: ANN401 - a data module
 
 
 def _train(config: RunConfig, callbacks: Sequence[Callback], shared: Any) -> RunResult | None:  # noqa: ANN401
+    _check_devices(config)
     task = make_task(config, shared)
     options, data = task.options, task.data
     division = identity = ""
@@ -237,7 +248,7 @@ def _train(config: RunConfig, callbacks: Sequence[Callback], shared: Any) -> Run
         if not trainer.is_global_zero:
             return None
         tracker.end("success")
-        forget_training_state(folder)
+        remove_checkpoints(folder, getattr(options, "keep", "best"))
     except BaseException as error:
         if first_rank():
             with contextlib.suppress(OSError):  # what ended the run is reported, not that its end cannot be written
@@ -258,6 +269,27 @@ def _train(config: RunConfig, callbacks: Sequence[Callback], shared: Any) -> Run
         curves=tracker.history(*CURVES),
         logging_seconds=tracker.seconds,
     )
+
+
+def _check_devices(config: RunConfig) -> None:
+    """Refuse ways to start several processes in which the other processes could not find this run.
+
+    Raises:
+        InputError: so.
+    """
+    strategy, devices = config.trainer.get("strategy", "auto"), config.trainer.get("devices", 1)
+    if isinstance(strategy, str) and ("spawn" in strategy or "fork" in strategy or "notebook" in strategy):
+        msg = (
+            f"trainer.strategy: {strategy} copies this process, which is not supported; give --trainer.strategy ddp "
+            "on the command line or in a script"
+        )
+        raise InputError(msg)
+    if _IS_INTERACTIVE and devices not in (1, "1"):
+        msg = (
+            f"trainer.devices: a notebook trains on one device, got {devices!r}; give 1, or run `emotion fit` with "
+            "several devices from a terminal"
+        )
+        raise InputError(msg)
 
 
 def evaluate(config: RunConfig, checkpoint: Path, part: Literal["validate", "test"]) -> None:

@@ -29,7 +29,8 @@ def main(args: list[str]) -> int:
     parser.add_argument(
         "--seeds", type=int, nargs="+", help="training seeds; their spread is printed apart (default: --seed)"
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1, help="processes that train folds at the same time")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be trained and about how long it takes")
     parser.add_argument("--resamples", type=int, default=2000, help="bootstrap resamples of the intervals")
     options, rest = parser.parse_known_args(args[1:])
     given = Options.read(rest)
@@ -40,13 +41,20 @@ def main(args: list[str]) -> int:
                 "`emotion fit` for one split"
             )
             raise InputError(msg)
+    config = RunConfig.layered(given)
+    seeds = options.seeds or [config.seed_everything]
+    if options.dry_run:
+        from lightning_modules.estimate import describe_run
+
+        print(describe_run(config.override({"data.fold_seed": seeds[0]}), options.folds, seeds))
+        return 0
     from sweeps.cross_validation import cross_validate
 
-    config = RunConfig.layered(given)
     result = cross_validate(
         config,
         folds=options.folds,
-        seeds=options.seeds or [options.seed],
+        seeds=seeds,
+        workers=options.workers,
         resume=config.run["resume"],
         resamples=options.resamples,
     )

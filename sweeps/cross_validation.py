@@ -3,18 +3,28 @@
 import contextlib
 import gc
 import hashlib
+import multiprocessing
+import os
+import signal
 import sys
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
+import torch
+from lightning.pytorch.callbacks import Callback
 from tqdm import tqdm
 
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
 from lightning_modules.config import RunConfig, data_module
 from lightning_modules.evaluation import RunResult, keep_evaluation, whole_scores
-from lightning_modules.progress import quiet
+from lightning_modules.progress import EpochLines, quiet
 from lightning_modules.run import first_rank
 from lightning_modules.stops import how_it_ended, sigterm_ends
 from lightning_modules.stored import CONFIG
@@ -23,6 +33,7 @@ from lightning_modules.training import prepare, train
 from records.predictions import join_folds
 from records.runs import download, find_run, find_runs, has_store, run_row
 from records.tracking import TrackingLogger
+from sweeps.gpus import VISIBLE_GPUS, environment_variables, worker_gpus
 from sweeps.members import Member, Members, known_members, reserve, withdraw
 
 
@@ -72,10 +83,12 @@ class _Folds:
             }
         )
 
-    def train(self, seed: int, fold: int, parent: str | None, run_id: str | None) -> RunResult | None:
+    def train(
+        self, seed: int, fold: int, parent: str | None, run_id: str | None, callbacks: Sequence[Callback] = ()
+    ) -> RunResult | None:
         """Train and evaluate one fold."""
         gc.collect()  # a trainer and its callbacks refer to each other; the memory of the last one goes back only now
-        return train(self.config_of(seed, fold, parent, run_id), data=self.data)
+        return train(self.config_of(seed, fold, parent, run_id), callbacks, self.data)
 
 
 def cross_validate(
@@ -87,6 +100,7 @@ def cross_validate(
     resamples: int = 2000,
     above: str | None = None,
     name: str | None = None,
+    workers: int = 1,
 ) -> CrossValidation | None:
     """Train and evaluate every fold once.
 
@@ -98,6 +112,7 @@ def cross_validate(
         resamples: bootstrap resamples of the pooled intervals.
         above: run id of the study that this cross-validation is a part of.
         name: of the run; by default that of ``--run.name``, else recipe, data and number of folds.
+        workers: processes that train folds at the same time, GPUs shared out in turn, or the CPU's threads divided.
 
     Returns:
         The pooled result of the first seed, and the spread over folds and seeds; None on other ranks than zero.
@@ -116,6 +131,9 @@ def cross_validate(
         raise InputError(msg)
     if not config.run["evaluate"]:
         msg = "run.evaluate: a cross-validation is made of its folds' predictions; leave --run.evaluate out"
+        raise InputError(msg)
+    if workers < 1:
+        msg = f"--workers: at least 1, got {workers}"
         raise InputError(msg)
     quiet()
     # its seed, fold and parent are each training's own, so they do not count for the identity
@@ -139,7 +157,7 @@ def cross_validate(
         parent = _open_parent(work, parent_id, above, name)
         try:
             reserve(str(parent.run_id), _described(work), work.todo, members)
-            results = _run_folds(parent, work, members)
+            results = _run_folds(parent, work, members, min(workers, len(work.todo)))
             pooled = {seed: join_folds([results[seed, fold].predictions for fold in range(folds)]) for seed in seeds}
             _check_complete(pooled)
             split = pd.concat([results[seeds[0], fold].split for fold in range(folds)], ignore_index=True)
@@ -224,7 +242,9 @@ def _described(work: _Folds) -> tuple[str, str, str]:
     return str(work.config.run["recipe"]), work.data.manifest.name, str(work.config.run["experiment"])
 
 
-def _run_folds(parent: TrackingLogger, work: _Folds, members: Members) -> dict[tuple[int, int], RunResult]:
+def _run_folds(
+    parent: TrackingLogger, work: _Folds, members: Members, workers: int
+) -> dict[tuple[int, int], RunResult]:
     """Run the folds that have not finished; keep config and data set of the first one with the parent.
 
     Raises:
@@ -237,27 +257,118 @@ def _run_folds(parent: TrackingLogger, work: _Folds, members: Members) -> dict[t
         parent.set_tags({"manifest": first.manifest})
     results = {at: member.result for at, member in members.items() if member.result}
     left = [at for at in todo if at not in results]
-    for seed, fold in tqdm(left, "folds", len(todo), unit="fold", initial=len(results), disable=None):
+    if left:
+        log_data(parent, data)
+    run = _one_by_one if workers == 1 else partial(_in_workers, workers=workers)
+    finished = run(work, str(parent.run_id), {at: members[at].run_id for at in left})
+    for (seed, fold), result in tqdm(finished, "folds", len(todo), unit="fold", initial=len(results), disable=None):
         member = members[seed, fold]
-        tqdm.write(f"fold {fold} seed {seed} begins ({len(results) + 1} of {len(todo)})", file=sys.stderr)
-        done = work.train(seed, fold, str(parent.run_id), member.run_id)
-        assert done is not None  # of rank zero
-        member.result, member.manifest = RunResult.tables_of(done), data.manifest.fingerprint()
-        results[seed, fold] = member.result
+        member.result, member.manifest = result, data.manifest.fingerprint()
+        results[seed, fold] = result
         if (seed, fold) == todo[0]:
             parent.log_text(work.config_of(seed, fold, str(parent.run_id), None).to_yaml(), CONFIG)
             parent.set_tags({"manifest": member.manifest})
-        if (seed, fold) == left[0]:
-            log_data(parent, data)
-        scores = member.result.scores
+        scores = result.scores
         line = f"fold {fold} seed {seed} ({len(results)} of {len(todo)}): macro F1 {scores['f1_macro']:.3f}"
         tqdm.write(f"{line}, accuracy {scores['accuracy']:.3f}", file=sys.stderr)
-        del done  # with its model
         states = {member.manifest for member in members.values() if member.manifest}
         if len(states) > 1:
             msg = f"folds: all must be of the same data, they are of {len(states)} states of it; start without --resume"
             raise InputError(msg)
     return results
+
+
+Reserved = Mapping[tuple[int, int], str | None]  # seed and fold -> the run that was made for it
+Finished = Iterator[tuple[tuple[int, int], RunResult]]
+
+
+def _one_by_one(work: _Folds, parent: str, left: Reserved) -> Finished:
+    """Train folds in this process, one after the other."""
+    for number, ((seed, fold), run_id) in enumerate(left.items(), start=len(work.todo) - len(left) + 1):
+        tqdm.write(f"fold {fold} seed {seed} begins ({number} of {len(work.todo)})", file=sys.stderr)
+        done = work.train(seed, fold, parent, run_id)
+        assert done is not None  # of rank zero
+        yield (seed, fold), RunResult.tables_of(done)
+
+
+def _in_workers(work: _Folds, parent: str, left: Reserved, workers: int) -> Finished:
+    """Train folds in several processes, each of which takes the next one when it has finished one.
+
+    Raises:
+        InputError: a fold could not be trained, or a process was ended; the folds that finished are kept.
+    """
+    context = multiprocessing.get_context("spawn")
+    threads = str(max(1, (os.cpu_count() or 1) // workers))
+    waiting = list(left.items())
+    running: dict[Connection, tuple[SpawnProcess, tuple[int, int]]] = {}
+    settings = (work.config.as_dict(), work.folds, work.seeds, parent)
+
+    def next_fold(connection: Connection, process: SpawnProcess) -> None:
+        if waiting:
+            (seed, fold), run_id = waiting.pop(0)
+            running[connection] = process, (seed, fold)
+            connection.send((seed, fold, run_id))
+            tqdm.write(f"fold {fold} seed {seed} begins", file=sys.stderr)
+        else:
+            connection.send(None)
+
+    processes = []
+    try:
+        for gpu in worker_gpus(workers):
+            ours, theirs = context.Pipe()
+            variables = {"OMP_NUM_THREADS": threads, **({} if gpu is None else {VISIBLE_GPUS: gpu})}
+            process = context.Process(target=_serve, args=(theirs, *settings), daemon=False)
+            with environment_variables(variables):
+                process.start()
+            theirs.close()
+            processes.append(process)
+            next_fold(ours, process)
+        while running:
+            for connection in cast(list[Connection], wait(list(running), timeout=5)):
+                process, (seed, fold) = running.pop(connection)
+                try:
+                    run_id, problem = connection.recv()
+                except EOFError:
+                    process.join(10)
+                    run_id, problem = "", _ended(process.exitcode)
+                if problem:
+                    msg = f"fold {fold} seed {seed}: {problem}"
+                    raise InputError(msg)
+                yield (seed, fold), RunResult.from_run(run_id)
+                next_fold(connection, process)
+    finally:
+        for process in processes:
+            process.join(30 if not running else 0)
+            if process.is_alive():
+                process.terminate()
+                process.join()
+
+
+def _ended(status: int | None) -> str:
+    if status is not None and status < 0:
+        return f"its process was ended by {signal.Signals(-status).name}; with too little memory give fewer --workers"
+    return f"its process ended with status {status}; what it printed says why"
+
+
+def _serve(connection: Connection, config: dict[str, Any], folds: int, seeds: list[int], parent: str) -> None:
+    """Train the folds that come over a connection, until None comes; send run id and what went wrong for each."""
+    common = RunConfig.from_dict(config).override({"trainer.enable_progress_bar": False})
+    work = _Folds(common, folds, seeds, data_module(common))
+    while (task := connection.recv()) is not None:
+        seed, fold, run_id = task
+        work_of = f"{VISIBLE_GPUS}={os.environ.get(VISIBLE_GPUS, '')}, {torch.get_num_threads()} threads"
+        try:
+            lines = EpochLines(f"fold {fold} seed {seed}: ")
+            done = work.train(seed, fold, parent, run_id, [lines])
+            assert done is not None  # one process
+            tags = TrackingLogger(run_id=done.run_id, system_metrics=False)
+            tags.set_tags({"worker": work_of})
+            tags.finalize("success")
+            connection.send((done.run_id, ""))
+        except InputError as error:
+            connection.send(("", str(error)))
+        except KeyboardInterrupt:  # the process that started this one says so
+            return
 
 
 def _check_complete(pooled: dict[int, pd.DataFrame]) -> None:

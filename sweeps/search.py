@@ -12,16 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import optuna
-import torch
 from optuna.trial import FrozenTrial, TrialState
 
 from datamodules.errors import InputError
+from sweeps.gpus import VISIBLE_GPUS, environment_variables, worker_gpus
 from sweeps.queue import ERROR, enqueue, once_each, work
 from sweeps.search_plan import Plan
 from sweeps.search_study import PARENT, open_study, wanted_trials
 from sweeps.search_worker import TASK
 from sweeps.storage import VARIABLE, address, close, exclusive, open_storage, quiet, require_one_worker
-from sweeps.trial import VISIBLE_GPUS
 from sweeps.winner import Winner, scored_winner
 
 
@@ -121,8 +120,11 @@ def work_together(name: str, url: str, task: str, settings: dict[str, Any], work
         was killed does not count: the others ran its trial. Both are reported on stderr.
     """
     gpus = worker_gpus(workers)
-    with _more_workers(name, url, task, settings, gpus[1:]) as more:
-        with _sees(gpus[0]):
+    # or the processes of all workers would each take every core, and wait for one another
+    threads = str(max(1, (os.cpu_count() or 1) // workers))
+    shared = {} if workers == 1 or "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": threads}
+    with environment_variables(shared), _more_workers(name, url, task, settings, gpus[1:]) as more:
+        with environment_variables({} if gpus[0] is None else {VISIBLE_GPUS: gpus[0]}):
             work(name, url, task, settings)
         statuses = [process.wait() for process in more]
     for number, status in enumerate(statuses, start=2):
@@ -130,34 +132,6 @@ def work_together(name: str, url: str, task: str, settings: dict[str, Any], work
             how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"failed with status {status}"
             print(f"warning: worker {number} of {workers} {how}; the others ran its trials", file=sys.stderr)
     return sum(status > 0 for status in statuses)
-
-
-def worker_gpus(workers: int) -> list[str | None]:
-    """Return CUDA_VISIBLE_DEVICES of each worker: the visible GPUs in turn.
-
-    None leaves the variable as it is: without a GPU, and for a single worker, whose trials may use several GPUs.
-    """
-    count = torch.cuda.device_count()
-    if workers < 2 or not count:
-        return [None] * workers
-    listed = os.environ.get(VISIBLE_GPUS)
-    visible = [name.strip() for name in listed.split(",")][:count] if listed else [str(gpu) for gpu in range(count)]
-    return [visible[worker % len(visible)] for worker in range(workers)]
-
-
-@contextlib.contextmanager
-def _sees(gpu: str | None) -> Iterator[None]:
-    """Make one GPU visible to the processes that this process starts."""
-    before = os.environ.get(VISIBLE_GPUS)
-    if gpu is not None:
-        os.environ[VISIBLE_GPUS] = gpu
-    try:
-        yield
-    finally:
-        if before is not None:
-            os.environ[VISIBLE_GPUS] = before
-        elif gpu is not None:
-            del os.environ[VISIBLE_GPUS]
 
 
 @contextlib.contextmanager

@@ -1,7 +1,6 @@
 """The command line of searches: `emotion search` and `emotion dashboard`."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -70,8 +69,6 @@ def run_search(args: list[str]) -> int:
     if recipe.resolve() in {Path(name).resolve() for name in options.space}:
         msg = f"--write: the winner's recipe would take the place of the space {recipe}; name another file"
         raise InputError(msg)
-    if options.workers > 1:  # or the processes of all workers would each take every core, and wait for one another
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // options.workers)))
     try:
         found = search(
             plan,

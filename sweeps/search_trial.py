@@ -94,12 +94,11 @@ def _folds(
     flops, data = 0.0, None
     for fold in range(folds):
         report = Report(trial, scores, folds, epochs, tell=pruner == "hyperband")
-        where = {"data.inner_folds": folds, "data.inner_fold": fold, "run.evaluate": False}
+        where: dict[str, Any] = {"data.inner_folds": folds, "data.inner_fold": fold, "run.evaluate": False}
+        where["run.keep"] = "none"  # nothing is predicted with a trial's weights
         place = {"run.parent": str(tracker.run_id), "run.name": f"trial {trial.number} fold {fold}"}
         done = train(config.override({**drawn, **where, **place}), [report], data)
         assert done is not None  # a trial is one process
-        assert done.folder is not None  # of a training
-        (done.folder / "best.ckpt").unlink(missing_ok=True)  # nothing is predicted with a trial's weights
         scores.append(report.best)
         tracker.log_metrics({"search/fold_f1_macro": report.best}, step=fold)
         if fold == 0:

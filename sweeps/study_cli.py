@@ -36,6 +36,7 @@ def main(args: list[str]) -> int:
         help="run only these cells of the study; the report then covers only them; the same command without --cells "
         "runs the rest",
     )
+    parser.add_argument("--workers", type=int, default=1, help="processes on this machine; several need PostgreSQL")
     parser.add_argument("--storage", help="PostgreSQL for several workers; by default a file for one")
     parser.add_argument("--dry-run", action="store_true", help="say how many runs and images, and about how long")
     parser.add_argument("--report", action="store_true", help="write the report of what has finished, run nothing")
@@ -69,7 +70,7 @@ def main(args: list[str]) -> int:
     say_what_begins(args)
     from sweeps.studies.conduct import Conduct
 
-    conduct = Conduct(study, options.scale, options.protocol, given, options.storage, options.cells)
+    conduct = Conduct(study, options.scale, options.protocol, given, options.storage, options.cells, options.workers)
     try:
         failed = conduct.run(only_report=options.report)
     except KeyboardInterrupt:

@@ -19,10 +19,10 @@ import optuna
 from optuna.trial import TrialState
 
 from datamodules.errors import InputError
+from sweeps.gpus import VISIBLE_GPUS
 from sweeps.storage import open_storage, quiet
 from sweeps.strategies import load_study
 
-VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 _FAREWELL = 30.0  # seconds a finished trial's process may take to end by itself
 
 

@@ -1,25 +1,17 @@
 """What a study would cost: runs, pictures through the network, and about how long, from one timed batch a network."""
 
-import time
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-import torch
-from torch.nn import functional as F
 from tqdm import tqdm
 
 from datamodules.emotion import EmotionDataModule
-from lightning_modules.backbones import build_backbone
-from lightning_modules.config import Options, RunConfig, data_module
+from lightning_modules.config import Options, data_module
 from lightning_modules.device import best_device, describe_device
-from lightning_modules.heads import build_head
+from lightning_modules.estimate import FORWARD, STARTUP, duration, seconds_an_image
 from records.tables import as_text
 from sweeps.studies.plan import Cell, Study, cell_config
-
-BEGINNING = 5.0  # seconds a run takes besides training: its process, its checks, its tables and figures
-FORWARD = 3.0  # a picture that is only looked at costs a third of one that is learnt from
-TIMED = 3  # batches after the first
 
 
 @dataclass(frozen=True)
@@ -55,12 +47,7 @@ def estimate(study: Study, given: Options, only_cells: list[str] | None = None) 
 
 def _sums(costs: list[Cost]) -> list[str]:
     numbers = [sum(getattr(cost, name) for cost in costs) for name in ("runs", "trained", "evaluated")]
-    return [*(f"{number:,}" for number in numbers), _duration(sum(cost.seconds for cost in costs))]
-
-
-def _duration(seconds: float) -> str:
-    minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+    return [*(f"{number:,}" for number in numbers), duration(sum(cost.seconds for cost in costs))]
 
 
 def _cost(
@@ -74,10 +61,13 @@ def _cost(
     trained, inner, outer = _sizes(data, cell.folds)
     repeats = len(study.seeds)
     if study.task == "frozen":  # every picture once through the network for all cells; heads cost little
-        return Cost(cell.stage, repeats, 0, 0, repeats * (BEGINNING + epochs * trained / 1e4))
-    per_picture = _seconds(config, speed)
+        return Cost(cell.stage, repeats, 0, 0, repeats * (STARTUP + epochs * trained / 1e4))
+    key = f"{config.model['backbone']} {config.data['size']} {config.data['batch_size']}"
+    if key not in speed:
+        speed[key] = seconds_an_image(config)
+    per_picture = speed[key]
     learnt, seen = runs * epochs * trained, runs * (epochs * inner + outer)
-    seconds = runs * BEGINNING + per_picture * (learnt + seen / FORWARD)
+    seconds = runs * STARTUP + per_picture * (learnt + seen / FORWARD)
     return Cost(cell.stage, repeats * runs, repeats * learnt, repeats * seen, repeats * seconds)
 
 
@@ -98,29 +88,3 @@ def _sizes(data: EmotionDataModule, folds: int) -> tuple[int, int, int]:
         left = np.maximum(left, target)
     selected_on = outer if plan.protocol == "paper" else inner
     return int(left.sum()), int(float(counts.sum()) * selected_on), int(len(data.manifest) * outer)
-
-
-def _seconds(config: RunConfig, known: dict[str, float]) -> float:
-    """Return the seconds a training picture takes, from a few batches after a first one."""
-    model, size, batch = config.model, config.data["size"], config.data["batch_size"]
-    key = f"{model['backbone']} {size} {batch}"
-    if key in known:
-        return known[key]
-    backbone, features, _ = build_backbone(model["backbone"], "none")
-    network = torch.nn.Sequential(backbone, build_head("linear", features, 8)).train()
-    device = best_device()
-    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stub knows no such call
-    optimizer = torch.optim.Adam(network.parameters())
-    image = torch.rand(batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
-    label = torch.randint(8, (batch,), device=device)
-    begun = 0.0
-    for step in range(TIMED + 1):
-        if step == 1:
-            begun = time.perf_counter()
-        optimizer.zero_grad()
-        loss = F.cross_entropy(network(image), label)
-        loss.backward()
-        optimizer.step()
-        float(loss.detach())  # waits for the device
-    known[key] = (time.perf_counter() - begun) / (TIMED * batch)
-    return known[key]

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from lightning_modules import device
+from lightning_modules import estimate as run_estimate
 from lightning_modules.config import Options, RunConfig, data_module
 from sweeps.studies import estimate as estimate_module
 from sweeps.studies import face_detector_estimate
@@ -44,7 +45,7 @@ def test_sizes_are_those_of_the_division(options: list[str], folds: int) -> None
 
 
 def test_runs_and_pictures_are_counted_over_cells_seeds_and_folds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(estimate_module, "_seconds", lambda *_: 0.5)
+    monkeypatch.setattr(estimate_module, "seconds_an_image", lambda *_: 0.5)
     options = {"trainer.max_epochs": 3, "data.inner_fraction": 0.1}
     cells = (
         Cell(name="one", recipe="baseline", options=options | {"data.split": "holdout"}),
@@ -73,10 +74,10 @@ def test_the_best_device_is_a_gpu_where_there_is_one(
 
 def test_estimates_are_timed_on_the_best_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """The meta device computes nothing, so that no loss can be read from it: a stand-in for a GPU."""
-    for module in (estimate_module, face_detector_estimate):
+    for module in (run_estimate, face_detector_estimate):
         monkeypatch.setattr(module, "best_device", lambda: torch.device("meta"))
     config = RunConfig({"backbone": "test_resnet"}, {"size": 32, "batch_size": 2}, {})
     with pytest.raises((NotImplementedError, RuntimeError), match=r"[Mm]eta"):
-        estimate_module._seconds(config, {})
+        run_estimate.seconds_an_image(config)
     with pytest.raises((NotImplementedError, RuntimeError), match=r"[Mm]eta"):
         face_detector_estimate._seconds({}, 64, 2)

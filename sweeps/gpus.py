@@ -1,0 +1,37 @@
+"""Which GPU each worker process of this machine uses."""
+
+import contextlib
+import os
+from collections.abc import Iterator, Mapping
+
+import torch
+
+VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
+
+
+def worker_gpus(workers: int) -> list[str | None]:
+    """Return CUDA_VISIBLE_DEVICES of each worker: worker i gets GPU i modulo the number of GPUs.
+
+    None leaves the variable as it is: without a GPU, and for a single worker, whose trainings may use several GPUs.
+    """
+    count = torch.cuda.device_count()
+    if workers < 2 or not count:
+        return [None] * workers
+    listed = os.environ.get(VISIBLE_GPUS)
+    visible = [name.strip() for name in listed.split(",")][:count] if listed else [str(gpu) for gpu in range(count)]
+    return [visible[worker % len(visible)] for worker in range(workers)]
+
+
+@contextlib.contextmanager
+def environment_variables(new: Mapping[str, str]) -> Iterator[None]:
+    """Set variables for the processes that are started meanwhile."""
+    before = {name: os.environ.get(name) for name in new}
+    os.environ.update(new)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
