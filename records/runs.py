@@ -61,9 +61,7 @@ def find_runs(
     found: list[Run] = []
     token = None
     while experiments and len(found) < limit:
-        page = client.search_runs(
-            list(experiments), where, view, min(1000, limit - len(found)), page_token=token
-        )
+        page = client.search_runs(list(experiments), where, view, min(1000, limit - len(found)), page_token=token)
         found, token = [*found, *page], page.token
         if not token:
             break
@@ -218,6 +216,19 @@ def find_whole_run(text: str, *, directory: str | Path = store.DIRECTORY, tracki
     if above and client.get_run(above).data.tags.get("kind") == "cross-validation":
         return str(above)
     return run_id
+
+
+def find_different_runs(names: Sequence[str], *, directory: str | Path = store.DIRECTORY) -> list[str]:
+    """Do what `find_whole_run` does for several names.
+
+    Raises:
+        InputError: Two of them mean the same run.
+    """
+    chosen = [find_whole_run(name, directory=directory) for name in names]
+    if len(set(chosen)) < len(chosen):
+        msg = f"RUN: give different runs, some of {', '.join(names)} are the same."
+        raise InputError(msg)
+    return chosen
 
 
 def download(

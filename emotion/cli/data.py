@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # these import pandas, which takes a second
     from datamodules.faces.work import CutOptions
     from datamodules.manifest import Manifest
 
-# These names are written out, since the modules that define them import pandas; a test compares them with those modules.
+# Written out, since the modules that define these names import pandas; a test compares them with those modules.
 READERS = ("fer2013", "aihub", "csv", "folder", "pattern", "cafe", "nimh")
 VOTES = ("ignore", "majority", "soft")
 UNKNOWN_LABELS = ("error", "drop", "keep")
@@ -246,7 +246,12 @@ def _parser() -> argparse.ArgumentParser:
     add_data_arguments(sub)
     sub.add_argument("--size", type=int, default=64, help="side of the cached pictures in pixels [64]")
     sub.add_argument("--fit", choices=FITS, default="crop", help="how a picture becomes square")
-    sub.add_argument("--budget-gb", type=float, default=CACHE_BUDGET_GB, help=f"disk space that all caches may take [{CACHE_BUDGET_GB:g}]")
+    sub.add_argument(
+        "--budget-gb",
+        type=float,
+        default=CACHE_BUDGET_GB,
+        help=f"disk space that all caches may take [{CACHE_BUDGET_GB:g}]",
+    )
     sub.add_argument("--clear", nargs="*", metavar="KIND", help=CLEARED)
     sub.set_defaults(run=_cache)
     return top

@@ -23,7 +23,9 @@ def main(args: list[str]) -> int:
 
 
 def _runs_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="emotion runs", description="Carry runs between people, and free their space.")
+    parser = argparse.ArgumentParser(
+        prog="emotion runs", description="Carry runs between people, and free their space."
+    )
     commands = parser.add_subparsers(required=True, metavar="ACTION")
 
     listing = commands.add_parser("list", help="list the runs here, or of an export", description=_list.__doc__)
@@ -176,8 +178,10 @@ def _disk_use(options: argparse.Namespace) -> int:
     table = found[["name"]].assign(run=found["run_id"].str[:8], status=found["status"])
     table[list(sizes)] = (sizes / 1e6).map("{:.1f}".format)
     print(as_text(table))
-    print(f"\n{len(found)} runs, {sizes['total'].sum() / 1e6:.1f} MB, of which checkpoints "
-          f"{sizes['checkpoints'].sum() / 1e6:.1f} MB")
+    print(
+        f"\n{len(found)} runs, {sizes['total'].sum() / 1e6:.1f} MB, of which checkpoints "
+        f"{sizes['checkpoints'].sum() / 1e6:.1f} MB"
+    )
     return 0
 
 
