@@ -11,10 +11,6 @@ from emotion.cli.main import say_what_begins
 if TYPE_CHECKING:  # it takes a second to import
     import pandas as pd
 
-_EXPORT = (
-    "A trained model as ONNX with its preprocessing, alone (`export`) or in the MLflow model registry (`register`)."
-)
-
 
 def main(args: list[str]) -> int:
     """Run `predict`, `export` or `register` and return the exit status.
@@ -73,8 +69,8 @@ def _show(table: "pd.DataFrame") -> None:
 
 
 def _export(args: list[str]) -> int:
-    """Write a run's model as ONNX."""
-    parser = argparse.ArgumentParser(prog="emotion export", description=_EXPORT)
+    """Write a trained model as ONNX, with its preprocessing."""
+    parser = argparse.ArgumentParser(prog="emotion export", description=_export.__doc__)
     parser.add_argument("run", help="run id of a finished run")
     parser.add_argument("--format", choices=["onnx"], default="onnx")
     parser.add_argument("--output", help="file to write; default: <run>.onnx here")
@@ -93,8 +89,8 @@ def _export(args: list[str]) -> int:
 
 
 def _register(args: list[str]) -> int:
-    """Put a run's model into the MLflow model registry."""
-    parser = argparse.ArgumentParser(prog="emotion register", description=_EXPORT)
+    """Put a trained model, as ONNX with its preprocessing, into the MLflow model registry."""
+    parser = argparse.ArgumentParser(prog="emotion register", description=_register.__doc__)
     parser.add_argument("run", help="run id of a finished run")
     parser.add_argument("--name", default="emotion", help="name in the registry")
     options = parser.parse_args(args)
