@@ -15,6 +15,16 @@ MAY_IMPORT = {
     "emotion": {"emotion", "sweeps", "lightning_modules", "records", "datamodules"},
 }
 
+# modules that still parse their own command line
+NOT_YET_MOVED = {
+    "lightning_modules/detector/command.py",
+    "sweeps/cli.py",
+    "sweeps/reproduce.py",
+    "sweeps/search_cli.py",
+    "sweeps/search_worker.py",
+    "sweeps/study_cli.py",
+}
+
 
 def imported(source: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(source)):
@@ -43,3 +53,22 @@ def test_the_guard_sees_an_arrow_that_points_back() -> None:
     assert wrong("records", "from datamodules.folds import Fold") == ["datamodules.folds.Fold"]
     assert wrong("sweeps", "from emotion.cli.main import say_what_begins") == ["emotion.cli.main.say_what_begins"]
     assert wrong("sweeps", "from lightning_modules.cli import run_cli") == []
+
+
+def reads_words(source: str) -> bool:
+    """Whether a module parses a command line: imports argparse (a type of it is allowed), or looks at sys.argv."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import) and "argparse" in [alias.name for alias in node.names]:
+            return True
+        if isinstance(node, ast.ImportFrom) and node.module == "argparse" and node.names[0].name != "Namespace":
+            return True
+        if isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.argv":
+            return True
+    return False
+
+
+def test_only_the_command_line_parses_words() -> None:
+    files = [file for package in MAY_IMPORT for file in (ROOT / package).rglob("*.py")]
+    found = {file.relative_to(ROOT).as_posix() for file in files if reads_words(file.read_text(encoding="utf-8"))}
+    assert "emotion/cli/data.py" in found
+    assert {file for file in found if not file.startswith("emotion/cli/")} <= NOT_YET_MOVED
