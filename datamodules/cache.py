@@ -19,12 +19,12 @@ import numpy as np
 import pandas as pd
 
 from datamodules.cache_build import CHUNK, FEW, Record, decode_all
-from datamodules.cache_shelf import GIGABYTE, VERSION, cache_clear, cache_list, folder_bytes
+from datamodules.cache_shelf import GIGABYTE, VERSION, cache_clear, cache_list
 from datamodules.contents import file_hashes
 from datamodules.errors import InputError
 from datamodules.manifest import Manifest
 from datamodules.pixels import DECODE_POLICY, FITS, GREY_SIDE, PIXEL_LIMIT, Fit, decode, fit_to_square
-from datamodules.places import cache_root
+from datamodules.places import CACHE_BUDGET_GB, cache_root, folder_bytes
 from datamodules.processes import cores, processes
 
 __all__ = ["PixelCache", "build_cache", "cache_clear", "cache_list"]
@@ -92,7 +92,7 @@ def build_cache(
     *,
     fit: Fit = "crop",
     directory: Path | None = None,
-    budget_gb: float = 20.0,
+    budget_gb: float = CACHE_BUDGET_GB,
     on_full: Literal["decode", "error"] = "decode",
     workers: int | None = None,
     pixel_limit: int = PIXEL_LIMIT,

@@ -12,7 +12,7 @@ import filelock
 import pandas as pd
 
 from datamodules.errors import InputError
-from datamodules.places import cache_root
+from datamodules.places import cache_root, folder_bytes
 
 VERSION = "3"
 """Layout of the files in a pixel cache's folder."""
@@ -103,15 +103,6 @@ def cache_clear(root: Path | None = None, kinds: Sequence[str] = ("pixels",)) ->
             msg = f"cannot delete {entry}: {error.strerror or error}; delete it as a user who has permission to"
             raise InputError(msg) from error
     return freed
-
-
-def folder_bytes(folder: Path) -> int:
-    """Return the size in bytes of a file, or of all files in a folder."""
-    total = 0
-    for file in [folder] if folder.is_file() else folder.rglob("*"):
-        with suppress(OSError):  # it was deleted meanwhile
-            total += file.stat().st_size if file.is_file() else 0
-    return total
 
 
 def _entries(root: Path) -> Iterator[tuple[str, Path]]:

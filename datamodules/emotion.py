@@ -28,6 +28,7 @@ from datamodules.loading import loading
 from datamodules.manifest import Manifest
 from datamodules.oversampling import Draws, as_they_are, doubled, oversample
 from datamodules.pixels import Fit
+from datamodules.places import CACHE_BUDGET_GB
 from datamodules.readers import ReadOptions, read
 from datamodules.seen import SeenImages
 from datamodules.transforms import BasePolicy, Policy, build_transform
@@ -73,7 +74,7 @@ class EmotionDataModule(L.LightningDataModule):
         read: ReadOptions = ReadOptions(),  # noqa: B008 - frozen
         num_workers: int | None = None,
         cache_dir: str | None = None,
-        cache_budget_gb: float = 20.0,
+        cache_budget_gb: float = CACHE_BUDGET_GB,
         seed: int | None = None,
         eval_batch_size: int | None = None,
     ) -> None:

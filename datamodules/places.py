@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+CACHE_BUDGET_GB = 20.0  # default of what all pixel caches together may take
+
 
 def cache_root() -> Path:
     """Return the folder of everything rebuildable: ``$EMOTION_CACHE_DIR``, else ``emotion`` in the user's cache."""
@@ -14,6 +16,15 @@ def cache_root() -> Path:
         return Path(chosen).expanduser().resolve()
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache").resolve() / "emotion"
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return the size in bytes of a file, or of all files in a folder."""
+    total = 0
+    for file in [folder] if folder.is_file() else folder.rglob("*"):
+        with suppress(OSError):  # it was deleted meanwhile
+            total += file.stat().st_size if file.is_file() else 0
+    return total
 
 
 def rename(part: Path, path: Path) -> None:

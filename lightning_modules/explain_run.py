@@ -1,8 +1,9 @@
 """What `emotion explain` does, step by step."""
 
-import argparse
 import difflib
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -20,11 +21,78 @@ from records.explain.explained import Explained
 from records.explain.methods import MethodOptions, known_method
 from records.explain.report import ReportOptions
 from records.explain.stored import MAPS
-from records.explain.superpixels import superpixels
+from records.explain.superpixels import Fill, superpixels
 from records.runs import load_table
 
 
-def run(options: argparse.Namespace) -> int:
+@dataclass(frozen=True)
+class ExplainOptions:
+    """Options of `emotion explain`.
+
+    Attributes:
+        run: A fit or cross-validation: id, its beginning, name, or latest.
+        method: lime, kernel-shap, grad-cam or integrated-gradients.
+        target: Class to explain: predicted, label, or the name of a class.
+        images: How many of each class, and group.
+        by: Columns of groups; age+gender is their crossing.
+        bins: COLUMN=0,10,18: lower ends of bins of numbers.
+        answers: Explain images that were answered correct, wrong, or any.
+        rows: These rows of the data instead.
+        paths: These pictures of the data, or new pictures or folders, instead.
+        fold: Whose checkpoint explains new pictures; by default the first.
+        data: Where the run's data is now, None where it was.
+        superpixels: How many in an image.
+        compactness: Of superpixels.
+        samples: Of lime and kernel-shap.
+        features: Of lime: keep so many superpixels, None all.
+        fill: What replaces a superpixel: mean, superpixel, blur, grey or black.
+        steps: Of integrated gradients.
+        layer: Of grad-cam: name in the backbone, None the last one with places.
+        batch: Samples in one pass.
+        seed: Of the choice and the samples.
+        top: Superpixels that an image marks.
+        faces: Detector that finds landmarks where the data has none.
+        compare: Other methods to compare with.
+        seeds: Repeats with other seeds.
+        resamples: Of intervals.
+        permutations: Of tests.
+        out: Folder of the report, None for explain-RUN-METHOD.
+        not_kept: Keep no numbers and tables with the run.
+        log_pictures: Keep maps and overlays with the run, too.
+    """
+
+    run: str
+    method: str = "lime"
+    target: str = "predicted"
+    images: int = 10
+    by: Sequence[str] = ()
+    bins: Sequence[str] = ()
+    answers: Answers = "correct"
+    rows: Sequence[int] | None = None
+    paths: Sequence[str] | None = None
+    fold: int | None = None
+    data: str | None = None
+    superpixels: int = 50
+    compactness: float = 20.0
+    samples: int = 1000
+    features: int | None = None
+    fill: Fill = "mean"
+    steps: int = 64
+    layer: str | None = None
+    batch: int = 64
+    seed: int = 0
+    top: int = 5
+    faces: str | None = None
+    compare: Sequence[str] = ()
+    seeds: int = 2
+    resamples: int = 2000
+    permutations: int = 9999
+    out: Path | None = None
+    not_kept: bool = False
+    log_pictures: bool = False
+
+
+def explain_run(options: ExplainOptions) -> int:
     """Explain, write, print and keep; 1 when the explanation is no better than chance.
 
     Raises:
@@ -56,7 +124,7 @@ def run(options: argparse.Namespace) -> int:
     return int(not summary.holds)
 
 
-def _options(options: argparse.Namespace) -> tuple[MethodOptions, ReportOptions]:
+def _options(options: ExplainOptions) -> tuple[MethodOptions, ReportOptions]:
     """Check what can be checked before a run is opened."""
     named = {name: getattr(options, name) for name in ("superpixels", "compactness", "samples", "features", "fill")}
     named |= {name: getattr(options, name) for name in ("steps", "layer", "batch", "seed")}
@@ -96,14 +164,14 @@ def _detector(name: str | None) -> Detector | None:
 
 
 def _subjects(
-    options: argparse.Namespace,
+    options: ExplainOptions,
     networks: FoldNetworks,
     source: Source,
     by: tuple[Grouping, ...],
     detector: Detector | None,
 ) -> tuple[Subjects, list[str]]:
     held = networks.held
-    rows: list[int] = options.rows or []
+    rows: list[int] = list(options.rows or [])
     files: list[Path] = []
     if options.paths:
         rows, files = sort_paths(held, source.manifest, options.paths)
@@ -119,7 +187,7 @@ def _subjects(
     if files:
         fold = min(held.members) if options.fold is None else options.fold
         if faces := networks.faces(fold):
-            for name in options.paths:
+            for name in options.paths or ():
                 faces.require_crops(f"run {options.run}", "--paths", name, find_pictures(name))
         subjects = new_subjects(networks, files, fold, options.target, detector)
         return subjects, [f"{len(files)} new pictures, which no fold held out, explained by fold {fold}'s checkpoint"]
@@ -130,9 +198,10 @@ def _subjects(
     if rows:
         places = places_of_rows(held.predictions, _split(held.run_id), rows)
     else:
-        answers: Answers = options.answers
-        places, cells = choose(held.predictions, held.classes, options.images, by, answers=answers, seed=options.seed)
-        notes = cell_lines(cells, held.predictions, options.images, answers)
+        places, cells = choose(
+            held.predictions, held.classes, options.images, by, answers=options.answers, seed=options.seed
+        )
+        notes = cell_lines(cells, held.predictions, options.images, options.answers)
     table = held.predictions.iloc[places].reset_index(drop=True)
     for cut in (cut for one in by for cut in one.cuts if cut.edges):
         table[cut.column] = cut.values(table)  # the report groups by columns as they are

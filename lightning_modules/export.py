@@ -1,8 +1,6 @@
-"""`emotion export` and `emotion register`: a trained model as ONNX with its preprocessing, alone or in the registry."""
+"""Write a trained model as ONNX with its preprocessing, as a file or into the model registry."""
 
-import argparse
 import json
-import sys
 import tempfile
 from pathlib import Path
 
@@ -16,7 +14,7 @@ from torch import Tensor, nn
 from datamodules.errors import InputError
 from datamodules.pixels import DECODE_POLICY
 from lightning_modules.onnx_file import BATCH, write_onnx
-from lightning_modules.stored import Trained, header, load_trained, run_checkpoint
+from lightning_modules.stored import Trained, load_trained, run_checkpoint
 from records.runs import find_run
 
 TOLERANCE = 1e-4
@@ -90,10 +88,15 @@ def _metadata(trained: Trained) -> dict[str, str]:
     }
 
 
-def register(run_id: str, name: str, directory: str = "mlruns") -> ModelVersion:
+def register(run: str, name: str, directory: str = "mlruns") -> ModelVersion:
     """Put a run's model, as ONNX, into the MLflow model registry as a new version of ``name``.
 
     ONNX and not a pickle: loading it runs no code.
+
+    Args:
+        run: Id of the run, the beginning of it, its name or latest.
+        name: Name in the registry.
+        directory: Folder of the runs.
 
     Returns:
         MLflow's model version.
@@ -106,6 +109,7 @@ def register(run_id: str, name: str, directory: str = "mlruns") -> ModelVersion:
 
     from records.store import open_client
 
+    run_id = find_run(run)
     trained = load_trained(run_checkpoint(run_id))
     refuse_face_crops(trained, run_id)
     client = open_client(directory)
@@ -125,26 +129,3 @@ def register(run_id: str, name: str, directory: str = "mlruns") -> ModelVersion:
             raise
     source = f"{client.get_run(run_id).info.artifact_uri}/model"
     return client.create_model_version(name, source=source, run_id=run_id)
-
-
-def main(args: list[str]) -> int:
-    """Run ``export`` or ``register``."""
-    parser = argparse.ArgumentParser(prog=f"emotion {args[0]}", description=__doc__)
-    parser.add_argument("run", help="run id of a finished run")
-    if args[0] == "export":
-        parser.add_argument("--format", choices=["onnx"], default="onnx")
-        parser.add_argument("--output", help="file to write; default: <run>.onnx here")
-        options = parser.parse_args(args[1:])
-        path = Path(options.output or f"{options.run}.onnx")
-        trained = load_trained(run_checkpoint(options.run))
-        refuse_face_crops(trained, options.run)
-        print(header(options.run, trained), file=sys.stderr)
-        difference = export_onnx(trained, path)
-        print(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB); differs from torch by at most {difference:.1e}")
-        print(f"input: uint8 RGB (batch, 3, {trained.size}, {trained.size}); classes: {', '.join(trained.classes)}")
-        return 0
-    parser.add_argument("--name", default="emotion", help="name in the registry")
-    options = parser.parse_args(args[1:])
-    version = register(find_run(options.run), options.name)
-    print(f"registered: {version.name} version {version.version} (emotion ui, page Models)")
-    return 0

@@ -1,8 +1,11 @@
 """Several runs on the images they share: differences with intervals, paired tests, and their correction."""
 
-from collections.abc import Sequence
+import io
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,11 +13,17 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from datamodules.errors import InputError
+from records import runs, store
+from records.bias.words import p_text
 from records.figures import COLOURS
 from records.matching import cut_differently, matched
+from records.pages import page, run_url, table_html
 from records.predictions import HONEST, classes_of, protocol_of
 from records.significance import Finding, corrected_t, holm, mcnemar, paired_permutation
 from records.statistics import cluster_bootstrap, paired_difference
+from records.tables import as_markdown
+
+_METRICS = {"f1_macro": "macro F1", "accuracy": "accuracy"}
 
 
 @dataclass(frozen=True)
@@ -196,3 +205,100 @@ def difference_figure(found: Comparison) -> Figure:
     axes.set_xlabel("difference of macro F1, 95% interval\n(filled: p Holm at most 0.05)")
     axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def read_run(run_id: str, directory: str | Path = store.DIRECTORY) -> Compared:
+    """Return what a run left, for a comparison.
+
+    Raises:
+        InputError: It left no predictions.
+    """
+    info = store.open_client(directory, only_reading=True).get_run(run_id).info
+    try:
+        folds = runs.load_table(run_id, "folds", directory=directory)
+    except InputError:  # a single run
+        folds = None
+    predictions = runs.load_table(run_id, "predictions", directory=directory)
+    name = f"{info.run_name} [{run_id[:8]}]"
+    status = "deleted" if info.lifecycle_stage == "deleted" else str(info.status)
+    return Compared(name, predictions, folds, run_url(str(info.experiment_id), run_id), status)
+
+
+def compare_runs(
+    names: Sequence[str],
+    *,
+    all_pairs: bool = False,
+    resamples: int = 2000,
+    permutations: int = 9999,
+    directory: str | Path = store.DIRECTORY,
+) -> tuple[Comparison, dict[str, str]]:
+    """Compare tracked runs: `compare` on what they left.
+
+    Args:
+        names: Id, beginning of an id, name or "latest" of each run; the first is the reference.
+        all_pairs: As for `compare`.
+        resamples: As for `compare`.
+        permutations: As for `compare`.
+        directory: Folder of the runs.
+
+    Returns:
+        The comparison, and the address of each run's page by the name that the comparison gives the run.
+
+    Raises:
+        InputError: The same run twice, or a run without predictions.
+    """
+    found = [read_run(run, directory) for run in runs.find_different_runs(names, directory=directory)]
+    compared = compare(found, all_pairs=all_pairs, resamples=resamples, permutations=permutations)
+    return compared, {run.name: run.url for run in found}
+
+
+def comparison_tables(found: Comparison) -> list[pd.DataFrame]:
+    """Return scores of the runs, differences of pairs, and differences of classes, as text."""
+    scores = pd.DataFrame(
+        [
+            {
+                "run": row["run"],
+                **{
+                    _METRICS[name]: f"{row[name]:.3f} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})"
+                    for name in _METRICS
+                },
+            }
+            for row in found.scores.to_dict("records")
+        ]
+    )
+    pairs = []
+    for row in found.pairs.to_dict("records"):
+        line = {"a": row["a"], "b": row["b"], "score": _METRICS[row["metric"]], "b - a": f"{row['difference']:+.3f}"}
+        line |= {"95% interval": f"{row['low']:+.3f} to {row['high']:+.3f}", "p": p_text(row["p_value"])}
+        pairs.append(line | {"p Holm": p_text(row["p_holm"]), "p folds": p_text(row["fold_t"])})
+    by_class = pd.DataFrame(
+        [
+            {"a": row["a"], "b": row["b"], "F1 of": row["class"], "b - a": f"{row['difference']:+.3f}",
+             "95% interval": f"{row['low']:+.3f} to {row['high']:+.3f}"}
+            for row in found.differences.to_dict("records")
+        ]
+    )  # fmt: skip
+    table = pd.DataFrame(pairs)
+    if not found.pairs["fold_t"].notna().any():
+        table = table.drop(columns="p folds")
+    return [scores, table, by_class]
+
+
+def comparison_markdown(found: Comparison, links: Mapping[str, str]) -> str:
+    """Return the comparison as Markdown, runs linked to their pages."""
+    linked = [
+        table.map(lambda cell: f"[{cell}]({links[cell]})" if cell in links else cell)
+        for table in comparison_tables(found)
+    ]
+    return "\n\n".join([*(as_markdown(table) for table in linked), *found.notes]) + "\n"
+
+
+def comparison_page(found: Comparison, links: Mapping[str, str]) -> str:
+    """Return the comparison as a page that stands alone, runs linked to their pages."""
+    drawn = io.StringIO()
+    difference_figure(found).savefig(drawn, format="svg", metadata={"Date": None})
+    picture = drawn.getvalue()
+    scores, pairs, by_class = (table_html(table, links=links) for table in comparison_tables(found))
+    notes = "".join(f"<p>{escape(note)}</p>" for note in found.notes)
+    parts = [scores, "<h2>Differences</h2>", pairs, picture[picture.index("<svg") :]]
+    return page("Comparison of runs", [*parts, "<h2>Classes</h2>", by_class, notes])

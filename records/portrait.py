@@ -121,6 +121,23 @@ def exported_runs(folder: str | Path) -> list[Path]:
     return sorted(path.parent for path in Path(folder).glob(f"[!.]*/{DESCRIPTION}"))
 
 
+def read_exported(folder: str | Path) -> pd.DataFrame:
+    """Return one row for each run in an export, newest first, with the columns that `records.runs.as_tree` needs."""
+    rows = [
+        {
+            "run_id": portrait.run_id,
+            "name": portrait.name,
+            "experiment": portrait.experiment,
+            "status": portrait.status,
+            "parent": portrait.tags.get("mlflow.parentRunId"),
+            "start": pd.Timestamp(portrait.start, unit="ms", tz="UTC"),
+            "tags.kind": portrait.tags.get("kind", ""),
+        }
+        for portrait in map(read_portrait, exported_runs(folder))
+    ]
+    return pd.DataFrame(rows).sort_values("start", ascending=False) if rows else pd.DataFrame()
+
+
 _FACTS = {"run_id": str, "name": str, "experiment": str, "status": str, "start": int, "end": int}
 _FACTS |= {"params": dict, "tags": dict, "files": dict, "datasets": list}
 

@@ -5,7 +5,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ def find_runs(
     directory: str | Path = store.DIRECTORY,
     tracking_uri: str | None = None,
     limit: int = 1000,
+    deleted: bool = False,
 ) -> pd.DataFrame:
     """Return one row per run, newest first.
 
@@ -48,9 +49,11 @@ def find_runs(
         directory: Folder of the embedded store.
         tracking_uri: Address of another store.
         limit: At most so many rows.
+        deleted: Also runs that were deleted; their status is "deleted".
     """
     client = _client(directory, tracking_uri)
-    experiments = _experiments(client)
+    view = ViewType.ALL if deleted else ViewType.ACTIVE_ONLY
+    experiments = _experiments(client, view)
     if experiment is not None:
         experiments = {key: name for key, name in experiments.items() if name == experiment}
     if parent is not None:
@@ -58,9 +61,7 @@ def find_runs(
     found: list[Run] = []
     token = None
     while experiments and len(found) < limit:
-        page = client.search_runs(
-            list(experiments), where, ViewType.ACTIVE_ONLY, min(1000, limit - len(found)), page_token=token
-        )
+        page = client.search_runs(list(experiments), where, view, min(1000, limit - len(found)), page_token=token)
         found, token = [*found, *page], page.token
         if not token:
             break
@@ -68,12 +69,12 @@ def find_runs(
     return pd.DataFrame(rows, columns=None if rows else list(_FIXED))
 
 
-def _experiments(client: MlflowClient) -> dict[str, str]:
+def _experiments(client: MlflowClient, view: int) -> dict[str, str]:
     """Return the names of all experiments by their id, page by page."""
     found: dict[str, str] = {}
     token = None
     while True:
-        page = client.search_experiments(page_token=token)
+        page = client.search_experiments(view, page_token=token)
         found |= {str(one.experiment_id): str(one.name) for one in page}
         token = page.token
         if not token:
@@ -90,7 +91,7 @@ def _row(run: Run, experiment: str) -> dict[str, Any]:
         "run_id": run.info.run_id,
         "name": run.info.run_name,
         "experiment": experiment,
-        "status": run.info.status,
+        "status": "deleted" if run.info.lifecycle_stage == "deleted" else run.info.status,
         "parent": tags.get("mlflow.parentRunId"),
         "start": pd.Timestamp(run.info.start_time, unit="ms", tz="UTC"),
         "end": pd.Timestamp(end, unit="ms", tz="UTC") if end else pd.NaT,
@@ -98,6 +99,24 @@ def _row(run: Run, experiment: str) -> dict[str, Any]:
     row |= {f"params.{key}": value for key, value in run.data.params.items()}
     row |= {f"metrics.{key}": value for key, value in run.data.metrics.items()}
     return row | {f"tags.{key}": value for key, value in tags.items()}
+
+
+def as_tree(found: pd.DataFrame) -> pd.DataFrame:
+    """Return what `find_runs` or `read_exported` found as text, one row a run, members indented below their parent."""
+    kinds = found.get("tags.kind", pd.Series("", found.index)).fillna("")
+    found = found.assign(**{"tags.kind": kinds})
+    present = set(found["run_id"])
+    rows: list[dict[str, str]] = []
+
+    def add(members: pd.DataFrame, depth: int) -> None:
+        for _, run in members.iterrows():
+            row = {"name": "  " * depth + str(run["name"]), "run": run["run_id"][:8], "kind": str(run["tags.kind"])}
+            row |= {"status": run["status"], "started (UTC)": f"{run['start']:%Y-%m-%d %H:%M}"}
+            rows.append(row | {"experiment": run["experiment"]})
+            add(found[found["parent"] == run["run_id"]].iloc[::-1], depth + 1)
+
+    add(found[~found["parent"].isin(present)], 0)
+    return pd.DataFrame(rows)
 
 
 def run_row(run_id: str, *, directory: str | Path = store.DIRECTORY, tracking_uri: str | None = None) -> dict[str, Any]:
@@ -169,6 +188,24 @@ def find_run(text: str, *, directory: str | Path = store.DIRECTORY, tracking_uri
     return str(fitting["run_id"].iloc[0])
 
 
+def select_runs(
+    names: Sequence[str], experiment: str | None = None, *, directory: str | Path = store.DIRECTORY
+) -> list[str]:
+    """Return the ids of the runs that `names` mean, and of all runs of an experiment.
+
+    Raises:
+        InputError: A name does not mean one run, or the experiment has no runs.
+    """
+    chosen = [find_run(name, directory=directory) for name in names]
+    if experiment is not None:
+        found = find_runs(experiment, directory=directory, limit=_ALL)
+        if not len(found):
+            msg = f"--experiment: {experiment!r} has no runs here. `emotion runs list` shows what there is."
+            raise InputError(msg)
+        chosen += found["run_id"].tolist()
+    return chosen
+
+
 def find_whole_run(text: str, *, directory: str | Path = store.DIRECTORY, tracking_uri: str | None = None) -> str:
     """Do what `find_run` does, but `latest` after a cross-validation is that, and not its last fold."""
     run_id = find_run(text, directory=directory, tracking_uri=tracking_uri)
@@ -179,6 +216,19 @@ def find_whole_run(text: str, *, directory: str | Path = store.DIRECTORY, tracki
     if above and client.get_run(above).data.tags.get("kind") == "cross-validation":
         return str(above)
     return run_id
+
+
+def find_different_runs(names: Sequence[str], *, directory: str | Path = store.DIRECTORY) -> list[str]:
+    """Do what `find_whole_run` does for several names.
+
+    Raises:
+        InputError: Two of them mean the same run.
+    """
+    chosen = [find_whole_run(name, directory=directory) for name in names]
+    if len(set(chosen)) < len(chosen):
+        msg = f"RUN: give different runs, some of {', '.join(names)} are the same."
+        raise InputError(msg)
+    return chosen
 
 
 def download(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("datamodules", "lightning_modules", "records", "sweeps")
+PACKAGES = ("datamodules", "emotion", "lightning_modules", "records", "sweeps")
 RECIPES = sorted(path.stem for path in (ROOT / "lightning_modules" / "recipes").glob("*.yaml"))
 
 
@@ -23,7 +23,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tree, built = tmp_path_factory.mktemp("tree"), tmp_path_factory.mktemp("built")
     for name in PACKAGES:
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("emotion.py", "pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree)
     offline = ["--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
     subprocess.run(
@@ -38,7 +38,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_holds_every_file_of_the_packages(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    wanted = {"emotion.py", *(f"{package}/py.typed" for package in PACKAGES)}
+    wanted = {f"{package}/py.typed" for package in PACKAGES}
     for package in PACKAGES:
         files = [path for path in (ROOT / package).rglob("*") if path.is_file() and "__pycache__" not in path.parts]
         wanted |= {path.relative_to(ROOT).as_posix() for path in files}
@@ -61,10 +61,10 @@ def test_unpacked_elsewhere_it_knows_its_recipes_and_commands(wheel: Path, tmp_p
     zipfile.ZipFile(wheel).extractall(tmp_path / "unpacked")
     (tmp_path / "empty").mkdir()
     code = (
-        "import sys, emotion, lightning_modules.shorthand as shorthand\n"
+        "import sys, emotion, emotion.cli.main, lightning_modules.config as config\n"
         "assert 'torch' not in sys.modules\n"
-        "print(emotion.__file__, *shorthand.recipe_names(), *map(shorthand.recipe_path, shorthand.recipe_names()))\n"
-        "print(emotion.usage())\n"
+        "print(emotion.__file__, *config.recipe_names(), *map(config.recipe_path, config.recipe_names()))\n"
+        "print(emotion.cli.main.usage())\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -77,7 +77,7 @@ def test_unpacked_elsewhere_it_knows_its_recipes_and_commands(wheel: Path, tmp_p
     first, _, usage = done.stdout.partition("\n")
     unpacked = tmp_path / "unpacked"
     paths = [unpacked / "lightning_modules" / "recipes" / f"{name}.yaml" for name in RECIPES]
-    assert first.split() == [str(unpacked / "emotion.py"), *RECIPES, *map(str, paths)]
+    assert first.split() == [str(unpacked / "emotion" / "__init__.py"), *RECIPES, *map(str, paths)]
     assert all(path.is_file() for path in paths)
     assert usage.startswith("usage: emotion <command>")
     assert "cross-validate" in usage

@@ -11,21 +11,25 @@ from itertools import repeat
 from pathlib import Path, PurePosixPath
 
 import filelock
+import pandas as pd
 from tqdm import tqdm
 
 from datamodules.contents import file_hashes
 from datamodules.errors import InputError
+from datamodules.face_crops import images_root
 from datamodules.faces.cut import CUT_VERSION
 from datamodules.faces.detector import FIND_VERSION, Detector, open_detector
 from datamodules.faces.journal import NAME, Journal
 from datamodules.faces.tables import COLUMNS, write_tables
 from datamodules.faces.work import PARTS, QUALITY, CutOptions, Job, Record, work
-from datamodules.manifest import Manifest
+from datamodules.labels import VOCABULARIES
+from datamodules.manifest import Manifest, make_manifest
 from datamodules.pixels import DECODE_POLICY
 from datamodules.processes import cores, processes
 
 CROPS = "faces"  # the crops' folder below the output
 CHUNK = 8
+UNLABELLED = "unlabelled"  # label of images without a label
 FEW = 96  # below this, starting processes costs more than it saves
 
 
@@ -40,6 +44,24 @@ class Prepared:
     unreadable: int
     done: int  # worked on this time; the others stood already
     removed: int  # crops that nothing asks for any more
+
+
+def unlabelled_images(source: str) -> Manifest:
+    """Return a manifest of unlabelled images, the same images that `emotion predict` finds.
+
+    Args:
+        source: An image, a folder, or a table of paths.
+
+    Raises:
+        InputError: There is no image.
+    """
+    from datamodules.pictures import find_pictures  # torch takes seconds to import
+
+    images = find_pictures(source)
+    root = images_root(source, images)
+    table = pd.DataFrame({"path": [path.absolute().relative_to(root.absolute()).as_posix() for path in images]})
+    classes = (UNLABELLED, *VOCABULARIES["fer2013"])  # a manifest needs at least two classes
+    return make_manifest(table.assign(label=UNLABELLED), root, name=root.resolve().name, classes=classes)
 
 
 def prepare_faces(

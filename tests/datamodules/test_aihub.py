@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageOps
 
-from datamodules.cli import main
 from datamodules.drawn_faces import KOREAN, DrawnScenes, draw_scene
 from datamodules.drawn_faces.korean import prepare_korean
 from datamodules.errors import InputError
 from datamodules.manifest import Manifest
 from datamodules.readers import ReadOptions, read, recognise
+from emotion.cli.data import main
 
 SPEC = DrawnScenes(images=84, size=96, seed=3, subjects=30, confusion=0.45, others=0, distractors=0)
 
@@ -179,7 +179,7 @@ def test_drawn_scenes_are_a_source(workplace: Path) -> None:
 def test_the_command_line_takes_the_options(miniature: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     output = tmp_path / "chosen.csv"
     options = ["--agreement", "3", "--per-class", "2", "--bad-records", "drop", "--output", str(output)]
-    assert main(["prepare", "--data", f"aihub:{miniature}", *options]) == 0
+    assert main(["data", "prepare", "--data", f"aihub:{miniature}", *options]) == 0
     assert "14 images, 7 classes" in capsys.readouterr().out
     manifest = Manifest.load(output)
     assert len(manifest.boxes) == 42
@@ -388,7 +388,7 @@ def test_names_with_spaces_korean_quotes_or_a_leading_dash(tmp_path: Path, capsy
         again = Manifest.load(file)
         assert again.table["path"].tolist() == NAMES
         assert again.boxes["path"].tolist() == manifest.boxes["path"].tolist()
-    assert main(["describe", "--data", str(folder)]) == 0
+    assert main(["data", "describe", "--data", str(folder)]) == 0
     assert "7 images" in capsys.readouterr().out
 
 

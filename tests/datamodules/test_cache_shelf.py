@@ -13,13 +13,13 @@ import pytest
 from datamodules import contents
 from datamodules.cache import build_cache
 from datamodules.cache_shelf import KINDS, cache_list
-from datamodules.cli import main
 from datamodules.drawn_faces.scenes import parse_scenes
 from datamodules.duplicates import near_duplicates
 from datamodules.errors import InputError
 from datamodules.faces.scene_files import prepare_scenes
 from datamodules.places import cache_root
 from datamodules.readers import ReadOptions, read
+from emotion.cli.data import main
 
 FACES = "drawn:largest=2,ratio=1,size=32"
 CROPS = ReadOptions(faces="boxes", face_size=16)
@@ -75,7 +75,7 @@ def test_everything_is_listed_with_its_kind_size_and_age(full: Path, capsys: pyt
     old = time.time() - 3 * 86400 - 60
     os.utime(full / "features" / "abc.npy", (old, old))
     assert cache_list().set_index("kind").loc["features", "age"] == "3 d"
-    assert main(["cache"]) == 0
+    assert main(["data", "cache"]) == 0
     said = capsys.readouterr().out
     assert all(kind in said for kind in KINDS)
     assert f"GB in {cache_root()}: " in said
@@ -85,7 +85,7 @@ def test_everything_is_listed_with_its_kind_size_and_age(full: Path, capsys: pyt
 def test_a_kind_is_cleared_and_the_others_stay(full: Path, kind: str) -> None:
     before = {name: left(full, name) for name in KINDS}
     assert all(before.values())
-    assert main(["cache", "--clear", kind]) == 0
+    assert main(["data", "cache", "--clear", kind]) == 0
     gone = set(KINDS) if kind == "all" else {kind, "hashes"} if kind == "pixels" else {kind}
     assert {name: left(full, name) for name in KINDS} == {
         name: [] if name in gone else names for name, names in before.items()
@@ -95,7 +95,7 @@ def test_a_kind_is_cleared_and_the_others_stay(full: Path, kind: str) -> None:
 def test_what_is_cleared_is_made_again(root: Path) -> None:
     faces = read(FACES, CROPS)
     before = faces.file(0).read_bytes()
-    main(["cache", "--clear", "all"])
+    main(["data", "cache", "--clear", "all"])
     assert not faces.file(0).exists()
     assert read(FACES, CROPS).file(0).read_bytes() == before
 
@@ -109,7 +109,7 @@ def test_what_is_being_written_stays(full: Path) -> None:
     old.touch()
     os.utime(old, (1, 1))
     with filelock.FileLock(crops / ".lock"), filelock.FileLock(f"{unpacked}.lock"):
-        main(["cache", "--clear", "all"])
+        main(["data", "cache", "--clear", "all"])
     assert crops.is_dir()
     assert unpacked.is_dir()
     assert (left(full, "crops"), left(full, "unpacked")) == ([crops.name], [unpacked.name])
@@ -118,4 +118,4 @@ def test_what_is_being_written_stays(full: Path) -> None:
 
 def test_a_kind_that_does_not_exist(root: Path) -> None:
     with pytest.raises(InputError, match=r"kinds must be among pixels, crops, .* or all, got models"):
-        main(["cache", "--clear", "models"])
+        main(["data", "cache", "--clear", "models"])

@@ -14,11 +14,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from datamodules import chart
-from datamodules.cli import main
 from datamodules.describe import class_table, group_counts, image_headers, imbalance_ratio
 from datamodules.errors import InputError
 from datamodules.manifest import Manifest, make_manifest
 from datamodules.readers import read
+from emotion.cli.data import main
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_describe_says_when_classes_are_equally_large(tmp_path: Path, capsys: py
         (tmp_path / name).mkdir()
         for number in range(3):
             Image.new("L", (4, 4), number).save(tmp_path / name / f"{number}.png")
-    assert main(["describe", "--data", str(tmp_path)]) == 0
+    assert main(["data", "describe", "--data", str(tmp_path)]) == 0
     assert "imbalance ratio  1 (all classes have 3 images)\n" in capsys.readouterr().out
 
 
@@ -58,7 +58,7 @@ def test_describe_prints_counts_shares_splits_groups_and_sizes(
     faces: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("datamodules.describe.MOST_VALUES", 8)
-    assert main(["describe", "--data", str(faces)]) == 0
+    assert main(["data", "describe", "--data", str(faces)]) == 0
     text = capsys.readouterr().out
     assert "faces: 9 images in 3 classes" in text
     # images, share, train, test, subjects
@@ -73,7 +73,7 @@ def test_describe_prints_counts_shares_splits_groups_and_sizes(
     assert "width 20 to 40 (median 40), height 30 px; from the headers of all" in text
     assert "formats          PNG RGB 8" in text
     assert "unreadable       1 of the headers; run `emotion data check`" in text
-    assert main(["describe", str(faces), "--sample", "4"]) == 0
+    assert main(["data", "describe", str(faces), "--sample", "4"]) == 0
     assert "from the headers of a random sample of 4 of 9" in capsys.readouterr().out
 
 
@@ -168,15 +168,15 @@ def test_korean_names_are_drawn_by_a_font_that_has_them(tmp_path: Path, monkeypa
 
 
 def test_describe_draws_the_chart(faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["describe", str(faces), "--chart", str(tmp_path / "c.png")]) == 0
+    assert main(["data", "describe", str(faces), "--chart", str(tmp_path / "c.png")]) == 0
     assert f"chart            {tmp_path / 'c.png'}" in capsys.readouterr().out
     with Image.open(tmp_path / "c.png") as image:
         assert image.format == "PNG"
         assert len(image.convert("RGB").getcolors(1 << 20) or []) > 10  # not an empty page
     with pytest.raises(InputError, match=r"chart must be a \.png file, got 'c\.pdf'"):
-        main(["describe", str(faces), "--chart", str(tmp_path / "c.pdf")])
+        main(["data", "describe", str(faces), "--chart", str(tmp_path / "c.pdf")])
     with pytest.raises(InputError, match="cannot write the chart"):
-        main(["describe", str(faces), "--chart", str(tmp_path / "no" / "c.png")])
+        main(["data", "describe", str(faces), "--chart", str(tmp_path / "no" / "c.png")])
 
 
 # The other commands
@@ -186,16 +186,16 @@ def test_prepare_writes_a_manifest_that_opens_by_data(
     faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "manifest.csv"
-    assert main(["prepare", "--data", str(faces), "--output", str(output), "--alias", "fear=sad"]) == 0
+    assert main(["data", "prepare", "--data", str(faces), "--output", str(output), "--alias", "fear=sad"]) == 0
     assert f"use it:  --data {output}" in capsys.readouterr().out
     again = read(str(output))
     assert (again.name, again.root, again.classes) == ("faces", faces, ("happy", "sad"))
     assert again.labels.tolist() == [0] * 6 + [1] * 3
     before = output.read_bytes()
     with pytest.raises(InputError, match=r"output .*manifest\.csv exists; give another name, or --overwrite"):
-        main(["prepare", "--data", str(faces), "--output", str(output)])
+        main(["data", "prepare", "--data", str(faces), "--output", str(output)])
     assert output.read_bytes() == before
-    assert main(["prepare", "--data", str(faces), "--output", str(output), "--overwrite"]) == 0
+    assert main(["data", "prepare", "--data", str(faces), "--output", str(output), "--overwrite"]) == 0
     assert read(str(output)).classes == ("fear", "happy", "sad")
 
 
@@ -209,7 +209,7 @@ def test_check_hands_over_what_was_asked_for(faces: Path, tmp_path: Path, monkey
     stand_in = types.ModuleType("datamodules.audit")
     stand_in.run_check = run_check  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "datamodules.audit", stand_in)
-    assert main(["check", str(faces), "--fix", str(tmp_path / "f.csv"), "--no-near"]) == 1
+    assert main(["data", "check", str(faces), "--fix", str(tmp_path / "f.csv"), "--no-near"]) == 1
     assert asked == [{"images": 9, "near": False, "fix": tmp_path / "f.csv", "sheet": None, "table": None}]
 
 
@@ -217,17 +217,17 @@ def test_cache_is_built_listed_and_cleared(
     faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("EMOTION_CACHE_DIR", str(tmp_path / "cache"))
-    assert main(["cache"]) == 0
+    assert main(["data", "cache"]) == 0
     assert "no caches" in capsys.readouterr().out
-    assert main(["cache", "--data", str(faces), "--size", "16"]) == 0
+    assert main(["data", "cache", "--data", str(faces), "--size", "16"]) == 0
     text = capsys.readouterr().out
     assert "9 images at 16 px" in text
     assert "1 cannot be read" in text
-    assert main(["cache"]) == 0
+    assert main(["data", "cache"]) == 0
     assert "pixels" in capsys.readouterr().out
-    assert main(["cache", "--clear"]) == 0
+    assert main(["data", "cache", "--clear"]) == 0
     assert "freed" in capsys.readouterr().out
-    assert main(["cache"]) == 0
+    assert main(["data", "cache"]) == 0
     assert "no caches" in capsys.readouterr().out
 
 
@@ -243,11 +243,11 @@ def test_cache_is_built_listed_and_cleared(
 )
 def test_bad_arguments(args: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        main(args)
+        main(["data", *args])
 
 
 def test_a_misspelt_command_or_option_is_answered(capsys: pytest.CaptureFixture[str]) -> None:
     for args in (["descibe"], ["describe", "--chrt", "x"], []):
         with pytest.raises(SystemExit, match="2"):
-            main(args)
+            main(["data", *args])
     assert "describe" in capsys.readouterr().err

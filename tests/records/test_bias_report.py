@@ -12,14 +12,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from mlflow.exceptions import MlflowException
 
 from datamodules.errors import InputError
+from emotion.cli.report import main
+from emotion.cli.runs import main as sync
 from records.bias.columns import groupings
 from records.bias.figure import bias_figure
 from records.bias.groups import measure
 from records.bias.pages import html_page, markdown, text
 from records.bias.report import Asked, Told, find_bias
 from records.bias.words import correct_table, verdicts
-from records.cli import main as sync
-from records.report_cli import main
 from records.runs import add_to_run, download, run_row
 from records.tracking import TrackingLogger
 

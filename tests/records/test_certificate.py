@@ -15,12 +15,12 @@ import pytest
 import yaml
 
 from datamodules.errors import InputError
+from emotion.cli.report import main
 from records.certificate import Certificate, certify
 from records.evidence import read_evidence
 from records.origin import changed_between, known_commit, lock_of
 from records.predictions import PROTOCOL, classes_of
 from records.recomputed import recomputed
-from records.report_cli import main
 from records.statistics import cluster_bootstrap, fold_scores
 from records.tracking import TrackingLogger
 

@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 
 from datamodules.errors import InputError
+from emotion.cli.report import main
 from records.comparison import Compared, compare, difference_figure, over_folds
 from records.matching import joined, matched
 from records.predictions import flag_protocol
-from records.report_cli import main
 from records.significance import holm, paired_permutation
 from records.statistics import fold_scores
 from records.tracking import TrackingLogger

@@ -15,9 +15,9 @@ import pytest
 from mlflow import MlflowClient
 
 from datamodules.errors import InputError
+from emotion.cli.runs import main
 from records import store
 from records.exchange import export_runs
-from records.exchange_cli import main
 from records.portrait import portray
 from records.taking_in import import_runs
 from records.tracking import TrackingLogger, children, find_runs, load_table

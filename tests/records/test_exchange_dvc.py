@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from datamodules.errors import InputError
+from emotion.cli.runs import main
 from records import exchange_dvc
-from records.exchange_cli import main
 from records.tracking import TrackingLogger, find_runs, load_table
 
 ROOT = Path(__file__).resolve().parents[2]

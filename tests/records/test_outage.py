@@ -16,8 +16,9 @@ import pandas as pd
 import pytest
 
 from datamodules.errors import InputError
-from records.cli import main, ui_command
+from emotion.cli.runs import main
 from records.tracking import TrackingLogger, find_runs, load_table
+from records.ui import ui_command
 
 
 class Server:

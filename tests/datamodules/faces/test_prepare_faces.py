@@ -15,7 +15,6 @@ import pytest
 from PIL import Image
 from spots import spotted
 
-from datamodules.cli import main
 from datamodules.drawn_faces import DrawnFaces, draw
 from datamodules.errors import InputError
 from datamodules.faces import prepare, work
@@ -28,6 +27,7 @@ from datamodules.faces.work import CutOptions
 from datamodules.manifest import Manifest, make_manifest
 from datamodules.pixels import decode, decode_count, fit_to_square
 from datamodules.readers import read
+from emotion.cli.data import main
 
 SMALL = CutOptions(size=32, margin=0)
 
@@ -363,7 +363,9 @@ def test_names_of_every_kind(spots: Path, tmp_path: Path, name: str, capsys: pyt
     one_each(root, {name: face.save, f"{name[:-4]}2.png": face.save}).save(root / "labels.csv")
     output = tmp_path / f"out {name[:-4]}"
 
-    status = main(["prepare", "--data", str(root), "--faces", str(spots), "--size", "32", "--output", str(output)])
+    status = main(
+        ["data", "prepare", "--data", str(root), "--faces", str(spots), "--size", "32", "--output", str(output)]
+    )
 
     assert status == 0
     assert f"use it:  --data {output / 'manifest.csv'}" in capsys.readouterr().out
@@ -445,7 +447,19 @@ def test_the_command_says_what_it_did(
 ) -> None:
     photographs.save(tmp_path / "photographs" / "labels.csv")
     data, output = ["--data", str(tmp_path / "photographs")], tmp_path / "out"
-    command = ["prepare", *data, "--faces", str(spots), "--output", str(output), "--size", "40", "--margin", "0.1"]
+    command = [
+        "data",
+        "prepare",
+        *data,
+        "--faces",
+        str(spots),
+        "--output",
+        str(output),
+        "--size",
+        "40",
+        "--margin",
+        "0.1",
+    ]
 
     assert main([*command, "--rule", "central", "--border", "pad"]) == 1
     text = capsys.readouterr().out
@@ -473,11 +487,11 @@ def test_options_that_cannot_be(
     photographs.save(tmp_path / "photographs" / "labels.csv")
     data = ["--data", str(tmp_path / "photographs"), "--output", str(tmp_path / "out")]
     with pytest.raises(InputError, match=message):
-        main(["prepare", *data, "--faces", str(spots), *options])
+        main(["data", "prepare", *data, "--faces", str(spots), *options])
     assert not (tmp_path / "out").exists()
     if options != ["--upright"]:
         with pytest.raises(InputError, match=r"is about cutting faces; add --faces haar, yunet:FILE or FILE\.onnx"):
-            main(["prepare", *data, *options])
+            main(["data", "prepare", *data, *options])
 
 
 def test_faces_are_not_cut_twice(photographs: Manifest, spots: Path, tmp_path: Path) -> None:

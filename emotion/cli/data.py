@@ -3,23 +3,30 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING
 
-from datamodules.cache_shelf import ALL, KINDS
 from datamodules.errors import InputError
-from datamodules.faces.command import (
-    add_face_arguments,
-    prepare_faces_command,
-    refuse_without_faces,
-    unlabelled_images,
-)
-from datamodules.manifest import Manifest
-from datamodules.readers import READERS, ReadOptions, read
-from datamodules.readers.common import Agreement, BadRecords, Unknown, Votes
+from datamodules.places import CACHE_BUDGET_GB, cache_root
 
-CLEARED = f"delete caches of these kinds: {', '.join(KINDS)}, or {ALL}; pixels and hashes if none is named"
+if TYPE_CHECKING:  # these import pandas, which takes a second
+    from datamodules.faces.work import CutOptions
+    from datamodules.manifest import Manifest
+
+# Written out, since the modules that define these names import pandas; a test compares them with those modules.
+READERS = ("fer2013", "aihub", "csv", "folder", "pattern", "cafe", "nimh")
+VOTES = ("ignore", "majority", "soft")
+UNKNOWN_LABELS = ("error", "drop", "keep")
+AGREEMENTS = ("any", 2, 3)
+BAD_RECORDS = ("error", "drop")
+FITS = ("crop", "stretch", "pad")
+RULES = ("largest", "central")
+BORDERS = ("reflect", "pad")
+NO_FACE = ("list", "drop", "keep", "centre")
+CUT_OPTIONS = ("margin", "size", "rule", "border", "upright", "no_face")  # fields of CutOptions
+CACHES = ("pixels", "crops", "unpacked", "drawn", "scenes", "features", "hashes")
+
+CLEARED = f"delete caches of these kinds: {', '.join(CACHES)}, or all; pixels and hashes if none is named"
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,26 +37,28 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", help=f"a path, reader:path ({', '.join(READERS)}), drawn[:largest=1000,ratio=10], or scenes [drawn]"
     )
     data.add_argument("--pattern", help="regular expression for paths, with named groups label, subject, any group")
-    data.add_argument("--votes", choices=get_args(Votes), default="ignore", help="what annotators' votes are for")
+    data.add_argument("--votes", choices=VOTES, default="ignore", help="what annotators' votes are for")
     data.add_argument("--drop-ties", action="store_true", help="with votes: leave out images with a shared first place")
     data.add_argument("--keep-unknown", action="store_true", help="with votes: keep images that most call unknown")
     data.add_argument("--alias", action="append", metavar="NAME=CLASS", help="another name for a class; repeatable")
-    data.add_argument("--unknown-labels", choices=get_args(Unknown), default="error", help="what to do with them")
+    data.add_argument("--unknown-labels", choices=UNKNOWN_LABELS, default="error", help="what to do with them")
     data.add_argument(
         "--agreement",
-        choices=get_args(Agreement),
+        choices=AGREEMENTS,
         type=lambda text: int(text) if text.isdecimal() else text,
         default="any",
         help="use images whose label so many annotators gave",
     )
     data.add_argument("--per-class", type=int, metavar="N", help="use N images of every class, the agreed ones first")
-    data.add_argument("--bad-records", choices=get_args(BadRecords), default="error", help="stop, or leave them out")
+    data.add_argument("--bad-records", choices=BAD_RECORDS, default="error", help="stop, or leave them out")
     for column in ("path", "label", "subject", "split"):
         data.add_argument(f"--{column}-column", metavar="COLUMN", help=f"the table's column for the {column}")
 
 
-def open_data(args: argparse.Namespace) -> Manifest:
+def open_data(args: argparse.Namespace) -> "Manifest":
     """Read what the arguments of :func:`add_data_arguments` name; drawn faces if they name nothing."""
+    from datamodules.readers import ReadOptions, read
+
     if args.data and args.source and args.data != args.source:
         msg = f"data is given twice, as {args.source!r} and as --data {args.data!r}; give it once"
         raise InputError(msg)
@@ -78,7 +87,31 @@ def open_data(args: argparse.Namespace) -> Manifest:
     return read(args.data or args.source or "drawn", options)
 
 
-def describe_command(args: argparse.Namespace) -> int:
+def _add_face_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add ``--faces`` and what goes with it; the defaults stand in ``CutOptions``."""
+    faces = parser.add_argument_group("cutting faces out (with --faces; --output is then a folder)")
+    faces.add_argument("--faces", metavar="DETECTOR", help="haar, yunet:FILE, or FILE.onnx of a detector trained here")
+    faces.add_argument("--margin", type=float, help="share of the box's longer side added on every side [0.25]")
+    faces.add_argument("--size", type=int, help="side of the crops in pixels [500]")
+    faces.add_argument("--rule", choices=RULES, help="which of several faces [largest]")
+    faces.add_argument("--border", choices=BORDERS, help="outside the picture: mirrored or grey [reflect]")
+    faces.add_argument("--upright", action="store_true", default=None, help="turn faces until the eyes are level")
+    faces.add_argument(
+        "--no-face",
+        choices=NO_FACE,
+        help="pictures without a face, which no_face.csv lists: left out, with exit status 1 (list) or 0 (drop); "
+        "kept whole; or their middle square [list]",
+    )
+    faces.add_argument(
+        "--unlabelled",
+        action="store_true",
+        default=None,
+        help="the images have no labels; --data is an image, a folder or a table, as for `emotion predict`",
+    )
+    faces.add_argument("--workers", type=int, help="processes [one a core]")
+
+
+def _describe(args: argparse.Namespace) -> int:
     """Print what is in the data set, and draw the chart if one is asked for."""
     from datamodules.describe import describe
 
@@ -93,13 +126,14 @@ def describe_command(args: argparse.Namespace) -> int:
     return 0
 
 
-def prepare_command(args: argparse.Namespace) -> int:
+def _prepare(args: argparse.Namespace) -> int:
     """Write the manifest, or with ``--faces`` the crops and theirs, and say how to use it."""
     if args.faces is not None:
-        source = args.data or args.source
-        manifest = unlabelled_images(source) if args.unlabelled and source else open_data(args)
-        return prepare_faces_command(manifest, args)
-    refuse_without_faces(args)
+        return _prepare_faces(args)
+    for name in (*CUT_OPTIONS, "unlabelled", "workers"):
+        if getattr(args, name) is not None:
+            msg = f"{name} is about cutting faces; add --faces haar, yunet:FILE or FILE.onnx, or leave it out"
+            raise InputError(msg)
     manifest = open_data(args)
     path = Path(args.output).expanduser()
     if path.exists() and not args.overwrite:
@@ -113,7 +147,42 @@ def prepare_command(args: argparse.Namespace) -> int:
     return 0
 
 
-def check_command(args: argparse.Namespace) -> int:
+def _prepare_faces(args: argparse.Namespace) -> int:
+    """Cut the faces and say what was found; exit status 1 where pictures were left out and nobody had chosen that."""
+    from datamodules.faces.prepare import prepare_faces, unlabelled_images
+
+    options = _cut_options(args)
+    source = args.data or args.source
+    manifest = unlabelled_images(source) if args.unlabelled and source else open_data(args)
+    output = Path(args.output).expanduser()
+    done = prepare_faces(manifest, args.faces, output, options, workers=args.workers, fresh=args.overwrite)
+    total = len(manifest)
+    print(f"{total:,} pictures: a face in {done.found:,} (several in {done.several:,}), none in {done.empty:,}")
+    if done.unreadable:
+        print(f"{done.unreadable:,} cannot be read")
+    stood = f", {total - done.done:,} stood already" if done.done < total else ""
+    print(f"worked on {done.done:,}{stood}" + (f"; {done.removed:,} old crops removed" if done.removed else ""))
+    left = total - len(done.manifest)
+    if done.empty or done.unreadable:
+        print(f"listed: {output / 'no_face.csv'}")
+    print(f"written: {output / 'manifest.csv'} ({len(done.manifest):,} crops of {options.size} px), boxes.csv")
+    print(f"use it:  --data {output / 'manifest.csv'}")
+    if left and options.no_face == "list":
+        print(f"left out: {left:,} of {total:,}; choose --no-face drop, keep or centre to end with exit status 0")
+        return 1
+    return 0
+
+
+def _cut_options(args: argparse.Namespace) -> "CutOptions":
+    from datamodules.faces.work import CutOptions
+
+    if args.workers is not None and args.workers < 1:
+        msg = f"workers must be at least 1, got {args.workers}"
+        raise InputError(msg)
+    return CutOptions(**{name: getattr(args, name) for name in CUT_OPTIONS if getattr(args, name) is not None})
+
+
+def _check(args: argparse.Namespace) -> int:
     """Look for broken, doubled and doubtful images; exit status 1 on errors."""
     from datamodules.audit import run_check
 
@@ -121,11 +190,10 @@ def check_command(args: argparse.Namespace) -> int:
     return run_check(open_data(args), near=not args.no_near, fix=fix, sheet=sheet, table=table)
 
 
-def cache_command(args: argparse.Namespace) -> int:
+def _cache(args: argparse.Namespace) -> int:
     """List the caches, build one, or clear them."""
     from datamodules.cache import build_cache
     from datamodules.cache_shelf import cache_clear, cache_list
-    from datamodules.places import cache_root
 
     if args.clear is not None:
         freed = cache_clear(kinds=args.clear or ("pixels",))
@@ -147,7 +215,7 @@ def cache_command(args: argparse.Namespace) -> int:
     return 0
 
 
-def parser() -> argparse.ArgumentParser:
+def _parser() -> argparse.ArgumentParser:
     """Return the parser of `emotion data`."""
     top = argparse.ArgumentParser(prog="emotion data", description=__doc__)
     commands = top.add_subparsers(dest="command", required=True, metavar="describe|check|prepare|cache")
@@ -156,7 +224,7 @@ def parser() -> argparse.ArgumentParser:
     add_data_arguments(sub)
     sub.add_argument("--chart", metavar="FILE.png", help="draw the class counts into this file")
     sub.add_argument("--sample", type=int, default=500, help="how many image headers to read for the sizes [500]")
-    sub.set_defaults(run=describe_command)
+    sub.set_defaults(run=_describe)
 
     sub = commands.add_parser("check", help="unreadable, doubled and doubtful images; exit status 1 on errors")
     add_data_arguments(sub)
@@ -164,33 +232,38 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--sheet", metavar="FILE.png", help="draw a contact sheet of the findings")
     sub.add_argument("--table", metavar="FILE.csv", help="write every finding into a table")
     sub.add_argument("--no-near", action="store_true", help="look for exact duplicates only")
-    sub.set_defaults(run=check_command)
+    sub.set_defaults(run=_check)
 
     about = "write the manifest of a data set, to edit and to use as --data; with --faces cut the faces out"
     sub = commands.add_parser("prepare", help=about)
     add_data_arguments(sub)
     sub.add_argument("--output", required=True, metavar="FILE", help="a .csv or .parquet file; with --faces a folder")
     sub.add_argument("--overwrite", action="store_true", help="replace the file if it exists; with --faces do all anew")
-    add_face_arguments(sub)
-    sub.set_defaults(run=prepare_command)
+    _add_face_arguments(sub)
+    sub.set_defaults(run=_prepare)
 
     sub = commands.add_parser("cache", help="list the caches; with --data build one; with --clear delete them")
     add_data_arguments(sub)
     sub.add_argument("--size", type=int, default=64, help="side of the cached pictures in pixels [64]")
-    sub.add_argument("--fit", choices=("crop", "stretch", "pad"), default="crop", help="how a picture becomes square")
-    sub.add_argument("--budget-gb", type=float, default=20.0, help="disk space that all caches may take [20]")
+    sub.add_argument("--fit", choices=FITS, default="crop", help="how a picture becomes square")
+    sub.add_argument(
+        "--budget-gb",
+        type=float,
+        default=CACHE_BUDGET_GB,
+        help=f"disk space that all caches may take [{CACHE_BUDGET_GB:g}]",
+    )
     sub.add_argument("--clear", nargs="*", metavar="KIND", help=CLEARED)
-    sub.set_defaults(run=cache_command)
+    sub.set_defaults(run=_cache)
     return top
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status.
+def main(args: list[str]) -> int:
+    """Run `emotion data ...` and return the exit status.
 
     Raises:
-        InputError: bad input; the front door prints it.
+        InputError: Bad input.
     """
-    chosen = parser().parse_args(args)
+    chosen = _parser().parse_args(args[1:])
     try:
         return int(chosen.run(chosen))
     except BrokenPipeError:  # `emotion data describe | head`

@@ -5,8 +5,9 @@ import difflib
 from pathlib import Path
 
 from datamodules.errors import InputError
-from lightning_modules.cli import say_what_begins
+from emotion.cli.main import say_what_begins
 
+# as in `records.explain.methods`, which imports torch; a test compares them
 METHODS = ("lime", "kernel-shap", "grad-cam", "integrated-gradients")
 EPILOG = """examples:
   emotion explain latest --method lime --by age              10 correct images of every class and age
@@ -16,8 +17,7 @@ EPILOG = """examples:
 """
 
 
-def parser() -> argparse.ArgumentParser:
-    """Return the options of the command."""
+def _parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(
         prog="emotion explain",
         description="Explain held-out images, each by the checkpoint of the fold that never saw it, and measure "
@@ -67,8 +67,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(args: list[str]) -> int:
-    """Run the command; ``args`` begin with "explain"."""
-    options = parser().parse_args(args[1:])
+    """Run `emotion explain` and return the exit status.
+
+    Raises:
+        InputError: Bad input.
+    """
+    options = _parser().parse_args(args[1:])
     if options.method not in METHODS:
         near = difflib.get_close_matches(options.method.lower().replace("_", "-"), METHODS, n=1, cutoff=0.4)
         msg = f"--method: one of {', '.join(METHODS)}, got {options.method!r}" + (
@@ -76,6 +80,6 @@ def main(args: list[str]) -> int:
         )
         raise InputError(msg)
     say_what_begins(args)
-    from lightning_modules.explain_run import run
+    from lightning_modules.explain_run import ExplainOptions, explain_run
 
-    return run(options)
+    return explain_run(ExplainOptions(**vars(options)))

@@ -1,0 +1,83 @@
+"""The table of commands, and what all of them share.
+
+The module of a command has a function `main(args) -> int`: `args[0]` is the name of the command, the result is the exit
+status. An `InputError` that it raises is printed here. Importing such a module is cheap: it imports torch, lightning
+and mlflow inside the function that needs them, so that `--help` is there at once.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+
+COMMANDS = {
+    "data": ("emotion.cli.data", "describe, check, prepare or cache a set of images"),
+    "fit": ("lightning_modules.cli", "train one model and evaluate it once on the held-out part"),
+    "validate": ("lightning_modules.cli", "evaluate a run's checkpoint on its inner split"),
+    "test": ("lightning_modules.cli", "evaluate a run's checkpoint on its held-out part"),
+    "predict": ("emotion.cli.predict", "classify a picture, a folder or a manifest with a trained model"),
+    "explain": ("emotion.cli.explain", "show where a trained network looks, and whether that is true"),
+    "export": ("emotion.cli.predict", "write a trained model as ONNX, with its preprocessing"),
+    "register": ("emotion.cli.predict", "put a trained model into the MLflow model registry"),
+    "detector": ("lightning_modules.detector.command", "train our own face detector, measure it, write it as ONNX"),
+    "cross-validate": ("sweeps.cli", "train and evaluate k folds under one parent run"),
+    "search": ("sweeps.search_cli", "try options on inner folds, score the best once on data no trial saw"),
+    "dashboard": ("sweeps.search_cli", "open Optuna's page of searches on this machine only"),
+    "study": ("sweeps.study_cli", "run a paper's experiment, and write its numbers beside the published ones"),
+    "reproduce": ("sweeps.cli", "run a tracked run again and say what differs"),
+    "runs": ("emotion.cli.runs", "list, export, import, push, pull or delete runs, or show their disk use"),
+    "report": ("emotion.cli.report", "compare runs image by image, say for whom one is worse, certify it"),
+    "ui": ("emotion.cli.runs", "open the MLflow page on this machine only"),
+    "sync": ("emotion.cli.runs", "send what a run could not deliver while the tracking server was away"),
+    "info": ("emotion.cli.runs", "show versions, devices, the tracking store and the cache"),
+}
+DIRECTORY = "mlruns"  # as in `records.store`, which imports mlflow
+
+
+def usage() -> str:
+    """Return the list of commands, one a line."""
+    width = max(map(len, COMMANDS))
+    lines = "\n".join(f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items())
+    return f"usage: emotion <command> [options]     (emotion <command> --help tells the options)\n\n{lines}\n"
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        args: The command and its arguments; by default those of this process.
+
+    Returns:
+        The exit status: 0 done, 1 an error that was explained, 2 wrong usage, 130 stopped by Ctrl-C; a command may give
+        1 and 2 a meaning of its own, which its `--help` tells.
+    """
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # read at import: it would ask the network for a newer one
+    args = list(sys.argv[1:] if args is None else args)
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if args else 2
+    if args[0] not in COMMANDS:
+        print(f"error: unknown command {args[0]!r}\n\n{usage()}", file=sys.stderr)
+        return 2
+    from datamodules.errors import InputError
+
+    try:
+        return int(importlib.import_module(COMMANDS[args[0]][0]).main(args))
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        return 130
+
+
+def say_what_begins(args: list[str]) -> None:
+    """Print that a command begins, since importing what it needs takes seconds; other ranks and --help are silent."""
+    asked_for_help = any(word in ("-h", "--help", "--help-all") or word.endswith(".help") for word in args)
+    if not asked_for_help and os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"emotion {args[0]}: starting ...", file=sys.stderr, flush=True)
+
+
+def add_directory(parser: argparse.ArgumentParser) -> None:
+    """Add ``--directory``, the folder of the runs."""
+    parser.add_argument("--directory", default=DIRECTORY, help="folder of the runs (default: %(default)s)")

@@ -1,0 +1,101 @@
+"""Commands that use a trained model: `emotion predict`, `export` and `register`."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from datamodules.errors import InputError
+from emotion.cli.main import say_what_begins
+
+if TYPE_CHECKING:  # it takes a second to import
+    import pandas as pd
+
+
+def main(args: list[str]) -> int:
+    """Run `predict`, `export` or `register` and return the exit status.
+
+    Raises:
+        InputError: Bad input.
+    """
+    say_what_begins(args)
+    return {"predict": _predict, "export": _export, "register": _register}[args[0]](args[1:])
+
+
+def _predict(args: list[str]) -> int:
+    """Classify images; exit status 1 when one of them could not be read."""
+    parser = argparse.ArgumentParser(
+        prog="emotion predict",
+        description="Classify a picture, a folder or a table of paths with a tracked run or a checkpoint.",
+    )
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--run", help="run id of a finished run (of a cross-validation: one of its folds)")
+    which.add_argument("--checkpoint", help="a checkpoint file")
+    parser.add_argument("--data", required=True, help="a picture, a folder, or a CSV/Parquet table with a path column")
+    parser.add_argument("--output", help="where to write the table (.csv or .parquet); default: only print")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--workers", type=int, default=0, help="processes that decode")
+    options = parser.parse_args(args)
+    if options.batch_size < 1 or options.workers < 0:
+        msg = f"--batch-size and --workers: at least 1 and 0, got {options.batch_size} and {options.workers}"
+        raise InputError(msg)
+    if options.output and Path(options.output).suffix not in (".csv", ".parquet"):
+        msg = f"--output: must end in .csv or .parquet, got {options.output}"
+        raise InputError(msg)
+    from lightning_modules.predict import predict_table, write_predictions
+    from lightning_modules.stored import header, load_trained, run_checkpoint
+
+    trained = load_trained(run_checkpoint(options.run) if options.run else Path(options.checkpoint))
+    if options.run:
+        print(header(options.run, trained), file=sys.stderr)  # what is piped on is the table alone
+    run = f"run {options.run}" if options.run else options.checkpoint
+    table = predict_table(trained, options.data, batch_size=options.batch_size, num_workers=options.workers, run=run)
+    _show(table)
+    if options.output:
+        write_predictions(table, Path(options.output))
+        print(f"written: {options.output} ({len(table)} rows)")
+    return int((table["error"] != "").any())
+
+
+def _show(table: "pd.DataFrame") -> None:
+    probabilities = table.filter(like="prob_")
+    for row in table[table["error"] == ""].head(20).itertuples():
+        print(f"{row.path}\t{row.predicted}\t{probabilities.loc[row.Index].max():.3f}")
+    for row in table[table["error"] != ""].head(20).itertuples():
+        print(f"{row.path}\terror: {row.error}", file=sys.stderr)
+    if len(table) > 20:
+        counts = table["predicted"].replace("", "(unreadable)").value_counts()
+        print(f"... {len(table) - 20} more. In all: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+
+
+def _export(args: list[str]) -> int:
+    """Write a trained model as ONNX, with its preprocessing."""
+    parser = argparse.ArgumentParser(prog="emotion export", description=_export.__doc__)
+    parser.add_argument("run", help="run id of a finished run")
+    parser.add_argument("--format", choices=["onnx"], default="onnx")
+    parser.add_argument("--output", help="file to write; default: <run>.onnx here")
+    options = parser.parse_args(args)
+    from lightning_modules.export import export_onnx, refuse_face_crops
+    from lightning_modules.stored import header, load_trained, run_checkpoint
+
+    path = Path(options.output or f"{options.run}.onnx")
+    trained = load_trained(run_checkpoint(options.run))
+    refuse_face_crops(trained, options.run)
+    print(header(options.run, trained), file=sys.stderr)
+    difference = export_onnx(trained, path)
+    print(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB); differs from torch by at most {difference:.1e}")
+    print(f"input: uint8 RGB (batch, 3, {trained.size}, {trained.size}); classes: {', '.join(trained.classes)}")
+    return 0
+
+
+def _register(args: list[str]) -> int:
+    """Put a trained model, as ONNX with its preprocessing, into the MLflow model registry."""
+    parser = argparse.ArgumentParser(prog="emotion register", description=_register.__doc__)
+    parser.add_argument("run", help="run id of a finished run")
+    parser.add_argument("--name", default="emotion", help="name in the registry")
+    options = parser.parse_args(args)
+    from lightning_modules.export import register
+
+    version = register(options.run, options.name)
+    print(f"registered: {version.name} version {version.version} (emotion ui, page Models)")
+    return 0

@@ -1,0 +1,144 @@
+"""`emotion report`: compare runs image by image, certify one, or tell for whom it is worse."""
+
+import argparse
+from collections.abc import Mapping
+from pathlib import Path
+
+from datamodules.errors import InputError
+from emotion.cli.main import add_directory
+
+MINIMUM = 30  # as in `records.bias.groups`, which imports pandas; a test compares them
+
+
+def main(args: list[str]) -> int:
+    """Run `compare`, `certify` or `bias` and return the exit status.
+
+    Raises:
+        InputError: Bad input.
+    """
+    options = _parser().parse_args(args[1:])
+    return int(options.command(options))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="emotion report", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    several = commands.add_parser("compare", help="compare runs image by image", description=_compare.__doc__)
+    several.add_argument("runs", nargs="+", metavar="RUN", help="id, its beginning, name, or latest; first: reference")
+    several.add_argument("--pairs", action="store_true", help="every run with every other, not all with the first")
+    several.add_argument("--resamples", type=int, default=2000, help="of the bootstrap (default: %(default)s)")
+    several.add_argument("--permutations", type=int, default=9999, help="of the test (default: %(default)s)")
+    several.set_defaults(command=_compare)
+    certify = commands.add_parser("certify", help="check what a run says of itself", description=_certify.__doc__)
+    certify.add_argument("run", metavar="RUN", help="id, its beginning, name, or latest")
+    certify.set_defaults(command=_certify)
+    bias = commands.add_parser("bias", help="for whom a run is worse", description=_bias.__doc__)
+    _add_bias_options(bias)
+    bias.set_defaults(command=_bias)
+    for command in (several, certify, bias):
+        command.add_argument("--out", type=Path, metavar="FOLDER", help="write the report's files here, too")
+        add_directory(command)
+    return parser
+
+
+def _add_bias_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `emotion report bias`, except --out and --directory, which all reports have."""
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="id, its beginning, name, or latest; several: as sets")
+    parser.add_argument(
+        "--by", nargs="+", default=[], metavar="COLUMN", help="columns of the manifest; age+gender is their crossing"
+    )
+    parser.add_argument("--cross", action="store_true", help="cross every two of the columns, too")
+    parser.add_argument(
+        "--bins", nargs="+", default=[], metavar="COLUMN=0,10,18", help="lower ends of bins of a column of numbers"
+    )
+    parser.add_argument("--top", type=int, metavar="N", help="keep the N most frequent values of each column")
+    parser.add_argument("--sets", metavar="COLUMN", help="its values are data sets: compare on the classes they share")
+    parser.add_argument("--by-class", action="store_true", help="test the gap of each class, too")
+    parser.add_argument("--minimum", type=int, default=MINIMUM, help="images of a ranked group (default: %(default)s)")
+    parser.add_argument("--manifest", type=Path, metavar="FILE", help="table the run was trained on, for who was in it")
+    parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap (default: %(default)s)")
+    parser.add_argument("--permutations", type=int, default=9999, help="of the tests (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of both (default: %(default)s)")
+    parser.add_argument("--not-kept", action="store_true", help="print, and keep no files with the run")
+
+
+def _compare(options: argparse.Namespace) -> int:
+    """Compare runs on the images they share: differences with 95 % intervals and paired tests, b minus a."""
+    from records.comparison import compare_runs, comparison_markdown, comparison_page, comparison_tables
+    from records.tables import as_text
+
+    found, links = compare_runs(
+        options.runs,
+        all_pairs=options.pairs,
+        resamples=options.resamples,
+        permutations=options.permutations,
+        directory=options.directory,
+    )
+    notes = "\n".join(found.notes)
+    print("\n\n".join([*(as_text(table) for table in comparison_tables(found)), notes]))
+    if options.out is not None:
+        made = {"compare.md": comparison_markdown(found, links), "compare.html": comparison_page(found, links)}
+        _write(options.out, {**made, "compare.csv": found.pairs.to_csv(index=False)})
+    return 0
+
+
+def _certify(options: argparse.Namespace) -> int:
+    """Recompute what a run says of its folds, numbers and origin.
+
+    Exit status 1 if a statement fails; 2 if none fails, but a check ended with an error.
+    """
+    from records.certificate import certificate_json, certificate_page, certificate_text, certify
+    from records.runs import find_whole_run
+
+    run = find_whole_run(options.run, directory=options.directory)
+    found = certify(run, directory=options.directory)
+    print(certificate_text(found))
+    if options.out is not None:
+        name = f"certificate-{run[:8]}"
+        _write(options.out, {f"{name}.json": certificate_json(found), f"{name}.html": certificate_page(found)})
+    return 1 if found.failed else 2 if found.broken else 0
+
+
+def _bias(options: argparse.Namespace) -> int:
+    """Tell for whom a run is worse, by how much, whether that is chance, and who was in its training data."""
+    from records.bias.cuts import parse_bins
+    from records.bias.pages import files, text
+    from records.bias.report import Asked
+    from records.bias.runs import bias_of_runs, keep_report
+
+    asked = Asked(
+        by=tuple(options.by),
+        cross=options.cross,
+        bins=parse_bins(options.bins),
+        top=options.top,
+        sets=options.sets,
+        by_class=options.by_class,
+        minimum=options.minimum,
+        resamples=options.resamples,
+        permutations=options.permutations,
+        seed=options.seed,
+    )
+    chosen, found = bias_of_runs(options.runs, asked, manifest=options.manifest, directory=options.directory)
+    print(text(found))
+    made = files(found)
+    if options.out is not None:
+        _write(options.out, made, shown="bias.html")
+    if not options.not_kept:
+        print("\n".join(keep_report(chosen, made, asked, options.directory)))
+    return 0
+
+
+def _write(folder: Path, files: Mapping[str, str | bytes], shown: str | None = None) -> None:
+    """Write a report's files and print their names, or only that of `shown`."""
+    from datamodules.places import replacing
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in files.items():
+            with replacing(folder / name) as draft:
+                draft.write_bytes(content.encode() if isinstance(content, str) else content)
+    except OSError as error:
+        msg = f"--out: {folder} cannot be written to ({error.strerror or error}); choose another folder."
+        raise InputError(msg) from error
+    for name in files if shown is None else [shown]:
+        print(f"written: {folder / name}")

@@ -1,0 +1,253 @@
+"""The commands about runs: `emotion runs ...`, `ui`, `sync` and `info`."""
+
+import argparse
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from datamodules.errors import InputError
+from emotion.cli.main import add_directory
+
+_USUAL = ("exported", "new", "brought up to date", "unchanged")  # outcomes that are counted, not listed
+
+
+def main(args: list[str]) -> int:
+    """Run `runs`, `ui`, `sync` or `info` and return the exit status.
+
+    Raises:
+        InputError: Bad input.
+    """
+    parsers = {"runs": _runs_parser, "ui": _ui_parser, "sync": _sync_parser, "info": _info_parser}
+    options = parsers[args[0]]().parse_args(args[1:])
+    return int(options.command(options))
+
+
+def _runs_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="emotion runs", description="Carry runs between people, and free their space."
+    )
+    commands = parser.add_subparsers(required=True, metavar="ACTION")
+
+    listing = commands.add_parser("list", help="list the runs here, or of an export", description=_list.__doc__)
+    listing.add_argument("path", nargs="?", metavar="PATH", help="folder of an export (default: the runs here)")
+    listing.set_defaults(command=_list)
+
+    export = commands.add_parser("export", help="write runs as plain files", description=_export.__doc__)
+    export.add_argument("path", metavar="PATH", help="a new folder, or an earlier export that is added to")
+    export.set_defaults(command=_export)
+
+    importing = commands.add_parser("import", help="take exported runs in", description=_import.__doc__)
+    importing.add_argument("path", metavar="PATH", help="folder of an export")
+    importing.set_defaults(command=_import)
+
+    push = commands.add_parser("push", help="share runs through DVC", description=_push.__doc__)
+    push.add_argument("--replace", action="store_true", help="share only the named runs, drop what was shared before")
+    push.set_defaults(command=_push)
+
+    pull = commands.add_parser("pull", help="take in what others shared through DVC", description=_pull.__doc__)
+    pull.set_defaults(command=_pull)
+
+    usage = commands.add_parser("du", help="show the disk space of each run", description=_disk_use.__doc__)
+    usage.set_defaults(command=_disk_use)
+
+    delete = commands.add_parser("delete", help="delete runs and free their space", description=_delete.__doc__)
+    delete.add_argument("runs", nargs="+", metavar="RUN", help="run id, its beginning, its name, or latest")
+    delete.add_argument("--keep-files", action="store_true", help="mark the runs as deleted, and remove no file")
+    delete.set_defaults(command=_delete)
+
+    for sub in (export, push):
+        what = "run id, its beginning, its name, or latest, with what is under it (default: all that are over)"
+        sub.add_argument("--run", dest="runs", action="append", default=[], metavar="RUN", help=what)
+        sub.add_argument("--experiment", help="only the runs of this experiment")
+        sub.add_argument("--models", action="store_true", help="take checkpoints and other models along")
+        sub.add_argument(
+            "--skip", action="append", default=[], metavar="PATTERN", help="artifacts left behind: 'figures/*' (repeat)"
+        )
+    for sub in (push, pull):
+        sub.add_argument("--remote", help="name of a DVC remote or its address (default: the default remote)")
+    for sub in (listing, export, importing, push, pull, usage, delete):
+        add_directory(sub)
+    return parser
+
+
+def _ui_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="emotion ui", description=_ui.__doc__)
+    parser.add_argument("--port", type=int, default=5000, help="port of the page (default: %(default)s)")
+    add_directory(parser)
+    parser.set_defaults(command=_ui)
+    return parser
+
+
+def _sync_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="emotion sync", description=_sync.__doc__)
+    add_directory(parser)
+    parser.set_defaults(command=_sync)
+    return parser
+
+
+def _info_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="emotion info", description=_info.__doc__)
+    add_directory(parser)
+    parser.set_defaults(command=_info)
+    return parser
+
+
+def _list(options: argparse.Namespace) -> int:
+    """List runs, newest first, with what is under a run below it."""
+    from records.portrait import read_exported
+    from records.runs import as_tree, find_runs
+    from records.tables import as_text
+
+    if options.path is None:
+        found = find_runs(directory=options.directory, limit=100_000)
+    else:
+        found = read_exported(options.path)
+    if not len(found):
+        print("No runs.")
+        return 0
+    print(as_text(as_tree(found)))
+    print(f"\n{len(found)} runs")
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    """Write runs as plain files (JSON, Parquet, artifacts), by default without checkpoints and models."""
+    from records.exchange import MODELS, export_runs
+    from records.runs import select_runs
+
+    chosen = select_runs(options.runs, options.experiment, directory=options.directory)
+    skip = [*options.skip, *(() if options.models else MODELS)]
+    outcome = export_runs(options.path, chosen, skip=skip, directory=options.directory)
+    print(f"{Path(options.path)}: {_summary(outcome)}")
+    return 0
+
+
+def _import(options: argparse.Namespace) -> int:
+    """Take the runs of an export into the folder mlruns; runs that are here already get what they lack."""
+    from records.taking_in import import_runs
+
+    return _show_imported(import_runs(options.path, directory=options.directory), options.directory)
+
+
+def _push(options: argparse.Namespace) -> int:
+    """Add runs to those that mlruns.dvc names, send them to a DVC remote, and rewrite mlruns.dvc."""
+    from records.exchange import MODELS
+    from records.exchange_dvc import push
+    from records.runs import select_runs
+
+    chosen = select_runs(options.runs, options.experiment, directory=options.directory)
+    skip = [*options.skip, *(() if options.models else MODELS)]
+    if options.replace and not chosen:
+        msg = "--replace: drops what was shared and not named, so name what is kept: --run RUN or --experiment NAME."
+        raise InputError(msg)
+    outcome, sentence = push(options.remote, chosen, skip=skip, replace=options.replace, directory=options.directory)
+    print(f"{_summary(outcome)}\n{sentence} Give it to the others: git add mlruns.dvc .dvc && git commit && git push")
+    return 0
+
+
+def _pull(options: argparse.Namespace) -> int:
+    """Fetch the runs that mlruns.dvc names and take them in; runs that are here already get what they lack."""
+    from records.exchange_dvc import pull
+
+    return _show_imported(pull(options.remote, directory=options.directory), options.directory)
+
+
+def _show_imported(outcome: Mapping[str, str], directory: str) -> int:
+    print(f"{Path(directory)}: {_summary(outcome)}")
+    return int(any(what.startswith("refused") for what in outcome.values()))
+
+
+def _summary(outcome: Mapping[str, str]) -> str:
+    """Return how many runs had each usual outcome, and a line for each run with another."""
+    counts = Counter(outcome.values())
+    text = ", ".join(f"{counts[what]} {what}" for what in _USUAL if what in counts)
+    lines = [f"  {run_id[:8]}  {what}" for run_id, what in outcome.items() if what not in _USUAL]
+    return "\n".join([f"{len(outcome)} runs: {text or 'none taken'}", *lines])
+
+
+def _disk_use(options: argparse.Namespace) -> int:
+    """Show the disk space of each run on this machine in MB, largest first: local folder, artifacts, checkpoints."""
+    from records.disk import disk_use
+    from records.tables import as_text
+
+    found = disk_use(options.directory)
+    if not len(found):
+        print(f"No run has files in {Path(options.directory).absolute()}.")
+        return 0
+    sizes = found[["folder", "artifacts", "checkpoints", "total"]]
+    table = found[["name"]].assign(run=found["run_id"].str[:8], status=found["status"])
+    table[list(sizes)] = (sizes / 1e6).map("{:.1f}".format)
+    print(as_text(table))
+    print(
+        f"\n{len(found)} runs, {sizes['total'].sum() / 1e6:.1f} MB, of which checkpoints "
+        f"{sizes['checkpoints'].sum() / 1e6:.1f} MB"
+    )
+    return 0
+
+
+def _delete(options: argparse.Namespace) -> int:
+    """Delete runs with all runs below them, without asking: mark them as deleted in MLflow and remove their files.
+
+    `mlflow runs restore` brings back the record of a run: parameters, metrics and tags. Files that were removed are
+    gone: checkpoints, tables, figures. With --keep-files no file is removed.
+    """
+    from records.disk import delete_runs
+    from records.runs import select_runs
+    from records.store import tracking_uri, without_password
+
+    chosen = select_runs(options.runs, directory=options.directory)
+    deleted = delete_runs(chosen, keep_files=options.keep_files, directory=options.directory)
+    for run in deleted:
+        what = "files kept" if options.keep_files else f"{run.freed / 1e6:.1f} MB freed"
+        server = "; its artifacts stay on the server" if run.elsewhere and not options.keep_files else ""
+        print(f"deleted: {run.name} [{run.run_id[:8]}], {what}{server}")
+    if not options.keep_files:
+        print(f"{len(deleted)} runs, {sum(run.freed for run in deleted) / 1e6:.1f} MB freed")
+    uri = without_password(tracking_uri(options.directory))
+    kept = "" if options.keep_files else ", but not its files"
+    restore = f"MLFLOW_TRACKING_URI={uri} mlflow runs restore --run-id {deleted[0].run_id}"
+    print(f"The record of a run can be brought back{kept}: {restore}")
+    return 0
+
+
+def _ui(options: argparse.Namespace) -> int:
+    """Serve the MLflow page of the runs in a folder, reachable from this machine only, until Ctrl-C."""
+    from records.ui import HOST, serve, ui_command
+
+    command = ui_command(options.directory, options.port)
+    print(f"MLflow page: http://{HOST}:{options.port}  (Ctrl-C ends it)", flush=True)
+    return serve(command)
+
+
+def _sync(options: argparse.Namespace) -> int:
+    """Send metrics, files and states that wait in the local folders of runs because their store was away."""
+    from records.runs import replay_spools
+
+    outcome = replay_spools(options.directory)
+    if not outcome:
+        print(f"Nothing waits in {Path(options.directory).absolute()}.")
+    for run_id, what in outcome.items():
+        print(f"{run_id}  {what}")
+    return int(any(what.startswith("not sent") for what in outcome.values()))
+
+
+def _info(options: argparse.Namespace) -> int:
+    """Show versions, git commit, devices, the tracking store, the cache and the free disk space."""
+    from records.environment import installation
+
+    found = installation(options.directory)
+    for name, version in found.versions.items():
+        print(f"{name:<18}{version}")
+    print(f"{'git commit':<18}{found.commit}{' and changes that are not committed' if found.changed else ''}")
+    print(f"{'CPU cores':<18}{found.cores}")
+    for name, memory in found.gpus:
+        print(f"{'GPU':<18}{name}, {memory / 1e9:.1f} GB")
+    if not found.gpus:
+        print(f"{'GPU':<18}none that torch can use")
+    counted = "" if found.runs is None else f", {found.runs} runs"
+    print(f"{'tracking store':<18}{found.store}: {found.answer}{counted}")
+    budget = f"{found.pixel_bytes / 1e9:.2f} of the {found.budget_bytes / 1e9:g} GB that pixel caches may take"
+    print(f"{'cache':<18}{found.cache}: {found.cache_bytes / 1e9:.2f} GB; {budget}")
+    for folder, free in found.free.items():
+        print(f"{'free disk space':<18}{free / 1e9:.1f} GB for {folder}")
+    return 0
