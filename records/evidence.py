@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from datamodules.errors import InputError
 from records import store
-from records.runs import CONFIG, children, download
+from records.runs import CONFIG, children, download, read_config
 
 TABLES = ("predictions", "split", "intervals", "folds", "seeds")
 _T = TypeVar("_T")
@@ -103,11 +103,11 @@ def read_evidence(run_id: str, *, directory: str | Path = store.DIRECTORY, with_
         experiment_id=str(run.info.experiment_id),
         status=str(run.info.status),
         tags=dict(run.data.tags),
-        params=dict(run.data.params),
+        params={name.replace(".init_args.", "."): value for name, value in run.data.params.items()},
         metrics=dict(run.data.metrics),
         tables={name: _read(path) for name, path in there.items()},
         digests={name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in there.items()},
-        config=kept(CONFIG, lambda path: dict(yaml.safe_load(path.read_text(encoding="utf-8"))), {}),
+        config=kept(CONFIG, read_config, {}),
         environment=kept("environment.json", lambda path: dict(json.loads(path.read_text(encoding="utf-8"))), {}),
         dataset=_dataset(run),
         missing=tuple(broken),

@@ -282,8 +282,17 @@ def run_config(
     run_id: str, *, directory: str | Path = store.DIRECTORY, tracking_uri: str | None = None
 ) -> dict[str, Any]:
     """Return the configuration that a run kept as `config.yaml`."""
-    path = download(run_id, CONFIG, directory=directory, tracking_uri=tracking_uri)
-    return dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+    return read_config(download(run_id, CONFIG, directory=directory, tracking_uri=tracking_uri))
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a `config.yaml`; version 0.1 wrote ``class_path`` and ``init_args`` of data and model."""
+    config = dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+    for section in ("data", "model"):
+        stored = config.get(section)
+        if isinstance(stored, dict) and "init_args" in stored:
+            config[section] = dict(stored["init_args"] or {})
+    return config
 
 
 def replay_spools(directory: str | Path = store.DIRECTORY) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """`emotion reproduce`: run a tracked run again from its own config and seed, and say what differs."""
 
-import argparse
 import json
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -53,30 +53,42 @@ def prediction_differences(before: pd.DataFrame, after: pd.DataFrame) -> list[st
     return lines
 
 
-def main(args: list[str]) -> int:
-    """Run the command; exit status 1 when the numbers differ."""
-    parser = argparse.ArgumentParser(prog="emotion reproduce", description=__doc__)
-    parser.add_argument("run", help="run id, its beginning, its name, or latest")
-    run_id = find_run(parser.parse_args(args).run)
+@dataclass(frozen=True)
+class Reproduction:
+    """What running a run again gave: one line for each difference of the environment and of the numbers."""
+
+    run_id: str
+    environment: list[str]
+    numbers: list[str]
+    text: str = ""
+
+
+def reproduce(run: str) -> Reproduction | None:
+    """Run a tracked run again from its own config and seed.
+
+    Args:
+        run: id, its beginning, its name, or latest.
+
+    Returns:
+        What differs; None on other ranks than zero.
+
+    Raises:
+        InputError: there is no such run, or it has no predictions to compare with.
+    """
+    run_id = find_run(run)
     tags = run_row(run_id)
     kind = tags.get("tags.kind")
     before = load_table(run_id, "predictions")
     environment_lines = environment_differences(run_id)
     # what was run, whatever the recipe says by now
-    config = RunConfig.from_file(download(run_id, CONFIG), "detector" if kind == "detector" else "emotion")
+    config = RunConfig.from_file(download(run_id, CONFIG))
     result: CrossValidation | RunResult | None
     if kind == "cross-validation":
         seeds = [int(seed) for seed in str(tags["tags.seed"]).split(",")]
         result = cross_validate(config, folds=int(tags["tags.folds"]), seeds=seeds)
     else:
-        alone = {"run.parent": None, **({} if kind == "detector" else {"ckpt_path": None})}
-        result = train(config.override(alone))
-        if result is not None and result.text:
-            print(f"\n{result.text}")
-    if result is None:  # another rank than zero: a run without predictions was refused above
-        return 0
+        result = train(config.override({"run.parent": None, "ckpt_path": None}))
+    if result is None:
+        return None
     lines = prediction_differences(before, result.predictions)
-    print(f"\nreproduced {run_id}")
-    print("environment: " + ("the same" if not environment_lines else ""), *environment_lines, sep="\n  ")
-    print("numbers: " + ("the same, image by image" if not lines else ""), *lines, sep="\n  ")
-    return int(bool(lines))
+    return Reproduction(run_id, environment_lines, lines, result.text if isinstance(result, RunResult) else "")

@@ -1,10 +1,8 @@
 """Runs the face detector's study: each seed trains, fine-tunes and measures both detectors; then the report."""
 
 import hashlib
-from argparse import Namespace
 from functools import partial
 from pathlib import Path
-from typing import cast
 
 import pandas as pd
 
@@ -28,28 +26,36 @@ TRUTH, DETECTIONS, ELSEWHERE = "truth", "detections", "detections_elsewhere"  # 
 Runs = dict[tuple[str, int], str]  # step and seed -> run id
 
 
-def main(options: Namespace, extra: list[str]) -> int:
+def run_detector_study(
+    given: Options,
+    *,
+    scale: Scale,
+    data: str | None = None,
+    seeds: tuple[int, ...] | None = None,
+    protocol: str = "honest",
+    storage: str | None = None,
+    dry_run: bool = False,
+    only_report: bool = False,
+) -> int:
     """Run the study behind `emotion study face-detector`; return the exit status.
 
     Raises:
         InputError: an option that this study does not take, or one that `emotion detector fit` refuses.
     """
-    if options.storage or options.protocol != "honest":
-        name, value = ("--storage", options.storage) if options.storage else ("--protocol", options.protocol)
+    if storage or protocol != "honest":
+        name, value = ("--storage", storage) if storage else ("--protocol", protocol)
         msg = f"{name}: study face-detector runs in one process by the honest protocol, got {value}; leave {name} out"
         raise InputError(msg)
-    given = Options.read(extra, "detector")
-    seeds = tuple(options.seeds) if options.seeds else None
-    study = build(cast(Scale, options.scale), options.data, given.values.get("data.boxes"), seeds)
+    study = build(scale, data, given.values.get("data.boxes"), seeds)
     # the table of boxes belongs to the new images alone
     left = {name: value for name, value in given.values.items() if name != "data.boxes"}
-    conduct = DetectorConduct(study, cast(Scale, options.scale), "honest", Options(given.recipe, given.files, left))
-    if options.dry_run:
+    conduct = DetectorConduct(study, scale, "honest", Options(given.recipe, given.files, left))
+    if dry_run:
         from sweeps.studies.face_detector_estimate import estimate
 
         print(estimate(conduct))
         return 0
-    conduct.run(only_report=options.report)
+    conduct.run(only_report=only_report)
     return 0
 
 

@@ -16,7 +16,7 @@ from records import store
 from records.bias import groups
 from records.explain import methods
 
-MAY_IMPORT_TORCH = {"fit", "cross-validate", "search", "study", "detector"}  # their options are those of classes
+MAY_IMPORT_TORCH = {"study", "detector"}
 BELOW = {
     "data": ("describe", "check", "prepare", "cache"),
     "runs": ("list", "export", "import", "push", "pull", "du", "delete"),

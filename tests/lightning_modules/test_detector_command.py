@@ -6,7 +6,7 @@ import pytest
 
 import emotion
 from datamodules.errors import InputError
-from lightning_modules.detector.command import main
+from emotion.cli.detector import main
 from records.runs import find_runs, load_table
 
 SCENES = "scenes:images=16,size=96,others=1"

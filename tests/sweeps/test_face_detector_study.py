@@ -1,7 +1,6 @@
 """The study of the face detector: its published table, one small study that goes on after a stop, and its page."""
 
 import re
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 
 import emotion
 from datamodules.errors import InputError
-from lightning_modules.config import RunConfig
+from lightning_modules.config import Options, RunConfig
 from records.runs import children, find_runs, load_table
 from sweeps.studies import face_detector_conduct as conduct
 from sweeps.studies.face_detector import NEW, OLD, SETTINGS, TRAINED, TUNED, build, cell_name
@@ -124,13 +123,12 @@ def test_the_page_shows_what_was_won_and_forgotten(tmp_path: Path) -> None:
     [
         ({"storage": "postgresql://x"}, r"--storage: study face-detector runs in one process"),
         ({"protocol": "paper"}, r"--protocol: .* by the honest protocol, got paper"),
-        ({"report": True}, r"--report: study face-detector-tiny-honest-\w+ has not begun here"),
+        ({"only_report": True}, r"--report: study face-detector-tiny-honest-\w+ has not begun here"),
     ],
 )
 def test_wrong_words_are_refused(workplace: Path, options: dict[str, Any], message: str) -> None:
-    plain = {"storage": None, "protocol": "honest", "seeds": None, "scale": "tiny", "data": None, "dry_run": False}
     with pytest.raises(InputError, match=message):
-        conduct.main(Namespace(**{**plain, "report": False, **options}), [])
+        conduct.run_detector_study(Options(), scale="tiny", **options)
 
 
 def test_seeds_are_given_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,10 +1,10 @@
-"""`emotion study NAME`: runs a paper's experiment as a queue of cells and writes its report."""
+"""The command `emotion study`: run the experiment of a paper and write its report."""
 
 import argparse
 import sys
 
 from datamodules.errors import InputError
-from lightning_modules.cli import say_what_begins
+from emotion.cli.main import say_what_begins
 from sweeps.studies import OWN_DOORS, STUDIES, build_study
 from sweeps.studies.plan import PROTOCOLS, SCALES, Study
 
@@ -48,11 +48,21 @@ def main(args: list[str]) -> int:
         if options.cells:
             msg = f"--cells: study {options.name} runs as a whole, got {options.cells}; leave --cells out"
             raise InputError(msg)
-        from sweeps.studies.face_detector_conduct import main as run_detectors
+        from lightning_modules.config import Options
+        from sweeps.studies.face_detector_conduct import run_detector_study
 
         _require_once(options.seeds)
         say_what_begins(args)
-        return run_detectors(options, extra)
+        return run_detector_study(
+            Options.read(extra, "detector"),
+            scale=options.scale,
+            data=options.data,
+            seeds=tuple(options.seeds) if options.seeds else None,
+            protocol=options.protocol,
+            storage=options.storage,
+            dry_run=options.dry_run,
+            only_report=options.report,
+        )
     from lightning_modules.config import Options
 
     study = planned(options.name, options)

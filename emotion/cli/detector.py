@@ -1,10 +1,10 @@
-"""`emotion detector`: train our own face detector, measure it, write it as ONNX for `emotion data prepare --faces`."""
+"""The command `emotion detector`: train a face detector, measure it, write it as ONNX."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from datamodules.errors import InputError
+from emotion.cli.main import say_what_begins
 
 USAGE = """usage: emotion detector <fit|test|export> [options]
 
@@ -33,8 +33,7 @@ def main(args: list[str]) -> int:
     if command not in ("fit", "test", "export"):
         msg = f"emotion detector: fit, test or export, got {command!r}"
         raise InputError(msg)
-    if not {"-h", "--help"} & set(rest):
-        print(f"emotion detector {command}: starting ...", file=sys.stderr, flush=True)
+    say_what_begins([f"detector {command}", *rest])
     return {"fit": _fit, "test": _test, "export": _export}[command](rest)
 
 

@@ -1,4 +1,4 @@
-"""The command line of searches: `emotion search` and `emotion dashboard`."""
+"""Commands of searches: `emotion search` and `emotion dashboard`."""
 
 import argparse
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from datamodules.errors import InputError
-from lightning_modules.cli import say_what_begins
+from emotion.cli.main import say_what_begins
 from lightning_modules.config import HELP, Options, recipe_names
 from sweeps.spaces import SPACES, portable
 from sweeps.storage import EMBEDDED, VARIABLE, close, open_storage

@@ -1,0 +1,215 @@
+"""Commands that train: `emotion fit`, `cross-validate` and `reproduce`; and `validate` and `test` of a checkpoint."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from datamodules.errors import InputError
+from emotion.cli.main import say_what_begins
+from lightning_modules.config import HELP, Options, RunConfig, all_options, recipe_names
+
+if TYPE_CHECKING:  # importing it takes seconds
+    from sweeps.cross_validation import CrossValidation
+
+# the usual options; `--help-all` has all of them, which takes the import of torch
+USUAL = {
+    "data.size": "side of the images that the model sees, in pixels",
+    "data.batch_size": "images in a training step",
+    "data.split": "folds (of cross-validation), holdout, or given (as the data brings it)",
+    "data.folds": "number of folds; --data.fold N is the one that is reported on",
+    "data.fold": "which fold is reported on, from 0",
+    "data.holdout_fraction": "share of the images that is reported on, with --data.split holdout",
+    "data.inner_fraction": "share of the rest that epochs are selected on",
+    "data.n_min": "over-sample each class to this many images, a fraction of the largest class, or max",
+    "data.balance_by": "over-sample each class in each subgroup: a column such as age, or age+gender",
+    "data.stratify_by": "divide these subgroups evenly as well",
+    "data.transforms": "names of transforms, one of which is drawn for an image: [flip,zoom]",
+    "data.transform_where": "none, copies (over-sampled images), all, or doubled",
+    "data.leak": "duplicates across a given split: error, drop_twins, allow",
+    "data.near_duplicates": "keep near-duplicates together as well as exact ones",
+    "data.num_workers": "processes that load images (default: as many as help)",
+    "model.backbone": "name of a timm model",
+    "model.weights": "embedded (an installed package), hub (needs the network), none, or a file",
+    "model.head": "linear, or another head: --help-all lists them",
+    "model.loss": "CrossEntropy, Focal, LogitAdjustment, BalancedSoftmax, LDAM ...",
+    "model.loss.gamma": "an option of the loss, here of Focal",
+    "model.optimizer": "adam, adamw or sgd",
+    "model.learning_rate": "highest learning rate of the run",
+    "model.weight_decay": "weight decay",
+    "model.schedule": "of the learning rate: constant, one_cycle, cosine, plateau",
+    "model.dropout": "dropout before the head",
+    "trainer.max_epochs": "most epochs",
+    "trainer.accelerator": "auto, cpu or gpu",
+    "trainer.devices": "number of devices of this run; with several: --trainer.strategy ddp",
+    "trainer.precision": "32-true, or bf16-mixed on a GPU",
+    "run.patience": "stop after this many epochs without a better macro F1 on the val part",
+    "run.ema_decay": "evaluate an average of the weights with this decay per step, such as 0.99",
+    "run.start_from": "begin with the weights of a run or a .ckpt file",
+    "run.keep": "checkpoint that stays: best, last (to train on), or none",
+    "run.name": "name of the run on the MLflow page",
+    "run.experiment": "MLflow experiment",
+}
+ABOUT = {
+    "fit": "Train one model, select the epoch on the val part, and report on the held-out part once.",
+    "validate": "Evaluate the checkpoint of a run (--run RUN) or of a file (--ckpt_path FILE) on the val part.",
+    "test": "Evaluate the checkpoint of a run (--run RUN) or of a file (--ckpt_path FILE) on the held-out part.",
+}
+
+
+def main(args: list[str]) -> int:
+    """Run `fit`, `validate`, `test`, `cross-validate` or `reproduce` and return the exit status.
+
+    Raises:
+        InputError: Bad input.
+    """
+    command, rest = args[0], args[1:]
+    if command == "cross-validate":
+        return _cross_validate(args)
+    if command == "reproduce":
+        return _reproduce(args)
+    if {"-h", "--help", "--help-all"} & set(rest):
+        print(_usage(command))
+        if "--help-all" in rest:
+            print(f"\nall options:\n{all_options()}")
+        return 0
+    say_what_begins(args)
+    return _fit(rest) if command == "fit" else _evaluate(command, rest)
+
+
+def _usage(command: str) -> str:
+    width = max(map(len, USUAL)) + 2
+    lines = "\n".join(f"  --{name:<{width}}{text}" for name, text in USUAL.items())
+    more = "  --dry-run         say what would be trained and about how long it takes; train nothing\n"
+    return (
+        f"usage: emotion {command} [options]\n\n{ABOUT[command]}\n\n"
+        f"{HELP.format(recipes=', '.join(recipe_names()))}{more if command == 'fit' else ''}\nusual options:\n{lines}"
+    )
+
+
+def _fit(args: list[str]) -> int:
+    config = RunConfig.resolve([word for word in args if word != "--dry-run"])
+    if "--dry-run" in args:
+        from lightning_modules.estimate import describe_run
+
+        print(describe_run(config))
+        return 0
+    from lightning_modules.training import train
+
+    result = train(config)
+    if result is not None and result.text:
+        leaks = "".join(f"{name}: {value}\n" for name, value in result.data.leak_record.items())
+        print(f"\n{leaks}{result.text}\nrun {result.run_id} (look at it: emotion ui)")
+    return 0
+
+
+def _evaluate(command: str, args: list[str]) -> int:
+    options = Options.read(args)
+    values = {name: value for name, value in options.values.items() if name != "run"}
+    if run := options.values.get("run"):
+        from lightning_modules.stored import stored_run
+
+        file, checkpoint = stored_run(run)
+        config = RunConfig.layered(Options(None, (str(file), *options.files), values))
+    else:
+        config = RunConfig.layered(options)
+        if config.ckpt_path is None:
+            msg = f"emotion {command}: --run RUN or --ckpt_path FILE says which trained model, got neither"
+            raise InputError(msg)
+        checkpoint = Path(config.ckpt_path)
+    from lightning_modules.training import evaluate
+
+    evaluate(config.override({"ckpt_path": None}), checkpoint, "validate" if command == "validate" else "test")
+    return 0
+
+
+def _cross_validate(args: list[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="emotion cross-validate",
+        description="Train and evaluate k folds under one parent run. Other options are those of `emotion fit`.",
+        epilog=HELP.format(recipes=", ".join(recipe_names())),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--folds", type=int, default=5, help="number of folds (default: %(default)s)")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", help="training seeds; their spread is printed apart (default: --seed)"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=1, help="processes that train folds at the same time (default: %(default)s)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="say what would be trained and about how long it takes")
+    parser.add_argument(
+        "--resamples", type=int, default=2000, help="bootstrap resamples of the intervals (default: %(default)s)"
+    )
+    options, rest = parser.parse_known_args(args[1:])
+    say_what_begins(args)
+    given = Options.read(rest)
+    for fixed in ("data.split", "data.fold", "data.folds", "data.fold_seed"):
+        if fixed in given:
+            msg = (
+                f"{given.typed[fixed]}: cross-validation sets it (got {given.values[fixed]}); leave it out, or use "
+                "`emotion fit` for one split"
+            )
+            raise InputError(msg)
+    config = RunConfig.layered(given)
+    seeds = options.seeds or [config.seed_everything]
+    if options.dry_run:
+        from lightning_modules.estimate import describe_run
+
+        print(describe_run(config.override({"data.fold_seed": seeds[0]}), options.folds, seeds))
+        return 0
+    from sweeps.cross_validation import cross_validate
+
+    result = cross_validate(
+        config,
+        folds=options.folds,
+        seeds=seeds,
+        workers=options.workers,
+        resume=config.run["resume"],
+        resamples=options.resamples,
+    )
+    if result is not None:
+        _show(result)
+    return 0
+
+
+def _show(result: "CrossValidation") -> None:
+    """Print the tables, the spreads, where the runs are and what to type next."""
+    print(f"\n{result.text}")
+    first = result.folds[result.folds["seed"] == result.folds["seed"].iloc[0]]
+    print("macro F1 of the folds: " + " ".join(f"{value:.3f}" for value in first["f1_macro"]))
+    if len(result.pooled) > 1:
+        spread = result.pooled["f1_macro"]
+        values = ", ".join(f"seed {row.seed}: {row.f1_macro:.3f}" for row in result.pooled.itertuples())
+        print(f"pooled macro F1 by training seed: {values}; standard deviation {spread.std(ddof=1):.3f}")
+        print("(the intervals above cover which images were tested, not the training seed)")
+    print(f"\nparent run {result.run_id} in mlruns/ (or MLFLOW_TRACKING_URI), its folds below it")
+    print("next:  make ui                                          look at the runs, figures and tables")
+    print("       make train RECIPE=balanced DATA=path/to/images   your own pictures, one folder a class")
+    print(f"       emotion predict --run {first['run_id'].iloc[0]} --data picture.jpg")
+    print(f"       emotion report bias {result.run_id[:8]} --by COLUMN       for whom it is worse")
+    print(f"       emotion explain {result.run_id[:8]}                      where it looks, and whether that is true")
+
+
+def _reproduce(args: list[str]) -> int:
+    """Run a tracked run again from its own config and seed; exit status 1 when the numbers differ."""
+    parser = argparse.ArgumentParser(
+        prog="emotion reproduce",
+        description="Run a tracked run again from its own config and seed, and say what differs. "
+        "Exit status 1 if the numbers differ.",
+    )
+    parser.add_argument("run", help="run id, its beginning, its name, or latest")
+    options = parser.parse_args(args[1:])
+    say_what_begins(args)
+    from sweeps.reproduce import reproduce
+
+    again = reproduce(options.run)
+    if again is None:  # another rank than zero
+        return 0
+    environment, numbers = again.environment, again.numbers
+    if again.text:
+        print(f"\n{again.text}")
+    print(f"\nreproduced {again.run_id}")
+    print("environment: " + ("the same" if not environment else ""), *environment, sep="\n  ")
+    print("numbers: " + ("the same, image by image" if not numbers else ""), *numbers, sep="\n  ")
+    return int(bool(numbers))
