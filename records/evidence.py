@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +18,12 @@ from records.runs import CONFIG, children, download, read_config
 
 TABLES = ("predictions", "split", "intervals", "folds", "seeds")
 _T = TypeVar("_T")
+
+
+def _flat_params(params: Mapping[str, str]) -> dict[str, str]:
+    """Return a run's parameters; version 0.1 named the classes of data and model in them."""
+    classes = ("data.class_path", "model.class_path")
+    return {name.replace(".init_args.", "."): value for name, value in params.items() if name not in classes}
 
 
 @dataclass(frozen=True)
@@ -103,7 +109,7 @@ def read_evidence(run_id: str, *, directory: str | Path = store.DIRECTORY, with_
         experiment_id=str(run.info.experiment_id),
         status=str(run.info.status),
         tags=dict(run.data.tags),
-        params={name.replace(".init_args.", "."): value for name, value in run.data.params.items()},
+        params=_flat_params(run.data.params),
         metrics=dict(run.data.metrics),
         tables={name: _read(path) for name, path in there.items()},
         digests={name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in there.items()},

@@ -16,7 +16,7 @@ from records import store
 from records.bias import groups
 from records.explain import methods
 
-MAY_IMPORT_TORCH = {"study", "detector"}
+MAY_IMPORT_TORCH = {"study", "detector"}  # their options are those of classes
 BELOW = {
     "data": ("describe", "check", "prepare", "cache"),
     "runs": ("list", "export", "import", "push", "pull", "du", "delete"),
@@ -35,7 +35,7 @@ for words in json.loads(sys.argv[1]):
             status = end.code
     if status or not printed.getvalue().startswith(f"usage: emotion {' '.join(words)}"):
         failed.append((words, status, printed.getvalue()))
-heavy = {"torch", "lightning", "mlflow", "pandas", "numpy", "cv2"}
+heavy = {"torch", "lightning", "mlflow", "pandas", "cv2"}
 print(json.dumps({"failed": failed, "imported": sorted(heavy & set(sys.modules))}))
 """
 
