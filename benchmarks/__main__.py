@@ -18,6 +18,7 @@ from benchmarks.report import Figure, as_table, machine, say, write
 # those that start processes come first, while this one is small
 BENCHMARKS = (
     "mapping",
+    "startup",
     "faces",
     "pipeline",
     "training",

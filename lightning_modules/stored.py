@@ -9,7 +9,7 @@ from datamodules.errors import InputError
 from datamodules.face_crops import FaceCrops
 from datamodules.pixels import Fit
 from lightning_modules.classifier import EmotionClassifier
-from records.runs import children, download, find_run, run_row
+from records.runs import children, download, find_run, run_config, run_row
 
 CHECKPOINT = "checkpoint/best.ckpt"
 CONFIG = "config.yaml"
@@ -44,6 +44,9 @@ def run_checkpoint(run_id: str) -> Path:
             msg = (
                 f"--run: {run_id} is the parent of {len(folds)} runs and has no model itself; name one of them: {names}"
             )
+            raise InputError(msg) from error
+        if (run_config(run_id).get("run") or {}).get("keep") == "none":
+            msg = f"--run: {run_id} was trained with --run.keep none, so it left no checkpoint; train it again without"
             raise InputError(msg) from error
         raise
 

@@ -1,0 +1,54 @@
+"""What `train` refuses, and what it says of a run that goes on with other code."""
+
+import pytest
+
+from datamodules.errors import InputError
+from lightning_modules import tracked_run, training
+from lightning_modules.config import RunConfig
+from lightning_modules.tracked_run import note_other_code
+from lightning_modules.training import train
+
+
+@pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork", "ddp_notebook", "ddp_find_unused_parameters_true_spawn"])
+def test_strategies_that_copy_the_process_are_refused(strategy: str) -> None:
+    config = RunConfig.resolve(["--data", "nowhere"]).override({"trainer.strategy": strategy})
+    with pytest.raises(InputError, match=rf"trainer.strategy: {strategy} .* give --trainer.strategy ddp"):
+        train(config)
+
+
+def test_a_notebook_trains_on_one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "_IS_INTERACTIVE", True)
+    config = RunConfig.resolve(["--data", "nowhere", "--trainer.devices", "2"])
+    with pytest.raises(InputError, match=r"trainer.devices: a notebook trains on one device, got 2; .*`emotion fit`"):
+        train(config)
+    with pytest.raises(InputError, match="no file or folder nowhere"):
+        train(config.override({"trainer.devices": 1}))
+
+
+@pytest.mark.parametrize(
+    ("commit", "changed", "lock", "noted"),
+    [
+        ("a" * 40, False, "lock", []),
+        ("b" * 40, False, "lock", []),  # an empty commit, or one of tests and documents
+        ("b" * 40, True, "lock", ["other code"]),
+        ("a" * 40, False, "new", ["other packages"]),
+        ("b" * 40, True, "new", ["other code", "other packages"]),
+    ],
+)
+def test_other_code_is_noted_when_a_run_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    commit: str,
+    changed: bool,
+    lock: str,
+    noted: list[str],
+) -> None:
+    monkeypatch.setattr(tracked_run, "_row", lambda run: {"tags.git_commit": "a" * 40, "tags.lock_sha256": "lock"})
+    monkeypatch.setattr(tracked_run, "environment", lambda: {"git_commit": commit, "lock_sha256": lock})
+    monkeypatch.setattr(tracked_run, "changed_between", lambda one, other: changed)
+    tags = note_other_code("run")
+    said = capsys.readouterr().err
+    assert tags == ({"resumed_with": f"{commit} {lock}"} if noted else {})
+    assert bool(said) == bool(noted)
+    for what in noted:
+        assert what in said
