@@ -241,10 +241,10 @@ FAULTS = (
     ),
     Fault(
         "identity",
-        "lightning_modules/command.py",
+        "lightning_modules/config.py",
         "weight averaging is left out of a run's identity",
-        'for key in ("patience", "ema_decay")}',
-        'for key in ("patience",)}',
+        '"resume", "evaluate", "accelerator", "keep"}',
+        '"resume", "evaluate", "accelerator", "keep", "ema_decay"}',
         IDENTITY,
     ),
     Fault(

@@ -79,7 +79,10 @@ def main(args: list[str]) -> int:
 def _usage(command: str) -> str:
     width = max(map(len, USUAL)) + 2
     lines = "\n".join(f"  --{name:<{width}}{text}" for name, text in USUAL.items())
-    more = "  --dry-run         say what would be trained and about how long it takes; train nothing\n"
+    more = (
+        "  --dry-run         say what would be trained and about how long it takes; train nothing\n"
+        "  --print_config    print all options as the YAML file that --config takes\n"
+    )
     return (
         f"usage: emotion {command} [options]\n\n{ABOUT[command]}\n\n"
         f"{HELP.format(recipes=', '.join(recipe_names()))}{more if command == 'fit' else ''}\nusual options:\n{lines}"
@@ -87,7 +90,10 @@ def _usage(command: str) -> str:
 
 
 def _fit(args: list[str]) -> int:
-    config = RunConfig.resolve([word for word in args if word != "--dry-run"])
+    config = RunConfig.resolve([word for word in args if word not in ("--dry-run", "--print_config")])
+    if "--print_config" in args:
+        print(config.to_yaml(), end="")
+        return 0
     if "--dry-run" in args:
         from lightning_modules.estimate import describe_run
 

@@ -19,7 +19,9 @@ def test_strategies_that_copy_the_process_are_refused(strategy: str) -> None:
 def test_a_notebook_trains_on_one_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "_IS_INTERACTIVE", True)
     config = RunConfig.resolve(["--data", "nowhere", "--trainer.devices", "2"])
-    with pytest.raises(InputError, match=r"trainer.devices: a notebook trains on one device, got '?2'?; .*`emotion fit`"):
+    with pytest.raises(
+        InputError, match=r"trainer.devices: a notebook trains on one device, got '?2'?; .*`emotion fit`"
+    ):
         train(config)
     with pytest.raises(InputError, match="no file or folder nowhere"):
         train(config.override({"trainer.devices": 1}))
