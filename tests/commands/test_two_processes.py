@@ -3,6 +3,8 @@
 import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,34 @@ def test_two_processes_make_one_run_with_the_numbers_of_one(emotion: Any, tiny: 
     assert said.count(f"run {run.info.run_id}") == 1
     assert len(list(Path("cache").rglob("meta.json"))) == 1
     predictions = emotion.table(run.info.run_id, "predictions")
+    assert sorted(predictions["row"]) == sorted(emotion.rows(run.info.run_id, "test"))
+    check_the_numbers_of_one(emotion, run.info.run_id)
+
+
+SCRIPT = """
+import sys
+from lightning_modules.config import RunConfig
+from lightning_modules.training import train
+
+if __name__ == "__main__":
+    config = RunConfig.resolve(sys.argv[1:])
+    result = train(config.override({"trainer.devices": 2, "trainer.strategy": "ddp"}))
+    print("finished" if result is None else f"finished {result.run_id} {len(result.predictions)}")
+"""
+
+
+def test_a_script_that_calls_train_trains_with_two_processes(emotion: Any, tiny: tuple[str, ...]) -> None:
+    """The other process runs the script again, and keeps nothing."""
+    Path("script.py").write_text(SCRIPT)
+    words = [sys.executable, "script.py", *tiny, "--data.folds", "4"]
+    root = str(Path(__file__).resolve().parents[2])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": root}
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (run,) = emotion.runs()
+    predictions = emotion.table(run.info.run_id, "predictions")
+    said = [line for line in done.stdout.splitlines() if line.startswith("finished")]
+    assert f"finished {run.info.run_id} {len(predictions)}" in said
     assert sorted(predictions["row"]) == sorted(emotion.rows(run.info.run_id, "test"))
     check_the_numbers_of_one(emotion, run.info.run_id)
 

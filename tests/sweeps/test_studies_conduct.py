@@ -18,7 +18,9 @@ from lightning_modules import config
 from lightning_modules.config import Options, RunConfig, data_module
 from records.runs import find_runs, has_store
 from sweeps.queue import ENQUEUED
+from sweeps.storage import close, open_storage
 from sweeps.studies import build_study, run
+from sweeps.studies import conduct as conduct_module
 from sweeps.studies.conduct import Conduct
 from sweeps.studies.outcomes import INNER, Outcome, Outcomes
 from sweeps.studies.plan import Study, cell_config
@@ -86,6 +88,27 @@ def test_other_images_under_the_same_name_are_another_study(folder: Path) -> Non
     with pytest.raises(InputError, match=r"begun with other images, labels or files .*--run.experiment NAME"):
         conduct._parent(check_study(study, conduct.configs).content_hash)
     assert len(find_runs()) == 1
+
+
+def test_cells_that_have_finished_are_not_queued_again_even_in_another_storage(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = build_study("backbones", "tiny", "honest")
+    finished, *others = [cell.name for cell in study.cells]
+    monkeypatch.setattr(Outcomes, "of_parent", lambda *_: Outcomes([Outcome(finished, study.seeds[0], "id", {})]))
+    monkeypatch.setattr(Conduct, "_report", lambda *_: {})
+    settings: list[dict[str, Any]] = []
+    monkeypatch.setattr(conduct_module, "work_together", lambda *words: settings.append(words[3]))
+    conduct = Conduct(study, "tiny", "honest", Options.read(["--data", str(folder)]), "sqlite:///other.db")
+    conduct.run()
+    storage = open_storage("sqlite:///other.db")
+    queued = optuna.load_study(study_name=conduct.key, storage=storage).get_trials()
+    close(storage)
+    wanted = {(trial.user_attrs[ENQUEUED]["cell"], trial.user_attrs[ENQUEUED]["seed"]) for trial in queued}
+    assert wanted == {(name, seed) for name in others for seed in study.seeds} | {
+        (finished, seed) for seed in study.seeds[1:]
+    }
+    assert set(settings[0]["configs"]) == {finished, *others}
 
 
 def test_a_report_before_the_choice_is_made_says_what_there_is(folder: Path) -> None:
