@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,7 +24,8 @@ _T = TypeVar("_T")
 def _flat_params(params: Mapping[str, str]) -> dict[str, str]:
     """Return a run's parameters; version 0.1 named the classes of data and model in them."""
     classes = ("data.class_path", "model.class_path")
-    return {name.replace(".init_args.", "."): value for name, value in params.items() if name not in classes}
+    flat = {re.sub(r"^(data|model)\.init_args\.", r"\1.", name): value for name, value in params.items()}
+    return {name: value for name, value in flat.items() if name not in classes}
 
 
 @dataclass(frozen=True)

@@ -156,7 +156,7 @@ def cross_validate(
         _ = data.division  # wrong data leaves no run behind
         parent = _open_parent(work, parent_id, above, name)
         try:
-            reserve(str(parent.run_id), _described(work), work.todo, members)
+            reserve(str(parent.run_id), work.config, data.manifest.name, work.todo, members)
             results = _run_folds(parent, work, members, min(workers, len(work.todo)))
             pooled = {seed: join_folds([results[seed, fold].predictions for fold in range(folds)]) for seed in seeds}
             _check_complete(pooled)
@@ -215,17 +215,17 @@ def _parent_to_resume(work: _Folds, resume: str | None) -> str | None:
 
 
 def _open_parent(work: _Folds, run_id: str | None, above: str | None, name: str | None) -> TrackingLogger:
-    recipe, _, experiment = _described(work)
+    run = work.config.run
     other = note_other_code(run_id) if run_id else {}
     parent = TrackingLogger(
-        experiment=experiment,
-        run_name=name or work.config.run["name"] or f"{recipe} {work.data.manifest.name} {work.folds}-fold",
+        experiment=run["experiment"],
+        run_name=name or run["name"] or f"{run['recipe']} {work.data.manifest.name} {work.folds}-fold",
         run_id=run_id,
         parent_run_id=above,
         system_metrics=False,
         tags={
             "kind": "cross-validation",
-            "recipe": recipe,
+            "recipe": run["recipe"],
             "seed": ",".join(map(str, work.seeds)),
             "identity": work.identity,
             "folds": str(work.folds),
@@ -235,11 +235,6 @@ def _open_parent(work: _Folds, run_id: str | None, above: str | None, name: str 
     if other:
         parent.set_tags(other)
     return parent
-
-
-def _described(work: _Folds) -> tuple[str, str, str]:
-    """Return the names of recipe, data and experiment."""
-    return str(work.config.run["recipe"]), work.data.manifest.name, str(work.config.run["experiment"])
 
 
 def _run_folds(

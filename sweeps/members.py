@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from mlflow.exceptions import MlflowException
 
 from datamodules.errors import InputError
+from lightning_modules.config import RunConfig
 from lightning_modules.evaluation import RunResult
 from records.runs import children
 from records.tracking import TrackingLogger
@@ -35,9 +36,17 @@ def known_members(parent_id: str, wanted: set[tuple[int, int]]) -> Members:
     return found
 
 
-def reserve(parent_id: str, described: tuple[str, str, str], todo: list[tuple[int, int]], members: Members) -> None:
-    """Make the runs that are not there yet, so that a later fold can begin while the tracking server is away."""
-    recipe, data, experiment = described
+def reserve(parent_id: str, config: RunConfig, data: str, todo: list[tuple[int, int]], members: Members) -> None:
+    """Make the runs that are not there yet, so that a later fold can begin while the tracking server is away.
+
+    Args:
+        parent_id: the cross-validation.
+        config: of all folds.
+        data: name of the data set.
+        todo: seed and fold of each run.
+        members: the runs that are known; the new ones are added.
+    """
+    recipe, experiment = config.run["recipe"], config.run["experiment"]
     for seed, fold in todo:
         if (seed, fold) not in members:
             name = f"{recipe} {data} fold {fold} seed {seed}"

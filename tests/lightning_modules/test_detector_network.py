@@ -17,6 +17,7 @@ from datamodules.errors import InputError
 from datamodules.faces.boxes import grid
 from datamodules.faces.boxes_data import BoxesDataModule
 from datamodules.faces.own_onnx import OwnDetector
+from lightning_modules.progress import quiet
 from lightning_modules.classifier import EmotionClassifier
 from lightning_modules.detector import FaceDetector
 from lightning_modules.detector.assignment import STRIDES
@@ -81,6 +82,7 @@ def trained(data: BoxesDataModule, folder: Path, model: FaceDetector, epochs: in
         def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
             losses.append(float(trainer.callback_metrics["train/loss"]))
 
+    quiet()
     trainer = pl.Trainer(
         accelerator="cpu", devices=1, max_epochs=epochs, gradient_clip_val=10.0, enable_model_summary=False,
         use_distributed_sampler=False, logger=False, callbacks=[Keep()], enable_checkpointing=False,

@@ -142,10 +142,10 @@ def test_what_is_not_in_the_tables_is_not_checkable(draw_predictions: Draw) -> N
     [
         ({"protocol": "leaky"}, {}, "protocol: leaky"),
         ({"protocol": "leaky"}, {}, "the protocol differs: tag 'leaky', predictions 'honest'"),
-        ({}, {"data.init_args.protocol": "paper"}, "made with data.protocol=paper"),
+        ({}, {"data.protocol": "paper"}, "made with data.protocol=paper"),
         ({}, {"data.leak": "duplicates"}, "made with data.leak=duplicates"),
-        ({"leak.leak": "drop_twins"}, {"data.init_args.leak": "allow"}, "data.leak is allow, recorded as drop_twins"),
-        ({"leak.leaking_clusters": "3"}, {"data.init_args.leak": "allow"}, "3 clusters cross the given split"),
+        ({"leak.leak": "drop_twins"}, {"data.leak": "allow"}, "data.leak is allow, recorded as drop_twins"),
+        ({"leak.leaking_clusters": "3"}, {"data.leak": "allow"}, "3 clusters cross the given split"),
     ],
 )
 def test_selection_says_what_is_wrong(

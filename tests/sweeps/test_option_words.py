@@ -58,7 +58,7 @@ def folds(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         (("--recipe", "baseline", f"--data.source={FACES}"), "baseline", "drawn"),
         (("-c", "mine.yaml"), "mine", "drawn"),
         (("-cmine.yaml",), "mine", "drawn"),
-        (("--config=mine.yaml", "--data=csv:faces.csv"), "mine", "faces"),
+        (("--config=mine.yaml", "--data=csv:faces.csv"), "mine", "drawn"),
     ],
 )
 def test_a_run_is_called_by_what_was_given(

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from datamodules.errors import InputError
-from lightning_modules.config import Options, data_module
+from lightning_modules.config import Options, RunConfig, data_module
 from records.significance import exchange_test
 from sweeps.queue import ENQUEUED
 from sweeps.studies import build_study, run
@@ -199,27 +199,27 @@ def test_another_group_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_cell_starts_from_the_run_of_its_seed(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[list[str]] = []
+    requested: list[RunConfig] = []
 
-    def trains(args: list[str], *_: object) -> tuple[str, dict[str, float]]:
-        asked.append(args)
+    def trains(config: RunConfig) -> tuple[str, dict[str, float]]:
+        requested.append(config)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(run, "_one_division", trains)
     monkeypatch.setattr(run, "end_lost_run_of", lambda *_: None)
     runs = Outcomes([Outcome(BEFORE, 0, "run-0", {}), Outcome(BEFORE, 1, "run-1", {})])
     monkeypatch.setattr(run.Outcomes, "of_parent", lambda parent: runs)
-    extra = ("--data.size", "32")
-    settings = Conduct(build_study("data-imbalance", "tiny", "honest"), "tiny", "honest", extra)._settings("p")
+    given = Options.read(["--data.size", "32"])
+    settings = Conduct(build_study("data-imbalance", "tiny", "honest"), "tiny", "honest", given)._settings("p")
 
     def begin(cell: str, seed: int) -> None:
         trial = SimpleNamespace(user_attrs={ENQUEUED: {"cell": cell, "seed": seed}})
         run.run_cell(cast(optuna.Trial, trial), settings)
 
-    for cell, seed, start in ((FURTHER, 1, ["--run.start_from", "run-1"]), (BEFORE, 1, ["--data.size", "32"])):
+    for cell, start in ((FURTHER, "run-1"), (BEFORE, None)):
         with pytest.raises(KeyboardInterrupt):
-            begin(cell, seed)
-        assert asked[-1][-2:] == start
+            begin(cell, 1)
+        assert (requested[-1].run["start_from"], requested[-1].data["size"]) == (start, 32)
     with pytest.raises(InputError, match="goes on from 'without the group' with seed 2, which has not finished"):
         begin(FURTHER, 2)
 
@@ -236,5 +236,5 @@ def test_a_start_is_an_earlier_cell_and_part_of_what_a_study_is() -> None:
               **common)
         for start in ("a", "c")
     ]  # fmt: skip
-    keys = {Conduct(study, "tiny", "honest", ()).key for study in two}
+    keys = {Conduct(study, "tiny", "honest").key for study in two}
     assert len(keys) == 2
