@@ -1,12 +1,19 @@
-"""Shared by every test: caches and runs go to temporary folders, nothing uses the network; a PostgreSQL server."""
+"""Shared by every test: temporary caches and runs, no network; a PostgreSQL server; processes that start at once."""
 
 import contextlib
+import multiprocessing
 import os
+import runpy
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import forkserver
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import pytest
@@ -15,6 +22,17 @@ os.environ["OMP_NUM_THREADS"] = "1"  # two test processes share two cores, and s
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+
+ROOT = Path(__file__).resolve().parents[1]
+# what a training imports of others, which takes ten seconds; nothing of this project
+STACK = (
+    *("albumentations", "alembic.command", "imblearn.over_sampling", "jsonargparse", "lightning.pytorch.cli"),
+    *("matplotlib.backends.backend_agg", "mlflow.store.tracking.sqlalchemy_store", "omegaconf", "optuna"),
+    *("pyarrow.dataset", "timm"),
+)
+_preload = BaseContext.set_forkserver_preload
+# Python's fork server, one a test process, has the stack whoever starts it first: `start_python` or a trial of a search
+BaseContext.set_forkserver_preload = lambda self, _: _preload(self, list(STACK))  # type: ignore[method-assign]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -66,3 +84,81 @@ def postgresql() -> Iterator[str]:
     finally:
         subprocess.run([programs / "pg_ctl", "-D", data, "-m", "immediate", "stop"], **common)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+class Forked:
+    """The part of `subprocess.Popen` that the tests use, of a process that Python's fork server starts."""
+
+    def __init__(self, code: str, arguments: Sequence[str], environment: dict[str, str]) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload([])
+        forkserver.ensure_running()
+        server = forkserver._forkserver._forkserver_address  # type: ignore[attr-defined]
+        ours, theirs = context.Pipe(duplex=False)
+        request = (code, list(arguments), environment, str(Path.cwd()), theirs, server)
+        self._process = context.Process(
+            target=runpy.run_path, args=(str(ROOT / "tests" / "forked.py"), {"REQUEST": request}, "__forked__")
+        )
+        self._process.start()
+        theirs.close()
+        self.pid = self._process.pid or 0
+        self.stdout = os.fdopen(os.dup(ours.fileno()), encoding="utf-8")
+        ours.close()
+        assert self.stdout.readline() == "\n", "the process did not begin"
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit status, minus the signal that ended the process; None while it runs."""
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired("python", timeout or 0)
+        return self.returncode
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, None]:
+        """Read its output to the end, which comes when those that it started have closed it, too, and wait."""
+        end, found = time.monotonic() + (timeout or 0), list[str]()
+        reader = threading.Thread(target=lambda: found.append("" if self.stdout.closed else self.stdout.read()))
+        reader.daemon = True
+        reader.start()
+        reader.join(timeout)
+        if reader.is_alive():
+            raise subprocess.TimeoutExpired("python", timeout or 0)
+        self.stdout.close()
+        self.wait(None if timeout is None else max(end - time.monotonic(), 1))
+        return found[0], None
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+@pytest.fixture
+def start_python() -> Iterator[Callable[..., Forked]]:
+    """Starts what `python -u -c CODE ARGUMENTS` is in the current folder and a session of its own, without the wait.
+
+    Takes code, arguments and environment. Standard error comes with the output. What still runs at the end is killed.
+    """
+    started: list[Forked] = []
+
+    def start(code: str, arguments: Sequence[str], environment: dict[str, str]) -> Forked:
+        started.append(Forked(code, arguments, environment))
+        return started[-1]
+
+    yield start
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
