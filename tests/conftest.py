@@ -1,6 +1,7 @@
 """Shared by every test: temporary caches and runs, no network; a PostgreSQL server; processes that start at once."""
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import runpy
@@ -8,13 +9,16 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import forkserver
-from multiprocessing.context import BaseContext
+from multiprocessing.forkserver import ForkServer
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -30,15 +34,26 @@ STACK = (
     *("matplotlib.backends.backend_agg", "mlflow.store.tracking.sqlalchemy_store", "omegaconf", "optuna"),
     *("pyarrow.dataset", "timm"),
 )
-_preload = BaseContext.set_forkserver_preload
-# Python's fork server, one a test process, has the stack whoever starts it first: `start_python` or a trial of a search
-BaseContext.set_forkserver_preload = lambda self, _: _preload(self, list(STACK))  # type: ignore[method-assign]
+_environment: dict[str, str] = {}  # as it is before the first test
+_frozen = 1000  # modules that were imported when old objects were last set aside
+_ensure_running = ForkServer.ensure_running
+
+
+def _start_with_the_stack(self: Any) -> None:
+    """Start Python's fork server, one a test process, with the stack and no test's variables."""
+    with mock.patch.dict(os.environ, _environment, clear=True):
+        self.set_forkserver_preload(list(STACK))
+        _ensure_running(self)
+
+
+ForkServer.ensure_running = _start_with_the_stack  # type: ignore[method-assign]
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _temporary_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["EMOTION_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
     os.environ.pop("MLFLOW_TRACKING_URI", None)
+    _environment.update(os.environ)
 
 
 @pytest.fixture
@@ -46,6 +61,32 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current folder, where runs may be written."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def _old_objects_stay() -> None:
+    """Keep what was imported out of the search for garbage, which Lightning makes several times a run."""
+    global _frozen
+    if len(sys.modules) > _frozen + 500:
+        gc.collect()
+        gc.freeze()
+        _frozen = len(sys.modules)
+
+
+def pytest_sessionfinish() -> None:
+    gc.unfreeze()  # or nanobind complains of objects that are left over
+
+
+@pytest.fixture
+def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made and saved, but not drawn, which takes a fifth of the shortest run."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from PIL import Image
+
+    def blank(self: Any, name: Any, **_: object) -> None:
+        Image.new("RGB", self.get_width_height()).save(name, "png", compress_level=1)
+
+    monkeypatch.setattr(FigureCanvasAgg, "print_png", blank)
 
 
 def _programs() -> Path | None:
@@ -91,8 +132,7 @@ class Forked:
 
     def __init__(self, code: str, arguments: Sequence[str], environment: dict[str, str]) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([])
-        forkserver.ensure_running()
+        forkserver._forkserver.ensure_running()  # type: ignore[attr-defined]
         server = forkserver._forkserver._forkserver_address  # type: ignore[attr-defined]
         ours, theirs = context.Pipe(duplex=False)
         request = (code, list(arguments), environment, str(Path.cwd()), theirs, server)
@@ -117,7 +157,7 @@ class Forked:
     def wait(self, timeout: float | None = None) -> int:
         self._process.join(timeout)
         if self.returncode is None:
-            raise subprocess.TimeoutExpired("python", timeout or 0)
+            raise subprocess.TimeoutExpired(sys.executable, timeout or 0)
         return self.returncode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, None]:
@@ -128,7 +168,7 @@ class Forked:
         reader.start()
         reader.join(timeout)
         if reader.is_alive():
-            raise subprocess.TimeoutExpired("python", timeout or 0)
+            raise subprocess.TimeoutExpired(sys.executable, timeout or 0)
         self.stdout.close()
         self.wait(None if timeout is None else max(end - time.monotonic(), 1))
         return found[0], None

@@ -206,6 +206,11 @@ def _no_traces(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
+@pytest.fixture(autouse=True)
+def _not_drawn(blank_figures: None) -> None:
+    """The figures of a run that a test makes are blank; those of `fitted` and `cross_validated` are drawn."""
+
+
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current folder."""

@@ -14,6 +14,11 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "tests" / "sweeps" / "queue_worker.py"
 
 
+@pytest.fixture(autouse=True)
+def _not_drawn(blank_figures: None) -> None:
+    """The figures of runs are blank."""
+
+
 @pytest.fixture
 def start_worker(start_python: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
     """Starts a worker of the queue: study, storage, task, settings; what still runs at the end is killed.
