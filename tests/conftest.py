@@ -84,6 +84,8 @@ def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     from PIL import Image
 
     def blank(self: Any, name: Any, **_: object) -> None:
+        if "draw" in vars(self.figure):  # matplotlib looks for the renderer, to cut a tight frame
+            self.figure.draw(self.get_renderer())
         Image.new("RGB", self.get_width_height()).save(name, "png", compress_level=1)
 
     monkeypatch.setattr(FigureCanvasAgg, "print_png", blank)

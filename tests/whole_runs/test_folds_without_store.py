@@ -24,17 +24,17 @@ def away(*_: object, **__: object) -> None:
 def test_folds_begin_while_the_store_is_away(
     place: Path, tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    run_fold = cross_validation._run_fold
+    train_fold = cross_validation._Folds.train
     seen: list[list[str]] = []
 
     def then_away(*args: object) -> object:
-        done = run_fold(*args)  # type: ignore[arg-type]
+        done = train_fold(*args)  # type: ignore[arg-type]
         seen.append(sorted(find_runs()["status"]) if not seen else [])
         patch.setattr(store, "open_client", away)
         return done
 
     with monkeypatch.context() as patch:
-        patch.setattr(cross_validation, "_run_fold", then_away)
+        patch.setattr(cross_validation._Folds, "train", then_away)
         words = ["cross-validate", *tiny, "--folds", "2", "--trainer.max_epochs", "1", "--run.experiment", "elsewhere"]
         assert emotion.main(words) == 0
     assert seen == [["FINISHED", "RUNNING", "SCHEDULED"], []]
