@@ -41,7 +41,8 @@ def _trials_know_the_cache_of_the_tests() -> None:
     process.join()
 
 
-LONG = ("pruning", "searching", "workers")  # two searches each, or commands one after another
+# two searches each, or commands or runs one after another
+LONG = ("pruning", "searching", "tracking", "training", "workers")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -68,9 +69,9 @@ class Done:
 class Emotion:
     """Runs `emotion ...` in the current folder, and looks at what it left."""
 
-    def __init__(self, capsys: pytest.CaptureFixture[str], site: Path) -> None:
-        self._capsys, self._site = capsys, site
-        self._started: list[subprocess.Popen[str]] = []
+    def __init__(self, capsys: pytest.CaptureFixture[str], site: Path, start_python: Callable[..., Any]) -> None:
+        self._capsys, self._site, self._start_python = capsys, site, start_python
+        self._started: list[Any] = []
 
     def __call__(self, *words: str, status: int | None = 0) -> Done:
         """Run a command in this process; `status` is the exit status that it must have, None if any will do."""
@@ -86,18 +87,23 @@ class Emotion:
         assert status is None or found == status, f"emotion {' '.join(words)}: status {found}\n{said.out}\n{said.err}"
         return done
 
-    def start(self, *words: str, at_step: str = "", **environment: str) -> subprocess.Popen[str]:
+    def start(self, *words: str, at_step: str = "", fresh: bool = False, **environment: str) -> Any:
         """Start a command as a process of its own, with standard error in its output.
 
         Args:
             words: the command and its options.
+            fresh: start a new interpreter, as a user does, and not one forked after the imports; `ddp` always does.
             at_step: `7:SIGKILL` sends itself the signal after the seventh optimizer step; `7:wait` prints a line
                 `step 7 done` after the seventh and every later step, and waits half a second.
             environment: more variables.
         """
         new = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "AT_STEP": at_step, **environment}
-        new["PYTHONPATH"] = f"{self._site}:{ROOT}" if at_step else str(ROOT)
         program = "import sys; from emotion import main; sys.exit(main())"
+        if not fresh and "ddp" not in words:
+            new["PYTHONPATH"] = str(ROOT)
+            self._started.append(self._start_python(AT_STEP + program, words, new))
+            return self._started[-1]
+        new["PYTHONPATH"] = f"{self._site}:{ROOT}" if at_step else str(ROOT)
         if "ddp" in words:  # the other ranks are started by running sys.argv again: it must be a file
             file = self._site / "command.py"
             file.write_text(f"if __name__ == '__main__':\n    {program}\n")
@@ -111,13 +117,13 @@ class Emotion:
         )
         return self._started[-1]
 
-    def finish(self, process: subprocess.Popen[str], *, status: int = 0, seconds: float = 600) -> str:
+    def finish(self, process: Any, *, status: int = 0, seconds: float = 600) -> str:
         """Wait for a process of `start`, and return what it printed."""
         said, _ = process.communicate(timeout=seconds)
         assert process.returncode == status, said[-4000:]
         return said
 
-    def kill(self, process: subprocess.Popen[str]) -> None:
+    def kill(self, process: Any) -> None:
         """End a process of `start` and those that it started, as kill -9 does."""
         os.killpg(process.pid, 9)
         process.communicate(timeout=60)
@@ -200,6 +206,11 @@ def _no_traces(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
+@pytest.fixture(autouse=True)
+def _not_drawn(blank_figures: None) -> None:
+    """The figures of a run that a test makes are blank; those of `fitted` and `cross_validated` are drawn."""
+
+
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current folder."""
@@ -210,12 +221,14 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def emotion(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Iterator[Emotion]:
+def emotion(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], start_python: Callable[..., Any]
+) -> Iterator[Emotion]:
     """`emotion ...` in an empty current folder."""
     site = tmp_path / "site"
     site.mkdir()
     (site / "sitecustomize.py").write_text(AT_STEP)
-    commands = Emotion(capsys, site)
+    commands = Emotion(capsys, site, start_python)
     yield commands
     commands.kill_all()
 

@@ -19,6 +19,7 @@ def test_a_fit_gives_the_same_numbers(emotion: Any, fitted: str) -> None:
     assert emotion.history(again, "train/loss") == emotion.history(fitted, "train/loss")
 
 
+@pytest.mark.slow  # the shorter test above is of the same command
 def test_a_cross_validation_gives_the_same_numbers(emotion: Any, cross_validated: str) -> None:
     done = emotion("reproduce", cross_validated)
     assert "numbers: the same, image by image" in done.out

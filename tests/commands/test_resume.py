@@ -68,7 +68,7 @@ def check_same(emotion: Any, whole: str, resumed: str, *, epoch_in_parts: bool =
 
 def test_a_killed_run_goes_on_in_itself(emotion: Any, fitted: str, words: tuple[str, ...]) -> None:
     """It is ended by kill -9 in the second epoch, and goes on from the end of the first."""
-    emotion.finish(emotion.start(*words, at_step=f"{MIDDLE}:SIGKILL"), status=-signal.SIGKILL)
+    emotion.finish(emotion.start(*words, at_step=f"{MIDDLE}:SIGKILL", fresh=True), status=-signal.SIGKILL)
     killed = newest(emotion).info.run_id
     assert killed != fitted
     assert checkpoints(killed) == {"best.ckpt", "last.ckpt"}

@@ -4,10 +4,9 @@ import json
 import os
 import shutil
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -180,7 +179,9 @@ def test_an_export_grows_and_keeps_the_files_it_had(family: Family) -> None:
     assert left == {"environment.json"}
 
 
-def test_an_interrupted_import_is_completed(family: Family, other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_import_is_completed(
+    family: Family, other: Path, monkeypatch: pytest.MonkeyPatch, start_python: Callable[..., Any]
+) -> None:
     ids = family()
     export_runs("out")
     expected = _look(Path("mlruns"), ids[1])
@@ -196,9 +197,9 @@ def dies(self, run_id, **entries):
 MlflowClient.log_batch = dies
 import_runs("out", directory=sys.argv[1])
 """
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run([sys.executable, "-c", script, str(other)], env=environment, timeout=120, check=False)
-    assert done.returncode == 9
+    process = start_python(script, [str(other)], {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])})
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 9, out
     assert len(find_runs(directory=other)) < 3 or _look(other, ids[1]) != expected
     outcome = import_runs("out", directory=other)
     # Families go in by id, so the run that has no metrics may have been whole before the death.

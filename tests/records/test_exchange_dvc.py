@@ -110,6 +110,7 @@ def test_two_people_share_their_runs(
     assert yaml.safe_load(Path("mlruns.dvc").read_text())["outs"][0]["nfiles"] == 5
 
 
+@pytest.mark.slow  # tests/commands/test_runs.py pushes to a folder and pulls from it
 def test_a_push_that_fails_changes_nothing_and_a_remote_may_be_a_path(
     clones: tuple[Path, Path],
     new_logger: Callable[..., TrackingLogger],
@@ -155,6 +156,7 @@ def test_nothing_to_pull_is_a_clear_error(clones: tuple[Path, Path], monkeypatch
         main(["runs", "pull"])
 
 
+@pytest.mark.slow  # the test of two people pulls runs into a clone
 def test_the_reference_runs_open_in_a_clone(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clone = tmp_path / "clone"
     shutil.copytree(ROOT / ".dvc", clone / ".dvc", ignore=shutil.ignore_patterns("tmp", "cache", "config.local"))

@@ -5,8 +5,6 @@ import logging
 import os
 import pickle
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +36,7 @@ from records.tracking import (
 )
 
 NewLogger = Callable[..., TrackingLogger]
+ROOT = str(Path(__file__).resolve().parents[2])
 
 
 def _history(logger: TrackingLogger, key: str) -> list[tuple[int, float]]:
@@ -143,7 +142,7 @@ def test_resume_without_the_local_folder_asks_the_store(mlruns: Path, new_logger
     assert _history(second, "loss") == [(3, 1.0), (4, 3.0)]
 
 
-def test_killed_process_loses_nothing(mlruns: Path, new_logger: NewLogger) -> None:
+def test_killed_process_loses_nothing(mlruns: Path, new_logger: NewLogger, start_python: Callable[..., Any]) -> None:
     script = """
 import os, signal
 from records.tracking import TrackingLogger
@@ -153,9 +152,10 @@ for step in range(40):
     logger.log_metrics({"loss": step / 2}, step)
 os.kill(os.getpid(), signal.SIGKILL)
 """
-    done = _python(script)
-    assert done.returncode == -9, done.stderr
-    run_id = done.stdout.split()[-1]
+    process = start_python(script, (), {**os.environ, "PYTHONPATH": ROOT})
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == -9, out
+    run_id = out.split()[-1]
     journal = mlruns / "runs" / run_id / "spool" / "journal.jsonl"
     with open(journal, "a") as file:
         file.write('{"op": "metrics", "step": 4')  # a line that the kill tore
@@ -167,23 +167,12 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert second.experiment.get_run(run_id).info.status == "FINISHED"
 
 
-def _python(script: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    root = str(Path(__file__).parents[2])
-    command = [sys.executable, "-c", script, *arguments]
-    environment = {**os.environ, "PYTHONPATH": root}
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment, check=False)
-
-
-def test_two_processes_make_one_store_quietly(tmp_path: Path) -> None:
+def test_two_processes_make_one_store_quietly(tmp_path: Path, start_python: Callable[..., Any]) -> None:
     script = "import sys; from records.store import ensure_store; print(ensure_store(sys.argv[1]))"
-    root = str(Path(__file__).parents[2])
-    command = [sys.executable, "-c", script, str(tmp_path / "mlruns")]
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    both = [subprocess.Popen(command, env={**os.environ, "PYTHONPATH": root}, **pipes) for _ in range(2)]
+    both = [start_python(script, [str(tmp_path / "mlruns")], {**os.environ, "PYTHONPATH": ROOT}) for _ in range(2)]
     for process in both:
-        out, err = process.communicate(timeout=120)
-        assert (process.returncode, err) == (0, "")
-        assert out.strip() == f"sqlite:///{tmp_path}/mlruns/mlflow.db"
+        out, _ = process.communicate(timeout=120)
+        assert (process.returncode, out) == (0, f"sqlite:///{tmp_path}/mlruns/mlflow.db\n")
 
 
 def test_a_lost_answer_doubles_nothing(

@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -21,7 +22,7 @@ from sweeps.storage import address, close, exclusive, only_worker, open_storage,
 from sweeps.trial import checked
 
 HERE = Path(__file__).parent
-Start = Callable[..., subprocess.Popen[bytes]]
+Start = Callable[..., Any]
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
 
@@ -126,7 +127,7 @@ def test_a_killed_worker_takes_its_trial_along_and_loses_nothing(
 
     study = new_study(url)
     enqueue(study, [{}, {}])
-    worker = start_worker("s", url, "queue_tasks:waits", {"folder": str(workplace)})
+    worker = start_worker("s", url, "queue_tasks:waits", {"folder": str(workplace)}, fresh=True)
     until(lambda: lines(workplace))
     pids = [int(pid) for pid in lines(workplace)[0].split()]
     with pytest.raises(InputError, match=r"--storage: another worker is using .*one at a time"):
@@ -179,7 +180,8 @@ def test_workers_on_postgresql_share_the_trials(postgresql: str, workplace: Path
     enqueue(study, [{}] * 12)
     settings = {"folder": str(workplace), "seconds": 0.4}
     workers = [start_worker("shared", postgresql, "queue_tasks:square", settings) for _ in range(2)]
-    until(lambda: len(lines(workplace)) >= 5)
+    complete = (TrialState.COMPLETE,)
+    until(lambda: len({trial.user_attrs["worker"] for trial in study.get_trials(states=complete)}) == 2)
     workers[0].kill()
     assert workers[1].wait(120) == 0
     each = once_each(study)
@@ -188,24 +190,22 @@ def test_workers_on_postgresql_share_the_trials(postgresql: str, workplace: Path
     assert Counter(trial.state for trial in study.get_trials())[TrialState.FAIL] <= 1
     ran = [line.split()[0] for line in lines(workplace)]
     assert len(ran) == len(set(ran)) <= 13
-    assert len({trial.user_attrs["worker"] for trial in study.get_trials()}) == 2
+    # a worker that is killed right after it took a trial has not written its name there
+    assert len({trial.user_attrs["worker"] for trial in study.get_trials() if "worker" in trial.user_attrs}) == 2
     assert len({trial.params["x"] for trial in each}) == 12
 
 
-def test_adding_at_once_on_postgresql_adds_once(postgresql: str, workplace: Path) -> None:
+def test_adding_at_once_on_postgresql_adds_once(
+    postgresql: str, workplace: Path, start_python: Callable[..., Any]
+) -> None:
     new_study(postgresql, "at once")
     code = (
         "import optuna; from sweeps.queue import enqueue; from sweeps.storage import open_storage;"
         f"study = optuna.load_study(study_name='at once', storage=open_storage('{postgresql}'));"
         "print(enqueue(study, [{}] * 20))"
     )
-    both = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", code], stdout=subprocess.PIPE, text=True, cwd=HERE.parents[1]
-        )
-        for _ in range(2)
-    ]
-    assert sum(int(one.communicate()[0]) for one in both) == 20
+    both = [start_python(code, (), {**os.environ, "PYTHONPATH": str(HERE.parents[1])}) for _ in range(2)]
+    assert sum(int(one.communicate()[0].split()[-1]) for one in both) == 20
 
 
 def test_kinds_of_storage() -> None:

@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from subprocess import Popen
 from types import SimpleNamespace
 from typing import Any
 
@@ -174,7 +173,8 @@ class Scoring(threading.Thread):
 
     def __init__(self, storage: RDBStorage, url: str, name: str, folder: Path, number: int = 3) -> None:
         super().__init__(daemon=True)
-        self._given = (name, storage, address(url), [], best(number), str(folder))
+        config = SimpleNamespace(as_dict=dict)  # of no use to the wait
+        self._given = (name, storage, address(url), config, best(number), str(folder))
         self.found: Any = None
         self.start()
 
@@ -246,7 +246,7 @@ def test_another_machine_goes_on_when_the_one_that_trains_the_winner_dies(
     workplace: Path,
     quick_winner: None,
     opened: Callable[[str], RDBStorage],
-    start_worker: Callable[..., Popen[bytes]],
+    start_worker: Callable[..., Any],
 ) -> None:
     from queue_tasks import lines
 

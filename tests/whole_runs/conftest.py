@@ -45,6 +45,11 @@ def _no_traces(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
+@pytest.fixture(autouse=True)
+def _not_drawn(blank_figures: None) -> None:
+    """The figures of a run that a test makes are blank."""
+
+
 @pytest.fixture
 def place(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current folder with an empty store."""

@@ -24,20 +24,20 @@ def away(*_: object, **__: object) -> None:
 def test_folds_begin_while_the_store_is_away(
     place: Path, tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    run_fold = cross_validation._Folds.train
+    train_fold = cross_validation._Folds.train
     seen: list[list[str]] = []
 
     def then_away(*args: object) -> object:
-        done = run_fold(*args)  # type: ignore[arg-type]
+        done = train_fold(*args)  # type: ignore[arg-type]
         seen.append(sorted(find_runs()["status"]) if not seen else [])
         patch.setattr(store, "open_client", away)
         return done
 
     with monkeypatch.context() as patch:
         patch.setattr(cross_validation._Folds, "train", then_away)
-        words = ["cross-validate", *tiny, "--folds", "3", "--run.experiment", "elsewhere"]
+        words = ["cross-validate", *tiny, "--folds", "2", "--trainer.max_epochs", "1", "--run.experiment", "elsewhere"]
         assert emotion.main(words) == 0
-    assert seen == [["FINISHED", "RUNNING", "SCHEDULED", "SCHEDULED"], [], []]
+    assert seen == [["FINISHED", "RUNNING", "SCHEDULED"], []]
     said = capsys.readouterr()
     assert said.err.startswith("emotion cross-validate: starting ...\n")
     assert said.err.count("starting ...") == 1
@@ -46,12 +46,12 @@ def test_folds_begin_while_the_store_is_away(
     assert set(find_runs()["experiment"]) == {"elsewhere"}
     (parent,) = find_runs(where=PARENT).to_dict("records")
     below = children(parent["run_id"])
-    assert list(below["status"]) == ["FINISHED"] * 3
-    assert list(below["name"]) == [f"quick drawn fold {fold} seed 0" for fold in range(3)]
+    assert list(below["status"]) == ["FINISHED"] * 2
+    assert list(below["name"]) == [f"quick drawn fold {fold} seed 0" for fold in range(2)]
     assert parent["status"] == "FINISHED"
     assert parent["tags.manifest"] == below["tags.manifest"].unique().item()
     for number, (fold, score) in enumerate(load_table(parent["run_id"], "folds")[["fold", "f1_macro"]].to_numpy(), 1):
-        assert f"fold {fold:.0f} seed 0 ({number} of 3): macro F1 {score:.3f}, accuracy" in said.err
+        assert f"fold {fold:.0f} seed 0 ({number} of 2): macro F1 {score:.3f}, accuracy" in said.err
     client = MlflowClient(embedded_uri("mlruns"))
     mine, theirs = (client.get_run(run).inputs.dataset_inputs for run in (parent["run_id"], below["run_id"].iloc[1]))
     assert [one.dataset.digest for one in mine] == [one.dataset.digest for one in theirs]
