@@ -156,7 +156,7 @@ def cross_validate(
         _ = data.division  # wrong data leaves no run behind
         parent = _open_parent(work, parent_id, above, name)
         try:
-            reserve(str(parent.run_id), work.config, data.manifest.name, work.todo, members)
+            reserve(str(parent.run_id), work.config, work.todo, members)
             results = _run_folds(parent, work, members, min(workers, len(work.todo)))
             pooled = {seed: join_folds([results[seed, fold].predictions for fold in range(folds)]) for seed in seeds}
             _check_complete(pooled)
@@ -219,7 +219,7 @@ def _open_parent(work: _Folds, run_id: str | None, above: str | None, name: str 
     other = note_other_code(run_id) if run_id else {}
     parent = TrackingLogger(
         experiment=run["experiment"],
-        run_name=name or run["name"] or f"{run['recipe']} {work.data.manifest.name} {work.folds}-fold",
+        run_name=name or run["name"] or f"{run['recipe']} {work.config.data_name} {work.folds}-fold",
         run_id=run_id,
         parent_run_id=above,
         system_metrics=False,

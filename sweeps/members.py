@@ -36,20 +36,19 @@ def known_members(parent_id: str, wanted: set[tuple[int, int]]) -> Members:
     return found
 
 
-def reserve(parent_id: str, config: RunConfig, data: str, todo: list[tuple[int, int]], members: Members) -> None:
+def reserve(parent_id: str, config: RunConfig, todo: list[tuple[int, int]], members: Members) -> None:
     """Make the runs that are not there yet, so that a later fold can begin while the tracking server is away.
 
     Args:
         parent_id: the cross-validation.
         config: of all folds.
-        data: name of the data set.
         todo: seed and fold of each run.
         members: the runs that are known; the new ones are added.
     """
     recipe, experiment = config.run["recipe"], config.run["experiment"]
     for seed, fold in todo:
         if (seed, fold) not in members:
-            name = f"{recipe} {data} fold {fold} seed {seed}"
+            name = f"{recipe} {config.data_name} fold {fold} seed {seed}"
             tags = {"kind": "run", "recipe": recipe, "seed": str(seed), "fold": str(fold)}
             reserved = TrackingLogger(experiment=experiment, run_name=name, parent_run_id=parent_id, tags=tags)
             members[seed, fold] = Member(reserved.reserve())

@@ -17,12 +17,12 @@ from datamodules.errors import InputError
 from datamodules.faces.boxes import grid
 from datamodules.faces.boxes_data import BoxesDataModule
 from datamodules.faces.own_onnx import OwnDetector
-from lightning_modules.progress import quiet
 from lightning_modules.classifier import EmotionClassifier
 from lightning_modules.detector import FaceDetector
 from lightning_modules.detector.assignment import STRIDES
 from lightning_modules.detector.export import export_onnx, with_fixed_padding
 from lightning_modules.detector.pyramid import build_features
+from lightning_modules.progress import quiet
 
 TINY: dict[str, Any] = {"backbone": "resnet10t", "weights": "none", "size": 64, "width": 8}
 

@@ -252,7 +252,7 @@ def test_runs_of_every_page_are_found(mlruns: Path, new_logger: NewLogger, monke
     made = {new_logger(experiment=name, parent_run_id=parent.run_id).run_id for name in ("b", "c", "d")}
     experiments, runs = MlflowClient.search_experiments, MlflowClient.search_runs
 
-    def one(self: MlflowClient, view: int, page_token: str | None = None) -> object:
+    def one(self: MlflowClient, view: int = 1, page_token: str | None = None, **_: object) -> object:
         return experiments(self, view, max_results=1, page_token=page_token)
 
     def two(self: MlflowClient, of: list[str], where: str, view: int, most: int, page_token: str | None) -> object:
