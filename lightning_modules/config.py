@@ -4,7 +4,6 @@ The one jsonargparse parser of the project is here; everything else takes a RunC
 """
 
 import copy
-import difflib
 import functools
 import hashlib
 import inspect
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
     from datamodules.emotion import EmotionDataModule
@@ -77,10 +76,8 @@ def recipe_path(name: str) -> Path:
     """
     if name in recipe_names():
         return RECIPES / f"{name}.yaml"
-    near = difflib.get_close_matches(name, recipe_names(), n=3, cutoff=0.4) or recipe_names()
-    msg = (
-        f"--recipe: no recipe is called {name!r}; did you mean {', '.join(near)}? (a file of yours: --config FILE.yaml)"
-    )
+    hint = did_you_mean(name, recipe_names(), cutoff=0.4) or f"there are {', '.join(recipe_names())}"
+    msg = f"--recipe: no recipe is called {name!r}; {hint} (a file of yours: --config FILE.yaml)"
     raise InputError(msg)
 
 
@@ -469,11 +466,9 @@ def plain(message: str, names: Iterable[str] = (), owner: str = "") -> str:
     option = next(group for group in unknown.groups() if group).lstrip("-").split("=")[0]
     known = set(names) if owner else _all_options()
     parts = [part for part in option.split(".") if part not in known | {"init_args", "class_path"}]
-    near = difflib.get_close_matches((parts or [option])[0], known, n=3, cutoff=0.6)
     place = f" by {owner}" if owner else ""
-    if near:
-        hint = f"did you mean {' or '.join(near)}?"
-    else:
+    hint = did_you_mean((parts or [option])[0], known)
+    if not hint:
         hint = f"it takes {', '.join(names)}" if owner else "emotion fit --help-all lists the options"
     return f"{option}: this option is not accepted{place}; {hint}"
 

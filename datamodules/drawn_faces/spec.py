@@ -1,7 +1,6 @@
 """What a set of drawn faces is: how many of each class, how alike, by whom, how large."""
 
 import dataclasses
-import difflib
 import hashlib
 import json
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, did_you_mean, invalid
 
 EMOTIONS = ("neutral", "happy", "sad", "surprise", "fear", "disgust", "angry", "contempt")
 Spec = TypeVar("Spec")
@@ -105,10 +104,7 @@ def parse_fields(kind: type[Spec], text: str, called: str) -> Spec:
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         key, _, value = (piece.strip() for piece in part.partition("="))
         if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            msg = f"{called}: unknown key {key!r}, expected {', '.join(known)} as key=value{hint}"
-            raise InputError(msg)
+            raise invalid(f"--data {called}", f"takes {', '.join(known)} as key=value", key, did_you_mean(key, known))
         try:
             if key == "classes":
                 values[key] = tuple(value.split("+"))

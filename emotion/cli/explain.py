@@ -1,10 +1,9 @@
 """`emotion explain`: where a trained network looks, image by image, and whether that is true."""
 
 import argparse
-import difflib
 from pathlib import Path
 
-from datamodules.errors import InputError
+from datamodules.errors import did_you_mean, invalid
 from emotion.cli.main import say_what_begins
 
 # as in `records.explain.methods`, which imports torch; a test compares them
@@ -74,11 +73,8 @@ def main(args: list[str]) -> int:
     """
     options = _parser().parse_args(args[1:])
     if options.method not in METHODS:
-        near = difflib.get_close_matches(options.method.lower().replace("_", "-"), METHODS, n=1, cutoff=0.4)
-        msg = f"--method: one of {', '.join(METHODS)}, got {options.method!r}" + (
-            f"; did you mean {near[0]}?" if near else ""
-        )
-        raise InputError(msg)
+        hint = did_you_mean(options.method, METHODS, cutoff=0.4)
+        raise invalid("--method", f"must be one of {', '.join(METHODS)}", options.method, hint)
     say_what_begins(args)
     from lightning_modules.explain_run import ExplainOptions, explain_run
 
