@@ -67,7 +67,8 @@ def begin_from(model: EmotionClassifier, data: EmotionDataModule, source: str) -
     try:
         model.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
-        msg = f"--run.start_from: the tensors in {path} are not those of {known['backbone']}; {str(error).splitlines()[0]}"
+        reason = str(error).splitlines()[0]
+        msg = f"--run.start_from: the tensors in {path} are not those of {known['backbone']}: {reason}"
         raise InputError(msg) from error
 
 
@@ -183,9 +184,8 @@ def seen_by(
             contents = np.asarray(data.contents, dtype=object)
             parts = [split.loc[split["role"].isin(roles), "row"] for roles in (["train"], selected)]
             return SeenImages.of(*(contents[rows.to_numpy()] for rows in parts))
-    by_run = (
-        "use --run.start_from with" if option in ("--model.weights", "--ckpt_path") else "name"
-    )  # they take files only
+    takes_files = option in ("--model.weights", "--ckpt_path")
+    by_run = "use --run.start_from with" if takes_files else "name"
     msg = (
         f"{option}: {source} does not record which images it was trained on, so it may have seen images that this run "
         f"reports on; {'' if run_id else f'{by_run} the run that wrote the file instead, or '}train that model again "

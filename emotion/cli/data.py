@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from datamodules.errors import InputError
 from datamodules.places import CACHE_BUDGET_GB, cache_root
+from emotion.cli.main import Parser
 
 if TYPE_CHECKING:  # these import pandas, which takes a second
     from datamodules.faces.work import CutOptions
@@ -217,7 +218,7 @@ def _cache(args: argparse.Namespace) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     """Return the parser of `emotion data`."""
-    top = argparse.ArgumentParser(prog="emotion data", description=__doc__)
+    top = Parser(prog="emotion data", description=__doc__)
     commands = top.add_subparsers(dest="command", required=True, metavar="describe|check|prepare|cache")
 
     sub = commands.add_parser("describe", help="class counts, imbalance, groups and sizes, and a bar chart")

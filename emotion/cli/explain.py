@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from datamodules.errors import did_you_mean, invalid
-from emotion.cli.main import say_what_begins
+from emotion.cli.main import Parser, say_what_begins
 
 # as in `records.explain.methods`, which imports torch; a test compares them
 METHODS = ("lime", "kernel-shap", "grad-cam", "integrated-gradients")
@@ -17,14 +17,13 @@ EPILOG = """examples:
 
 
 def _parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="emotion explain",
         description="Explain held-out images, each by the checkpoint of the fold that never saw it, and measure "
         "whether that is true. Exit status 1 if the explanation FAILS: its order of superpixels is no better than "
         "random orders. Overlays show people: they stay in the folder and are not kept with the run.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     made.add_argument("run", metavar="RUN", help="fit or cross-validation: id, its beginning, name, or latest")
     made.add_argument("--method", default="lime", metavar="|".join(METHODS), help="default: lime")

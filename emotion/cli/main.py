@@ -8,7 +8,9 @@ and mlflow inside the function that needs them, so that `--help` is there at onc
 import argparse
 import importlib
 import os
+import re
 import sys
+from typing import Any, NoReturn
 
 COMMANDS = {
     "data": ("emotion.cli.data", "describe, check, prepare or cache a set of images"),
@@ -76,6 +78,32 @@ def say_what_begins(args: list[str]) -> None:
     asked_for_help = any(word in ("-h", "--help", "--help-all") or word.endswith(".help") for word in args)
     if not asked_for_help and os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"emotion {args[0]}: starting ...", file=sys.stderr, flush=True)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser of one command: no abbreviated options, and a misspelt option or word is answered with the nearest."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - as argparse's
+        super().__init__(*args, **options, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and one line, and exit with status 2."""
+        from datamodules.errors import did_you_mean
+
+        if found := re.search(r"unrecognized arguments: (--[^\s=]+)", message):
+            hint = did_you_mean(found[1], self._known_options())
+        elif found := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
+            hint = did_you_mean(found[1], [word.strip("' ") for word in found[2].split(",")])
+        else:
+            hint = ""
+        super().error(" ".join(f"{message}{'; ' if hint else ''}{hint}".split()))
+
+    def _known_options(self) -> list[str]:
+        known = [name for name in self._option_string_actions if name.startswith("--")]
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                known += [name for below in action.choices.values() for name in below._known_options()]
+        return known
 
 
 def add_directory(parser: argparse.ArgumentParser) -> None:

@@ -1,12 +1,11 @@
 """Commands that use a trained model: `emotion predict`, `export` and `register`."""
 
-import argparse
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datamodules.errors import InputError
-from emotion.cli.main import say_what_begins
+from emotion.cli.main import Parser, say_what_begins
 
 if TYPE_CHECKING:  # it takes a second to import
     import pandas as pd
@@ -24,7 +23,7 @@ def main(args: list[str]) -> int:
 
 def _predict(args: list[str]) -> int:
     """Classify images; exit status 1 when one of them could not be read."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="emotion predict",
         description="Classify a picture, a folder or a table of paths with a tracked run or a checkpoint.",
     )
@@ -70,7 +69,7 @@ def _show(table: "pd.DataFrame") -> None:
 
 def _export(args: list[str]) -> int:
     """Write a trained model as ONNX, with its preprocessing."""
-    parser = argparse.ArgumentParser(prog="emotion export", description=_export.__doc__)
+    parser = Parser(prog="emotion export", description=_export.__doc__)
     parser.add_argument("run", help="run id of a finished run")
     parser.add_argument("--format", choices=["onnx"], default="onnx")
     parser.add_argument("--output", help="file to write; default: <run>.onnx here")
@@ -90,7 +89,7 @@ def _export(args: list[str]) -> int:
 
 def _register(args: list[str]) -> int:
     """Put a trained model, as ONNX with its preprocessing, into the MLflow model registry."""
-    parser = argparse.ArgumentParser(prog="emotion register", description=_register.__doc__)
+    parser = Parser(prog="emotion register", description=_register.__doc__)
     parser.add_argument("run", help="run id of a finished run")
     parser.add_argument("--name", default="emotion", help="name in the registry")
     options = parser.parse_args(args)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from datamodules.errors import InputError
-from emotion.cli.main import add_directory
+from emotion.cli.main import Parser, add_directory
 
 _USUAL = ("exported", "new", "brought up to date", "unchanged")  # outcomes that are counted, not listed
 
@@ -23,9 +23,7 @@ def main(args: list[str]) -> int:
 
 
 def _runs_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="emotion runs", description="Carry runs between people, and free their space."
-    )
+    parser = Parser(prog="emotion runs", description="Carry runs between people, and free their space.")
     commands = parser.add_subparsers(required=True, metavar="ACTION")
 
     listing = commands.add_parser("list", help="list the runs here, or of an export", description=_list.__doc__)
@@ -71,7 +69,7 @@ def _runs_parser() -> argparse.ArgumentParser:
 
 
 def _ui_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="emotion ui", description=_ui.__doc__)
+    parser = Parser(prog="emotion ui", description=_ui.__doc__)
     parser.add_argument("--port", type=int, default=5000, help="port of the page (default: %(default)s)")
     add_directory(parser)
     parser.set_defaults(command=_ui)
@@ -79,14 +77,14 @@ def _ui_parser() -> argparse.ArgumentParser:
 
 
 def _sync_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="emotion sync", description=_sync.__doc__)
+    parser = Parser(prog="emotion sync", description=_sync.__doc__)
     add_directory(parser)
     parser.set_defaults(command=_sync)
     return parser
 
 
 def _info_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="emotion info", description=_info.__doc__)
+    parser = Parser(prog="emotion info", description=_info.__doc__)
     add_directory(parser)
     parser.set_defaults(command=_info)
     return parser

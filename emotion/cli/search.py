@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from datamodules.errors import InputError
-from emotion.cli.main import say_what_begins
+from emotion.cli.main import Parser, say_what_begins
 from lightning_modules.config import HELP, Options, recipe_names
 from sweeps.spaces import SPACES, portable
 from sweeps.storage import EMBEDDED, VARIABLE, close, open_storage
@@ -25,13 +25,12 @@ def main(args: list[str]) -> int:
 
 def run_search(args: list[str]) -> int:
     """Search, print the winner's score and where everything is; return 1 when a worker failed, else 0."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="emotion search",
         description="Try options on inner folds, score the best once on data no trial saw. "
         "Other options are those of `emotion fit`. The same command goes on with a search, here or on another machine.",
         epilog=HELP.format(recipes=", ".join(recipe_names())),
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--space", nargs="+", required=True, metavar="S", help=f"any of {', '.join(SPACES)}, or YAML files of yours")
@@ -95,7 +94,7 @@ def default_name(spaces: list[str], config: "RunConfig") -> str:
 
 def dashboard(args: list[str]) -> int:
     """Serve Optuna's page of all studies, reachable from this machine only, until Ctrl-C."""
-    parser = argparse.ArgumentParser(prog="emotion dashboard", description=dashboard.__doc__, allow_abbrev=False)
+    parser = Parser(prog="emotion dashboard", description=dashboard.__doc__)
     parser.add_argument("--storage", help=f"default: ${VARIABLE}, or {EMBEDDED}")
     parser.add_argument("--port", type=int, default=8080, help="default: %(default)s")
     options = parser.parse_args(args)

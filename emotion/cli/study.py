@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from datamodules.errors import InputError
-from emotion.cli.main import say_what_begins
+from emotion.cli.main import Parser, say_what_begins
 from sweeps.studies import OWN_DOORS, STUDIES, build_study
 from sweeps.studies.plan import PROTOCOLS, SCALES, Study
 
@@ -17,12 +17,11 @@ DESCRIPTION = (
 
 def main(args: list[str]) -> int:
     """Run ``study``; return the exit status: 1 when a cell failed."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="emotion study",
         description=DESCRIPTION,
         epilog=listing(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("name", help="a study, or list")
     parser.add_argument("--data", help="a path or reader:path; by default drawn faces at scale tiny")
