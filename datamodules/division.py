@@ -92,8 +92,10 @@ class DivisionPlan:
             unused = f"--data.fold is {self.fold}, which only --data.split folds uses"
         elif self.split != "holdout" and self.holdout_fraction != HOLDOUT:
             unused = f"--data.holdout_fraction is {self.holdout_fraction}, which only --data.split holdout uses"
-        elif self.split != "given" and (self.outer != "auto" or given):
-            unused = f"--data.outer is {self.outer} and --data.leak is {self.leak}, which only --data.split given uses"
+        elif self.split != "given" and self.outer != "auto":
+            unused = f"--data.outer is {self.outer}, which only --data.split given uses"
+        elif self.split != "given" and given:
+            unused = f"--data.leak is {self.leak}, which only --data.split given uses"
         elif self.split == "given" and self._rows_alone:
             unused = f"--data.leak is {self.leak}, which only --data.split folds and holdout use"
         if unused:

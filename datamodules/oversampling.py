@@ -78,5 +78,5 @@ def _target(n_min: NMin, largest: int) -> int:
         return n_min
     if isinstance(n_min, float) and 0 < n_min <= 1:
         return round(n_min * largest)
-    rule = "must be a whole number of images from 2, a fraction of the largest class from 0.0 to 1.0, max or null"
+    rule = "must be at least 2 images, a fraction of the largest class above 0 and up to 1.0, max or null"
     raise invalid("--data.n_min", rule, n_min)

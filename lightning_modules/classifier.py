@@ -102,9 +102,9 @@ class EmotionClassifier(pl.LightningModule):
             if not 0 <= value < 1:
                 raise invalid(f"--model.{name}", "must be at least 0 and below 1", value)
         if not 0 < learning_rate < inf:
-            raise invalid("--model.learning_rate", "must be finite and above 0", learning_rate)
+            raise invalid("--model.learning_rate", "must be above 0 and finite", learning_rate)
         if not 0 <= weight_decay < inf:
-            raise invalid("--model.weight_decay", "must be finite and at least 0", weight_decay)
+            raise invalid("--model.weight_decay", "must be at least 0 and finite", weight_decay)
         if thaw_after_epochs is not None and thaw_after_epochs < 1:
             raise invalid("--model.thaw_after_epochs", "must be at least 1", thaw_after_epochs)
         if thaw_after_epochs is not None and freeze == "none":

@@ -55,7 +55,7 @@ def head_options(head: HeadName, width: int | None, scale: float | None, brought
     if width is not None and width < 1:
         raise invalid("--model.head_width", "must be at least 1", width)
     if scale is not None and not 0 < scale < inf:
-        raise invalid("--model.head_scale", "must be finite and above 0", scale)
+        raise invalid("--model.head_scale", "must be above 0 and finite", scale)
     if brought is not None:
         return {"head": "normalised", "head_width": None, "head_scale": brought}
     return {

@@ -25,7 +25,7 @@ class Mixing:
         """
         for name, alpha in (("mixup", mixup), ("cutmix", cutmix)):
             if not 0 <= alpha < inf:
-                raise invalid(f"--model.{name}", "must be finite and at least 0", alpha)
+                raise invalid(f"--model.{name}", "must be at least 0 and finite", alpha)
         self.mixup, self.cutmix = mixup, cutmix
 
     def __bool__(self) -> bool:

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from datamodules.errors import InputError, did_you_mean, invalid
+from datamodules.errors import InputError, did_you_mean
 
 EMOTIONS = ("neutral", "happy", "sad", "surprise", "fear", "disgust", "angry", "contempt")
 Spec = TypeVar("Spec")
@@ -104,7 +104,9 @@ def parse_fields(kind: type[Spec], text: str, called: str) -> Spec:
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         key, _, value = (piece.strip() for piece in part.partition("="))
         if key not in known:
-            raise invalid(f"--data {called}", f"takes {', '.join(known)} as key=value", key, did_you_mean(key, known))
+            hint = did_you_mean(key, known, n=1)
+            msg = f"--data {called}: unknown key {key!r}, expected {', '.join(known)} as key=value"
+            raise InputError(f"{msg}; {hint}" if hint else msg)
         try:
             if key == "classes":
                 values[key] = tuple(value.split("+"))
@@ -113,6 +115,6 @@ def parse_fields(kind: type[Spec], text: str, called: str) -> Spec:
             else:
                 values[key] = None if key == "subjects" and value.lower() == "none" else int(value)
         except ValueError:
-            msg = f"{called}: {key} must be a number, got {value!r}"
+            msg = f"--data {called}: {key} must be a number, got {value!r}"
             raise InputError(msg) from None
     return kind(**values)

@@ -83,9 +83,9 @@ class FaceDetector(pl.LightningModule):
         if not 0 <= warmup < 1:
             raise invalid("--model.warmup", "must be at least 0 and below 1", warmup)
         if not 0 < learning_rate < inf:
-            raise invalid("--model.learning_rate", "must be finite and above 0", learning_rate)
+            raise invalid("--model.learning_rate", "must be above 0 and finite", learning_rate)
         if not 0 <= weight_decay < inf:
-            raise invalid("--model.weight_decay", "must be finite and at least 0", weight_decay)
+            raise invalid("--model.weight_decay", "must be at least 0 and finite", weight_decay)
         self.plain: dict[str, Any] = {
             "backbone": backbone, "size": size, "width": width, "enhance": enhance, "seam": seam,
         }  # fmt: skip

@@ -38,7 +38,7 @@ class Objective:
         if not 0 <= self.nwd <= 1:
             raise invalid("--model.nwd", "must be in 0 to 1", self.nwd, "0 switches it off")
         if not 0 <= self.repulsion < inf:
-            raise invalid("--model.repulsion", "must be finite and at least 0", self.repulsion, "0 switches it off")
+            raise invalid("--model.repulsion", "must be at least 0 and finite", self.repulsion, "0 switches it off")
 
     def __call__(self, raw: Tensor, truth: list[Tensor], centres: Tensor, scales: Tensor) -> dict[str, Tensor]:
         """Return the loss and its parts.

@@ -27,7 +27,7 @@ class LogitAdjustment(EmotionLoss):
         """
         super().__init__()
         if not 0 <= tau < inf:
-            raise invalid("--model.loss.tau", "must be finite and at least 0", tau)
+            raise invalid("--model.loss.tau", "must be at least 0 and finite", tau)
         if not 0 <= label_smoothing < 1:
             raise invalid("--model.loss.label_smoothing", "must be at least 0 and below 1", label_smoothing)
         self.tau, self.label_smoothing = tau, label_smoothing
@@ -74,7 +74,7 @@ class LDAM(EmotionLoss):
         if not 0 < max_margin < 2:
             raise invalid("--model.loss.max_margin", "must be above 0 and below 2", max_margin)
         if not 0 < scale < inf:
-            raise invalid("--model.loss.scale", "must be finite and above 0", scale)
+            raise invalid("--model.loss.scale", "must be above 0 and finite", scale)
         self.max_margin, self.scale = max_margin, scale
 
     def rows(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

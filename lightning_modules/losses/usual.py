@@ -74,9 +74,9 @@ class Focal(EmotionLoss):
         super().__init__()
         values = [1.0] if alpha is None else alpha if isinstance(alpha, list) else [alpha]
         if not values or not all(0 < value < inf for value in values):
-            raise invalid("--model.loss.alpha", "must be finite and above 0", alpha)
+            raise invalid("--model.loss.alpha", "must be above 0 and finite", alpha)
         if not 0 <= gamma < inf:
-            raise invalid("--model.loss.gamma", "must be finite and at least 0", gamma)
+            raise invalid("--model.loss.gamma", "must be at least 0 and finite", gamma)
         self.alpha, self.gamma, self.normalisation = alpha, gamma, normalisation
         self._alpha = torch.tensor(values, dtype=torch.float32)
 

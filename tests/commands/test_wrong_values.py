@@ -141,9 +141,12 @@ def refused(emotion: Any, store: Path, advice: Advice) -> Iterator[Callable[[lis
         told = []
         runs, files = len(emotion.runs()), _files()
         for words in cases:
-            import time; t0=time.process_time()
+            import time
+
+            t0 = time.process_time()
             problem = _problem(emotion, advice, words)
-            if time.process_time()-t0>1: open("/tmp/slow.log","a").write(f"{time.process_time()-t0:.1f} {words}\n")
+            if time.process_time() - t0 > 1:
+                open("/tmp/slow.log", "a").write(f"{time.process_time() - t0:.1f} {words}\n")
             if new := _files() - files:
                 problem = f"{problem or ''} [left behind: {', '.join(sorted(new))}]"
                 files = _files()

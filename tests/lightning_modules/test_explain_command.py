@@ -323,7 +323,7 @@ def test_again_and_probabilities_are_of_the_same_images_and_folds(runs: tuple[st
     assert explainer.again("lime", 4) == pytest.approx(found.explained.maps, abs=1e-7)
     assert not np.allclose(explainer.again("lime", 5), found.explained.maps)
     assert explainer.again("kernel-shap", 4).shape == found.explained.maps.shape
-    with pytest.raises(InputError, match="--method: one of"):
+    with pytest.raises(InputError, match="--method: must be one of"):
         explainer.again("guess", 0)
     own = table[[f"prob_{name}" for name in held.classes]].to_numpy()
     rows = np.array([2, 0, 1])
