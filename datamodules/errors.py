@@ -22,13 +22,19 @@ def invalid(option: str, rule: str, value: object, hint: str = "") -> InputError
 
 
 def did_you_mean(name: str, known: Iterable[str], n: int = 3, cutoff: float = 0.6) -> str:
-    """Return "did you mean A or B?" with the names nearest to `name`, nearest first; "" where none is near.
+    """Return "did you mean A or B?" with the names of `nearest`; "" where none is near."""
+    near = nearest(name, known, n, cutoff)
+    return f"did you mean {' or '.join(near)}?" if near else ""
+
+
+def nearest(name: str, known: Iterable[str], n: int = 3, cutoff: float = 0.6) -> list[str]:
+    """Return the names that are most like one that does not exist, nearest first.
 
     Args:
         name: what was received; case makes no difference, nor do ``-`` and ``_``.
         known: the names that exist.
-        n: most names to offer.
-        cutoff: least similarity of an offered name, from 0 to 1, as `difflib.SequenceMatcher.ratio` measures it.
+        n: most names to return.
+        cutoff: least similarity of a name, from 0 to 1, as `difflib.SequenceMatcher.ratio` measures it.
     """
     matcher = SequenceMatcher(None, "", _folded(name))
     near: list[tuple[float, str]] = []
@@ -36,7 +42,7 @@ def did_you_mean(name: str, known: Iterable[str], n: int = 3, cutoff: float = 0.
         matcher.set_seq1(_folded(other))
         if matcher.real_quick_ratio() >= cutoff and matcher.quick_ratio() >= cutoff and matcher.ratio() >= cutoff:
             near.append((-matcher.ratio(), other))
-    return f"did you mean {' or '.join(other for _, other in sorted(near)[:n])}?" if near else ""
+    return [other for _, other in sorted(near)[:n]]
 
 
 def _folded(name: str) -> str:

@@ -269,7 +269,7 @@ def test_what_is_wrong_is_said(runs: tuple[str, ...], capsys: Capture, monkeypat
     assert "got 'correkt'; did you mean correct" in fails(capsys, parent, "--answers", "correkt", *QUICK)
     assert "cannot tell 50 superpixels apart" in fails(capsys, parent, "--samples", "40")
     assert "32 x 32 = 1024 pixels" in fails(capsys, parent, "--superpixels", "1025", "--samples", "2000")
-    assert "no column 'agee' to group by; did you mean 'age'" in fails(capsys, parent, "--by", "agee", *QUICK)
+    assert "no column 'agee' to group by; did you mean age" in fails(capsys, parent, "--by", "agee", *QUICK)
     assert "haar finds faces but tells no landmarks" in fails(capsys, parent, "--faces", "haar", *QUICK)
     assert "--rows and --paths: give one" in fails(capsys, parent, "--rows", "1", "--paths", "a.png", *QUICK)
     assert "--seeds: at least 0, got -1" in fails(capsys, parent, *QUICK, "--seeds", "-1")
