@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
+from math import inf
 from typing import TypeVar
 
 import numpy as np
@@ -46,7 +47,7 @@ class DrawnFaces:
     def __post_init__(self) -> None:
         rules = (
             (self.largest >= 1, "largest must be at least 1", self.largest),
-            (self.ratio >= 1, "ratio must be at least 1", self.ratio),
+            (1 <= self.ratio < inf, "ratio must be at least 1 and finite", self.ratio),
             (32 <= self.size <= 512, "size must lie in 32..512", self.size),
             (self.seed >= 0, "seed must be at least 0", self.seed),
             (self.subjects is None or self.subjects >= 1, "subjects must be at least 1", self.subjects),
@@ -59,7 +60,7 @@ class DrawnFaces:
         )
         for holds, rule, value in rules:
             if not holds:
-                msg = f"drawn faces: {rule}, got {value}"
+                msg = f"--data drawn: {rule}, got {value}"
                 raise InputError(msg)
 
     @property

@@ -103,11 +103,15 @@ def _read(source: str, options: ReadOptions) -> Manifest:
         raise invalid("--data", "no such file or folder", source, "give a path, reader:path, drawn or scenes")
     place = place.resolve()
     name = stem(place)
-    if place.is_file() and is_archive(place):
-        place = unpack(place)
-    if chosen is None:
-        chosen = "pattern" if options.pattern is not None else recognise(place)
-    return READERS[chosen].read(place, options, name)
+    try:
+        if place.is_file() and is_archive(place):
+            place = unpack(place)
+        if chosen is None:
+            chosen = "pattern" if options.pattern is not None else recognise(place)
+        return READERS[chosen].read(place, options, name)
+    except InputError as error:
+        msg = f"--data {source}: {error}"
+        raise InputError(msg) from error
 
 
 def _read_drawn(text: str, options: ReadOptions) -> Manifest:

@@ -146,7 +146,8 @@ def refused(emotion: Any, store: Path, advice: Advice) -> Iterator[Callable[[lis
             t0 = time.process_time()
             problem = _problem(emotion, advice, words)
             if time.process_time() - t0 > 1:
-                open("/tmp/slow.log", "a").write(f"{time.process_time() - t0:.1f} {words}\n")
+                with open("/tmp/slow.log", "a") as f:
+                    f.write(f"{time.process_time() - t0:.1f} {words}\n")
             if new := _files() - files:
                 problem = f"{problem or ''} [left behind: {', '.join(sorted(new))}]"
                 files = _files()
@@ -187,6 +188,10 @@ def _problem(emotion: Any, advice: Advice, words: Words) -> str:
     message = errors[0].partition("error: ")[2]
     if "Traceback" in done.err or len(message) >= 600 or not message.strip():
         return f"{len(message)} characters: {done.err[-700:]!r}"
+    name, equals, value = words[-1].partition("=")
+    about = {name.lstrip("-"), name.rsplit(".", 1)[-1], value} - {""}
+    if equals and not any(part in message for part in about):
+        return f"says nothing about {words[-1]}: {message}"
     found = advice.wrong_names(words[0], words, message)
     return f"names what does not exist, {', '.join(found)}: {message}" if found else ""
 
@@ -204,7 +209,7 @@ def data_sources(before: Words, wrong: dict[str, str], option: str = "--data") -
 class TestData:
     def test_describe(self, refused: Any, wrong: dict[str, str]) -> None:
         start = ["data", "describe"]
-        small = [*start, "--data", "drawn:largest=8,ratio=2,size=16"]
+        small = [*start, "--data", "drawn:largest=8,ratio=2,size=32"]
         refused(
             [
                 *data_sources(start, wrong),
@@ -225,7 +230,7 @@ class TestData:
 
     def test_check(self, refused: Any, wrong: dict[str, str]) -> None:
         start = ["data", "check"]
-        small = [*start, "--data", "drawn:largest=8,ratio=2,size=16"]
+        small = [*start, "--data", "drawn:largest=8,ratio=2,size=32"]
         refused(
             [
                 *data_sources(start, wrong),
@@ -238,7 +243,7 @@ class TestData:
 
     def test_prepare(self, refused: Any, wrong: dict[str, str]) -> None:
         start = ["data", "prepare"]
-        small = [*start, "--data", "drawn:largest=8,ratio=2,size=16"]
+        small = [*start, "--data", "drawn:largest=8,ratio=2,size=32"]
         faces = [*small, "--output=out", "--faces=haar"]
         refused(
             [
@@ -260,7 +265,7 @@ class TestData:
 
     def test_cache(self, refused: Any, wrong: dict[str, str]) -> None:
         start = ["data", "cache"]
-        small = [*start, "--data", "drawn:largest=8,ratio=2,size=16"]
+        small = [*start, "--data", "drawn:largest=8,ratio=2,size=32"]
         refused(
             [
                 *[words for words in data_sources(start, wrong) if words[-1] != "--data="],
@@ -273,7 +278,7 @@ class TestData:
         )
 
 
-TINY = "--data drawn:largest=8,ratio=2,size=16 --model.backbone=test_resnet --model.weights=none --trainer.max_epochs=1"
+TINY = "--data drawn:largest=8,ratio=2,size=32 --model.backbone=test_resnet --model.weights=none --trainer.max_epochs=1"
 QUIET = ["--data.size=32", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
 
 

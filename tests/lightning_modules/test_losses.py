@@ -160,7 +160,10 @@ def test_no_loss_adds_to_a_checkpoint_or_an_average(loss: EmotionLoss) -> None:
         (lambda: LogitAdjustment(-0.1), "--model.loss.tau: must be at least 0"),
         (lambda: LDAM(max_margin=0), "--model.loss.max_margin: must be above 0"),
         (lambda: LDAM(scale=0), "--model.loss.scale: must be above 0"),
-        (lambda: Focal(alpha=[1.0, 2.0])(*batch()[:2]), "--model.loss.alpha: needs one value for each of 4 classes, got 2"),
+        (
+            lambda: Focal(alpha=[1.0, 2.0])(*batch()[:2]),
+            "--model.loss.alpha: needs one value for each of 4 classes, got 2",
+        ),
         (lambda: LDAM()(batch()[0], batch()[2]), "LDAM is defined for one class an image"),
         (lambda: BalancedSoftmax()(*batch()[:2]), "BalancedSoftmax needs the class counts"),
         (lambda: LDAM().configure(torch.tensor([3, 0, 2])), r"classes number \[1\] have none"),
