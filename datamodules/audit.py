@@ -10,7 +10,7 @@ import pandas as pd
 
 from datamodules.cache import PixelCache, build_cache
 from datamodules.duplicates import join, near_duplicates, spread
-from datamodules.errors import InputError
+from datamodules.errors import InputError, invalid
 from datamodules.manifest import Manifest
 from datamodules.places import replacing
 
@@ -186,6 +186,8 @@ def run_check(
         sheet: Draw a contact sheet of the findings here.
         table: Write every finding here, one line an image (.csv).
     """
+    if table is not None and table.suffix != ".csv":
+        raise invalid("--table", "must end in .csv", str(table))
     cache = build_cache(manifest, _CHECK_SIZE)
     found = audit(manifest, cache, near=near)
     print(f"{manifest.name}: {len(manifest):,} images, {len(manifest.classes)} classes")
@@ -229,5 +231,5 @@ def write_table(manifest: Manifest, found: Audit, path: Path) -> None:
         with replacing(path) as draft:
             table.to_csv(draft, index=False)
     except OSError as error:
-        msg = f"table {path} cannot be written: {error.strerror or error}; choose a folder that you may write to"
+        msg = f"--table: {path} cannot be written: {error.strerror or error}; choose a folder that you may write to"
         raise InputError(msg) from error

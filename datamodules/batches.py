@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, invalid
 
 SHUFFLE, AUGMENT = 0, 1  # two streams from one seed
 
@@ -40,8 +40,7 @@ class EpochBatchSampler(Sampler[Batch]):
             InputError: ``batch_size`` or ``draws`` gives a rank fewer than two rows.
         """
         if batch_size < 2 * world_size:
-            msg = f"batch_size counts the rows of all ranks and must be >= {2 * world_size}, got {batch_size}."
-            raise InputError(msg)
+            raise invalid("--data.batch_size", f"must be at least {2 * world_size}, two a process", batch_size)
         if draws < 2 * world_size:
             msg = f"The training part must have {2 * world_size} rows at least, two a rank, got {draws}."
             raise InputError(msg)

@@ -21,7 +21,7 @@ import pandas as pd
 from datamodules.cache_build import CHUNK, FEW, Record, decode_all
 from datamodules.cache_shelf import GIGABYTE, VERSION, cache_clear, cache_list
 from datamodules.contents import file_hashes
-from datamodules.errors import InputError
+from datamodules.errors import InputError, invalid
 from datamodules.manifest import Manifest
 from datamodules.pixels import DECODE_POLICY, FITS, GREY_SIDE, PIXEL_LIMIT, Fit, decode, fit_to_square
 from datamodules.places import CACHE_BUDGET_GB, cache_root, folder_bytes
@@ -115,11 +115,11 @@ def build_cache(
         InputError: A bad argument, a full disk or budget with ``on_full="error"``, or a folder that cannot be written.
     """
     if size < 1:
-        msg = f"size must be a positive number of pixels, got {size}."
-        raise InputError(msg)
+        raise invalid("--size", "must be at least 1 pixel", size)
+    if not budget_gb >= 0:
+        raise invalid("--budget-gb", "must be at least 0", budget_gb)
     if fit not in FITS:
-        msg = f"fit must be one of {', '.join(FITS)}, got {fit!r}."
-        raise InputError(msg)
+        raise invalid("--fit", f"must be one of {', '.join(FITS)}", fit)
     parent = Path(directory) if directory is not None else cache_root() / "pixels"
     paths = [str(path) for path in manifest.table["path"]]
     key = _key(manifest.root, paths, size, fit, pixel_limit)
@@ -223,9 +223,9 @@ def _room(parent: Path, need: int, budget_gb: float, on_full: str) -> bool:
     if used + need <= budget_gb * GIGABYTE and need < 0.95 * free:
         return True
     msg = (
-        f"The pixel cache needs {need / GIGABYTE:.2f} GB; budget_gb is {budget_gb:g}, of which {used / GIGABYTE:.2f} "
-        f"GB are taken, and the disk of {parent} has {free / GIGABYTE:.1f} GB free. Raise the budget, choose a smaller "
-        "size, or free space with `emotion data cache --clear`."
+        f"The pixel cache needs {need / GIGABYTE:.2f} GB; the budget is {budget_gb:g} GB, of which {used / GIGABYTE:.2f} "
+        f"GB are taken, and the disk of {parent} has {free / GIGABYTE:.1f} GB free. Raise --budget-gb (in training --data.cache_budget_gb), choose a smaller "
+        "--size, or free space with `emotion data cache --clear`."
     )
     if on_full == "error":
         raise InputError(msg)

@@ -11,7 +11,7 @@ from pathlib import Path
 import filelock
 import pandas as pd
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, invalid
 from datamodules.places import cache_root, folder_bytes
 
 VERSION = "3"
@@ -79,8 +79,7 @@ def cache_clear(root: Path | None = None, kinds: Sequence[str] = ("pixels",)) ->
         InputError: A kind is unknown, or an entry cannot be deleted.
     """
     if unknown := set(kinds) - {*KINDS, ALL}:
-        msg = f"kinds must be among {', '.join(KINDS)} or {ALL}, got {', '.join(sorted(unknown))}."
-        raise InputError(msg)
+        raise invalid("--clear", f"must be among {', '.join(KINDS)} or {ALL}", ", ".join(sorted(unknown)))
     chosen = set(KINDS) if ALL in kinds else set(kinds)
     chosen |= {"hashes"} if "pixels" in chosen else set()
     freed = 0

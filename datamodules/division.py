@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, invalid
 from datamodules.folds import Fold, given_split, hold_out, k_fold, verify
 from datamodules.groups import cells
 from datamodules.manifest import Manifest
@@ -89,46 +89,44 @@ class DivisionPlan:
         unused = ""
         given = self.leak in ("drop_twins", "allow")
         if self.split != "folds" and self.fold != 0:
-            unused = f"fold is {self.fold}, which split=folds alone uses"
+            unused = f"--data.fold is {self.fold}, which only --data.split folds uses"
         elif self.split != "holdout" and self.holdout_fraction != HOLDOUT:
-            unused = f"holdout_fraction is {self.holdout_fraction}, which split=holdout alone uses"
-        elif self.split != "given" and (self.outer != "auto" or given):
-            unused = f"outer is {self.outer} and leak is {self.leak}, which split=given alone uses"
+            unused = f"--data.holdout_fraction is {self.holdout_fraction}, which only --data.split holdout uses"
+        elif self.split != "given" and self.outer != "auto":
+            unused = f"--data.outer is {self.outer}, which only --data.split given uses"
+        elif self.split != "given" and given:
+            unused = f"--data.leak is {self.leak}, which only --data.split given uses"
         elif self.split == "given" and self._rows_alone:
-            unused = f"leak is {self.leak}, which split=folds and split=holdout alone use"
+            unused = f"--data.leak is {self.leak}, which only --data.split folds and holdout use"
         if unused:
-            msg = f"{unused}, but split is {self.split}; leave the option out, or choose that split."
+            msg = f"{unused}, but the split is {self.split}; leave the option out, or choose that split"
             raise InputError(msg)
         if not 0 <= self.fold < self.folds:
-            msg = f"fold must be in 0..{self.folds - 1} (folds is {self.folds}), got {self.fold}."
-            raise InputError(msg)
+            raise invalid(
+                "--data.fold", f"must be in 0 to {self.folds - 1}, since there are {self.folds} folds", self.fold
+            )
         if self.leak == "oversample_first" and self.n_min is None:
-            msg = "leak is oversample_first, but without n_min nothing is over-sampled; set n_min, such as 'max'."
-            raise InputError(msg)
+            raise invalid("--data.leak", "needs --data.n_min, without which nothing is over-sampled", self.leak)
         if self.protocol == "paper" and self.inner_fraction not in (0, INNER):
-            msg = (
-                f"inner_fraction is {self.inner_fraction}, but protocol is paper, which selects on the reported part "
-                "and sets no inner part aside; give inner_fraction 0, or protocol honest."
-            )
-            raise InputError(msg)
+            rule = "must be 0 with --data.protocol paper, which selects on the reported part"
+            raise invalid("--data.inner_fraction", rule, self.inner_fraction, "or choose --data.protocol honest")
         if self.protocol == "honest" and not 0 < self.inner_fraction < 1:
-            msg = (
-                f"inner_fraction must be above 0 and below 1, got {self.inner_fraction}: epochs and checkpoints are "
-                "selected on the inner part, and without one they would be selected on what is reported. Try 0.05."
-            )
-            raise InputError(msg)
+            rule = "must be above 0 and below 1, since the epoch is selected on this part"
+            raise invalid("--data.inner_fraction", rule, self.inner_fraction, "0.05 is usual")
 
     def _check_inner(self) -> None:
         problem = ""
         if self.inner_folds is None:
             if self.inner_fold != 0:
-                problem = f"inner_fold is {self.inner_fold}, which inner_folds alone uses; give inner_folds, too"
+                problem = f"--data.inner_fold is {self.inner_fold}, which needs --data.inner_folds as well"
         elif self.inner_folds < 2 or not 0 <= self.inner_fold < self.inner_folds:
-            problem = f"inner_folds must be at least 2 and inner_fold below it, got {self.inner_folds} and "
-            problem += f"{self.inner_fold}; such as inner_folds 5 and inner_fold 0"
+            problem = "--data.inner_folds must be at least 2, and --data.inner_fold from 0 and below it; "
+            problem += f"got {self.inner_folds} and {self.inner_fold}"
         elif self.protocol == "paper" or self._rows_alone:
-            problem = f"inner_folds divides what an honest division leaves, but protocol is {self.protocol} and leak "
-            problem += f"is {self.leak}; leave inner_folds out"
+            problem = (
+                f"--data.inner_folds needs --data.protocol honest and no leak, got protocol {self.protocol} and leak "
+            )
+            problem += f"{self.leak}; leave --data.inner_folds out"
         if problem:
             raise InputError(problem)
 
@@ -177,7 +175,7 @@ class DivisionPlan:
         """Return of what every part gets its share: the classes, or the cells of class and group, and their names."""
         if self.stratify_by is None:
             return manifest.labels, manifest.classes
-        found = cells(manifest, self.stratify_by, "stratify_by")
+        found = cells(manifest, self.stratify_by, "--data.stratify_by")
         return found.of, found.names
 
     def _made(self, strata: tuple[np.ndarray, tuple[str, ...]], together: np.ndarray) -> Fold:
@@ -238,8 +236,8 @@ class DivisionPlan:
         draws = oversample(manifest.labels, np.arange(len(manifest)), self.n_min, self.fold_seed)
         if not draws.is_copy.any():
             msg = (
-                f"leak is oversample_first, but no class has fewer images than n_min {self.n_min!r} asks for, so "
-                "nothing is over-sampled; raise n_min, or choose leak duplicates."
+                f"--data.leak oversample_first: no class has fewer images than --data.n_min {self.n_min!r} asks for, "
+                "so nothing is over-sampled; raise it, or choose --data.leak duplicates"
             )
             raise InputError(msg)
         return draws.rows[draws.is_copy]

@@ -20,7 +20,7 @@ from datamodules.cache import PixelCache, build_cache
 from datamodules.dataset import EmotionDataset
 from datamodules.division import HOLDOUT, INNER, Division, DivisionPlan, Leak, Outer, Protocol, Split
 from datamodules.duplicates import find_clusters
-from datamodules.errors import InputError
+from datamodules.errors import InputError, invalid
 from datamodules.face_crops import FaceCrops
 from datamodules.folds import Fold
 from datamodules.group_plan import GroupPlan
@@ -127,6 +127,12 @@ class EmotionDataModule(L.LightningDataModule):
             eval_batch_size: Rows a step and process outside of training; by default ``batch_size``.
         """
         super().__init__()
+        least = {"size": size, "batch_size": batch_size, "eval_batch_size": eval_batch_size, "num_workers": num_workers}
+        for name, value in least.items():
+            if value is not None and value < (0 if name == "num_workers" else 1):
+                raise invalid(f"--data.{name}", f"must be at least {0 if name == 'num_workers' else 1}", value)
+        if not cache_budget_gb >= 0:
+            raise invalid("--data.cache_budget_gb", "must be at least 0", cache_budget_gb)
         names = list(transforms or [])
         _check_use(transform_where, names, policy, n_min, once)
         self.groups = GroupPlan(balance_by=balance_by, train_on=train_on, rehearsal=rehearsal)
@@ -381,13 +387,13 @@ def _check_use(where: str, names: list[str], policy: str, n_min: object, once: b
     chosen = bool(names) or policy != "one_of"
     problem = ""
     if where == "none" and (chosen or once):
-        problem = "transforms, policy and once say how pictures are transformed, but transform_where is none"
+        problem = "--data.transforms, --data.policy and --data.once need --data.transform_where, which is none"
     elif where != "none" and not chosen:
-        problem = f"transform_where is {where}, but transforms names none"
+        problem = f"--data.transform_where is {where}, but --data.transforms names none"
     elif where == "copies" and n_min is None:
-        problem = "transform_where is copies, but without n_min there are no copies"
+        problem = "--data.transform_where is copies, but without --data.n_min there are none"
     elif where == "doubled" and n_min is not None:
-        problem = f"transform_where is doubled, which does not over-sample, but n_min is {n_min!r}"
+        problem = f"--data.transform_where is doubled, which does not over-sample, but --data.n_min is {n_min!r}"
     if problem:
-        msg = f"{problem}. Set transform_where to none, copies, all or doubled, and the others to fit."
+        msg = f"{problem}; change one of them"
         raise InputError(msg)

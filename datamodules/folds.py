@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, invalid
 from datamodules.stratification import divide
 
 _INNER_STREAM = 7_919  # keeps the draw of the inner part apart from the draw of the folds
@@ -58,8 +58,7 @@ def k_fold(
     """
     labels, clusters = _checked(labels, clusters, classes)
     if folds < 2:
-        msg = f"folds must be at least 2, got {folds}; use split=holdout for a single division"
-        raise InputError(msg)
+        raise invalid("--data.folds", "must be at least 2", folds, "--data.split holdout divides once")
     _check_fraction("inner_fraction", inner_fraction, zero=True)
     # With two folds the training part is a single fold, and it must yield the inner part too.
     _check_enough(labels, clusters, classes, 4 if folds == 2 and inner_fraction else folds, f"folds={folds}")
@@ -146,7 +145,7 @@ def given_split(
     for name in ("train", outer):
         if not len(parts[name]):
             held = ", ".join(f"{key} {len(rows)}" for key, rows in parts.items())
-            msg = f"split has no {name} row ({held}); choose another `outer`, or split=folds or holdout"
+            msg = f"--data.split given: no row is {name} ({held}); choose another --data.outer, or --data.split folds"
             raise InputError(msg)
     train, tested = parts["train"], parts[outer]
     inner = parts["validation"] if outer == "test" and inner_fraction else np.empty(0, np.int64)
@@ -171,7 +170,7 @@ def given_split(
         msg = (
             f"split leaks: {len(twins)} clusters of duplicates or subjects stand in two parts "
             f"({train_leaks.sum()} training rows, {outer_leaks.sum()} {outer} rows). Take the twins out of training "
-            "with --drop-twins (data.leak drop_twins), or keep them with --allow-leak (data.leak allow); "
+            "with --drop-twins (--data.leak drop_twins), or keep them with --allow-leak (--data.leak allow); "
             "the choice is recorded in the run"
         )
         raise InputError(msg)
@@ -252,8 +251,7 @@ def _checked(labels: np.ndarray, clusters: np.ndarray, classes: Sequence[str]) -
 
 def _check_fraction(name: str, value: float, *, zero: bool) -> None:
     if not (0 <= value < 1 and (zero or value > 0)):
-        msg = f"{name} must be {'at least' if zero else 'above'} 0 and below 1, got {value}"
-        raise InputError(msg)
+        raise invalid(f"--data.{name}", f"must be {'at least' if zero else 'above'} 0 and below 1", value)
 
 
 def _check_enough(labels: np.ndarray, clusters: np.ndarray, classes: Sequence[str], needed: int, asked: str) -> None:

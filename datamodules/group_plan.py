@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from datamodules.division import Division
-from datamodules.errors import InputError
+from datamodules.errors import InputError, invalid
 from datamodules.groups import cells, condition_mask, opposite
 from datamodules.manifest import Manifest
 
@@ -29,13 +29,20 @@ class GroupPlan:
         """Refuse what would do nothing, and what the leaky protocols do not know."""
         problem = ""
         if self.balance_by is not None and n_min is None:
-            problem = f"balance_by is {self.balance_by}, but without n_min nothing is over-sampled; set n_min"
+            problem = (
+                f"--data.balance_by {self.balance_by}: without --data.n_min nothing is over-sampled; give it as well"
+            )
         elif leak == "oversample_first" and (self.balance_by or self.train_on):
-            problem = "leak oversample_first copies classes of the whole set; leave balance_by and train_on out"
+            problem = (
+                "--data.leak oversample_first copies classes of the whole set; "
+                "leave --data.balance_by and --data.train_on out"
+            )
         elif not 0 <= self.rehearsal < 1:
-            problem = f"rehearsal is a share of the training rows, at least 0 and below 1, got {self.rehearsal}"
+            raise invalid("--data.rehearsal", "must be a share of at least 0 and below 1", self.rehearsal)
         elif self.rehearsal and self.train_on is None:
-            problem = f"rehearsal is {self.rehearsal}, but without train_on nothing is left out that could be rehearsed"
+            problem = (
+                f"--data.rehearsal {self.rehearsal}: without --data.train_on no image is left out that could be added"
+            )
         if problem:
             raise InputError(problem)
 
@@ -43,7 +50,7 @@ class GroupPlan:
         """Return what is filled up to ``n_min``, (N,) int64: labels, or cells of label and group; tell empty ones."""
         if self.balance_by is None:
             return manifest.labels
-        found = cells(manifest, self.balance_by, "balance_by")
+        found = cells(manifest, self.balance_by, "--data.balance_by")
         lost = np.setdiff1d(np.arange(len(found.names)), found.of[rows])
         empty = [*(found.names[i] for i in lost.tolist()), *found.empty]
         if empty:
@@ -56,14 +63,14 @@ class GroupPlan:
     def counts(self, manifest: Manifest) -> np.ndarray:
         """Return how many images may be learnt from, int64: of each class, or of each cell that is balanced."""
         rows = self.chosen(manifest, np.arange(len(manifest)))
-        of = manifest.labels if self.balance_by is None else cells(manifest, self.balance_by, "balance_by").of
+        of = manifest.labels if self.balance_by is None else cells(manifest, self.balance_by, "--data.balance_by").of
         return np.bincount(of[rows], minlength=1 + int(of.max())).astype(np.int64)
 
     def chosen(self, manifest: Manifest, rows: np.ndarray) -> np.ndarray:
         """Return those of the rows that may be learnt from or selected on."""
         if self.train_on is None:
             return rows
-        return rows[condition_mask(manifest.table, self.train_on, "train_on")[rows]]
+        return rows[condition_mask(manifest.table, self.train_on, "--data.train_on")[rows]]
 
     def restrict(self, division: Division, manifest: Manifest, seed: int) -> Division:
         """Return the division whose training and inner parts hold the chosen group alone, and what is rehearsed.
@@ -77,15 +84,15 @@ class GroupPlan:
             return division
         fold = division.fold
         train, inner = self.chosen(manifest, fold.train), self.chosen(manifest, fold.inner)
-        group = np.flatnonzero(condition_mask(manifest.table, self.train_on, "train_on"))
+        group = np.flatnonzero(condition_mask(manifest.table, self.train_on, "--data.train_on"))
         wanted = np.unique(manifest.labels[group])
         for name, rows in (("training", train), ("inner", inner)):
             lacking = np.setdiff1d(wanted, manifest.labels[rows])
             if len(lacking) and (name == "training" or len(fold.inner)):
                 msg = (
-                    f"train_on {self.train_on}: the {name} part ({len(rows)} rows of the group) holds no row of class "
-                    f"{manifest.classes[lacking[0]]}; divide the group evenly with stratify_by, set more aside with "
-                    "inner_fraction, or use more images"
+                    f"--data.train_on {self.train_on}: the {name} part ({len(rows)} rows of the group) has no row of "
+                    f"class {manifest.classes[lacking[0]]}; divide the group evenly with --data.stratify_by, set more "
+                    "aside with --data.inner_fraction, or use more images"
                 )
                 raise InputError(msg)
         rehearsed = self._rehearsed(fold.train, len(train), manifest, seed)
@@ -96,11 +103,11 @@ class GroupPlan:
         count = round(learnt * self.rehearsal / (1 - self.rehearsal))
         if not count:
             return np.empty(0, np.int64)
-        rest = rows[condition_mask(manifest.table, opposite(self.train_on or ""), "train_on")[rows]]
+        rest = rows[condition_mask(manifest.table, opposite(self.train_on or ""), "--data.train_on")[rows]]
         if count > len(rest):
             msg = (
-                f"rehearsal {self.rehearsal} beside {learnt} rows of {self.train_on} needs {count} other training "
-                f"rows, there are {len(rest)}; at most {len(rest) / (learnt + len(rest)):.2f} can be rehearsed"
+                f"--data.rehearsal {self.rehearsal} beside {learnt} rows of {self.train_on} needs {count} other "
+                f"training rows, there are {len(rest)}; at most {len(rest) / (learnt + len(rest)):.2f} can be rehearsed"
             )
             raise InputError(msg)
         return np.random.default_rng([seed, _REHEARSAL_STREAM]).choice(rest, count, replace=False)

@@ -3,13 +3,12 @@
 An image without a value in a column is of neither side of a condition, and its own value where values are counted.
 """
 
-import difflib
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, did_you_mean
 from datamodules.manifest import KNOWN_COLUMNS, VOTES, Manifest
 from datamodules.manifest_checks import plain_text
 
@@ -121,8 +120,7 @@ def _column(table: pd.DataFrame, column: str, option: str) -> np.ndarray:
     column = column.strip()
     there = [str(c) for c in table if c not in KNOWN_COLUMNS and not str(c).startswith(VOTES)]
     if column not in there:
-        near = difflib.get_close_matches(column, there, n=2, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(there) or 'none'}"
+        hint = did_you_mean(column, there, cutoff=0.5) or f"there are {', '.join(there) or 'none'}"
         msg = f"{option}: no group column is called {column!r}; {hint}"
         raise InputError(msg)
     values = plain_text(table[column]).str.strip().to_numpy(object)

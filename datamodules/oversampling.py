@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 from imblearn.over_sampling import RandomOverSampler
 
-from datamodules.errors import InputError
+from datamodules.errors import invalid
 
 NMin = int | float | Literal["max"] | None
 
@@ -78,8 +78,5 @@ def _target(n_min: NMin, largest: int) -> int:
         return n_min
     if isinstance(n_min, float) and 0 < n_min <= 1:
         return round(n_min * largest)
-    msg = (
-        "n_min must be a whole number of images >= 2, a fraction of the largest class above 0 and up to 1.0 (with its "
-        f"point), 'max' or null, got {n_min!r}."
-    )
-    raise InputError(msg)
+    rule = "must be at least 2 images, a fraction of the largest class above 0 and up to 1.0, max or null"
+    raise invalid("--data.n_min", rule, n_min)

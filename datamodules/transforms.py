@@ -15,7 +15,7 @@ import albumentations as A
 import cv2
 import numpy as np
 
-from datamodules.errors import InputError
+from datamodules.errors import did_you_mean, invalid
 
 Policy = Literal["one_of", "mild", "trivial_augment"]
 BasePolicy = Literal["none", "mild", "trivial_augment"]
@@ -225,20 +225,19 @@ def build_transform(
             magnitude that no picture would survive, or of no transform.
     """
     if unknown := [name for name in names if name not in TRANSFORMS]:
-        msg = f"transforms must be among {', '.join(TRANSFORMS)}, got {', '.join(map(repr, unknown))}."
-        raise InputError(msg)
+        rule = f"must be among {', '.join(TRANSFORMS)}"
+        raise invalid("--data.transforms", rule, ", ".join(unknown), did_you_mean(unknown[0], TRANSFORMS))
     if names and policy != "one_of":
-        msg = f"transforms are drawn by policy one_of only; with policy {policy!r} leave them empty, got {list(names)}."
-        raise InputError(msg)
+        rule = f"only --data.policy one_of draws transforms, and it is {policy}"
+        raise invalid("--data.transforms", rule, list(names), "leave one of them out")
     if not 0 <= erasing <= 1:
-        msg = f"erasing is a probability in [0, 1], got {erasing}."
-        raise InputError(msg)
+        raise invalid("--data.erasing", "must be a probability, in 0 to 1", erasing)
     if not 0 < magnitude <= LARGEST_MAGNITUDE:
-        msg = f"magnitude must be above 0 and at most {LARGEST_MAGNITUDE:g} times the paper's, got {magnitude}."
-        raise InputError(msg)
+        raise invalid("--data.magnitude", f"must be above 0 and at most {LARGEST_MAGNITUDE:g}", magnitude)
     if magnitude != 1 and not names:
-        msg = f"magnitude is {magnitude}, but it is that of named transforms, and there are none; leave it out."
-        raise InputError(msg)
+        raise invalid(
+            "--data.magnitude", "applies to --data.transforms, of which there are none", magnitude, "leave it out"
+        )
     steps: list[A.BasicTransform | A.BaseCompose] = [*_policy(base)]
     if policy != "one_of":
         steps += _policy(policy)
@@ -258,8 +257,7 @@ def _policy(name: str) -> list[A.BasicTransform | A.BaseCompose]:
         return [A.HorizontalFlip(p=0.5), affine]
     if name == "trivial_augment":
         return [_trivial_augment()]
-    msg = f"policy must be one_of, mild or trivial_augment, got {name!r}."
-    raise InputError(msg)
+    raise invalid("--data.policy", "must be one_of, mild or trivial_augment", name)
 
 
 def reseed(transform: A.Compose, *seed: int) -> None:

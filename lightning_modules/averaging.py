@@ -13,7 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from datamodules.errors import InputError
+from datamodules.errors import invalid
 
 RAW_KEY = "weights_behind_average"  # where a checkpoint that can be resumed keeps the weights themselves
 UPDATES_KEY = "average_updates"
@@ -97,8 +97,7 @@ class AverageWeights(Callback):
 
     def __init__(self, decay: float = 0.998) -> None:
         if not 0 < decay < 1:
-            msg = f"decay of the weight average must be above 0 and below 1, got {decay}"
-            raise InputError(msg)
+            raise invalid("--run.ema_decay", "must be between 0 and 1, such as 0.998", decay)
         self.decay = decay
         self.average = WeightAverage(decay)
         self._seen = 0

@@ -1,6 +1,5 @@
 """Any timm model as a feature extractor, with weights from an installed package, a file, the hub, or none."""
 
-import difflib
 import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import lightning_modules.k_emotionnet  # noqa: F401 - registers its name with timm
-from datamodules.errors import InputError
+from datamodules.errors import InputError, did_you_mean, invalid
 from lightning_modules.checkpoints import load_tensors
 
 # model -> (installed package, its class, which knows where the file lies)
@@ -49,11 +48,8 @@ def build_backbone(
         InputError: If the model is unknown, cannot use an option, or its weights cannot be had or do not fit.
     """
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=20, cutoff=0.4)
-        near.sort(key=lambda other: (-difflib.SequenceMatcher(None, other, name).ratio(), other))
-        listed = ", ".join(near[:4]) or "none"
-        msg = f"unknown backbone {name!r}; nearest names: {listed} (timm.list_models() has them all)"
-        raise InputError(msg)
+        hint = did_you_mean(name, timm.list_models(), n=4, cutoff=0.4) or "timm.list_models() has the names"
+        raise invalid("--model.backbone", "must be the name of a timm model", name, hint)
     options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
     try:
         with _hub_errors(name) if weights == "hub" else nullcontext():

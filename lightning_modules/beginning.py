@@ -57,19 +57,18 @@ def begin_from(model: EmotionClassifier, data: EmotionDataModule, source: str) -
         path = run_checkpoint(run_id)
     checkpoint = read_checkpoint(path)
     known: dict[str, Any] = used_alone(checkpoint[CONFIG_KEY])
-    require_classes(known["classes"], model.classes, f"run.start_from {source}")
+    require_classes(known["classes"], model.classes, f"--run.start_from {source}")
     for name in ("backbone", "head", "head_width"):
         if known[name] != model.plain[name]:
             own = model.plain[name]
-            msg = f"run.start_from: {source} has {name} {known[name]!r}, this run {own!r}; give both the same"
+            msg = f"--run.start_from: {source} has {name} {known[name]!r}, this run {own!r}; give both the same"
             raise InputError(msg)
-    _refuse(data, checkpoint, "run.start_from", source, run_id)
+    _refuse(data, checkpoint, "--run.start_from", source, run_id)
     try:
         model.load_state_dict(checkpoint["state_dict"])
     except RuntimeError as error:
-        msg = (
-            f"run.start_from: the tensors in {path} are not those of {known['backbone']}; {str(error).splitlines()[0]}"
-        )
+        reason = str(error).splitlines()[0]
+        msg = f"--run.start_from: the tensors in {path} are not those of {known['backbone']}: {reason}"
         raise InputError(msg) from error
 
 
@@ -81,7 +80,7 @@ def check_resumed(model: EmotionClassifier, data: EmotionDataModule, path: str) 
     """
     checkpoint = read_checkpoint(path)
     require_classes(used_alone(checkpoint[CONFIG_KEY])["classes"], model.classes, f"checkpoint {path}")
-    _refuse(data, checkpoint, "ckpt_path", path)
+    _refuse(data, checkpoint, "--ckpt_path", path)
 
 
 def check_weights(data: EmotionDataModule, weights: str) -> None:
@@ -96,7 +95,7 @@ def check_weights(data: EmotionDataModule, weights: str) -> None:
         return
     content = load_plain(weights)
     if isinstance(content, Mapping) and CONFIG_KEY in content:
-        _refuse(data, content, "model.weights", weights)
+        _refuse(data, content, "--model.weights", weights)
 
 
 def _refuse(
@@ -185,7 +184,8 @@ def seen_by(
             contents = np.asarray(data.contents, dtype=object)
             parts = [split.loc[split["role"].isin(roles), "row"] for roles in (["train"], selected)]
             return SeenImages.of(*(contents[rows.to_numpy()] for rows in parts))
-    by_run = "use run.start_from with" if option in ("model.weights", "ckpt_path") else "name"  # they take files only
+    takes_files = option in ("--model.weights", "--ckpt_path")
+    by_run = "use --run.start_from with" if takes_files else "name"
     msg = (
         f"{option}: {source} does not record which images it was trained on, so it may have seen images that this run "
         f"reports on; {'' if run_id else f'{by_run} the run that wrote the file instead, or '}train that model again "

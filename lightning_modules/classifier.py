@@ -1,6 +1,7 @@
 """The model that is trained: a backbone, a head and a loss, with one step shared by training and evaluation."""
 
 import os
+from math import inf
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -15,7 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, invalid
 from lightning_modules.averaging import RAW_KEY, WeightAverage
 from lightning_modules.backbones import build_backbone
 from lightning_modules.checkpoints import CONFIG_KEY, read_checkpoint, require_classes
@@ -99,14 +100,15 @@ class EmotionClassifier(pl.LightningModule):
             raise InputError(msg)
         for name, value in (("dropout", dropout), ("drop_path", drop_path), ("warmup", warmup)):
             if not 0 <= value < 1:
-                msg = f"{name} must be in [0, 1), got {value}"
-                raise InputError(msg)
-        if not learning_rate > 0 or not weight_decay >= 0:
-            msg = f"learning_rate must be above 0 and weight_decay at least 0, got {learning_rate} and {weight_decay}"
-            raise InputError(msg)
-        if thaw_after_epochs is not None and (freeze == "none" or thaw_after_epochs < 1):
-            msg = f"thaw_after_epochs must be at least 1 and needs freeze: all, got {thaw_after_epochs} and {freeze!r}"
-            raise InputError(msg)
+                raise invalid(f"--model.{name}", "must be at least 0 and below 1", value)
+        if not 0 < learning_rate < inf:
+            raise invalid("--model.learning_rate", "must be above 0 and finite", learning_rate)
+        if not 0 <= weight_decay < inf:
+            raise invalid("--model.weight_decay", "must be at least 0 and finite", weight_decay)
+        if thaw_after_epochs is not None and thaw_after_epochs < 1:
+            raise invalid("--model.thaw_after_epochs", "must be at least 1", thaw_after_epochs)
+        if thaw_after_epochs is not None and freeze == "none":
+            raise invalid("--model.thaw_after_epochs", "needs --model.freeze all", thaw_after_epochs)
         self.classes = list(classes)
         self.loss = loss if loss is not None else CrossEntropy()
         self.mixing = Mixing(mixup, cutmix)

@@ -4,13 +4,11 @@ The one jsonargparse parser of the project is here; everything else takes a RunC
 """
 
 import copy
-import difflib
 import functools
 import hashlib
-import inspect
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, did_you_mean, invalid, nearest
 
 if TYPE_CHECKING:
     from datamodules.emotion import EmotionDataModule
@@ -77,10 +75,8 @@ def recipe_path(name: str) -> Path:
     """
     if name in recipe_names():
         return RECIPES / f"{name}.yaml"
-    near = difflib.get_close_matches(name, recipe_names(), n=3, cutoff=0.4) or recipe_names()
-    msg = (
-        f"--recipe: no recipe is called {name!r}; did you mean {', '.join(near)}? (a file of yours: --config FILE.yaml)"
-    )
+    hint = did_you_mean(name, recipe_names(), cutoff=0.4) or f"there are {', '.join(recipe_names())}"
+    msg = f"--recipe: no recipe is called {name!r}; {hint} (a file of yours: --config FILE.yaml)"
     raise InputError(msg)
 
 
@@ -178,7 +174,7 @@ class RunConfig:
         try:
             found = _parser(kind).parse_args(words)
         except ArgumentError as error:
-            raise InputError(plain(str(error))) from error
+            raise plain(str(error), _names(_parser(kind))) from error
         kept = found.as_dict()
         kept.pop("config", None)
         return cls(**kept, kind=kind)
@@ -399,8 +395,11 @@ class _Parser(ArgumentParser):
         inner = input_error(ex)
         groups = list(self.groups or {})
         owner = groups[0] if len(groups) == 1 else ""  # of the parser of one class, such as a loss
-        names = [action.dest for action in self._actions if "help" not in action.dest]
-        raise InputError(str(inner) if inner else plain(message, names, owner)) from ex
+        raise (inner or plain(message, _names(self), owner)) from ex
+
+
+def _names(parser: ArgumentParser) -> list[str]:
+    return [action.dest for action in parser._actions if "help" not in action.dest]
 
 
 def _owners(kind: Kind) -> dict[str, tuple[type, set[str]]]:
@@ -455,36 +454,73 @@ _UNKNOWN = re.compile(
     r"Option '([^']+)' is not accepted|Key '([^']+)' is not expected|nrecognized arguments?: (\S+)"
     r"|does not accept option '([^']+)'"
 )
-_NOISE = re.compile(r"Does not validate against|Subtypes:|Errors:|Expected a <class 'NoneType'>|Given value type|^\s*$")
+_EXPECTED = re.compile(r"Expected a (?:<class '(\w+)'>|typing\.Literal\[(.*?)\])")
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "list": "a list, such as [flip,zoom]",
+    "str": "text",
+}
 
 
-def plain(message: str, names: Iterable[str] = (), owner: str = "") -> str:
-    """Return jsonargparse's message as one line: the option, what is wrong with it, and the nearest names."""
-    unknown = _UNKNOWN.search(message)
-    if unknown is None:
-        words = " ".join(line.strip(" -") for line in message.splitlines() if not _NOISE.search(line))
-        if "Expected a dot import path" in words:
-            words += f" (Losses are {', '.join(_loss_names())})"
-        return words.replace("Parser key", "option")
-    option = next(group for group in unknown.groups() if group).lstrip("-").split("=")[0]
-    known = set(names) if owner else _all_options()
-    parts = [part for part in option.split(".") if part not in known | {"init_args", "class_path"}]
-    near = difflib.get_close_matches((parts or [option])[0], known, n=3, cutoff=0.6)
-    place = f" by {owner}" if owner else ""
-    if near:
-        hint = f"did you mean {' or '.join(near)}?"
-    else:
-        hint = f"it takes {', '.join(names)}" if owner else "emotion fit --help-all lists the options"
-    return f"{option}: this option is not accepted{place}; {hint}"
+def plain(message: str, names: Sequence[str], owner: str = "") -> InputError:
+    """Return jsonargparse's message as one line: the option, what is wrong with it, and the nearest names.
+
+    Args:
+        message: of jsonargparse, several lines with a tree of the types that were tried.
+        names: arguments of the parser, dotted.
+        owner: the class whose arguments they are, where that is a loss.
+    """
+    before = "--model.loss." if owner else "--"
+    if unknown := _UNKNOWN.search(message):
+        option = next(group for group in unknown.groups() if group).lstrip("-").split("=")[0]
+        option = option.replace(".init_args", "")
+        place = f"not an option of {owner}" if owner else "no such option"
+        msg = f"{before}{option}: {place}; {_nearest(option, names, before)}"
+        return InputError(msg)
+    key = re.search(r"(?:Parser key|[Oo]ption) [\"']([\w.]+)[\"']", message)
+    option = f"{before}{key[1].replace('.init_args', '')}" if key else "--config"
+    value = re.findall(r"(?:Given|Got) value: ?(.*)", message)
+    given = value[-1] if value else ""
+    if "Expected a dot import path" in message or "subclass of EmotionLoss" in message:
+        losses = sorted(_loss_names())
+        return invalid(option, f"must be one of {', '.join(losses)}", given, did_you_mean(given, losses))
+    if "Unable to load config" in message:
+        msg = f"{option}: takes no value itself; give its options, such as {_first_below(option, names)}"
+        return InputError(msg)
+    expected = _EXPECTED.findall(message)
+    if not expected or not value:
+        return InputError(f"{option}: {' '.join(message.split())}")
+    choices = list(dict.fromkeys(word.strip(" '\"") for _, listed in expected for word in listed.split(",") if listed))
+    kinds = [_KINDS.get(kind, kind) for kind, _ in expected if kind not in ("", "NoneType")]
+    parts = [*dict.fromkeys(kinds), *([f"one of {', '.join(choices)}"] if choices else [])]
+    rule = f"must be {' or '.join(parts)}"
+    return invalid(option, rule, given, did_you_mean(given, choices))
+
+
+def _nearest(option: str, names: Sequence[str], before: str) -> str:
+    """Return the hint for an unknown option: the nearest ones, by their whole name or by its last part."""
+    known = [name for name in names if name not in ("config", *SECTIONS)]
+    if before != "--":
+        whole = [f"{before}{name}" for name in known]
+        return did_you_mean(f"{before}{option}", whole, cutoff=0.9) or f"it takes {', '.join(whole)}"
+    known += [name.removeprefix("--") for name in (*_SHORT, *_FLAGS, "--recipe", "--config", "--data")]
+    tail = option.rsplit(".", 1)[-1]
+    alike = [name for name in known if name.rsplit(".", 1)[-1] == tail]
+    if not alike:
+        tails = {name.rsplit(".", 1)[-1]: name for name in known}
+        alike = [tails[found] for found in nearest(tail, tails, cutoff=0.8)]
+    if not alike:
+        alike = nearest(option, known, cutoff=0.8)
+    return f"did you mean {' or '.join(f'--{name}' for name in alike[:3])}?" if alike else "see emotion fit --help-all"
+
+
+def _first_below(option: str, names: Sequence[str]) -> str:
+    return next((f"--{name}" for name in names if f"--{name}".startswith(f"{option}.")), "--data.size")
 
 
 def _loss_names() -> list[str]:
     from lightning_modules import losses
 
     return [name for name in losses.__all__ if name[0].isupper() and name != "EmotionLoss"]
-
-
-def _all_options() -> set[str]:
-    owners = [owner for owner, _ in _owners("emotion").values()]
-    named = {name for owner in owners for name in inspect.signature(owner).parameters}
-    return named | {"model", "data", "trainer", "run", "seed_everything", "seed"}

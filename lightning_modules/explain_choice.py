@@ -1,13 +1,12 @@
 """Which of a run's held-out images are explained: so many of each class and group, or those at given rows."""
 
-import difflib
 from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, did_you_mean, invalid
 from records.bias.columns import Grouping
 
 Answers = Literal["correct", "wrong", "any"]
@@ -138,8 +137,6 @@ def targets_of(table: pd.DataFrame, classes: Sequence[str], wanted: str) -> np.n
             column = table["label"].where(table["label"].isin(names), column)
         return names.get_indexer(pd.Index(column)).astype(np.int64)
     if wanted not in names:
-        near = difflib.get_close_matches(wanted, [*classes, "predicted", "label"], n=1, cutoff=0.4)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        msg = f"--target: predicted, label or a class ({', '.join(classes)}), got {wanted!r}{hint}"
-        raise InputError(msg)
+        hint = did_you_mean(wanted, [*classes, "predicted", "label"], cutoff=0.4)
+        raise invalid("--target", f"must be predicted, label or a class ({', '.join(classes)})", wanted, hint)
     return np.full(len(table), names.get_loc(wanted), np.int64)

@@ -1,6 +1,5 @@
 """What `emotion explain` does, step by step."""
 
-import difflib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, did_you_mean, invalid
 from datamodules.faces.detector import Detector, open_detector
 from datamodules.pictures import find_pictures
 from lightning_modules.explain import DRAWS, Explainer, Subjects, check_folder, keep, write
@@ -130,9 +129,8 @@ def _options(options: ExplainOptions) -> tuple[MethodOptions, ReportOptions]:
     named |= {name: getattr(options, name) for name in ("steps", "layer", "batch", "seed")}
     method = MethodOptions(method=known_method(options.method), **named)
     if options.answers not in ANSWERS:
-        near = difflib.get_close_matches(options.answers, ANSWERS, n=1)
-        msg = f"--answers: one of {', '.join(ANSWERS)}, got {options.answers!r}"
-        raise InputError(msg + (f"; did you mean {near[0]}?" if near else ""))
+        hint = did_you_mean(options.answers, ANSWERS)
+        raise invalid("--answers", f"must be one of {', '.join(ANSWERS)}", options.answers, hint)
     if options.rows and options.paths:
         msg = "--rows and --paths: give one of them"
         raise InputError(msg)

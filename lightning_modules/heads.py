@@ -1,12 +1,13 @@
 """What turns a backbone's features (B, F) into one logit a class (B, C)."""
 
+from math import inf
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, invalid
 
 HeadName = Literal["linear", "dense_dense", "normalised"]
 WIDTH = 256  # of the hidden layer of "dense_dense"
@@ -41,19 +42,20 @@ def head_options(head: HeadName, width: int | None, scale: float | None, brought
     """
     problem = ""
     if brought is not None and head == "dense_dense":
-        problem = "head is dense_dense, but the loss brings a normalised head"
+        problem = "--model.head is dense_dense, but the loss brings a normalised head"
     elif width is not None and head != "dense_dense":
-        problem = f"head_width is {width}, which head=dense_dense alone uses, but head is {head}"
+        problem = f"--model.head_width is {width}, which only --model.head dense_dense uses, but the head is {head}"
     elif scale is not None and brought is not None:
-        problem = f"head_scale is {scale}, but the loss brings its own, {brought}"
+        problem = f"--model.head_scale is {scale}, but the loss brings its own, {brought}"
     elif scale is not None and head != "normalised":
-        problem = f"head_scale is {scale}, which head=normalised alone uses, but head is {head}"
+        problem = f"--model.head_scale is {scale}, which only --model.head normalised uses, but the head is {head}"
     if problem:
         msg = f"{problem}; leave the option out, or choose another head or loss"
         raise InputError(msg)
-    if (width is not None and width < 1) or (scale is not None and not scale > 0):
-        msg = f"head_width must be at least 1 and head_scale above 0, got {width} and {scale}"
-        raise InputError(msg)
+    if width is not None and width < 1:
+        raise invalid("--model.head_width", "must be at least 1", width)
+    if scale is not None and not 0 < scale < inf:
+        raise invalid("--model.head_scale", "must be above 0 and finite", scale)
     if brought is not None:
         return {"head": "normalised", "head_width": None, "head_scale": brought}
     return {

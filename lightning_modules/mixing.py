@@ -1,11 +1,13 @@
 """Mixup and cutmix of a batch that is already on its device, drawn by timm."""
 
+from math import inf
+
 import numpy as np
 import torch
 from timm.data.mixup import Mixup
 from torch import Tensor
 
-from datamodules.errors import InputError
+from datamodules.errors import invalid
 
 
 class Mixing:
@@ -21,9 +23,9 @@ class Mixing:
         Raises:
             InputError: If one is below 0.
         """
-        if mixup < 0 or cutmix < 0:
-            msg = f"mixup and cutmix must be at least 0, got {mixup} and {cutmix}"
-            raise InputError(msg)
+        for name, alpha in (("mixup", mixup), ("cutmix", cutmix)):
+            if not 0 <= alpha < inf:
+                raise invalid(f"--model.{name}", "must be at least 0 and finite", alpha)
         self.mixup, self.cutmix = mixup, cutmix
 
     def __bool__(self) -> bool:

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, invalid
 from lightning_modules.callbacks import NonFiniteLoss, average_weights
 from lightning_modules.progress import run_progress
 from lightning_modules.stops import INTERRUPTED, StopGracefully
@@ -57,14 +57,11 @@ class RunOptions:
         keep: Keep = "best",
     ) -> None:
         if patience is not None and patience < 1:
-            msg = f"--run.patience: at least 1 epoch, got {patience}; leave it out to train all epochs"
-            raise InputError(msg)
+            raise invalid("--run.patience", "must be at least 1 epoch", patience, "leave it out to train all epochs")
         if ema_decay is not None and not 0 < ema_decay < 1:
-            msg = f"--run.ema_decay: between 0 and 1 (such as 0.998), got {ema_decay}"
-            raise InputError(msg)
+            raise invalid("--run.ema_decay", "must be between 0 and 1, such as 0.998", ema_decay)
         if resamples < 100:
-            msg = f"--run.resamples: at least 100 for an interval (2000 is usual), got {resamples}"
-            raise InputError(msg)
+            raise invalid("--run.resamples", "must be at least 100 for an interval (2000 is usual)", resamples)
         self.recipe = recipe
         self.name = name
         self.experiment = experiment

@@ -1,9 +1,8 @@
 """What a search refuses before its first trial."""
 
-import difflib
 import inspect
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, did_you_mean
 from lightning_modules.config import Options, RunConfig
 from sweeps.dimensions import Space
 
@@ -68,12 +67,13 @@ def check_names(space: Space) -> None:
     from lightning_modules.run import RunOptions
 
     owners = {"model": EmotionClassifier, "data": EmotionDataModule, "trainer": Trainer, "run": RunOptions}
+    options = {section: list(inspect.signature(owner).parameters) for section, owner in owners.items()}
     for name in space:
         group, _, option = name.partition(".")
-        known = list(inspect.signature(owners[group]).parameters) if group in owners else []
-        if option.split(".")[0] not in known:
-            near = difflib.get_close_matches(option, known, n=3) or list(owners)
-            msg = f"--space: {name} is no option of `emotion fit`; did you mean {group}.{' or '.join(near)}?"
+        if option.split(".")[0] not in options.get(group, ()):
+            all_names = [f"{section}.{known}" for section, names in options.items() for known in names]
+            hint = did_you_mean(name, all_names) or "`emotion fit --help-all` lists them"
+            msg = f"--space: {name} is not an option of `emotion fit`; {hint}"
             raise InputError(msg)
         if name in FIXED or name == "trainer.max_epochs":
             msg = f"--space: {name} cannot be searched, a search sets it; leave it out"

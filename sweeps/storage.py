@@ -83,7 +83,12 @@ def open_storage(
     """
     url = address(url)
     if not is_shared(url):
-        Path(urlsplit(url).path[1:]).absolute().parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(urlsplit(url).path[1:]).absolute().parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            msg = f"--storage: the folder {folder} cannot be made ({error.strerror}); name a file in another folder"
+            raise InputError(msg) from error
     options = {"pool_pre_ping": True} if is_shared(url) else {"connect_args": {"timeout": 30}}
     for left in (2, 1, 0):
         try:

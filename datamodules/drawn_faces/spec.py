@@ -1,15 +1,15 @@
 """What a set of drawn faces is: how many of each class, how alike, by whom, how large."""
 
 import dataclasses
-import difflib
 import hashlib
 import json
 from dataclasses import dataclass
+from math import inf
 from typing import TypeVar
 
 import numpy as np
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, did_you_mean
 
 EMOTIONS = ("neutral", "happy", "sad", "surprise", "fear", "disgust", "angry", "contempt")
 Spec = TypeVar("Spec")
@@ -47,7 +47,7 @@ class DrawnFaces:
     def __post_init__(self) -> None:
         rules = (
             (self.largest >= 1, "largest must be at least 1", self.largest),
-            (self.ratio >= 1, "ratio must be at least 1", self.ratio),
+            (1 <= self.ratio < inf, "ratio must be at least 1 and finite", self.ratio),
             (32 <= self.size <= 512, "size must lie in 32..512", self.size),
             (self.seed >= 0, "seed must be at least 0", self.seed),
             (self.subjects is None or self.subjects >= 1, "subjects must be at least 1", self.subjects),
@@ -60,7 +60,7 @@ class DrawnFaces:
         )
         for holds, rule, value in rules:
             if not holds:
-                msg = f"drawn faces: {rule}, got {value}"
+                msg = f"--data drawn: {rule}, got {value}"
                 raise InputError(msg)
 
     @property
@@ -105,10 +105,9 @@ def parse_fields(kind: type[Spec], text: str, called: str) -> Spec:
     for part in filter(None, (piece.strip() for piece in text.split(","))):
         key, _, value = (piece.strip() for piece in part.partition("="))
         if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            msg = f"{called}: unknown key {key!r}, expected {', '.join(known)} as key=value{hint}"
-            raise InputError(msg)
+            hint = did_you_mean(key, known, n=1)
+            msg = f"--data {called}: unknown key {key!r}, expected {', '.join(known)} as key=value"
+            raise InputError(f"{msg}; {hint}" if hint else msg)
         try:
             if key == "classes":
                 values[key] = tuple(value.split("+"))
@@ -117,6 +116,6 @@ def parse_fields(kind: type[Spec], text: str, called: str) -> Spec:
             else:
                 values[key] = None if key == "subjects" and value.lower() == "none" else int(value)
         except ValueError:
-            msg = f"{called}: {key} must be a number, got {value!r}"
+            msg = f"--data {called}: {key} must be a number, got {value!r}"
             raise InputError(msg) from None
     return kind(**values)

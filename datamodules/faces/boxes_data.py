@@ -17,7 +17,7 @@ from datamodules.cache import PixelCache, build_cache
 from datamodules.dataset import keep, start_worker
 from datamodules.drawn_faces.scenes import parse_scenes
 from datamodules.duplicates import find_clusters
-from datamodules.errors import InputError
+from datamodules.errors import InputError, invalid
 from datamodules.faces.boxes_augment import BoxesDataset, build_augmentation
 from datamodules.faces.boxes_table import boxes_by_row, find_table, manifest_of, read_boxes, to_square
 from datamodules.faces.scene_files import prepare_scenes
@@ -77,15 +77,14 @@ class BoxesDataModule(L.LightningDataModule):
         """
         super().__init__()
         if size < MULTIPLE or size % MULTIPLE:
-            msg = f"size must be a multiple of {MULTIPLE} (such as 320 or 640), got {size}"
-            raise InputError(msg)
+            raise invalid("--data.size", f"must be a multiple of {MULTIPLE}, such as 320 or 640", size)
         if batch_size < 2:
-            msg = f"batch_size must be at least 2, got {batch_size}; batch normalisation needs two"
-            raise InputError(msg)
+            raise invalid("--data.batch_size", "must be at least 2, which batch normalisation needs", batch_size)
+        if num_workers is not None and num_workers < 0:
+            raise invalid("--data.num_workers", "must be at least 0", num_workers)
         for name, value in (("outer_fraction", outer_fraction), ("inner_fraction", inner_fraction)):
             if not 0 < value < 1:
-                msg = f"{name} must be above 0 and below 1, got {value}"
-                raise InputError(msg)
+                raise invalid(f"--data.{name}", "must be above 0 and below 1", value)
         self.source, self.boxes_file, self.size, self.batch_size = source, boxes, size, batch_size
         self.split, self.outer_fraction, self.inner_fraction = split, outer_fraction, inner_fraction
         self.fold_seed, self.augment, self.num_workers, self.cache_dir = fold_seed, augment, num_workers, cache_dir
@@ -103,7 +102,7 @@ class BoxesDataModule(L.LightningDataModule):
         file = Path(self.boxes_file).expanduser() if self.boxes_file else find_table(place)
         if file is None:
             msg = (
-                f"data.source: {source} has no boxes.csv beside its pictures; give the table with --data.boxes FILE "
+                f"--data: {source} has no boxes.csv beside its pictures; give the table with --data.boxes FILE "
                 "(columns path, x0, y0, x1, y1), or scenes to draw some"
             )
             raise InputError(msg)
@@ -183,7 +182,7 @@ class BoxesDataModule(L.LightningDataModule):
         one = np.zeros(len(self.manifest), np.int64)  # parts need not agree in anything but their size
         if self.split == "given":
             if "split" not in self.manifest.table:
-                msg = f"data.split is given, but {self.manifest.name} has no column split; choose holdout"
+                msg = f"--data.split given: {self.manifest.name} has no column split; choose --data.split holdout"
                 raise InputError(msg)
             given = self.manifest.table["split"].to_numpy(object)
             outer: Literal["test", "validation"] = "test" if (given == "test").any() else "validation"
@@ -198,7 +197,9 @@ class BoxesDataModule(L.LightningDataModule):
             )  # fmt: skip
         for name, rows in (("training", fold.train), ("inner", fold.inner), ("outer", fold.outer)):
             if not sum(len(self.boxes[row]) for row in rows):
-                msg = f"the {name} part ({len(rows)} pictures) has no face: give more pictures or another fold_seed"
+                msg = (
+                    f"the {name} part ({len(rows)} pictures) has no face; use more pictures or another --data.fold_seed"
+                )
                 raise InputError(msg)
         return fold
 

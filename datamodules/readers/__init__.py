@@ -1,12 +1,11 @@
 """Readers turn published layouts into a manifest; `read` finds the right one."""
 
-import difflib
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, did_you_mean, invalid
 from datamodules.manifest import Manifest
 from datamodules.readers import aihub, csv_table, fer2013, folder, named, pattern
 from datamodules.readers.common import IMAGE_SUFFIXES, ReadOptions, finish, image_files
@@ -96,20 +95,23 @@ def _read(source: str, options: ReadOptions) -> Manifest:
     if source and not place.exists() and (match := re.match(r"([A-Za-z]\w+):(.*)", source, re.DOTALL)):
         chosen, place = match[1], Path(match[2]).expanduser()
         if chosen not in READERS:
-            near = difflib.get_close_matches(chosen.lower(), [*READERS, *DRAWN], n=2, cutoff=0.5)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join([*READERS, *DRAWN])}"
-            msg = f"unknown reader {chosen!r} in {source!r}; {hint}"
+            known = [*READERS, *DRAWN]
+            hint = did_you_mean(chosen, known, cutoff=0.5) or f"there are {', '.join(known)}"
+            msg = f"--data: unknown reader {chosen!r} in {source!r}; {hint}"
             raise InputError(msg)
     if not source or not place.exists():
-        msg = f"data {source!r}: no file or folder {place}; give a path, reader:path, or drawn, or scenes"
-        raise InputError(msg)
+        raise invalid("--data", "no such file or folder", source, "give a path, reader:path, drawn or scenes")
     place = place.resolve()
     name = stem(place)
-    if place.is_file() and is_archive(place):
-        place = unpack(place)
-    if chosen is None:
-        chosen = "pattern" if options.pattern is not None else recognise(place)
-    return READERS[chosen].read(place, options, name)
+    try:
+        if place.is_file() and is_archive(place):
+            place = unpack(place)
+        if chosen is None:
+            chosen = "pattern" if options.pattern is not None else recognise(place)
+        return READERS[chosen].read(place, options, name)
+    except InputError as error:
+        msg = f"--data {source}: {error}"
+        raise InputError(msg) from error
 
 
 def _read_drawn(text: str, options: ReadOptions) -> Manifest:

@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, invalid
 from datamodules.places import CACHE_BUDGET_GB, cache_root
+from emotion.cli.main import Parser, not_empty
 
 if TYPE_CHECKING:  # these import pandas, which takes a second
     from datamodules.faces.work import CutOptions
@@ -59,15 +60,12 @@ def open_data(args: argparse.Namespace) -> "Manifest":
     """Read what the arguments of :func:`add_data_arguments` name; drawn faces if they name nothing."""
     from datamodules.readers import ReadOptions, read
 
-    if args.data and args.source and args.data != args.source:
-        msg = f"data is given twice, as {args.source!r} and as --data {args.data!r}; give it once"
-        raise InputError(msg)
+    source = _source(args)
     aliases = {}
     for text in args.alias or []:
         name, sign, meaning = text.partition("=")
         if not (name and sign and meaning):
-            msg = f"alias must be NAME=CLASS, such as furious=angry, got {text!r}"
-            raise InputError(msg)
+            raise invalid("--alias", "must be NAME=CLASS, such as furious=angry", text)
         aliases[name] = meaning
     options = ReadOptions(
         pattern=args.pattern,
@@ -84,7 +82,14 @@ def open_data(args: argparse.Namespace) -> "Manifest":
         per_class=args.per_class,
         bad_records=args.bad_records,
     )
-    return read(args.data or args.source or "drawn", options)
+    return read("drawn" if source is None else source, options)
+
+
+def _source(args: argparse.Namespace) -> str | None:
+    if args.data is not None and args.source is not None and args.data != args.source:
+        msg = f"--data: given twice, as {args.source!r} and as {args.data!r}; give it once"
+        raise InputError(msg)
+    return args.source if args.data is None else args.data
 
 
 def _add_face_arguments(parser: argparse.ArgumentParser) -> None:
@@ -132,12 +137,12 @@ def _prepare(args: argparse.Namespace) -> int:
         return _prepare_faces(args)
     for name in (*CUT_OPTIONS, "unlabelled", "workers"):
         if getattr(args, name) is not None:
-            msg = f"{name} is about cutting faces; add --faces haar, yunet:FILE or FILE.onnx, or leave it out"
-            raise InputError(msg)
+            option, rule = f"--{name.replace('_', '-')}", "is for cutting faces out"
+            raise invalid(option, rule, getattr(args, name), "add --faces, or leave it out")
     manifest = open_data(args)
     path = Path(args.output).expanduser()
     if path.exists() and not args.overwrite:
-        msg = f"output {path} exists; give another name, or --overwrite to replace it"
+        msg = f"--output: {path} exists; give another name, or --overwrite to replace it"
         raise InputError(msg)
     manifest.save(path)
     print(f"{len(manifest):,} images, {len(manifest.classes)} classes: {', '.join(manifest.classes)}")
@@ -152,8 +157,8 @@ def _prepare_faces(args: argparse.Namespace) -> int:
     from datamodules.faces.prepare import prepare_faces, unlabelled_images
 
     options = _cut_options(args)
-    source = args.data or args.source
-    manifest = unlabelled_images(source) if args.unlabelled and source else open_data(args)
+    source = _source(args)
+    manifest = unlabelled_images(source) if args.unlabelled and source is not None else open_data(args)
     output = Path(args.output).expanduser()
     done = prepare_faces(manifest, args.faces, output, options, workers=args.workers, fresh=args.overwrite)
     total = len(manifest)
@@ -177,8 +182,7 @@ def _cut_options(args: argparse.Namespace) -> "CutOptions":
     from datamodules.faces.work import CutOptions
 
     if args.workers is not None and args.workers < 1:
-        msg = f"workers must be at least 1, got {args.workers}"
-        raise InputError(msg)
+        raise invalid("--workers", "must be at least 1", args.workers)
     return CutOptions(**{name: getattr(args, name) for name in CUT_OPTIONS if getattr(args, name) is not None})
 
 
@@ -198,9 +202,9 @@ def _cache(args: argparse.Namespace) -> int:
     if args.clear is not None:
         freed = cache_clear(kinds=args.clear or ("pixels",))
         print(f"freed {freed / 1e9:.2f} GB")
-    elif args.data or args.source:
+    elif _source(args) is not None:
         manifest = open_data(args)
-        cache = build_cache(manifest, args.size, fit=args.fit, budget_gb=args.budget_gb)
+        cache = build_cache(manifest, args.size, fit=args.fit, budget_gb=args.budget_gb, on_full="error")
         broken = int((cache.index["error"] != "").sum())
         print(f"{len(manifest):,} images at {args.size} px: {cache.directory}")
         if broken:
@@ -217,27 +221,31 @@ def _cache(args: argparse.Namespace) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     """Return the parser of `emotion data`."""
-    top = argparse.ArgumentParser(prog="emotion data", description=__doc__)
+    top = Parser(prog="emotion data", description=__doc__)
     commands = top.add_subparsers(dest="command", required=True, metavar="describe|check|prepare|cache")
 
     sub = commands.add_parser("describe", help="class counts, imbalance, groups and sizes, and a bar chart")
     add_data_arguments(sub)
-    sub.add_argument("--chart", metavar="FILE.png", help="draw the class counts into this file")
+    sub.add_argument("--chart", type=not_empty, metavar="FILE.png", help="draw the class counts into this file")
     sub.add_argument("--sample", type=int, default=500, help="how many image headers to read for the sizes [500]")
     sub.set_defaults(run=_describe)
 
     sub = commands.add_parser("check", help="unreadable, doubled and doubtful images; exit status 1 on errors")
     add_data_arguments(sub)
-    sub.add_argument("--fix", metavar="FILE", help="write a cleaned manifest (.csv or .parquet); no image is deleted")
-    sub.add_argument("--sheet", metavar="FILE.png", help="draw a contact sheet of the findings")
-    sub.add_argument("--table", metavar="FILE.csv", help="write every finding into a table")
+    sub.add_argument(
+        "--fix", type=not_empty, metavar="FILE", help="write a cleaned manifest (.csv or .parquet); no image is deleted"
+    )
+    sub.add_argument("--sheet", type=not_empty, metavar="FILE.png", help="draw a contact sheet of the findings")
+    sub.add_argument("--table", type=not_empty, metavar="FILE.csv", help="write every finding into a table")
     sub.add_argument("--no-near", action="store_true", help="look for exact duplicates only")
     sub.set_defaults(run=_check)
 
     about = "write the manifest of a data set, to edit and to use as --data; with --faces cut the faces out"
     sub = commands.add_parser("prepare", help=about)
     add_data_arguments(sub)
-    sub.add_argument("--output", required=True, metavar="FILE", help="a .csv or .parquet file; with --faces a folder")
+    sub.add_argument(
+        "--output", type=not_empty, required=True, metavar="FILE", help="a .csv or .parquet file; with --faces a folder"
+    )
     sub.add_argument("--overwrite", action="store_true", help="replace the file if it exists; with --faces do all anew")
     _add_face_arguments(sub)
     sub.set_defaults(run=_prepare)

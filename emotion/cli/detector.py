@@ -1,10 +1,9 @@
 """The command `emotion detector`: train a face detector, measure it, write it as ONNX."""
 
-import argparse
 from pathlib import Path
 
 from datamodules.errors import InputError
-from emotion.cli.main import say_what_begins
+from emotion.cli.main import Parser, not_empty, say_what_begins
 
 USAGE = """usage: emotion detector <fit|test|export> [options]
 
@@ -89,9 +88,9 @@ def _test(args: list[str]) -> int:
 
 
 def _export(args: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="emotion detector export")
+    parser = Parser(prog="emotion detector export")
     parser.add_argument("run", help="a run, or a .ckpt file")
-    parser.add_argument("--output", help="file to write; default: <run>.onnx here")
+    parser.add_argument("--output", type=not_empty, help="file to write; default: <run>.onnx here")
     parser.add_argument("--fixed", action="store_true", help="take pictures of the trained size alone")
     options = parser.parse_args(args)
     from lightning_modules.detector.export import export_onnx

@@ -1,11 +1,10 @@
 """`emotion explain`: where a trained network looks, image by image, and whether that is true."""
 
 import argparse
-import difflib
 from pathlib import Path
 
-from datamodules.errors import InputError
-from emotion.cli.main import say_what_begins
+from datamodules.errors import did_you_mean, invalid
+from emotion.cli.main import Parser, say_what_begins
 
 # as in `records.explain.methods`, which imports torch; a test compares them
 METHODS = ("lime", "kernel-shap", "grad-cam", "integrated-gradients")
@@ -18,14 +17,13 @@ EPILOG = """examples:
 
 
 def _parser() -> argparse.ArgumentParser:
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="emotion explain",
         description="Explain held-out images, each by the checkpoint of the fold that never saw it, and measure "
         "whether that is true. Exit status 1 if the explanation FAILS: its order of superpixels is no better than "
         "random orders. Overlays show people: they stay in the folder and are not kept with the run.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     made.add_argument("run", metavar="RUN", help="fit or cross-validation: id, its beginning, name, or latest")
     made.add_argument("--method", default="lime", metavar="|".join(METHODS), help="default: lime")
@@ -74,11 +72,8 @@ def main(args: list[str]) -> int:
     """
     options = _parser().parse_args(args[1:])
     if options.method not in METHODS:
-        near = difflib.get_close_matches(options.method.lower().replace("_", "-"), METHODS, n=1, cutoff=0.4)
-        msg = f"--method: one of {', '.join(METHODS)}, got {options.method!r}" + (
-            f"; did you mean {near[0]}?" if near else ""
-        )
-        raise InputError(msg)
+        hint = did_you_mean(options.method, METHODS, cutoff=0.4)
+        raise invalid("--method", f"must be one of {', '.join(METHODS)}", options.method, hint)
     say_what_begins(args)
     from lightning_modules.explain_run import ExplainOptions, explain_run
 

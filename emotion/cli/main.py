@@ -8,7 +8,9 @@ and mlflow inside the function that needs them, so that `--help` is there at onc
 import argparse
 import importlib
 import os
+import re
 import sys
+from typing import Any, NoReturn
 
 COMMANDS = {
     "data": ("emotion.cli.data", "describe, check, prepare or cache a set of images"),
@@ -78,6 +80,61 @@ def say_what_begins(args: list[str]) -> None:
         print(f"emotion {args[0]}: starting ...", file=sys.stderr, flush=True)
 
 
-def add_directory(parser: argparse.ArgumentParser) -> None:
-    """Add ``--directory``, the folder of the runs."""
-    parser.add_argument("--directory", default=DIRECTORY, help="folder of the runs (default: %(default)s)")
+class Parser(argparse.ArgumentParser):
+    """A parser of one command: no abbreviated options, and a misspelt option or word is answered with the nearest."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - as argparse's
+        super().__init__(*args, **options, allow_abbrev=False)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # noqa: ANN401 - as argparse's
+        """Keep the words, whose first one names the subcommand."""
+        self._first = next(iter(args or ()), "")
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Print the usage and one line, and exit with status 2."""
+        from datamodules.errors import did_you_mean
+
+        if found := re.search(r"unrecognized arguments: (--[^\s=]+)", message):
+            hint = did_you_mean(found[1], self._known_options(), n=2, cutoff=0.7)
+        elif found := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
+            hint = did_you_mean(found[1], [word.strip("' ") for word in found[2].split(",")])
+        else:
+            hint = ""
+        super().error(" ".join(f"{message}{'; ' if hint else ''}{hint}".split()))
+
+    def _known_options(self) -> list[str]:
+        known = [name for name in self._option_string_actions if name.startswith("--")]
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                known += action.choices[self._first]._known_options()
+        return known
+
+
+def not_empty(text: str) -> str:
+    """Return an option's text unless it is empty, which argparse then reports."""
+    if not text.strip():
+        msg = "must not be empty"
+        raise argparse.ArgumentTypeError(msg)
+    return text
+
+
+def port(text: str) -> int:
+    """Return the number of a TCP port; argparse reports one that cannot be."""
+    if not text.isdecimal() or not 1 <= int(text) <= 65535:
+        msg = f"must be a whole number from 1 to 65535, got {text!r}"
+        raise argparse.ArgumentTypeError(msg)
+    return int(text)
+
+
+def add_directory(parser: argparse.ArgumentParser, *, new: bool = False) -> None:
+    """Add ``--directory``, the folder of the runs; only with `new` may it be one that does not exist yet."""
+
+    def folder(text: str) -> str:
+        there = os.path.lexists(text)
+        if not text or (there and not os.path.isdir(text)) or not (there or new or text == DIRECTORY):
+            msg = f"no such folder: {text!r}"
+            raise argparse.ArgumentTypeError(msg)
+        return text
+
+    parser.add_argument("--directory", type=folder, default=DIRECTORY, help="folder of the runs (default: %(default)s)")

@@ -1,12 +1,11 @@
 """Commands that use a trained model: `emotion predict`, `export` and `register`."""
 
-import argparse
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datamodules.errors import InputError
-from emotion.cli.main import say_what_begins
+from emotion.cli.main import Parser, not_empty, say_what_begins
 
 if TYPE_CHECKING:  # it takes a second to import
     import pandas as pd
@@ -24,7 +23,7 @@ def main(args: list[str]) -> int:
 
 def _predict(args: list[str]) -> int:
     """Classify images; exit status 1 when one of them could not be read."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="emotion predict",
         description="Classify a picture, a folder or a table of paths with a tracked run or a checkpoint.",
     )
@@ -32,7 +31,9 @@ def _predict(args: list[str]) -> int:
     which.add_argument("--run", help="run id of a finished run (of a cross-validation: one of its folds)")
     which.add_argument("--checkpoint", help="a checkpoint file")
     parser.add_argument("--data", required=True, help="a picture, a folder, or a CSV/Parquet table with a path column")
-    parser.add_argument("--output", help="where to write the table (.csv or .parquet); default: only print")
+    parser.add_argument(
+        "--output", type=not_empty, help="where to write the table (.csv or .parquet); default: only print"
+    )
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--workers", type=int, default=0, help="processes that decode")
     options = parser.parse_args(args)
@@ -70,10 +71,10 @@ def _show(table: "pd.DataFrame") -> None:
 
 def _export(args: list[str]) -> int:
     """Write a trained model as ONNX, with its preprocessing."""
-    parser = argparse.ArgumentParser(prog="emotion export", description=_export.__doc__)
+    parser = Parser(prog="emotion export", description=_export.__doc__)
     parser.add_argument("run", help="run id of a finished run")
     parser.add_argument("--format", choices=["onnx"], default="onnx")
-    parser.add_argument("--output", help="file to write; default: <run>.onnx here")
+    parser.add_argument("--output", type=not_empty, help="file to write; default: <run>.onnx here")
     options = parser.parse_args(args)
     from lightning_modules.export import export_onnx, refuse_face_crops
     from lightning_modules.stored import header, load_trained, run_checkpoint
@@ -90,9 +91,9 @@ def _export(args: list[str]) -> int:
 
 def _register(args: list[str]) -> int:
     """Put a trained model, as ONNX with its preprocessing, into the MLflow model registry."""
-    parser = argparse.ArgumentParser(prog="emotion register", description=_register.__doc__)
+    parser = Parser(prog="emotion register", description=_register.__doc__)
     parser.add_argument("run", help="run id of a finished run")
-    parser.add_argument("--name", default="emotion", help="name in the registry")
+    parser.add_argument("--name", type=not_empty, default="emotion", help="name in the registry")
     options = parser.parse_args(args)
     from lightning_modules.export import register
 

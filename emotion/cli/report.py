@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from datamodules.errors import InputError
-from emotion.cli.main import add_directory
+from emotion.cli.main import Parser, add_directory
 
 MINIMUM = 30  # as in `records.bias.groups`, which imports pandas; a test compares them
 
@@ -21,7 +21,7 @@ def main(args: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="emotion report", description=__doc__)
+    parser = Parser(prog="emotion report", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     several = commands.add_parser("compare", help="compare runs image by image", description=_compare.__doc__)
     several.add_argument("runs", nargs="+", metavar="RUN", help="id, its beginning, name, or latest; first: reference")

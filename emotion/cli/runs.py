@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from datamodules.errors import InputError
-from emotion.cli.main import add_directory
+from emotion.cli.main import Parser, add_directory, not_empty, port
 
 _USUAL = ("exported", "new", "brought up to date", "unchanged")  # outcomes that are counted, not listed
 
@@ -23,9 +23,7 @@ def main(args: list[str]) -> int:
 
 
 def _runs_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="emotion runs", description="Carry runs between people, and free their space."
-    )
+    parser = Parser(prog="emotion runs", description="Carry runs between people, and free their space.")
     commands = parser.add_subparsers(required=True, metavar="ACTION")
 
     listing = commands.add_parser("list", help="list the runs here, or of an export", description=_list.__doc__)
@@ -58,35 +56,37 @@ def _runs_parser() -> argparse.ArgumentParser:
     for sub in (export, push):
         what = "run id, its beginning, its name, or latest, with what is under it (default: all that are over)"
         sub.add_argument("--run", dest="runs", action="append", default=[], metavar="RUN", help=what)
-        sub.add_argument("--experiment", help="only the runs of this experiment")
+        sub.add_argument("--experiment", type=not_empty, help="only the runs of this experiment")
         sub.add_argument("--models", action="store_true", help="take checkpoints and other models along")
         sub.add_argument(
             "--skip", action="append", default=[], metavar="PATTERN", help="artifacts left behind: 'figures/*' (repeat)"
         )
     for sub in (push, pull):
-        sub.add_argument("--remote", help="name of a DVC remote or its address (default: the default remote)")
+        sub.add_argument(
+            "--remote", type=not_empty, help="name of a DVC remote or its address (default: the default remote)"
+        )
     for sub in (listing, export, importing, push, pull, usage, delete):
-        add_directory(sub)
+        add_directory(sub, new=sub in (importing, pull))
     return parser
 
 
 def _ui_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="emotion ui", description=_ui.__doc__)
-    parser.add_argument("--port", type=int, default=5000, help="port of the page (default: %(default)s)")
+    parser = Parser(prog="emotion ui", description=_ui.__doc__)
+    parser.add_argument("--port", type=port, default=5000, help="port of the page (default: %(default)s)")
     add_directory(parser)
     parser.set_defaults(command=_ui)
     return parser
 
 
 def _sync_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="emotion sync", description=_sync.__doc__)
+    parser = Parser(prog="emotion sync", description=_sync.__doc__)
     add_directory(parser)
     parser.set_defaults(command=_sync)
     return parser
 
 
 def _info_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="emotion info", description=_info.__doc__)
+    parser = Parser(prog="emotion info", description=_info.__doc__)
     add_directory(parser)
     parser.set_defaults(command=_info)
     return parser

@@ -5,11 +5,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from datamodules.errors import InputError
-from emotion.cli.main import say_what_begins
+from datamodules.errors import InputError, invalid
+from emotion.cli.main import Parser, not_empty, port, say_what_begins
 from lightning_modules.config import HELP, Options, recipe_names
 from sweeps.spaces import SPACES, portable
-from sweeps.storage import EMBEDDED, VARIABLE, close, open_storage
+from sweeps.storage import EMBEDDED, VARIABLE, address, close, is_shared, open_storage
 from sweeps.strategies import PrunerName, SamplerName
 
 if TYPE_CHECKING:
@@ -25,13 +25,12 @@ def main(args: list[str]) -> int:
 
 def run_search(args: list[str]) -> int:
     """Search, print the winner's score and where everything is; return 1 when a worker failed, else 0."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="emotion search",
         description="Try options on inner folds, score the best once on data no trial saw. "
         "Other options are those of `emotion fit`. The same command goes on with a search, here or on another machine.",
         epilog=HELP.format(recipes=", ".join(recipe_names())),
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     add = parser.add_argument
     add("--space", nargs="+", required=True, metavar="S", help=f"any of {', '.join(SPACES)}, or YAML files of yours")
@@ -40,11 +39,15 @@ def run_search(args: list[str]) -> int:
     )
     add("--folds", type=int, default=5, help="inner folds of a trial (default: %(default)s)")
     add("--workers", type=int, default=1, help="processes on this machine; several need PostgreSQL")
-    add("--storage", help=f"sqlite:///FILE or postgresql://user@host/db (default: ${VARIABLE}, or {EMBEDDED})")
+    add(
+        "--storage",
+        type=not_empty,
+        help=f"sqlite:///FILE or postgresql://user@host/db (default: ${VARIABLE}, or {EMBEDDED})",
+    )
     add("--sampler", choices=get_args(SamplerName), default="tpe")
     add("--pruner", choices=get_args(PrunerName), help="default: hyperband; none with two objectives or a grid")
     add("--objectives", type=int, choices=(1, 2), default=1, help="2: the FLOPs of an image as well (Pareto front)")
-    add("--name", help="of the study (default: recipe, spaces and data)")
+    add("--name", type=not_empty, help="of the study (default: recipe, spaces and data)")
     add("--warm-start", metavar="STUDY", help="try the finished trials of another study first, best first")
     add("--sampler-seed", type=int, default=0)
     add("--write", type=Path, metavar="FILE", help="where the winner's recipe goes (default: NAME.yaml)")
@@ -95,12 +98,15 @@ def default_name(spaces: list[str], config: "RunConfig") -> str:
 
 def dashboard(args: list[str]) -> int:
     """Serve Optuna's page of all studies, reachable from this machine only, until Ctrl-C."""
-    parser = argparse.ArgumentParser(prog="emotion dashboard", description=dashboard.__doc__, allow_abbrev=False)
-    parser.add_argument("--storage", help=f"default: ${VARIABLE}, or {EMBEDDED}")
-    parser.add_argument("--port", type=int, default=8080, help="default: %(default)s")
+    parser = Parser(prog="emotion dashboard", description=dashboard.__doc__)
+    parser.add_argument("--storage", type=not_empty, help=f"default: ${VARIABLE}, or {EMBEDDED}")
+    parser.add_argument("--port", type=port, default=8080, help="default: %(default)s")
     options = parser.parse_args(args)
     from optuna_dashboard import run_server
 
+    url = address(options.storage)
+    if options.storage and not is_shared(url) and not Path(url.removeprefix("sqlite:///")).is_file():
+        raise invalid("--storage", "no such file", options.storage, "`emotion search` makes one")
     storage = open_storage(options.storage)
     print(f"Optuna's page: http://{HOST}:{options.port}  (Ctrl-C ends it)", flush=True)
     try:

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from datamodules.errors import InputError
-from emotion.cli.main import say_what_begins
+from emotion.cli.main import Parser, not_empty, say_what_begins
 from sweeps.studies import OWN_DOORS, STUDIES, build_study
 from sweeps.studies.plan import PROTOCOLS, SCALES, Study
 
@@ -17,12 +17,11 @@ DESCRIPTION = (
 
 def main(args: list[str]) -> int:
     """Run ``study``; return the exit status: 1 when a cell failed."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="emotion study",
         description=DESCRIPTION,
         epilog=listing(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("name", help="a study, or list")
     parser.add_argument("--data", help="a path or reader:path; by default drawn faces at scale tiny")
@@ -37,7 +36,7 @@ def main(args: list[str]) -> int:
         "runs the rest",
     )
     parser.add_argument("--workers", type=int, default=1, help="processes on this machine; several need PostgreSQL")
-    parser.add_argument("--storage", help="PostgreSQL for several workers; by default a file for one")
+    parser.add_argument("--storage", type=not_empty, help="PostgreSQL for several workers; by default a file for one")
     parser.add_argument("--dry-run", action="store_true", help="say how many runs and images, and about how long")
     parser.add_argument("--report", action="store_true", help="write the report of what has finished, run nothing")
     options, extra = parser.parse_known_args(args[1:])

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datamodules.errors import InputError
-from emotion.cli.main import say_what_begins
+from emotion.cli.main import Parser, say_what_begins
 from lightning_modules.config import HELP, Options, RunConfig, all_options, recipe_names
 
 if TYPE_CHECKING:  # importing it takes seconds
@@ -129,12 +129,11 @@ def _evaluate(command: str, args: list[str]) -> int:
 
 
 def _cross_validate(args: list[str]) -> int:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="emotion cross-validate",
         description="Train and evaluate k folds under one parent run. Other options are those of `emotion fit`.",
         epilog=HELP.format(recipes=", ".join(recipe_names())),
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--folds", type=int, default=5, help="number of folds (default: %(default)s)")
     parser.add_argument(
@@ -199,7 +198,7 @@ def _show(result: "CrossValidation") -> None:
 
 def _reproduce(args: list[str]) -> int:
     """Run a tracked run again from its own config and seed; exit status 1 when the numbers differ."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="emotion reproduce",
         description="Run a tracked run again from its own config and seed, and say what differs. "
         "Exit status 1 if the numbers differ.",

@@ -1,5 +1,6 @@
 """The face detector that is trained: network, objective and average precision, with one step for all stages."""
 
+from math import inf
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -10,7 +11,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torchmetrics.detection import MeanAveragePrecision
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, invalid
 from datamodules.faces.boxes import clip, decode, grid, suppress
 from lightning_modules.averaging import RAW_KEY, WeightAverage
 from lightning_modules.checkpoints import load_plain
@@ -76,17 +77,15 @@ class FaceDetector(pl.LightningModule):
         """
         super().__init__()
         if size < STRIDES[-1] or size % STRIDES[-1]:
-            msg = f"size must be a multiple of {STRIDES[-1]}, got {size}"
-            raise InputError(msg)
+            raise invalid("--data.size", f"must be a multiple of {STRIDES[-1]}", size)
         if width < 4:
-            msg = f"width must be at least 4 channels, got {width}; 64 is usual"
-            raise InputError(msg)
-        if not 0 <= warmup < 1 or not learning_rate > 0 or not weight_decay >= 0:
-            msg = (
-                "warmup must be in [0, 1), learning_rate above 0 and weight_decay at least 0, got "
-                f"{warmup}, {learning_rate} and {weight_decay}"
-            )
-            raise InputError(msg)
+            raise invalid("--model.width", "must be at least 4 channels", width, "64 is usual")
+        if not 0 <= warmup < 1:
+            raise invalid("--model.warmup", "must be at least 0 and below 1", warmup)
+        if not 0 < learning_rate < inf:
+            raise invalid("--model.learning_rate", "must be above 0 and finite", learning_rate)
+        if not 0 <= weight_decay < inf:
+            raise invalid("--model.weight_decay", "must be at least 0 and finite", weight_decay)
         self.plain: dict[str, Any] = {
             "backbone": backbone, "size": size, "width": width, "enhance": enhance, "seam": seam,
         }  # fmt: skip

@@ -1,11 +1,12 @@
 """What training makes small: one number a batch from raw outputs and true boxes."""
 
 from dataclasses import dataclass
+from math import inf
 
 import torch
 from torch import Tensor
 
-from datamodules.errors import InputError
+from datamodules.errors import invalid
 from datamodules.faces.boxes import decode
 from lightning_modules.detector.assignment import assign
 from lightning_modules.detector.losses import (
@@ -35,11 +36,9 @@ class Objective:
 
     def __post_init__(self) -> None:
         if not 0 <= self.nwd <= 1:
-            msg = f"nwd is a share in [0, 1], got {self.nwd}; 0 switches it off"
-            raise InputError(msg)
-        if not self.repulsion >= 0:
-            msg = f"repulsion is a weight, at least 0, got {self.repulsion}; 0 switches it off"
-            raise InputError(msg)
+            raise invalid("--model.nwd", "must be in 0 to 1", self.nwd, "0 switches it off")
+        if not 0 <= self.repulsion < inf:
+            raise invalid("--model.repulsion", "must be at least 0 and finite", self.repulsion, "0 switches it off")
 
     def __call__(self, raw: Tensor, truth: list[Tensor], centres: Tensor, scales: Tensor) -> dict[str, Tensor]:
         """Return the loss and its parts.

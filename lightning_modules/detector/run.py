@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from tqdm import tqdm
 
-from datamodules.errors import InputError
+from datamodules.errors import invalid
 from datamodules.faces.boxes_data import BoxesDataModule
 from lightning_modules.callbacks import NonFiniteLoss, average_weights
 from lightning_modules.config import Options, RunConfig
@@ -65,11 +65,11 @@ class DetectorRun:
         for name, least in (("epochs", 1), ("patience", 1), ("resamples", 100)):
             value = getattr(self, name)
             if value is not None and value < least:
-                msg = f"run.{name} must be at least {least}, got {value}"
-                raise InputError(msg)
+                raise invalid(f"--run.{name}", f"must be at least {least}", value)
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            msg = f"run.ema_decay must be between 0 and 1 (such as 0.998), got {self.ema_decay}"
-            raise InputError(msg)
+            raise invalid("--run.ema_decay", "must be between 0 and 1, such as 0.998", self.ema_decay)
+        if not self.clip > 0:
+            raise invalid("--run.clip", "must be above 0", self.clip)
 
 
 class DetectorLines(Callback):

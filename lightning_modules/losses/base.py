@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, invalid
 
 
 class EmotionLoss(nn.Module, ABC):
@@ -76,6 +76,5 @@ def soft_targets_refused(loss: EmotionLoss) -> str:
 def per_class(values: Tensor, name: str, logits: Tensor) -> Tensor:
     """Return ``values`` on the device of ``logits`` (B, C), refusing a list that is not C long."""
     if len(values) != logits.shape[1]:
-        msg = f"loss.{name} needs one value a class: {logits.shape[1]} classes, {len(values)} values"
-        raise InputError(msg)
+        raise invalid(f"--model.loss.{name}", f"needs one value for each of {logits.shape[1]} classes", len(values))
     return values if values.device == logits.device else values.to(logits.device)

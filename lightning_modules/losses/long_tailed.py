@@ -1,9 +1,11 @@
 """Losses that know how often each class occurs, and make up for it."""
 
+from math import inf
+
 import torch
 from torch import Tensor
 
-from datamodules.errors import InputError
+from datamodules.errors import invalid
 from lightning_modules.losses.base import EmotionLoss
 from lightning_modules.losses.formulas import adjusted, cross_entropy, ldam
 
@@ -24,12 +26,10 @@ class LogitAdjustment(EmotionLoss):
             label_smoothing: in [0, 1).
         """
         super().__init__()
-        if not tau >= 0:
-            msg = f"loss.tau must be at least 0, got {tau}"
-            raise InputError(msg)
+        if not 0 <= tau < inf:
+            raise invalid("--model.loss.tau", "must be at least 0 and finite", tau)
         if not 0 <= label_smoothing < 1:
-            msg = f"loss.label_smoothing must be in [0, 1), got {label_smoothing}"
-            raise InputError(msg)
+            raise invalid("--model.loss.label_smoothing", "must be at least 0 and below 1", label_smoothing)
         self.tau, self.label_smoothing = tau, label_smoothing
 
     def rows(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -72,11 +72,9 @@ class LDAM(EmotionLoss):
         """
         super().__init__()
         if not 0 < max_margin < 2:
-            msg = f"loss.max_margin must be above 0 and below 2, got {max_margin}"
-            raise InputError(msg)
-        if not scale > 0:
-            msg = f"loss.scale must be above 0, got {scale}"
-            raise InputError(msg)
+            raise invalid("--model.loss.max_margin", "must be above 0 and below 2", max_margin)
+        if not 0 < scale < inf:
+            raise invalid("--model.loss.scale", "must be above 0 and finite", scale)
         self.max_margin, self.scale = max_margin, scale
 
     def rows(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,11 +1,12 @@
 """Cross-entropy and focal loss, which may weigh the classes."""
 
+from math import inf
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from datamodules.errors import InputError
+from datamodules.errors import invalid
 from lightning_modules.losses.base import EmotionLoss, per_class
 from lightning_modules.losses.formulas import cross_entropy, focal
 
@@ -27,11 +28,9 @@ class CrossEntropy(EmotionLoss):
         """
         super().__init__()
         if not 0 <= label_smoothing < 1:
-            msg = f"loss.label_smoothing must be in [0, 1), got {label_smoothing}"
-            raise InputError(msg)
-        if isinstance(class_weights, list) and (not class_weights or not all(w > 0 for w in class_weights)):
-            msg = f"loss.class_weights must all be above 0, got {class_weights}"
-            raise InputError(msg)
+            raise invalid("--model.loss.label_smoothing", "must be at least 0 and below 1", label_smoothing)
+        if isinstance(class_weights, list) and (not class_weights or not all(0 < w < inf for w in class_weights)):
+            raise invalid("--model.loss.class_weights", "must be balanced, or finite numbers above 0", class_weights)
         self.needs_counts = class_weights == "balanced"
         self.class_weights, self.label_smoothing = class_weights, label_smoothing
         self._given = torch.tensor(class_weights) if isinstance(class_weights, list) else None
@@ -74,12 +73,10 @@ class Focal(EmotionLoss):
         """
         super().__init__()
         values = [1.0] if alpha is None else alpha if isinstance(alpha, list) else [alpha]
-        if not values or not all(value > 0 for value in values):
-            msg = f"loss.alpha must be above 0, got {alpha}"
-            raise InputError(msg)
-        if not gamma >= 0:
-            msg = f"loss.gamma must be at least 0, got {gamma}"
-            raise InputError(msg)
+        if not values or not all(0 < value < inf for value in values):
+            raise invalid("--model.loss.alpha", "must be above 0 and finite", alpha)
+        if not 0 <= gamma < inf:
+            raise invalid("--model.loss.gamma", "must be at least 0 and finite", gamma)
         self.alpha, self.gamma, self.normalisation = alpha, gamma, normalisation
         self._alpha = torch.tensor(values, dtype=torch.float32)
 

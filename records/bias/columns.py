@@ -1,6 +1,5 @@
 """Which images are in which group: by a column of the manifest, or by a crossing of several."""
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, did_you_mean
 from records.bias.cuts import OTHERS, Cut, clean, numbers, plain_values, suggested
 from records.predictions import PROBABILITY, PROTOCOL
 
@@ -96,9 +95,8 @@ def _columns_of(table: pd.DataFrame, spec: str) -> tuple[str, ...]:
     for part in parts:
         if part in names:
             continue
-        near = difflib.get_close_matches(part.lower(), [name.lower() for name in names], n=1, cutoff=0.5)
-        nearest = next((name for name in names if near and name.lower() == near[0]), None)
-        hint = f"; did you mean {nearest!r}?" if nearest and part not in _NOT_GROUPS else "."
+        near = "" if part in _NOT_GROUPS else did_you_mean(part, names, cutoff=0.5)
+        hint = f"; {near}" if near else "."
         why = "; the class is what is measured in each group" if part in ("label", "predicted") else ""
         msg = f"--by: no column {part!r} to group by{why}{hint} The columns are: {', '.join(names) or 'none'}."
         raise InputError(msg)

@@ -1,6 +1,5 @@
 """Grad-CAM through pytorch-grad-cam, on the last stage of whatever network it is handed."""
 
-import difflib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +10,7 @@ from pytorch_grad_cam import GradCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, did_you_mean, invalid
 from records.explain.gradients import undisturbed
 
 Logits = Callable[[Tensor], Tensor]
@@ -111,9 +110,8 @@ def find_layer(backbone: nn.Module, name: str) -> nn.Module:
     known = dict(backbone.named_modules())
     if name in known and name:
         return known[name]
-    near = difflib.get_close_matches(name, [one for one in known if one], n=3, cutoff=0.3) or list(known)[1:4]
-    msg = f"--layer: the backbone has no layer {name!r}; did you mean {', '.join(near)}?"
-    raise InputError(msg)
+    hint = did_you_mean(name, filter(None, known), cutoff=0.3) or f"such as {', '.join(list(known)[1:4])}"
+    raise invalid("--layer", "must be the name of a layer of the backbone", name, hint)
 
 
 class Places:

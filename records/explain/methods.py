@@ -1,6 +1,5 @@
 """The four ways to explain an image, behind one call."""
 
-import difflib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, did_you_mean, invalid
 from records.explain.grad_cam import grad_cam, last_layer
 from records.explain.gradients import integrated_gradients, undisturbed
 from records.explain.perturbation import Samples, kernel_shap, lime
@@ -64,15 +63,11 @@ class MethodOptions:
         """
         known_method(self.method)
         if self.fill not in FILLS:
-            near = difflib.get_close_matches(self.fill, FILLS, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            msg = f"--fill: one of {', '.join(FILLS)}, got {self.fill!r}{hint}"
-            raise InputError(msg)
+            raise invalid("--fill", f"must be one of {', '.join(FILLS)}", self.fill, did_you_mean(self.fill, FILLS))
         for name, least in (("samples", 2), ("steps", 1), ("batch", 1), ("seed", 0), ("features", 1)):
             value = getattr(self, name)
             if value is not None and value < least:
-                msg = f"--{name}: at least {least}, got {value}"
-                raise InputError(msg)
+                raise invalid(f"--{name}", f"must be at least {least}", value)
         if self.method in ("lime", "kernel-shap") and self.samples < self.superpixels + 2:
             msg = (
                 f"--samples: {self.samples} samples cannot tell {self.superpixels} superpixels apart, a linear model "
@@ -90,10 +85,7 @@ def known_method(name: str) -> Method:
     for method in METHODS:
         if method == name:
             return method
-    near = difflib.get_close_matches(name.lower().replace("_", "-"), METHODS, n=1, cutoff=0.4)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    msg = f"--method: one of {', '.join(METHODS)}, got {name!r}{hint}"
-    raise InputError(msg)
+    raise invalid("--method", f"must be one of {', '.join(METHODS)}", name, did_you_mean(name, METHODS, cutoff=0.4))
 
 
 @dataclass(frozen=True)

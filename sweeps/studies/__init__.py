@@ -1,9 +1,8 @@
 """The papers' experiments, and what leaking protocols are worth, as data: cells, tables and claims."""
 
-import difflib
 from collections.abc import Callable
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, did_you_mean
 from sweeps.studies import (
     backbones,
     balanced_augmentation,
@@ -34,8 +33,8 @@ def build_study(name: str, scale: Scale, protocol: Protocol) -> Study:
         InputError: There is no such study (the nearest name is offered), or it takes no protocol.
     """
     if name not in STUDIES:
-        near = difflib.get_close_matches(name, [*STUDIES, *OWN_DOORS], n=1, cutoff=0.4) or [*STUDIES, *OWN_DOORS]
-        msg = f"study: none is called {name!r}; did you mean {', '.join(near)}? (emotion study list)"
+        hint = did_you_mean(name, [*STUDIES, *OWN_DOORS], cutoff=0.4) or "`emotion study list` names them"
+        msg = f"no study is called {name!r}; {hint}"
         raise InputError(msg)
     if name == "leakage" and protocol != "honest":
         msg = f"--protocol: leakage compares protocols and is of none, got {protocol}; leave --protocol out"

@@ -30,7 +30,7 @@ def test_a_search_selects_on_inner_folds_and_reports_once(emotion: Any, tiny: tu
     command = ("search", "--space", space, "--sampler", "grid", "--folds", "2", "--name", "lr", *tiny, *own)
     done = emotion(*command)
     assert "3 trials (2 complete, 1 fail)" in done.out
-    assert "learning_rate must be above 0" in done.out
+    assert "--model.learning_rate: must be above 0" in done.out
     (parent,) = (run.info.run_id for run in emotion.runs("tags.kind = 'search'"))
     trials = emotion.table(parent, "trials").set_index("trial")
     assert list(trials["state"]) == ["complete", "fail", "complete"]

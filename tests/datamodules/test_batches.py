@@ -76,7 +76,10 @@ def test_lightning_finds_and_sets_the_epoch() -> None:
     assert sampler.epoch == 5
 
 
-@pytest.mark.parametrize(("draws", "size", "match"), [(100, 7, "must be >= 8, got 7"), (7, 16, "8 rows at least")])
+@pytest.mark.parametrize(
+    ("draws", "size", "match"),
+    [(100, 7, "--data.batch_size: must be at least 8, two a process, got 7"), (7, 16, "8 rows at least")],
+)
 def test_arguments_are_checked(draws: int, size: int, match: str) -> None:
     with pytest.raises(InputError, match=match):
         EpochBatchSampler(draws, size, seed=0, world_size=4)

@@ -144,9 +144,9 @@ def test_a_manifest_brings_its_own_pictures_and_split(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"size": 100}, "size must be a multiple of 32"),
-        ({"batch_size": 1}, "batch_size must be at least 2, got 1"),
-        ({"outer_fraction": 0.0}, "outer_fraction must be above 0 and below 1, got 0.0"),
+        ({"size": 100}, "--data.size: must be a multiple of 32"),
+        ({"batch_size": 1}, "--data.batch_size: must be at least 2, .*got 1"),
+        ({"outer_fraction": 0.0}, "--data.outer_fraction: must be above 0 and below 1, got 0.0"),
     ],
 )
 def test_wrong_options_are_refused(options: dict, message: str) -> None:

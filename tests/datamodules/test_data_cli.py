@@ -192,7 +192,7 @@ def test_prepare_writes_a_manifest_that_opens_by_data(
     assert (again.name, again.root, again.classes) == ("faces", faces, ("happy", "sad"))
     assert again.labels.tolist() == [0] * 6 + [1] * 3
     before = output.read_bytes()
-    with pytest.raises(InputError, match=r"output .*manifest\.csv exists; give another name, or --overwrite"):
+    with pytest.raises(InputError, match=r"--output: .*manifest\.csv exists; give another name, or --overwrite"):
         main(["data", "prepare", "--data", str(faces), "--output", str(output)])
     assert output.read_bytes() == before
     assert main(["data", "prepare", "--data", str(faces), "--output", str(output), "--overwrite"]) == 0
@@ -235,8 +235,8 @@ def test_cache_is_built_listed_and_cleared(
     ("args", "message"),
     [
         (["describe", "--data", "/nowhere/at/all"], r"data '/nowhere/at/all': no file or folder"),
-        (["describe", "a", "--data", "b"], r"data is given twice, as 'a' and as --data 'b'"),
-        (["describe", "a", "--alias", "angry"], r"alias must be NAME=CLASS, such as furious=angry, got 'angry'"),
+        (["describe", "a", "--data", "b"], r"--data: given twice, as 'a' and as 'b'"),
+        (["describe", "a", "--alias", "angry"], r"--alias: must be NAME=CLASS, such as furious=angry, got 'angry'"),
         (["describe", "a", "--pattern", "x"], r"has no group named label"),
         (["describe", "a", "--drop-ties"], r"drop_ties needs votes"),
     ],

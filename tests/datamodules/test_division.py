@@ -163,11 +163,20 @@ def test_a_leaky_run_says_so_once(source: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"leak": "oversample_first"}, "leak is oversample_first, but without n_min nothing is over-sampled"),
-        ({"leak": "duplicates", "split": "given"}, "leak is duplicates, which split=folds and split=holdout alone use"),
-        ({"leak": "drop_twins"}, "leak is drop_twins, which split=given alone uses, but split is folds"),
-        ({"protocol": "paper", "inner_fraction": 0.05}, r"inner_fraction is 0\.05, but protocol is paper"),
-        ({"inner_fraction": 0}, r"inner_fraction must be above 0 .*got 0: "),
+        ({"leak": "oversample_first"}, "--data.leak: needs --data.n_min, without which nothing is over-sampled"),
+        (
+            {"leak": "duplicates", "split": "given"},
+            "--data.leak is duplicates, which only --data.split folds and holdout use",
+        ),
+        (
+            {"leak": "drop_twins"},
+            "--data.leak is drop_twins, which only --data.split given uses, but the split is folds",
+        ),
+        (
+            {"protocol": "paper", "inner_fraction": 0.05},
+            r"--data.inner_fraction: must be 0 with --data.protocol paper, .*got 0\.05",
+        ),
+        ({"inner_fraction": 0}, r"--data.inner_fraction: must be above 0 .*got 0; "),
     ],
 )
 def test_options_that_do_not_fit_are_errors(source: Path, options: dict[str, Any], match: str) -> None:
@@ -176,5 +185,5 @@ def test_options_that_do_not_fit_are_errors(source: Path, options: dict[str, Any
 
 
 def test_nothing_to_oversample_first_is_an_error(source: Path) -> None:
-    with pytest.raises(InputError, match="no class has fewer images than n_min 9 asks for"):
+    with pytest.raises(InputError, match="no class has fewer images than --data.n_min 9 asks for"):
         ready(module(source, leak="oversample_first", n_min=9))

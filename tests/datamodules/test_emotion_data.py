@@ -292,18 +292,18 @@ def test_a_picture_that_breaks_later_is_told_without_a_workers_traceback(
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"fold": 3}, r"fold must be in 0\.\.2 \(folds is 3\), got 3"),
-        ({"transforms": ["flip"]}, "transform_where is none"),
+        ({"fold": 3}, r"--data.fold: must be in 0 to 2, since there are 3 folds, got 3"),
+        ({"transforms": ["flip"]}, "need --data.transform_where, which is none"),
         ({"transform_where": "all"}, "transforms names none"),
-        ({"transform_where": "copies", "policy": "mild"}, "without n_min there are no copies"),
+        ({"transform_where": "copies", "policy": "mild"}, "without --data.n_min there are none"),
         ({"transform_where": "doubled", "policy": "mild", "n_min": 5}, "does not over-sample"),
-        ({"once": True}, "transform_where is none"),
-        ({"transforms": ["spin"], "transform_where": "all"}, "transforms must be among"),
-        ({"holdout_fraction": 0.25}, r"holdout_fraction is 0\.25.*but split is folds"),
-        ({"holdout_fraction": 0.3, "split": "given"}, r"holdout_fraction is 0\.3.*but split is given"),
-        ({"outer": "test"}, "outer is test .*but split is folds"),
-        ({"leak": "allow", "split": "holdout"}, "leak is allow.*but split is holdout"),
-        ({"fold": 1, "split": "given"}, "fold is 1.*but split is given"),
+        ({"once": True}, "need --data.transform_where, which is none"),
+        ({"transforms": ["spin"], "transform_where": "all"}, "--data.transforms: must be among"),
+        ({"holdout_fraction": 0.25}, r"--data.holdout_fraction is 0\.25.*but the split is folds"),
+        ({"holdout_fraction": 0.3, "split": "given"}, r"--data.holdout_fraction is 0\.3.*but the split is given"),
+        ({"outer": "test"}, "--data.outer is test, .*but the split is folds"),
+        ({"leak": "allow", "split": "holdout"}, "--data.leak is allow.*but the split is holdout"),
+        ({"fold": 1, "split": "given"}, "--data.fold is 1.*but the split is given"),
     ],
 )
 def test_options_that_would_do_nothing_are_errors(source: Path, options: dict[str, Any], match: str) -> None:
@@ -313,7 +313,7 @@ def test_options_that_would_do_nothing_are_errors(source: Path, options: dict[st
 
 @pytest.mark.parametrize("fraction", [0, 0.0, 1.0, -0.1])
 def test_an_inner_part_is_needed_to_select_on(source: Path, fraction: float) -> None:
-    with pytest.raises(InputError, match=r"inner_fraction must be above 0 .*selected on the inner part"):
+    with pytest.raises(InputError, match=r"--data.inner_fraction: must be above 0 .*selected on this part"):
         module(source, inner_fraction=fraction)
 
 
@@ -325,7 +325,7 @@ def test_copies_that_do_not_occur_are_a_warning(source: Path) -> None:
 
 @pytest.mark.parametrize("value", [1, True, 0])
 def test_n_min_of_one_image_is_taken_for_a_slip(source: Path, value: int) -> None:
-    with pytest.raises(InputError, match=r"n_min must be .* >= 2.* a fraction .* 1\.0 "):
+    with pytest.raises(InputError, match=r"--data.n_min: must be at least 2 images, a fraction .* 1\.0,"):
         ready(module(source, n_min=value))
 
 
@@ -335,7 +335,7 @@ def test_holdout_fraction(source: Path) -> None:
 
 
 def test_n_min_below_zero(source: Path) -> None:
-    with pytest.raises(InputError, match=r"n_min must be .*got -5"):
+    with pytest.raises(InputError, match=r"--data.n_min: must be .*got -5"):
         ready(module(source, n_min=-5))
 
 

@@ -135,7 +135,7 @@ def test_clusters_of_two_labels_that_cannot_be_divided() -> None:
 
 
 @pytest.mark.parametrize(
-    ("folds", "fraction", "message"), [(1, 0.1, "folds must be at least 2, got 1"), (3, 1.0, "inner_")]
+    ("folds", "fraction", "message"), [(1, 0.1, "--data.folds: must be at least 2, got 1"), (3, 1.0, "inner_")]
 )
 def test_k_fold_arguments(folds: int, fraction: float, message: str) -> None:
     labels, clusters = random_images(0)
@@ -208,7 +208,7 @@ def test_sound_split_needs_no_choice() -> None:
 def test_given_split_without_the_outer_part() -> None:
     labels, clusters, split = leaking_split()
     split[split == "test"] = "train"
-    with pytest.raises(InputError, match=r"no test row \(train 200, validation 40, test 0\)"):
+    with pytest.raises(InputError, match=r"no row is test \(train 200, validation 40, test 0\)"):
         given_split(labels, clusters, CLASSES, split, outer="test", seed=0)
 
 

@@ -176,10 +176,13 @@ def test_a_group_without_a_class_in_its_part_is_told() -> None:
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({"balance_by": "age"}, "balance_by is age, but without n_min nothing is over-sampled"),
-        ({"rehearsal": 0.5}, "rehearsal is 0.5, but without train_on nothing is left out"),
+        ({"balance_by": "age"}, "--data.balance_by age: without --data.n_min nothing is over-sampled"),
+        ({"rehearsal": 0.5}, "--data.rehearsal 0.5: without --data.train_on no image is left out"),
         ({"rehearsal": 1.0, "train_on": "age=child"}, "at least 0 and below 1, got 1.0"),
-        ({"balance_by": "age", "n_min": 5, "leak": "oversample_first"}, "leave balance_by and train_on out"),
+        (
+            {"balance_by": "age", "n_min": 5, "leak": "oversample_first"},
+            "leave --data.balance_by and --data.train_on out",
+        ),
     ],
 )
 def test_options_that_do_not_go_together(options: dict[str, object], told: str) -> None:

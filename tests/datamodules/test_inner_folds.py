@@ -54,11 +54,11 @@ def test_a_given_validation_part_takes_its_turn(divided: Callable[..., Fold]) ->
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"inner_fold": 1}, "inner_fold is 1, which inner_folds alone uses"),
+        ({"inner_fold": 1}, "--data.inner_fold is 1, which needs --data.inner_folds"),
         ({"inner_folds": 1}, "inner_folds must be at least 2"),
-        ({"inner_folds": 3, "inner_fold": 3}, "inner_fold below it, got 3 and 3"),
-        ({"inner_folds": 3, "protocol": "paper"}, "inner_folds divides what an honest division leaves"),
-        ({"inner_folds": 3, "leak": "duplicates"}, "leak is duplicates; leave inner_folds out"),
+        ({"inner_folds": 3, "inner_fold": 3}, "--data.inner_fold from 0 and below it; got 3 and 3"),
+        ({"inner_folds": 3, "protocol": "paper"}, "--data.inner_folds needs --data.protocol honest"),
+        ({"inner_folds": 3, "leak": "duplicates"}, "leak duplicates; leave --data.inner_folds out"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(options: dict[str, object], message: str) -> None:

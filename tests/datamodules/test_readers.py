@@ -265,7 +265,7 @@ def test_a_reader_can_be_named_and_a_misspelt_one_is_answered(plant: Plant) -> N
 
 @pytest.mark.parametrize("source", ["/nowhere/at/all", "folder:/nowhere/at/all", ""])
 def test_nothing_there(source: str) -> None:
-    with pytest.raises(InputError, match=r"data .*: no file or folder .*; give a path, reader:path, or drawn"):
+    with pytest.raises(InputError, match=r"--data: no such file or folder, got .*; give a path, reader:path, drawn"):
         read(source)
 
 

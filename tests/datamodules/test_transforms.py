@@ -257,10 +257,10 @@ def test_nothing_asked_is_nothing_done() -> None:
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ({"names": ["spin"]}, r"transforms must be among blur, .*got 'spin'"),
-        ({"names": ["flip"], "policy": "mild"}, "leave them empty"),
-        ({"names": [], "policy": "wild"}, "policy must be one_of, mild or trivial_augment"),
-        ({"names": [], "erasing": 1.5}, "erasing is a probability"),
+        ({"names": ["spin"]}, r"--data.transforms: must be among blur, .*got 'spin'"),
+        ({"names": ["flip"], "policy": "mild"}, "leave one of them out"),
+        ({"names": [], "policy": "wild"}, "--data.policy: must be one_of, mild or trivial_augment"),
+        ({"names": [], "erasing": 1.5}, "--data.erasing: must be a probability"),
     ],
 )
 def test_arguments_are_checked(arguments: dict[str, object], match: str) -> None:
@@ -310,7 +310,7 @@ def test_a_magnitude_multiplies_the_papers(magnitude: float) -> None:
 
 def test_magnitudes_that_mean_nothing_are_refused() -> None:
     for wrong in (0.0, -1.0, 3.1, float("nan")):
-        with pytest.raises(InputError, match=r"magnitude must be above 0 and at most 3 times the paper's, got"):
+        with pytest.raises(InputError, match=r"--data.magnitude: must be above 0 and at most 3, got"):
             build_transform(["zoom"], 64, magnitude=wrong)
     with pytest.raises(InputError, match=r"magnitude is 2.0, but it is that of named transforms, and there are none"):
         build_transform([], 64, "mild", magnitude=2.0)

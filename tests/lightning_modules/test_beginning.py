@@ -59,7 +59,7 @@ def test_backbone_and_head_are_those_of_the_file(tmp_path: Path) -> None:
 def test_another_model_is_refused(tmp_path: Path) -> None:
     _, path = kept(tmp_path, ["happy", "sad"])
     with pytest.raises(
-        InputError, match=r"run.start_from .* was trained on the classes happy, sad; the data has sad, happy"
+        InputError, match=r"--run.start_from .* was trained on the classes happy, sad; the data has sad, happy"
     ):
         begin_from(EmotionClassifier(["sad", "happy"], **SMALL), images(), str(path))
     dense = EmotionClassifier(["happy", "sad"], head="dense_dense", **SMALL)
@@ -128,7 +128,7 @@ def test_a_file_that_does_not_say_what_it_has_seen_is_refused(tmp_path: Path) ->
         InputError, match=r"does not record which images .* name the run that wrote the file instead, or"
     ):
         begin_from(model, images(), str(path))
-    with pytest.raises(InputError, match=r"^ckpt_path: .* does not record .* use run.start_from with the run"):
+    with pytest.raises(InputError, match=r"^--ckpt_path: .* does not record .* use --run.start_from with the run"):
         check_resumed(model, images(), str(path))
     torch.save({"state_dict": model.backbone.state_dict()}, tmp_path / "published.pth")
     check_weights(images(), str(tmp_path / "published.pth"))

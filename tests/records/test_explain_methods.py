@@ -251,7 +251,7 @@ def test_superpixels_that_cannot_be(number: int, message: str) -> None:
     ("options", "message"),
     [
         ({"samples": 51}, "51 samples cannot tell 50 superpixels apart"),
-        ({"samples": 0, "method": "grad-cam"}, "--samples: at least 2, got 0"),
+        ({"samples": 0, "method": "grad-cam"}, "--samples: must be at least 2, got 0"),
         ({"method": "limes"}, "got 'limes'; did you mean lime"),
         ({"fill": "gray"}, "got 'gray'; did you mean grey"),
         ({"features": 0}, "--features: at least 1, got 0"),

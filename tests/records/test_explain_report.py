@@ -212,7 +212,7 @@ def test_what_cannot_be_reported_is_refused_before_anything_is_shown(tmp_path: P
 
     explained = _explained()
     for wrong, options, match in (
-        (explained, {"by": ("gendr",)}, "no column 'gendr' to group by; did you mean 'gender'"),
+        (explained, {"by": ("gendr",)}, "no column 'gendr' to group by; did you mean gender"),
         (explained, {"fill": "mean"}, "curves need another fill than the explainer's own"),
         (explained, {"n": 0}, "n: must be at least 1, got 0"),
         (

@@ -47,7 +47,7 @@ def failed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 def folds(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     """Begin a cross-validation whose first fold fails."""
     told = failed(capsys, "cross-validate", "--folds", "2", *words, *TINY, FAILS)
-    assert "learning_rate must be above 0" in told
+    assert "--model.learning_rate: must be above 0" in told
     return told
 
 
@@ -84,7 +84,7 @@ def test_the_same_options_are_the_same_run_in_any_order(mine: Path, capsys: pyte
 
 def test_an_option_is_no_value_of_resume(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = failed(capsys, "fit", "--resume", "-c", "mine.yaml", *TINY, FAILS)
-    assert "learning_rate must be above 0" in told
+    assert "--model.learning_rate: must be above 0" in told
 
 
 def test_an_option_is_no_value_of_recipe(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -99,14 +99,14 @@ def test_numbers_that_fit_accepts_are_accepted_everywhere(
     mine: Path, capsys: pytest.CaptureFixture[str], number: str
 ) -> None:
     rest = (f"--data.inner_fraction={number}", "--model.dropout", number)
-    assert "learning_rate must be above 0" in failed(capsys, "fit", "-c", "mine.yaml", *rest, *TINY, FAILS)
+    assert "--model.learning_rate: must be above 0" in failed(capsys, "fit", "-c", "mine.yaml", *rest, *TINY, FAILS)
     (Path("space.yaml")).write_text(f"model.learning_rate: {{real: [{number}, 1e+1], log: true}}\n")
     told = failed(capsys, *SEARCH, "--space", "space.yaml", "-c", "mine.yaml", *rest, *TINY)
     assert "--warm-start: no study 'nothing'" in told
     told = failed(capsys, "study", "backbones", "--data", "nowhere", *rest)
     assert "no file or folder nowhere" in told
     mine.write_text(f"data: {{init_args: {{inner_fraction: {number}, source: '{FACES}'}}}}\n")
-    assert "learning_rate must be above 0" in failed(capsys, "fit", "-c", "mine.yaml", *TINY, FAILS)
+    assert "--model.learning_rate: must be above 0" in failed(capsys, "fit", "-c", "mine.yaml", *TINY, FAILS)
     assert "--warm-start: no study" in failed(
         capsys, *SEARCH, "--space", "size", "-c", "mine.yaml", "--name", "s", *TINY
     )

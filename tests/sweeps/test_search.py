@@ -168,7 +168,7 @@ def test_what_no_trial_could_run_with_is_refused() -> None:
         check_options(Options.read(["--split", "folds"]))
     check_options(Options.read(["--split", "given", "--drop-twins"]))
     with pytest.raises(
-        InputError, match=r"model.learning_rat is no option of `emotion fit`; did you mean model.learning"
+        InputError, match=r"model.learning_rat is not an option of `emotion fit`; did you mean model.learning"
     ):
         check_names({"model.learning_rat": Choice((1,))})
     with pytest.raises(InputError, match=r"data.fold_seed cannot be searched"):
@@ -183,7 +183,7 @@ def test_what_no_trial_could_run_with_is_refused() -> None:
 @pytest.mark.parametrize(
     ("recipe", "message"),
     [
-        ({"data": {"init_args": {"protocol": "paper"}}}, "inner_folds divides what an honest division leaves"),
+        ({"data": {"init_args": {"protocol": "paper"}}}, "--data.inner_folds needs --data.protocol honest"),
         ({"data": {"init_args": {"fold": 2}}}, "fold is 2, which split=folds alone uses"),
         ({"run": {"evaluate": False}}, "run.evaluate: a search sets it"),
         ({"run": {"resume": "auto"}}, "run.resume: a search sets it"),
@@ -209,7 +209,7 @@ def test_options_may_go_together_only_with_what_is_drawn() -> None:
     balanced = plan("--recipe", "baseline", *copies, space=["balance"])
     balanced.check()
     assert isinstance(balanced.data.n_min, float)
-    with pytest.raises(InputError, match=r"without n_min there are no copies"):
+    with pytest.raises(InputError, match=r"without --data.n_min there are none"):
         plan("--recipe", "baseline", *copies).check()
 
 
