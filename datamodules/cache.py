@@ -223,9 +223,9 @@ def _room(parent: Path, need: int, budget_gb: float, on_full: str) -> bool:
     if used + need <= budget_gb * GIGABYTE and need < 0.95 * free:
         return True
     msg = (
-        f"The pixel cache needs {need / GIGABYTE:.2f} GB; the budget is {budget_gb:g} GB, of which {used / GIGABYTE:.2f} "
-        f"GB are taken, and the disk of {parent} has {free / GIGABYTE:.1f} GB free. Raise --budget-gb (in training --data.cache_budget_gb), choose a smaller "
-        "--size, or free space with `emotion data cache --clear`."
+        f"The pixel cache needs {need / GIGABYTE:.2f} GB; the budget is {budget_gb:g}, of which {used / GIGABYTE:.2f} "
+        f"GB are taken; {parent} has {free / GIGABYTE:.1f} GB free. Raise --budget-gb (in training "
+        "--data.cache_budget_gb), choose a smaller size, or free space with `emotion data cache --clear`."
     )
     if on_full == "error":
         raise InputError(msg)

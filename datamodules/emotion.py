@@ -26,7 +26,7 @@ from datamodules.folds import Fold
 from datamodules.group_plan import GroupPlan
 from datamodules.loading import loading
 from datamodules.manifest import Manifest
-from datamodules.oversampling import Draws, as_they_are, doubled, oversample
+from datamodules.oversampling import Draws, as_they_are, doubled, oversample, require_n_min
 from datamodules.pixels import Fit
 from datamodules.places import CACHE_BUDGET_GB
 from datamodules.readers import ReadOptions, read
@@ -129,8 +129,10 @@ class EmotionDataModule(L.LightningDataModule):
         super().__init__()
         least = {"size": size, "batch_size": batch_size, "eval_batch_size": eval_batch_size, "num_workers": num_workers}
         for name, value in least.items():
-            if value is not None and value < (0 if name == "num_workers" else 1):
-                raise invalid(f"--data.{name}", f"must be at least {0 if name == 'num_workers' else 1}", value)
+            smallest = {"num_workers": 0, "batch_size": 2}.get(name, 1)
+            if value is not None and value < smallest:
+                raise invalid(f"--data.{name}", f"must be at least {smallest}", value)
+        require_n_min(n_min)
         if not cache_budget_gb >= 0:
             raise invalid("--data.cache_budget_gb", "must be at least 0", cache_budget_gb)
         names = list(transforms or [])

@@ -69,6 +69,15 @@ def oversample(labels: np.ndarray, rows: np.ndarray, n_min: NMin, seed: int) -> 
     return Draws(drawn[:, 0], np.arange(len(drawn)) >= len(rows))
 
 
+def require_n_min(n_min: NMin) -> None:
+    """Check the option ``n_min``.
+
+    Raises:
+        InputError: It is no number of images, no fraction and not ``max``.
+    """
+    _target(n_min, 1)
+
+
 def _target(n_min: NMin, largest: int) -> int:
     if n_min is None:
         return 0

@@ -30,6 +30,17 @@ class DataConfig:
     std: tuple[float, ...]
 
 
+def require_backbone(name: str) -> None:
+    """Check that timm has a model of this name.
+
+    Raises:
+        InputError: There is none; the nearest names are offered.
+    """
+    if not timm.is_model(name):
+        hint = did_you_mean(name, timm.list_models(), n=4, cutoff=0.4) or "timm.list_models() has the names"
+        raise invalid("--model.backbone", "must be the name of a timm model", name, hint)
+
+
 def build_backbone(
     name: str, weights: str = "embedded", in_chans: int = 3, drop_path: float = 0.0
 ) -> tuple[nn.Module, int, DataConfig]:
@@ -47,9 +58,7 @@ def build_backbone(
     Raises:
         InputError: If the model is unknown, cannot use an option, or its weights cannot be had or do not fit.
     """
-    if not timm.is_model(name):
-        hint = did_you_mean(name, timm.list_models(), n=4, cutoff=0.4) or "timm.list_models() has the names"
-        raise invalid("--model.backbone", "must be the name of a timm model", name, hint)
+    require_backbone(name)
     options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
     try:
         with _hub_errors(name) if weights == "hub" else nullcontext():

@@ -18,7 +18,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from datamodules.errors import InputError, invalid
 from lightning_modules.averaging import RAW_KEY, WeightAverage
-from lightning_modules.backbones import build_backbone
+from lightning_modules.backbones import build_backbone, require_backbone
 from lightning_modules.checkpoints import CONFIG_KEY, read_checkpoint, require_classes
 from lightning_modules.heads import HeadName, build_head, head_options, used_alone
 from lightning_modules.losses import CrossEntropy, EmotionLoss, soft_targets_refused
@@ -27,6 +27,30 @@ from lightning_modules.mixing import Mixing
 from lightning_modules.optimizers import OptimizerName, ScheduleName, build_optimizer, build_schedules
 
 Batch = dict[str, Tensor]
+
+
+def check_model(
+    *, backbone: str, learning_rate: float, weight_decay: float, freeze: str, thaw_after_epochs: int | None,
+    mixup: float, cutmix: float, **shares: float,
+) -> None:  # fmt: skip
+    """Check options of the model that need no data, so that a wrong one is found before anything is read.
+
+    Raises:
+        InputError: One is out of range, or there is no such backbone.
+    """
+    require_backbone(backbone)
+    for name, value in shares.items():
+        if not 0 <= value < 1:
+            raise invalid(f"--model.{name}", "must be at least 0 and below 1", value)
+    if not 0 < learning_rate < inf:
+        raise invalid("--model.learning_rate", "must be above 0 and finite", learning_rate)
+    if not 0 <= weight_decay < inf:
+        raise invalid("--model.weight_decay", "must be at least 0 and finite", weight_decay)
+    if thaw_after_epochs is not None and thaw_after_epochs < 1:
+        raise invalid("--model.thaw_after_epochs", "must be at least 1", thaw_after_epochs)
+    if thaw_after_epochs is not None and freeze == "none":
+        raise invalid("--model.thaw_after_epochs", "needs --model.freeze all", thaw_after_epochs)
+    Mixing(mixup, cutmix)
 
 
 class EmotionClassifier(pl.LightningModule):
@@ -98,17 +122,17 @@ class EmotionClassifier(pl.LightningModule):
         if len(classes) < 2 or len(set(classes)) != len(classes):
             msg = f"classes must be at least two different names, got {classes}"
             raise InputError(msg)
-        for name, value in (("dropout", dropout), ("drop_path", drop_path), ("warmup", warmup)):
-            if not 0 <= value < 1:
-                raise invalid(f"--model.{name}", "must be at least 0 and below 1", value)
-        if not 0 < learning_rate < inf:
-            raise invalid("--model.learning_rate", "must be above 0 and finite", learning_rate)
-        if not 0 <= weight_decay < inf:
-            raise invalid("--model.weight_decay", "must be at least 0 and finite", weight_decay)
-        if thaw_after_epochs is not None and thaw_after_epochs < 1:
-            raise invalid("--model.thaw_after_epochs", "must be at least 1", thaw_after_epochs)
-        if thaw_after_epochs is not None and freeze == "none":
-            raise invalid("--model.thaw_after_epochs", "needs --model.freeze all", thaw_after_epochs)
+        shares = {"dropout": dropout, "drop_path": drop_path, "warmup": warmup}
+        check_model(
+            backbone=backbone,
+            learning_rate=learning_rate,
+            weight_decay=weight_decay,
+            freeze=freeze,
+            thaw_after_epochs=thaw_after_epochs,
+            mixup=mixup,
+            cutmix=cutmix,
+            **shares,
+        )
         self.classes = list(classes)
         self.loss = loss if loss is not None else CrossEntropy()
         self.mixing = Mixing(mixup, cutmix)

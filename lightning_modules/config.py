@@ -242,7 +242,15 @@ class RunConfig:
     def instantiate(self) -> Namespace:
         """Return the sections with their nested objects created (loss, read options), to pass as arguments."""
         parser = _parser(self.kind)
-        return parser.instantiate(parser.parse_object(self.as_dict()))
+        try:
+            return parser.instantiate(parser.parse_object(self.as_dict()))
+        except (ValueError, TypeError) as error:  # of a nested class, such as a loss, whose own error it quotes
+            stated = re.search(r"--model\.loss\..*", str(error))
+            if inner := input_error(error):
+                raise inner from error
+            if stated is None:
+                raise
+            raise InputError(stated[0]) from error
 
 
 def data_module(config: RunConfig) -> "EmotionDataModule":

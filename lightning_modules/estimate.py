@@ -12,7 +12,7 @@ from lightning_modules.backbones import build_backbone
 from lightning_modules.config import RunConfig, data_module
 from lightning_modules.device import best_device, describe_device
 from lightning_modules.heads import build_head
-from lightning_modules.training import prepare
+from lightning_modules.training import check_options, prepare
 
 STARTUP = 5.0  # seconds of a run besides training: checks, tables and figures
 FORWARD = 3.0  # an image that is only predicted costs a third of one that is trained on
@@ -60,6 +60,7 @@ def describe_run(config: RunConfig, folds: int = 0, seeds: Sequence[int] = ()) -
     Raises:
         InputError: Wrong options or data, as in training.
     """
+    check_options(config)
     if folds:
         config = config.override({"data.split": "folds", "data.folds": folds, "data.fold": 0})
     data = data_module(config)

@@ -1,6 +1,7 @@
 """Train one run from a RunConfig: data, model, trainer, tracking, and one evaluation at the end."""
 
 import contextlib
+import inspect
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -16,11 +17,11 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from datamodules.emotion import EmotionDataModule
-from datamodules.errors import InputError
+from datamodules.errors import InputError, invalid
 from lightning_modules.beginning import begin_from, check_resumed, check_weights
 from lightning_modules.callbacks import CheckedCheckpointIO
 from lightning_modules.checkpoints import read_checkpoint
-from lightning_modules.classifier import EmotionClassifier
+from lightning_modules.classifier import EmotionClassifier, check_model
 from lightning_modules.config import RunConfig
 from lightning_modules.evaluation import CURVES, RunResult, evaluate_outer
 from lightning_modules.progress import has_bar, quiet, say_stage
@@ -204,7 +205,7 @@ def prepare(data: Any) -> None:  # noqa: ANN401 - a data module
 
 
 def _train(config: RunConfig, callbacks: Sequence[Callback], shared: Any) -> RunResult | None:  # noqa: ANN401
-    _check_devices(config)
+    check_options(config)
     task = make_task(config, shared)
     options, data = task.options, task.data
     division = identity = ""
@@ -271,6 +272,33 @@ def _train(config: RunConfig, callbacks: Sequence[Callback], shared: Any) -> Run
     )
 
 
+def check_options(config: RunConfig) -> None:
+    """Check what needs no data: ranges, names, and whether the trainer can be made; reads and writes nothing.
+
+    Raises:
+        InputError: An option is out of range, unknown, or does not fit another.
+    """
+    if not 0 <= config.seed_everything < 2**32:
+        raise invalid("--seed", "must be from 0 to 4294967295", config.seed_everything)
+    _check_devices(config)
+    sections = config.instantiate()
+    if config.kind == "detector":
+        return
+    RunOptions(**config.run)
+    EmotionDataModule(**sections.data)
+    names = set(inspect.signature(check_model).parameters) | {"dropout", "drop_path", "warmup"}
+    check_model(**{name: value for name, value in config.model.items() if name in names})
+    if (epochs := config.trainer["max_epochs"]) is not None and epochs < 1 and epochs != -1:
+        raise invalid("--trainer.max_epochs", "must be at least 1", epochs)
+    if first_rank():
+        options = {**dict(sections.trainer), "enable_progress_bar": False, "enable_checkpointing": False}
+        try:
+            Trainer(**options | {"logger": False})
+        except (MisconfigurationException, ValueError, RuntimeError) as error:
+            msg = f"--trainer: {' '.join(str(error).split())[:450]}"
+            raise InputError(msg) from error
+
+
 def _check_devices(config: RunConfig) -> None:
     """Refuse ways of starting processes in which the other processes cannot find this run.
 
@@ -299,6 +327,7 @@ def evaluate(config: RunConfig, checkpoint: Path, part: Literal["validate", "tes
         InputError: The checkpoint is damaged, of another program or of other classes.
     """
     quiet()
+    check_options(config)
     read_checkpoint(checkpoint)
     with _explained():
         task = make_task(config)
@@ -333,7 +362,7 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except MisconfigurationException as error:
-        msg = f"trainer: {' '.join(str(error).split())}"
+        msg = f"--trainer: {' '.join(str(error).split())}"
         raise InputError(msg) from error
     except SIGTERMException as stop:
         raise SystemExit(143) from stop

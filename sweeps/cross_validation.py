@@ -29,7 +29,7 @@ from lightning_modules.run import first_rank
 from lightning_modules.stops import how_it_ended, sigterm_ends
 from lightning_modules.stored import CONFIG
 from lightning_modules.tracked_run import log_data, note_other_code, require_unwritten, send_what_waits
-from lightning_modules.training import prepare, train
+from lightning_modules.training import check_options, prepare, train
 from records.predictions import join_folds
 from records.runs import download, find_run, find_runs, has_store, run_row
 from records.tracking import TrackingLogger
@@ -136,6 +136,7 @@ def cross_validate(
         msg = f"--workers: must be at least 1, got {workers}"
         raise InputError(msg)
     quiet()
+    check_options(config)
     # its seed, fold and parent are each training's own, so they do not count for the identity
     fixed = {"seed_everything": seeds[0], "data.split": "folds", "data.folds": folds, "data.fold": 0}
     config = config.override({**fixed, "data.fold_seed": seeds[0], "run.parent": None, "run.resume": None})

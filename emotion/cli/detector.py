@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, did_you_mean, invalid
 from emotion.cli.main import Parser, not_empty, say_what_begins
 
 USAGE = """usage: emotion detector <fit|test|export> [options]
@@ -25,13 +25,13 @@ FIT = (
 def main(args: list[str]) -> int:
     """Run ``detector fit``, ``detector test`` or ``detector export``; ``args`` begin with "detector"."""
     rest = args[1:]
-    if not rest or rest[0] in ("-h", "--help"):
+    if rest and rest[0] in ("-h", "--help"):
         print(USAGE)
-        return 0 if rest else 2
-    command, rest = rest[0], rest[1:]
+        return 0
+    command, rest = (rest[0], rest[1:]) if rest else ("", [])
     if command not in ("fit", "test", "export"):
-        msg = f"emotion detector: must be fit, test or export, got {command!r}"
-        raise InputError(msg)
+        hint = did_you_mean(command, ["fit", "test", "export"])
+        raise invalid("emotion detector", "must be followed by fit, test or export", command, hint)
     say_what_begins([f"detector {command}", *rest])
     return {"fit": _fit, "test": _test, "export": _export}[command](rest)
 

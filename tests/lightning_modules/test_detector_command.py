@@ -50,7 +50,7 @@ def test_a_run_is_tracked_measured_and_trained_on(workplace: Path, capsys: pytes
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["train"], r"emotion detector: must be fit, test or export, got 'train'"),
+        (["train"], r"emotion detector: must be followed by fit, test or export, got 'train'"),
         (["fit", "--model.backbon", "x"], r"backbon: this option is not accepted.*backbone"),
         (["fit", "--epochs", "0"], r"run.epochs must be at least 1, got 0"),
         (["fit", "--from", "nothing.ckpt"], r"no such file: nothing.ckpt"),
