@@ -19,9 +19,9 @@ EPILOG = """examples:
 def _parser() -> argparse.ArgumentParser:
     made = Parser(
         prog="emotion explain",
-        description="Explain held-out images, each with the checkpoint of the fold that did not train on it, and "
-        "measure how faithful the explanations are. Exit status 1 if they FAIL: their order of superpixels is no "
-        "better than random orders. Overlays show people, so they are not stored with the run.",
+        description="Explain held-out images, each with the checkpoint of the fold that did not train on it, and\n"
+        "measure how faithful the explanations are. Exit status 1 if they FAIL: their order of superpixels is no\n"
+        "better than random orders. Overlays show people, so they are stored with the run only with --log-pictures.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -27,8 +27,8 @@ def run_search(args: list[str]) -> int:
     """Run a search and print its result; return 1 if a worker failed, else 0."""
     parser = Parser(
         prog="emotion search",
-        description="Search for options on inner folds, and test the best once on held-out data. Other options are "
-        "those of `emotion fit`. The same command resumes a search, here or on another machine. Exit status 1 if a "
+        description="Search for options on inner folds, and test the best once on held-out data. Other options are\n"
+        "those of `emotion fit`. The same command resumes a search, here or on another machine. Exit status 1 if a\n"
         "worker failed.",
         epilog=HELP.format(recipes=", ".join(recipe_names())),
         formatter_class=argparse.RawDescriptionHelpFormatter,

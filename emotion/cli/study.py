@@ -9,8 +9,8 @@ from sweeps.studies import OWN_DOORS, STUDIES, build_study
 from sweeps.studies.plan import PROTOCOLS, SCALES, Study
 
 DESCRIPTION = (
-    "Run the cells (experiments) of a study and write its report (Markdown, HTML, CSV). Other options are those of "
-    "`emotion fit`; they override the options of every cell. The same command resumes a stopped study; several "
+    "Run the cells (experiments) of a study and write its report (Markdown, HTML, CSV). Other options are those of\n"
+    "`emotion fit`; they override the options of every cell. The same command resumes a stopped study; several\n"
     "workers, here or on other machines, share a study through PostgreSQL. Exit status 1 if a cell failed."
 )
 
