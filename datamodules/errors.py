@@ -5,36 +5,36 @@ from difflib import SequenceMatcher
 
 
 class InputError(ValueError):
-    """Bad input. The message names the argument, the rule, the value received and what to do next."""
+    """Bad input. The message names the option, the rule, the value received and the next step."""
 
 
 def invalid(option: str, rule: str, value: object, hint: str = "") -> InputError:
     """Return the error of an option whose value breaks a rule: "OPTION: RULE, got VALUE; HINT".
 
     Args:
-        option: as the user types it, such as ``--data.size``.
+        option: the option as the user types it, such as ``--data.size``.
         rule: what the value must be, such as "must be at least 32".
         value: what was received.
-        hint: the next step, which must exist; "" where the rule says enough.
+        hint: the next step, which must exist; "" if the rule is enough.
     """
     shown = repr(value) if isinstance(value, str) else str(value)
     return InputError(f"{option}: {rule}, got {shown}{'; ' if hint else ''}{hint}")
 
 
 def did_you_mean(name: str, known: Iterable[str], n: int = 3, cutoff: float = 0.6) -> str:
-    """Return "did you mean A or B?" with the names of `nearest`; "" where none is near."""
+    """Return "did you mean A or B?" with the names of `nearest`; "" if none is near."""
     near = nearest(name, known, n, cutoff)
     return f"did you mean {' or '.join(near)}?" if near else ""
 
 
 def nearest(name: str, known: Iterable[str], n: int = 3, cutoff: float = 0.6) -> list[str]:
-    """Return the names that are most like one that does not exist, nearest first.
+    """Return the existing names that are most similar to an unknown one, nearest first.
 
     Args:
         name: what was received; case makes no difference, nor do ``-`` and ``_``.
         known: the names that exist.
-        n: most names to return.
-        cutoff: least similarity of a name, from 0 to 1, as `difflib.SequenceMatcher.ratio` measures it.
+        n: maximum number of names.
+        cutoff: minimum similarity of a name, from 0 to 1, as `difflib.SequenceMatcher.ratio` measures it.
     """
     matcher = SequenceMatcher(None, "", _folded(name))
     near: list[tuple[float, str]] = []

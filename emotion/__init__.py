@@ -1,4 +1,4 @@
-"""The command `emotion`; what the commands do is in the packages below."""
+"""The command `emotion`; the packages below do the work of its commands."""
 
 from emotion.cli.main import main
 

@@ -1,4 +1,4 @@
-"""RunConfig: all options of one training run as plain data, resolved once from a recipe, files and options.
+"""RunConfig: all options of a training run as plain data, from a recipe, files and the command line.
 
 The one jsonargparse parser of the project is here; everything else takes a RunConfig, or argparse in `emotion.cli`.
 """
@@ -76,17 +76,17 @@ def recipe_path(name: str) -> Path:
     if name in recipe_names():
         return RECIPES / f"{name}.yaml"
     hint = did_you_mean(name, recipe_names(), cutoff=0.4) or f"there are {', '.join(recipe_names())}"
-    msg = f"--recipe: no recipe is called {name!r}; {hint} (a file of yours: --config FILE.yaml)"
+    msg = f"--recipe: no recipe is called {name!r}; {hint} (for a file: --config FILE.yaml)"
     raise InputError(msg)
 
 
 HELP = """short options:
   --recipe NAME     a named recipe: {recipes} (or --config FILE.yaml)
-  --data SOURCE     a folder, manifest, archive or reader:path; "drawn" draws faces
-  --seed N          the one seed of the run
-  --split given     use the split that the data brings; --drop-twins or --allow-leak if it leaks
-  --resume [RUN]    go on with the newest unfinished run of the same config, or with RUN
-every option of the model, the data and the trainer: emotion fit --help-all
+  --data SOURCE     a folder, manifest, archive or reader:path; or drawn, for drawn faces
+  --seed N          seed of the run
+  --split given     use the split column of the data; with duplicates across parts, --drop-twins or --allow-leak
+  --resume [RUN]    resume RUN, or the newest unfinished run of the same config
+all options of the model, the data and the trainer: emotion fit --help-all
 """
 
 
@@ -118,22 +118,22 @@ class RunConfig:
 
     @classmethod
     def resolve(cls, words: Sequence[str] = (), kind: Kind = "emotion") -> "RunConfig":
-        """Return what a recipe, files and options amount to; options win over files, files over the recipe.
+        """Return the config of a recipe, files and options; options override files, files override the recipe.
 
         Args:
-            words: of a command line, such as ``["--recipe", "balanced", "--data.size=48"]``. Of an option that is
+            words: a command line, such as ``["--recipe", "balanced", "--data.size=48"]``. Of an option that is
                 given twice the last value counts; otherwise their order does not matter. Recipe `quick` where neither
                 a recipe nor a file is given.
             kind: what is trained.
 
         Raises:
-            InputError: an unknown option, recipe or file, or a value of the wrong type; names what is near.
+            InputError: an unknown option, recipe or file, or a value of the wrong type; with the nearest names.
         """
         return cls.layered(Options.read(words, kind), kind)
 
     @classmethod
     def layered(cls, options: "Options", kind: Kind = "emotion", base: Mapping[str, Any] | None = None) -> "RunConfig":
-        """Return what options that have been read amount to, as `resolve` does; `base` lies below recipe and files."""
+        """Return the config of parsed options, as `resolve` does; recipe and files override `base`."""
         recipe, files = options.recipe, options.files
         if kind == "detector" and recipe is not None:
             msg = f"--recipe: the detector has no recipes, got {recipe!r}; leave it out, or give --config FILE.yaml"
@@ -153,16 +153,16 @@ class RunConfig:
 
     @classmethod
     def from_file(cls, path: Path, kind: Kind = "emotion") -> "RunConfig":
-        """Return the config that a run kept, or a file of a user's.
+        """Return the config in the YAML file of a run or of a user.
 
         Raises:
-            InputError: the file cannot be read, or has an option or value that does not fit.
+            InputError: the file cannot be read, or has an unknown option or a wrong value.
         """
         return cls.layered(Options(files=(str(path),)), kind)
 
     @classmethod
     def from_dict(cls, whole: Mapping[str, Any], kind: Kind = "emotion") -> "RunConfig":
-        """Return the config of which `as_dict` gave the plain data; values are not checked again."""
+        """Return the config of a dictionary from `as_dict`; values are not checked again."""
         return cls(**copy.deepcopy(dict(whole)), kind=kind)
 
     @classmethod
@@ -180,7 +180,7 @@ class RunConfig:
         return cls(**kept, kind=kind)
 
     def override(self, changes: Mapping[str, Any]) -> "RunConfig":
-        """Return a config with some options replaced, checked like the first; this one stays as it is.
+        """Return a copy with some options replaced, whose values are checked.
 
         Args:
             changes: by dotted name, such as ``{"data.fold": 2, "model.loss": "Focal", "model.loss.gamma": 1.0}``.
@@ -192,12 +192,12 @@ class RunConfig:
 
     @property
     def data_name(self) -> str:
-        """Name of the data set, as far as its source tells it."""
+        """Name of the data set, from its source."""
         source = str(self.data["source"])
         return "drawn" if source.startswith("drawn") else Path(source.rsplit(":", 1)[-1]).stem
 
     def as_dict(self) -> dict[str, Any]:
-        """Return a copy as nested plain data, as a file holds it."""
+        """Return a copy as nested plain data, as in a config file."""
         whole = {"seed_everything": self.seed_everything, **{name: getattr(self, name) for name in SECTIONS}}
         if self.kind == "detector":
             del whole["trainer"]
@@ -206,7 +206,7 @@ class RunConfig:
         return copy.deepcopy(whole)
 
     def get(self, name: str) -> Any:  # noqa: ANN401 - an option's value
-        """Return one option by its dotted name, None where it is not there."""
+        """Return one option by its dotted name, None if there is none."""
         value: Any = self.as_dict()
         for part in name.split("."):
             if isinstance(value, dict) and "init_args" in value and part != "init_args":
@@ -217,11 +217,11 @@ class RunConfig:
     def to_yaml(self) -> str:
         """Return the config as the file that ``--config`` takes."""
         whole = self.as_dict()
-        whole["run"].pop("resume")  # says how the run was started, not what it is
+        whole["run"].pop("resume")  # how the run was started is no part of its config
         return yaml.safe_dump(whole, sort_keys=False, allow_unicode=True)
 
     def effective(self) -> dict[str, Any]:
-        """Return the options that change a number, without those that only say how and where a run is made."""
+        """Return the options that can change a result, without those of `WITHOUT_EFFECT`."""
         whole = self.as_dict()
         for section in set(whole) & set(SECTIONS):
             for name in WITHOUT_EFFECT[section]:
@@ -231,7 +231,7 @@ class RunConfig:
         return whole
 
     def identity(self, content: str = "") -> str:
-        """Return the SHA-256 by which a run is recognised: of the options that change a number, and of the data.
+        """Return the identity of a run: SHA-256 of the options that can change a result, and of the data.
 
         Args:
             content: hash of the data's content; "" compares options alone.
@@ -240,7 +240,7 @@ class RunConfig:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def instantiate(self) -> Namespace:
-        """Return the sections with their nested objects made (the loss, the read options), ready to be arguments."""
+        """Return the sections with their nested objects created (loss, read options), to pass as arguments."""
         parser = _parser(self.kind)
         try:
             return parser.instantiate(parser.parse_object(self.as_dict()))
@@ -254,10 +254,10 @@ class RunConfig:
 
 
 def data_module(config: RunConfig) -> "EmotionDataModule":
-    """Return the data module that a config means; nothing is read before it is asked for.
+    """Return the data module of a config; it reads files only when they are needed.
 
     Raises:
-        InputError: options of the data that do not go together.
+        InputError: options of the data that exclude each other.
     """
     from datamodules.emotion import EmotionDataModule
 
@@ -266,7 +266,7 @@ def data_module(config: RunConfig) -> "EmotionDataModule":
 
 @dataclass(frozen=True)
 class Options:
-    """Options as a user gave them: a recipe, files, and values by dotted name, full names for short ones.
+    """Options as a user gave them: a recipe, files, and values by full dotted name.
 
     Attributes:
         recipe: name of a recipe, or None.
@@ -311,7 +311,7 @@ class Options:
         return words + [f"--{name}={written(value)}" for name, value in self.values.items()]
 
     def over(self, recipe: str, values: Mapping[str, Any]) -> "Options":
-        """Return these options laid over others: of a study's cell, which names a recipe."""
+        """Return these options merged over those of a study's cell, which has a recipe."""
         return Options(self.recipe or recipe, self.files, {**values, **self.values}, self.typed)
 
 
@@ -336,7 +336,7 @@ def _pairs(words: Sequence[str], short: Mapping[str, str]) -> list[tuple[str, st
             elif name == "--resume":
                 value = "auto"
             else:
-                msg = f"{name}: needs a value and got none"
+                msg = f"{name}: needs a value, got none"
                 raise InputError(msg)
         typed, name = name, short.get(name, name).removeprefix("--")
         for section in ("data", "model"):  # as version 0.1 wrote them
@@ -348,7 +348,7 @@ def _pairs(words: Sequence[str], short: Mapping[str, str]) -> list[tuple[str, st
 
 
 def written(value: object) -> str:
-    """Return a value as a command line takes it."""
+    """Return a value as text for the command line."""
     if value is None:
         return "null"
     return value if isinstance(value, str) else json.dumps(value)
@@ -367,16 +367,16 @@ def _read_file(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         names = ", ".join(recipe_names())
-        msg = f"--config: {path} is not a file; name a YAML file, or a recipe with --recipe ({names})"
+        msg = f"--config: {path} is not a file; give a YAML file, or a recipe with --recipe ({names})"
         raise InputError(msg)
     try:
         content = load_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         example = recipe_path(DEFAULT_RECIPE)
-        msg = f"--config: {path} is not readable YAML: {str(error).splitlines()[0]}; see {example}"
+        msg = f"--config: {path} is not readable YAML: {str(error).splitlines()[0]}; for an example see {example}"
         raise InputError(msg) from error
     if not isinstance(content, dict):
-        msg = f"--config: {path} must hold keys such as model, data and trainer, it holds {type(content).__name__}"
+        msg = f"--config: {path} must contain keys such as model, data and trainer, got a {type(content).__name__}"
         raise InputError(msg)
     content.pop("weights_only", None)  # of Lightning's command line in version 0.1
     for section in ("data", "model"):
@@ -396,10 +396,10 @@ def _read_file(path: Path) -> dict[str, Any]:
 
 
 class _Parser(ArgumentParser):
-    """Says in one sentence what is wrong with an option; jsonargparse makes one for each nested class, too."""
+    """Parser that reports an error in one sentence; jsonargparse also creates one for each nested class."""
 
     def error(self, message: str, ex: Exception | None = None) -> None:  # type: ignore[override]
-        """Raise the user's error in place of printing the tree of all the types that were tried."""
+        """Raise an `InputError` instead of printing all types that jsonargparse tried."""
         inner = input_error(ex)
         groups = list(self.groups or {})
         owner = groups[0] if len(groups) == 1 else ""  # of the parser of one class, such as a loss
@@ -437,7 +437,7 @@ def _parser(kind: Kind) -> ArgumentParser:
     """Return the parser of every option of a run; it takes half a second to build."""
     parser = _Parser(prog="emotion fit", exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--config", action="config", help="a YAML file with any of these options")
-    parser.add_argument("--seed_everything", type=int, default=0, help="the one seed of the run")
+    parser.add_argument("--seed_everything", type=int, default=0, help="seed of the run")
     for section, (owner, left_out) in _owners(kind).items():
         parser.add_class_arguments(owner, section, skip=left_out, instantiate=False, sub_configs=True)
     if kind == "emotion":
@@ -452,7 +452,7 @@ def all_options(kind: Kind = "emotion") -> str:
 
 
 def input_error(error: BaseException | None) -> InputError | None:
-    """Return our own error that jsonargparse wrapped in its report of all the types it tried."""
+    """Return the `InputError` inside an error of jsonargparse, None if there is none."""
     while error is not None and not isinstance(error, InputError):
         error = error.__cause__ or error.__context__
     return error

@@ -1,4 +1,4 @@
-"""What a run would do, without training: its parts, its steps, and about how long it takes from one timed batch."""
+"""Dry run: the parts, steps and estimated time of a training, from a few timed batches."""
 
 import time
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ from lightning_modules.device import best_device, describe_device
 from lightning_modules.heads import build_head
 from lightning_modules.training import check_options, prepare
 
-STARTUP = 5.0  # seconds a run takes besides training: its checks, its tables and figures
+STARTUP = 5.0  # seconds of a run besides training: checks, tables and figures
 FORWARD = 3.0  # an image that is only predicted costs a third of one that is trained on
 TIMED = 3  # batches after the first
 
 
 def seconds_an_image(config: RunConfig) -> float:
-    """Return the seconds that training on one image takes on the best device here, from a few batches."""
+    """Return the seconds of training per image on the best device, measured on a few batches."""
     model, size, batch = config.model, config.data["size"], config.data["batch_size"]
     backbone, features, _ = build_backbone(model["backbone"], "none")
     network = torch.nn.Sequential(backbone, build_head("linear", features, 8)).train()
@@ -42,7 +42,7 @@ def seconds_an_image(config: RunConfig) -> float:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds in words."""
+    """Return a duration as text."""
     minutes = seconds / 60
     if minutes < 1:
         return "less than a minute"
@@ -50,7 +50,7 @@ def duration(seconds: float) -> str:
 
 
 def describe_run(config: RunConfig, folds: int = 0, seeds: Sequence[int] = ()) -> str:
-    """Return what `emotion fit`, or a cross-validation, would do with these options; trains nothing, stores no run.
+    """Describe what `emotion fit` or a cross-validation would do, without training or storing a run.
 
     Args:
         config: The options.
@@ -58,7 +58,7 @@ def describe_run(config: RunConfig, folds: int = 0, seeds: Sequence[int] = ()) -
         seeds: Training seeds of a cross-validation.
 
     Raises:
-        InputError: Options or data that do not fit, as in training.
+        InputError: Wrong options or data, as in training.
     """
     check_options(config)
     if folds:
@@ -71,17 +71,17 @@ def describe_run(config: RunConfig, folds: int = 0, seeds: Sequence[int] = ()) -
     steps = -(-drawn // data.batch_size)
     runs = max(folds, 1) * max(len(seeds), 1)
     seconds = STARTUP + seconds_an_image(config) * (epochs * drawn + (epochs * val + test) / FORWARD)
-    selected = "the reported part itself (protocol paper)" if data.plan.protocol == "paper" else "to select the epoch"
+    selected = "the same as the test part (protocol paper)" if data.plan.protocol == "paper" else "to select the epoch"
     first = "of fold 0" if folds else ""
     lines = [
         ("data", f"{data.manifest.name}: {len(data.manifest):,} images, {len(data.classes)} classes"),
         ("classes", ", ".join(f"{name} {count:,}" for name, count in zip(data.classes, _counts(data), strict=True))),
-        (f"train {first}", f"{len(data.fold_rows.train):,} images; an epoch has {drawn:,} rows with over-sampling"),
+        (f"train {first}", f"{len(data.fold_rows.train):,} images; an epoch has {drawn:,} rows after over-sampling"),
         (f"val {first}", f"{val:,} images, {selected}"),
-        (f"test {first}", f"{test:,} images, reported on once"),
+        (f"test {first}", f"{test:,} images, evaluated once"),
         ("steps", f"{steps:,} in an epoch of batch size {data.batch_size}, {epochs * steps:,} in {epochs} epochs"),
         ("runs", str(runs)),
-        ("about", f"{duration(runs * seconds)} on {describe_device(best_device())}, as busy as it is now"),
+        ("time", f"about {duration(runs * seconds)} on {describe_device(best_device())}, at its current load"),
         ("identity", config.identity(data.content_hash)),
     ]
     width = max(len(name) for name, _ in lines) + 2

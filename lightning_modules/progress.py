@@ -1,4 +1,4 @@
-"""What a training prints while it runs: a bar on a terminal, one line a stage and an epoch anywhere else."""
+"""Progress of training: a bar on a terminal, else one line per stage and per epoch."""
 
 import logging
 import sys
@@ -22,10 +22,10 @@ class RunProgress(TQDMProgressBar):
 
 
 class EpochLines(Callback):
-    """One line an epoch: in a file every state of a bar would be a line.
+    """Print one line per epoch, for output that is not a terminal.
 
     Args:
-        label: stands before each line, such as ``fold 2: `` where several trainings print at once.
+        label: printed before each line, such as ``fold 2: ``, if several trainings print at the same time.
     """
 
     def __init__(self, label: str = "") -> None:
@@ -63,13 +63,13 @@ def run_progress() -> Callback:
 
 
 def say_stage(text: str) -> None:
-    """Print what begins, where no terminal shows a bar of it."""
+    """Print which stage starts, unless a terminal shows a bar for it."""
     if not sys.stderr.isatty():
         print(text, file=sys.stderr, flush=True)
 
 
 def quiet() -> None:
-    """Silence messages that tell a user nothing: advertisements, device lists, notes on our own choices."""
+    """Silence messages that do not help a user: advertisements, device lists, notes on our own choices."""
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for text in (
@@ -86,5 +86,5 @@ def quiet() -> None:
 
 
 def _note(message: Warning | str, *_: object, **__: object) -> str:
-    """Return a warning as a user reads it, without a path into the code."""
+    """Format a warning for users, without the path of a source file."""
     return f"note: {message}\n"

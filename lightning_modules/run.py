@@ -1,4 +1,4 @@
-"""What every run has: its options, its callbacks, and the checkpoints it goes on from."""
+"""Options, callbacks and checkpoints of a run."""
 
 import pickle
 from pathlib import Path
@@ -20,26 +20,26 @@ MONITOR = "val/f1_macro"  # of the inner split: what is selected on is never wha
 
 
 def first_rank() -> bool:
-    """Return whether this process keeps the run: alone, or rank zero of several."""
+    """Return whether this process writes the run: the only one, or rank zero of several."""
     return getattr(rank_zero_only, "rank", 0) in (0, None)
 
 
 class RunOptions:
-    """What a run is called, where it is kept, when it stops.
+    """Options of a run: name, experiment, start, stop and checkpoints.
 
     Args:
-        recipe: name shown beside the run.
+        recipe: name of the recipe, shown with the run.
         name: the run's name on the MLflow page; by default recipe, data, fold and seed.
         experiment: MLflow experiment.
-        parent: run id of the parent, for the members of a cross-validation.
-        resume: run id to go on with, or "auto": the newest unfinished run of the same config.
-        start_from: begin with the weights of a run (id or name) or .ckpt file, backbone and head: further training.
-        patience: stop after this many epochs without a better inner macro F1; None: train all epochs.
+        parent: run id of the parent, for the folds of a cross-validation.
+        resume: run id to resume, or "auto": the newest unfinished run of the same config.
+        start_from: start with the weights (backbone and head) of a run (id or name) or a .ckpt file.
+        patience: stop after this many epochs without a better macro F1 on the val part; None: train all epochs.
         ema_decay: average the weights with this decay per step and evaluate the average; None: do not.
-        evaluate: predict the outer part once at the end and write the two tables.
+        evaluate: predict the held-out part once at the end and write the tables of predictions and split.
         resamples: bootstrap resamples of the printed intervals.
-        keep: which checkpoint stays when the run has ended: "best", the weights that were selected; "last", the
-            training state of the last epoch as well; or "none", so that nothing can be predicted later.
+        keep: checkpoint to keep when the run has ended: "best", the selected weights; "last", also the training
+            state of the last epoch; or "none", after which `emotion predict` cannot use the run.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class RunOptions:
 
 
 class GoOnAtBatch(Callback):
-    """Takes a resumed epoch up at the batch it had reached.
+    """Resume an epoch at the batch where it was stopped.
 
     Lightning would do it, but not when the model asked for its number of steps to plan a schedule: then the loader is
     made before the checkpoint's state of it is read, and that is never handed over.
@@ -97,7 +97,7 @@ class GoOnAtBatch(Callback):
 
 
 def run_callbacks(options: RunOptions, folder: Path, *, progress: bool = True) -> list[Callback]:
-    """Return the callbacks every run has: best and last checkpoint, early stopping, guards, progress bar."""
+    """Return the callbacks of every run: best and last checkpoint, early stopping, guards, progress bar."""
     callbacks: list[Callback] = [
         ModelCheckpoint(
             dirpath=folder,
@@ -131,7 +131,7 @@ def run_callbacks(options: RunOptions, folder: Path, *, progress: bool = True) -
 
 
 def resume_checkpoint(folder: Path) -> Path | None:
-    """Return the newest checkpoint a stopped run left, or None when it had not finished an epoch.
+    """Return the newest checkpoint of a stopped run, or None if there is none.
 
     Raises:
         InputError: both checkpoints are damaged.
@@ -147,14 +147,14 @@ def resume_checkpoint(folder: Path) -> Path | None:
     if not found and damaged:
         msg = (
             f"--resume: every checkpoint of the run is damaged: {', '.join(damaged)}; "
-            f"start again without --resume, or delete {folder} to begin the same run anew"
+            f"start again without --resume, or delete {folder} to start the same run again"
         )
         raise InputError(msg)
     return max(found, key=lambda path: found[path]) if found else None
 
 
 def remove_checkpoints(folder: Path, keep: Keep = "best") -> None:
-    """Remove the checkpoints of a finished run but those that are kept; training state is three times the weights."""
+    """Remove the checkpoints of a finished run except those to keep; training state is three times the weights."""
     kept = {"best": {BEST}, "last": {BEST, LAST}, "none": set()}[keep]
     for name in {BEST, LAST, INTERRUPTED} - kept:
         (folder / name).unlink(missing_ok=True)

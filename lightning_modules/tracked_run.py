@@ -1,4 +1,4 @@
-"""The tracked run behind `emotion fit`: which one goes on, and what it says of its config and data at its beginning."""
+"""Start or resume the tracked run of a training: find it, check it, log its config and data."""
 
 import hashlib
 import sys
@@ -24,7 +24,7 @@ from records.tracking import TrackingLogger
 
 
 class RunLogger(TrackingLogger):
-    """A run that ends when we say so: Lightning would end it after `fit`, before its tables are written."""
+    """Logger that ends the run only in `end`: Lightning would end it after `fit`, before its tables are written."""
 
     def finalize(self, status: str = "success") -> None:
         """Leave the run open."""
@@ -35,7 +35,7 @@ class RunLogger(TrackingLogger):
 
 
 def division_hash(data: EmotionDataModule) -> str:
-    """Hash of which picture plays which role; one added picture can change clusters, and so the roles of many."""
+    """Hash of the role of each image; one more image can change clusters, and so the roles of many."""
     contents = np.asarray(data.contents, dtype=object)
     split = data.split_table()[["fold", "row", "role", "is_copy"]]
     split["content"] = contents[split["row"]]
@@ -58,7 +58,7 @@ def _row(run_id: str) -> dict[str, Any]:
 
 
 def require_resumable(run_id: str, division: str, identity: str) -> None:
-    """Refuse to go on with a run whose data or options changed, or that has finished.
+    """Refuse to resume a run whose data or options changed, or that has finished.
 
     Args:
         run_id: the run.
@@ -75,27 +75,27 @@ def require_resumable(run_id: str, division: str, identity: str) -> None:
         status, before, begun = known["status"], known.get("tags.division"), known.get("tags.identity")
     if isinstance(before, str) and before != division:
         msg = (
-            f"--resume: the data or the clusters in it changed since run {run_id} began, so held-out pictures may have "
+            f"--resume: the data or the clusters in it changed since run {run_id} began, so held-out images may have "
             "been trained on; start a new run without --resume"
         )
         raise InputError(msg)
     if isinstance(begun, str) and begun != identity:
         msg = (
-            f"--resume: run {run_id} was begun with other options; give those it was begun with (emotion runs list "
-            "shows its name, its config.yaml its options), or start a new run without --resume"
+            f"--resume: run {run_id} was started with other options; give the options in its config.yaml (emotion ui "
+            "shows it), or start a new run without --resume"
         )
         raise InputError(msg)
     if status == "FINISHED" and not (folder / LAST).exists():
-        msg = f"--resume: run {run_id} has finished, there is nothing to go on from; start a new run without --resume"
+        msg = f"--resume: run {run_id} has finished, so there is nothing to resume; start a new run without --resume"
         raise InputError(msg)
 
 
 def require_unwritten(run_id: str) -> None:
-    """Refuse to go on with a run that another process is writing, on this machine or on another one.
+    """Refuse to resume a run that another process is writing, on this machine or on another one.
 
     Raises:
-        InputError: another process is writing it. Nothing is known of other machines while the store cannot be
-            reached; processes of one machine exclude each other then, too.
+        InputError: another process is writing it. While the store cannot be reached, only processes of this
+            machine are checked.
     """
     row = _row(run_id)
     tags = {name.removeprefix("tags."): value for name, value in row.items() if name.startswith("tags.")}
@@ -103,7 +103,7 @@ def require_unwritten(run_id: str) -> None:
 
 
 def note_other_code(run_id: str) -> dict[str, str]:
-    """Compare code and packages with those that a run was begun with, before it goes on; say what differs.
+    """Compare code and packages with those that a resumed run was started with; print what differs.
 
     A difference does not make it another run. It is a note on stderr, and a tag that the certificate reads.
 
@@ -119,22 +119,24 @@ def note_other_code(run_id: str) -> dict[str, str]:
         differ.append("other packages (requirements.lock differs)")
     if not differ:
         return {}
-    print(f"note: run {run_id} was begun with {' and '.join(differ)}; it goes on, and records this", file=sys.stderr)
+    print(
+        f"note: run {run_id} was started with {' and '.join(differ)}; it is resumed, and records this", file=sys.stderr
+    )
     return {"resumed_with": f"{now['git_commit']} {now['lock_sha256']}"}
 
 
 def send_what_waits() -> None:
-    """Send what runs could not send while the store was away: it does not know yet that some have finished."""
+    """Send what runs stored locally while the store was unreachable, such as that they have finished."""
     if first_rank():
         replay_spools()
 
 
 def unfinished_run(options: RunOptions, identity: str) -> str | None:
-    """Return the id of the run that `--resume` means, None when a new one begins.
+    """Return the id of the run that `--resume` selects, None for a new run.
 
     Args:
         options: of the run.
-        identity: of its options and data; an unfinished run that has the same is meant by "auto".
+        identity: of its options and data; "auto" selects an unfinished run with the same.
 
     Raises:
         InputError: another process is writing it.
@@ -151,7 +153,7 @@ def _newest_unfinished(options: RunOptions, identity: str) -> str | None:
     # every rank looks for itself and finds the same: the run that rank zero opened stays unfinished
     if not has_store():
         if first_rank():
-            print("--resume: there are no runs yet; a new one begins", file=sys.stderr)
+            print("--resume: there are no runs yet; a new run starts", file=sys.stderr)
         return None
     same = f"tags.identity = '{identity}' and attributes.status != 'FINISHED'"
     found = find_runs(where=same, parent=options.parent)
@@ -159,13 +161,13 @@ def _newest_unfinished(options: RunOptions, identity: str) -> str | None:
         found = found[found["parent"].isna()]  # a fold belongs to its cross-validation
     if found.empty:
         if options.parent is None and first_rank():
-            print("--resume: no unfinished run has this config and these images; a new one begins", file=sys.stderr)
+            print("--resume: no unfinished run has this config and these images; a new run starts", file=sys.stderr)
         return None
     return str(found.iloc[0]["run_id"])
 
 
 def log_beginning(tracker: RunLogger, config: RunConfig, data: EmotionDataModule) -> None:
-    """Log the config, the data set and how its division came about."""
+    """Log the config, the data set and how it was split."""
     log_config(tracker, config)
     log_data(tracker, data)
     tracker.set_tags({f"leak.{name}": value for name, value in data.leak_record.items()})
@@ -179,7 +181,7 @@ def log_config(tracker: RunLogger, config: RunConfig) -> None:
 
 
 def log_data(tracker: TrackingLogger, data: EmotionDataModule) -> None:
-    """Log the data set as an input of the run: name, source, fingerprint, images a class."""
+    """Log the data set as an input of the run: name, source, fingerprint, images per class."""
     numbers = np.bincount(data.manifest.labels, minlength=len(data.classes)).tolist()
     counts = dict(zip(data.classes, numbers, strict=True))
     profile = {"images": len(data.manifest), "classes": counts}

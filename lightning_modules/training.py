@@ -39,13 +39,13 @@ from records.predictions import flag_protocol
 
 
 def train(config: RunConfig, callbacks: Sequence[Callback] = (), data: Any = None) -> RunResult | None:  # noqa: ANN401
-    """Train a model, predict the outer part once with the checkpoint that the inner part chose, and track the run.
+    """Train a model, evaluate its best checkpoint once on the held-out part, and track the run.
 
     Args:
         config: All options.
         callbacks: More callbacks of the trainer.
-        data: The data module of another run, such as another fold: its manifest, clusters and decoded images are used
-            again where both read the same images in the same way.
+        data: The data module of another run, such as another fold: its manifest, clusters and decoded images are reused
+            if both read the same images in the same way.
 
     Returns:
         The finished run; None on other ranks than zero.
@@ -59,10 +59,10 @@ def train(config: RunConfig, callbacks: Sequence[Callback] = (), data: Any = Non
 
 
 class Task(ABC):
-    """What a training needs to know of what it trains.
+    """What differs between training an emotion classifier and a face detector.
 
     Attributes:
-        options: What the run is called and when it stops.
+        options: Options of the run, such as its name.
         data: The data module.
         model: The untrained module.
         trainer_options: Arguments of Lightning's Trainer.
@@ -82,7 +82,7 @@ class Task(ABC):
         """Load the weights that the run starts from.
 
         Raises:
-            InputError: They are of another network, or have seen images that the run reports on.
+            InputError: They are of another network, or were trained on images of the held-out part.
         """
 
     @abstractmethod
@@ -91,7 +91,7 @@ class Task(ABC):
 
     @abstractmethod
     def tags(self) -> dict[str, str]:
-        """Return the tags that are this kind's own."""
+        """Return the tags for this kind of training."""
 
     @abstractmethod
     def callbacks(self, folder: Path) -> list[Callback]:
@@ -103,11 +103,11 @@ class Task(ABC):
 
     @abstractmethod
     def evaluate(self, trainer: Trainer, tracker: RunLogger) -> tuple[pd.DataFrame, str]:
-        """Predict the outer part once; return the table of predictions and the result as it is printed."""
+        """Predict the held-out part once; return the table of predictions and the printed result."""
 
     @abstractmethod
     def split_table(self) -> pd.DataFrame:
-        """Return which image plays which role."""
+        """Return the table of the role of each image."""
 
 
 class EmotionTask(Task):
@@ -116,7 +116,7 @@ class EmotionTask(Task):
     def __init__(self, config: RunConfig, shared: EmotionDataModule | None = None) -> None:
         self.config = config
         if config.ckpt_path is not None:
-            read_checkpoint(config.ckpt_path)  # one that is damaged or would run code, before Lightning opens it
+            read_checkpoint(config.ckpt_path)  # refuses a damaged or unsafe file before Lightning opens it
         sections = config.instantiate()
         self.options = RunOptions(**config.run)
         self.data = EmotionDataModule(**sections.data)
@@ -149,7 +149,7 @@ class EmotionTask(Task):
         return f"{self.options.recipe} {self.data.manifest.name}{fold} seed {self.config.seed_everything}"
 
     def tags(self) -> dict[str, str]:
-        """Return the tags that are this kind's own."""
+        """Return the tags for this kind of training."""
         return {"kind": "run", "recipe": self.options.recipe, "fold": str(self.data.fold)}
 
     def callbacks(self, folder: Path) -> list[Callback]:
@@ -163,7 +163,7 @@ class EmotionTask(Task):
             print(*(f"note: {note}\n" for note in self.data.manifest.notes), sep="", end="", file=sys.stderr)
 
     def evaluate(self, trainer: Trainer, tracker: RunLogger) -> tuple[pd.DataFrame, str]:
-        """Predict the outer part once; return the table of predictions and the printed result."""
+        """Predict the held-out part once; return the table of predictions and the printed result."""
         if not self.options.evaluate:
             return pd.DataFrame(), ""
         return evaluate_outer(
@@ -176,12 +176,12 @@ class EmotionTask(Task):
         )
 
     def split_table(self) -> pd.DataFrame:
-        """Return which image plays which role."""
+        """Return the table of the role of each image."""
         return flag_protocol(self.data.split_table(), self.data.division.protocol)
 
 
 def make_task(config: RunConfig, shared: Any = None) -> Task:  # noqa: ANN401 - a data module of the same kind
-    """Seed everything, and make the data and the model of a config."""
+    """Seed everything, and create the data and the model of a config."""
     seed_everything(config.seed_everything, workers=True, verbose=False)
     if config.kind == "detector":
         from lightning_modules.detector.run import DetectorTask
@@ -191,7 +191,7 @@ def make_task(config: RunConfig, shared: Any = None) -> Task:  # noqa: ANN401 - 
 
 
 def prepare(data: Any) -> None:  # noqa: ANN401 - a data module
-    """Decode the images and look for duplicates; what another run has done already is used again.
+    """Decode the images and find duplicates, unless another run has done so.
 
     Raises:
         InputError: Images that cannot be read.
@@ -252,10 +252,10 @@ def _train(config: RunConfig, callbacks: Sequence[Callback], shared: Any) -> Run
         remove_checkpoints(folder, getattr(options, "keep", "best"))
     except BaseException as error:
         if first_rank():
-            with contextlib.suppress(OSError):  # what ended the run is reported, not that its end cannot be written
+            with contextlib.suppress(OSError):  # report the first error, not that the end of the run cannot be written
                 tracker.end(how_it_ended(error))
             if options.parent is None and list(folder.glob("*.ckpt")):
-                advice = f"the run is kept; to go on: the same command with --resume {tracker.run_id}"
+                advice = f"the run is kept; to resume it, run the same command with --resume {tracker.run_id}"
                 print(advice, file=sys.stderr)
         raise
     return RunResult(
@@ -300,10 +300,10 @@ def check_options(config: RunConfig) -> None:
 
 
 def _check_devices(config: RunConfig) -> None:
-    """Refuse ways to start several processes in which the other processes could not find this run.
+    """Refuse ways of starting processes in which the other processes cannot find this run.
 
     Raises:
-        InputError: so.
+        InputError: The strategy copies this process, or a notebook has several devices.
     """
     strategy, devices = config.trainer.get("strategy", "auto"), config.trainer.get("devices", 1)
     if isinstance(strategy, str) and ("spawn" in strategy or "fork" in strategy or "notebook" in strategy):
@@ -314,17 +314,17 @@ def _check_devices(config: RunConfig) -> None:
         raise InputError(msg)
     if _IS_INTERACTIVE and devices not in (1, "1"):
         msg = (
-            f"--trainer.devices: a notebook trains on one device, got {devices!r}; give 1, or run `emotion fit` with "
+            f"--trainer.devices: must be 1 in a notebook, got {devices!r}; give 1, or run `emotion fit` with "
             "several devices from a terminal"
         )
         raise InputError(msg)
 
 
 def evaluate(config: RunConfig, checkpoint: Path, part: Literal["validate", "test"]) -> None:
-    """Evaluate a checkpoint on the inner (validate) or outer part (test) of a config's data; Lightning prints it.
+    """Evaluate a checkpoint on the val part (validate) or the held-out part (test); Lightning prints the metrics.
 
     Raises:
-        InputError: The checkpoint is damaged, not ours or of other classes.
+        InputError: The checkpoint is damaged, of another program or of other classes.
     """
     quiet()
     check_options(config)
@@ -339,7 +339,7 @@ def evaluate(config: RunConfig, checkpoint: Path, part: Literal["validate", "tes
 def make_trainer(
     options: dict[str, Any], tracker: RunLogger | None, folder: Path, callbacks: Sequence[Callback]
 ) -> Trainer:
-    """Return Lightning's trainer with the run's callbacks, its logger and a checked writer of checkpoints."""
+    """Return Lightning's trainer with the run's callbacks, its logger and `CheckedCheckpointIO`."""
     given = dict(options)
     given["callbacks"] = [*(given.get("callbacks") or []), *callbacks]
     plugins = given.get("plugins") or []

@@ -1,4 +1,4 @@
-"""Disk space that runs take: how much, and how to free it."""
+"""Disk space of runs: show it and free it."""
 
 import contextlib
 import shutil
@@ -23,7 +23,7 @@ CHECKPOINTS = ".ckpt"  # suffix, in the local folder of a run and among its arti
 def disk_use(directory: str | Path = store.DIRECTORY) -> pd.DataFrame:
     """Return the disk space of each run on this machine, the largest first.
 
-    Runs that were deleted, and folders of runs that the store does not know, are included as far as they have files.
+    Deleted runs, and folders of runs that the store does not know, are included if they have files.
     Artifacts on a tracking server are not.
 
     Args:
@@ -60,7 +60,7 @@ def _checkpoints(place: Path | None) -> int:
 
 
 def _artifacts(client: MlflowClient | None, run_id: str, home: Path) -> Path | None:
-    """Return the folder with a run's artifacts and nothing else, None when they are not on this machine.
+    """Return the folder that has only the artifacts of a run, None if they are not on this machine.
 
     The embedded store keeps them in its own folder, whatever address is recorded: that of a copied store may still name
     the folder that it was copied from.
@@ -147,7 +147,7 @@ def _remove(place: Path | None) -> int:
     except OSError as error:
         msg = (
             f"RUN: {place} cannot be removed ({error.strerror or error}); the run is marked as deleted. Change the "
-            "permissions and give the same command again."
+            "permissions and run the same command again."
         )
         raise InputError(msg) from error
     return size

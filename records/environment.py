@@ -1,4 +1,4 @@
-"""What a run was made with: git commit, lock file, package versions, machine; and what is installed here."""
+"""Environment of a run and of this machine: git commit, lock file, package versions, devices, disks."""
 
 import hashlib
 import importlib.metadata
@@ -93,13 +93,13 @@ class Installation:
         cores: Logical CPU cores.
         gpus: Name and bytes of memory of each GPU that torch can use.
         store: Address of the tracking store, without a password.
-        answer: "answers", or why the store does not.
-        runs: Number of runs in the store, None if it does not answer.
+        answer: "reachable", "created by the first run", or the error of the store.
+        runs: Number of runs in the store, None if it cannot be reached.
         cache: The cache folder.
         cache_bytes: Its size.
-        pixel_bytes: Size of the pixel caches, which the budget is for.
-        budget_bytes: Default of what the pixel caches may take.
-        free: Folder -> free bytes of its disk, for the folder of the runs and for the cache.
+        pixel_bytes: Size of the pixel caches, which the budget limits.
+        budget_bytes: Default budget of the pixel caches.
+        free: Free bytes on the disk of the folder of the runs and of the cache, by folder.
     """
 
     versions: dict[str, str]
@@ -118,7 +118,7 @@ class Installation:
 
 
 def installation(directory: str | Path = store.DIRECTORY) -> Installation:
-    """Look at what is installed here, at the devices, the tracking store in `directory`, the cache and the disks."""
+    """Return versions, devices, and the state of the tracking store in `directory`, the cache and the disks."""
     versions = {"python": platform.python_version()}
     versions |= {name: _version(name) for name in ("emotion-pipeline", "torch", "lightning", "timm", "mlflow")}
     git = git_state()
@@ -143,9 +143,9 @@ def installation(directory: str | Path = store.DIRECTORY) -> Installation:
 
 def _ask_store(directory: str | Path) -> tuple[str, int | None]:
     if not runs.has_store(directory):
-        return "is made by the first run", 0
+        return "created by the first run", 0
     try:
-        return "answers", len(runs.find_runs(directory=directory, limit=1_000_000))
+        return "reachable", len(runs.find_runs(directory=directory, limit=1_000_000))
     except InputError as error:
         return str(error), None
 

@@ -1,4 +1,4 @@
-"""Serve MLflow's page of the runs on this machine."""
+"""Serve the MLflow page of the runs on this machine."""
 
 import contextlib
 import os
@@ -19,20 +19,20 @@ def ui_command(directory: str | Path = store.DIRECTORY, port: int = 5000) -> lis
     """Return the command that serves the page of the runs in `directory`, after checking store and port."""
     remote = os.environ.get("MLFLOW_TRACKING_URI", "")
     if remote.startswith("http"):
-        msg = f"MLFLOW_TRACKING_URI: runs are on a server, its page is {store.without_password(remote)}. Open that."
+        msg = f"MLFLOW_TRACKING_URI: runs are on a server; open its page {store.without_password(remote)}"
         raise InputError(msg)
     if not remote:
         runs.require_store(directory)
         store.ensure_store(directory)
     if not 1 <= port <= 65535:
-        msg = f"port: must lie between 1 and 65535, got {port}."
+        msg = f"--port: must be from 1 to 65535, got {port}."
         raise InputError(msg)
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port just left may be taken again
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            msg = f"port: {port} cannot be used ({error.strerror}). Choose another: emotion ui --port {_free_port()}"
+            msg = f"--port: {port} cannot be used ({error.strerror}). Choose another: emotion ui --port {_free_port()}"
             raise InputError(msg) from error
     artifacts = str(Path(directory).absolute() / "artifacts")
     uri = store.tracking_uri(directory)

@@ -1,4 +1,4 @@
-"""k runs under one parent: each fold selected on its inner split, each image predicted once, one table at the end."""
+"""Cross-validation: k runs under one parent run, in which each image is predicted once."""
 
 import contextlib
 import gc
@@ -39,7 +39,7 @@ from sweeps.members import Member, Members, known_members, reserve, withdraw
 
 @dataclass(frozen=True)
 class CrossValidation:
-    """What a cross-validation gives; all of it is in the parent run, too."""
+    """Result of a cross-validation, which the parent run stores, too."""
 
     run_id: str
     predictions: pd.DataFrame  # of the first seed, every image once
@@ -64,7 +64,7 @@ class _Folds:
 
     @property
     def identity(self) -> str:
-        """What says whether two cross-validations are the same."""
+        """Identity of the cross-validation: hash of config, data, folds and seeds."""
         seeds = "-".join(map(str, self.seeds))
         text = f"{self.config.identity(self.data.content_hash)} {self.folds} folds, seeds {seeds}"
         return hashlib.sha256(text.encode()).hexdigest()
@@ -102,17 +102,17 @@ def cross_validate(
     name: str | None = None,
     workers: int = 1,
 ) -> CrossValidation | None:
-    """Train and evaluate every fold once.
+    """Train and evaluate each fold once per seed.
 
     Args:
-        config: what all folds share; its split, fold, seed and parent are set here.
+        config: common options of all folds; split, fold, seed and parent are set here.
         folds: number of folds, at least 2.
         seeds: training seeds; the folds are those of the first seed throughout.
-        resume: parent run id to go on with, or "auto" for the newest unfinished one of the same options and images.
+        resume: parent run id to resume, or "auto" for the newest unfinished one of the same options and images.
         resamples: bootstrap resamples of the pooled intervals.
-        above: run id of the study that this cross-validation is a part of.
-        name: of the run; by default that of ``--run.name``, else recipe, data and number of folds.
-        workers: processes that train folds at the same time, GPUs shared out in turn, or the CPU's threads divided.
+        above: run id of the study that this cross-validation belongs to.
+        name: name of the run; by default that of ``--run.name``, else recipe, data and number of folds.
+        workers: processes that train folds at the same time; worker i uses GPU i, or they share the CPU threads.
 
     Returns:
         The pooled result of the first seed, and the spread over folds and seeds; None on other ranks than zero.
@@ -121,19 +121,19 @@ def cross_validate(
         InputError: wrong options; a class with fewer clusters than folds; folds that do not cover the images once.
     """
     if folds < 2:
-        msg = f"--folds: at least 2, got {folds}; for one split use `emotion fit --split holdout`"
+        msg = f"--folds: must be at least 2, got {folds}; for one split use `emotion fit --split holdout`"
         raise InputError(msg)
     if len(set(seeds)) != len(seeds):
-        msg = f"--seeds: each seed once, got {seeds}"
+        msg = f"--seeds: must not repeat a seed, got {seeds}"
         raise InputError(msg)
     if resamples < 100:
-        msg = f"--resamples: at least 100 for an interval (2000 is usual), got {resamples}"
+        msg = f"--resamples: must be at least 100 for an interval (2000 is usual), got {resamples}"
         raise InputError(msg)
     if not config.run["evaluate"]:
-        msg = "run.evaluate: a cross-validation is made of its folds' predictions; leave --run.evaluate out"
+        msg = "--run.evaluate: must be true, since a cross-validation needs predictions, got false; leave it out"
         raise InputError(msg)
     if workers < 1:
-        msg = f"--workers: at least 1, got {workers}"
+        msg = f"--workers: must be at least 1, got {workers}"
         raise InputError(msg)
     quiet()
     check_options(config)
@@ -172,9 +172,9 @@ def cross_validate(
             _keep_spread(parent, fold_table, pooled_table)
             parent.finalize("success")
         except BaseException as error:
-            with contextlib.suppress(OSError):  # what ended it is reported, not that its end cannot be written
+            with contextlib.suppress(OSError):  # report the first error, not that the end of the run cannot be written
                 parent.finalize(how_it_ended(error))
-            hint = f"finished folds are kept; to go on: the same command with --resume {parent.run_id}"
+            hint = f"finished folds are kept; to resume, run the same command with --resume {parent.run_id}"
             print(hint, file=sys.stderr, flush=True)
             withdraw(members)
             raise
@@ -187,20 +187,20 @@ def _parent_to_resume(work: _Folds, resume: str | None) -> str | None:
     if not has_store():
         if resume != "auto":
             msg = (
-                f"--resume: there are no runs in this folder, so no {resume!r}; change to the folder that holds mlruns"
+                f"--resume: there are no runs in this folder, got {resume!r}; change to the folder that contains mlruns"
             )
             raise InputError(msg)
         if first_rank():
-            print("--resume: there are no runs yet; a new one begins", file=sys.stderr)
+            print("--resume: there are no runs yet; a new run starts", file=sys.stderr)
         return None
-    send_what_waits()  # a fold may have finished while the server was away
+    send_what_waits()  # a fold may have finished while the server was unreachable
     if resume != "auto":
         found = run_row(find_run(resume))
         prepare(work.data)
         if found.get("tags.identity") != work.identity:
             msg = (
-                f"--resume: {resume} is {found['name']!r} with other options or images; give those it was started "
-                "with, or leave --resume out"
+                f"--resume: {resume} is {found['name']!r}, which has other options or images; give those it was "
+                "started with, or leave --resume out"
             )
             raise InputError(msg)
         return str(found["run_id"])
@@ -210,7 +210,7 @@ def _parent_to_resume(work: _Folds, resume: str | None) -> str | None:
     if not unfinished.empty:
         return str(unfinished.iloc[0]["run_id"])
     if first_rank():
-        advice = "no unfinished cross-validation has these options and images; a new one begins"
+        advice = "no unfinished cross-validation has these options and images; a new run starts"
         print(f"--resume: {advice}", file=sys.stderr)
     return None
 
@@ -269,7 +269,9 @@ def _run_folds(
         tqdm.write(f"{line}, accuracy {scores['accuracy']:.3f}", file=sys.stderr)
         states = {member.manifest for member in members.values() if member.manifest}
         if len(states) > 1:
-            msg = f"folds: all must be of the same data, they are of {len(states)} states of it; start without --resume"
+            msg = (
+                f"folds: all must use the same data, got {len(states)} versions of it; start a new run without --resume"
+            )
             raise InputError(msg)
     return results
 
@@ -281,14 +283,14 @@ Finished = Iterator[tuple[tuple[int, int], RunResult]]
 def _one_by_one(work: _Folds, parent: str, left: Reserved) -> Finished:
     """Train folds in this process, one after the other."""
     for number, ((seed, fold), run_id) in enumerate(left.items(), start=len(work.todo) - len(left) + 1):
-        tqdm.write(f"fold {fold} seed {seed} begins ({number} of {len(work.todo)})", file=sys.stderr)
+        tqdm.write(f"fold {fold} seed {seed} starts ({number} of {len(work.todo)})", file=sys.stderr)
         done = work.train(seed, fold, parent, run_id)
         assert done is not None  # of rank zero
         yield (seed, fold), RunResult.tables_of(done)
 
 
 def _in_workers(work: _Folds, parent: str, left: Reserved, workers: int) -> Finished:
-    """Train folds in several processes, each of which takes the next one when it has finished one.
+    """Train folds in several processes, each of which takes the next fold when it has finished one.
 
     Raises:
         InputError: a fold could not be trained, or a process was ended; the folds that finished are kept.
@@ -304,7 +306,7 @@ def _in_workers(work: _Folds, parent: str, left: Reserved, workers: int) -> Fini
             (seed, fold), run_id = waiting.pop(0)
             running[connection] = process, (seed, fold)
             connection.send((seed, fold, run_id))
-            tqdm.write(f"fold {fold} seed {seed} begins", file=sys.stderr)
+            tqdm.write(f"fold {fold} seed {seed} starts", file=sys.stderr)
         else:
             connection.send(None)
 
@@ -342,12 +344,12 @@ def _in_workers(work: _Folds, parent: str, left: Reserved, workers: int) -> Fini
 
 def _ended(status: int | None) -> str:
     if status is not None and status < 0:
-        return f"its process was ended by {signal.Signals(-status).name}; with too little memory give fewer --workers"
-    return f"its process ended with status {status}; what it printed says why"
+        return f"its process was ended by {signal.Signals(-status).name}; if memory ran out, give fewer --workers"
+    return f"its process ended with status {status}; see what it printed above"
 
 
 def _serve(connection: Connection, config: dict[str, Any], folds: int, seeds: list[int], parent: str) -> None:
-    """Train the folds that come over a connection, until None comes; send run id and what went wrong for each."""
+    """Train the folds received over a connection until None is received; send run id and error of each."""
     common = RunConfig.from_dict(config).override({"trainer.enable_progress_bar": False})
     work = _Folds(common, folds, seeds, data_module(common))
     while (task := connection.recv()) is not None:
@@ -363,25 +365,25 @@ def _serve(connection: Connection, config: dict[str, Any], folds: int, seeds: li
             connection.send((done.run_id, ""))
         except InputError as error:
             connection.send(("", str(error)))
-        except KeyboardInterrupt:  # the process that started this one says so
+        except KeyboardInterrupt:  # the process that started this one reports it
             return
 
 
 def _check_complete(pooled: dict[int, pd.DataFrame]) -> None:
-    """Every seed predicted the same images, and no number is left out; or the pooled figures mean nothing."""
+    """Raise unless every seed predicted the same images, and each image once."""
     first = next(iter(pooled.values()))
     missing = np.setdiff1d(np.arange(first["row"].max() + 1), first["row"])
     other = [seed for seed, table in pooled.items() if not table[["row", "content"]].equals(first[["row", "content"]])]
     if len(missing) or other:
         msg = (
-            f"folds: each image is predicted once; {len(missing)} were not (rows {missing[:5].tolist()}), and seeds "
-            f"{other} saw other images. Did the data change between folds? Start again without --resume"
+            f"folds: each image must be predicted once; {len(missing)} were not (rows {missing[:5].tolist()}), and "
+            f"seeds {other} predicted other images. The data may have changed; start a new run without --resume"
         )
         raise InputError(msg)
 
 
 def _keep_spread(parent: TrackingLogger, folds: pd.DataFrame, pooled: pd.DataFrame) -> None:
-    """Keep mean and standard deviation over the first seed's folds, and over the seeds."""
+    """Log mean and standard deviation over the first seed's folds, and over the seeds."""
     first = folds[folds["seed"] == folds["seed"].iloc[0]]
     for name in ("f1_macro", "accuracy"):
         parent.log_metrics({f"folds/{name}_mean": first[name].mean(), f"folds/{name}_sd": first[name].std(ddof=1)})

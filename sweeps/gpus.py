@@ -1,4 +1,4 @@
-"""Which GPU each worker process of this machine uses."""
+"""Assign GPUs to worker processes."""
 
 import contextlib
 import os
@@ -24,7 +24,7 @@ def worker_gpus(workers: int) -> list[str | None]:
 
 @contextlib.contextmanager
 def environment_variables(new: Mapping[str, str]) -> Iterator[None]:
-    """Set variables for the processes that are started meanwhile."""
+    """Set environment variables for processes that are started in this context."""
     before = {name: os.environ.get(name) for name in new}
     os.environ.update(new)
     try:

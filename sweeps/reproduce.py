@@ -1,4 +1,4 @@
-"""`emotion reproduce`: run a tracked run again from its own config and seed, and say what differs."""
+"""`emotion reproduce`: run a tracked run again from its own config and seed, and report what differs."""
 
 import json
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ COMPARED = ("git_commit", "git_dirty", "lock_sha256", "python", "platform", "pro
 
 
 def environment_differences(run_id: str) -> list[str]:
-    """Return one line for each part of the environment that is not what it was when the run was made."""
+    """Return one line for each part of the environment that has changed since the run."""
     then = json.loads(download(run_id, "environment.json").read_text())
     now = environment()
     names = [name for name in (*COMPARED, *sorted(now)) if name in COMPARED or name.startswith("version_")]
@@ -27,7 +27,7 @@ def environment_differences(run_id: str) -> list[str]:
     if then.get("git_commit") != now.get("git_commit") and then.get("git_commit", "unknown") != "unknown":
         lines.append(f"for the same code: git checkout {then['git_commit']}")
     if then.get("git_dirty") == "true":
-        lines.append("the run was made from files that were not committed, so its code cannot be had again for certain")
+        lines.append("the run used files that were not committed, so its code may not be available any more")
     return lines
 
 
@@ -40,10 +40,12 @@ def prediction_differences(before: pd.DataFrame, after: pd.DataFrame) -> list[st
     before, after = before.sort_values("row", ignore_index=True), after.sort_values("row", ignore_index=True)
     if not before[["row", "content"]].equals(after[["row", "content"]]):
         only_before = len(set(before["content"]) - set(after["content"]))
-        return [f"other images were evaluated: {len(before)} then, {len(after)} now, {only_before} of then are missing"]
+        return [
+            f"other images were evaluated: {len(before)} then, {len(after)} now, {only_before} of the old are missing"
+        ]
     lines = []
     if changed := int((before["label"] != after["label"]).sum()):
-        lines.append(f"labels: {changed} of {len(before)} images carry another label")
+        lines.append(f"labels: {changed} of {len(before)} images have another label")
     if changed := int((before["predicted"] != after["predicted"]).sum()):
         lines.append(f"predictions: {changed} of {len(before)} images are classified differently")
     columns = [name for name in before if name.startswith(PROBABILITY)]
@@ -55,7 +57,7 @@ def prediction_differences(before: pd.DataFrame, after: pd.DataFrame) -> list[st
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What running a run again gave: one line for each difference of the environment and of the numbers."""
+    """Result of a reproduction: one line for each difference of the environment and of the numbers."""
 
     run_id: str
     environment: list[str]
@@ -67,7 +69,7 @@ def reproduce(run: str) -> Reproduction | None:
     """Run a tracked run again from its own config and seed.
 
     Args:
-        run: id, its beginning, its name, or latest.
+        run: run id or its start, name, or latest.
 
     Returns:
         What differs; None on other ranks than zero.

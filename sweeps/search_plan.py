@@ -1,4 +1,4 @@
-"""What a search is: its options, checked before anything runs, and what must agree between all that work on it."""
+"""Options of a search, validated before the first trial, and its identity, which all workers must share."""
 
 import json
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ ATTEMPTS = 20  # draws, of which one has to be of options that go together
 
 
 def search_config(options: Options) -> RunConfig:
-    """Return the config that all trials share: its reported part is the given one, or a hold-out.
+    """Return the common config of all trials; its split is the given one, or a hold-out.
 
     Raises:
-        InputError: an option that a search sets itself, or a value that does not fit.
+        InputError: an option that a search sets itself, or a wrong value.
     """
     check_options(options)
     config = RunConfig.layered(options)
@@ -35,12 +35,12 @@ def search_config(options: Options) -> RunConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What a search is; two of one name must have the same.
+    """Options of a search; all searches of the same name must have the same.
 
     Attributes:
         name: of the study.
-        config: what all trials share, from `search_config`.
-        space: names of spaces, and what files of spaces hold.
+        config: common options of all trials, from `search_config`.
+        space: names of spaces, and the contents of space files.
         folds: inner folds of a trial.
         objectives: 1, inner macro F1; or 2, the FLOPs of an image as well.
         sampler: tpe, grid, random or nsga2.
@@ -58,10 +58,10 @@ class Plan:
     seed: int = 0
 
     def check(self) -> None:
-        """Refuse what no trial could run with; opens no picture.
+        """Raise if no trial could run with these options; opens no image.
 
         Raises:
-            InputError: naming the option.
+            InputError: the message names the option.
         """
         check_number(self.folds)
         check_names(build_space(self.space))
@@ -71,10 +71,10 @@ class Plan:
 
     @cached_property
     def data(self) -> EmotionDataModule:
-        """The images of the first inner fold of a trial that could run.
+        """Data module of a valid trial.
 
         Raises:
-            InputError: none of a few drawn at random could.
+            InputError: none of a few random trials is valid.
         """
         space, problem = build_space(self.space), InputError()
         with quiet():
@@ -100,7 +100,7 @@ class Plan:
 
     @cached_property
     def identity(self) -> dict[str, Any]:
-        """What must agree between all that work on the study; where the data lie may differ between machines."""
+        """Identity of the search, which all workers must share; paths of the data may differ."""
         images = data_module(self.config)
         images.share(self.data)
         plan = {
@@ -117,7 +117,7 @@ class Plan:
         return json.loads(json.dumps(plan))
 
     def settings(self, parent: str) -> dict[str, Any]:
-        """Return what a trial needs to know.
+        """Return the settings that a trial needs.
 
         Args:
             parent: run id of the search.

@@ -1,1 +1,1 @@
-"""The command line, one module a group of commands: each parses its arguments, makes one call and prints."""
+"""The command line: each module parses the arguments of a group of commands, makes one call and prints the result."""

@@ -1,4 +1,4 @@
-"""The commands about images: `emotion data describe | check | prepare | cache`."""
+"""Describe, check, prepare or cache a set of images: `emotion data`."""
 
 import argparse
 import os
@@ -27,7 +27,7 @@ NO_FACE = ("list", "drop", "keep", "centre")
 CUT_OPTIONS = ("margin", "size", "rule", "border", "upright", "no_face")  # fields of CutOptions
 CACHES = ("pixels", "crops", "unpacked", "drawn", "scenes", "features", "hashes")
 
-CLEARED = f"delete caches of these kinds: {', '.join(CACHES)}, or all; pixels and hashes if none is named"
+CLEARED = f"delete caches of these kinds: {', '.join(CACHES)}, or all (default: pixels, and with them hashes)"
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,29 +35,60 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     data = parser.add_argument_group("the images")
     data.add_argument("source", nargs="?", help=argparse.SUPPRESS)
     data.add_argument(
-        "--data", help=f"a path, reader:path ({', '.join(READERS)}), drawn[:largest=1000,ratio=10], or scenes [drawn]"
+        "--data",
+        help=f"a path, reader:path ({', '.join(READERS)}), drawn[:largest=1000,ratio=10], or scenes (default: drawn)",
     )
-    data.add_argument("--pattern", help="regular expression for paths, with named groups label, subject, any group")
-    data.add_argument("--votes", choices=VOTES, default="ignore", help="what annotators' votes are for")
-    data.add_argument("--drop-ties", action="store_true", help="with votes: leave out images with a shared first place")
-    data.add_argument("--keep-unknown", action="store_true", help="with votes: keep images that most call unknown")
-    data.add_argument("--alias", action="append", metavar="NAME=CLASS", help="another name for a class; repeatable")
-    data.add_argument("--unknown-labels", choices=UNKNOWN_LABELS, default="error", help="what to do with them")
+    data.add_argument(
+        "--pattern", help="regular expression for paths, with named groups: label, subject, split, or any other column"
+    )
+    data.add_argument(
+        "--votes",
+        choices=VOTES,
+        default="ignore",
+        help="votes of annotators: ignore them, use the majority as the label, or train on their shares (soft) "
+        "(default: %(default)s)",
+    )
+    data.add_argument(
+        "--drop-ties", action="store_true", help="with --votes: leave out images whose first place is a tie"
+    )
+    data.add_argument(
+        "--keep-unknown", action="store_true", help="with --votes: keep images that most annotators call unknown"
+    )
+    data.add_argument(
+        "--alias",
+        action="append",
+        metavar="NAME=CLASS",
+        help="another name of a class, such as furious=angry; repeatable",
+    )
+    data.add_argument(
+        "--unknown-labels",
+        choices=UNKNOWN_LABELS,
+        default="error",
+        help="labels that are not a known class: stop with an error, drop their images, or keep them as classes "
+        "(default: %(default)s)",
+    )
     data.add_argument(
         "--agreement",
         choices=AGREEMENTS,
         type=lambda text: int(text) if text.isdecimal() else text,
         default="any",
-        help="use images whose label so many annotators gave",
+        help="use only images whose label at least this many annotators gave (default: %(default)s)",
     )
-    data.add_argument("--per-class", type=int, metavar="N", help="use N images of every class, the agreed ones first")
-    data.add_argument("--bad-records", choices=BAD_RECORDS, default="error", help="stop, or leave them out")
+    data.add_argument(
+        "--per-class", type=int, metavar="N", help="use N images of each class, those with the most agreement first"
+    )
+    data.add_argument(
+        "--bad-records",
+        choices=BAD_RECORDS,
+        default="error",
+        help="broken records of an annotation file: stop with an error, or drop them (default: %(default)s)",
+    )
     for column in ("path", "label", "subject", "split"):
-        data.add_argument(f"--{column}-column", metavar="COLUMN", help=f"the table's column for the {column}")
+        data.add_argument(f"--{column}-column", metavar="COLUMN", help=f"column of the table that has the {column}")
 
 
 def open_data(args: argparse.Namespace) -> "Manifest":
-    """Read what the arguments of :func:`add_data_arguments` name; drawn faces if they name nothing."""
+    """Read the data that the arguments of :func:`add_data_arguments` name; drawn faces by default."""
     from datamodules.readers import ReadOptions, read
 
     source = _source(args)
@@ -93,19 +124,27 @@ def _source(args: argparse.Namespace) -> str | None:
 
 
 def _add_face_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``--faces`` and what goes with it; the defaults stand in ``CutOptions``."""
-    faces = parser.add_argument_group("cutting faces out (with --faces; --output is then a folder)")
-    faces.add_argument("--faces", metavar="DETECTOR", help="haar, yunet:FILE, or FILE.onnx of a detector trained here")
-    faces.add_argument("--margin", type=float, help="share of the box's longer side added on every side [0.25]")
-    faces.add_argument("--size", type=int, help="side of the crops in pixels [500]")
-    faces.add_argument("--rule", choices=RULES, help="which of several faces [largest]")
-    faces.add_argument("--border", choices=BORDERS, help="outside the picture: mirrored or grey [reflect]")
-    faces.add_argument("--upright", action="store_true", default=None, help="turn faces until the eyes are level")
+    """Add ``--faces`` and its options; their defaults are those of ``CutOptions``."""
+    faces = parser.add_argument_group("face crops (with --faces; --output is then a folder)")
+    faces.add_argument(
+        "--faces",
+        metavar="DETECTOR",
+        help="face detector: haar, yunet:FILE, or FILE.onnx from `emotion detector export`",
+    )
+    faces.add_argument(
+        "--margin", type=float, help="share of the box's longer side that is added on each side (default: 0.25)"
+    )
+    faces.add_argument("--size", type=int, help="side of the crops in pixels (default: 500)")
+    faces.add_argument("--rule", choices=RULES, help="face to use if an image has several (default: largest)")
+    faces.add_argument(
+        "--border", choices=BORDERS, help="fill outside the image: its reflection, or grey padding (default: reflect)"
+    )
+    faces.add_argument("--upright", action="store_true", default=None, help="rotate faces so that the eyes are level")
     faces.add_argument(
         "--no-face",
         choices=NO_FACE,
-        help="pictures without a face, which no_face.csv lists: left out, with exit status 1 (list) or 0 (drop); "
-        "kept whole; or their middle square [list]",
+        help="images without a face, which no_face.csv lists: leave them out, with exit status 1 (list) or 0 (drop), "
+        "keep the whole image, or take its centre square (default: list)",
     )
     faces.add_argument(
         "--unlabelled",
@@ -113,11 +152,11 @@ def _add_face_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="the images have no labels; --data is an image, a folder or a table, as for `emotion predict`",
     )
-    faces.add_argument("--workers", type=int, help="processes [one a core]")
+    faces.add_argument("--workers", type=int, help="number of processes (default: one per core)")
 
 
 def _describe(args: argparse.Namespace) -> int:
-    """Print what is in the data set, and draw the chart if one is asked for."""
+    """Print a summary of the data set, and draw its chart with ``--chart``."""
     from datamodules.describe import describe
 
     manifest = open_data(args)
@@ -132,12 +171,12 @@ def _describe(args: argparse.Namespace) -> int:
 
 
 def _prepare(args: argparse.Namespace) -> int:
-    """Write the manifest, or with ``--faces`` the crops and theirs, and say how to use it."""
+    """Write the manifest, or with ``--faces`` the crops and their manifest; print how to use it."""
     if args.faces is not None:
         return _prepare_faces(args)
     for name in (*CUT_OPTIONS, "unlabelled", "workers"):
         if getattr(args, name) is not None:
-            option, rule = f"--{name.replace('_', '-')}", "is for cutting faces out"
+            option, rule = f"--{name.replace('_', '-')}", "needs --faces"
             raise invalid(option, rule, getattr(args, name), "add --faces, or leave it out")
     manifest = open_data(args)
     path = Path(args.output).expanduser()
@@ -153,7 +192,7 @@ def _prepare(args: argparse.Namespace) -> int:
 
 
 def _prepare_faces(args: argparse.Namespace) -> int:
-    """Cut the faces and say what was found; exit status 1 where pictures were left out and nobody had chosen that."""
+    """Write the face crops; exit status 1 if images without a face were left out and ``--no-face`` is ``list``."""
     from datamodules.faces.prepare import prepare_faces, unlabelled_images
 
     options = _cut_options(args)
@@ -162,11 +201,11 @@ def _prepare_faces(args: argparse.Namespace) -> int:
     output = Path(args.output).expanduser()
     done = prepare_faces(manifest, args.faces, output, options, workers=args.workers, fresh=args.overwrite)
     total = len(manifest)
-    print(f"{total:,} pictures: a face in {done.found:,} (several in {done.several:,}), none in {done.empty:,}")
+    print(f"{total:,} images: a face in {done.found:,} (several in {done.several:,}), none in {done.empty:,}")
     if done.unreadable:
         print(f"{done.unreadable:,} cannot be read")
-    stood = f", {total - done.done:,} stood already" if done.done < total else ""
-    print(f"worked on {done.done:,}{stood}" + (f"; {done.removed:,} old crops removed" if done.removed else ""))
+    stood = f", {total - done.done:,} were done before" if done.done < total else ""
+    print(f"processed {done.done:,}{stood}" + (f"; {done.removed:,} old crops removed" if done.removed else ""))
     left = total - len(done.manifest)
     if done.empty or done.unreadable:
         print(f"listed: {output / 'no_face.csv'}")
@@ -187,7 +226,7 @@ def _cut_options(args: argparse.Namespace) -> "CutOptions":
 
 
 def _check(args: argparse.Namespace) -> int:
-    """Look for broken, doubled and doubtful images; exit status 1 on errors."""
+    """Find unreadable, duplicate and doubtful images; exit status 1 on errors."""
     from datamodules.audit import run_check
 
     fix, sheet, table = (Path(p).expanduser() if p else None for p in (args.fix, args.sheet, args.table))
@@ -224,41 +263,47 @@ def _parser() -> argparse.ArgumentParser:
     top = Parser(prog="emotion data", description=__doc__)
     commands = top.add_subparsers(dest="command", required=True, metavar="describe|check|prepare|cache")
 
-    sub = commands.add_parser("describe", help="class counts, imbalance, groups and sizes, and a bar chart")
+    sub = commands.add_parser("describe", help="print class counts, imbalance, groups and sizes, and draw a bar chart")
     add_data_arguments(sub)
-    sub.add_argument("--chart", type=not_empty, metavar="FILE.png", help="draw the class counts into this file")
-    sub.add_argument("--sample", type=int, default=500, help="how many image headers to read for the sizes [500]")
+    sub.add_argument(
+        "--chart", type=not_empty, metavar="FILE.png", help="draw a bar chart of the class counts into this file"
+    )
+    sub.add_argument(
+        "--sample", type=int, default=500, help="number of image headers to read for the sizes (default: %(default)s)"
+    )
     sub.set_defaults(run=_describe)
 
-    sub = commands.add_parser("check", help="unreadable, doubled and doubtful images; exit status 1 on errors")
+    sub = commands.add_parser("check", help="find unreadable, duplicate and doubtful images; exit status 1 on errors")
     add_data_arguments(sub)
     sub.add_argument(
         "--fix", type=not_empty, metavar="FILE", help="write a cleaned manifest (.csv or .parquet); no image is deleted"
     )
     sub.add_argument("--sheet", type=not_empty, metavar="FILE.png", help="draw a contact sheet of the findings")
-    sub.add_argument("--table", type=not_empty, metavar="FILE.csv", help="write every finding into a table")
+    sub.add_argument("--table", type=not_empty, metavar="FILE.csv", help="write all findings into a table")
     sub.add_argument("--no-near", action="store_true", help="look for exact duplicates only")
     sub.set_defaults(run=_check)
 
-    about = "write the manifest of a data set, to edit and to use as --data; with --faces cut the faces out"
+    about = "write the manifest of a data set, to edit and to use as --data; with --faces write face crops"
     sub = commands.add_parser("prepare", help=about)
     add_data_arguments(sub)
     sub.add_argument(
         "--output", type=not_empty, required=True, metavar="FILE", help="a .csv or .parquet file; with --faces a folder"
     )
-    sub.add_argument("--overwrite", action="store_true", help="replace the file if it exists; with --faces do all anew")
+    sub.add_argument(
+        "--overwrite", action="store_true", help="replace the file if it exists; with --faces redo all images"
+    )
     _add_face_arguments(sub)
     sub.set_defaults(run=_prepare)
 
-    sub = commands.add_parser("cache", help="list the caches; with --data build one; with --clear delete them")
+    sub = commands.add_parser("cache", help="list the caches; with --data build one; with --clear delete some")
     add_data_arguments(sub)
-    sub.add_argument("--size", type=int, default=64, help="side of the cached pictures in pixels [64]")
-    sub.add_argument("--fit", choices=FITS, default="crop", help="how a picture becomes square")
+    sub.add_argument("--size", type=int, default=64, help="side of the cached images in pixels (default: %(default)s)")
+    sub.add_argument("--fit", choices=FITS, default="crop", help="how an image is made square (default: %(default)s)")
     sub.add_argument(
         "--budget-gb",
         type=float,
         default=CACHE_BUDGET_GB,
-        help=f"disk space that all caches may take [{CACHE_BUDGET_GB:g}]",
+        help="disk space that all pixel caches together may use (default: %(default)g)",
     )
     sub.add_argument("--clear", nargs="*", metavar="KIND", help=CLEARED)
     sub.set_defaults(run=_cache)

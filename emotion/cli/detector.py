@@ -1,4 +1,4 @@
-"""The command `emotion detector`: train a face detector, measure it, write it as ONNX."""
+"""The command `emotion detector`: train a face detector, evaluate it, export it as ONNX."""
 
 from pathlib import Path
 
@@ -7,18 +7,18 @@ from emotion.cli.main import Parser, not_empty, say_what_begins
 
 USAGE = """usage: emotion detector <fit|test|export> [options]
 
-  fit     train on --data (drawn scenes by default), or --from a RUN or FILE.ckpt train on;
-          --resume [RUN] goes on with a run that was stopped
-  test    measure RUN or FILE.ckpt on the held-out pictures of --data
+  fit     train on --data (default: drawn scenes); --from RUN or FILE.ckpt starts from a trained detector;
+          --resume [RUN] resumes a stopped run
+  test    evaluate RUN or FILE.ckpt on the held-out images of --data
   export  write RUN or FILE.ckpt as ONNX
 
-emotion detector fit --help tells the options
+emotion detector fit --help lists the options
 """
 
 FIT = (
-    "Train a face detector. In short: --data SOURCE (--data.source), --boxes FILE (--data.boxes), --epochs N "
-    "(--run.epochs), --size N (--data.size); --from RUN or FILE.ckpt starts from a trained one, --resume [RUN] goes on "
-    "with a run that was stopped."
+    "Train a face detector. Short options: --data SOURCE (--data.source), --boxes FILE (--data.boxes), --epochs N "
+    "(--run.epochs), --size N (--data.size); --from RUN or FILE.ckpt starts from a trained detector, --resume [RUN] "
+    "resumes a stopped run."
 )
 
 
@@ -49,9 +49,9 @@ def _fit(args: list[str]) -> int:
     done = train(detector_config(Options.read(args, "detector")))
     assert done is not None  # one device
     if done.data.clipped:
-        print(f"note: {done.data.clipped} boxes reached over the border of their pictures and were cut there")
+        print(f"note: {done.data.clipped} boxes extended beyond the border of their images and were clipped")
     print(done.text)
-    print(f"run {done.run_id} (look at it: emotion ui; as ONNX: emotion detector export {done.run_id[:8]})")
+    print(f"run {done.run_id} (to view it: emotion ui; to export it: emotion detector export {done.run_id[:8]})")
     return 0
 
 
@@ -67,10 +67,10 @@ def _test(args: list[str]) -> int:
     from lightning_modules.detector.run import checkpoint_of, evaluate, text_of
 
     if not args or args[0].startswith("-"):
-        msg = "emotion detector test: which? give a run or a .ckpt file first"
+        msg = "emotion detector test: must be followed by a run or a .ckpt file, got none"
         raise InputError(msg)
     model = FaceDetector.from_checkpoint(checkpoint_of(args[0]))
-    everything = "--all" in args  # all pictures, not the held-out part alone
+    everything = "--all" in args  # all images, not only the held-out part
     options = Options.read([word for word in args[1:] if word != "--all"], "detector")
     for name in options.values:
         if not name.startswith("data.") or name == "data.size":
@@ -82,16 +82,16 @@ def _test(args: list[str]) -> int:
         refuse_known(args[0], data, "RUN")
     rows = range(len(data.manifest)) if everything else data.fold.outer.tolist()
     pictures = evaluate(model, data, rows)
-    faces, kind = sum(picture.faces for picture in pictures), "pictures" if everything else "held-out pictures"
+    faces, kind = sum(picture.faces for picture in pictures), "images" if everything else "held-out images"
     print(text_of(intervals(pictures), len(pictures), faces, kind))
     return 0
 
 
 def _export(args: list[str]) -> int:
-    parser = Parser(prog="emotion detector export")
+    parser = Parser(prog="emotion detector export", description="Write a trained face detector as ONNX.")
     parser.add_argument("run", help="a run, or a .ckpt file")
-    parser.add_argument("--output", type=not_empty, help="file to write; default: <run>.onnx here")
-    parser.add_argument("--fixed", action="store_true", help="take pictures of the trained size alone")
+    parser.add_argument("--output", type=not_empty, help="file to write (default: RUN.onnx in this folder)")
+    parser.add_argument("--fixed", action="store_true", help="accept only images of the size that it was trained on")
     options = parser.parse_args(args)
     from lightning_modules.detector.export import export_onnx
     from lightning_modules.detector.module import FaceDetector
@@ -101,5 +101,5 @@ def _export(args: list[str]) -> int:
     model = FaceDetector.from_checkpoint(checkpoint_of(options.run))
     worst = export_onnx(model, path, fixed=options.fixed)
     print(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB); differs from torch by at most {worst:.1e}")
-    print(f"find faces with it: emotion data prepare --faces {path}")
+    print(f"to find faces with it: emotion data prepare --faces {path}")
     return 0

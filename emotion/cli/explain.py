@@ -1,4 +1,4 @@
-"""`emotion explain`: where a trained network looks, image by image, and whether that is true."""
+"""`emotion explain`: which regions of an image a trained model uses, and how faithful this explanation is."""
 
 import argparse
 from pathlib import Path
@@ -19,48 +19,58 @@ EPILOG = """examples:
 def _parser() -> argparse.ArgumentParser:
     made = Parser(
         prog="emotion explain",
-        description="Explain held-out images, each by the checkpoint of the fold that never saw it, and measure "
-        "whether that is true. Exit status 1 if the explanation FAILS: its order of superpixels is no better than "
-        "random orders. Overlays show people: they stay in the folder and are not kept with the run.",
+        description="Explain held-out images, each with the checkpoint of the fold that did not train on it, and\n"
+        "measure how faithful the explanations are. Exit status 1 if they FAIL: their order of superpixels is no\n"
+        "better than random orders. Overlays show people, so they are stored with the run only with --log-pictures.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("run", metavar="RUN", help="fit or cross-validation: id, its beginning, name, or latest")
+    made.add_argument("run", metavar="RUN", help="fit or cross-validation: run id or its start, name, or latest")
     made.add_argument("--method", default="lime", metavar="|".join(METHODS), help="default: lime")
     made.add_argument(
         "--target", default="predicted", help="class to explain: predicted (default), label, or the name of a class"
     )
     which = made.add_argument_group("which images")
-    which.add_argument("--images", type=int, default=10, help="of each class, and group (default: %(default)s)")
-    which.add_argument("--by", nargs="+", default=[], metavar="COLUMN", help="groups; age+gender is their crossing")
-    which.add_argument("--bins", nargs="+", default=[], metavar="COLUMN=0,10,18", help="lower ends of bins of numbers")
-    which.add_argument("--answers", default="correct", help="correct (default), wrong, or any")
-    which.add_argument("--rows", nargs="+", type=int, metavar="ROW", help="these rows of the data instead")
-    which.add_argument("--paths", nargs="+", metavar="PATH", help="pictures of the data, or new pictures or folders")
-    which.add_argument("--fold", type=int, help="whose checkpoint explains new pictures (default: the first)")
-    which.add_argument("--data", metavar="SOURCE", help="where the run's data lies now (default: where it lay)")
+    which.add_argument("--images", type=int, default=10, help="images of each class and group (default: %(default)s)")
+    which.add_argument(
+        "--by", nargs="+", default=[], metavar="COLUMN", help="columns of groups; age+gender combines two"
+    )
+    which.add_argument(
+        "--bins", nargs="+", default=[], metavar="COLUMN=0,10,18", help="lower bounds of the bins of a numeric column"
+    )
+    which.add_argument("--answers", default="correct", help="predictions to explain: correct (default), wrong, or any")
+    which.add_argument("--rows", nargs="+", type=int, metavar="ROW", help="explain these rows of the data instead")
+    which.add_argument("--paths", nargs="+", metavar="PATH", help="images of the data, or new images or folders")
+    which.add_argument("--fold", type=int, help="fold whose checkpoint explains new images (default: the first)")
+    which.add_argument("--data", metavar="SOURCE", help="where the run's data is now (default: as in the run)")
     how = made.add_argument_group("how")
-    how.add_argument("--superpixels", type=int, default=50, help="of an image, by SLIC (default: %(default)s)")
-    how.add_argument("--compactness", type=float, default=20.0, help="of superpixels (default: %(default)s)")
-    how.add_argument("--samples", type=int, default=1000, help="of lime and kernel-shap (default: %(default)s)")
+    how.add_argument(
+        "--superpixels", type=int, default=50, help="superpixels of an image, by SLIC (default: %(default)s)"
+    )
+    how.add_argument(
+        "--compactness", type=float, default=20.0, help="compactness of the superpixels (default: %(default)s)"
+    )
+    how.add_argument("--samples", type=int, default=1000, help="samples of lime and kernel-shap (default: %(default)s)")
     how.add_argument("--features", type=int, metavar="N", help="lime: keep the N strongest superpixels (default: all)")
     how.add_argument(
-        "--fill", default="mean", help="instead of a superpixel: mean (default), superpixel, blur, grey, black"
+        "--fill", default="mean", help="what replaces a superpixel: mean (default), superpixel, blur, grey, black"
     )
-    how.add_argument("--steps", type=int, default=64, help="of integrated-gradients (default: %(default)s)")
-    how.add_argument("--layer", help="grad-cam: name in the backbone (default: the last one with places)")
+    how.add_argument("--steps", type=int, default=64, help="steps of integrated-gradients (default: %(default)s)")
+    how.add_argument("--layer", help="grad-cam: name of a layer of the backbone (default: the last feature map)")
     how.add_argument("--batch", type=int, default=64, help="samples in one pass (default: %(default)s)")
-    how.add_argument("--seed", type=int, default=0, help="of the choice and the samples (default: %(default)s)")
+    how.add_argument("--seed", type=int, default=0, help="seed of the chosen images and samples (default: %(default)s)")
     report = made.add_argument_group("the report")
-    report.add_argument("--top", type=int, default=5, help="superpixels an image marks (default: %(default)s)")
-    report.add_argument("--faces", metavar="yunet:FILE", help="finds landmarks where the data tells none")
+    report.add_argument("--top", type=int, default=5, help="superpixels marked in an image (default: %(default)s)")
+    report.add_argument("--faces", metavar="yunet:FILE", help="find landmarks if the data has none")
     report.add_argument("--compare", nargs="+", default=[], metavar="METHOD", help="other methods to compare with")
-    report.add_argument("--seeds", type=int, default=2, help="repeats with other seeds (default: %(default)s)")
-    report.add_argument("--resamples", type=int, default=2000, help="of intervals (default: %(default)s)")
-    report.add_argument("--permutations", type=int, default=9999, help="of tests (default: %(default)s)")
-    report.add_argument("--out", type=Path, metavar="FOLDER", help="default: explain-RUN-METHOD")
-    report.add_argument("--not-kept", action="store_true", help="keep no numbers and tables with the run")
-    report.add_argument("--log-pictures", action="store_true", help="keep maps and overlays with the run, too")
+    report.add_argument("--seeds", type=int, default=2, help="repetitions with other seeds (default: %(default)s)")
+    report.add_argument("--resamples", type=int, default=2000, help="bootstrap resamples (default: %(default)s)")
+    report.add_argument(
+        "--permutations", type=int, default=9999, help="permutations of the tests (default: %(default)s)"
+    )
+    report.add_argument("--out", type=Path, metavar="FOLDER", help="folder of the report (default: explain-RUN-METHOD)")
+    report.add_argument("--not-kept", action="store_true", help="store no numbers and tables with the run")
+    report.add_argument("--log-pictures", action="store_true", help="store maps and overlays with the run, too")
     return made
 
 

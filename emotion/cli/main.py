@@ -2,7 +2,7 @@
 
 The module of a command has a function `main(args) -> int`: `args[0]` is the name of the command, the result is the exit
 status. An `InputError` that it raises is printed here. Importing such a module is cheap: it imports torch, lightning
-and mlflow inside the function that needs them, so that `--help` is there at once.
+and mlflow inside the function that needs them, so that `--help` is fast.
 """
 
 import argparse
@@ -15,22 +15,22 @@ from typing import Any, NoReturn
 COMMANDS = {
     "data": ("emotion.cli.data", "describe, check, prepare or cache a set of images"),
     "fit": ("emotion.cli.train", "train one model and evaluate it once on the held-out part"),
-    "validate": ("emotion.cli.train", "evaluate a run's checkpoint on its inner split"),
+    "validate": ("emotion.cli.train", "evaluate a run's checkpoint on its val part"),
     "test": ("emotion.cli.train", "evaluate a run's checkpoint on its held-out part"),
-    "predict": ("emotion.cli.predict", "classify a picture, a folder or a manifest with a trained model"),
-    "explain": ("emotion.cli.explain", "show where a trained network looks, and whether that is true"),
+    "predict": ("emotion.cli.predict", "classify an image, a folder or a table of paths with a trained model"),
+    "explain": ("emotion.cli.explain", "show which regions of an image a model uses, and test the explanation"),
     "export": ("emotion.cli.predict", "write a trained model as ONNX, with its preprocessing"),
-    "register": ("emotion.cli.predict", "put a trained model into the MLflow model registry"),
-    "detector": ("emotion.cli.detector", "train our own face detector, measure it, write it as ONNX"),
+    "register": ("emotion.cli.predict", "register a trained model in the MLflow model registry"),
+    "detector": ("emotion.cli.detector", "train a face detector, evaluate it, export it as ONNX"),
     "cross-validate": ("emotion.cli.train", "train and evaluate k folds under one parent run"),
-    "search": ("emotion.cli.search", "try options on inner folds, score the best once on data no trial saw"),
-    "dashboard": ("emotion.cli.search", "open Optuna's page of searches on this machine only"),
-    "study": ("emotion.cli.study", "run a paper's experiment, and write its numbers beside the published ones"),
-    "reproduce": ("emotion.cli.train", "run a tracked run again and say what differs"),
+    "search": ("emotion.cli.search", "search for options on inner folds, and test the best once on held-out data"),
+    "dashboard": ("emotion.cli.search", "serve Optuna's page of searches, on this machine only"),
+    "study": ("emotion.cli.study", "run the experiments of a paper, and compare with its published numbers"),
+    "reproduce": ("emotion.cli.train", "run a tracked run again and report what differs"),
     "runs": ("emotion.cli.runs", "list, export, import, push, pull or delete runs, or show their disk use"),
-    "report": ("emotion.cli.report", "compare runs image by image, say for whom one is worse, certify it"),
-    "ui": ("emotion.cli.runs", "open the MLflow page on this machine only"),
-    "sync": ("emotion.cli.runs", "send what a run could not deliver while the tracking server was away"),
+    "report": ("emotion.cli.report", "compare runs image by image, measure bias between groups, certify a run"),
+    "ui": ("emotion.cli.runs", "serve the MLflow page, on this machine only"),
+    "sync": ("emotion.cli.runs", "send what runs stored locally while the tracking server was unreachable"),
     "info": ("emotion.cli.runs", "show versions, devices, the tracking store and the cache"),
 }
 DIRECTORY = "mlruns"  # as in `records.store`, which imports mlflow
@@ -40,7 +40,7 @@ def usage() -> str:
     """Return the list of commands, one a line."""
     width = max(map(len, COMMANDS))
     lines = "\n".join(f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items())
-    return f"usage: emotion <command> [options]     (emotion <command> --help tells the options)\n\n{lines}\n"
+    return f"usage: emotion <command> [options]     (emotion <command> --help lists the options)\n\n{lines}\n"
 
 
 def main(args: list[str] | None = None) -> int:
@@ -50,10 +50,10 @@ def main(args: list[str] | None = None) -> int:
         args: The command and its arguments; by default those of this process.
 
     Returns:
-        The exit status: 0 done, 1 an error that was explained, 2 wrong usage, 130 stopped by Ctrl-C; a command may give
-        1 and 2 a meaning of its own, which its `--help` tells.
+        The exit status: 0 success, 1 an error whose message was printed, 2 wrong usage, 130 stopped by Ctrl-C; the
+        `--help` of a command says if 1 and 2 have another meaning.
     """
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # read at import: it would ask the network for a newer one
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # read at import; else it looks for a newer version online
     args = list(sys.argv[1:] if args is None else args)
     if not args or args[0] in ("-h", "--help", "help"):
         print(usage())
@@ -74,20 +74,20 @@ def main(args: list[str] | None = None) -> int:
 
 
 def say_what_begins(args: list[str]) -> None:
-    """Print that a command begins, since importing what it needs takes seconds; other ranks and --help are silent."""
+    """Print that a command starts, since its imports take seconds; not on other ranks, nor for --help."""
     asked_for_help = any(word in ("-h", "--help", "--help-all") or word.endswith(".help") for word in args)
     if not asked_for_help and os.environ.get("LOCAL_RANK", "0") == "0":
         print(f"emotion {args[0]}: starting ...", file=sys.stderr, flush=True)
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser of one command: no abbreviated options, and a misspelt option or word is answered with the nearest."""
+    """Parser of one command: options cannot be abbreviated, and errors suggest the nearest name."""
 
     def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - as argparse's
         super().__init__(*args, **options, allow_abbrev=False)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # noqa: ANN401 - as argparse's
-        """Keep the words, whose first one names the subcommand."""
+        """Remember the first word, which names the subcommand."""
         self._first = next(iter(args or ()), "")
         return super().parse_known_args(args, namespace)
 
@@ -112,7 +112,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def not_empty(text: str) -> str:
-    """Return an option's text unless it is empty, which argparse then reports."""
+    """Return an option's text; argparse reports an error if it is empty."""
     if not text.strip():
         msg = "must not be empty"
         raise argparse.ArgumentTypeError(msg)
@@ -120,7 +120,7 @@ def not_empty(text: str) -> str:
 
 
 def port(text: str) -> int:
-    """Return the number of a TCP port; argparse reports one that cannot be."""
+    """Return the number of a TCP port; argparse reports an error if it is not one."""
     if not text.isdecimal() or not 1 <= int(text) <= 65535:
         msg = f"must be a whole number from 1 to 65535, got {text!r}"
         raise argparse.ArgumentTypeError(msg)
@@ -128,12 +128,12 @@ def port(text: str) -> int:
 
 
 def add_directory(parser: argparse.ArgumentParser, *, new: bool = False) -> None:
-    """Add ``--directory``, the folder of the runs; only with `new` may it be one that does not exist yet."""
+    """Add ``--directory``, the folder of the runs; it must exist unless `new` is set."""
 
     def folder(text: str) -> str:
         there = os.path.lexists(text)
         if not text or (there and not os.path.isdir(text)) or not (there or new or text == DIRECTORY):
-            msg = f"no such folder: {text!r}"
+            msg = f"must be {'a' if new else 'an existing'} folder, got {text!r}"
             raise argparse.ArgumentTypeError(msg)
         return text
 

@@ -25,20 +25,19 @@ def _predict(args: list[str]) -> int:
     """Classify images; exit status 1 when one of them could not be read."""
     parser = Parser(
         prog="emotion predict",
-        description="Classify a picture, a folder or a table of paths with a tracked run or a checkpoint.",
+        description="Classify an image, a folder or a table of paths with the model of a tracked run or a checkpoint. "
+        "Exit status 1 if an image cannot be read.",
     )
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--run", help="run id of a finished run (of a cross-validation: one of its folds)")
+    which.add_argument("--run", help="run id of a finished run; for a cross-validation, of one of its folds")
     which.add_argument("--checkpoint", help="a checkpoint file")
-    parser.add_argument("--data", required=True, help="a picture, a folder, or a CSV/Parquet table with a path column")
-    parser.add_argument(
-        "--output", type=not_empty, help="where to write the table (.csv or .parquet); default: only print"
-    )
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--workers", type=int, default=0, help="processes that decode")
+    parser.add_argument("--data", required=True, help="an image, a folder, or a CSV/Parquet table with a path column")
+    parser.add_argument("--output", type=not_empty, help="file for the table, .csv or .parquet (default: only print)")
+    parser.add_argument("--batch-size", type=int, default=64, help="images in a batch (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=0, help="processes that load images (default: %(default)s)")
     options = parser.parse_args(args)
     if options.batch_size < 1 or options.workers < 0:
-        msg = f"--batch-size and --workers: at least 1 and 0, got {options.batch_size} and {options.workers}"
+        msg = f"--batch-size and --workers: must be at least 1 and 0, got {options.batch_size} and {options.workers}"
         raise InputError(msg)
     if options.output and Path(options.output).suffix not in (".csv", ".parquet"):
         msg = f"--output: must end in .csv or .parquet, got {options.output}"
@@ -48,7 +47,7 @@ def _predict(args: list[str]) -> int:
 
     trained = load_trained(run_checkpoint(options.run) if options.run else Path(options.checkpoint))
     if options.run:
-        print(header(options.run, trained), file=sys.stderr)  # what is piped on is the table alone
+        print(header(options.run, trained), file=sys.stderr)  # stdout has only the table
     run = f"run {options.run}" if options.run else options.checkpoint
     table = predict_table(trained, options.data, batch_size=options.batch_size, num_workers=options.workers, run=run)
     _show(table)
@@ -66,15 +65,15 @@ def _show(table: "pd.DataFrame") -> None:
         print(f"{row.path}\terror: {row.error}", file=sys.stderr)
     if len(table) > 20:
         counts = table["predicted"].replace("", "(unreadable)").value_counts()
-        print(f"... {len(table) - 20} more. In all: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+        print(f"... {len(table) - 20} more. Total: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
 
 
 def _export(args: list[str]) -> int:
     """Write a trained model as ONNX, with its preprocessing."""
     parser = Parser(prog="emotion export", description=_export.__doc__)
     parser.add_argument("run", help="run id of a finished run")
-    parser.add_argument("--format", choices=["onnx"], default="onnx")
-    parser.add_argument("--output", type=not_empty, help="file to write; default: <run>.onnx here")
+    parser.add_argument("--format", choices=["onnx"], default="onnx", help="file format (default: %(default)s)")
+    parser.add_argument("--output", type=not_empty, help="file to write (default: RUN.onnx in this folder)")
     options = parser.parse_args(args)
     from lightning_modules.export import export_onnx, refuse_face_crops
     from lightning_modules.stored import header, load_trained, run_checkpoint
@@ -90,10 +89,10 @@ def _export(args: list[str]) -> int:
 
 
 def _register(args: list[str]) -> int:
-    """Put a trained model, as ONNX with its preprocessing, into the MLflow model registry."""
+    """Register a trained model in the MLflow model registry, as ONNX with its preprocessing."""
     parser = Parser(prog="emotion register", description=_register.__doc__)
     parser.add_argument("run", help="run id of a finished run")
-    parser.add_argument("--name", type=not_empty, default="emotion", help="name in the registry")
+    parser.add_argument("--name", type=not_empty, default="emotion", help="name in the registry (default: %(default)s)")
     options = parser.parse_args(args)
     from lightning_modules.export import register
 

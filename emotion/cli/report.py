@@ -1,4 +1,4 @@
-"""`emotion report`: compare runs image by image, certify one, or tell for whom it is worse."""
+"""`emotion report`: compare runs image by image, certify a run, or measure its bias between groups."""
 
 import argparse
 from collections.abc import Mapping
@@ -24,42 +24,56 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="emotion report", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     several = commands.add_parser("compare", help="compare runs image by image", description=_compare.__doc__)
-    several.add_argument("runs", nargs="+", metavar="RUN", help="id, its beginning, name, or latest; first: reference")
-    several.add_argument("--pairs", action="store_true", help="every run with every other, not all with the first")
-    several.add_argument("--resamples", type=int, default=2000, help="of the bootstrap (default: %(default)s)")
-    several.add_argument("--permutations", type=int, default=9999, help="of the test (default: %(default)s)")
+    several.add_argument(
+        "runs", nargs="+", metavar="RUN", help="run id or its start, name, or latest; the first is the reference"
+    )
+    several.add_argument("--pairs", action="store_true", help="compare every two runs, not only each with the first")
+    several.add_argument("--resamples", type=int, default=2000, help="bootstrap resamples (default: %(default)s)")
+    several.add_argument(
+        "--permutations", type=int, default=9999, help="permutations of the test (default: %(default)s)"
+    )
     several.set_defaults(command=_compare)
-    certify = commands.add_parser("certify", help="check what a run says of itself", description=_certify.__doc__)
-    certify.add_argument("run", metavar="RUN", help="id, its beginning, name, or latest")
+    certify = commands.add_parser("certify", help="check what a run has recorded", description=_certify.__doc__)
+    certify.add_argument("run", metavar="RUN", help="run id or its start, name, or latest")
     certify.set_defaults(command=_certify)
-    bias = commands.add_parser("bias", help="for whom a run is worse", description=_bias.__doc__)
+    bias = commands.add_parser("bias", help="measure bias between groups of images", description=_bias.__doc__)
     _add_bias_options(bias)
     bias.set_defaults(command=_bias)
     for command in (several, certify, bias):
-        command.add_argument("--out", type=Path, metavar="FOLDER", help="write the report's files here, too")
+        command.add_argument("--out", type=Path, metavar="FOLDER", help="also write the report's files to this folder")
         add_directory(command)
     return parser
 
 
 def _add_bias_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of `emotion report bias`, except --out and --directory, which all reports have."""
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="id, its beginning, name, or latest; several: as sets")
     parser.add_argument(
-        "--by", nargs="+", default=[], metavar="COLUMN", help="columns of the manifest; age+gender is their crossing"
+        "runs", nargs="+", metavar="RUN", help="run id or its start, name, or latest; several are compared as data sets"
     )
-    parser.add_argument("--cross", action="store_true", help="cross every two of the columns, too")
     parser.add_argument(
-        "--bins", nargs="+", default=[], metavar="COLUMN=0,10,18", help="lower ends of bins of a column of numbers"
+        "--by", nargs="+", default=[], metavar="COLUMN", help="columns of the manifest; age+gender combines two"
+    )
+    parser.add_argument("--cross", action="store_true", help="also combine every two of the columns")
+    parser.add_argument(
+        "--bins", nargs="+", default=[], metavar="COLUMN=0,10,18", help="lower bounds of the bins of a numeric column"
     )
     parser.add_argument("--top", type=int, metavar="N", help="keep the N most frequent values of each column")
-    parser.add_argument("--sets", metavar="COLUMN", help="its values are data sets: compare on the classes they share")
-    parser.add_argument("--by-class", action="store_true", help="test the gap of each class, too")
-    parser.add_argument("--minimum", type=int, default=MINIMUM, help="images of a ranked group (default: %(default)s)")
-    parser.add_argument("--manifest", type=Path, metavar="FILE", help="table the run was trained on, for who was in it")
-    parser.add_argument("--resamples", type=int, default=2000, help="of the bootstrap (default: %(default)s)")
-    parser.add_argument("--permutations", type=int, default=9999, help="of the tests (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of both (default: %(default)s)")
-    parser.add_argument("--not-kept", action="store_true", help="print, and keep no files with the run")
+    parser.add_argument(
+        "--sets", metavar="COLUMN", help="column that names data sets: compare them on the classes they share"
+    )
+    parser.add_argument("--by-class", action="store_true", help="also test the gap of each class")
+    parser.add_argument(
+        "--minimum", type=int, default=MINIMUM, help="least images of a group in the ranking (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--manifest", type=Path, metavar="FILE", help="manifest of the run's data, to count the groups in training"
+    )
+    parser.add_argument("--resamples", type=int, default=2000, help="bootstrap resamples (default: %(default)s)")
+    parser.add_argument(
+        "--permutations", type=int, default=9999, help="permutations of the tests (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of resamples and permutations (default: %(default)s)")
+    parser.add_argument("--not-kept", action="store_true", help="print the report, and store no files with the run")
 
 
 def _compare(options: argparse.Namespace) -> int:
@@ -83,9 +97,9 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _certify(options: argparse.Namespace) -> int:
-    """Recompute what a run says of its folds, numbers and origin.
+    """Check the folds, numbers and origin that a run has recorded, by recomputing them.
 
-    Exit status 1 if a statement fails; 2 if none fails, but a check ended with an error.
+    Exit status 1 if a check fails; 2 if none fails, but one ended with an error.
     """
     from records.certificate import certificate_json, certificate_page, certificate_text, certify
     from records.runs import find_whole_run
@@ -100,7 +114,7 @@ def _certify(options: argparse.Namespace) -> int:
 
 
 def _bias(options: argparse.Namespace) -> int:
-    """Tell for whom a run is worse, by how much, whether that is chance, and who was in its training data."""
+    """Compare a run's scores between groups of images: differences, intervals, tests, and training images."""
     from records.bias.cuts import parse_bins
     from records.bias.pages import files, text
     from records.bias.report import Asked

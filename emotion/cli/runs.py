@@ -1,4 +1,4 @@
-"""The commands about runs: `emotion runs ...`, `ui`, `sync` and `info`."""
+"""Commands for stored runs: `emotion runs`, `ui`, `sync` and `info`."""
 
 import argparse
 from collections import Counter
@@ -23,43 +23,53 @@ def main(args: list[str]) -> int:
 
 
 def _runs_parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="emotion runs", description="Carry runs between people, and free their space.")
+    parser = Parser(prog="emotion runs", description="List, share and delete runs, and show their disk use.")
     commands = parser.add_subparsers(required=True, metavar="ACTION")
 
-    listing = commands.add_parser("list", help="list the runs here, or of an export", description=_list.__doc__)
-    listing.add_argument("path", nargs="?", metavar="PATH", help="folder of an export (default: the runs here)")
+    listing = commands.add_parser(
+        "list", help="list the runs in --directory, or of an export", description=_list.__doc__
+    )
+    listing.add_argument(
+        "path", nargs="?", metavar="PATH", help="folder of an export (default: list the runs in --directory)"
+    )
     listing.set_defaults(command=_list)
 
     export = commands.add_parser("export", help="write runs as plain files", description=_export.__doc__)
-    export.add_argument("path", metavar="PATH", help="a new folder, or an earlier export that is added to")
+    export.add_argument("path", metavar="PATH", help="a new folder, or an earlier export to add to")
     export.set_defaults(command=_export)
 
-    importing = commands.add_parser("import", help="take exported runs in", description=_import.__doc__)
+    importing = commands.add_parser("import", help="import exported runs", description=_import.__doc__)
     importing.add_argument("path", metavar="PATH", help="folder of an export")
     importing.set_defaults(command=_import)
 
     push = commands.add_parser("push", help="share runs through DVC", description=_push.__doc__)
-    push.add_argument("--replace", action="store_true", help="share only the named runs, drop what was shared before")
+    push.add_argument(
+        "--replace", action="store_true", help="share only the selected runs, no longer those shared before"
+    )
     push.set_defaults(command=_push)
 
-    pull = commands.add_parser("pull", help="take in what others shared through DVC", description=_pull.__doc__)
+    pull = commands.add_parser("pull", help="import runs that others shared through DVC", description=_pull.__doc__)
     pull.set_defaults(command=_pull)
 
     usage = commands.add_parser("du", help="show the disk space of each run", description=_disk_use.__doc__)
     usage.set_defaults(command=_disk_use)
 
     delete = commands.add_parser("delete", help="delete runs and free their space", description=_delete.__doc__)
-    delete.add_argument("runs", nargs="+", metavar="RUN", help="run id, its beginning, its name, or latest")
-    delete.add_argument("--keep-files", action="store_true", help="mark the runs as deleted, and remove no file")
+    delete.add_argument("runs", nargs="+", metavar="RUN", help="run id or its start, name, or latest")
+    delete.add_argument("--keep-files", action="store_true", help="only mark the runs as deleted, remove no files")
     delete.set_defaults(command=_delete)
 
     for sub in (export, push):
-        what = "run id, its beginning, its name, or latest, with what is under it (default: all that are over)"
+        what = "run id or its start, name, or latest, with all runs below it (default: all runs that have ended)"
         sub.add_argument("--run", dest="runs", action="append", default=[], metavar="RUN", help=what)
         sub.add_argument("--experiment", type=not_empty, help="only the runs of this experiment")
-        sub.add_argument("--models", action="store_true", help="take checkpoints and other models along")
+        sub.add_argument("--models", action="store_true", help="include checkpoints and other models")
         sub.add_argument(
-            "--skip", action="append", default=[], metavar="PATTERN", help="artifacts left behind: 'figures/*' (repeat)"
+            "--skip",
+            action="append",
+            default=[],
+            metavar="PATTERN",
+            help="artifacts to leave out, such as 'figures/*'; repeatable",
         )
     for sub in (push, pull):
         sub.add_argument(
@@ -93,7 +103,7 @@ def _info_parser() -> argparse.ArgumentParser:
 
 
 def _list(options: argparse.Namespace) -> int:
-    """List runs, newest first, with what is under a run below it."""
+    """List runs, newest first, each with its child runs below it."""
     from records.portrait import read_exported
     from records.runs import as_tree, find_runs
     from records.tables import as_text
@@ -123,14 +133,14 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _import(options: argparse.Namespace) -> int:
-    """Take the runs of an export into the folder mlruns; runs that are here already get what they lack."""
+    """Import the runs of an export; runs that exist already get what they lack."""
     from records.taking_in import import_runs
 
     return _show_imported(import_runs(options.path, directory=options.directory), options.directory)
 
 
 def _push(options: argparse.Namespace) -> int:
-    """Add runs to those that mlruns.dvc names, send them to a DVC remote, and rewrite mlruns.dvc."""
+    """Add runs to those listed in mlruns.dvc, send them to a DVC remote, and rewrite mlruns.dvc."""
     from records.exchange import MODELS
     from records.exchange_dvc import push
     from records.runs import select_runs
@@ -138,15 +148,15 @@ def _push(options: argparse.Namespace) -> int:
     chosen = select_runs(options.runs, options.experiment, directory=options.directory)
     skip = [*options.skip, *(() if options.models else MODELS)]
     if options.replace and not chosen:
-        msg = "--replace: drops what was shared and not named, so name what is kept: --run RUN or --experiment NAME."
+        msg = "--replace: needs the runs to share, got none; select them with --run RUN or --experiment NAME"
         raise InputError(msg)
     outcome, sentence = push(options.remote, chosen, skip=skip, replace=options.replace, directory=options.directory)
-    print(f"{_summary(outcome)}\n{sentence} Give it to the others: git add mlruns.dvc .dvc && git commit && git push")
+    print(f"{_summary(outcome)}\n{sentence} To share it: git add mlruns.dvc .dvc && git commit && git push")
     return 0
 
 
 def _pull(options: argparse.Namespace) -> int:
-    """Fetch the runs that mlruns.dvc names and take them in; runs that are here already get what they lack."""
+    """Fetch the runs listed in mlruns.dvc and import them; runs that exist already get what they lack."""
     from records.exchange_dvc import pull
 
     return _show_imported(pull(options.remote, directory=options.directory), options.directory)
@@ -162,7 +172,7 @@ def _summary(outcome: Mapping[str, str]) -> str:
     counts = Counter(outcome.values())
     text = ", ".join(f"{counts[what]} {what}" for what in _USUAL if what in counts)
     lines = [f"  {run_id[:8]}  {what}" for run_id, what in outcome.items() if what not in _USUAL]
-    return "\n".join([f"{len(outcome)} runs: {text or 'none taken'}", *lines])
+    return "\n".join([f"{len(outcome)} runs: {text or 'none'}", *lines])
 
 
 def _disk_use(options: argparse.Namespace) -> int:
@@ -215,17 +225,17 @@ def _ui(options: argparse.Namespace) -> int:
     from records.ui import HOST, serve, ui_command
 
     command = ui_command(options.directory, options.port)
-    print(f"MLflow page: http://{HOST}:{options.port}  (Ctrl-C ends it)", flush=True)
+    print(f"MLflow page: http://{HOST}:{options.port}  (Ctrl-C stops it)", flush=True)
     return serve(command)
 
 
 def _sync(options: argparse.Namespace) -> int:
-    """Send metrics, files and states that wait in the local folders of runs because their store was away."""
+    """Send metrics, files and states that runs stored locally while their tracking store was unreachable."""
     from records.runs import replay_spools
 
     outcome = replay_spools(options.directory)
     if not outcome:
-        print(f"Nothing waits in {Path(options.directory).absolute()}.")
+        print(f"Nothing to send in {Path(options.directory).absolute()}.")
     for run_id, what in outcome.items():
         print(f"{run_id}  {what}")
     return int(any(what.startswith("not sent") for what in outcome.values()))
@@ -238,7 +248,7 @@ def _info(options: argparse.Namespace) -> int:
     found = installation(options.directory)
     for name, version in found.versions.items():
         print(f"{name:<18}{version}")
-    print(f"{'git commit':<18}{found.commit}{' and changes that are not committed' if found.changed else ''}")
+    print(f"{'git commit':<18}{found.commit}{', with uncommitted changes' if found.changed else ''}")
     print(f"{'CPU cores':<18}{found.cores}")
     for name, memory in found.gpus:
         print(f"{'GPU':<18}{name}, {memory / 1e9:.1f} GB")
@@ -246,7 +256,7 @@ def _info(options: argparse.Namespace) -> int:
         print(f"{'GPU':<18}none that torch can use")
     counted = "" if found.runs is None else f", {found.runs} runs"
     print(f"{'tracking store':<18}{found.store}: {found.answer}{counted}")
-    budget = f"{found.pixel_bytes / 1e9:.2f} of the {found.budget_bytes / 1e9:g} GB that pixel caches may take"
+    budget = f"{found.pixel_bytes / 1e9:.2f} of the {found.budget_bytes / 1e9:g} GB for pixel caches"
     print(f"{'cache':<18}{found.cache}: {found.cache_bytes / 1e9:.2f} GB; {budget}")
     for folder, free in found.free.items():
         print(f"{'free disk space':<18}{free / 1e9:.1f} GB for {folder}")

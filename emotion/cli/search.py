@@ -1,4 +1,4 @@
-"""Commands of searches: `emotion search` and `emotion dashboard`."""
+"""Hyperparameter search: `emotion search` and `emotion dashboard`."""
 
 import argparse
 import sys
@@ -24,33 +24,52 @@ def main(args: list[str]) -> int:
 
 
 def run_search(args: list[str]) -> int:
-    """Search, print the winner's score and where everything is; return 1 when a worker failed, else 0."""
+    """Run a search and print its result; return 1 if a worker failed, else 0."""
     parser = Parser(
         prog="emotion search",
-        description="Try options on inner folds, score the best once on data no trial saw. "
-        "Other options are those of `emotion fit`. The same command goes on with a search, here or on another machine.",
+        description="Search for options on inner folds, and test the best once on held-out data. Other options are\n"
+        "those of `emotion fit`. The same command resumes a search, here or on another machine. Exit status 1 if a\n"
+        "worker failed.",
         epilog=HELP.format(recipes=", ".join(recipe_names())),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--space", nargs="+", required=True, metavar="S", help=f"any of {', '.join(SPACES)}, or YAML files of yours")
+    add("--space", nargs="+", required=True, metavar="S", help=f"search spaces: {', '.join(SPACES)}, or YAML files")
     add(
-        "--trials", type=int, default=30, help="of the search altogether (default: %(default)s); a grid runs every cell"
+        "--trials",
+        type=int,
+        default=30,
+        help="trials of the whole search (default: %(default)s); a grid runs every point",
     )
     add("--folds", type=int, default=5, help="inner folds of a trial (default: %(default)s)")
-    add("--workers", type=int, default=1, help="processes on this machine; several need PostgreSQL")
+    add(
+        "--workers",
+        type=int,
+        default=1,
+        help="processes on this machine (default: %(default)s); several need PostgreSQL",
+    )
     add(
         "--storage",
         type=not_empty,
         help=f"sqlite:///FILE or postgresql://user@host/db (default: ${VARIABLE}, or {EMBEDDED})",
     )
-    add("--sampler", choices=get_args(SamplerName), default="tpe")
-    add("--pruner", choices=get_args(PrunerName), help="default: hyperband; none with two objectives or a grid")
-    add("--objectives", type=int, choices=(1, 2), default=1, help="2: the FLOPs of an image as well (Pareto front)")
-    add("--name", type=not_empty, help="of the study (default: recipe, spaces and data)")
+    add("--sampler", choices=get_args(SamplerName), default="tpe", help="sampler of Optuna (default: %(default)s)")
+    add(
+        "--pruner",
+        choices=get_args(PrunerName),
+        help="pruner of Optuna (default: hyperband; none with two objectives or a grid)",
+    )
+    add(
+        "--objectives",
+        type=int,
+        choices=(1, 2),
+        default=1,
+        help="1: macro F1; 2: also the FLOPs of an image, as a Pareto front",
+    )
+    add("--name", type=not_empty, help="name of the study (default: recipe, spaces and data)")
     add("--warm-start", metavar="STUDY", help="try the finished trials of another study first, best first")
-    add("--sampler-seed", type=int, default=0)
-    add("--write", type=Path, metavar="FILE", help="where the winner's recipe goes (default: NAME.yaml)")
+    add("--sampler-seed", type=int, default=0, help="seed of the sampler (default: %(default)s)")
+    add("--write", type=Path, metavar="FILE", help="file for the winner's config (default: NAME.yaml)")
     options, rest = parser.parse_known_args(args[1:])
     say_what_begins(args)
     from sweeps.search import search
@@ -70,7 +89,7 @@ def run_search(args: list[str]) -> int:
     )
     recipe = options.write or Path(f"{plan.name}.yaml")
     if recipe.resolve() in {Path(name).resolve() for name in options.space}:
-        msg = f"--write: the winner's recipe would take the place of the space {recipe}; name another file"
+        msg = f"--write: the winner's config would overwrite the search space {recipe}; give another file"
         raise InputError(msg)
     try:
         found = search(
@@ -82,10 +101,10 @@ def run_search(args: list[str]) -> int:
             keep=lambda found, study: keep_search(found, study, recipe),
         )
     except KeyboardInterrupt:
-        print("\nwhat has finished is kept; to go on: the same command", file=sys.stderr)
+        print("\nfinished trials are kept; to resume, run the same command again", file=sys.stderr)
         raise
     print(f"\n{search_text(found)}")
-    print(f"parent run {found.run_id}, its trials below it; winner {found.winner.run_id}; recipe {recipe}")
+    print(f"parent run {found.run_id}, with its trials below it; winner {found.winner.run_id}; config {recipe}")
     print(f"next:  emotion fit --config {recipe}      train it again, or with other data: --data X --split holdout")
     print("       emotion dashboard                  the trials, in Optuna's page on this machine")
     return int(bool(found.failed_workers))
@@ -97,22 +116,24 @@ def default_name(spaces: list[str], config: "RunConfig") -> str:
 
 
 def dashboard(args: list[str]) -> int:
-    """Serve Optuna's page of all studies, reachable from this machine only, until Ctrl-C."""
+    """Serve Optuna's page of all studies, on this machine only, until Ctrl-C."""
     parser = Parser(prog="emotion dashboard", description=dashboard.__doc__)
-    parser.add_argument("--storage", type=not_empty, help=f"default: ${VARIABLE}, or {EMBEDDED}")
-    parser.add_argument("--port", type=port, default=8080, help="default: %(default)s")
+    parser.add_argument(
+        "--storage", type=not_empty, help=f"as in `emotion search` (default: ${VARIABLE}, or {EMBEDDED})"
+    )
+    parser.add_argument("--port", type=port, default=8080, help="port of the page (default: %(default)s)")
     options = parser.parse_args(args)
     from optuna_dashboard import run_server
 
     url = address(options.storage)
     if options.storage and not is_shared(url) and not Path(url.removeprefix("sqlite:///")).is_file():
-        raise invalid("--storage", "no such file", options.storage, "`emotion search` makes one")
+        raise invalid("--storage", "must be an existing file", options.storage, "`emotion search` creates it")
     storage = open_storage(options.storage)
-    print(f"Optuna's page: http://{HOST}:{options.port}  (Ctrl-C ends it)", flush=True)
+    print(f"Optuna's page: http://{HOST}:{options.port}  (Ctrl-C stops it)", flush=True)
     try:
         run_server(storage, host=HOST, port=options.port)
     except OSError as error:
-        msg = f"--port: {options.port} cannot be used ({error.strerror}); give another"
+        msg = f"--port: {options.port} cannot be used ({error.strerror}); give another port"
         raise InputError(msg) from error
     finally:
         close(storage)

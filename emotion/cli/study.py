@@ -1,4 +1,4 @@
-"""The command `emotion study`: run the experiment of a paper and write its report."""
+"""The command `emotion study`: run the experiments of a paper and write a report."""
 
 import argparse
 import sys
@@ -9,9 +9,9 @@ from sweeps.studies import OWN_DOORS, STUDIES, build_study
 from sweeps.studies.plan import PROTOCOLS, SCALES, Study
 
 DESCRIPTION = (
-    "Run a study and write its report (Markdown, HTML, CSV). Further options are those of `emotion fit` and win over "
-    "those of every cell. The same command goes on where it was stopped; several workers, here or on other machines, "
-    "share it over PostgreSQL."
+    "Run the cells (experiments) of a study and write its report (Markdown, HTML, CSV). Other options are those of\n"
+    "`emotion fit`; they override the options of every cell. The same command resumes a stopped study; several\n"
+    "workers, here or on other machines, share a study through PostgreSQL. Exit status 1 if a cell failed."
 )
 
 
@@ -23,22 +23,36 @@ def main(args: list[str]) -> int:
         epilog=listing(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", help="a study, or list")
-    parser.add_argument("--data", help="a path or reader:path; by default drawn faces at scale tiny")
-    parser.add_argument("--scale", choices=SCALES, default="tiny")
-    parser.add_argument("--protocol", choices=PROTOCOLS, default="honest", help="paper: select and report on one part")
-    parser.add_argument("--seeds", type=int, nargs="+", help="training seeds, in place of the study's")
+    parser.add_argument("name", help="a study, or list to print all studies")
+    parser.add_argument("--data", help="a path or reader:path (default at scale tiny: drawn faces)")
+    parser.add_argument(
+        "--scale", choices=SCALES, default="tiny", help="size of the experiments (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--protocol", choices=PROTOCOLS, default="honest", help="paper: select the epoch on the test part"
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", help="training seeds (default: those of the study)")
     parser.add_argument(
         "--cells",
         nargs="+",
         metavar="CELL",
-        help="run only these cells of the study; the report then covers only them; the same command without --cells "
-        "runs the rest",
+        help="run and report only these cells of the study; the same command without --cells runs the rest",
     )
-    parser.add_argument("--workers", type=int, default=1, help="processes on this machine; several need PostgreSQL")
-    parser.add_argument("--storage", type=not_empty, help="PostgreSQL for several workers; by default a file for one")
-    parser.add_argument("--dry-run", action="store_true", help="say how many runs and images, and about how long")
-    parser.add_argument("--report", action="store_true", help="write the report of what has finished, run nothing")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=1,
+        help="processes on this machine (default: %(default)s); several need PostgreSQL",
+    )
+    parser.add_argument(
+        "--storage", type=not_empty, help="PostgreSQL address for several workers (default: a file, for one worker)"
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the number of runs and images and the estimated time; train nothing",
+    )
+    parser.add_argument("--report", action="store_true", help="write the report of the finished cells; train nothing")
     options, extra = parser.parse_known_args(args[1:])
     if options.name == "list":
         print(listing())
@@ -69,7 +83,7 @@ def main(args: list[str]) -> int:
         _require_cells(study, options.cells)
     given = Options.read(["--data", options.data, *extra] if options.data else extra)
     if options.scale != "tiny" and "data.source" not in given:
-        msg = f"--data: scale {options.scale} needs a data set, got none; only scale tiny draws its own faces"
+        msg = f"--data: scale {options.scale} needs a data set, got none; only scale tiny uses drawn faces by default"
         raise InputError(msg)
     if options.dry_run:
         from sweeps.studies.estimate import estimate
@@ -83,7 +97,7 @@ def main(args: list[str]) -> int:
     try:
         failed = conduct.run(only_report=options.report)
     except KeyboardInterrupt:
-        print("\nwhat has finished is kept; to go on: the same command", file=sys.stderr)
+        print("\nfinished cells are kept; to resume, run the same command again", file=sys.stderr)
         raise
     for name, reason in failed.items():
         print(f"failed: {name}: {reason}", file=sys.stderr)
@@ -91,7 +105,7 @@ def main(args: list[str]) -> int:
 
 
 def planned(name: str, options: argparse.Namespace) -> Study:
-    """Return the study, with the seeds that were asked for."""
+    """Return the study, with the seeds of ``--seeds`` if given."""
     from dataclasses import replace
 
     study = build_study(name, options.scale, options.protocol)
@@ -117,7 +131,7 @@ def _require_cells(study: Study, names: list[str]) -> None:
 
 def _require_once(seeds: list[int] | None) -> None:
     if seeds is not None and len(set(seeds)) != len(seeds):
-        msg = f"--seeds: each seed once, got {seeds}"
+        msg = f"--seeds: must not repeat a seed, got {seeds}"
         raise InputError(msg)
 
 

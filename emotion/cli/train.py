@@ -1,4 +1,4 @@
-"""Commands that train: `emotion fit`, `cross-validate` and `reproduce`; and `validate` and `test` of a checkpoint."""
+"""Training commands `emotion fit`, `cross-validate` and `reproduce`; evaluation commands `validate` and `test`."""
 
 import argparse
 from pathlib import Path
@@ -11,41 +11,41 @@ from lightning_modules.config import HELP, Options, RunConfig, all_options, reci
 if TYPE_CHECKING:  # importing it takes seconds
     from sweeps.cross_validation import CrossValidation
 
-# the usual options; `--help-all` has all of them, which takes the import of torch
+# the usual options; `--help-all` lists all of them, for which it must import torch
 USUAL = {
-    "data.size": "side of the images that the model sees, in pixels",
-    "data.batch_size": "images in a training step",
-    "data.split": "folds (of cross-validation), holdout, or given (as the data brings it)",
-    "data.folds": "number of folds; --data.fold N is the one that is reported on",
-    "data.fold": "which fold is reported on, from 0",
-    "data.holdout_fraction": "share of the images that is reported on, with --data.split holdout",
-    "data.inner_fraction": "share of the rest that epochs are selected on",
+    "data.size": "side of the model's input images, in pixels",
+    "data.batch_size": "images in a training batch",
+    "data.split": "folds (one fold of k), holdout, or given (the split column of the data)",
+    "data.folds": "number of folds; --data.fold N is the held-out one",
+    "data.fold": "the held-out fold, from 0",
+    "data.holdout_fraction": "share of held-out images, with --data.split holdout",
+    "data.inner_fraction": "share of the other images for the val part, which selects the epoch",
     "data.n_min": "over-sample each class to this many images, a fraction of the largest class, or max",
     "data.balance_by": "over-sample each class in each subgroup: a column such as age, or age+gender",
-    "data.stratify_by": "divide these subgroups evenly as well",
-    "data.transforms": "names of transforms, one of which is drawn for an image: [flip,zoom]",
+    "data.stratify_by": "stratify the split by these subgroups as well",
+    "data.transforms": "transforms, one of which is chosen at random for each image: [flip,zoom]",
     "data.transform_where": "none, copies (over-sampled images), all, or doubled",
     "data.leak": "duplicates across a given split: error, drop_twins, allow",
     "data.near_duplicates": "keep near-duplicates together as well as exact ones",
-    "data.num_workers": "processes that load images (default: as many as help)",
+    "data.num_workers": "processes that load images (default: chosen automatically)",
     "model.backbone": "name of a timm model",
-    "model.weights": "embedded (an installed package), hub (needs the network), none, or a file",
-    "model.head": "linear, or another head: --help-all lists them",
+    "model.weights": "embedded (from an installed package), hub (download), none, or a file",
+    "model.head": "linear, or another head, which --help-all lists",
     "model.loss": "CrossEntropy, Focal, LogitAdjustment, BalancedSoftmax, LDAM ...",
-    "model.loss.gamma": "an option of the loss, here of Focal",
+    "model.loss.gamma": "option of the loss, here of Focal",
     "model.optimizer": "adam, adamw or sgd",
-    "model.learning_rate": "highest learning rate of the run",
+    "model.learning_rate": "peak learning rate of the run",
     "model.weight_decay": "weight decay",
-    "model.schedule": "of the learning rate: constant, one_cycle, cosine, plateau",
+    "model.schedule": "learning rate schedule: constant, one_cycle, cosine, plateau",
     "model.dropout": "dropout before the head",
-    "trainer.max_epochs": "most epochs",
+    "trainer.max_epochs": "maximum number of epochs",
     "trainer.accelerator": "auto, cpu or gpu",
     "trainer.devices": "number of devices of this run; with several: --trainer.strategy ddp",
     "trainer.precision": "32-true, or bf16-mixed on a GPU",
     "run.patience": "stop after this many epochs without a better macro F1 on the val part",
     "run.ema_decay": "evaluate an average of the weights with this decay per step, such as 0.99",
-    "run.start_from": "begin with the weights of a run or a .ckpt file",
-    "run.keep": "checkpoint that stays: best, last (to train on), or none",
+    "run.start_from": "start with the weights of a run or a .ckpt file",
+    "run.keep": "checkpoint to keep: best, last (to continue training), or none",
     "run.name": "name of the run on the MLflow page",
     "run.experiment": "MLflow experiment",
 }
@@ -80,7 +80,7 @@ def _usage(command: str) -> str:
     width = max(map(len, USUAL)) + 2
     lines = "\n".join(f"  --{name:<{width}}{text}" for name, text in USUAL.items())
     more = (
-        "  --dry-run         say what would be trained and about how long it takes; train nothing\n"
+        "  --dry-run         print what would be trained and the estimated time; train nothing\n"
         "  --print_config    print all options as the YAML file that --config takes\n"
     )
     return (
@@ -104,7 +104,7 @@ def _fit(args: list[str]) -> int:
     result = train(config)
     if result is not None and result.text:
         leaks = "".join(f"{name}: {value}\n" for name, value in result.data.leak_record.items())
-        print(f"\n{leaks}{result.text}\nrun {result.run_id} (look at it: emotion ui)")
+        print(f"\n{leaks}{result.text}\nrun {result.run_id} (to view it: emotion ui)")
     return 0
 
 
@@ -119,7 +119,7 @@ def _evaluate(command: str, args: list[str]) -> int:
     else:
         config = RunConfig.layered(options)
         if config.ckpt_path is None:
-            msg = f"emotion {command}: --run RUN or --ckpt_path FILE says which trained model, got neither"
+            msg = f"emotion {command}: needs --run RUN or --ckpt_path FILE, got neither"
             raise InputError(msg)
         checkpoint = Path(config.ckpt_path)
     from lightning_modules.training import evaluate
@@ -137,12 +137,17 @@ def _cross_validate(args: list[str]) -> int:
     )
     parser.add_argument("--folds", type=int, default=5, help="number of folds (default: %(default)s)")
     parser.add_argument(
-        "--seeds", type=int, nargs="+", help="training seeds; their spread is printed apart (default: --seed)"
+        "--seeds",
+        type=int,
+        nargs="+",
+        help="training seeds; the spread over seeds is printed separately (default: --seed)",
     )
     parser.add_argument(
         "--workers", type=int, default=1, help="processes that train folds at the same time (default: %(default)s)"
     )
-    parser.add_argument("--dry-run", action="store_true", help="say what would be trained and about how long it takes")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what would be trained and the estimated time; train nothing"
+    )
     parser.add_argument(
         "--resamples", type=int, default=2000, help="bootstrap resamples of the intervals (default: %(default)s)"
     )
@@ -179,7 +184,7 @@ def _cross_validate(args: list[str]) -> int:
 
 
 def _show(result: "CrossValidation") -> None:
-    """Print the tables, the spreads, where the runs are and what to type next."""
+    """Print the tables, the spreads, the run ids and the next commands."""
     print(f"\n{result.text}")
     first = result.folds[result.folds["seed"] == result.folds["seed"].iloc[0]]
     print("macro F1 of the folds: " + " ".join(f"{value:.3f}" for value in first["f1_macro"]))
@@ -187,23 +192,23 @@ def _show(result: "CrossValidation") -> None:
         spread = result.pooled["f1_macro"]
         values = ", ".join(f"seed {row.seed}: {row.f1_macro:.3f}" for row in result.pooled.itertuples())
         print(f"pooled macro F1 by training seed: {values}; standard deviation {spread.std(ddof=1):.3f}")
-        print("(the intervals above cover which images were tested, not the training seed)")
-    print(f"\nparent run {result.run_id} in mlruns/ (or MLFLOW_TRACKING_URI), its folds below it")
-    print("next:  make ui                                          look at the runs, figures and tables")
-    print("       make train RECIPE=balanced DATA=path/to/images   your own pictures, one folder a class")
+        print("(the intervals above reflect the sample of test images, not the training seed)")
+    print(f"\nparent run {result.run_id} in mlruns/ (or MLFLOW_TRACKING_URI), with its folds below it")
+    print("next:  make ui                                          view the runs, figures and tables")
+    print("       make train RECIPE=balanced DATA=path/to/images   your own images, one folder per class")
     print(f"       emotion predict --run {first['run_id'].iloc[0]} --data picture.jpg")
-    print(f"       emotion report bias {result.run_id[:8]} --by COLUMN       for whom it is worse")
-    print(f"       emotion explain {result.run_id[:8]}                      where it looks, and whether that is true")
+    print(f"       emotion report bias {result.run_id[:8]} --by COLUMN       bias between groups")
+    print(f"       emotion explain {result.run_id[:8]}                      which regions of an image it uses")
 
 
 def _reproduce(args: list[str]) -> int:
     """Run a tracked run again from its own config and seed; exit status 1 when the numbers differ."""
     parser = Parser(
         prog="emotion reproduce",
-        description="Run a tracked run again from its own config and seed, and say what differs. "
+        description="Run a tracked run again from its own config and seed, and report what differs. "
         "Exit status 1 if the numbers differ.",
     )
-    parser.add_argument("run", help="run id, its beginning, its name, or latest")
+    parser.add_argument("run", help="run id or its start, name, or latest")
     options = parser.parse_args(args[1:])
     say_what_begins(args)
     from sweeps.reproduce import reproduce

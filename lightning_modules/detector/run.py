@@ -223,13 +223,13 @@ def evaluate(model: FaceDetector, data: BoxesDataModule, rows: Sequence[int]) ->
     return pictures_of(find_faces(model, data, rows), data)
 
 
-def text_of(table: pd.DataFrame, pictures: int, faces: int, kind: str = "held-out pictures") -> str:
+def text_of(table: pd.DataFrame, pictures: int, faces: int, kind: str = "held-out images") -> str:
     """Return the result as people read it."""
     shown = {"map_50": "mAP@.5", "map": "mAP@.5:.95"}
     lines = [
         f"{shown[row.metric]:<11} {row.value:.3f}  ({row.low:.3f} to {row.high:.3f})" for row in table.itertuples()
     ]
-    return "\n".join([f"{faces} faces in {pictures} {kind}; 95 % intervals over pictures", *lines])
+    return "\n".join([f"{faces} faces in {pictures} {kind}; 95 % intervals over images", *lines])
 
 
 def checkpoint_of(which: str) -> Path:

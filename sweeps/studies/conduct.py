@@ -194,5 +194,5 @@ class Conduct:
         tracker.finalize("failed" if failed else "success")
         for path in paths[:3]:
             print(path)
-        print(f"the study's run: {parent} (look at it: emotion ui)")
+        print(f"the study's run: {parent} (to view it: emotion ui)")
         return failed

@@ -155,7 +155,7 @@ class DetectorConduct(Conduct):
         tracker.finalize("success")
         for path in paths[:3]:
             print(path)
-        print(f"the study's run: {parent} (look at it: emotion ui)")
+        print(f"the study's run: {parent} (to view it: emotion ui)")
 
 
 def _tables(runs: Runs, model: str, pictures: str, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -80,9 +80,9 @@ def test_what_cross_validation_sets_cannot_be_given(emotion: Any, tiny: tuple[st
         (error,) = emotion("cross-validate", *tiny, "--folds", "2", option, value, status=1).errors
         assert f"{option}: cross-validation sets it (got {value})" in error
     for words, message in (
-        (("--folds", "1"), "--folds: at least 2, got 1"),
-        (("--seeds", "0", "0"), "--seeds: each seed once"),
-        (("--resamples", "5"), "--resamples: at least 100"),
+        (("--folds", "1"), "--folds: must be at least 2, got 1"),
+        (("--seeds", "0", "0"), "--seeds: must not repeat a seed"),
+        (("--resamples", "5"), "--resamples: must be at least 100"),
     ):
         (error,) = emotion("cross-validate", *tiny, *words, status=1).errors
         assert message in error

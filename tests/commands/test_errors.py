@@ -75,7 +75,7 @@ def test_a_wrong_word_is_one_line(
         ("modle: {init_args: {learning_rate: 0.1}}", ["modle", "model"]),
         ("run: {patince: 3}", ["patince", "patience"]),
         ("model: {init_args: {loss: {class_path: CrossEntropy, init_args: {gamma: 1}}}}", ["gamma", "CrossEntropy"]),
-        ("- a list", ["must hold keys"]),
+        ("- a list", ["must contain keys"]),
         ("model: [", ["not readable YAML"]),
     ],
 )

@@ -162,7 +162,7 @@ def test_a_damaged_checkpoint_is_passed_over(
 def test_a_finished_run_is_not_resumed(emotion: Any, fitted: str, words: tuple[str, ...]) -> None:
     before = emotion.client.get_run(fitted).info.end_time
     (error,) = emotion(*words, "--resume", fitted, status=1).errors
-    assert f"run {fitted} has finished, there is nothing to go on from" in error
+    assert f"run {fitted} has finished, so there is nothing to resume" in error
     assert emotion.client.get_run(fitted).info.end_time == before
     assert len(emotion.runs()) == 1
 
@@ -170,7 +170,7 @@ def test_a_finished_run_is_not_resumed(emotion: Any, fitted: str, words: tuple[s
 def test_resuming_where_there_are_no_runs_begins_one(emotion: Any, store: Path, words: tuple[str, ...]) -> None:
     shutil.rmtree(store)
     done = emotion(*words, "--trainer.max_epochs", "1", "--run.evaluate", "false", "--resume")
-    assert "a new one begins" in done.err
+    assert "a new run starts" in done.err
     assert [run.info.status for run in emotion.runs()] == ["FINISHED"]
 
 

@@ -91,7 +91,7 @@ def test_a_damaged_export_is_refused(emotion: Any, fitted: str, tmp_path: Path) 
 
 
 def test_nothing_waits_to_be_sent(emotion: Any, fitted: str) -> None:
-    assert "Nothing waits" in emotion("sync").out
+    assert "Nothing to send" in emotion("sync").out
 
 
 needs_dvc = pytest.mark.skipif(

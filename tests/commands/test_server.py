@@ -116,7 +116,7 @@ def test_a_run_outlives_its_server(
     table = server.table(after.info.run_id, "predictions", tmp_path)
     assert (table["label"] == table["predicted"]).mean() == pytest.approx(after.data.metrics["test/accuracy"])
     emotion("predict", "--run", after.info.run_id, "--data", str(faces), "--output", "predicted.csv")
-    assert "Nothing waits" in emotion("sync").out
+    assert "Nothing to send" in emotion("sync").out
 
 
 @pytest.mark.slow

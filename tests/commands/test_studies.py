@@ -69,7 +69,7 @@ def test_what_costs_nothing(emotion: Any) -> None:
     for words, message in (
         (("backbones", "--scale", "small"), "scale small needs a data set"),
         (("leakage", "--protocol", "paper"), "--protocol: leakage compares protocols"),
-        (("backbones", "--seeds", "1", "1"), "--seeds: each seed once"),
+        (("backbones", "--seeds", "1", "1"), "--seeds: must not repeat a seed"),
         (("backbones", *FACES, "--report"), "has not begun here with these options"),
         (("backbones", "--cells", "resnet"), "--cells: study backbones has no cell 'resnet'; it has 'test_resnet'"),
         (("face-detector", "--cells", "a"), "--cells: study face-detector runs as a whole"),

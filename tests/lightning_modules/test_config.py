@@ -60,7 +60,7 @@ def test_a_misspelt_recipe_offers_the_nearest() -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("a: [1", "is not readable YAML"), ("- 1\n", "must hold keys"), (None, "is not a file")],
+    [("a: [1", "is not readable YAML"), ("- 1\n", "must contain keys"), (None, "is not a file")],
 )
 def test_a_config_that_cannot_be_read(tmp_path: Path, content: str | None, message: str) -> None:
     file = tmp_path / "x.yaml"

@@ -17,7 +17,7 @@ FAST = ["--run.resamples", "100", "--run.accelerator", "cpu"]
 
 def test_a_run_is_tracked_measured_and_trained_on(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert emotion.main(["detector", "fit", *SMALL, *TINY, *FAST, "--model.nwd", "0.25"]) == 0
-    assert "held-out pictures" in capsys.readouterr().out
+    assert "held-out images" in capsys.readouterr().out
     (run,) = find_runs().itertuples()
     assert run.status == "FINISHED"
     split, found = load_table(run.run_id, "split"), load_table(run.run_id, "detections")
@@ -50,11 +50,11 @@ def test_a_run_is_tracked_measured_and_trained_on(workplace: Path, capsys: pytes
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["train"], r"emotion detector: fit, test or export, got 'train'"),
+        (["train"], r"emotion detector: must be followed by fit, test or export, got 'train'"),
         (["fit", "--model.backbon", "x"], r"backbon: this option is not accepted.*backbone"),
         (["fit", "--epochs", "0"], r"run.epochs must be at least 1, got 0"),
         (["fit", "--from", "nothing.ckpt"], r"no such file: nothing.ckpt"),
-        (["test"], r"which\? give a run or a .ckpt file first"),
+        (["test"], r"emotion detector test: must be followed by a run or a .ckpt file"),
     ],
 )
 def test_wrong_words_are_refused(workplace: Path, words: list[str], message: str) -> None:

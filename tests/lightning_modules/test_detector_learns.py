@@ -130,7 +130,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
     assert stopped.status != "FINISHED"
     assert f"--resume {stopped.run_id}" in said
     assert emotion.main(["detector", "fit", *SMALL, "--model.nwd", "0.1", "--resume", stopped.run_id]) == 1
-    assert "was begun with other options" in capsys.readouterr().err
+    assert "was started with other options" in capsys.readouterr().err
     assert emotion.main(["detector", "fit", *SMALL, "--resume"]) == 0
     after = {run.name: run for run in find_runs().itertuples()}
     assert len(after) == 2
@@ -148,4 +148,4 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
         assert torch.equal(tensor, weights[1][name]), name
     assert not list(Path("mlruns/runs").glob("*/last.ckpt"))
     assert emotion.main(["detector", "fit", *SMALL, "--resume", stopped.run_id]) == 1
-    assert "has finished, there is nothing to go on from" in capsys.readouterr().err
+    assert "has finished, so there is nothing to resume" in capsys.readouterr().err

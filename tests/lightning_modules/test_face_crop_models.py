@@ -121,7 +121,7 @@ def test_photographs_among_crops_are_refused(run: str, capsys: Capture) -> None:
     prepare = ["data", "prepare", "--faces", "haar", "--unlabelled", "--data", "album", "--output", "crops"]
     assert emotion.main(prepare) == 0
     unlabelled = [word for word in prepare[1:] if word not in ("--faces", "haar")]
-    assert "--unlabelled: is for cutting faces out, got True; add --faces" in _refused(capsys, "data", *unlabelled)
+    assert "--unlabelled: needs --faces, got True; add --faces" in _refused(capsys, "data", *unlabelled)
     shutil.copy("album/photo_0.jpg", "crops/faces/added.jpg")
     assert "1 of the 4 images in crops are not" in _refused(capsys, "predict", "--run", run, "--data", "crops")
 

@@ -72,8 +72,8 @@ def test_info_shows_versions_devices_store_cache_and_disk(
     assert lines["git"].split()[1] == git_state()["git_commit"]
     assert lines["CPU"] == f"cores         {os.cpu_count()}"
     assert lines["GPU"] == "H200, 140.0 GB"
-    assert lines["tracking"].endswith("mlflow.db: answers, 0 runs")
-    assert lines["cache"] == f"{cache}: 0.03 GB; 0.03 of the 20 GB that pixel caches may take"
+    assert lines["tracking"].endswith("mlflow.db: reachable, 0 runs")
+    assert lines["cache"] == f"{cache}: 0.03 GB; 0.03 of the 20 GB for pixel caches"
     assert "GB for" in lines["free"]
 
 

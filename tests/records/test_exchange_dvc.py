@@ -142,7 +142,7 @@ def test_nothing_to_pull_is_a_clear_error(clones: tuple[Path, Path], monkeypatch
         main(["runs", "pull"])
     with pytest.raises(InputError, match="there is no run to share"):
         main(["runs", "push"])
-    with pytest.raises(InputError, match="--replace: drops what was shared"):
+    with pytest.raises(InputError, match="--replace: needs the runs to share, got none"):
         main(["runs", "push", "--replace"])
     Path("mlruns.dvc").write_text("<<<<<<< HEAD\n- md5: a\n=======\n- md5: b\n>>>>>>> other\n")
     with pytest.raises(InputError, match=r"git left two versions in it\. Take theirs"):

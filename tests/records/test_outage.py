@@ -105,7 +105,7 @@ def test_outage_loses_and_doubles_nothing(
     assert main(["sync"]) == 0
     assert str(across.run_id) in capsys.readouterr().out
     assert main(["sync"]) == 0
-    assert "Nothing waits" in capsys.readouterr().out
+    assert "Nothing to send" in capsys.readouterr().out
 
     for logger, steps in ((through, 350), (across, 300)):
         client, run_id = logger.experiment, str(logger.run_id)
@@ -123,7 +123,7 @@ def test_page_needs_runs_and_a_free_port(mlruns: Path, monkeypatch: pytest.Monke
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(InputError, match=f"port: {port} cannot be used"):
+        with pytest.raises(InputError, match=f"--port: {port} cannot be used"):
             main(["ui", "--port", str(port)])
     with pytest.raises(InputError, match="no runs are kept here"):
         main(["ui", "--directory", "nowhere"])

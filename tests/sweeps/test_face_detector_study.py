@@ -133,4 +133,4 @@ def test_wrong_words_are_refused(workplace: Path, options: dict[str, Any], messa
 
 def test_seeds_are_given_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert emotion.main(["study", "face-detector", "--seeds", "1", "1"]) == 1
-    assert "--seeds: each seed once" in capsys.readouterr().err
+    assert "--seeds: must not repeat a seed" in capsys.readouterr().err

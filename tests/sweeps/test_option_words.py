@@ -74,11 +74,11 @@ def test_the_same_options_are_the_same_run_in_any_order(mine: Path, capsys: pyte
     mine.write_text("# a comment\n" + mine.read_text())
     shutil.copy(mine, "same.yaml")
     told = folds(capsys, "--resume", "--data.erasing", "5e-1", "--data.batch_size=16", "--config=same.yaml", "--seed=3")
-    assert "a new one begins" not in told
+    assert "a new run starts" not in told
     assert len(find_runs(where="tags.kind = 'cross-validation'")) == 1
     mine.write_text(mine.read_text().replace("0.1", "0.2"))
     told = folds(capsys, "-c", "mine.yaml", "--data.batch_size", "16", "--seed", "3", "--data.erasing=.5", "--resume")
-    assert "no unfinished cross-validation has these options and images; a new one begins" in told
+    assert "no unfinished cross-validation has these options and images; a new run starts" in told
     assert len(find_runs(where="tags.kind = 'cross-validation'")) == 2
 
 
@@ -88,7 +88,7 @@ def test_an_option_is_no_value_of_resume(mine: Path, capsys: pytest.CaptureFixtu
 
 
 def test_an_option_is_no_value_of_recipe(mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--recipe: needs a value and got none" in failed(capsys, "fit", "--recipe", "-c", "mine.yaml")
+    assert "--recipe: needs a value, got none" in failed(capsys, "fit", "--recipe", "-c", "mine.yaml")
 
 
 SEARCH = ("search", "--warm-start", "nothing")  # checks everything, opens the search and ends

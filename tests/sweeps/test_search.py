@@ -234,5 +234,5 @@ def test_the_recipe_never_takes_the_place_of_the_space(workplace: Path, capsys: 
     space = workplace / "grid.yaml"
     space.write_text("model.dropout: {choice: [0.0, 0.1]}\n")
     assert emotion.main(["search", "--recipe", "quick", "--space", "grid.yaml", "--name", "grid"]) == 1
-    assert "--write: the winner's recipe would take the place of the space grid.yaml" in capsys.readouterr().err
+    assert "--write: the winner's config would overwrite the search space grid.yaml" in capsys.readouterr().err
     assert "choice" in space.read_text()

@@ -463,12 +463,12 @@ def test_the_command_says_what_it_did(
 
     assert main([*command, "--rule", "central", "--border", "pad"]) == 1
     text = capsys.readouterr().out
-    assert "6 pictures: a face in 4 (several in 1), none in 1\n1 cannot be read\nworked on 6\n" in text
+    assert "6 images: a face in 4 (several in 1), none in 1\n1 cannot be read\nprocessed 6\n" in text
     assert f"listed: {output / 'no_face.csv'}" in text
     assert f"written: {output / 'manifest.csv'} (4 crops of 40 px)" in text
     assert "left out: 2 of 6; choose --no-face drop, keep or centre" in text
     assert main([*command, "--rule", "central", "--border", "pad", "--no-face", "drop"]) == 0
-    assert "worked on 1, 5 stood already" in capsys.readouterr().out  # what was decided about it is new
+    assert "processed 1, 5 were done before" in capsys.readouterr().out  # what was decided about it is new
     assert decode(output / "faces/happy/0.jpg").shape == (40, 40, 3)
 
 
@@ -490,7 +490,7 @@ def test_options_that_cannot_be(
         main(["data", "prepare", *data, "--faces", str(spots), *options])
     assert not (tmp_path / "out").exists()
     if options != ["--upright"]:
-        with pytest.raises(InputError, match=r"is for cutting faces out, got .*; add --faces"):
+        with pytest.raises(InputError, match=r"needs --faces, got .*; add --faces"):
             main(["data", "prepare", *data, *options])
 
 
