@@ -54,14 +54,16 @@ def main(args: list[str] | None = None) -> int:
         1 and 2 a meaning of its own, which its `--help` tells.
     """
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # read at import: it would ask the network for a newer one
+    from datamodules.errors import InputError, did_you_mean
+
     args = list(sys.argv[1:] if args is None else args)
     if not args or args[0] in ("-h", "--help", "help"):
         print(usage())
         return 0 if args else 2
     if args[0] not in COMMANDS:
-        print(f"error: unknown command {args[0]!r}\n\n{usage()}", file=sys.stderr)
+        hint = did_you_mean(args[0], COMMANDS) or "see emotion --help"
+        print(f"error: unknown command {args[0]!r}; {hint}", file=sys.stderr)
         return 2
-    from datamodules.errors import InputError
 
     try:
         return int(importlib.import_module(COMMANDS[args[0]][0]).main(args))

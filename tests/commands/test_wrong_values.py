@@ -455,12 +455,12 @@ class TestTraining:
                 *each(start, "--model.backbone", ("resnet81", "")),
                 *each(start, "--data.inner_fraction", ("0", "nan", "1")),
                 *each(start, "--from", ("nope", "wrong/text.ckpt", "wrong/gone.ckpt", "wrong/nothing")),
-                *each(start, "--boxes", [wrong[name] for name in ("gone", "empty.csv", "other.csv", "binary.csv")]),
+                *each([*start, "--data=wrong/images"], "--boxes", ["wrong/gone", "wrong/empty.csv", "wrong/other.csv"]),
                 *each(start, "--recipe", ("quick",)),
                 *each(
                     ["detector", "fit"], "--data", [wrong[name] for name in ("gone", "nothing", "text.png", "images")]
                 ),
-                *each(["detector", "fit"], "--data", ["scenes:image=3", "scenes:images=0", "scenes:images=nan"]),
+                *each(["detector", "fit"], "--data", ["scenes:image=3", "scenes:images=nan"]),
             ]
         )
 
@@ -763,3 +763,55 @@ class TestReports:
                 *unknown(some, "--cros", "--colour=red"),
             ]
         )
+
+
+SMALL = "drawn:largest=8,ratio=2,size=32"
+MEANT = re.compile(r"did you mean ([^ ?]+)")
+
+
+@pytest.mark.parametrize(
+    ("words", "wrong_word"),
+    [
+        (["fitt", "--help"], "fitt"),
+        (["data", "descripe", "--data", SMALL], "descripe"),
+        (["data", "describe", "--data", SMALL, "--sampel", "5"], "--sampel"),
+        (["data", "describe", "--data", "foldr:faces"], "foldr"),
+        (["data", "describe", "--data", "drawn:larges=8,ratio=2,size=32"], "larges"),
+        (["data", "describe", "--data", SMALL, "--votes", "majorty"], "majorty"),
+        (["runs", "lst"], "lst"),
+        (["report", "bias", "RUN", "--by", "agee", "--not-kept", "--resamples", "100", "--permutations", "99"], "agee"),
+        (["fit", *TINY.split(), *QUIET, "--dry-run", "--model.dropuot", "0.1"], "--model.dropuot"),
+        (["fit", *TINY.split(), *QUIET, "--dry-run", "--model.loss", "Foca"], "Foca"),
+        (["fit", "--recipe", "quik", *TINY.split(), *QUIET, "--dry-run"], "quik"),
+        (["study", "leakag", "--help"], "leakag"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_the_suggested_name_works(fitted: str, faces: Path, emotion: Any, words: Words, wrong_word: str) -> None:
+    words = [fitted if word == "RUN" else word for word in words]
+    done = emotion(*words, status=None)
+    found = MEANT.search(done.err)
+    if wrong_word == "leakag":  # its help does not look at the name
+        found = MEANT.search(emotion("study", wrong_word, status=1).err)
+    assert found is not None, done.err
+    emotion(*(word.replace(wrong_word, found[1]) if wrong_word in word else word for word in words))
+
+
+def test_the_command_that_an_error_names_works(faces: Path, emotion: Any) -> None:
+    next(faces.rglob("*.png")).write_bytes(b"no image")
+    words = ["fit", *QUIET, "--dry-run", *TINY.split()[2:], "--data.folds=2", "--data"]
+    (error,) = emotion(*words, str(faces), status=1).errors
+    found = re.search(r"emotion (data check .* --fix (\S+)), then --data (\S+)", error)
+    assert found is not None
+    assert found[2] == found[3]
+    assert emotion(*found[1].split(), status=None).status == 1  # it reports what it found
+    emotion(*words, found[3])
+
+
+def test_an_existing_file_is_replaced_by_the_option_that_the_error_names(emotion: Any) -> None:
+    words = ["data", "prepare", "--data", SMALL, "--output", "drawn.csv"]
+    emotion(*words)
+    (error,) = emotion(*words, status=1).errors
+    option = re.search(r"or (--[a-z-]+)", error)
+    assert option is not None
+    emotion(*words, option[1])
