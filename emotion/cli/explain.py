@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from datamodules.errors import did_you_mean, invalid
-from emotion.cli.main import Parser, say_what_begins
+from emotion.cli.main import Parser, not_empty, say_what_begins
 
 # as in `records.explain.methods`, which imports torch; a test compares them
 METHODS = ("lime", "kernel-shap", "grad-cam", "integrated-gradients")
@@ -48,12 +48,16 @@ def _parser() -> argparse.ArgumentParser:
         "--fill", default="mean", help="instead of a superpixel: mean (default), superpixel, blur, grey, black"
     )
     how.add_argument("--steps", type=int, default=64, help="of integrated-gradients (default: %(default)s)")
-    how.add_argument("--layer", help="grad-cam: name in the backbone (default: the last one with places)")
+    how.add_argument(
+        "--layer", type=not_empty, help="grad-cam: name in the backbone (default: the last one with places)"
+    )
     how.add_argument("--batch", type=int, default=64, help="samples in one pass (default: %(default)s)")
     how.add_argument("--seed", type=int, default=0, help="of the choice and the samples (default: %(default)s)")
     report = made.add_argument_group("the report")
     report.add_argument("--top", type=int, default=5, help="superpixels an image marks (default: %(default)s)")
-    report.add_argument("--faces", metavar="yunet:FILE", help="finds landmarks where the data tells none")
+    report.add_argument(
+        "--faces", type=not_empty, metavar="yunet:FILE", help="finds landmarks where the data tells none"
+    )
     report.add_argument("--compare", nargs="+", default=[], metavar="METHOD", help="other methods to compare with")
     report.add_argument("--seeds", type=int, default=2, help="repeats with other seeds (default: %(default)s)")
     report.add_argument("--resamples", type=int, default=2000, help="of intervals (default: %(default)s)")

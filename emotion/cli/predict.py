@@ -30,7 +30,9 @@ def _predict(args: list[str]) -> int:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--run", help="run id of a finished run (of a cross-validation: one of its folds)")
     which.add_argument("--checkpoint", help="a checkpoint file")
-    parser.add_argument("--data", required=True, help="a picture, a folder, or a CSV/Parquet table with a path column")
+    parser.add_argument(
+        "--data", type=not_empty, required=True, help="a picture, a folder, or a CSV/Parquet table with a path column"
+    )
     parser.add_argument(
         "--output", type=not_empty, help="where to write the table (.csv or .parquet); default: only print"
     )

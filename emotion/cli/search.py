@@ -50,7 +50,7 @@ def run_search(args: list[str]) -> int:
     add("--name", type=not_empty, help="of the study (default: recipe, spaces and data)")
     add("--warm-start", metavar="STUDY", help="try the finished trials of another study first, best first")
     add("--sampler-seed", type=int, default=0)
-    add("--write", type=Path, metavar="FILE", help="where the winner's recipe goes (default: NAME.yaml)")
+    add("--write", type=not_empty, metavar="FILE", help="where the winner's recipe goes (default: NAME.yaml)")
     options, rest = parser.parse_known_args(args[1:])
     say_what_begins(args)
     from sweeps.search import search
@@ -68,7 +68,9 @@ def run_search(args: list[str]) -> int:
         pruner=options.pruner or ("none" if options.objectives == 2 or options.sampler == "grid" else "hyperband"),
         seed=options.sampler_seed,
     )
-    recipe = options.write or Path(f"{plan.name}.yaml")
+    recipe = Path(options.write or f"{plan.name}.yaml")
+    if recipe.is_dir() or not recipe.absolute().parent.is_dir():
+        raise invalid("--write", "must be a file in a folder that exists", str(recipe))
     if recipe.resolve() in {Path(name).resolve() for name in options.space}:
         msg = f"--write: the winner's recipe would take the place of the space {recipe}; name another file"
         raise InputError(msg)

@@ -81,6 +81,8 @@ class Advice:
         """Return the options, commands and recipes in a message that do not exist."""
         typed = {word.partition("=")[0] for word in words}
         own = self.options[command] | self.options.get(" ".join(words[:2]), set())
+        if "(in training " in message:
+            own |= self.options["fit"] | self.options["data cache"]
         found = [f"command {name}" for name in self._commands(message) if name not in self.commands]
         for name in re.findall(r"(?<![\w/-])(--?[A-Za-z][\w.-]*)", message):
             option = name.rstrip(".")
@@ -194,7 +196,7 @@ def _problem(emotion: Any, advice: Advice, words: Words) -> str:
         return f"{len(message)} characters: {done.err[-700:]!r}"
     name, equals, value = words[-1].partition("=")
     about = {name.lstrip("-"), name.rsplit(".", 1)[-1], value} - {""}
-    if equals and not any(part in message for part in about):
+    if equals and " required" not in message and not any(part in message for part in about):
         return f"says nothing about {words[-1]}: {message}"
     found = advice.wrong_names(words[0], words, message)
     return f"names what does not exist, {', '.join(found)}: {message}" if found else ""
@@ -371,7 +373,7 @@ class TestTraining:
         )
 
     def test_search(self, refused: Any, wrong: dict[str, str]) -> None:
-        start = ["search", *TINY.split()[:3], *QUIET, "--space", "optimiser"]
+        start = ["search", *TINY.split()[:3], *QUIET, "--space", "optimizer"]
         spaces = {
             "list.yaml": "- 1",
             "kind.yaml": "model.dropout: {chioce: [0.1]}",
@@ -389,13 +391,10 @@ class TestTraining:
         bad = [wrong[name] for name in ("gone", "torn.yaml", "binary.yaml", "empty.yaml", "loop", "images", "text.png")]
         refused(
             [
-                *[
-                    ["search", *TINY.split(), "--space", space]
-                    for space in [*made, *bad, "optimizerr", "", "loss,optimiser"]
-                ],
+                *[["search", *TINY.split(), "--space", space] for space in [*made, *bad, "optimiser", "", "loss,size"]],
                 ["search"],
                 ["search", "--space"],
-                [*start, "optimiser"],
+                [*start, "optimizer"],
                 *each(start, "--trials", (*WHOLE, "0", "-1")),
                 *each(start, "--folds", (*WHOLE, "1", "0")),
                 *each(start, "--workers", ("0", "two", "2")),
@@ -499,7 +498,7 @@ class TestModels:
     def test_predict(self, fitted: str, emotion: Any, refused: Any, wrong: dict[str, str]) -> None:
         start = ["predict", f"--run={fitted}"]
         whole = [*start, f"--data={wrong['whole.png']}"]
-        sources = "empty.csv header.csv other.csv binary.csv text.parquet nothing loop gone list.yaml dangling.csv"
+        sources = "empty.csv header.csv other.csv binary.csv text.parquet nothing loop gone dangling.csv"
         checkpoints = [wrong[name] for name in ("gone", "text.ckpt", "empty.ckpt", "nothing", "loop", "whole.png")]
         refused(
             [
