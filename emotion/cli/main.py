@@ -10,6 +10,7 @@ import importlib
 import os
 import re
 import sys
+from pathlib import Path
 from typing import Any, NoReturn
 
 COMMANDS = {
@@ -86,7 +87,7 @@ class Parser(argparse.ArgumentParser):
     """A parser of one command: no abbreviated options, and a misspelt option or word is answered with the nearest."""
 
     def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - as argparse's
-        super().__init__(*args, **options, allow_abbrev=False)
+        super().__init__(*args, **{**options, "allow_abbrev": False})
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # noqa: ANN401 - as argparse's
         """Keep the words, whose first one names the subcommand."""
@@ -119,6 +120,19 @@ def not_empty(text: str) -> str:
         msg = "must not be empty"
         raise argparse.ArgumentTypeError(msg)
     return text
+
+
+def writable_file(option: str, path: Path) -> Path:
+    """Return the path of a file that a command will write, checked before the work that fills it.
+
+    Raises:
+        InputError: It is a folder, or is to lie in a folder that does not exist.
+    """
+    from datamodules.errors import invalid
+
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise invalid(option, "must be a file in a folder that exists", str(path))
+    return path
 
 
 def port(text: str) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datamodules.errors import InputError
-from emotion.cli.main import Parser, not_empty, say_what_begins
+from emotion.cli.main import Parser, not_empty, say_what_begins, writable_file
 
 if TYPE_CHECKING:  # it takes a second to import
     import pandas as pd
@@ -45,6 +45,8 @@ def _predict(args: list[str]) -> int:
     if options.output and Path(options.output).suffix not in (".csv", ".parquet"):
         msg = f"--output: must end in .csv or .parquet, got {options.output}"
         raise InputError(msg)
+    if options.output:
+        writable_file("--output", Path(options.output))
     from lightning_modules.predict import predict_table, write_predictions
     from lightning_modules.stored import header, load_trained, run_checkpoint
 
@@ -81,7 +83,7 @@ def _export(args: list[str]) -> int:
     from lightning_modules.export import export_onnx, refuse_face_crops
     from lightning_modules.stored import header, load_trained, run_checkpoint
 
-    path = Path(options.output or f"{options.run}.onnx")
+    path = writable_file("--output", Path(options.output or f"{options.run}.onnx"))
     trained = load_trained(run_checkpoint(options.run))
     refuse_face_crops(trained, options.run)
     print(header(options.run, trained), file=sys.stderr)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from datamodules.errors import InputError, invalid
-from emotion.cli.main import Parser, not_empty, port, say_what_begins
+from emotion.cli.main import Parser, not_empty, port, say_what_begins, writable_file
 from lightning_modules.config import HELP, Options, recipe_names
 from sweeps.spaces import SPACES, portable
 from sweeps.storage import EMBEDDED, VARIABLE, address, close, is_shared, open_storage
@@ -68,9 +68,7 @@ def run_search(args: list[str]) -> int:
         pruner=options.pruner or ("none" if options.objectives == 2 or options.sampler == "grid" else "hyperband"),
         seed=options.sampler_seed,
     )
-    recipe = Path(options.write or f"{plan.name}.yaml")
-    if recipe.is_dir() or not recipe.absolute().parent.is_dir():
-        raise invalid("--write", "must be a file in a folder that exists", str(recipe))
+    recipe = writable_file("--write", Path(options.write or f"{plan.name}.yaml"))
     if recipe.resolve() in {Path(name).resolve() for name in options.space}:
         msg = f"--write: the winner's recipe would take the place of the space {recipe}; name another file"
         raise InputError(msg)
