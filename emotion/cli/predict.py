@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, invalid
 from emotion.cli.main import Parser, not_empty, say_what_begins, writable_file
 
 if TYPE_CHECKING:  # it takes a second to import
@@ -99,6 +99,8 @@ def _register(args: list[str]) -> int:
     parser.add_argument("run", help="run id of a finished run")
     parser.add_argument("--name", type=not_empty, default="emotion", help="name in the registry")
     options = parser.parse_args(args)
+    if {"/", ":"} & set(options.name):
+        raise invalid("--name", "must have no / and no :", options.name)
     from lightning_modules.export import register
 
     version = register(options.run, options.name)
