@@ -10,6 +10,7 @@ import importlib
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -133,6 +134,22 @@ def writable_file(option: str, path: Path) -> Path:
     if path.is_dir() or not path.absolute().parent.is_dir():
         raise invalid(option, "must be a file in a folder that exists", str(path))
     return path
+
+
+def whole_from(least: int) -> Callable[[str], int]:
+    """Return the argparse type of whole numbers that are at least `least`."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            msg = f"must be a whole number of at least {least}, got {text!r}"
+            raise argparse.ArgumentTypeError(msg)
+        return value
+
+    return parse
 
 
 def port(text: str) -> int:

@@ -196,7 +196,8 @@ def _problem(emotion: Any, advice: Advice, words: Words) -> str:
         return f"{len(message)} characters: {done.err[-700:]!r}"
     name, equals, value = words[-1].partition("=")
     about = {name.lstrip("-"), name.rsplit(".", 1)[-1], value} - {""}
-    if equals and " required" not in message and not any(part in message for part in about):
+    early = " required" in message or "folder .dvc" in message  # found before the values are looked at
+    if equals and not early and not any(part in message for part in about):
         return f"says nothing about {words[-1]}: {message}"
     found = advice.wrong_names(words[0], words, message)
     return f"names what does not exist, {', '.join(found)}: {message}" if found else ""
@@ -747,7 +748,7 @@ class TestReports:
             [
                 start,
                 [*start, fitted],
-                *[[*start, name, "--by=age"] for name in [*TEXTS, "", "wrong/gone"]],
+                *[[*start, "--by=age", name] for name in [*TEXTS, "", "wrong/gone"]],
                 *each([*start, fitted], "--by", ("agee", "", "label", "age+", "age+nope", "age+age")),
                 *each(some, "--bins", ("age", "age=", "age=1,x", "nocolumn=0,1", "age=nan,1")),
                 *each(some, "--top", (*WHOLE, "0", "-1")),
