@@ -27,9 +27,9 @@ def _parser() -> argparse.ArgumentParser:
     several.add_argument("runs", nargs="+", metavar="RUN", help="id, its beginning, name, or latest; first: reference")
     several.add_argument("--pairs", action="store_true", help="every run with every other, not all with the first")
     several.add_argument(
-        "--resamples", type=whole_from(1), default=2000, help="of the bootstrap (default: %(default)s)"
+        "--resamples", type=whole_from(100), default=2000, help="of the bootstrap (default: %(default)s)"
     )
-    several.add_argument("--permutations", type=whole_from(1), default=9999, help="of the test (default: %(default)s)")
+    several.add_argument("--permutations", type=whole_from(99), default=9999, help="of the test (default: %(default)s)")
     several.set_defaults(command=_compare)
     certify = commands.add_parser("certify", help="check what a run says of itself", description=_certify.__doc__)
     certify.add_argument("run", metavar="RUN", help="id, its beginning, name, or latest")
@@ -60,8 +60,8 @@ def _add_bias_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--by-class", action="store_true", help="test the gap of each class, too")
     parser.add_argument("--minimum", type=int, default=MINIMUM, help="images of a ranked group (default: %(default)s)")
     parser.add_argument("--manifest", type=Path, metavar="FILE", help="table the run was trained on, for who was in it")
-    parser.add_argument("--resamples", type=whole_from(1), default=2000, help="of the bootstrap (default: %(default)s)")
-    parser.add_argument("--permutations", type=whole_from(1), default=9999, help="of the tests (default: %(default)s)")
+    parser.add_argument("--resamples", type=whole_from(100), default=2000, help="of the bootstrap (default: %(default)s)")
+    parser.add_argument("--permutations", type=whole_from(99), default=9999, help="of the tests (default: %(default)s)")
     parser.add_argument("--seed", type=whole_from(0), default=0, help="of both (default: %(default)s)")
     parser.add_argument("--not-kept", action="store_true", help="print, and keep no files with the run")
 
