@@ -60,7 +60,9 @@ def _add_bias_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--by-class", action="store_true", help="test the gap of each class, too")
     parser.add_argument("--minimum", type=int, default=MINIMUM, help="images of a ranked group (default: %(default)s)")
     parser.add_argument("--manifest", type=Path, metavar="FILE", help="table the run was trained on, for who was in it")
-    parser.add_argument("--resamples", type=whole_from(100), default=2000, help="of the bootstrap (default: %(default)s)")
+    parser.add_argument(
+        "--resamples", type=whole_from(100), default=2000, help="of the bootstrap (default: %(default)s)"
+    )
     parser.add_argument("--permutations", type=whole_from(99), default=9999, help="of the tests (default: %(default)s)")
     parser.add_argument("--seed", type=whole_from(0), default=0, help="of both (default: %(default)s)")
     parser.add_argument("--not-kept", action="store_true", help="print, and keep no files with the run")

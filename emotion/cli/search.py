@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from datamodules.errors import InputError, invalid
-from emotion.cli.main import Parser, not_empty, port, say_what_begins, writable_file
+from emotion.cli.main import Parser, not_empty, port, say_what_begins, whole_from, writable_file
 from lightning_modules.config import HELP, Options, recipe_names
 from sweeps.spaces import SPACES, portable
 from sweeps.storage import EMBEDDED, VARIABLE, address, close, is_shared, open_storage
@@ -49,7 +49,7 @@ def run_search(args: list[str]) -> int:
     add("--objectives", type=int, choices=(1, 2), default=1, help="2: the FLOPs of an image as well (Pareto front)")
     add("--name", type=not_empty, help="of the study (default: recipe, spaces and data)")
     add("--warm-start", metavar="STUDY", help="try the finished trials of another study first, best first")
-    add("--sampler-seed", type=int, default=0)
+    add("--sampler-seed", type=whole_from(0), default=0)
     add("--write", type=not_empty, metavar="FILE", help="where the winner's recipe goes (default: NAME.yaml)")
     options, rest = parser.parse_known_args(args[1:])
     say_what_begins(args)

@@ -4,7 +4,7 @@ import argparse
 import sys
 
 from datamodules.errors import InputError
-from emotion.cli.main import Parser, not_empty, say_what_begins
+from emotion.cli.main import Parser, not_empty, say_what_begins, whole_from
 from sweeps.studies import OWN_DOORS, STUDIES, build_study
 from sweeps.studies.plan import PROTOCOLS, SCALES, Study
 
@@ -27,7 +27,7 @@ def main(args: list[str]) -> int:
     parser.add_argument("--data", help="a path or reader:path; by default drawn faces at scale tiny")
     parser.add_argument("--scale", choices=SCALES, default="tiny")
     parser.add_argument("--protocol", choices=PROTOCOLS, default="honest", help="paper: select and report on one part")
-    parser.add_argument("--seeds", type=int, nargs="+", help="training seeds, in place of the study's")
+    parser.add_argument("--seeds", type=whole_from(0), nargs="+", help="training seeds, in place of the study's")
     parser.add_argument(
         "--cells",
         nargs="+",
@@ -35,7 +35,9 @@ def main(args: list[str]) -> int:
         help="run only these cells of the study; the report then covers only them; the same command without --cells "
         "runs the rest",
     )
-    parser.add_argument("--workers", type=int, default=1, help="processes on this machine; several need PostgreSQL")
+    parser.add_argument(
+        "--workers", type=whole_from(1), default=1, help="processes on this machine; several need PostgreSQL"
+    )
     parser.add_argument("--storage", type=not_empty, help="PostgreSQL for several workers; by default a file for one")
     parser.add_argument("--dry-run", action="store_true", help="say how many runs and images, and about how long")
     parser.add_argument("--report", action="store_true", help="write the report of what has finished, run nothing")
