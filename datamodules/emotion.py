@@ -33,6 +33,8 @@ from datamodules.readers import ReadOptions, read
 from datamodules.seen import SeenImages
 from datamodules.transforms import BasePolicy, Policy, build_transform
 
+LARGEST_SIZE = 4096  # side of an image in pixels; beyond it the memory is not enough for a batch
+
 
 class EmotionDataModule(L.LightningDataModule):
     """Images of emotions: ``train`` to learn from, the inner part to select on, the outer part to report on.
@@ -133,6 +135,8 @@ class EmotionDataModule(L.LightningDataModule):
             if value is not None and value < smallest:
                 raise invalid(f"--data.{name}", f"must be at least {smallest}", value)
         require_n_min(n_min)
+        if size > LARGEST_SIZE:
+            raise invalid("--data.size", f"must be at most {LARGEST_SIZE} pixels", size)
         if not cache_budget_gb >= 0:
             raise invalid("--data.cache_budget_gb", "must be at least 0", cache_budget_gb)
         names = list(transforms or [])

@@ -39,6 +39,19 @@ class Images(Protocol):
         """(N,): rows with equal numbers must stay together."""
 
 
+def read_start(source: str) -> tuple[dict[str, Any], Path, str | None]:
+    """Return the checkpoint that a run starts from, its file, and the id of the run that wrote it, if one was named.
+
+    Raises:
+        InputError: There is no such run or file, or it is damaged.
+    """
+    path, run_id = Path(source), None
+    if path.suffix != ".ckpt":
+        run_id = find_run(source)
+        path = run_checkpoint(run_id)
+    return read_checkpoint(path), path, run_id
+
+
 def begin_from(model: EmotionClassifier, data: EmotionDataModule, source: str) -> None:
     """Give a model the weights of a checkpoint, the averaged ones where an average was kept.
 
@@ -51,11 +64,7 @@ def begin_from(model: EmotionClassifier, data: EmotionDataModule, source: str) -
         InputError: There is no such run or file; the model is a different one; it has seen images that this run
             reports on; or it does not record which images it has seen.
     """
-    path, run_id = Path(source), None
-    if path.suffix != ".ckpt":
-        run_id = find_run(source)
-        path = run_checkpoint(run_id)
-    checkpoint = read_checkpoint(path)
+    checkpoint, path, run_id = read_start(source)
     known: dict[str, Any] = used_alone(checkpoint[CONFIG_KEY])
     require_classes(known["classes"], model.classes, f"--run.start_from {source}")
     for name in ("backbone", "head", "head_width"):

@@ -338,6 +338,9 @@ def _pairs(words: Sequence[str], short: Mapping[str, str]) -> list[tuple[str, st
             else:
                 msg = f"{name}: needs a value, got none"
                 raise InputError(msg)
+        if equals and not value.strip() and name in ("--resume", "--run.resume", "--config", "--recipe"):
+            msg = f"{name}: needs a value and got none"
+            raise InputError(msg)
         typed, name = name, short.get(name, name).removeprefix("--")
         for section in ("data", "model"):  # as version 0.1 wrote them
             name = name.replace(f"{section}.init_args.", f"{section}.").replace(f"{section}.class_path", section)

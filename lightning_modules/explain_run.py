@@ -131,6 +131,8 @@ def _options(options: ExplainOptions) -> tuple[MethodOptions, ReportOptions]:
     if options.answers not in ANSWERS:
         hint = did_you_mean(options.answers, ANSWERS)
         raise invalid("--answers", f"must be one of {', '.join(ANSWERS)}", options.answers, hint)
+    if options.bins and not options.by:
+        raise invalid("--bins", "needs --by, whose columns it divides", ", ".join(options.bins))
     if options.rows and options.paths:
         msg = "--rows and --paths: give one of them"
         raise InputError(msg)

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError, invalid
-from lightning_modules.beginning import begin_from, check_resumed, check_weights
+from lightning_modules.beginning import begin_from, check_resumed, check_weights, read_start
 from lightning_modules.callbacks import CheckedCheckpointIO
 from lightning_modules.checkpoints import read_checkpoint
 from lightning_modules.classifier import EmotionClassifier, check_model
@@ -284,17 +284,22 @@ def check_options(config: RunConfig) -> None:
     sections = config.instantiate()
     if config.kind == "detector":
         return
-    RunOptions(**config.run)
+    start = RunOptions(**config.run).start_from
     EmotionDataModule(**sections.data)
     names = set(inspect.signature(check_model).parameters) | {"dropout", "drop_path", "warmup"}
     check_model(**{name: value for name, value in config.model.items() if name in names})
     if (epochs := config.trainer["max_epochs"]) is not None and epochs < 1 and epochs != -1:
         raise invalid("--trainer.max_epochs", "must be at least 1", epochs)
+    weights = config.model["weights"]
+    if weights not in ("embedded", "hub", "none") and not Path(weights).is_file():
+        raise invalid("--model.weights", "must be embedded, hub, none or a file that exists", weights)
+    if start:
+        read_start(start)
     if first_rank():
         options = {**dict(sections.trainer), "enable_progress_bar": False, "enable_checkpointing": False}
         try:
             Trainer(**options | {"logger": False})
-        except (MisconfigurationException, ValueError, RuntimeError) as error:
+        except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
             msg = f"--trainer: {' '.join(str(error).split())[:450]}"
             raise InputError(msg) from error
 

@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks import Callback
 from tqdm import tqdm
 
 from datamodules.emotion import EmotionDataModule
-from datamodules.errors import InputError
+from datamodules.errors import InputError, invalid
 from lightning_modules.config import RunConfig, data_module
 from lightning_modules.evaluation import RunResult, keep_evaluation, whole_scores
 from lightning_modules.progress import EpochLines, quiet
@@ -126,6 +126,8 @@ def cross_validate(
     if len(set(seeds)) != len(seeds):
         msg = f"--seeds: must not repeat a seed, got {seeds}"
         raise InputError(msg)
+    if not all(0 <= seed < 2**32 for seed in seeds):
+        raise invalid("--seeds", "must be from 0 to 4294967295", list(seeds))
     if resamples < 100:
         msg = f"--resamples: must be at least 100 for an interval (2000 is usual), got {resamples}"
         raise InputError(msg)

@@ -82,6 +82,8 @@ class BoxesDataModule(L.LightningDataModule):
             raise invalid("--data.batch_size", "must be at least 2, which batch normalisation needs", batch_size)
         if num_workers is not None and num_workers < 0:
             raise invalid("--data.num_workers", "must be at least 0", num_workers)
+        if boxes and source.strip().partition(":")[0] == "scenes":
+            raise invalid("--data.boxes", "scenes are drawn with their boxes", boxes, "leave it out")
         for name, value in (("outer_fraction", outer_fraction), ("inner_fraction", inner_fraction)):
             if not 0 < value < 1:
                 raise invalid(f"--data.{name}", "must be above 0 and below 1", value)

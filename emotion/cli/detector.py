@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from datamodules.errors import InputError, did_you_mean, invalid
-from emotion.cli.main import Parser, not_empty, say_what_begins
+from emotion.cli.main import Parser, not_empty, say_what_begins, writable_file
 
 USAGE = """usage: emotion detector <fit|test|export> [options]
 
@@ -97,7 +97,7 @@ def _export(args: list[str]) -> int:
     from lightning_modules.detector.module import FaceDetector
     from lightning_modules.detector.run import checkpoint_of
 
-    path = Path(options.output or f"{Path(options.run).stem}.onnx")
+    path = writable_file("--output", Path(options.output or f"{Path(options.run).stem}.onnx"))
     model = FaceDetector.from_checkpoint(checkpoint_of(options.run))
     worst = export_onnx(model, path, fixed=options.fixed)
     print(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB); differs from torch by at most {worst:.1e}")

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from datamodules.errors import did_you_mean, invalid
-from emotion.cli.main import Parser, say_what_begins
+from emotion.cli.main import Parser, not_empty, say_what_begins
 
 # as in `records.explain.methods`, which imports torch; a test compares them
 METHODS = ("lime", "kernel-shap", "grad-cam", "integrated-gradients")
@@ -56,12 +56,14 @@ def _parser() -> argparse.ArgumentParser:
         "--fill", default="mean", help="what replaces a superpixel: mean (default), superpixel, blur, grey, black"
     )
     how.add_argument("--steps", type=int, default=64, help="steps of integrated-gradients (default: %(default)s)")
-    how.add_argument("--layer", help="grad-cam: name of a layer of the backbone (default: the last feature map)")
+    how.add_argument(
+        "--layer", type=not_empty, help="grad-cam: name of a layer of the backbone (default: the last feature map)"
+    )
     how.add_argument("--batch", type=int, default=64, help="samples in one pass (default: %(default)s)")
     how.add_argument("--seed", type=int, default=0, help="seed of the chosen images and samples (default: %(default)s)")
     report = made.add_argument_group("the report")
     report.add_argument("--top", type=int, default=5, help="superpixels marked in an image (default: %(default)s)")
-    report.add_argument("--faces", metavar="yunet:FILE", help="find landmarks if the data has none")
+    report.add_argument("--faces", type=not_empty, metavar="yunet:FILE", help="find landmarks if the data has none")
     report.add_argument("--compare", nargs="+", default=[], metavar="METHOD", help="other methods to compare with")
     report.add_argument("--seeds", type=int, default=2, help="repetitions with other seeds (default: %(default)s)")
     report.add_argument("--resamples", type=int, default=2000, help="bootstrap resamples (default: %(default)s)")

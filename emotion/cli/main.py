@@ -10,6 +10,8 @@ import importlib
 import os
 import re
 import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 COMMANDS = {
@@ -53,15 +55,17 @@ def main(args: list[str] | None = None) -> int:
         The exit status: 0 success, 1 an error whose message was printed, 2 wrong usage, 130 stopped by Ctrl-C; the
         `--help` of a command says if 1 and 2 have another meaning.
     """
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # read at import; else it looks for a newer version online
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # read at import: it would ask the network for a newer one
+    from datamodules.errors import InputError, did_you_mean
+
     args = list(sys.argv[1:] if args is None else args)
     if not args or args[0] in ("-h", "--help", "help"):
         print(usage())
         return 0 if args else 2
     if args[0] not in COMMANDS:
-        print(f"error: unknown command {args[0]!r}\n\n{usage()}", file=sys.stderr)
+        hint = did_you_mean(args[0], COMMANDS) or "see emotion --help"
+        print(f"error: unknown command {args[0]!r}; {hint}", file=sys.stderr)
         return 2
-    from datamodules.errors import InputError
 
     try:
         return int(importlib.import_module(COMMANDS[args[0]][0]).main(args))
@@ -84,7 +88,7 @@ class Parser(argparse.ArgumentParser):
     """Parser of one command: options cannot be abbreviated, and errors suggest the nearest name."""
 
     def __init__(self, *args: Any, **options: Any) -> None:  # noqa: ANN401 - as argparse's
-        super().__init__(*args, **options, allow_abbrev=False)
+        super().__init__(*args, **{**options, "allow_abbrev": False})
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # noqa: ANN401 - as argparse's
         """Remember the first word, which names the subcommand."""
@@ -117,6 +121,35 @@ def not_empty(text: str) -> str:
         msg = "must not be empty"
         raise argparse.ArgumentTypeError(msg)
     return text
+
+
+def writable_file(option: str, path: Path) -> Path:
+    """Return the path of a file that a command will write, checked before the work that fills it.
+
+    Raises:
+        InputError: It is a folder, or is to lie in a folder that does not exist.
+    """
+    from datamodules.errors import invalid
+
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise invalid(option, "must be a file in a folder that exists", str(path))
+    return path
+
+
+def whole_from(least: int) -> Callable[[str], int]:
+    """Return the argparse type of whole numbers that are at least `least`."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            msg = f"must be a whole number of at least {least}, got {text!r}"
+            raise argparse.ArgumentTypeError(msg)
+        return value
+
+    return parse
 
 
 def port(text: str) -> int:

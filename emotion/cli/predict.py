@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from datamodules.errors import InputError
-from emotion.cli.main import Parser, not_empty, say_what_begins
+from datamodules.errors import InputError, invalid
+from emotion.cli.main import Parser, not_empty, say_what_begins, writable_file
 
 if TYPE_CHECKING:  # it takes a second to import
     import pandas as pd
@@ -31,10 +31,14 @@ def _predict(args: list[str]) -> int:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--run", help="run id of a finished run; for a cross-validation, of one of its folds")
     which.add_argument("--checkpoint", help="a checkpoint file")
-    parser.add_argument("--data", required=True, help="an image, a folder, or a CSV/Parquet table with a path column")
-    parser.add_argument("--output", type=not_empty, help="file for the table, .csv or .parquet (default: only print)")
-    parser.add_argument("--batch-size", type=int, default=64, help="images in a batch (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=0, help="processes that load images (default: %(default)s)")
+    parser.add_argument(
+        "--data", type=not_empty, required=True, help="a picture, a folder, or a CSV/Parquet table with a path column"
+    )
+    parser.add_argument(
+        "--output", type=not_empty, help="where to write the table (.csv or .parquet); default: only print"
+    )
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--workers", type=int, default=0, help="processes that decode")
     options = parser.parse_args(args)
     if options.batch_size < 1 or options.workers < 0:
         msg = f"--batch-size and --workers: must be at least 1 and 0, got {options.batch_size} and {options.workers}"
@@ -42,6 +46,8 @@ def _predict(args: list[str]) -> int:
     if options.output and Path(options.output).suffix not in (".csv", ".parquet"):
         msg = f"--output: must end in .csv or .parquet, got {options.output}"
         raise InputError(msg)
+    if options.output:
+        writable_file("--output", Path(options.output))
     from lightning_modules.predict import predict_table, write_predictions
     from lightning_modules.stored import header, load_trained, run_checkpoint
 
@@ -78,7 +84,7 @@ def _export(args: list[str]) -> int:
     from lightning_modules.export import export_onnx, refuse_face_crops
     from lightning_modules.stored import header, load_trained, run_checkpoint
 
-    path = Path(options.output or f"{options.run}.onnx")
+    path = writable_file("--output", Path(options.output or f"{options.run}.onnx"))
     trained = load_trained(run_checkpoint(options.run))
     refuse_face_crops(trained, options.run)
     print(header(options.run, trained), file=sys.stderr)
@@ -94,6 +100,8 @@ def _register(args: list[str]) -> int:
     parser.add_argument("run", help="run id of a finished run")
     parser.add_argument("--name", type=not_empty, default="emotion", help="name in the registry (default: %(default)s)")
     options = parser.parse_args(args)
+    if {"/", ":"} & set(options.name):
+        raise invalid("--name", "must have no / and no :", options.name)
     from lightning_modules.export import register
 
     version = register(options.run, options.name)

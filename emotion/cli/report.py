@@ -4,8 +4,8 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-from datamodules.errors import InputError
-from emotion.cli.main import Parser, add_directory
+from datamodules.errors import InputError, invalid
+from emotion.cli.main import Parser, add_directory, not_empty, whole_from
 
 MINIMUM = 30  # as in `records.bias.groups`, which imports pandas; a test compares them
 
@@ -24,14 +24,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="emotion report", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     several = commands.add_parser("compare", help="compare runs image by image", description=_compare.__doc__)
+    several.add_argument("runs", nargs="+", metavar="RUN", help="id, its beginning, name, or latest; first: reference")
+    several.add_argument("--pairs", action="store_true", help="every run with every other, not all with the first")
     several.add_argument(
-        "runs", nargs="+", metavar="RUN", help="run id or its start, name, or latest; the first is the reference"
+        "--resamples", type=whole_from(100), default=2000, help="of the bootstrap (default: %(default)s)"
     )
-    several.add_argument("--pairs", action="store_true", help="compare every two runs, not only each with the first")
-    several.add_argument("--resamples", type=int, default=2000, help="bootstrap resamples (default: %(default)s)")
-    several.add_argument(
-        "--permutations", type=int, default=9999, help="permutations of the test (default: %(default)s)"
-    )
+    several.add_argument("--permutations", type=whole_from(99), default=9999, help="of the test (default: %(default)s)")
     several.set_defaults(command=_compare)
     certify = commands.add_parser("certify", help="check what a run has recorded", description=_certify.__doc__)
     certify.add_argument("run", metavar="RUN", help="run id or its start, name, or latest")
@@ -59,25 +57,22 @@ def _add_bias_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--top", type=int, metavar="N", help="keep the N most frequent values of each column")
     parser.add_argument(
-        "--sets", metavar="COLUMN", help="column that names data sets: compare them on the classes they share"
+        "--sets", type=not_empty, metavar="COLUMN", help="its values are data sets: compare on the classes they share"
     )
-    parser.add_argument("--by-class", action="store_true", help="also test the gap of each class")
+    parser.add_argument("--by-class", action="store_true", help="test the gap of each class, too")
+    parser.add_argument("--minimum", type=int, default=MINIMUM, help="images of a ranked group (default: %(default)s)")
+    parser.add_argument("--manifest", type=Path, metavar="FILE", help="table the run was trained on, for who was in it")
     parser.add_argument(
-        "--minimum", type=int, default=MINIMUM, help="least images of a group in the ranking (default: %(default)s)"
+        "--resamples", type=whole_from(100), default=2000, help="of the bootstrap (default: %(default)s)"
     )
-    parser.add_argument(
-        "--manifest", type=Path, metavar="FILE", help="manifest of the run's data, to count the groups in training"
-    )
-    parser.add_argument("--resamples", type=int, default=2000, help="bootstrap resamples (default: %(default)s)")
-    parser.add_argument(
-        "--permutations", type=int, default=9999, help="permutations of the tests (default: %(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="seed of resamples and permutations (default: %(default)s)")
-    parser.add_argument("--not-kept", action="store_true", help="print the report, and store no files with the run")
+    parser.add_argument("--permutations", type=whole_from(99), default=9999, help="of the tests (default: %(default)s)")
+    parser.add_argument("--seed", type=whole_from(0), default=0, help="of both (default: %(default)s)")
+    parser.add_argument("--not-kept", action="store_true", help="print, and keep no files with the run")
 
 
 def _compare(options: argparse.Namespace) -> int:
     """Compare runs on the images they share: differences with 95 % intervals and paired tests, b minus a."""
+    _require_folder(options.out)
     from records.comparison import compare_runs, comparison_markdown, comparison_page, comparison_tables
     from records.tables import as_text
 
@@ -101,6 +96,7 @@ def _certify(options: argparse.Namespace) -> int:
 
     Exit status 1 if a check fails; 2 if none fails, but one ended with an error.
     """
+    _require_folder(options.out)
     from records.certificate import certificate_json, certificate_page, certificate_text, certify
     from records.runs import find_whole_run
 
@@ -114,7 +110,8 @@ def _certify(options: argparse.Namespace) -> int:
 
 
 def _bias(options: argparse.Namespace) -> int:
-    """Compare a run's scores between groups of images: differences, intervals, tests, and training images."""
+    """Tell for whom a run is worse, by how much, whether that is chance, and who was in its training data."""
+    _require_folder(options.out)
     from records.bias.cuts import parse_bins
     from records.bias.pages import files, text
     from records.bias.report import Asked
@@ -140,6 +137,13 @@ def _bias(options: argparse.Namespace) -> int:
     if not options.not_kept:
         print("\n".join(keep_report(chosen, made, asked, options.directory)))
     return 0
+
+
+def _require_folder(folder: Path | None) -> None:
+    """Check ``--out`` before the work whose result it takes."""
+    for place in [] if folder is None else [folder, *folder.parents]:
+        if place.exists() and not place.is_dir():
+            raise invalid("--out", "must be a folder, or a new one in a folder", str(folder))
 
 
 def _write(folder: Path, files: Mapping[str, str | bytes], shown: str | None = None) -> None:

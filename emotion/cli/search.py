@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from datamodules.errors import InputError, invalid
-from emotion.cli.main import Parser, not_empty, port, say_what_begins
+from emotion.cli.main import Parser, not_empty, port, say_what_begins, whole_from, writable_file
 from lightning_modules.config import HELP, Options, recipe_names
 from sweeps.spaces import SPACES, portable
 from sweeps.storage import EMBEDDED, VARIABLE, address, close, is_shared, open_storage
@@ -68,8 +68,8 @@ def run_search(args: list[str]) -> int:
     )
     add("--name", type=not_empty, help="name of the study (default: recipe, spaces and data)")
     add("--warm-start", metavar="STUDY", help="try the finished trials of another study first, best first")
-    add("--sampler-seed", type=int, default=0, help="seed of the sampler (default: %(default)s)")
-    add("--write", type=Path, metavar="FILE", help="file for the winner's config (default: NAME.yaml)")
+    add("--sampler-seed", type=whole_from(0), default=0)
+    add("--write", type=not_empty, metavar="FILE", help="where the winner's recipe goes (default: NAME.yaml)")
     options, rest = parser.parse_known_args(args[1:])
     say_what_begins(args)
     from sweeps.search import search
@@ -87,7 +87,7 @@ def run_search(args: list[str]) -> int:
         pruner=options.pruner or ("none" if options.objectives == 2 or options.sampler == "grid" else "hyperband"),
         seed=options.sampler_seed,
     )
-    recipe = options.write or Path(f"{plan.name}.yaml")
+    recipe = writable_file("--write", Path(options.write or f"{plan.name}.yaml"))
     if recipe.resolve() in {Path(name).resolve() for name in options.space}:
         msg = f"--write: the winner's config would overwrite the search space {recipe}; give another file"
         raise InputError(msg)

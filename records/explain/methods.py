@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import inf
 from typing import Literal, get_args
 
 import numpy as np
@@ -62,6 +63,8 @@ class MethodOptions:
             InputError: so.
         """
         known_method(self.method)
+        if not 0 < self.compactness < inf:
+            raise invalid("--compactness", "must be above 0 and finite", self.compactness)
         if self.fill not in FILLS:
             raise invalid("--fill", f"must be one of {', '.join(FILLS)}", self.fill, did_you_mean(self.fill, FILLS))
         for name, least in (("samples", 2), ("steps", 1), ("batch", 1), ("seed", 0), ("features", 1)):

@@ -81,6 +81,8 @@ class Advice:
         """Return the options, commands and recipes in a message that do not exist."""
         typed = {word.partition("=")[0] for word in words}
         own = self.options[command] | self.options.get(" ".join(words[:2]), set())
+        if "(in training " in message:
+            own |= self.options["fit"] | self.options["data cache"]
         found = [f"command {name}" for name in self._commands(message) if name not in self.commands]
         for name in re.findall(r"(?<![\w/-])(--?[A-Za-z][\w.-]*)", message):
             option = name.rstrip(".")
@@ -194,7 +196,8 @@ def _problem(emotion: Any, advice: Advice, words: Words) -> str:
         return f"{len(message)} characters: {done.err[-700:]!r}"
     name, equals, value = words[-1].partition("=")
     about = {name.lstrip("-"), name.rsplit(".", 1)[-1], value} - {""}
-    if equals and not any(part in message for part in about):
+    early = " required" in message or "folder .dvc" in message  # found before the values are looked at
+    if equals and not early and not any(part in message for part in about):
         return f"says nothing about {words[-1]}: {message}"
     found = advice.wrong_names(words[0], words, message)
     return f"names what does not exist, {', '.join(found)}: {message}" if found else ""
@@ -371,7 +374,7 @@ class TestTraining:
         )
 
     def test_search(self, refused: Any, wrong: dict[str, str]) -> None:
-        start = ["search", *TINY.split()[:3], *QUIET, "--space", "optimiser"]
+        start = ["search", *TINY.split()[:3], *QUIET, "--space", "optimizer"]
         spaces = {
             "list.yaml": "- 1",
             "kind.yaml": "model.dropout: {chioce: [0.1]}",
@@ -389,13 +392,10 @@ class TestTraining:
         bad = [wrong[name] for name in ("gone", "torn.yaml", "binary.yaml", "empty.yaml", "loop", "images", "text.png")]
         refused(
             [
-                *[
-                    ["search", *TINY.split(), "--space", space]
-                    for space in [*made, *bad, "optimizerr", "", "loss,optimiser"]
-                ],
+                *[["search", *TINY.split(), "--space", space] for space in [*made, *bad, "optimiser", "", "loss,size"]],
                 ["search"],
                 ["search", "--space"],
-                [*start, "optimiser"],
+                [*start, "optimizer"],
                 *each(start, "--trials", (*WHOLE, "0", "-1")),
                 *each(start, "--folds", (*WHOLE, "1", "0")),
                 *each(start, "--workers", ("0", "two", "2")),
@@ -455,12 +455,12 @@ class TestTraining:
                 *each(start, "--model.backbone", ("resnet81", "")),
                 *each(start, "--data.inner_fraction", ("0", "nan", "1")),
                 *each(start, "--from", ("nope", "wrong/text.ckpt", "wrong/gone.ckpt", "wrong/nothing")),
-                *each(start, "--boxes", [wrong[name] for name in ("gone", "empty.csv", "other.csv", "binary.csv")]),
+                *each([*start, "--data=wrong/images"], "--boxes", ["wrong/gone", "wrong/empty.csv", "wrong/other.csv"]),
                 *each(start, "--recipe", ("quick",)),
                 *each(
                     ["detector", "fit"], "--data", [wrong[name] for name in ("gone", "nothing", "text.png", "images")]
                 ),
-                *each(["detector", "fit"], "--data", ["scenes:image=3", "scenes:images=0", "scenes:images=nan"]),
+                *each(["detector", "fit"], "--data", ["scenes:image=3", "scenes:images=nan"]),
             ]
         )
 
@@ -499,7 +499,7 @@ class TestModels:
     def test_predict(self, fitted: str, emotion: Any, refused: Any, wrong: dict[str, str]) -> None:
         start = ["predict", f"--run={fitted}"]
         whole = [*start, f"--data={wrong['whole.png']}"]
-        sources = "empty.csv header.csv other.csv binary.csv text.parquet nothing loop gone list.yaml dangling.csv"
+        sources = "empty.csv header.csv other.csv binary.csv text.parquet nothing loop gone dangling.csv"
         checkpoints = [wrong[name] for name in ("gone", "text.ckpt", "empty.ckpt", "nothing", "loop", "whole.png")]
         refused(
             [
@@ -748,7 +748,7 @@ class TestReports:
             [
                 start,
                 [*start, fitted],
-                *[[*start, name, "--by=age"] for name in [*TEXTS, "", "wrong/gone"]],
+                *[[*start, "--by=age", name] for name in [*TEXTS, "", "wrong/gone"]],
                 *each([*start, fitted], "--by", ("agee", "", "label", "age+", "age+nope", "age+age")),
                 *each(some, "--bins", ("age", "age=", "age=1,x", "nocolumn=0,1", "age=nan,1")),
                 *each(some, "--top", (*WHOLE, "0", "-1")),
@@ -763,3 +763,55 @@ class TestReports:
                 *unknown(some, "--cros", "--colour=red"),
             ]
         )
+
+
+SMALL = "drawn:largest=8,ratio=2,size=32"
+MEANT = re.compile(r"did you mean ([^ ?]+)")
+
+
+@pytest.mark.parametrize(
+    ("words", "wrong_word"),
+    [
+        (["fitt", "--help"], "fitt"),
+        (["data", "descripe", "--data", SMALL], "descripe"),
+        (["data", "describe", "--data", SMALL, "--sampel", "5"], "--sampel"),
+        (["data", "describe", "--data", "foldr:faces"], "foldr"),
+        (["data", "describe", "--data", "drawn:larges=8,ratio=2,size=32"], "larges"),
+        (["data", "describe", "--data", SMALL, "--votes", "majorty"], "majorty"),
+        (["runs", "lst"], "lst"),
+        (["report", "bias", "RUN", "--by", "agee", "--not-kept", "--resamples", "100", "--permutations", "99"], "agee"),
+        (["fit", *TINY.split(), *QUIET, "--dry-run", "--model.dropuot", "0.1"], "--model.dropuot"),
+        (["fit", *TINY.split(), *QUIET, "--dry-run", "--model.loss", "Foca"], "Foca"),
+        (["fit", "--recipe", "quik", *TINY.split(), *QUIET, "--dry-run"], "quik"),
+        (["study", "leakag", "--help"], "leakag"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_the_suggested_name_works(fitted: str, faces: Path, emotion: Any, words: Words, wrong_word: str) -> None:
+    words = [fitted if word == "RUN" else word for word in words]
+    done = emotion(*words, status=None)
+    found = MEANT.search(done.err)
+    if wrong_word == "leakag":  # its help does not look at the name
+        found = MEANT.search(emotion("study", wrong_word, status=1).err)
+    assert found is not None, done.err
+    emotion(*(word.replace(wrong_word, found[1]) if wrong_word in word else word for word in words))
+
+
+def test_the_command_that_an_error_names_works(faces: Path, emotion: Any) -> None:
+    next(faces.rglob("*.png")).write_bytes(b"no image")
+    words = ["fit", *QUIET, "--dry-run", *TINY.split()[2:], "--data.folds=2", "--data"]
+    (error,) = emotion(*words, str(faces), status=1).errors
+    found = re.search(r"emotion (data check .* --fix (\S+)), then --data (\S+)", error)
+    assert found is not None
+    assert found[2] == found[3]
+    assert emotion(*found[1].split(), status=None).status == 1  # it reports what it found
+    emotion(*words, found[3])
+
+
+def test_an_existing_file_is_replaced_by_the_option_that_the_error_names(emotion: Any) -> None:
+    words = ["data", "prepare", "--data", SMALL, "--output", "drawn.csv"]
+    emotion(*words)
+    (error,) = emotion(*words, status=1).errors
+    option = re.search(r"or (--[a-z-]+)", error)
+    assert option is not None
+    emotion(*words, option[1])
