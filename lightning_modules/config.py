@@ -40,8 +40,8 @@ WITHOUT_EFFECT: dict[str, frozenset[str]] = {
     "data": frozenset({"source", "boxes", "num_workers", "cache_dir", "cache_budget_gb", "eval_batch_size"}),
     "run": frozenset({"recipe", "name", "experiment", "parent", "resume", "evaluate", "accelerator", "keep"}),
     "trainer": frozenset(
-        "accelerator devices num_nodes strategy logger callbacks plugins profiler default_root_dir log_every_n_steps "
-        "enable_progress_bar enable_model_summary enable_checkpointing use_distributed_sampler barebones".split()
+        "accelerator devices num_nodes strategy logger profiler default_root_dir log_every_n_steps "
+        "enable_progress_bar enable_model_summary enable_checkpointing barebones".split()
     ),
 }
 _SHORT = {
@@ -145,7 +145,7 @@ class RunConfig:
         for file in files:
             layer = _read_file(Path(file))
             if recipe is None and kind == "emotion":
-                layer.setdefault("run", {}).setdefault("recipe", Path(file).stem)
+                layer["run"] = {"recipe": Path(file).stem, **layer.get("run", {})}
             layers.append(layer)
         if recipe is not None:
             layers.append({"run": {"recipe": recipe}})
@@ -169,7 +169,7 @@ class RunConfig:
     def _parsed(cls, layers: Sequence[Mapping[str, Any]], values: Mapping[str, Any], kind: Kind) -> "RunConfig":
         # an option comes before its own options (model.loss before model.loss.gamma), wherever it was typed
         names = sorted(values, key=lambda name: name.count("."))
-        words = [f"--config={json.dumps(layer, default=str)}" for layer in layers]
+        words = [f"--config={json.dumps(layer, default=str, ensure_ascii=False)}" for layer in layers]
         words += [f"--{name}={written(values[name])}" for name in names]
         try:
             found = _parser(kind).parse_args(words)
@@ -354,7 +354,7 @@ def written(value: object) -> str:
     """Return a value as text for the command line."""
     if value is None:
         return "null"
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def load_yaml(text: str) -> Any:  # noqa: ANN401 - whatever YAML holds
@@ -381,6 +381,12 @@ def _read_file(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         msg = f"--config: {path} must contain keys such as model, data and trainer, got a {type(content).__name__}"
         raise InputError(msg)
+    for section in SECTIONS:
+        if content.get(section, {}) is None:  # an empty section
+            del content[section]
+        elif not isinstance(content.get(section, {}), dict):
+            msg = f"--config: {path}: {section} must hold options by name, it holds {content[section]!r}"
+            raise InputError(msg)
     content.pop("weights_only", None)  # of Lightning's command line in version 0.1
     for section in ("data", "model"):
         stored = content.get(section)

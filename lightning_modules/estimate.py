@@ -1,7 +1,6 @@
 """Dry run: the parts, steps and estimated time of a training, from a few timed batches."""
 
 import time
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -49,30 +48,29 @@ def duration(seconds: float) -> str:
     return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
-def describe_run(config: RunConfig, folds: int = 0, seeds: Sequence[int] = ()) -> str:
+def describe_run(config: RunConfig, runs: int = 1, identity: str = "", workers: int = 1) -> str:
     """Describe what `emotion fit` or a cross-validation would do, without training or storing a run.
 
     Args:
-        config: The options.
-        folds: Number of folds of a cross-validation; 0 for one run.
-        seeds: Training seeds of a cross-validation.
+        config: The options; of a cross-validation those of its first fold.
+        runs: Number of trainings like this one.
+        identity: Of a cross-validation; by default that of the run.
+        workers: Trainings at the same time.
 
     Raises:
         InputError: Wrong options or data, as in training.
     """
     check_options(config)
-    if folds:
-        config = config.override({"data.split": "folds", "data.folds": folds, "data.fold": 0})
     data = data_module(config)
     prepare(data)
     data.setup("fit")
     epochs = int(config.trainer["max_epochs"])
     drawn, val, test = len(data.draws), len(data.selected_on), len(data.fold_rows.outer)
     steps = -(-drawn // data.batch_size)
-    runs = max(folds, 1) * max(len(seeds), 1)
+    rounds = -(-runs // max(1, workers))
     seconds = STARTUP + seconds_an_image(config) * (epochs * drawn + (epochs * val + test) / FORWARD)
     selected = "the same as the test part (protocol paper)" if data.plan.protocol == "paper" else "to select the epoch"
-    first = "of fold 0" if folds else ""
+    first = "of fold 0" if runs > 1 else ""
     lines = [
         ("data", f"{data.manifest.name}: {len(data.manifest):,} images, {len(data.classes)} classes"),
         ("classes", ", ".join(f"{name} {count:,}" for name, count in zip(data.classes, _counts(data), strict=True))),
@@ -81,8 +79,8 @@ def describe_run(config: RunConfig, folds: int = 0, seeds: Sequence[int] = ()) -
         (f"test {first}", f"{test:,} images, evaluated once"),
         ("steps", f"{steps:,} in an epoch of batch size {data.batch_size}, {epochs * steps:,} in {epochs} epochs"),
         ("runs", str(runs)),
-        ("time", f"about {duration(runs * seconds)} on {describe_device(best_device())}, at its current load"),
-        ("identity", config.identity(data.content_hash)),
+        ("time", f"about {duration(rounds * seconds)} on {describe_device(best_device())}, at its current load"),
+        ("identity", identity or config.identity(data.content_hash)),
     ]
     width = max(len(name) for name, _ in lines) + 2
     return "\n".join([*(f"{name.strip():<{width}}{text}" for name, text in lines), "nothing was trained"])

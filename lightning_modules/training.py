@@ -186,7 +186,7 @@ def make_task(config: RunConfig, shared: Any = None) -> Task:  # noqa: ANN401 - 
     if config.kind == "detector":
         from lightning_modules.detector.run import DetectorTask
 
-        return DetectorTask(config, shared)
+        return DetectorTask(config)
     return EmotionTask(config, shared)
 
 
@@ -296,7 +296,7 @@ def check_options(config: RunConfig) -> None:
     if start:
         read_start(start)
     if first_rank():
-        options = {**dict(sections.trainer), "enable_progress_bar": False, "enable_checkpointing": False}
+        options = {**dict(sections.trainer), "enable_progress_bar": False}
         try:
             Trainer(**options | {"logger": False})
         except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:

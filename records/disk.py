@@ -147,7 +147,7 @@ def _remove(place: Path | None) -> int:
     except OSError as error:
         msg = (
             f"RUN: {place} cannot be removed ({error.strerror or error}); the run is marked as deleted. Change the "
-            "permissions and run the same command again."
+            "permissions and remove this folder."
         )
         raise InputError(msg) from error
     return size

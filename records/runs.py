@@ -288,6 +288,8 @@ def run_config(
 def read_config(path: Path) -> dict[str, Any]:
     """Read a `config.yaml`; version 0.1 wrote ``class_path`` and ``init_args`` of data and model."""
     config = dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+    if "from" in config:  # of a detector
+        config["run"] = {**(config.get("run") or {}), "start_from": config.pop("from")}
     for section in ("data", "model"):
         stored = config.get(section)
         if isinstance(stored, dict) and "init_args" in stored:

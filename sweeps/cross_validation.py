@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -17,12 +17,14 @@ from typing import Any, cast
 import numpy as np
 import pandas as pd
 import torch
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from tqdm import tqdm
 
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError, invalid
 from lightning_modules.config import RunConfig, data_module
+from lightning_modules.estimate import describe_run
 from lightning_modules.evaluation import RunResult, keep_evaluation, whole_scores
 from lightning_modules.progress import EpochLines, quiet
 from lightning_modules.run import first_rank
@@ -33,7 +35,8 @@ from lightning_modules.training import check_options, prepare, train
 from records.predictions import join_folds
 from records.runs import download, find_run, find_runs, has_store, run_row
 from records.tracking import TrackingLogger
-from sweeps.gpus import VISIBLE_GPUS, environment_variables, worker_gpus
+from sweeps.gpus import VISIBLE_GPUS, environment_variables, require_one_device, worker_gpus
+from sweeps.lost import end_lost_runs
 from sweeps.members import Member, Members, known_members, reserve, withdraw
 
 
@@ -91,6 +94,25 @@ class _Folds:
         return train(self.config_of(seed, fold, parent, run_id), callbacks, self.data)
 
 
+def _folds_of(config: RunConfig, folds: int, seeds: list[int]) -> _Folds:
+    # seed, fold and parent are each training's own, so they do not count for the identity
+    fixed = {"seed_everything": seeds[0], "data.split": "folds", "data.folds": folds, "data.fold": 0}
+    common = config.override({**fixed, "data.fold_seed": seeds[0], "run.parent": None, "run.resume": None})
+    return _Folds(common, folds, seeds, data_module(common))
+
+
+def describe_cross_validation(config: RunConfig, folds: int, seeds: list[int], workers: int = 1) -> str:
+    """Return what `cross_validate` would do with these arguments; trains nothing, stores no run.
+
+    Raises:
+        InputError: as `cross_validate`.
+    """
+    work = _folds_of(config, folds, seeds)
+    prepare(work.data)
+    check_options(config)
+    return describe_run(work.config, runs=len(work.todo), identity=work.identity, workers=workers)
+
+
 def cross_validate(
     config: RunConfig,
     *,
@@ -137,13 +159,12 @@ def cross_validate(
     if workers < 1:
         msg = f"--workers: must be at least 1, got {workers}"
         raise InputError(msg)
+    if workers > 1:
+        require_one_device(config, "a cross-validation with several --workers")
     quiet()
     check_options(config)
-    # its seed, fold and parent are each training's own, so they do not count for the identity
-    fixed = {"seed_everything": seeds[0], "data.split": "folds", "data.folds": folds, "data.fold": 0}
-    config = config.override({**fixed, "data.fold_seed": seeds[0], "run.parent": None, "run.resume": None})
-    data = data_module(config)
-    work = _Folds(config, folds, seeds, data)
+    work = _folds_of(config, folds, seeds)
+    data = work.data
     with sigterm_ends():
         parent_id = _parent_to_resume(work, resume)
         if parent_id and first_rank():  # for the other ranks, rank zero is the process that writes the run
@@ -160,7 +181,7 @@ def cross_validate(
         parent = _open_parent(work, parent_id, above, name)
         try:
             reserve(str(parent.run_id), work.config, work.todo, members)
-            results = _run_folds(parent, work, members, min(workers, len(work.todo)))
+            results = _run_folds(parent, work, members, workers)
             pooled = {seed: join_folds([results[seed, fold].predictions for fold in range(folds)]) for seed in seeds}
             _check_complete(pooled)
             split = pd.concat([results[seeds[0], fold].split for fold in range(folds)], ignore_index=True)
@@ -257,29 +278,29 @@ def _run_folds(
     left = [at for at in todo if at not in results]
     if left:
         log_data(parent, data)
-    run = _one_by_one if workers == 1 else partial(_in_workers, workers=workers)
+    workers = min(workers, len(left))
+    run = _one_by_one if workers <= 1 else partial(_in_workers, workers=workers)
     finished = run(work, str(parent.run_id), {at: members[at].run_id for at in left})
-    for (seed, fold), result in tqdm(finished, "folds", len(todo), unit="fold", initial=len(results), disable=None):
-        member = members[seed, fold]
-        member.result, member.manifest = result, data.manifest.fingerprint()
-        results[seed, fold] = result
-        if (seed, fold) == todo[0]:
-            parent.log_text(work.config_of(seed, fold, str(parent.run_id), None).to_yaml(), CONFIG)
-            parent.set_tags({"manifest": member.manifest})
-        scores = result.scores
-        line = f"fold {fold} seed {seed} ({len(results)} of {len(todo)}): macro F1 {scores['f1_macro']:.3f}"
-        tqdm.write(f"{line}, accuracy {scores['accuracy']:.3f}", file=sys.stderr)
-        states = {member.manifest for member in members.values() if member.manifest}
-        if len(states) > 1:
-            msg = (
-                f"folds: all must use the same data, got {len(states)} versions of it; start a new run without --resume"
-            )
-            raise InputError(msg)
+    with contextlib.closing(finished):  # ends the workers, whatever ends this
+        for (seed, fold), result in tqdm(finished, "folds", len(todo), unit="fold", initial=len(results), disable=None):
+            member = members[seed, fold]
+            member.result, member.manifest = result, data.manifest.fingerprint()
+            results[seed, fold] = result
+            if (seed, fold) == todo[0]:
+                parent.log_text(work.config_of(seed, fold, str(parent.run_id), None).to_yaml(), CONFIG)
+                parent.set_tags({"manifest": member.manifest})
+            scores = result.scores
+            line = f"fold {fold} seed {seed} ({len(results)} of {len(todo)}): macro F1 {scores['f1_macro']:.3f}"
+            tqdm.write(f"{line}, accuracy {scores['accuracy']:.3f}", file=sys.stderr)
+            states = {member.manifest for member in members.values() if member.manifest}
+            if len(states) > 1:
+                msg = f"folds: all must use the same data, got {len(states)} versions of it; start a new run without --resume"
+                raise InputError(msg)
     return results
 
 
 Reserved = Mapping[tuple[int, int], str | None]  # seed and fold -> the run that was made for it
-Finished = Iterator[tuple[tuple[int, int], RunResult]]
+Finished = Generator[tuple[tuple[int, int], RunResult]]
 
 
 def _one_by_one(work: _Folds, parent: str, left: Reserved) -> Finished:
@@ -288,7 +309,9 @@ def _one_by_one(work: _Folds, parent: str, left: Reserved) -> Finished:
         tqdm.write(f"fold {fold} seed {seed} starts ({number} of {len(work.todo)})", file=sys.stderr)
         done = work.train(seed, fold, parent, run_id)
         assert done is not None  # of rank zero
-        yield (seed, fold), RunResult.tables_of(done)
+        result = RunResult.tables_of(done)
+        del done  # with its model
+        yield (seed, fold), result
 
 
 def _in_workers(work: _Folds, parent: str, left: Reserved, workers: int) -> Finished:
@@ -308,11 +331,12 @@ def _in_workers(work: _Folds, parent: str, left: Reserved, workers: int) -> Fini
             (seed, fold), run_id = waiting.pop(0)
             running[connection] = process, (seed, fold)
             connection.send((seed, fold, run_id))
-            tqdm.write(f"fold {fold} seed {seed} starts", file=sys.stderr)
+            tqdm.write(f"fold {fold} seed {seed} begins", file=sys.stderr)
         else:
-            connection.send(None)
+            connection.close()  # the process ends
 
-    processes = []
+    processes: list[SpawnProcess] = []
+    failed = False
     try:
         for gpu in worker_gpus(workers):
             ours, theirs = context.Pipe()
@@ -327,18 +351,24 @@ def _in_workers(work: _Folds, parent: str, left: Reserved, workers: int) -> Fini
             for connection in cast(list[Connection], wait(list(running), timeout=5)):
                 process, (seed, fold) = running.pop(connection)
                 try:
-                    run_id, problem = connection.recv()
+                    result, problem = connection.recv()
                 except EOFError:
                     process.join(10)
-                    run_id, problem = "", _ended(process.exitcode)
+                    result, problem = None, _ended(process.exitcode)
+                    end_lost_runs([str(left[seed, fold])])
                 if problem:
+                    failed = True
                     msg = f"fold {fold} seed {seed}: {problem}"
                     raise InputError(msg)
-                yield (seed, fold), RunResult.from_run(run_id)
+                yield (seed, fold), result
                 next_fold(connection, process)
     finally:
+        for connection in running:
+            connection.close()
         for process in processes:
-            process.join(30 if not running else 0)
+            if failed:
+                process.terminate()  # its fold can be resumed
+            process.join(20)  # after Ctrl-C they end by themselves, and close their runs
             if process.is_alive():
                 process.terminate()
                 process.join()
@@ -350,25 +380,31 @@ def _ended(status: int | None) -> str:
     return f"its process ended with status {status}; see what it printed above"
 
 
+class _Labelled(EpochLines):
+    """Lines that name the fold, and a tag with what this process was given."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Record it while the run is open."""
+        super().on_train_start(trainer, pl_module)
+        given = f"{VISIBLE_GPUS}={os.environ.get(VISIBLE_GPUS, '')}, {torch.get_num_threads()} threads"
+        cast(TrackingLogger, trainer.logger).set_tags({"worker": given})
+
+
 def _serve(connection: Connection, config: dict[str, Any], folds: int, seeds: list[int], parent: str) -> None:
-    """Train the folds received over a connection until None is received; send run id and error of each."""
+    """Train the folds that come over a connection until it is closed; send back tables, or what went wrong."""
     common = RunConfig.from_dict(config).override({"trainer.enable_progress_bar": False})
     work = _Folds(common, folds, seeds, data_module(common))
-    while (task := connection.recv()) is not None:
-        seed, fold, run_id = task
-        work_of = f"{VISIBLE_GPUS}={os.environ.get(VISIBLE_GPUS, '')}, {torch.get_num_threads()} threads"
-        try:
-            lines = EpochLines(f"fold {fold} seed {seed}: ")
-            done = work.train(seed, fold, parent, run_id, [lines])
-            assert done is not None  # one process
-            tags = TrackingLogger(run_id=done.run_id, system_metrics=False)
-            tags.set_tags({"worker": work_of})
-            tags.finalize("success")
-            connection.send((done.run_id, ""))
-        except InputError as error:
-            connection.send(("", str(error)))
-        except KeyboardInterrupt:  # the process that started this one reports it
-            return
+    with contextlib.suppress(EOFError, KeyboardInterrupt):  # the process that started this one reports Ctrl-C
+        while True:
+            seed, fold, run_id = connection.recv()
+            try:
+                done = work.train(seed, fold, parent, run_id, [_Labelled(f"fold {fold} seed {seed}: ")])
+                assert done is not None  # one process
+                result = RunResult.tables_of(done)
+                del done  # with its model
+                connection.send((result, ""))
+            except InputError as error:
+                connection.send((None, str(error)))
 
 
 def _check_complete(pooled: dict[int, pd.DataFrame]) -> None:

@@ -6,7 +6,22 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
+from datamodules.errors import invalid
+from lightning_modules.config import RunConfig
+
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
+
+
+def require_one_device(config: RunConfig, command: str) -> None:
+    """Refuse several devices where each training is one process.
+
+    Raises:
+        InputError: so.
+    """
+    devices, nodes = config.trainer.get("devices", 1), config.trainer.get("num_nodes", 1)
+    if (str(devices) not in ("1", "auto") and not (isinstance(devices, list) and len(devices) == 1)) or nodes != 1:
+        hint = "give --workers N, which uses one GPU for each worker"
+        raise invalid("--trainer.devices", f"must be 1 in {command}, with one node", devices, hint)
 
 
 def worker_gpus(workers: int) -> list[str | None]:

@@ -12,6 +12,7 @@ from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
 from lightning_modules.config import Options, RunConfig, data_module
 from sweeps.checks import check_config, check_names, check_number, check_options
+from sweeps.gpus import require_one_device
 from sweeps.spaces import build_space, suggest
 from sweeps.storage import quiet
 from sweeps.strategies import PrunerName, SamplerName, check_strategy
@@ -30,6 +31,7 @@ def search_config(options: Options) -> RunConfig:
     changes: dict[str, Any] = {"data.split": "given" if config.data["split"] == "given" else "holdout"}
     if "trainer.enable_progress_bar" not in options:
         changes["trainer.enable_progress_bar"] = False  # the trials have a bar of their own
+    require_one_device(config, "a search")
     return config.override(changes)
 
 

@@ -111,7 +111,8 @@ class Parser(argparse.ArgumentParser):
         known = [name for name in self._option_string_actions if name.startswith("--")]
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction):
-                known += action.choices[self._first]._known_options()
+                if self._first in action.choices:
+                    known += action.choices[self._first]._known_options()
         return known
 
 

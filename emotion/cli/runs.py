@@ -125,6 +125,9 @@ def _export(options: argparse.Namespace) -> int:
     from records.exchange import MODELS, export_runs
     from records.runs import select_runs
 
+    if "latest" in options.runs:
+        msg = "RUN: must be an id, its start or a name, got 'latest'; `emotion runs list` shows the ids"
+        raise InputError(msg)
     chosen = select_runs(options.runs, options.experiment, directory=options.directory)
     skip = [*options.skip, *(() if options.models else MODELS)]
     outcome = export_runs(options.path, chosen, skip=skip, directory=options.directory)

@@ -62,6 +62,7 @@ def main(args: list[str]) -> int:
             storage=options.storage,
             dry_run=options.dry_run,
             only_report=options.report,
+            workers=options.workers,
         )
     from lightning_modules.config import Options
 

@@ -115,7 +115,7 @@ def _evaluate(command: str, args: list[str]) -> int:
         from lightning_modules.stored import stored_run
 
         file, checkpoint = stored_run(run)
-        config = RunConfig.layered(Options(None, (str(file), *options.files), values))
+        config = RunConfig.layered(Options(options.recipe, (str(file), *options.files), values))
     else:
         config = RunConfig.layered(options)
         if config.ckpt_path is None:
@@ -164,9 +164,9 @@ def _cross_validate(args: list[str]) -> int:
     config = RunConfig.layered(given)
     seeds = options.seeds or [config.seed_everything]
     if options.dry_run:
-        from lightning_modules.estimate import describe_run
+        from sweeps.cross_validation import describe_cross_validation
 
-        print(describe_run(config.override({"data.fold_seed": seeds[0]}), options.folds, seeds))
+        print(describe_cross_validation(config, options.folds, seeds, options.workers))
         return 0
     from sweeps.cross_validation import cross_validate
 

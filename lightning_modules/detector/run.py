@@ -106,7 +106,7 @@ class DetectorTask(Task):
     data: BoxesDataModule
     model: FaceDetector
 
-    def __init__(self, config: RunConfig, shared: BoxesDataModule | None = None) -> None:
+    def __init__(self, config: RunConfig) -> None:
         self.config = config
         self.options = options = DetectorRun(**config.run)
         network = {**config.model, "size": config.data["size"]}
@@ -114,7 +114,7 @@ class DetectorTask(Task):
             self.model = FaceDetector(**network)
         else:
             self.model = FaceDetector.from_checkpoint(checkpoint_of(options.start_from), **network).train()
-        self.data = BoxesDataModule(**config.data) if shared is None else shared
+        self.data = BoxesDataModule(**config.data)
         self.trainer_options = {
             "accelerator": options.accelerator,
             "devices": 1,

@@ -1,7 +1,8 @@
 """Runs a study's cells stage by stage as a queue that workers share, under one MLflow run, and writes the report."""
 
-import hashlib
 import json
+from collections import Counter
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,17 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, invalid
 from lightning_modules.config import Options, RunConfig
+from lightning_modules.tracked_run import note_other_code
 from lightning_modules.training import prepare
 from records import store
 from records.runs import find_runs, has_store
 from records.tracking import TrackingLogger
+from sweeps.gpus import require_one_device
 from sweeps.queue import ENQUEUED, ERROR, enqueue, once_each
 from sweeps.search import work_together
-from sweeps.storage import address, open_storage, quiet
+from sweeps.storage import address, open_storage, quiet, require_one_worker
 from sweeps.studies.numbers import Circumstances
 from sweeps.studies.outcomes import Outcomes
 from sweeps.studies.plan import Protocol, Scale, Study
@@ -25,15 +28,15 @@ from sweeps.studies.preflight import cell_configs, check_study, study_key
 from sweeps.studies.report import write_report
 
 TASK = "sweeps.studies.run:run_cell"
-KEY, CONTENT = "study_key", "content"  # tags of a study's run: by which every worker finds it, and of its images
+KEY = "study_key"  # tag of a study's run, by which every worker finds it
 
 
 class Conduct:
     """One study at one scale, by one protocol, on one data set.
 
     Notes:
-        The same study with the same options is one Optuna study and one MLflow run, whoever starts it and how often:
-        what has finished is not run again, what failed is tried anew, other options begin another study.
+        The same study with the same options and images is one Optuna study and one MLflow run, whoever starts it and
+        how often: what has finished is not run again, what failed is tried anew, other options begin another study.
     """
 
     def __init__(
@@ -48,7 +51,6 @@ class Conduct:
     ) -> None:
         self.study, self.scale, self.protocol, self.given = study, scale, protocol, given
         self.configs = self._resolved()
-        self.key = study_key(study, scale, protocol, self.configs)
         self._url, self._workers = storage, workers
         self._only_cells = only_cells
 
@@ -56,22 +58,40 @@ class Conduct:
         """Return the config of each cell."""
         return cell_configs(self.study, self.given)
 
+    @cached_property
+    def key(self) -> str:
+        """Name of the study, by which every worker finds it; the images are decoded for it.
+
+        Raises:
+            InputError: Options or data that no cell could run with.
+        """
+        return study_key(self.study, self.scale, self.protocol, self.configs, self._content())
+
+    def _content(self) -> str:
+        """Return the hash of the images."""
+        data = check_study(self.study, self.configs)
+        prepare(data)
+        return data.content_hash
+
     def run(self, *, only_report: bool = False) -> dict[str, str]:
         """Run what has not finished, write the report, and return why which cells failed.
 
         Raises:
-            InputError: Options or data that no cell could run with, other data than before, nothing to report on.
+            InputError: Options or data that no cell could run with, nothing to report on.
         """
-        parent, content = None, ""
+        if self._workers < 1:
+            raise invalid("--workers", "must be at least 1", self._workers)
+        require_one_worker(address(self._url), self._workers)
+        for config in self.configs.values():
+            require_one_device(config, "a study")
+        parent = None
         if only_report:
             parent = self._known()
             if parent is None:
                 msg = f"--report: study {self.key} has not begun here with these options; run it without --report first"
                 raise InputError(msg)
         else:
-            data = check_study(self.study, self.configs)
-            prepare(data)
-            content = data.content_hash
+            _ = self.key  # wrong options or data make no store
             store.open_client()  # makes the embedded store; of workers that start at once one does, the others wait
         storage = open_storage(self._url)
         with quiet():
@@ -79,7 +99,7 @@ class Conduct:
                 study_name=self.key, storage=storage, direction=StudyDirection.MAXIMIZE, load_if_exists=True
             )
         if parent is None:
-            parent = self._parent(content)
+            parent = self._parent()
         chosen: list[str] = []
         wanted = [cell for cell in self.study.cells if self._only_cells is None or cell.name in self._only_cells]
         for stage in self.study.stages:
@@ -91,13 +111,25 @@ class Conduct:
                     chosen = outcomes.choose(self.study.choice, self.protocol)
             if only_report or not cells:
                 continue
-            # done in this study's run, whose configs and images are those of now, even if another storage was used
-            done = {(run.cell, run.seed) for run in Outcomes.of_parent(parent).runs}
-            every = [{"cell": name, "seed": seed} for seed in self.study.seeds for name in cells]
-            todo = [trial for trial in every if (trial["cell"], trial["seed"]) not in done]
-            enqueue(queue, todo, retry_failed=True)
+            enqueue(queue, self._todo(queue, parent, cells), retry_failed=True)
             work_together(self.key, address(self._url), TASK, self._settings(parent), self._workers)
         return self._report(queue, parent, chosen)
+
+    def _todo(self, queue: optuna.Study, parent: str, cells: list[str]) -> list[dict[str, Any]]:
+        """Return the cells, with each seed, that have no finished run below the study's run.
+
+        It is the runs that count, not the trials: another storage may have been used before, and a run whose trial is
+        complete may have been deleted since.
+        """
+        with quiet():
+            complete = Counter(
+                (trial.user_attrs[ENQUEUED]["cell"], trial.user_attrs[ENQUEUED]["seed"])
+                for trial in once_each(queue)
+                if trial.state == TrialState.COMPLETE and trial.user_attrs.get(ENQUEUED, {}).get("parent") == parent
+            )
+        done = {(run.cell, run.seed) for run in Outcomes.of_parent(parent).runs}
+        left = [(name, seed) for seed in self.study.seeds for name in cells if (name, seed) not in done]
+        return [{"cell": name, "seed": seed, "parent": parent, "attempt": complete[name, seed]} for name, seed in left]
 
     def _settings(self, parent: str) -> dict[str, Any]:
         return {
@@ -108,20 +140,10 @@ class Conduct:
             "configs": {name: config.as_dict() for name, config in self.configs.items()},
         }
 
-    def _parent(self, content: str) -> str:
-        """Return the study's run; of two that were made at the same moment the earlier one counts.
-
-        Raises:
-            InputError: It was begun with other data under the same name.
-        """
+    def _parent(self) -> str:
+        """Return the study's run; of two that were made at the same moment the earlier one counts."""
         if found := self._known():
-            before = store.open_client(store.DIRECTORY, store.tracking_uri(store.DIRECTORY)).get_run(found).data.tags
-            if before.get(CONTENT, content) != content:
-                msg = (
-                    f"--data: study {self.key} was begun with other images, labels or files under this name; bring "
-                    "them back to go on with it, or begin another study, such as by --run.experiment NAME"
-                )
-                raise InputError(msg)
+            note_other_code(found)
             return found
         made = TrackingLogger(
             experiment=self._experiment(),
@@ -133,8 +155,7 @@ class Conduct:
                 "scale": self.scale,
                 "protocol": self.protocol,
                 KEY: self.key,
-                CONTENT: content,
-                "identity": hashlib.sha256(f"{self.key} {content}".encode()).hexdigest(),
+                "identity": self.key,
             },
         )
         made.open()

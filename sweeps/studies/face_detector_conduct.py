@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, invalid
 from datamodules.faces.boxes_data import BoxesDataModule
 from lightning_modules.config import Options, RunConfig
 from lightning_modules.detector.module import FaceDetector
@@ -36,6 +36,7 @@ def run_detector_study(
     storage: str | None = None,
     dry_run: bool = False,
     only_report: bool = False,
+    workers: int = 1,
 ) -> int:
     """Run the study behind `emotion study face-detector`; return the exit status.
 
@@ -46,6 +47,8 @@ def run_detector_study(
         name, value = ("--storage", storage) if storage else ("--protocol", protocol)
         msg = f"{name}: study face-detector runs in one process by the honest protocol, got {value}; leave {name} out"
         raise InputError(msg)
+    if workers != 1:
+        raise invalid("--workers", "must be 1, since study face-detector runs in one process", workers)
     study = build(scale, data, given.values.get("data.boxes"), seeds)
     # the table of boxes belongs to the new images alone
     left = {name: value for name, value in given.values.items() if name != "data.boxes"}
@@ -87,7 +90,9 @@ class DetectorConduct(Conduct):
                 msg = f"--report: study {self.key} has not begun here with these options; run it without --report first"
                 raise InputError(msg)
         else:
-            parent = self._begun()
+            _ = self.key  # wrong options or data make no store
+            store.open_client()
+            parent = self._parent()
             for seed in self.study.seeds:
                 self._seed(parent, seed)
         self._write(parent)
@@ -111,16 +116,15 @@ class DetectorConduct(Conduct):
         rows = runs[runs["status"] == "FINISHED"].to_dict("records") if len(runs) else []
         return {(str(row["name"]).rpartition(" seed ")[0], int(row["tags.seed"])): row["run_id"] for row in rows}
 
-    def _begun(self) -> str:
-        """Return the study's run, made unless it is there, once both sets of pictures are seen to be usable."""
-        store.open_client()
+    def _content(self) -> str:
+        """Return the hash of both sets of images, once they are seen to be usable."""
         both = ""
         for model in (TRAINED, TUNED):
             data = self.data(model)
             data.prepare_data()
             data.setup("fit")
             both += data.content_hash
-        return self._parent(hashlib.sha256(both.encode()).hexdigest())
+        return hashlib.sha256(both.encode()).hexdigest()
 
     def _seed(self, parent: str, seed: int) -> None:
         """Train, fine-tune, and measure each of the two detectors on the pictures of the other one, too."""

@@ -10,7 +10,7 @@ from lightning_modules.config import Options, RunConfig, data_module
 from sweeps.studies.plan import Protocol, Scale, Study, cell_config
 
 
-def study_key(study: Study, scale: Scale, protocol: Protocol, configs: Mapping[str, RunConfig]) -> str:
+def study_key(study: Study, scale: Scale, protocol: Protocol, configs: Mapping[str, RunConfig], content: str) -> str:
     """Return the key of a study, under which every worker finds it.
 
     Args:
@@ -18,13 +18,15 @@ def study_key(study: Study, scale: Scale, protocol: Protocol, configs: Mapping[s
         scale: tiny, small or paper.
         protocol: honest or paper.
         configs: the config of each cell.
+        content: hash of the images.
     """
+    experiment = next(iter(configs.values())).run["experiment"]
     cells = [
         [cell.name, configs[cell.name].identity(), cell.folds, cell.chosen, cell.start_from, dict(cell.frozen)]
         for cell in study.cells
     ]
-    content = json.dumps([study.name, scale, protocol, cells])
-    return f"{study.name}-{scale}-{protocol}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
+    text = json.dumps([study.name, scale, protocol, experiment, content, cells])
+    return f"{study.name}-{scale}-{protocol}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 def cell_configs(study: Study, given: Options) -> dict[str, RunConfig]:
