@@ -17,7 +17,7 @@ from records.runs import find_runs, has_store
 from records.tracking import TrackingLogger
 from sweeps.queue import ENQUEUED, ERROR, enqueue, once_each
 from sweeps.search import work_together
-from sweeps.storage import address, open_storage, quiet
+from sweeps.storage import address, open_storage, quiet, require_one_worker
 from sweeps.studies.numbers import Circumstances
 from sweeps.studies.outcomes import Outcomes
 from sweeps.studies.plan import Protocol, Scale, Study
@@ -46,6 +46,7 @@ class Conduct:
         only_cells: list[str] | None = None,
         workers: int = 1,
     ) -> None:
+        require_one_worker(address(storage), workers)
         self.study, self.scale, self.protocol, self.given = study, scale, protocol, given
         self.configs = self._resolved()
         self.key = study_key(study, scale, protocol, self.configs)
