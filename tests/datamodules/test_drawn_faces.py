@@ -174,7 +174,7 @@ def test_no_more_processes_than_cores_that_may_be_used(tmp_path: Path, monkeypat
 
     def processes(workers: int) -> nullcontext[None]:
         asked.append(workers)
-        raise InputError("far enough")  # noqa: EM101
+        raise InputError("far enough")
 
     monkeypatch.setattr("datamodules.drawn_faces.files.processes", processes)
     monkeypatch.setattr("os.cpu_count", lambda: 64)

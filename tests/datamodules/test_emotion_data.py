@@ -350,7 +350,7 @@ class Recorder(L.LightningModule):
 
     def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
         if self.stop_inside is not None and self.global_step == self.stop_inside:
-            raise RuntimeError("stopped inside a step")  # noqa: EM101
+            raise RuntimeError("stopped inside a step")
         image = batch["image"].float()
         self.seen.append((self.current_epoch, batch_idx, batch["row"].tolist(), int(image.sum())))
         return torch.nn.functional.cross_entropy(self.layer(image.mean(dim=(2, 3)) / 255), batch["label"])

@@ -32,9 +32,9 @@ def square(trial: optuna.Trial, settings: dict[str, Any]) -> float:
 def ends(trial: optuna.Trial, settings: dict[str, Any]) -> float | tuple[float, float]:
     how = trial.user_attrs["enqueued"]["how"]
     if how == "raises":
-        raise RuntimeError("CUDA out of memory, or so\nsecond line")  # noqa: EM101
+        raise RuntimeError("CUDA out of memory, or so\nsecond line")
     if how == "explains":
-        raise InputError("data: no such folder")  # noqa: EM101
+        raise InputError("data: no such folder")
     if how == "exits":
         sys.exit(3)
     if how == "leaves":
@@ -77,6 +77,6 @@ def scores(trial: optuna.Trial, settings: dict[str, Any]) -> float:
     while not (folder / "go").exists():
         time.sleep(0.05)
     if (folder / "fails").exists():
-        raise InputError("no memory")  # noqa: EM101
+        raise InputError("no memory")
     trial.set_user_attr("run_id", f"run {trial.number}")
     return 0.5
