@@ -294,7 +294,7 @@ def _run_folds(
             tqdm.write(f"{line}, accuracy {scores['accuracy']:.3f}", file=sys.stderr)
             states = {member.manifest for member in members.values() if member.manifest}
             if len(states) > 1:
-                msg = f"folds: all must use the same data, got {len(states)} versions of it; start a new run without --resume"
+                msg = f"folds: all must use the same data, got {len(states)} versions; start a new run without --resume"
                 raise InputError(msg)
     return results
 

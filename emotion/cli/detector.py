@@ -69,14 +69,14 @@ def _test(args: list[str]) -> int:
     if not args or args[0].startswith("-"):
         msg = "emotion detector test: must be followed by a run or a .ckpt file, got none"
         raise InputError(msg)
-    model = FaceDetector.from_checkpoint(checkpoint_of(args[0]))
-    everything = "--all" in args  # all images, not only the held-out part
+    everything = "--all" in args  # all pictures, not the held-out part alone
     options = Options.read([word for word in args[1:] if word != "--all"], "detector")
     for name in options.values:
         if not name.startswith("data.") or name == "data.size":
             msg = f"--{name}: emotion detector test takes --all and the options of the data, such as --data.fold_seed"
             raise InputError(msg)
     config = RunConfig.layered(options, "detector")
+    model = FaceDetector.from_checkpoint(checkpoint_of(args[0]))
     data = BoxesDataModule(**{**config.data, "size": model.plain["size"]})
     if not everything:
         refuse_known(args[0], data, "RUN")

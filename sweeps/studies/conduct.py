@@ -49,6 +49,7 @@ class Conduct:
         only_cells: list[str] | None = None,
         workers: int = 1,
     ) -> None:
+        require_one_worker(address(storage), workers)
         self.study, self.scale, self.protocol, self.given = study, scale, protocol, given
         self.configs = self._resolved()
         self._url, self._workers = storage, workers
