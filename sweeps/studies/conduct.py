@@ -10,7 +10,7 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
-from datamodules.errors import InputError, invalid
+from datamodules.errors import InputError
 from lightning_modules.config import Options, RunConfig
 from lightning_modules.tracked_run import note_other_code
 from lightning_modules.training import prepare
@@ -80,9 +80,6 @@ class Conduct:
         Raises:
             InputError: Options or data that no cell could run with, nothing to report on.
         """
-        if self._workers < 1:
-            raise invalid("--workers", "must be at least 1", self._workers)
-        require_one_worker(address(self._url), self._workers)
         for config in self.configs.values():
             require_one_device(config, "a study")
         parent = None

@@ -21,7 +21,7 @@ def test_a_notebook_trains_on_one_device(monkeypatch: pytest.MonkeyPatch) -> Non
     config = RunConfig.resolve(["--data", "nowhere", "--trainer.devices", "2"])
     with pytest.raises(InputError, match=r"--trainer.devices: must be 1 in a notebook, got '?2'?; .*`emotion fit`"):
         train(config)
-    with pytest.raises(InputError, match="no file or folder nowhere"):
+    with pytest.raises(InputError, match="no such file or folder, got 'nowhere'"):
         train(config.override({"trainer.devices": 1}))
 
 

@@ -104,7 +104,7 @@ def test_numbers_that_fit_accepts_are_accepted_everywhere(
     told = failed(capsys, *SEARCH, "--space", "space.yaml", "-c", "mine.yaml", *rest, *TINY)
     assert "--warm-start: no study 'nothing'" in told
     told = failed(capsys, "study", "backbones", "--data", "nowhere", *rest)
-    assert "no file or folder nowhere" in told
+    assert "no such file or folder, got 'nowhere'" in told
     mine.write_text(f"data: {{init_args: {{inner_fraction: {number}, source: '{FACES}'}}}}\n")
     assert "--model.learning_rate: must be above 0" in failed(capsys, "fit", "-c", "mine.yaml", *TINY, FAILS)
     assert "--warm-start: no study" in failed(

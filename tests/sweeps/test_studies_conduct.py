@@ -1,6 +1,7 @@
 """What a study refuses before it runs anything, and how it is found again."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -9,6 +10,7 @@ import optuna
 import pandas as pd
 import pytest
 import torch
+from optuna.trial import TrialState
 
 import emotion
 from datamodules.emotion import EmotionDataModule
@@ -63,8 +65,8 @@ def test_a_set_aside_share_gives_way_to_a_given_split() -> None:
 
 def test_wrong_options_are_told_before_anything_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for wrong, told in (
-        (("--data", "nowhere"), "no file or folder nowhere"),
-        (("--data", str(folder), "--data.siz", "3"), "did you mean size"),
+        (("--data", "nowhere"), "no such file or folder, got 'nowhere'"),
+        (("--data", str(folder), "--data.siz", "3"), "did you mean --data.size"),
         (("--data", str(folder), "--data.inner_fraction", "1.5"), "inner_fraction must be above 0 and below 1"),
     ):
         assert emotion.main(["study", "backbones", *wrong]) == 1
@@ -78,16 +80,23 @@ def test_a_report_of_nothing_is_told_and_leaves_nothing(workplace: Path, capsys:
     assert not (workplace / "mlruns").exists()
 
 
-def test_other_images_under_the_same_name_are_another_study(folder: Path) -> None:
+def test_other_images_or_another_experiment_are_another_study(folder: Path) -> None:
     study = build_study("backbones", "tiny", "honest")
-    conduct = Conduct(study, "tiny", "honest", Options.read(["--data", str(folder)]))
-    before = check_study(study, conduct.configs).content_hash
-    parent = conduct._parent(before)
-    assert conduct._parent(before) == parent
+
+    def begun(*words: str) -> Conduct:
+        return Conduct(study, "tiny", "honest", Options.read(["--data", str(folder), *words]))
+
+    first = begun()
+    parent = first._parent()
+    assert begun()._parent() == parent
+    assert begun("--run.experiment", "other").key != first.key
+    assert begun("--run.name", "other").key == first.key
     next((folder / "sad").iterdir()).unlink()
-    with pytest.raises(InputError, match=r"begun with other images, labels or files .*--run.experiment NAME"):
-        conduct._parent(check_study(study, conduct.configs).content_hash)
-    assert len(find_runs()) == 1
+    changed = begun()
+    assert changed.key != first.key
+    assert changed._known() is None
+    assert changed._parent() != parent
+    assert len(find_runs()) == 2
 
 
 def test_cells_that_have_finished_are_not_queued_again_even_in_another_storage(
@@ -97,6 +106,7 @@ def test_cells_that_have_finished_are_not_queued_again_even_in_another_storage(
     finished, *others = [cell.name for cell in study.cells]
     monkeypatch.setattr(Outcomes, "of_parent", lambda *_: Outcomes([Outcome(finished, study.seeds[0], "id", {})]))
     monkeypatch.setattr(Conduct, "_report", lambda *_: {})
+    monkeypatch.setattr(Conduct, "_parent", lambda _: "parent")
     settings: list[dict[str, Any]] = []
     monkeypatch.setattr(conduct_module, "work_together", lambda *words: settings.append(words[3]))
     conduct = Conduct(study, "tiny", "honest", Options.read(["--data", str(folder)]), "sqlite:///other.db")
@@ -111,10 +121,41 @@ def test_cells_that_have_finished_are_not_queued_again_even_in_another_storage(
     assert set(settings[0]["configs"]) == {finished, *others}
 
 
+def test_a_cell_whose_run_was_deleted_is_run_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its trial is complete, but has no run any more."""
+    study = replace(build_study("backbones", "tiny", "honest"), seeds=(0,))
+    done: list[Outcome] = []
+    monkeypatch.setattr(Outcomes, "of_parent", lambda *_: Outcomes(done))
+    monkeypatch.setattr(Conduct, "_report", lambda *_: {})
+    monkeypatch.setattr(Conduct, "_parent", lambda _: "parent")
+    rounds: list[list[str]] = []
+
+    def work(name: str, url: str, *_: object) -> None:
+        storage = open_storage(url)
+        queue = optuna.load_study(study_name=name, storage=storage, pruner=optuna.pruners.NopPruner())
+        ran = []
+        while queue.get_trials(states=(TrialState.WAITING,)):
+            trial = queue.ask()
+            ran.append(trial.user_attrs[ENQUEUED]["cell"])
+            queue.tell(trial, 0.5)
+        close(storage)
+        rounds.append(ran)
+        done[:] = [Outcome(cell.name, 0, "id", {}) for cell in study.cells]
+
+    monkeypatch.setattr(conduct_module, "work_together", work)
+    conduct = Conduct(study, "tiny", "honest", Options.read(["--data", str(folder)]), "sqlite:///trials.db")
+    conduct.run()
+    conduct.run()
+    deleted = done.pop()
+    conduct.run()
+    assert sorted(rounds[0]) == sorted(cell.name for cell in study.cells)
+    assert rounds[1:] == [[], [deleted.cell]]
+
+
 def test_a_report_before_the_choice_is_made_says_what_there_is(folder: Path) -> None:
     study = build_study("balanced-augmentation", "tiny", "honest")
     conduct = Conduct(study, "tiny", "honest", Options.read(["--data", str(folder)]))
-    conduct._parent("content")
+    conduct._parent()
     assert conduct.run(only_report=True) == {}
     report = Path("mlruns", "reports", conduct.key, "report.md").read_text()
     assert "0 of 29 cells finished" in report
