@@ -185,5 +185,5 @@ def test_options_that_do_not_fit_are_errors(source: Path, options: dict[str, Any
 
 
 def test_nothing_to_oversample_first_is_an_error(source: Path) -> None:
-    with pytest.raises(InputError, match="no class has fewer images than --data.n_min 9 asks for"):
+    with pytest.raises(InputError, match=r"no class has fewer images than --data.n_min 9 asks for"):
         ready(module(source, leak="oversample_first", n_min=9))

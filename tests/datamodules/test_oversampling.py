@@ -51,7 +51,7 @@ def test_seed_decides() -> None:
 
 @pytest.mark.parametrize("n_min", [-1, 0, 1, 0.0, 1.5, -0.5, float("nan"), "all", True])
 def test_n_min_is_checked(n_min: object) -> None:
-    with pytest.raises(InputError, match="--data.n_min: must be at least 2 images"):
+    with pytest.raises(InputError, match=r"--data.n_min: must be at least 2 images"):
         oversample(LABELS, TRAIN, n_min, seed=0)  # type: ignore[arg-type]
 
 

@@ -116,5 +116,5 @@ def test_several_batches_a_step_are_averaged_once_a_step() -> None:
 
 @pytest.mark.parametrize("decay", [0.0, 1.0])
 def test_a_decay_out_of_range_is_an_error(decay: float) -> None:
-    with pytest.raises(InputError, match="--run.ema_decay: must be between 0 and 1"):
+    with pytest.raises(InputError, match=r"--run.ema_decay: must be between 0 and 1"):
         average_weights(decay)

@@ -157,7 +157,7 @@ def test_a_batch_without_faces_has_a_finite_loss_with_a_slope() -> None:
 
 
 def test_wrong_weights_are_refused() -> None:
-    with pytest.raises(InputError, match="--model.nwd: must be in 0 to 1, got 1.5"):
+    with pytest.raises(InputError, match=r"--model.nwd: must be in 0 to 1, got 1.5"):
         Objective(nwd=1.5)
-    with pytest.raises(InputError, match="--model.repulsion: must be at least 0 and finite, got -1"):
+    with pytest.raises(InputError, match=r"--model.repulsion: must be at least 0 and finite, got -1"):
         Objective(repulsion=-1)

@@ -490,7 +490,7 @@ def test_options_that_cannot_be(
         main(["data", "prepare", *data, "--faces", str(spots), *options])
     assert not (tmp_path / "out").exists()
     if options != ["--upright"]:
-        with pytest.raises(InputError, match="is for cutting faces out, got .*; add --faces"):
+        with pytest.raises(InputError, match=r"is for cutting faces out, got .*; add --faces"):
             main(["data", "prepare", *data, *options])
 
 
