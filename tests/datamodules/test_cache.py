@@ -241,27 +241,27 @@ def test_two_processes_build_it_once(manifest: Manifest, shelf: Path) -> None:
 
 
 def test_small_budget_falls_back_to_decoding(manifest: Manifest, shelf: Path) -> None:
-    with pytest.warns(UserWarning, match=r"budget_gb is 1e-06.*decoded each time"):
+    with pytest.warns(UserWarning, match=r"the budget is 1e-06.*decoded each time"):
         cache = build(manifest, shelf, budget_gb=1e-6)
     assert cache.pixels is None
     np.testing.assert_array_equal(cache.read([5, 0]), expected(manifest)[[5, 0]])
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(cache)).read([5]), expected(manifest)[[5]])
     before = decode_count()
-    with pytest.warns(UserWarning, match="budget_gb"):
+    with pytest.warns(UserWarning, match="--budget-gb"):
         build(manifest, shelf, budget_gb=1e-6)
     assert decode_count() == before  # index and grey pictures are kept
     assert build(manifest, shelf).pixels is not None  # with more room it is built after all
 
 
 def test_small_budget_may_be_an_error(manifest: Manifest, shelf: Path) -> None:
-    with pytest.raises(InputError, match=r"needs 0\.00 GB; budget_gb is 1e-06.*emotion data cache --clear"):
+    with pytest.raises(InputError, match=r"needs 0\.00 GB; the budget is 1e-06.*emotion data cache --clear"):
         build(manifest, shelf, budget_gb=1e-6, on_full="error")
 
 
 def test_budget_counts_the_other_caches(manifest: Manifest, shelf: Path) -> None:
     pixels = 12 * (SIZE * SIZE * 3 + 48 * 48)
     taken = cache_shelf.folder_bytes(build(manifest, shelf).directory)
-    with pytest.raises(InputError, match="budget_gb"):
+    with pytest.raises(InputError, match="--budget-gb"):
         build(manifest, shelf, fit="pad", budget_gb=(taken + pixels - 1) / 1e9, on_full="error")
     build(manifest, shelf, fit="pad", budget_gb=(taken + pixels) / 1e9, on_full="error")
 
@@ -282,7 +282,9 @@ def test_folder_that_cannot_be_written(manifest: Manifest, tmp_path: Path) -> No
         build(manifest, tmp_path / "file" / "pixels")
 
 
-@pytest.mark.parametrize(("options", "match"), [({"size": 0}, "size must be"), ({"fit": "squeeze"}, "fit must be")])
+@pytest.mark.parametrize(
+    ("options", "match"), [({"size": 0}, "--size: must be"), ({"fit": "squeeze"}, "--fit: must be")]
+)
 def test_arguments_are_checked(manifest: Manifest, options: dict[str, object], match: str) -> None:
     with pytest.raises(InputError, match=match):
         build_cache(manifest, **{"size": 8, **options})  # type: ignore[arg-type]
@@ -304,7 +306,7 @@ def test_list_and_clear(manifest: Manifest, shelf: Path) -> None:
     assert not cache.directory.exists()
     assert not pairs.exists()
     np.testing.assert_array_equal(mapped, expected(manifest))  # who has it open reads on
-    with pytest.raises(InputError, match="kinds must be among"):
+    with pytest.raises(InputError, match="--clear: must be among"):
         cache_clear(shelf.parent, kinds=("models",))
 
 

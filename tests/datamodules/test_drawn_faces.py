@@ -208,7 +208,7 @@ def test_parse_spec() -> None:
     [
         ("larges=3", "unknown key 'larges'.*did you mean largest"),
         ("ratio=big", "ratio must be a number, got 'big'"),
-        ("ratio=0.5", "ratio must be at least 1, got 0.5"),
+        ("ratio=0.5", "ratio must be at least 1 and finite, got 0.5"),
         ("size=8", r"size must lie in 32\.\.512, got 8"),
         ("classes=happy", "at least 2 classes"),
         ("classes=happy+bored", "classes must be among neutral"),

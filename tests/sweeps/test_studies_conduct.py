@@ -62,7 +62,7 @@ def test_a_set_aside_share_gives_way_to_a_given_split() -> None:
 def test_wrong_options_are_told_before_anything_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for wrong, told in (
         (("--data", "nowhere"), "no file or folder nowhere"),
-        (("--data", str(folder), "--data.siz", "3"), "did you mean size"),
+        (("--data", str(folder), "--data.siz", "3"), "did you mean --data.size"),
         (("--data", str(folder), "--data.inner_fraction", "1.5"), "inner_fraction must be above 0 and below 1"),
     ):
         assert emotion.main(["study", "backbones", *wrong]) == 1
