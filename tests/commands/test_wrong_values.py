@@ -354,7 +354,7 @@ class TestTraining:
         start = ["cross-validate", *TINY.split(), *QUIET, "--folds=2"]
         refused(
             [
-                *run_options(start)[::4],  # one parser and one check with `fit`
+                *run_options(start)[::4],  # `fit` has the same parser and checks
                 *each(start, "--folds", (*WHOLE, "1", "0", "-2", "1000")),
                 *each(start, "--seeds", (*WHOLE, "-1")),
                 [*start, "--seeds", "0", "0"],
@@ -515,7 +515,7 @@ class TestModels:
 
     def test_explain(self, fitted: str, emotion: Any, refused: Any, wrong: dict[str, str]) -> None:
         start = ["explain", fitted]
-        few = [*start, "--images=1", "--samples=60", "--not-kept"]
+        few = [*start, "--images=1", "--samples=60", "--not-kept", "--resamples=100", "--permutations=99"]
         refused(
             [
                 ["explain"],
