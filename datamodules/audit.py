@@ -186,6 +186,8 @@ def run_check(
         sheet: Draw a contact sheet of the findings here.
         table: Write every finding here, one line an image (.csv).
     """
+    if fix is not None and fix.suffix not in (".csv", ".parquet"):
+        raise invalid("--fix", "must end in .csv or .parquet", str(fix))
     if table is not None and table.suffix != ".csv":
         raise invalid("--table", "must end in .csv", str(table))
     cache = build_cache(manifest, _CHECK_SIZE)

@@ -146,7 +146,7 @@ def _options(options: ExplainOptions) -> tuple[MethodOptions, ReportOptions]:
         by=tuple(options.by),
         n=options.images,
         top=options.top,
-        methods=tuple(known_method(name) for name in options.compare),
+        methods=tuple(known_method(name, "--compare") for name in options.compare),
         seeds=options.seeds if options.method in DRAWS else 0,
         resamples=options.resamples,
         permutations=options.permutations,

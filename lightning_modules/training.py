@@ -20,7 +20,7 @@ from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError, invalid
 from lightning_modules.beginning import begin_from, check_resumed, check_weights, read_start
 from lightning_modules.callbacks import CheckedCheckpointIO
-from lightning_modules.checkpoints import read_checkpoint
+from lightning_modules.checkpoints import load_tensors, read_checkpoint
 from lightning_modules.classifier import EmotionClassifier, check_model
 from lightning_modules.config import RunConfig
 from lightning_modules.evaluation import CURVES, RunResult, evaluate_outer
@@ -291,8 +291,12 @@ def check_options(config: RunConfig) -> None:
     if (epochs := config.trainer["max_epochs"]) is not None and epochs < 1 and epochs != -1:
         raise invalid("--trainer.max_epochs", "must be at least 1", epochs)
     weights = config.model["weights"]
-    if weights not in ("embedded", "hub", "none") and not Path(weights).is_file():
-        raise invalid("--model.weights", "must be embedded, hub, none or a file that exists", weights)
+    if weights not in ("embedded", "hub", "none"):
+        if not Path(weights).is_file():
+            raise invalid("--model.weights", "must be embedded, hub, none or a file that exists", weights)
+        load_tensors(Path(weights))
+    if config.ckpt_path is not None:
+        read_checkpoint(config.ckpt_path)
     if start:
         read_start(start)
     if first_rank():

@@ -177,7 +177,7 @@ def cross_validate(
                     work.train(seed, fold, parent_id, member.run_id)
             return None
         prepare(data)
-        _ = data.division  # wrong data leaves no run behind
+        data.setup("fit")  # wrong data leaves no run behind
         parent = _open_parent(work, parent_id, above, name)
         try:
             reserve(str(parent.run_id), work.config, work.todo, members)

@@ -18,7 +18,7 @@ from datamodules.errors import InputError
 from sweeps.gpus import VISIBLE_GPUS, environment_variables, worker_gpus
 from sweeps.queue import ERROR, enqueue, once_each, work
 from sweeps.search_plan import Plan
-from sweeps.search_study import PARENT, open_study, wanted_trials
+from sweeps.search_study import PARENT, open_study, starts_of, wanted_trials
 from sweeps.search_worker import TASK
 from sweeps.storage import VARIABLE, address, close, exclusive, open_storage, quiet, require_one_worker
 from sweeps.winner import Winner, scored_winner
@@ -75,6 +75,7 @@ def search(
     storage = open_storage(url)
     with quiet(), contextlib.ExitStack() as end:
         end.callback(close, storage)
+        starts_of(plan, storage, warm_start)  # an unknown study leaves no search behind
         study = open_study(plan, storage)
         parent = str(study.user_attrs[PARENT])
         enqueue(study, wanted_trials(plan, study, storage, trials, warm_start))

@@ -91,13 +91,13 @@ def wanted_trials(
     if plan.sampler == "grid":
         return list(grid(build_space(plan.space)))
     fixed = [trial.user_attrs[ENQUEUED] for trial in once_each(study) if trial.user_attrs.get(ENQUEUED)]
-    for start in _starts(plan, storage, warm_start):
+    for start in starts_of(plan, storage, warm_start):
         if start not in fixed and len(fixed) < trials:
             fixed.append(start)
     return [*fixed, *({} for _ in range(trials - len(fixed)))]
 
 
-def _starts(plan: Plan, storage: RDBStorage, warm_start: str | None) -> list[dict[str, Any]]:
+def starts_of(plan: Plan, storage: RDBStorage, warm_start: str | None) -> list[dict[str, Any]]:
     """Return the parameters of another study's finished trials, best first, as far as this space has them."""
     if warm_start is None:
         return []

@@ -97,7 +97,7 @@ def name_columns(table: pd.DataFrame, options: ReadOptions, source: Path) -> pd.
         if theirs is None and ours in {"path", "label"}:
             msg = (
                 f"{source.name}: the column {ours!r} is missing (or {', '.join(COLUMN_NAMES[ours][1:])}); "
-                f"found {', '.join(table.columns)}; name it with --{ours}-column (in fit --data.read.{ours}_column)"
+                f"found {', '.join(table.columns)}; use --{ours}-column (in training --data.read.{ours}_column)"
             )
             raise InputError(msg)
         # `set` and `subset` may mean anything: they are a split only if every value says so.

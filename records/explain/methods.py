@@ -79,7 +79,7 @@ class MethodOptions:
             raise InputError(msg)
 
 
-def known_method(name: str) -> Method:
+def known_method(name: str, option: str = "--method") -> Method:
     """Return a method by its name.
 
     Raises:
@@ -88,7 +88,7 @@ def known_method(name: str) -> Method:
     for method in METHODS:
         if method == name:
             return method
-    raise invalid("--method", f"must be one of {', '.join(METHODS)}", name, did_you_mean(name, METHODS, cutoff=0.4))
+    raise invalid(option, f"must be one of {', '.join(METHODS)}", name, did_you_mean(name, METHODS, cutoff=0.4))
 
 
 @dataclass(frozen=True)

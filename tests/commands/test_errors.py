@@ -23,9 +23,13 @@ def complaint(emotion: Any, *words: str) -> str:
     [
         pytest.param(["--recipe", "balnced"], ["--recipe", "balanced"], id="recipe"),
         pytest.param(["--config", "none.yaml"], ["none.yaml", "not a file"], id="config"),
-        pytest.param(["--model.learning_rat", "1"], ["learning_rat", "did you mean --model.learning_rate"], id="model option"),
+        pytest.param(
+            ["--model.learning_rat", "1"], ["learning_rat", "did you mean --model.learning_rate"], id="model option"
+        ),
         pytest.param(["--data.n_mn", "3"], ["n_mn", "did you mean --data.n_min"], id="data option"),
-        pytest.param(["--trainer.max_epoch", "3"], ["max_epoch", "did you mean --trainer.max_epochs"], id="trainer option"),
+        pytest.param(
+            ["--trainer.max_epoch", "3"], ["max_epoch", "did you mean --trainer.max_epochs"], id="trainer option"
+        ),
         pytest.param(["--run.patince", "3"], ["patince", "did you mean --run.patience"], id="run option"),
         pytest.param(["--sed", "3"], ["sed", "did you mean --seed"], id="short option"),
         pytest.param(["--model.loss.gamma", "1"], ["gamma", "CrossEntropy"], id="gamma of cross-entropy"),

@@ -247,7 +247,7 @@ def test_small_budget_falls_back_to_decoding(manifest: Manifest, shelf: Path) ->
     np.testing.assert_array_equal(cache.read([5, 0]), expected(manifest)[[5, 0]])
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(cache)).read([5]), expected(manifest)[[5]])
     before = decode_count()
-    with pytest.warns(UserWarning, match="budget_gb"):
+    with pytest.warns(UserWarning, match="--budget-gb"):
         build(manifest, shelf, budget_gb=1e-6)
     assert decode_count() == before  # index and grey pictures are kept
     assert build(manifest, shelf).pixels is not None  # with more room it is built after all
@@ -261,7 +261,7 @@ def test_small_budget_may_be_an_error(manifest: Manifest, shelf: Path) -> None:
 def test_budget_counts_the_other_caches(manifest: Manifest, shelf: Path) -> None:
     pixels = 12 * (SIZE * SIZE * 3 + 48 * 48)
     taken = cache_shelf.folder_bytes(build(manifest, shelf).directory)
-    with pytest.raises(InputError, match="budget_gb"):
+    with pytest.raises(InputError, match="--budget-gb"):
         build(manifest, shelf, fit="pad", budget_gb=(taken + pixels - 1) / 1e9, on_full="error")
     build(manifest, shelf, fit="pad", budget_gb=(taken + pixels) / 1e9, on_full="error")
 
@@ -282,7 +282,9 @@ def test_folder_that_cannot_be_written(manifest: Manifest, tmp_path: Path) -> No
         build(manifest, tmp_path / "file" / "pixels")
 
 
-@pytest.mark.parametrize(("options", "match"), [({"size": 0}, "--size: must be"), ({"fit": "squeeze"}, "--fit: must be")])
+@pytest.mark.parametrize(
+    ("options", "match"), [({"size": 0}, "--size: must be"), ({"fit": "squeeze"}, "--fit: must be")]
+)
 def test_arguments_are_checked(manifest: Manifest, options: dict[str, object], match: str) -> None:
     with pytest.raises(InputError, match=match):
         build_cache(manifest, **{"size": 8, **options})  # type: ignore[arg-type]

@@ -234,7 +234,7 @@ def test_cache_is_built_listed_and_cleared(
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["describe", "--data", "/nowhere/at/all"], r"no such file or folder, got '/nowhere/at/all'"),
+        (["describe", "--data", "/nowhere/at/all"], r"--data: no such file or folder, got '/nowhere/at/all'"),
         (["describe", "a", "--data", "b"], r"--data: given twice, as 'a' and as 'b'"),
         (["describe", "a", "--alias", "angry"], r"--alias: must be NAME=CLASS, such as furious=angry, got 'angry'"),
         (["describe", "a", "--pattern", "x"], r"has no group named label"),

@@ -156,7 +156,7 @@ def test_a_set_column_is_a_split_only_if_it_says_so(plant: Plant) -> None:
         (
             {"file": ["a.png", "b.png"]},
             {},
-            "x.csv: the column 'label' is missing .*; found file; name it with --label-col",
+            "x.csv: the column 'label' is missing .*; found file; use --label-col",
         ),
         ({"label": ["sad", "sad"]}, {}, "x.csv: the column 'path' is missing"),
         (

@@ -312,7 +312,9 @@ def test_magnitudes_that_mean_nothing_are_refused() -> None:
     for wrong in (0.0, -1.0, 3.1, float("nan")):
         with pytest.raises(InputError, match=r"--data.magnitude: must be above 0 and at most 3, got"):
             build_transform(["zoom"], 64, magnitude=wrong)
-    with pytest.raises(InputError, match=r"--data.magnitude: applies to --data.transforms, of which there are none, got 2.0"):
+    with pytest.raises(
+        InputError, match=r"--data.magnitude: applies to --data.transforms, of which there are none, got 2.0"
+    ):
         build_transform([], 64, "mild", magnitude=2.0)
     for name in TRANSFORMS:
         transform = build_transform([name], 64, magnitude=3.0)

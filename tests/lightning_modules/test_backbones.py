@@ -130,7 +130,7 @@ def test_a_damaged_or_missing_file_is_a_clear_error(tmp_path: Path, name: str) -
 
 
 def test_an_unknown_backbone_offers_the_nearest() -> None:
-    with pytest.raises(InputError, match=r"unknown backbone 'efficientnet_bo'; nearest names: .*efficientnet_b0"):
+    with pytest.raises(InputError, match=r"--model.backbone: .* got 'efficientnet_bo'; did you mean efficientnet_b0"):
         build_backbone("efficientnet_bo", "none")
 
 

@@ -78,7 +78,7 @@ def test_its_weights_come_from_a_file_or_not_at_all(tmp_path: Path) -> None:
     for weights, message in (("embedded", "no installed package holds weights"), ("hub", "could not be had from the")):
         with pytest.raises(InputError, match=message):
             build_backbone(NAME, weights)
-    with pytest.raises(InputError, match="nearest names: k_emotionnet"):
+    with pytest.raises(InputError, match="did you mean k_emotionnet"):
         build_backbone("k_emotionet", "none")
 
 

@@ -74,7 +74,7 @@ def test_groups_can_be_printed_and_one_unicode_form_is_one_group(table: pd.DataF
     [
         (
             {"by": ["gendr"]},
-            r"no column 'gendr' to group by; did you mean gender\? The columns are: subject, fold, age",
+            r"no column 'gendr' to group by; did you mean gender or age\? The columns are: subject, fold, age",
         ),
         ({"by": ["age+gendr"]}, "no column 'gendr'"),
         ({"by": ["label"]}, "no column 'label' to group by; the class is what is measured"),

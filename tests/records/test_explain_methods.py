@@ -254,8 +254,8 @@ def test_superpixels_that_cannot_be(number: int, message: str) -> None:
         ({"samples": 0, "method": "grad-cam"}, "--samples: must be at least 2, got 0"),
         ({"method": "limes"}, "got 'limes'; did you mean lime"),
         ({"fill": "gray"}, "got 'gray'; did you mean grey"),
-        ({"features": 0}, "--features: at least 1, got 0"),
-        ({"seed": -1}, "--seed: at least 0, got -1"),
+        ({"features": 0}, "--features: must be at least 1, got 0"),
+        ({"seed": -1}, "--seed: must be at least 0, got -1"),
     ],
 )
 def test_options_that_cannot_work(options: dict[str, object], message: str) -> None:
@@ -270,7 +270,7 @@ def test_layers_that_cannot_be() -> None:
     module = TwoChannels()
     assert last_layer(module) == "unused"  # the last convolution; whether it is used is seen when it runs
     assert cells(module, module, IMAGE, "conv") == (SIDE, SIDE)
-    with pytest.raises(InputError, match="has no layer 'con'; did you mean conv"):
+    with pytest.raises(InputError, match=r"--layer: must be .* got 'con'; did you mean conv"):
         cells(module, module, IMAGE, "con")
     with pytest.raises(InputError, match="does not use its layer 'unused'"):
         cells(module, module, IMAGE, "unused")
