@@ -116,7 +116,7 @@ def test_it_goes_on_with_the_fold_that_failed(
 
     at_step(0, fails)  # never
     (error,) = emotion(*words, "--model.dropout", "0.1", "--resume", parent, status=1).errors
-    assert "with other options" in error
+    assert "other options or images" in error
     done = emotion(*words, "--resume")
     after = by_fold(emotion, parent)
     assert {at: run.info.run_id for at, run in after.items()} == {at: run.info.run_id for at, run in before.items()}
