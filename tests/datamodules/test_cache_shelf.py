@@ -117,5 +117,5 @@ def test_what_is_being_written_stays(full: Path) -> None:
 
 
 def test_a_kind_that_does_not_exist(root: Path) -> None:
-    with pytest.raises(InputError, match=r"--clear: must be among pixels, crops, .* or all, got models"):
+    with pytest.raises(InputError, match=r"--clear: must be among pixels, crops, .* or all, got .models."):
         main(["data", "cache", "--clear", "models"])

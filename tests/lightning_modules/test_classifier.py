@@ -224,7 +224,7 @@ def test_a_resumed_run_ends_where_the_unbroken_one_does(tmp_path: Path) -> None:
             {"head_width": 64},
             "--model.head_width is 64, which only --model.head dense_dense uses, but the head is linear",
         ),
-        ({"head_width": 64, "loss": LDAM()}, "head_width is 64, which head=dense_dense alone uses"),
+        ({"head_width": 64, "loss": LDAM()}, "--model.head_width is 64, which only --model.head dense_dense uses"),
         (
             {"head_scale": 30.0},
             "--model.head_scale is 30.0, which only --model.head normalised uses, but the head is linear",

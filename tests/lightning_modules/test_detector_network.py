@@ -143,7 +143,7 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path, checkpoint: P
     [
         ({"size": 70}, "--data.size: must be a multiple of 32, got 70"),
         ({"width": 2}, "--model.width: must be at least 4 channels, got 2"),
-        ({"learning_rate": 0.0}, "learning_rate above 0"),
+        ({"learning_rate": 0.0}, "--model.learning_rate: must be above 0"),
         ({"backbone": "resnet_18"}, "--model.backbone: .* got 'resnet_18'; did you mean"),
     ],
 )
