@@ -125,8 +125,11 @@ def test_page_needs_runs_and_a_free_port(mlruns: Path, monkeypatch: pytest.Monke
         port = taken.getsockname()[1]
         with pytest.raises(InputError, match=f"--port: {port} cannot be used"):
             main(["ui", "--port", str(port)])
-    with pytest.raises(InputError, match="no runs are kept here"):
+    with pytest.raises(SystemExit, match="2"):
         main(["ui", "--directory", "nowhere"])
+    Path("empty").mkdir()
+    with pytest.raises(InputError, match="no runs are kept here"):
+        main(["ui", "--directory", "empty"])
     command = ui_command(mlruns, port)
     assert command[command.index("--host") + 1] == "127.0.0.1"
     assert command[command.index("--backend-store-uri") + 1] == f"sqlite:///{mlruns}/mlflow.db"
