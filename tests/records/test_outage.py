@@ -134,6 +134,6 @@ def test_page_needs_runs_and_a_free_port(mlruns: Path, monkeypatch: pytest.Monke
     assert command[command.index("--host") + 1] == "127.0.0.1"
     assert command[command.index("--backend-store-uri") + 1] == f"sqlite:///{mlruns}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@tracking.example")
-    with pytest.raises(InputError, match=r"its page is http://tracking\.example") as error:
+    with pytest.raises(InputError, match=r"open its page http://tracking\.example") as error:
         main(["ui"])
     assert "secret" not in str(error.value)
