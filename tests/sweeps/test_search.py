@@ -184,7 +184,7 @@ def test_what_no_trial_could_run_with_is_refused() -> None:
     ("recipe", "message"),
     [
         ({"data": {"init_args": {"protocol": "paper"}}}, "--data.inner_folds needs --data.protocol honest"),
-        ({"data": {"init_args": {"fold": 2}}}, "fold is 2, which split=folds alone uses"),
+        ({"data": {"init_args": {"fold": 2}}}, "--data.fold is 2, which only --data.split folds uses"),
         ({"run": {"evaluate": False}}, "run.evaluate: a search sets it"),
         ({"run": {"resume": "auto"}}, "run.resume: a search sets it"),
     ],
