@@ -59,7 +59,9 @@ def measure(folder: Path, *, toy: bool = False) -> list[Figure]:
     figures = [Figure("help", helps[slowest] / stack, "seconds of the slowest help over import torch, lightning",
                       at_most=0.15, detail=detail)]  # fmt: skip
     fit_help = min(seconds(["-m", "emotion", "fit", "--help"]) for _ in range(repeats))
-    figures.append(Figure("help_of_fit", fit_help / stack, "seconds of fit --help over import torch, lightning"))
+    figures.append(
+        Figure("help_of_fit", fit_help / stack, "seconds of fit --help over import torch, lightning", detail=detail)
+    )
     say("one small run, to predict with and to list")
     run(["fit", *small(8, 1), "--run.resamples", "100"])
     image = next(Path(os.environ["EMOTION_CACHE_DIR"], "drawn").rglob("*.png"))

@@ -17,6 +17,7 @@ from benchmarks.searching import overheads
 
 NAMES = {
     "mapping": {"cache_mapping_memory"},
+    "startup": {"help", "help_of_fit", "predict_one_image", "runs_list"},
     "faces": {"face_crops_per_second"},
     "pipeline": {"input_pipeline_first_epoch", "input_pipeline_later_epoch"},
     "training": {"training_loop"},
@@ -42,7 +43,7 @@ def _trials_know_the_cache_of_the_tests() -> None:
 
 
 # two searches each, or commands or runs one after another
-LONG = ("pruning", "searching", "tracking", "training", "workers")
+LONG = ("pruning", "searching", "startup", "tracking", "training", "workers")
 
 
 @pytest.mark.parametrize(

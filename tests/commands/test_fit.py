@@ -146,11 +146,10 @@ def test_no_run_reports_on_images_that_the_model_it_begins_with_has_seen(
     emotion(*words, "--trainer.max_epochs", "1", "--run.start_from", file)  # the same folds: nothing is known
 
 
-def test_a_run_without_an_epoch_cannot_be_evaluated(emotion: Any, tiny: tuple[str, ...]) -> None:
-    words = ("fit", *tiny, "--data.folds", "4", "--trainer.max_epochs", "0")
-    (error,) = emotion(*words, status=1).errors
-    assert "give --trainer.max_epochs at least 1" in error
-    emotion(*words, "--run.evaluate", "false")
+def test_a_run_has_at_least_one_epoch(emotion: Any, tiny: tuple[str, ...]) -> None:
+    (error,) = emotion("fit", *tiny, "--data.folds", "4", "--trainer.max_epochs", "0", status=1).errors
+    assert "--trainer.max_epochs: must be at least 1, got 0" in error
+    assert emotion.runs() == []
 
 
 @pytest.mark.slow

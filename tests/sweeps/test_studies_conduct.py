@@ -67,7 +67,7 @@ def test_wrong_options_are_told_before_anything_runs(folder: Path, capsys: pytes
     for wrong, told in (
         (("--data", "nowhere"), "no such file or folder, got 'nowhere'"),
         (("--data", str(folder), "--data.siz", "3"), "did you mean --data.size"),
-        (("--data", str(folder), "--data.inner_fraction", "1.5"), "inner_fraction must be above 0 and below 1"),
+        (("--data", str(folder), "--data.inner_fraction", "1.5"), "--data.inner_fraction: must be above 0 and below 1"),
     ):
         assert emotion.main(["study", "backbones", *wrong]) == 1
         assert told in capsys.readouterr().err
