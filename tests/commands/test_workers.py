@@ -50,6 +50,7 @@ def test_a_killed_worker_is_named_and_its_fold_goes_on(emotion: Any, tiny: tuple
     said += emotion.finish(process, status=1)
     assert "its process was ended by SIGKILL" in said
     assert "Traceback" not in said
+    assert "RUNNING" not in {run.info.status for run in emotion.runs()}
     emotion(*words, "--resume")
     (parent,) = emotion.runs(PARENT)
     assert parent.info.status == "FINISHED"
