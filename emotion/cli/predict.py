@@ -32,13 +32,11 @@ def _predict(args: list[str]) -> int:
     which.add_argument("--run", help="run id of a finished run; for a cross-validation, of one of its folds")
     which.add_argument("--checkpoint", help="a checkpoint file")
     parser.add_argument(
-        "--data", type=not_empty, required=True, help="a picture, a folder, or a CSV/Parquet table with a path column"
+        "--data", type=not_empty, required=True, help="an image, a folder, or a CSV/Parquet table with a path column"
     )
-    parser.add_argument(
-        "--output", type=not_empty, help="where to write the table (.csv or .parquet); default: only print"
-    )
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--workers", type=int, default=0, help="processes that decode")
+    parser.add_argument("--output", type=not_empty, help="file for the table, .csv or .parquet (default: only print)")
+    parser.add_argument("--batch-size", type=int, default=64, help="images in a batch (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=0, help="processes that load images (default: %(default)s)")
     options = parser.parse_args(args)
     if options.batch_size < 1 or options.workers < 0:
         msg = f"--batch-size and --workers: must be at least 1 and 0, got {options.batch_size} and {options.workers}"

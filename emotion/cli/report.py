@@ -24,12 +24,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="emotion report", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     several = commands.add_parser("compare", help="compare runs image by image", description=_compare.__doc__)
-    several.add_argument("runs", nargs="+", metavar="RUN", help="id, its beginning, name, or latest; first: reference")
-    several.add_argument("--pairs", action="store_true", help="every run with every other, not all with the first")
     several.add_argument(
-        "--resamples", type=whole_from(100), default=2000, help="of the bootstrap (default: %(default)s)"
+        "runs", nargs="+", metavar="RUN", help="run id or its start, name, or latest; the first is the reference"
     )
-    several.add_argument("--permutations", type=whole_from(99), default=9999, help="of the test (default: %(default)s)")
+    several.add_argument("--pairs", action="store_true", help="compare every two runs, not only each with the first")
+    several.add_argument(
+        "--resamples", type=whole_from(100), default=2000, help="bootstrap resamples (default: %(default)s)"
+    )
+    several.add_argument(
+        "--permutations", type=whole_from(99), default=9999, help="permutations of the test (default: %(default)s)"
+    )
     several.set_defaults(command=_compare)
     certify = commands.add_parser("certify", help="check what a run has recorded", description=_certify.__doc__)
     certify.add_argument("run", metavar="RUN", help="run id or its start, name, or latest")
@@ -57,17 +61,28 @@ def _add_bias_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--top", type=int, metavar="N", help="keep the N most frequent values of each column")
     parser.add_argument(
-        "--sets", type=not_empty, metavar="COLUMN", help="its values are data sets: compare on the classes they share"
+        "--sets",
+        type=not_empty,
+        metavar="COLUMN",
+        help="column that names data sets: compare them on the classes they share",
     )
-    parser.add_argument("--by-class", action="store_true", help="test the gap of each class, too")
-    parser.add_argument("--minimum", type=int, default=MINIMUM, help="images of a ranked group (default: %(default)s)")
-    parser.add_argument("--manifest", type=Path, metavar="FILE", help="table the run was trained on, for who was in it")
+    parser.add_argument("--by-class", action="store_true", help="also test the gap of each class")
     parser.add_argument(
-        "--resamples", type=whole_from(100), default=2000, help="of the bootstrap (default: %(default)s)"
+        "--minimum", type=int, default=MINIMUM, help="least images of a group in the ranking (default: %(default)s)"
     )
-    parser.add_argument("--permutations", type=whole_from(99), default=9999, help="of the tests (default: %(default)s)")
-    parser.add_argument("--seed", type=whole_from(0), default=0, help="of both (default: %(default)s)")
-    parser.add_argument("--not-kept", action="store_true", help="print, and keep no files with the run")
+    parser.add_argument(
+        "--manifest", type=Path, metavar="FILE", help="manifest of the run's data, to count the groups in training"
+    )
+    parser.add_argument(
+        "--resamples", type=whole_from(100), default=2000, help="bootstrap resamples (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--permutations", type=whole_from(99), default=9999, help="permutations of the tests (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=whole_from(0), default=0, help="seed of resamples and permutations (default: %(default)s)"
+    )
+    parser.add_argument("--not-kept", action="store_true", help="print the report, and store no files with the run")
 
 
 def _compare(options: argparse.Namespace) -> int:
@@ -110,7 +125,7 @@ def _certify(options: argparse.Namespace) -> int:
 
 
 def _bias(options: argparse.Namespace) -> int:
-    """Tell for whom a run is worse, by how much, whether that is chance, and who was in its training data."""
+    """Compare a run's scores between groups of images: differences, intervals, tests, and training images."""
     _require_folder(options.out)
     from records.bias.cuts import parse_bins
     from records.bias.pages import files, text

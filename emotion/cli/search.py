@@ -68,8 +68,8 @@ def run_search(args: list[str]) -> int:
     )
     add("--name", type=not_empty, help="name of the study (default: recipe, spaces and data)")
     add("--warm-start", metavar="STUDY", help="try the finished trials of another study first, best first")
-    add("--sampler-seed", type=whole_from(0), default=0)
-    add("--write", type=not_empty, metavar="FILE", help="where the winner's recipe goes (default: NAME.yaml)")
+    add("--sampler-seed", type=whole_from(0), default=0, help="seed of the sampler (default: %(default)s)")
+    add("--write", type=not_empty, metavar="FILE", help="file for the winner's config (default: NAME.yaml)")
     options, rest = parser.parse_known_args(args[1:])
     say_what_begins(args)
     from sweeps.search import search

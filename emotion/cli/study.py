@@ -23,11 +23,15 @@ def main(args: list[str]) -> int:
         epilog=listing(),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("name", help="a study, or list")
-    parser.add_argument("--data", help="a path or reader:path; by default drawn faces at scale tiny")
-    parser.add_argument("--scale", choices=SCALES, default="tiny")
-    parser.add_argument("--protocol", choices=PROTOCOLS, default="honest", help="paper: select and report on one part")
-    parser.add_argument("--seeds", type=whole_from(0), nargs="+", help="training seeds, in place of the study's")
+    parser.add_argument("name", help="a study, or list to print all studies")
+    parser.add_argument("--data", help="a path or reader:path (default at scale tiny: drawn faces)")
+    parser.add_argument(
+        "--scale", choices=SCALES, default="tiny", help="size of the experiments (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--protocol", choices=PROTOCOLS, default="honest", help="paper: select the epoch on the test part"
+    )
+    parser.add_argument("--seeds", type=whole_from(0), nargs="+", help="training seeds (default: those of the study)")
     parser.add_argument(
         "--cells",
         nargs="+",
@@ -37,9 +41,15 @@ def main(args: list[str]) -> int:
     parser.add_argument(
         "--workers", type=whole_from(1), default=1, help="processes on this machine; several need PostgreSQL"
     )
-    parser.add_argument("--storage", type=not_empty, help="PostgreSQL for several workers; by default a file for one")
-    parser.add_argument("--dry-run", action="store_true", help="say how many runs and images, and about how long")
-    parser.add_argument("--report", action="store_true", help="write the report of what has finished, run nothing")
+    parser.add_argument(
+        "--storage", type=not_empty, help="PostgreSQL address for several workers (default: a file, for one worker)"
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the number of runs and images and the estimated time; train nothing",
+    )
+    parser.add_argument("--report", action="store_true", help="write the report of the finished cells; train nothing")
     options, extra = parser.parse_known_args(args[1:])
     if options.name == "list":
         print(listing())
