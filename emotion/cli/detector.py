@@ -1,5 +1,6 @@
 """The command `emotion detector`: train a face detector, evaluate it, export it as ONNX."""
 
+import sys
 from pathlib import Path
 
 from datamodules.errors import InputError, did_you_mean, invalid
@@ -28,7 +29,10 @@ def main(args: list[str]) -> int:
     if rest and rest[0] in ("-h", "--help"):
         print(USAGE)
         return 0
-    command, rest = (rest[0], rest[1:]) if rest else ("", [])
+    if not rest:
+        print(f"{USAGE}\nerror: emotion detector: must be followed by fit, test or export", file=sys.stderr)
+        return 2
+    command, rest = rest[0], rest[1:]
     if command not in ("fit", "test", "export"):
         hint = did_you_mean(command, ["fit", "test", "export"])
         raise invalid("emotion detector", "must be followed by fit, test or export", command, hint)
