@@ -339,7 +339,7 @@ def _pairs(words: Sequence[str], short: Mapping[str, str]) -> list[tuple[str, st
                 msg = f"{name}: needs a value, got none"
                 raise InputError(msg)
         if equals and not value.strip() and name in ("--resume", "--run.resume", "--config", "--recipe"):
-            msg = f"{name}: needs a value and got none"
+            msg = f"{name}: needs a value, got none"
             raise InputError(msg)
         typed, name = name, short.get(name, name).removeprefix("--")
         for section in ("data", "model"):  # as version 0.1 wrote them
@@ -385,7 +385,7 @@ def _read_file(path: Path) -> dict[str, Any]:
         if content.get(section, {}) is None:  # an empty section
             del content[section]
         elif not isinstance(content.get(section, {}), dict):
-            msg = f"--config: {path}: {section} must hold options by name, it holds {content[section]!r}"
+            msg = f"--config: {path}: {section} must contain options by name, got {content[section]!r}"
             raise InputError(msg)
     content.pop("weights_only", None)  # of Lightning's command line in version 0.1
     for section in ("data", "model"):

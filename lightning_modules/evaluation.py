@@ -33,7 +33,7 @@ class RunResult:
         predictions: Prediction table of the outer part; empty where nothing was evaluated (``run.evaluate`` false).
         split: Split table.
         text: The result as it is printed.
-        model: The trained module, in the state of its last step.
+        model: The trained module; after an evaluation with the weights of the selected epoch.
         data: The data module: images and their division.
         folder: Local folder of the run, with its checkpoints.
         curves: Metrics by step.

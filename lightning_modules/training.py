@@ -115,8 +115,6 @@ class EmotionTask(Task):
 
     def __init__(self, config: RunConfig, shared: EmotionDataModule | None = None) -> None:
         self.config = config
-        if config.ckpt_path is not None:
-            read_checkpoint(config.ckpt_path)  # refuses a damaged or unsafe file before Lightning opens it
         sections = config.instantiate()
         self.options = RunOptions(**config.run)
         self.data = EmotionDataModule(**sections.data)
@@ -249,7 +247,7 @@ def _train(config: RunConfig, callbacks: Sequence[Callback], shared: Any) -> Run
         if not trainer.is_global_zero:
             return None
         tracker.end("success")
-        remove_checkpoints(folder, getattr(options, "keep", "best"))
+        remove_checkpoints(folder, options.keep)
     except BaseException as error:
         if first_rank():
             with contextlib.suppress(OSError):  # report the first error, not that the end of the run cannot be written
@@ -296,7 +294,7 @@ def check_options(config: RunConfig) -> None:
             raise invalid("--model.weights", "must be embedded, hub, none or a file that exists", weights)
         load_tensors(Path(weights))
     if config.ckpt_path is not None:
-        read_checkpoint(config.ckpt_path)
+        read_checkpoint(config.ckpt_path)  # refuses a damaged or unsafe file before Lightning opens it
     if start:
         read_start(start)
     if first_rank():

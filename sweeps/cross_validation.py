@@ -35,7 +35,7 @@ from lightning_modules.training import check_options, prepare, train
 from records.predictions import join_folds
 from records.runs import download, find_run, find_runs, has_store, run_row
 from records.tracking import TrackingLogger
-from sweeps.gpus import VISIBLE_GPUS, environment_variables, require_one_device, worker_gpus
+from sweeps.gpus import VISIBLE_GPUS, environment_variables, require_one_device, worker_variables
 from sweeps.lost import end_lost_runs
 from sweeps.members import Member, Members, known_members, reserve, withdraw
 
@@ -321,7 +321,6 @@ def _in_workers(work: _Folds, parent: str, left: Reserved, workers: int) -> Fini
         InputError: a fold could not be trained, or a process was ended; the folds that finished are kept.
     """
     context = multiprocessing.get_context("spawn")
-    threads = str(max(1, (os.cpu_count() or 1) // workers))
     waiting = list(left.items())
     running: dict[Connection, tuple[SpawnProcess, tuple[int, int]]] = {}
     settings = (work.config.as_dict(), work.folds, work.seeds, parent)
@@ -331,16 +330,15 @@ def _in_workers(work: _Folds, parent: str, left: Reserved, workers: int) -> Fini
             (seed, fold), run_id = waiting.pop(0)
             running[connection] = process, (seed, fold)
             connection.send((seed, fold, run_id))
-            tqdm.write(f"fold {fold} seed {seed} begins", file=sys.stderr)
+            tqdm.write(f"fold {fold} seed {seed} starts", file=sys.stderr)
         else:
             connection.close()  # the process ends
 
     processes: list[SpawnProcess] = []
     failed = False
     try:
-        for gpu in worker_gpus(workers):
+        for variables in worker_variables(workers):
             ours, theirs = context.Pipe()
-            variables = {"OMP_NUM_THREADS": threads, **({} if gpu is None else {VISIBLE_GPUS: gpu})}
             process = context.Process(target=_serve, args=(theirs, *settings), daemon=False)
             with environment_variables(variables):
                 process.start()

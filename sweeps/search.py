@@ -15,7 +15,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from datamodules.errors import InputError
-from sweeps.gpus import VISIBLE_GPUS, environment_variables, worker_gpus
+from sweeps.gpus import environment_variables, worker_variables
 from sweeps.queue import ERROR, enqueue, once_each, work
 from sweeps.search_plan import Plan
 from sweeps.search_study import PARENT, open_study, starts_of, wanted_trials
@@ -120,12 +120,9 @@ def work_together(name: str, url: str, task: str, settings: dict[str, Any], work
         How many other workers ended with an error, such as a database that accepts no more connections. A worker that
         was killed does not count: the others ran its trial. Both are reported on stderr.
     """
-    gpus = worker_gpus(workers)
-    # or the processes of all workers would each take every core, and wait for one another
-    threads = str(max(1, (os.cpu_count() or 1) // workers))
-    shared = {} if workers == 1 or "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": threads}
-    with environment_variables(shared), _more_workers(name, url, task, settings, gpus[1:]) as more:
-        with environment_variables({} if gpus[0] is None else {VISIBLE_GPUS: gpus[0]}):
+    own, *others = worker_variables(workers)
+    with _more_workers(name, url, task, settings, others) as more:
+        with environment_variables(own):
             work(name, url, task, settings)
         statuses = [process.wait() for process in more]
     for number, status in enumerate(statuses, start=2):
@@ -137,14 +134,14 @@ def work_together(name: str, url: str, task: str, settings: dict[str, Any], work
 
 @contextlib.contextmanager
 def _more_workers(
-    name: str, url: str, task: str, settings: dict[str, Any], gpus: Sequence[str | None]
+    name: str, url: str, task: str, settings: dict[str, Any], variables: Sequence[dict[str, str]]
 ) -> Iterator[list[subprocess.Popen[str]]]:
-    """Start one worker per entry of `gpus`, and end those that are still running at the end."""
+    """Start a worker with each of these environment variables, and end those that still run at the end."""
     command = [sys.executable, "-m", "sweeps.search_worker", name, task]
     started: list[subprocess.Popen[str]] = []
     try:
-        for gpu in gpus:
-            new = {**os.environ, VARIABLE: url, **({} if gpu is None else {VISIBLE_GPUS: gpu})}
+        for own in variables:
+            new = {**os.environ, VARIABLE: url, **own}
             process = subprocess.Popen(command, env=new, stdin=subprocess.PIPE, text=True)
             started.append(process)
             assert process.stdin is not None  # a pipe

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from datamodules.errors import InputError
-from lightning_modules.config import load_yaml as load_value
+from lightning_modules.config import load_yaml
 from sweeps.dimensions import Choice, Dimension, Real, Space, Subset, Whole
 
 _EXAMPLE = "`model.learning_rate: {real: [0.0001, 0.01], log: true}`"
@@ -31,7 +31,7 @@ def content(path: Path) -> dict[str, Any]:
         data.transforms: {subset: [flip, rotation, zoom], least: 1}
     """
     try:
-        held = load_value(path.read_text(encoding="utf-8"))
+        held = load_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         msg = f"--space {path}: not readable YAML: {str(error).splitlines()[0]}"
         raise InputError(msg) from error

@@ -23,7 +23,7 @@ from lightning_modules.detector.precision import Picture, intervals
 from lightning_modules.detector.tables import detection_table, pictures_of, truth_table
 from lightning_modules.device import best_device
 from lightning_modules.progress import run_progress
-from lightning_modules.run import GoOnAtBatch
+from lightning_modules.run import GoOnAtBatch, Keep
 from lightning_modules.stops import StopGracefully
 from lightning_modules.tracked_run import RunLogger, log_config
 from lightning_modules.training import Task
@@ -46,6 +46,7 @@ class DetectorRun:
         precision: of the computations, such as "bf16-mixed".
         clip: largest norm of the gradient.
         resamples: bootstrap resamples of the printed intervals.
+        keep: which checkpoint stays when the run has ended: "best", "last" (with the training state) or "none".
     """
 
     name: str | None = None
@@ -60,6 +61,7 @@ class DetectorRun:
     precision: str = "32-true"
     clip: float = 10.0
     resamples: int = 1000
+    keep: Keep = "best"
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("patience", 1), ("resamples", 100)):
@@ -168,7 +170,8 @@ class DetectorTask(Task):
         model, data = self.model, self.data
         best = str(tracker.run_folder / "best.ckpt")
         trainer.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
-        tracker.log_file(best, "checkpoint")
+        if self.options.keep != "none":
+            tracker.log_file(best, "checkpoint")
         pictures = pictures_of(model.detections, data)
         table = intervals(pictures, resamples=self.options.resamples, seed=self.config.seed_everything)
         found = detection_table(model.detections, data)

@@ -100,10 +100,10 @@ class DetectorConduct(Conduct):
 
     def config(self, model: str, seed: int, parent: str | None, start: str | None = None) -> RunConfig:
         """Return the config of one of the two runs of a seed."""
-        options = dict(self.configs[cell_name(model, NEW)].as_dict()["run"])
+        experiment = self.configs[cell_name(model, NEW)].run["experiment"]
         changes = {"parent": parent, "resume": "auto", "name": f"{model} seed {seed}", "start_from": start}
         values = {**self.study.cell(cell_name(model, NEW)).options, **self.given.values, "seed_everything": seed}
-        values |= {"run.experiment": options["experiment"]} | {f"run.{name}": v for name, v in changes.items()}
+        values |= {"run.experiment": experiment} | {f"run.{name}": v for name, v in changes.items()}
         return detector_config(Options(self.given.recipe, self.given.files, values))
 
     def data(self, model: str) -> BoxesDataModule:

@@ -19,8 +19,9 @@ from optuna.trial import TrialState, create_trial
 import emotion
 from datamodules.errors import InputError
 from sweeps import search, search_report, search_worker, winner
+from sweeps.gpus import worker_gpus
 from sweeps.queue import enqueue, work
-from sweeps.search import work_together, worker_gpus
+from sweeps.search import work_together
 from sweeps.search_trial import OPTIONS
 from sweeps.storage import address, close, exclusive, open_storage
 
