@@ -13,9 +13,9 @@ from datamodules.manifest import Manifest
 from datamodules.seen import SeenImages
 from lightning_modules.checkpoints import CONFIG_KEY, load_plain, read_checkpoint, require_classes
 from lightning_modules.classifier import EmotionClassifier
-from lightning_modules.evaluation import SPLIT
 from lightning_modules.heads import used_alone
 from lightning_modules.stored import run_checkpoint
+from records.predictions import SPLIT
 from records.runs import find_run, load_table, run_config, run_row
 
 _ALIKE = "the same data.split, fold, fold_seed, holdout_fraction and stratify_by"

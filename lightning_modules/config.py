@@ -424,7 +424,7 @@ def _owners(kind: Kind) -> dict[str, tuple[type, set[str]]]:
     if kind == "detector":
         from datamodules.faces.boxes_data import BoxesDataModule
         from lightning_modules.detector.module import FaceDetector
-        from lightning_modules.detector.run import DetectorRun
+        from lightning_modules.run import DetectorRun
 
         return {"model": (FaceDetector, {"size"}), "data": (BoxesDataModule, {"seed"}), "run": (DetectorRun, set())}
     from lightning.pytorch import Trainer

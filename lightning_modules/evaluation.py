@@ -12,14 +12,20 @@ from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
 from lightning_modules.classifier import EmotionClassifier
 from records.figures import class_figure, confusion_figure, curves_figure
-from records.predictions import build_predictions, check_split, classes_of, flag_protocol, protocol_of
+from records.predictions import (
+    PREDICTIONS,
+    SPLIT,
+    build_predictions,
+    check_split,
+    classes_of,
+    flag_protocol,
+    protocol_of,
+)
 from records.runs import load_table
 from records.statistics import calibration, cluster_bootstrap, fold_scores
 from records.tables import result_text
 from records.tracking import TrackingLogger
 
-PREDICTIONS = "predictions"
-SPLIT = "split"
 CURVES = ("train/loss", "val/loss", "val/f1_macro", "val/accuracy")
 
 

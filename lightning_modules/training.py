@@ -1,6 +1,7 @@
 """Train one run from a RunConfig: data, model, trainer, tracking, and one evaluation at the end."""
 
 import contextlib
+import importlib
 import inspect
 import sys
 from abc import ABC, abstractmethod
@@ -181,10 +182,8 @@ class EmotionTask(Task):
 def make_task(config: RunConfig, shared: Any = None) -> Task:  # noqa: ANN401 - a data module of the same kind
     """Seed everything, and create the data and the model of a config."""
     seed_everything(config.seed_everything, workers=True, verbose=False)
-    if config.kind == "detector":
-        from lightning_modules.detector.run import DetectorTask
-
-        return DetectorTask(config)
+    if config.kind == "detector":  # that module imports this one
+        return importlib.import_module("lightning_modules.detector.run").DetectorTask(config)
     return EmotionTask(config, shared)
 
 

@@ -8,6 +8,8 @@ import pandas as pd
 from datamodules.errors import InputError
 from datamodules.manifest import Manifest
 
+PREDICTIONS = "predictions"  # names of the two tables of a run
+SPLIT = "split"
 PROBABILITY = "prob_"
 COLUMNS = ("row", "path", "content", "cluster", "subject", "fold", "label", "predicted")
 SPLIT_COLUMNS = ("fold", "row", "role", "is_copy")

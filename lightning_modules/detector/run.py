@@ -3,7 +3,6 @@
 import hashlib
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from tqdm import tqdm
 
-from datamodules.errors import invalid
 from datamodules.faces.boxes_data import BoxesDataModule
 from lightning_modules.callbacks import NonFiniteLoss, average_weights
 from lightning_modules.config import Options, RunConfig
@@ -23,55 +21,10 @@ from lightning_modules.detector.precision import Picture, intervals
 from lightning_modules.detector.tables import detection_table, pictures_of, truth_table
 from lightning_modules.device import best_device
 from lightning_modules.progress import run_progress
-from lightning_modules.run import GoOnAtBatch, Keep
+from lightning_modules.run import DetectorRun, GoOnAtBatch
 from lightning_modules.stops import StopGracefully
 from lightning_modules.tracked_run import RunLogger, log_config
 from lightning_modules.training import Task
-
-
-@dataclass(frozen=True)
-class DetectorRun:
-    """What a run is called, how long it trains and where.
-
-    Attributes:
-        name: the run's name on the MLflow page; by default data, backbone and seed.
-        experiment: MLflow experiment.
-        parent: run id of the parent, for the members of a study.
-        resume: run id to go on with, or "auto": the newest unfinished run of the same config.
-        start_from: begin with the weights of a run (id or name) or .ckpt file: further training.
-        epochs: most epochs.
-        patience: stop after this many epochs without a better inner map_50; None: train all epochs.
-        ema_decay: average the weights with this decay per step and keep the average; None: do not.
-        accelerator: "auto", "cpu" or "gpu".
-        precision: of the computations, such as "bf16-mixed".
-        clip: largest norm of the gradient.
-        resamples: bootstrap resamples of the printed intervals.
-        keep: which checkpoint stays when the run has ended: "best", "last" (with the training state) or "none".
-    """
-
-    name: str | None = None
-    experiment: str = "face-detector"
-    parent: str | None = None
-    resume: str | None = None
-    start_from: str | None = None
-    epochs: int = 12
-    patience: int | None = None
-    ema_decay: float | None = None
-    accelerator: str = "auto"
-    precision: str = "32-true"
-    clip: float = 10.0
-    resamples: int = 1000
-    keep: Keep = "best"
-
-    def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("patience", 1), ("resamples", 100)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise invalid(f"--run.{name}", f"must be at least {least}", value)
-        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
-            raise invalid("--run.ema_decay", "must be between 0 and 1, such as 0.998", self.ema_decay)
-        if not self.clip > 0:
-            raise invalid("--run.clip", "must be above 0", self.clip)
 
 
 class DetectorLines(Callback):

@@ -8,6 +8,8 @@ import pandas as pd
 
 LANDMARKS = ("right eye", "left eye", "nose", "right mouth corner", "left mouth corner")
 
+EVERYBODY = ""
+
 Probabilities = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Images uint8 (M, H, W, 3) and rows int64 (M,), which pick the checkpoint, to probabilities float32 (M, K)."""
 

@@ -15,14 +15,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from records.explain.alignment import FRAME, in_frame, known
-from records.explain.explained import Explained
+from records.explain.explained import EVERYBODY, Explained
 from records.explain.faithfulness import clusters_of
 from records.explain.ordering import marked
 from records.explain.regions import outlines
 from records.lettering import drawable, inches
 
 SIDE = 160  # pixels of a panel
-EVERYBODY = ""
 _PANEL, _GAP, _COUNT, _HEAD = 1.25, 0.12, 0.24, 0.85  # inches
 
 

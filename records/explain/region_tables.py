@@ -6,10 +6,9 @@ import numpy as np
 import pandas as pd
 
 from records.bias.columns import Grouping
-from records.explain.explained import Explained
+from records.explain.explained import EVERYBODY, Explained
 from records.explain.faithfulness import clusters_of
 from records.explain.means import group_difference, mean_interval
-from records.explain.overlays import EVERYBODY
 from records.explain.regions import REGIONS, Shares
 from records.significance import holm
 

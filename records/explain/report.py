@@ -11,10 +11,10 @@ import numpy as np
 from datamodules.errors import InputError
 from records.explain.alignment import known
 from records.explain.drawings import curves_figure, regions_figure
-from records.explain.explained import ExplainAgain, Explained, Probabilities
+from records.explain.explained import EVERYBODY, ExplainAgain, Explained, Probabilities
 from records.explain.faithfulness import verdict
 from records.explain.measures import Found, ReportOptions, measure
-from records.explain.overlays import EVERYBODY, Cell, cells, overlay, overlay_figure
+from records.explain.overlays import Cell, cells, overlay, overlay_figure
 from records.explain.page import Section, Shown, html, markdown, write_csv, write_figure
 from records.explain.region_sections import region_sections
 from records.explain.sections import (

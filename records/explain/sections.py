@@ -7,11 +7,11 @@ import numpy as np
 import pandas as pd
 
 from records.bias.words import p_text
-from records.explain.explained import Explained
+from records.explain.explained import EVERYBODY, Explained
 from records.explain.faithfulness import RULE, Better
 from records.explain.measures import Found, ReportOptions, constant_maps, correct_of
 from records.explain.numbers import number, signed, span
-from records.explain.overlays import EVERYBODY, Cell
+from records.explain.overlays import Cell
 from records.explain.page import Section, Shown
 from records.predictions import HONEST, protocol_of
 

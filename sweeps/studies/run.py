@@ -11,12 +11,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from datamodules.errors import InputError
 from lightning_modules.backbones import build_backbone
 from lightning_modules.config import RunConfig
-from lightning_modules.evaluation import PREDICTIONS, RunResult
+from lightning_modules.evaluation import RunResult
 from lightning_modules.heads import build_head
 from lightning_modules.run import MONITOR
 from lightning_modules.training import train
 from records import store
-from records.predictions import classes_of
+from records.predictions import PREDICTIONS, classes_of
 from records.runs import children, load_table, run_config
 from records.tracking import TrackingLogger
 from sweeps.cross_validation import cross_validate

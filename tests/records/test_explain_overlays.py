@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from skimage.transform import SimilarityTransform
 
 from records.explain.alignment import FRAME
-from records.explain.explained import Explained
+from records.explain.explained import EVERYBODY, Explained
 from records.explain.ordering import marked
-from records.explain.overlays import EVERYBODY, SIDE, cells, overlay, overlay_figure
+from records.explain.overlays import SIDE, cells, overlay, overlay_figure
 from records.lettering import drawable
 
 CLASSES = ("happy", "sad")
