@@ -47,11 +47,11 @@ def read(path: Path, options: ReadOptions, name: str) -> Manifest:
         other = csv_table if csv_table.find_table(path) is not None else folder
         return other.read(path, options, name)
     place = _write_images(source)
-    table = pd.read_parquet(place / "rows.parquet")
+    rows = pd.read_parquet(place / "rows.parquet")
     if options.votes != "ignore":
-        table = _add_ferplus(table, source.parent / FERPLUS_NAME)
-    table, notes = apply_votes(table, name, options)
-    return finish(table, place, name, options, notes)
+        rows = _add_ferplus(rows, source.parent / FERPLUS_NAME)
+    rows, notes = apply_votes(rows, name, options)
+    return finish(rows, place, name, options, notes)
 
 
 def _write_images(source: Path) -> Path:

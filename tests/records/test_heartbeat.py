@@ -37,14 +37,14 @@ def test_a_run_is_tagged_while_it_is_written(
     mlruns: Path, new_logger: Callable[..., TrackingLogger], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(heartbeat, "EVERY", 0.1)
-    logger = new_logger()
-    run_id = str(logger.run_id)
+    tracker = new_logger()
+    run_id = str(tracker.run_id)
     until(lambda: seen(run_id) > 0)
     first = seen(run_id)
     until(lambda: seen(run_id) > first)
     writer = json.loads(run_row(run_id)[f"tags.{TAG}"])
     assert {name: writer[name] for name in this_process()} == this_process()
-    logger.finalize("success")
+    tracker.finalize("success")
     last = seen(run_id)
     time.sleep(0.3)
     assert seen(run_id) == last

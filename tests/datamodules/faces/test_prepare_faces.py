@@ -229,11 +229,11 @@ def test_a_killed_run_goes_on(
     real = work.write_crop
 
     def dies(name: str) -> Any:
-        def write(output: Path, crop: str, picture: np.ndarray) -> int:
-            if crop.endswith(name):
+        def write(output: Path, name_of_crop: str, picture: np.ndarray) -> int:
+            if name_of_crop.endswith(name):
                 (output / work.PARTS / "half").write_bytes(b"half a crop")
                 raise KeyboardInterrupt
-            return real(output, crop, picture)
+            return real(output, name_of_crop, picture)
 
         return write
 
