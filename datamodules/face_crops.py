@@ -1,6 +1,5 @@
 """Face crops: how the faces were cut out that a run was trained on, and whether images are face crops."""
 
-import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ import pandas as pd
 
 from datamodules.errors import InputError
 from datamodules.manifest import Manifest, read_table
+from datamodules.places import images_root
 from datamodules.readers.common import ReadOptions
 
 SOURCE, DETECTOR, SIZE, MARGIN = "face_source", "face_detector", "face_size", "face_margin"
@@ -87,12 +87,6 @@ class FaceCrops:
             f"face crops; cut the faces out with `{self.command(source, shown)}`, then use {option} {table}"
         )
         raise InputError(msg)
-
-
-def images_root(source: str, images: Sequence[Path]) -> Path:
-    """Return the folder that contains all images: the source itself, or the deepest folder common to the images."""
-    place = Path(source).expanduser()
-    return place if place.is_dir() else Path(os.path.commonpath([path.absolute().parent for path in images]))
 
 
 def _most_frequent(table: pd.DataFrame, column: str) -> str:

@@ -1,11 +1,16 @@
 """The cache folder, and atomic writing of files."""
 
 import os
+import shutil
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock
+
+from datamodules.errors import InputError
 
 CACHE_BUDGET_GB = 20.0  # default of what all pixel caches together may take
 
@@ -52,3 +57,35 @@ def replacing(path: Path, suffix: str = ".part") -> Iterator[Path]:
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+@contextmanager
+def build_once(folder: Path) -> Iterator[tuple[Path, Path | None]]:
+    """Give a temporary folder to fill, which becomes ``folder`` if all goes well; None where ``folder`` exists.
+
+    Raises:
+        InputError: the place cannot be written.
+    """
+    draft = folder.with_name(f".{folder.name}.part")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if folder.is_dir():
+                yield folder, None
+                return
+            shutil.rmtree(draft, ignore_errors=True)  # left behind by a process that was killed
+            draft.mkdir()
+            try:
+                yield folder, draft
+                os.replace(draft, folder)
+            finally:
+                shutil.rmtree(draft, ignore_errors=True)
+    except OSError as error:
+        msg = f"cannot write {folder}: {error.strerror or error}; free disk space or set EMOTION_CACHE_DIR"
+        raise InputError(msg) from error
+
+
+def images_root(source: str, images: Sequence[Path]) -> Path:
+    """Return the folder that contains all images: the source itself, or the deepest folder common to the images."""
+    place = Path(source).expanduser()
+    return place if place.is_dir() else Path(os.path.commonpath([path.absolute().parent for path in images]))

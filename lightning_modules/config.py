@@ -6,6 +6,7 @@ The one jsonargparse parser of the project is here; everything else takes a RunC
 import copy
 import functools
 import hashlib
+import importlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -419,26 +420,28 @@ def _names(parser: ArgumentParser) -> list[str]:
     return [action.dest for action in parser._actions if "help" not in action.dest]
 
 
+_OWNERS: dict[Kind, dict[str, tuple[str, set[str]]]] = {
+    "emotion": {
+        "model": ("lightning_modules.classifier:EmotionClassifier", {"classes"}),
+        "data": ("datamodules.emotion:EmotionDataModule", set()),
+        "run": ("lightning_modules.run:RunOptions", set()),
+        "trainer": ("lightning.pytorch:Trainer", set()),
+    },
+    "detector": {
+        "model": ("lightning_modules.detector.module:FaceDetector", {"size"}),
+        "data": ("datamodules.faces.boxes_data:BoxesDataModule", {"seed"}),
+        "run": ("lightning_modules.run:DetectorRun", set()),
+    },
+}  # section -> the class whose arguments are its options, imported when needed, and which arguments are no options
+
+
 def _owners(kind: Kind) -> dict[str, tuple[type, set[str]]]:
     """Return the class whose arguments are the options of each section, and which arguments are no options."""
-    if kind == "detector":
-        from datamodules.faces.boxes_data import BoxesDataModule
-        from lightning_modules.detector.module import FaceDetector
-        from lightning_modules.run import DetectorRun
-
-        return {"model": (FaceDetector, {"size"}), "data": (BoxesDataModule, {"seed"}), "run": (DetectorRun, set())}
-    from lightning.pytorch import Trainer
-
-    from datamodules.emotion import EmotionDataModule
-    from lightning_modules.classifier import EmotionClassifier
-    from lightning_modules.run import RunOptions
-
-    return {
-        "model": (EmotionClassifier, {"classes"}),
-        "data": (EmotionDataModule, set()),
-        "run": (RunOptions, set()),
-        "trainer": (Trainer, set()),
-    }
+    found = {}
+    for section, (place, left_out) in _OWNERS[kind].items():
+        module, _, name = place.partition(":")
+        found[section] = (getattr(importlib.import_module(module), name), left_out)
+    return found
 
 
 @functools.cache

@@ -14,9 +14,8 @@ from tqdm import tqdm
 from datamodules.drawn_faces.scenes import KOREAN, DrawnScene, DrawnScenes, draw_scene
 from datamodules.errors import InputError
 from datamodules.labels import ALIASES
-from datamodules.places import cache_root
+from datamodules.places import build_once, cache_root
 from datamodules.processes import cores, processes
-from datamodules.readers.unpack import build_once
 
 LAYOUT_VERSION = 1
 NAMES = {label: next(name for name in ALIASES[label] if not name.isascii()) for label in KOREAN}  # happy: 기쁨

@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from datamodules.contents import file_hashes
 from datamodules.errors import InputError
-from datamodules.face_crops import images_root
 from datamodules.faces.cut import CUT_VERSION
 from datamodules.faces.detector import FIND_VERSION, Detector, open_detector
 from datamodules.faces.journal import NAME, Journal
@@ -25,6 +24,7 @@ from datamodules.faces.work import PARTS, QUALITY, CutOptions, Job, Record, work
 from datamodules.labels import VOCABULARIES
 from datamodules.manifest import Manifest, make_manifest
 from datamodules.pixels import DECODE_POLICY
+from datamodules.places import images_root
 from datamodules.processes import cores, processes
 
 CROPS = "faces"  # the crops' folder below the output

@@ -13,8 +13,7 @@ from datamodules.contents import file_hashes
 from datamodules.errors import InputError
 from datamodules.face_boxes import SIDES
 from datamodules.manifest import Manifest
-from datamodules.places import cache_root
-from datamodules.readers.unpack import build_once
+from datamodules.places import build_once, cache_root
 
 if TYPE_CHECKING:
     from datamodules.readers.common import ReadOptions

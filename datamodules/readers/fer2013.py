@@ -10,9 +10,10 @@ from tqdm import tqdm
 from datamodules.errors import InputError
 from datamodules.labels import VOCABULARIES
 from datamodules.manifest import VOTES, Manifest, read_table
+from datamodules.places import build_once
 from datamodules.readers import csv_table, folder
 from datamodules.readers.common import ReadOptions, finish
-from datamodules.readers.unpack import build_once, unpacked_folder
+from datamodules.readers.unpack import unpacked_folder
 from datamodules.readers.votes import apply_votes
 
 PIXELS_NAMES = ("fer2013.csv", "icml_face_data.csv")

@@ -6,16 +6,14 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from filelock import FileLock
 from tqdm import tqdm
 
 from datamodules.contents import file_hashes
 from datamodules.errors import InputError
-from datamodules.places import cache_root
+from datamodules.places import build_once, cache_root
 
 SUFFIXES = (".zip", ".tgz", ".tar.gz", ".tar", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 LIMIT_GB = 100.0
@@ -47,32 +45,6 @@ def unpacked_folder(path: Path) -> Path:
         msg = f"cannot read {path}; make it readable, or name another file"
         raise InputError(msg)
     return cache_root() / "unpacked" / f"{stem(path).replace('.', '_')}-{content[:16]}"
-
-
-@contextmanager
-def build_once(folder: Path) -> Iterator[tuple[Path, Path | None]]:
-    """Give a temporary folder to fill, which becomes ``folder`` if all goes well; None where ``folder`` exists.
-
-    Raises:
-        InputError: the place cannot be written.
-    """
-    draft = folder.with_name(f".{folder.name}.part")
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
-            if folder.is_dir():
-                yield folder, None
-                return
-            shutil.rmtree(draft, ignore_errors=True)  # left behind by a process that was killed
-            draft.mkdir()
-            try:
-                yield folder, draft
-                os.replace(draft, folder)
-            finally:
-                shutil.rmtree(draft, ignore_errors=True)
-    except OSError as error:
-        msg = f"cannot write {folder}: {error.strerror or error}; free disk space or set EMOTION_CACHE_DIR"
-        raise InputError(msg) from error
 
 
 def unpack(path: Path) -> Path:
