@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
-import cv2
-
 
 def cores() -> int:
     """Return how many processor cores this process may use, which in a container or job is fewer than there are."""
@@ -26,6 +24,8 @@ def processes(workers: int) -> Iterator[ProcessPoolExecutor | None]:
     if workers <= 1:
         yield None
         return
+    import cv2  # a search counts cores without it
+
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=cv2.setNumThreads, initargs=(0,)) as pool:
         try:
