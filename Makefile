@@ -41,7 +41,7 @@ test: $(READY)  ## run the fast tests (PYTEST="-m slow" for the long ones)
 	@$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST)
 
 coverage: $(READY)  ## run the fast tests and print the share of lines that they reach
-	@$(BIN)/python -m pytest -n 2 --dist worksteal --cov=datamodules --cov=records --cov=lightning_modules --cov=sweeps --cov-report=term:skip-covered $(PYTEST)
+	@$(BIN)/python -m pytest -n 2 --dist worksteal --cov=datamodules --cov=results --cov=lightning_modules --cov=sweeps --cov-report=term:skip-covered $(PYTEST)
 
 lint: $(READY)  ## check format, style and types
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy

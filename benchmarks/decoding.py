@@ -10,8 +10,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from benchmarks.report import Figure, say
-from datamodules.drawn_faces import DrawnFaces, prepare
 from datamodules.emotion import EmotionDataModule
+from datamodules.synthetic import DrawnFaces, prepare
 
 EPOCHS = 2
 

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from benchmarks.report import Figure, paired, say
-from datamodules.drawn_faces import DrawnFaces, draw
-from datamodules.pixels import fit_to_square
+from datamodules.images import fit_to_square
+from datamodules.synthetic import DrawnFaces, draw
+from emotion.explanation.methods import MethodOptions, Network, explain_image
+from emotion.explanation.superpixels import superpixels
 from lightning_modules.classifier import EmotionClassifier
-from records.explain.methods import MethodOptions, Network, explain_image
-from records.explain.superpixels import superpixels
 
 BATCH = 64
 

@@ -13,12 +13,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from benchmarks.report import Figure, say
-from datamodules.drawn_faces.scenes import DrawnScenes, draw_scene
-from datamodules.faces.detector import open_detector
+from datamodules.faces.crop import CutOptions
+from datamodules.faces.detectors import open_detector
 from datamodules.faces.prepare import prepare_faces
-from datamodules.faces.work import CutOptions
 from datamodules.manifest import make_manifest
 from datamodules.processes import cores
+from datamodules.synthetic.scenes import DrawnScenes, draw_scene
 
 LONG_SIDE, QUALITY = 640, 92
 YUNET = "yunet/yunet_n_640.onnx"

@@ -10,12 +10,11 @@ from torch.nn import functional as F
 
 from benchmarks.report import Figure, say
 from datamodules.emotion import EmotionDataModule
-from lightning_modules.callbacks import NonFiniteLoss
+from lightning_modules.callbacks import NonFiniteLoss, quiet
 from lightning_modules.classifier import EmotionClassifier
 from lightning_modules.config import TRAINER_DEFAULTS
 from lightning_modules.optimizers import build_optimizer
-from lightning_modules.progress import quiet
-from records.tracking import TrackingLogger
+from results.tracking.logger import TrackingLogger
 
 SIZE, BATCH, WARM = 224, 512, 1
 RATE, SHARE = "gpu_images_per_second", "gpu_share_of_model_alone"

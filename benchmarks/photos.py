@@ -7,8 +7,8 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from datamodules.drawn_faces import EMOTIONS, DrawnFaces, draw
 from datamodules.processes import cores, processes
+from datamodules.synthetic import EMOTIONS, DrawnFaces, draw
 
 SIDE, QUALITY, NOISE = 640, 90, 14
 FEW = 64  # below this, starting processes costs more than it saves

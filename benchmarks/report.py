@@ -11,8 +11,8 @@ from typing import Any
 
 import psutil
 
-from datamodules.places import replacing
-from records.environment import environment
+from datamodules.paths import replacing
+from results.tracking.environment import environment
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from datamodules.emotion import EmotionDataModule
 from lightning_modules.run import MONITOR
-from records import store
-from records.runs import children, find_runs, load_table, run_config
-from sweeps.queue import ERROR, once_each
-from sweeps.search_trial import RUN
-from sweeps.storage import close, open_storage
+from results.tracking import store
+from results.tracking.runs import children, find_runs, load_table, run_config
+from sweeps.search import RUN
+from sweeps.workers import ERROR, close, once_each, open_storage
 
 
 @contextlib.contextmanager

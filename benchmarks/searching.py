@@ -44,7 +44,7 @@ def measure(folder: Path, *, toy: bool = False) -> list[Figure]:
     trained = trainings()
 
     from benchmarks.searches import finished, opened, seconds  # after the search: its process has imported it, too
-    from sweeps.search_trial import OPTIONS
+    from sweeps.search import OPTIONS
 
     with opened(NAME) as study:
         done = finished(study)

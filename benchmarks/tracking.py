@@ -11,7 +11,7 @@ from matplotlib.figure import Figure as Drawing
 from benchmarks.report import Figure, say
 from lightning_modules.config import RunConfig
 from lightning_modules.training import train
-from records.tracking import TrackingLogger
+from results.tracking.logger import TrackingLogger
 
 TOY = ["--data", "drawn:largest=12,ratio=1", "--data.size", "32", "--data.batch_size", "16", "--data.folds", "3"]
 TOY += ["--data.transform_where", "none", "--data.transforms", "null", "--data.n_min", "null"]

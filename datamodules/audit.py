@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pandas as pd
 
@@ -12,7 +13,7 @@ from datamodules.cache import PixelCache, build_cache
 from datamodules.duplicates import join, near_duplicates, spread
 from datamodules.errors import InputError, invalid
 from datamodules.manifest import Manifest
-from datamodules.places import replacing
+from datamodules.paths import replacing
 
 TINY = 24  # pixels of the shorter side
 _CONSTANT = 1.0  # standard deviation of grey levels below which a picture shows nothing
@@ -206,12 +207,8 @@ def run_check(
         write_table(manifest, found, table)
         print(f"\ntable    {table}")
     if sheet is not None:
-        from datamodules.audit_sheet import write_sheet  # drawing is needed on request only
-
         print(f"\nsheet    {sheet}: {write_sheet(manifest, cache, found, sheet)} findings drawn")
     if fix is not None:
-        from datamodules.cleaning import clean  # imports this file
-
         kept, reasons = clean(manifest, found)
         manifest.select(kept).save(fix)
         print(f"\ncleaned  {fix}: {len(kept):,} of {len(manifest):,} images; none was deleted")
@@ -235,3 +232,116 @@ def write_table(manifest: Manifest, found: Audit, path: Path) -> None:
     except OSError as error:
         msg = f"--table: {path} cannot be written: {error.strerror or error}; choose a folder that you may write to"
         raise InputError(msg) from error
+
+
+_TILE = 96
+_TEXT = 14  # height of the line of text below a tile
+_ACROSS = 8
+_FINDINGS = 8  # of each kind
+_INK, _PAPER, _FAINT = (20, 20, 20), 255, (225, 225, 225)
+
+
+def write_sheet(manifest: Manifest, cache: PixelCache, found: Audit, path: Path) -> int:
+    """Write the sheet as PNG or JPEG, by its ending; return how many findings it shows."""
+    lines: list[np.ndarray] = []
+    shown = 0
+    for kind in SEVERITIES:
+        groups = found.of(kind)
+        if not groups:
+            continue
+        more = f", {_FINDINGS} shown" if len(groups) > _FINDINGS else ""
+        lines.append(_heading(f"{kind} ({len(groups)}{more})"))
+        if len(groups[0]) == 1:  # findings of single pictures share a line
+            drawn = [row for (row,) in groups[:_FINDINGS]]
+            lines.append(_line(manifest, cache, drawn))
+        else:
+            lines += [_line(manifest, cache, rows[:_ACROSS]) for rows in groups[:_FINDINGS]]
+        shown += min(len(groups), _FINDINGS)
+    sheet = np.concatenate(lines) if lines else _heading("nothing found")
+    ending = path.suffix.lower()
+    if ending not in (".png", ".jpg", ".jpeg"):
+        msg = f"sheet must be a .png or .jpg file, got {path.name!r}"
+        raise InputError(msg)
+    data = cv2.imencode(ending, sheet[..., ::-1])[1]
+    try:
+        with replacing(path) as draft:
+            draft.write_bytes(data.tobytes())
+    except OSError as error:
+        msg = f"sheet {path} cannot be written: {error.strerror or error}; choose a folder that you may write to"
+        raise InputError(msg) from error
+    return shown
+
+
+def _heading(text: str) -> np.ndarray:
+    strip = np.full((28, _ACROSS * _TILE, 3), _PAPER, np.uint8)
+    cv2.putText(strip, text, (4, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.5, _INK, 1, cv2.LINE_AA)
+    return strip
+
+
+def _line(manifest: Manifest, cache: PixelCache, rows: list[int]) -> np.ndarray:
+    strip = np.full((_TILE + _TEXT, _ACROSS * _TILE, 3), _PAPER, np.uint8)
+    for place, row in enumerate(rows):
+        x = place * _TILE
+        if cache.index["error"].iat[row]:
+            strip[: _TILE - 2, x : x + _TILE - 2] = _FAINT
+            cv2.putText(strip, "unreadable", (x + 8, 50), cv2.FONT_HERSHEY_SIMPLEX, 0.4, _INK, 1, cv2.LINE_AA)
+        else:
+            picture = cache.read([row])[0]
+            strip[: _TILE - 2, x : x + _TILE - 2] = cv2.resize(picture, (_TILE - 2, _TILE - 2))
+        split = f" {manifest.table['split'].iat[row][:5]}" if "split" in manifest.table else ""
+        text = f"{row} {manifest.table['label'].iat[row]}{split}"[:18]
+        cv2.putText(strip, text, (x + 1, _TILE + 9), cv2.FONT_HERSHEY_SIMPLEX, 0.30, _INK, 1, cv2.LINE_AA)
+    return strip
+
+
+def clean(manifest: Manifest, found: Audit) -> tuple[np.ndarray, dict[str, int]]:
+    """Return the rows worth keeping, int64 sorted, and how many rows were left out for each reason.
+
+    Of equal pictures one is kept: of the label that most of them bear (of none if labels tie), in the part that is
+    reported rather than in training. Near duplicates and a person's images stay, since folds keep them together,
+    unless they stand in two given splits: then they leave training, or validation for test.
+    """
+    count = len(manifest)
+    reason = np.full(count, "", object)
+    for kind in ("unreadable", "constant"):
+        for rows in found.of(kind):
+            reason[rows] = kind
+    label = manifest.table["label"].to_numpy(object)
+    rank = np.zeros(count, np.int64)
+    if "split" in manifest.table:
+        rank = manifest.table["split"].map({"test": 0, "validation": 1}).fillna(2).to_numpy(np.int64)
+    for rows in found.of("exact duplicates"):
+        open_rows = [row for row in rows if not reason[row]]
+        if not open_rows:
+            continue
+        votes = pd.Series(label[open_rows]).value_counts()
+        if len(votes) > 1 and votes.iloc[0] == votes.iloc[1]:
+            reason[open_rows] = "one picture under two labels, none in the majority"
+            continue
+        # Whatever label wins, the picture stays in the part that is reported first.
+        winners = [row for row in open_rows if label[row] == votes.index[0]]
+        keep = min(winners, key=lambda row: (rank[row], row))
+        for row in open_rows:
+            if row != keep:
+                reason[row] = "exact duplicate" if label[row] == votes.index[0] else "label of the minority"
+    if "split" in manifest.table:
+        for rows in found.of("across splits"):
+            _leave(rows, reason, rank, "twin in a part that is reported")
+        for rows in found.of("person across splits"):
+            _leave(rows, reason, rank, "person in a part that is reported")
+    kept = np.flatnonzero(reason == "")
+    missing = sorted(set(manifest.table["label"]) - set(label[kept]))
+    if missing:
+        msg = f"fix would leave no image of class {', '.join(missing)}; mend the labels first (--table lists them)"
+        raise InputError(msg)
+    why, times = np.unique(reason[reason != ""].astype(str), return_counts=True)
+    return kept, dict(zip(why.tolist(), times.tolist(), strict=True))
+
+
+def _leave(rows: list[int], reason: np.ndarray, rank: np.ndarray, why: str) -> None:
+    """Leave out those of ``rows`` that do not stand in the part that is reported first; changes ``reason``."""
+    left = [row for row in rows if not reason[row]]
+    best = min((rank[row] for row in left), default=0)
+    for row in left:
+        if rank[row] > best:
+            reason[row] = why

@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from datamodules.errors import InputError
-from datamodules.pixels import GREY_SIDE, Fit, content_hash, decode_file, fit_to_square, grey_plane
+from datamodules.images import GREY_SIDE, Fit, content_hash, decode_file, fit_to_square, grey_plane
 
 CHUNK = 32
 FEW = 512  # below this, starting processes costs more than it saves

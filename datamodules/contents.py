@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from datamodules.places import cache_root, replacing
+from datamodules.paths import cache_root, replacing
 
 SETTLED = 2.0
 """Seconds between a file's last change and its reading, so that a later change is sure to show in its times."""

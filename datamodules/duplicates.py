@@ -19,9 +19,9 @@ from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
 from datamodules.cache import PixelCache
+from datamodules.images import DECODE_POLICY, GREY_SIDE
 from datamodules.manifest import Manifest
-from datamodules.pixels import DECODE_POLICY, GREY_SIDE
-from datamodules.places import replacing
+from datamodules.paths import replacing
 
 NEAR_VERSION = 2  # raised whenever the search below would find other pairs
 # Calibrated on FER2013, where 2,405 pairs are found; of 41 close to the thresholds, 40 are one picture to the eye.

@@ -11,27 +11,62 @@ from typing import Any, Literal
 import lightning as L
 import numpy as np
 import pandas as pd
+import torch
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
-from datamodules.batches import EpochBatchSampler, PlainLoader, ResumableLoader
 from datamodules.cache import PixelCache, build_cache
-from datamodules.dataset import EmotionDataset
-from datamodules.division import HOLDOUT, INNER, Division, DivisionPlan, Leak, Outer, Protocol, Split
+from datamodules.dataset import EmotionDataset, keep, start_worker
 from datamodules.duplicates import find_clusters
 from datamodules.errors import InputError, invalid
-from datamodules.face_crops import FaceCrops
-from datamodules.folds import Fold
-from datamodules.group_plan import GroupPlan
-from datamodules.loading import loading
+from datamodules.images import Fit
 from datamodules.manifest import Manifest
-from datamodules.oversampling import Draws, as_they_are, doubled, oversample, require_n_min
-from datamodules.pixels import Fit
-from datamodules.places import CACHE_BUDGET_GB
+from datamodules.paths import CACHE_BUDGET_GB
+from datamodules.processes import cores
 from datamodules.readers import ReadOptions, read
+from datamodules.readers.face_crops import FaceCrops
+from datamodules.sampling import (
+    Draws,
+    EpochBatchSampler,
+    PlainLoader,
+    ResumableLoader,
+    as_they_are,
+    doubled,
+    oversample,
+    require_n_min,
+)
 from datamodules.seen import SeenImages
+from datamodules.splits.folds import Fold
+from datamodules.splits.protocol import HOLDOUT, INNER, Division, DivisionPlan, GroupPlan, Leak, Outer, Protocol, Split
 from datamodules.transforms import BasePolicy, Policy, build_transform
+
+TINY = 1_000  # pictures an epoch, below which starting workers costs more than they save
+MOST_WORKERS = 8
+
+
+def loading(dataset: EmotionDataset, workers: int | None, trainer: L.Trainer | None) -> dict[str, Any]:
+    """Return the arguments of a loader.
+
+    Args:
+        dataset: What is loaded.
+        workers: Loading processes; None takes as many as help.
+        trainer: Knows how many processes train on this machine; None: one.
+    """
+    if workers is None:
+        # those on this machine share its cores; torchrun alone knows of those it started
+        ranks = max(trainer.num_devices if trainer else 1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+        # copying from the map is quicker than handing over from another process
+        only_copies = dataset.cache.pixels is not None and not (dataset.originals or dataset.copies)
+        workers = 0 if only_copies or len(dataset) < TINY else min(MOST_WORKERS, max(1, cores() // ranks))
+    return {
+        "num_workers": workers,
+        "persistent_workers": workers > 0,
+        "worker_init_fn": start_worker,
+        "collate_fn": keep,
+        "pin_memory": torch.cuda.is_available(),
+    }
+
 
 LARGEST_SIZE = 4096  # side of an image in pixels; beyond it the memory is not enough for a batch
 

@@ -1,49 +1,362 @@
-"""The second table of a data set: where faces are in its images, one row a box, since an image may hold several."""
+"""From drawn scenes, or photographs with a table of boxes, to batches for a face detector. Wiring only."""
 
+import hashlib
+import os
+from functools import cached_property
 from pathlib import Path
+from typing import Any, Literal
 
+import albumentations as A
+import cv2
+import lightning as L
 import numpy as np
 import pandas as pd
+import torch
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from datamodules.errors import InputError
-from datamodules.manifest_checks import parse_numbers, plain_text
+from datamodules.cache import PixelCache, build_cache
+from datamodules.dataset import keep, start_worker
+from datamodules.duplicates import find_clusters
+from datamodules.errors import InputError, invalid
+from datamodules.images import GREY
+from datamodules.manifest import Manifest, boxes_by_row, find_table, manifest_of, read_boxes, saved_meta, to_square
+from datamodules.processes import cores
+from datamodules.readers import read
+from datamodules.sampling import Batch, EpochBatchSampler, PlainLoader, ResumableLoader
+from datamodules.seen import SeenImages
+from datamodules.splits.folds import Fold, given_split, hold_out
+from datamodules.synthetic.files import prepare_scenes
+from datamodules.synthetic.scenes import parse_scenes
+from datamodules.transforms import reseed
 
-SIDES = ("x0", "y0", "x1", "y1")
+SEEN = 0.4  # share of a box that must stay in the picture
+SMALLEST = 3.0  # pixels of the shorter side
 
 
-def boxes_file(manifest: Path) -> Path:
-    """Return the file beside a saved manifest that holds its boxes."""
-    return manifest.with_name(manifest.name + ".boxes.csv")
+def build_augmentation() -> A.Compose:
+    """Return the training transform: mirror, move, zoom and turn with the boxes; light, colour, blur and noise."""
+    moves = A.Affine(
+        scale=(0.5, 1.6),
+        translate_percent=(-0.2, 0.2),
+        rotate=(-12, 12),
+        keep_ratio=True,
+        rotate_method="ellipse",  # a turned face is no larger; the box around a turned box would be
+        border_mode=cv2.BORDER_CONSTANT,
+        fill=GREY,
+        p=0.8,
+    )
+    return A.Compose(
+        [
+            A.HorizontalFlip(p=0.5),
+            moves,
+            A.RandomBrightnessContrast(0.3, 0.3, p=0.5),
+            A.HueSaturationValue(10, 30, 10, p=0.3),
+            A.ToGray(p=0.05),
+            A.OneOf([A.GaussianBlur((3, 5), p=1.0), A.GaussNoise((0.02, 0.08), p=1.0)], p=0.2),
+        ],
+        bbox_params=A.BboxParams(
+            "pascal_voc",
+            min_visibility=SEEN,
+            min_width=SMALLEST,
+            min_height=SMALLEST,
+            clip=True,
+            filter_invalid_bboxes=True,
+        ),
+    )
 
 
-def check_boxes(boxes: pd.DataFrame, name: str) -> pd.DataFrame:
-    """Check a table of boxes: ``path``, and ``x0``, ``y0``, ``x1``, ``y1`` in pixels of the upright image.
+class BoxesDataset(Dataset):
+    """Whole batches of pictures with boxes.
 
-    Other columns (``annotator``, landmarks) stay, as numbers where all their values are.
-
-    Raises:
-        InputError: A column is missing, or a box has no area.
+    A batch is ``image`` (B, 3, S, S) uint8, ``boxes``, a list of B tensors float32 (M_i, 4) in pixels of the square,
+    and ``row`` (B,) of the manifest.
     """
-    missing = [column for column in ("path", *SIDES) if column not in boxes]
-    if missing:
-        msg = f"{name}: the table of boxes lacks {', '.join(missing)}; found {', '.join(map(str, boxes.columns))}"
-        raise InputError(msg)
-    columns: dict[str, pd.Series] = {"path": plain_text(boxes["path"])}
-    for column in boxes.columns.drop("path"):
-        numbers, bad = parse_numbers(boxes[column])
-        if column in SIDES and bad.any():
-            row = int(np.flatnonzero(bad)[0])
-            msg = f"{name}: box {row} of {boxes['path'].iloc[row]!r}: {column} must be a number, got "
-            msg += f"{boxes[column].tolist()[row]!r}; correct the number, or remove the box"
+
+    def __init__(
+        self, cache: PixelCache, boxes: list[np.ndarray], rows: np.ndarray, transform: A.Compose | None = None
+    ) -> None:
+        """Bind pixels and boxes.
+
+        Args:
+            cache: Where pixels come from.
+            boxes: Of every row of the manifest, float32 (M, 4), in the square.
+            rows: (N,) rows of the manifest that this set holds.
+            transform: What a picture goes through with its boxes.
+        """
+        self.cache, self.boxes, self.rows, self.transform = cache, boxes, rows, transform
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, wanted: Batch | list[int]) -> dict[str, torch.Tensor | list[torch.Tensor]] | InputError:
+        """Return a batch; a loading process returns the error of a picture for `PlainLoader` to raise."""
+        try:
+            return self._read(wanted)
+        except InputError as error:
+            if get_worker_info() is None:
+                raise
+            return error
+
+    def _read(self, wanted: Batch | list[int]) -> dict[str, torch.Tensor | list[torch.Tensor]]:
+        positions = wanted.positions if isinstance(wanted, Batch) else np.asarray(wanted, np.int64)
+        rows = self.rows[positions]
+        images, boxes = self.cache.read(rows), [self.boxes[row] for row in rows]
+        if self.transform is not None:
+            images = images.copy()  # may be the read-only map
+            reseed(self.transform, *(wanted.seed if isinstance(wanted, Batch) else (0,)))
+            for place, found in enumerate(boxes):
+                changed = self.transform(image=images[place], bboxes=found)
+                images[place] = changed["image"]
+                boxes[place] = np.asarray(changed["bboxes"], np.float32).reshape(-1, 4)
+        return {
+            "image": torch.from_numpy(images).permute(0, 3, 1, 2),
+            "boxes": [torch.from_numpy(np.array(found, np.float32)) for found in boxes],
+            "row": torch.from_numpy(rows),
+        }
+
+
+MULTIPLE = 32  # the side of the square is a multiple of the coarsest level's stride
+MOST_WORKERS = 8
+SCENES = "scenes:images=400,size=320"  # with the other defaults some minutes of training on two cores
+Split = Literal["holdout", "given"]
+
+
+class BoxesDataModule(L.LightningDataModule):
+    """Pictures with boxes of faces: ``train`` to learn from, the inner part to select on, the outer part to report on.
+
+    Batches are those of `BoxesDataset`. A photograph is fitted into the square with grey around it. Duplicates and
+    pictures of one person (column ``subject``) stay in one part.
+    """
+
+    def __init__(
+        self,
+        source: str = SCENES,
+        boxes: str | None = None,
+        size: int = 192,
+        batch_size: int = 8,
+        split: Split = "holdout",
+        outer_fraction: float = 0.2,
+        inner_fraction: float = 0.1,
+        fold_seed: int = 0,
+        augment: bool = True,
+        num_workers: int | None = None,
+        cache_dir: str | None = None,
+        seed: int | None = None,
+    ) -> None:
+        """Take the options; nothing is read before it is asked for.
+
+        Args:
+            source: "scenes:images=400,size=320,dim=1" draws; or a folder with boxes.csv, that table
+                itself, or a manifest or data set as `emotion fit --data` takes it.
+            boxes: the table of boxes (path, x0, y0, x1, y1 in pixels); by default boxes.csv beside the pictures.
+            size: side of the square that the model sees, a multiple of 32.
+            batch_size: pictures a step.
+            split: one "holdout", or the column "split" that is "given" with the data.
+            outer_fraction: share of the pictures that is reported on, with "holdout".
+            inner_fraction: share of the rest that is selected on.
+            fold_seed: seed of the division.
+            augment: mirror, move, zoom, turn and recolour training pictures.
+            num_workers: loading processes; by default as many as help.
+            cache_dir: where decoded pictures are kept.
+            seed: of order and augmentation; by default the global one.
+
+        Raises:
+            InputError: an option out of range.
+        """
+        super().__init__()
+        if size < MULTIPLE or size % MULTIPLE:
+            raise invalid("--data.size", f"must be a multiple of {MULTIPLE}, such as 320 or 640", size)
+        if batch_size < 2:
+            raise invalid("--data.batch_size", "must be at least 2, which batch normalisation needs", batch_size)
+        if num_workers is not None and num_workers < 0:
+            raise invalid("--data.num_workers", "must be at least 0", num_workers)
+        if boxes and source.strip().partition(":")[0] == "scenes":
+            raise invalid("--data.boxes", "scenes are drawn with their boxes", boxes, "leave it out")
+        for name, value in (("outer_fraction", outer_fraction), ("inner_fraction", inner_fraction)):
+            if not 0 < value < 1:
+                raise invalid(f"--data.{name}", "must be above 0 and below 1", value)
+        self.source, self.boxes_file, self.size, self.batch_size = source, boxes, size, batch_size
+        self.split, self.outer_fraction, self.inner_fraction = split, outer_fraction, inner_fraction
+        self.fold_seed, self.augment, self.num_workers, self.cache_dir = fold_seed, augment, num_workers, cache_dir
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
+        self.seen_before = SeenImages()  # by the model that the run starts from
+
+    @cached_property
+    def _read(self) -> tuple[Manifest, pd.DataFrame]:
+        source = self.source.strip()
+        if source == "scenes" or source.startswith("scenes:"):
+            folder = prepare_scenes(parse_scenes(source))
+            table = read_boxes(folder / "boxes.csv")
+            return manifest_of(table, folder, "scenes"), table
+        place = Path(source).expanduser()
+        file = Path(self.boxes_file).expanduser() if self.boxes_file else find_table(place)
+        if file is None:
+            msg = (
+                f"--data: {source} has no boxes.csv beside its pictures; give the table with --data.boxes FILE "
+                "(columns path, x0, y0, x1, y1), or scenes to draw some"
+            )
             raise InputError(msg)
-        columns[str(column)] = numbers if column in SIDES or numbers.notna().all() else plain_text(boxes[column])
-    table = pd.DataFrame(columns).reset_index(drop=True)
-    sides = table[list(SIDES)]
-    empty = ~np.isfinite(sides).all(axis=1) | (table["x1"] <= table["x0"]) | (table["y1"] <= table["y0"])
-    if empty.any():
-        row = int(np.flatnonzero(empty)[0])
-        values = ", ".join(f"{side}={table[side].iloc[row]:g}" for side in SIDES)
-        rule = "x0 < x1 and y0 < y1 must hold"
-        msg = f"{name}: box {row} of {table['path'].iloc[row]!r}: {rule}, got {values}; correct it or leave it out"
-        raise InputError(msg)
-    return table
+        table = read_boxes(file)
+        if place.is_dir() and not (place / "manifest.csv").is_file():
+            return manifest_of(table, place, place.resolve().name), table
+        if place.is_dir():
+            return Manifest.load(place / "manifest.csv"), table
+        if place.is_file() and place.resolve() == file.resolve():
+            return manifest_of(table, place.parent, place.resolve().parent.name), table
+        if place.is_file() and place.suffix in (".csv", ".parquet") and saved_meta(place):
+            return Manifest.load(place), table
+        return read(source), table
+
+    @property
+    def manifest(self) -> Manifest:
+        """The table of pictures."""
+        return self._read[0]
+
+    @cached_property
+    def cache(self) -> PixelCache:
+        """The decoded pictures in their squares, built on first use.
+
+        Raises:
+            InputError: Pictures that cannot be read.
+        """
+        directory = Path(self.cache_dir) if self.cache_dir else None
+        cache = build_cache(self.manifest, self.size, fit="pad", directory=directory)
+        bad = cache.index[cache.index["error"] != ""]
+        if len(bad):
+            shown = "; ".join(f"{row.path}: {row.error}" for row in bad.head(3).itertuples())
+            msg = f"{len(bad)} of {len(self.manifest)} pictures cannot be used: {shown}; take them out of the table"
+            raise InputError(msg)
+        return cache
+
+    @property
+    def contents(self) -> list[str]:
+        """Hash of each row's decoded pixels."""
+        return [str(content) for content in self.cache.index["content"]]
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 of the images' decoded pixels, of the table, and of the boxes."""
+        digest = hashlib.sha256("\n".join([self.manifest.fingerprint(), *self.contents]).encode())
+        for boxes in self.boxes:
+            digest.update(boxes.tobytes() + b";")
+        return digest.hexdigest()
+
+    @cached_property
+    def _boxes(self) -> tuple[list[np.ndarray], int]:
+        sizes = self.cache.index[["width", "height"]].to_numpy(np.int64)
+        found, clipped = boxes_by_row(self._read[1], self.manifest, sizes)
+        return [to_square(one, w, h, self.size) for one, (w, h) in zip(found, sizes.tolist(), strict=True)], clipped
+
+    @property
+    def boxes(self) -> list[np.ndarray]:
+        """Boxes of each row in pixels of the square, float32 (M, 4)."""
+        return self._boxes[0]
+
+    @property
+    def clipped(self) -> int:
+        """Number of boxes that reached over the border and were cut there."""
+        return self._boxes[1]
+
+    @cached_property
+    def clusters(self) -> np.ndarray:
+        """(N,) int64: rows with equal numbers are twins or one person and stay in one part."""
+        return find_clusters(self.manifest, self.cache)
+
+    @cached_property
+    def fold(self) -> Fold:
+        """Rows of the training, inner and outer part.
+
+        Raises:
+            InputError: Too few pictures, a given split that leaks, or a part without any face.
+        """
+        one = np.zeros(len(self.manifest), np.int64)  # parts need not agree in anything but their size
+        if self.split == "given":
+            if "split" not in self.manifest.table:
+                msg = f"--data.split given: {self.manifest.name} has no column split; choose --data.split holdout"
+                raise InputError(msg)
+            given = self.manifest.table["split"].to_numpy(object)
+            outer: Literal["test", "validation"] = "test" if (given == "test").any() else "validation"
+            fold, _ = given_split(
+                one, self.clusters, ("picture",), given, outer=outer, seed=self.fold_seed,
+                inner_fraction=self.inner_fraction,
+            )  # fmt: skip
+        else:
+            fold = hold_out(
+                one, self.clusters, ("picture",), fraction=self.outer_fraction, seed=self.fold_seed,
+                inner_fraction=self.inner_fraction,
+            )  # fmt: skip
+        for name, rows in (("training", fold.train), ("inner", fold.inner), ("outer", fold.outer)):
+            if not sum(len(self.boxes[row]) for row in rows):
+                msg = (
+                    f"the {name} part ({len(rows)} pictures) has no face; use more pictures or another --data.fold_seed"
+                )
+                raise InputError(msg)
+        return fold
+
+    def split_table(self) -> pd.DataFrame:
+        """Return row, content, path, role (train, inner, outer), cluster and number of faces of each image in use."""
+        parts = {"train": self.fold.train, "inner": self.fold.inner, "outer": self.fold.outer}
+        table = pd.concat(
+            [pd.DataFrame({"row": rows, "role": role}) for role, rows in parts.items()], ignore_index=True
+        )
+        table.insert(1, "content", np.asarray(self.contents, dtype=object)[table["row"]])
+        table["path"] = self.manifest.table["path"].to_numpy()[table["row"]]
+        table["cluster"] = self.clusters[table["row"]]
+        table["faces"] = [len(self.boxes[row]) for row in table["row"]]
+        return table
+
+    def prepare_data(self) -> None:
+        """Draw scenes and decode pictures."""
+        _ = self.clusters
+
+    def setup(self, stage: str) -> None:
+        """Divide."""
+        _ = self.fold
+
+    @property
+    def seen(self) -> SeenImages:
+        """The images that this run trains and selects on, and those that the model it starts from has seen."""
+        contents = np.asarray(self.contents, dtype=object)
+        return SeenImages.of(contents[self.fold.train], contents[self.fold.inner]).joined(self.seen_before)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint records: how images are prepared for its model, and which images it has seen."""
+        return {"size": self.size, "fit": "pad", "seen": self.seen.state()}
+
+    def train_dataloader(self) -> DataLoader:
+        """Return the batches of an epoch; which process loads one makes no difference to it."""
+        sampler = EpochBatchSampler(len(self.fold.train), self.batch_size, seed=self.seed)
+        transform = build_augmentation() if self.augment else None
+        dataset = BoxesDataset(self.cache, self.boxes, self.fold.train, transform)
+        workers = self.num_workers
+        if workers is None:
+            workers = min(MOST_WORKERS, cores()) if transform is not None and len(dataset) > 500 else 0
+        options: dict[str, Any] = {
+            "batch_sampler": sampler,
+            "trained": self._trained,
+            "num_workers": workers,
+            "persistent_workers": workers > 0,
+            "worker_init_fn": start_worker,
+            "collate_fn": keep,
+            "pin_memory": torch.cuda.is_available(),
+        }
+        return ResumableLoader(dataset, **options)
+
+    def val_dataloader(self) -> DataLoader:
+        """Return the inner part as it is."""
+        return self.loader(self.fold.inner)
+
+    def test_dataloader(self) -> DataLoader:
+        """Return the outer part as it is."""
+        return self.loader(self.fold.outer)
+
+    def loader(self, rows: np.ndarray) -> DataLoader:
+        """Return some rows as they are."""
+        dataset = BoxesDataset(self.cache, self.boxes, rows)
+        options: dict[str, Any] = {"batch_size": self.batch_size, "collate_fn": keep}
+        return PlainLoader(dataset, **options)
+
+    def _trained(self) -> int:
+        """Return how many batches of the running epoch have had their step."""
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current if self.trainer else None
+        return int(progress.processed) if progress else 0

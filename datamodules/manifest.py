@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,31 +13,182 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datamodules.errors import InputError
-from datamodules.face_boxes import SIDES, boxes_file, check_boxes
-from datamodules.manifest_checks import (
-    SPLITS,
-    VOTES,
-    as_numbers,
-    as_text,
-    check_labels,
-    check_paths,
-    check_votes,
-    refuse,
-)
-from datamodules.places import replacing
+from datamodules.labels import in_class_order
+from datamodules.paths import replacing
 
-__all__ = [
-    "KNOWN_COLUMNS",
-    "SPLITS",
-    "VOTES",
-    "Manifest",
-    "as_numbers",
-    "make_manifest",
-    "read_table",
-    "saved_boxes",
-    "saved_meta",
-    "side_car",
-]
+SPLITS = ("train", "validation", "test")
+VOTES = "votes_"
+
+
+def plain_text(values: pd.Series) -> pd.Series:
+    """Return a column as plain text; only nulls are missing values and become ``""``."""
+    return values.astype(object).where(values.notna(), "").astype(str)
+
+
+def as_text(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with every column but the votes as plain text, missing values as ``""``."""
+    text = {
+        str(name): table[name] if str(name).startswith(VOTES) else plain_text(table[name]) for name in table.columns
+    }
+    return pd.DataFrame(text)
+
+
+def parse_numbers(values: pd.Series) -> tuple[pd.Series, pd.Series]:
+    """Return a column as float64, and a mask of the cells that are neither a number nor missing (empty, or a null).
+
+    The text ``nan`` is not a number: a missing value is an empty cell.
+    """
+    empty = values.isna() | (plain_text(values).str.strip() == "")
+    found = pd.to_numeric(values.where(~empty, np.nan), errors="coerce").astype(np.float64)
+    return found, ~empty & found.isna()
+
+
+def file_row(bad: pd.Series) -> str:
+    """Describe the first bad row by its place in the file, counted from 1, and say how many more there are."""
+    more = f" (and {int(bad.sum()) - 1} more rows)" if bad.sum() > 1 else ""
+    return f"row {int(np.flatnonzero(bad)[0]) + 1} below the header{more}"
+
+
+def as_numbers(table: pd.DataFrame, column: str, source: str) -> pd.Series:
+    """Return a column as float64, NaN where a cell is empty; the table has all rows of its file in their order.
+
+    Raises:
+        InputError: A cell is not a number; the message names the first one.
+    """
+    found, bad = parse_numbers(table[column])
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        path = f" for {str(table['path'].iat[row])!r}" if "path" in table else ""
+        msg = f"{source}: {file_row(bad)}: {column} must be a number, got {table[column].tolist()[row]!r}{path}"
+        raise InputError(msg)
+    return found
+
+
+def refuse(bad: pd.Series, table: pd.DataFrame, column: str, name: str, rule: str) -> None:
+    """Raise an error that names the first bad row, its value and how many others there are."""
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        more = f" (and {int(bad.sum()) - 1} more rows)" if bad.sum() > 1 else ""
+        value, path = table[column].tolist()[row], table["path"].iloc[row]
+        msg = f"{name}: row {row}{more}: {column} {rule}, got {value!r}"
+        msg += "" if column == "path" else f" for {path!r}"
+        raise InputError(msg)
+
+
+def check_labels(table: pd.DataFrame, name: str, classes: tuple[str, ...] | None) -> tuple[str, ...]:
+    """Return the class list, given or of the labels that occur. Refuse empty and foreign labels, and one class."""
+    refuse(table["label"].str.strip() == "", table, "label", name, "may not be empty")
+    found = classes or in_class_order(set(table["label"]))
+    if len(set(found)) != len(found):
+        msg = f"{name}: a class is listed twice in {', '.join(found)}"
+        raise InputError(msg)
+    refuse(~table["label"].isin(list(found)), table, "label", name, f"must be one of {', '.join(found)}")
+    if len(found) < 2:
+        msg = f"{name}: fewer than 2 classes, every image is {found[0]!r}; give each class its own folder or label"
+        raise InputError(msg)
+    return tuple(found)
+
+
+def check_votes(table: pd.DataFrame, name: str, classes: tuple[str, ...]) -> None:
+    """Convert votes to numbers, in place; raise if one is not a number, a row sums to zero, or a class is unknown."""
+    columns = [c for c in table if c.startswith(VOTES)]
+    if not columns:
+        return
+    for column in columns:
+        if column[len(VOTES) :] not in classes:
+            msg = f"{name}: {column!r} is the votes of no class; the classes are {', '.join(classes)}"
+            raise InputError(msg)
+        votes, _ = parse_numbers(table[column])
+        refuse(~(votes >= 0) | np.isinf(votes), table, column, name, "must be a number not below zero")
+        table[column] = votes
+    total = table[columns].sum(axis=1)
+    refuse(total <= 0, table.assign(votes=total), "votes", name, "must sum to more than zero")
+
+
+def check_paths(table: pd.DataFrame, root: Path, name: str) -> None:
+    """Refuse paths that leave the root, appear twice or lead to no file, listing folders instead of asking per file."""
+    paths = table["path"]
+    refuse(paths.str.strip() == "", table, "path", name, "may not be empty")
+    refuse(paths.str.match(r"[/\\]|[A-Za-z]:[/\\]"), table, "path", name, f"must be relative to {root}, not absolute")
+    parts = "/" + paths + "/"
+    refuse(parts.str.contains("/../", regex=False), table, "path", name, f"may not leave {root} by '..'")
+    untidy = parts.str.contains("/./", regex=False) | parts.str.contains("//", regex=False)
+    if untidy.any():
+        table["path"] = paths = paths.where(~untidy, paths[untidy].map(os.path.normpath))
+    refuse(paths.duplicated(), table, "path", name, "appears twice")
+    if not root.is_dir():
+        msg = f"{name}: the folder of the images, {root}, does not exist (unpacked from an archive? open that anew)"
+        raise InputError(msg)
+
+    inside = os.path.join(os.path.realpath(root), "")
+    sought = paths.tolist()
+    by_folder: dict[str, list[int]] = {}
+    for row, path in enumerate(sought):
+        by_folder.setdefault(os.path.dirname(path), []).append(row)
+    outside, missing = np.zeros(len(table), dtype=bool), np.zeros(len(table), dtype=bool)
+    for folder, rows in by_folder.items():
+        place = os.path.join(root, folder)
+        if not os.path.join(os.path.realpath(place), "").startswith(inside):
+            outside[rows] = True
+            continue
+        try:
+            # True: a plain file. False: a link, followed below. Anything else is not there.
+            with os.scandir(place) as entries:
+                files = {e.name: not e.is_symlink() for e in entries if e.is_symlink() or e.is_file()}
+        except OSError:
+            files = {}
+        for row in rows:
+            kind = files.get(os.path.basename(sought[row]))
+            if kind is None:
+                missing[row] = True
+            elif not kind:
+                target = os.path.realpath(os.path.join(root, sought[row]))
+                outside[row] = not target.startswith(inside)
+                missing[row] = not os.path.isfile(target)
+    refuse(pd.Series(outside), table, "path", name, f"may not leave {root} through a symlink")
+    refuse(pd.Series(missing), table, "path", name, f"must be a file in {root}, found none")
+
+
+SIDES = ("x0", "y0", "x1", "y1")
+
+
+def boxes_file(manifest: Path) -> Path:
+    """Return the file beside a saved manifest that holds its boxes."""
+    return manifest.with_name(manifest.name + ".boxes.csv")
+
+
+def check_boxes(boxes: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Check a table of boxes: ``path``, and ``x0``, ``y0``, ``x1``, ``y1`` in pixels of the upright image.
+
+    Other columns (``annotator``, landmarks) stay, as numbers where all their values are.
+
+    Raises:
+        InputError: A column is missing, or a box has no area.
+    """
+    missing = [column for column in ("path", *SIDES) if column not in boxes]
+    if missing:
+        msg = f"{name}: the table of boxes lacks {', '.join(missing)}; found {', '.join(map(str, boxes.columns))}"
+        raise InputError(msg)
+    columns: dict[str, pd.Series] = {"path": plain_text(boxes["path"])}
+    for column in boxes.columns.drop("path"):
+        numbers, bad = parse_numbers(boxes[column])
+        if column in SIDES and bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            msg = f"{name}: box {row} of {boxes['path'].iloc[row]!r}: {column} must be a number, got "
+            msg += f"{boxes[column].tolist()[row]!r}; correct the number, or remove the box"
+            raise InputError(msg)
+        columns[str(column)] = numbers if column in SIDES or numbers.notna().all() else plain_text(boxes[column])
+    table = pd.DataFrame(columns).reset_index(drop=True)
+    sides = table[list(SIDES)]
+    empty = ~np.isfinite(sides).all(axis=1) | (table["x1"] <= table["x0"]) | (table["y1"] <= table["y0"])
+    if empty.any():
+        row = int(np.flatnonzero(empty)[0])
+        values = ", ".join(f"{side}={table[side].iloc[row]:g}" for side in SIDES)
+        rule = "x0 < x1 and y0 < y1 must hold"
+        msg = f"{name}: box {row} of {table['path'].iloc[row]!r}: {rule}, got {values}; correct it or leave it out"
+        raise InputError(msg)
+    return table
+
 
 KNOWN_COLUMNS = ("path", "label", "subject", "split")
 _META_KEY = b"emotion_manifest"
@@ -287,3 +439,112 @@ def make_manifest(
         refuse(~table["split"].isin(SPLITS), table, "split", name, f"must be one of {', '.join(SPLITS)}")
     check_paths(table, root, name)
     return Manifest(root, table, classes, name, notes)
+
+
+CORNERS = ("x0", "y0", "x1", "y1")
+FILES = ("boxes.csv", "boxes.parquet")  # looked for beside the pictures
+_CLASSES = ("face", "no face")  # what a manifest that is made from boxes alone calls its pictures
+
+
+def find_table(place: Path) -> Path | None:
+    """Return the table of boxes in a folder, beside a manifest, or the file itself; None where there is none."""
+    folder = place if place.is_dir() else place.parent
+    if place.is_file() and place.name in FILES:
+        return place
+    return next((folder / name for name in FILES if (folder / name).is_file()), None)
+
+
+def read_boxes(path: Path) -> pd.DataFrame:
+    """Return ``path``, ``x0``, ``y0``, ``x1``, ``y1`` (pixels of the picture, float) and all other columns.
+
+    A row with four empty corners says that its picture has no face.
+
+    Raises:
+        InputError: a missing file or column, a corner that is no number, or a box that is turned inside out.
+    """
+    if not path.is_file():
+        msg = f"boxes: no file {path}; give a table with the columns path, {', '.join(CORNERS)}"
+        raise InputError(msg)
+    table = read_table(path).reset_index(drop=True)
+    missing = [name for name in ("path", *CORNERS) if name not in table]
+    if missing:
+        msg = f"boxes: {path} lacks {', '.join(missing)}; it needs path, {', '.join(CORNERS)} (pixels of the picture)"
+        raise InputError(msg)
+    numbers = pd.DataFrame({name: as_numbers(table, name, f"boxes: {path}") for name in CORNERS})
+    _refuse(np.isinf(numbers).any(axis=1), table, path, "its corners must be finite numbers")
+    some = numbers.notna()
+    _refuse(some.any(axis=1) & ~some.all(axis=1), table, path, "it needs all four corners, or none for no face")
+    flat = (numbers["x1"] <= numbers["x0"]) | (numbers["y1"] <= numbers["y0"])
+    _refuse(flat, table, path, "x0 < x1 and y0 < y1 must hold (not x, y, width, height)")
+    table[list(CORNERS)] = numbers
+    table["path"] = plain_text(table["path"])
+    return table
+
+
+def _refuse(bad: pd.Series, table: pd.DataFrame, path: Path, rule: str) -> None:
+    if bad.any():
+        row = int(np.flatnonzero(bad)[0])
+        corners = ", ".join(str(table[name].iat[row]) for name in CORNERS)
+        msg = f"boxes: {path}: {file_row(bad)}: {rule}, got {corners} for {str(table['path'].iat[row])!r}"
+        raise InputError(msg)
+
+
+def manifest_of(table: pd.DataFrame, root: Path, name: str) -> Manifest:
+    """Return the manifest of the pictures that a table of boxes names, with its ``subject`` and ``split`` if any."""
+    rows = table.replace("", np.nan).groupby("path", sort=False).first().reset_index()  # the first that is not empty
+    faces = table[CORNERS[0]].notna().groupby(table["path"], sort=False).any().to_numpy()
+    kept = [column for column in ("path", "subject", "split") if column in rows]
+    return make_manifest(
+        rows[kept].assign(label=np.where(faces, *_CLASSES)).astype(object), root, name=name, classes=_CLASSES
+    )
+
+
+def boxes_by_row(table: pd.DataFrame, manifest: Manifest, sizes: np.ndarray) -> tuple[list[np.ndarray], int]:
+    """Return the boxes of each row of the manifest, float32 (M, 4), within the picture, and how many were cut.
+
+    Args:
+        table: of :func:`read_boxes`.
+        manifest: the pictures; one without a row in the table has no face.
+        sizes: (N, 2) width and height of each picture.
+
+    Raises:
+        InputError: a box of a picture that the manifest has not, a box that lies outside, or no box at all.
+    """
+    row = pd.Index(manifest.table["path"]).get_indexer(pd.Index(table["path"]))
+    if (row < 0).any():
+        at = int(np.flatnonzero(row < 0)[0])
+        msg = (
+            f"boxes: {int((row < 0).sum())} rows are of pictures that {manifest.name} has not, first row {at}, "
+            f"{table['path'].iat[at]!r}; paths must be those of the manifest, relative to {manifest.root}"
+        )
+        raise InputError(msg)
+    real = table[CORNERS[0]].notna().to_numpy()
+    if not real.any():
+        msg = f"boxes: {manifest.name} has no face at all ({len(manifest)} pictures); without one nothing can be learnt"
+        raise InputError(msg)
+    corners, row = table.loc[real, list(CORNERS)].to_numpy(np.float64), row[real]
+    limit = np.tile(sizes[row], 2)  # (R, 4)
+    cut = np.clip(corners, 0, limit)
+    outside = ((cut[:, 2:] - cut[:, :2]) <= 0).any(1)
+    if outside.any():
+        at = int(np.flatnonzero(outside)[0])
+        wide, high = sizes[row[at]].tolist()
+        msg = (
+            f"boxes: {int(outside.sum())} boxes lie outside their pictures, first {corners[at].round(1).tolist()} in "
+            f"{manifest.table['path'].iat[int(row[at])]!r}, which is {wide} x {high}; boxes are in pixels of the "
+            "picture as it is shown (turned by its EXIF orientation)"
+        )
+        raise InputError(msg)
+    clipped = int((cut != corners).any(1).sum())
+    order = np.argsort(row, kind="stable")
+    ends = np.searchsorted(row[order], np.arange(1, len(manifest)))
+    return np.split(cut[order].astype(np.float32), ends), clipped
+
+
+def to_square(boxes: np.ndarray, width: int, height: int, size: int) -> np.ndarray:
+    """Return boxes (M, 4) where `datamodules.images.fit_to_square(..., fit="pad")` puts them in its square."""
+    scale = size / max(width, height)
+    wide, high = max(1, round(width * scale)), max(1, round(height * scale))
+    left, top = (size - wide) // 2, (size - high) // 2
+    factor = np.array([wide / width, high / height] * 2, np.float32)
+    return boxes * factor + np.array([left, top] * 2, np.float32)

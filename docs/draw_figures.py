@@ -8,10 +8,9 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from datamodules.drawn_faces import DrawnFaces, DrawnScenes, contact_sheet, draw_scene
-from datamodules.faces.choose import choose
-from datamodules.faces.cut import cut
-from datamodules.faces.detector import Detector, open_detector
+from datamodules.faces.crop import choose, cut
+from datamodules.faces.detectors import Detector, open_detector
+from datamodules.synthetic import DrawnFaces, DrawnScenes, contact_sheet, draw_scene
 
 HERE = Path(__file__).parent
 HIGH, CROP, GAP = 240, 112, 8

@@ -9,9 +9,10 @@ from typing import Any
 
 import timm
 import torch
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models.resnet import BasicBlock, ResNet
 from torch import Tensor, nn
 
-import lightning_modules.k_emotionnet  # noqa: F401 - registers its name with timm
 from datamodules.errors import InputError, did_you_mean, invalid
 from lightning_modules.checkpoints import load_tensors
 
@@ -144,3 +145,45 @@ def _fit(model: nn.Module, state: dict[str, Tensor], name: str, source: str) -> 
         msg = f"weights {source!r} do not fit backbone {name!r}: {'; '.join(wrong[:3])}{more}"
         raise InputError(msg)
     model.load_state_dict({key: torch.as_tensor(value) for key, value in kept.items()}, strict=False)
+
+
+BLOCKS = (4, 6, 12, 4)
+
+default_cfgs = generate_default_cfgs(
+    {
+        "k_emotionnet": {  # no weights were published
+            "url": "",
+            "num_classes": 1000,
+            "input_size": (3, 224, 224),
+            "pool_size": (7, 7),
+            "crop_pct": 1.0,
+            "interpolation": "bilinear",
+            "mean": (0.485, 0.456, 0.406),
+            "std": (0.229, 0.224, 0.225),
+            "first_conv": "conv1",
+            "classifier": "fc",
+        }
+    }
+)
+
+
+@register_model
+def k_emotionnet(pretrained: bool = False, **options: Any) -> ResNet:  # noqa: ANN401 - timm's options
+    """Build K-EmotionNet with timm's options for a ResNet (``num_classes``, ``in_chans``, ``drop_path_rate`` ...)."""
+    shape: dict[str, Any] = {"block": BasicBlock, "layers": BLOCKS}
+    model: ResNet = build_model_with_cfg(ResNet, "k_emotionnet", pretrained, **shape | options)
+    return model
+
+
+def best_device() -> torch.device:
+    """Return the device that networks run on: a CUDA GPU if there is one, else Apple's GPU (MPS), else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def describe_device(device: torch.device) -> str:
+    """Return a device in words, such as ``a GPU (NVIDIA H100)`` or ``the CPU``."""
+    if device.type == "cuda":
+        return f"a GPU ({torch.cuda.get_device_name(device)})"
+    return "the CPU" if device.type == "cpu" else f"a GPU ({device.type})"

@@ -1,18 +1,28 @@
 """What watches over a training: non-finite losses, refused checkpoints, lack of memory; the average of the weights."""
 
 import errno
+import logging
 import os
+import signal
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from datamodules.errors import InputError
-from lightning_modules.averaging import AverageWeights
+from lightning_modules.ema import AverageWeights
 
 SHOWN = 16  # rows named in a message
 
@@ -143,3 +153,228 @@ def _state(path: str | Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return found.st_mtime_ns, found.st_ino
+
+
+class RunProgress(TQDMProgressBar):
+    """Lightning's bar without the run's id in it."""
+
+    def get_metrics(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """Return what stands behind the bar."""
+        items = super().get_metrics(trainer, pl_module)
+        items.pop("v_num", None)
+        return items
+
+
+class EpochLines(Callback):
+    """Print one line per epoch, for output that is not a terminal.
+
+    Args:
+        label: printed before each line, such as ``fold 2: ``, if several trainings print at the same time.
+    """
+
+    def __init__(self, label: str = "") -> None:
+        self._label, self._start = label, time.perf_counter()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the clock: an epoch that is resumed has no start of its own."""
+        self._start = time.perf_counter()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Look at the clock."""
+        self._start = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print loss, inner macro F1 and seconds."""
+        if not trainer.is_global_zero:
+            return
+        names = {"train/loss": "loss", "val/f1_macro": "inner macro F1"}
+        known = trainer.callback_metrics
+        values = "".join(f"{shown} {float(known[name]):.3f}, " for name, shown in names.items() if name in known)
+        seconds = time.perf_counter() - self._start
+        last = f"/{trainer.max_epochs}" if trainer.max_epochs and trainer.max_epochs > 0 else ""
+        line = f"{self._label}epoch {trainer.current_epoch + 1}{last}: {values}{seconds:.1f} s"
+        print(line, file=sys.stderr, flush=True)
+
+
+def has_bar() -> bool:
+    """Return whether there is a terminal for a progress bar; Lightning draws it on stdout."""
+    return sys.stdout.isatty()
+
+
+def run_progress() -> Callback:
+    """Return the bar when there is a terminal to draw it on, else the lines."""
+    return RunProgress(refresh_rate=5) if has_bar() else EpochLines()
+
+
+def say_stage(text: str) -> None:
+    """Print which stage starts, unless a terminal shows a bar for it."""
+    if not sys.stderr.isatty():
+        print(text, file=sys.stderr, flush=True)
+
+
+def quiet() -> None:
+    """Silence messages that do not help a user: advertisements, device lists, notes on our own choices."""
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for text in (
+        ".*does not have many workers.*",  # two cores: the workers we ask for are the workers there are
+        ".*is smaller than the logging interval.*",
+        ".*Checkpoint directory .* exists and is not empty.*",  # a resumed run
+        ".*LeafSpec.*",
+        ".*You defined a `validation_step` but have no `val_dataloader`.*",
+        ".*Detected call of `lr_scheduler.step\\(\\)` before.*",
+        ".*find_unused_parameters.*",
+    ):
+        warnings.filterwarnings("ignore", message=text)
+    warnings.formatwarning = _note
+
+
+def _note(message: Warning | str, *_: object, **__: object) -> str:
+    """Format a warning for users, without the path of a source file."""
+    return f"note: {message}\n"
+
+
+INTERRUPTED = "interrupted.ckpt"
+
+
+class _Sigterm:
+    """Handles SIGTERM: ends the process as Ctrl-C would, so that its runs are closed; during training it waits.
+
+    While a model trains, Lightning raises between two batches, and asks this handler, too.
+    """
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget what was before."""
+        self.pid, self.asked, self.waits = os.getpid(), False, False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if self.pid != os.getpid():  # a loader's worker that was forked ends as it always did
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGTERM)
+        elif not self.asked:  # a second one must not stop the closing of the runs
+            self.asked = True
+            if not self.waits:
+                raise SystemExit(143)
+
+    def training_ended(self) -> None:
+        """Wait no longer; raise when SIGTERM came after the last batch."""
+        self.waits = False
+        if self.asked:
+            raise SystemExit(143)
+
+
+_sigterm = _Sigterm()
+
+
+@contextmanager
+def sigterm_ends() -> Iterator[None]:
+    """Turn SIGTERM into `SystemExit(143)` inside; one inside another does nothing."""
+    before = signal.getsignal(signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread() or before is _sigterm:
+        yield
+        return
+    _sigterm.begin()
+    signal.signal(signal.SIGTERM, _sigterm)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before if before is not None else signal.SIG_DFL)
+
+
+def how_it_ended(error: BaseException) -> str:
+    """Return what a tracked run is told of the error that ended it."""
+    return "interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed"
+
+
+class StopGracefully(Callback):
+    """Ctrl-C ends the batch and leaves a checkpoint, a second one stops at once; SIGTERM leaves a checkpoint.
+
+    A checkpoint is only written between batches, where weights, optimizer and counters agree.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / INTERRUPTED
+        self._asked = False
+        self._before: Any = None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take over Ctrl-C, which only the main thread may; SIGTERM waits for the end of a batch from here on."""
+        _sigterm.waits = True
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._interrupt)
+
+    def _interrupt(self, number: int, frame: FrameType | None) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+        print("\nstopping after this batch; press Ctrl-C again to stop at once", flush=True)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        """Stop here when asked to; after the last batch of an epoch only when it is evaluated and kept."""
+        if self._asked and not trainer.is_last_batch:
+            if trainer.world_size == 1:
+                trainer.save_checkpoint(self.path)
+            raise KeyboardInterrupt
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+        """Stop at the start of an epoch; the end of the one before has left a checkpoint."""
+        if self._asked:
+            raise KeyboardInterrupt
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop before the evaluation."""
+        if self._asked:
+            raise KeyboardInterrupt
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Keep the state on SIGTERM, which Lightning raises between batches."""
+        if isinstance(exception, SIGTERMException) and trainer.world_size == 1:
+            trainer.save_checkpoint(self.path)
+        _sigterm.waits = False
+        self._give_back()
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give Ctrl-C back, and end here when SIGTERM came after the last batch."""
+        self._give_back()
+        _sigterm.training_ended()
+
+    def _give_back(self) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+            self._before = None
+
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG, errno.ENOTDIR}
+
+
+@contextmanager
+def explained(batch_size: int) -> Iterator[None]:
+    """Turn what commonly ends a run (memory, disk) into an error that says what to do.
+
+    Raises:
+        InputError: in place of an out-of-memory error, a full disk or an unwritable folder.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        if advice := out_of_memory_message(error, batch_size):
+            raise InputError(advice) from error
+        if "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error):
+            msg = f"mlruns: no checkpoint was written ({str(error).splitlines()[0][:80]}); is the disk full?"
+            raise InputError(msg) from error
+        raise
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        place = error.filename or "the runs' folder or the cache"
+        refused = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+        advice = "let this user write there" if refused else "free space there"
+        msg = f"cannot write to {place}: {error.strerror or error}; {advice}, then go on with --resume"
+        raise InputError(msg) from error

@@ -17,13 +17,13 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from datamodules.errors import InputError, invalid
-from lightning_modules.averaging import RAW_KEY, WeightAverage
 from lightning_modules.backbones import build_backbone, require_backbone
 from lightning_modules.checkpoints import CONFIG_KEY, read_checkpoint, require_classes
+from lightning_modules.ema import RAW_KEY, WeightAverage
 from lightning_modules.heads import HeadName, build_head, head_options, used_alone
 from lightning_modules.losses import CrossEntropy, EmotionLoss, soft_targets_refused
 from lightning_modules.metrics import MeanLoss, metric_collection
-from lightning_modules.mixing import Mixing
+from lightning_modules.mixup import Mixing
 from lightning_modules.optimizers import OptimizerName, ScheduleName, build_optimizer, build_schedules
 
 Batch = dict[str, Tensor]

@@ -428,8 +428,8 @@ _OWNERS: dict[Kind, dict[str, tuple[str, set[str]]]] = {
         "trainer": ("lightning.pytorch:Trainer", set()),
     },
     "detector": {
-        "model": ("lightning_modules.detector.module:FaceDetector", {"size"}),
-        "data": ("datamodules.faces.boxes_data:BoxesDataModule", {"seed"}),
+        "model": ("lightning_modules.face_detector.network:FaceDetector", {"size"}),
+        "data": ("datamodules.face_boxes:BoxesDataModule", {"seed"}),
         "run": ("lightning_modules.run:DetectorRun", set()),
     },
 }  # section -> the class whose arguments are its options, imported when needed, and which arguments are no options

@@ -11,9 +11,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_only
 
 from datamodules.errors import InputError, invalid
-from lightning_modules.callbacks import NonFiniteLoss, average_weights
-from lightning_modules.progress import run_progress
-from lightning_modules.stops import INTERRUPTED, StopGracefully
+from lightning_modules.callbacks import INTERRUPTED, NonFiniteLoss, StopGracefully, average_weights, run_progress
 
 BEST, LAST = "best.ckpt", "last.ckpt"
 Keep = Literal["best", "last", "none"]

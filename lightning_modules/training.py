@@ -1,42 +1,363 @@
 """Train one run from a RunConfig: data, model, trainer, tracking, and one evaluation at the end."""
 
 import contextlib
+import hashlib
 import importlib
 import inspect
 import sys
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
+import torch
+import yaml
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.imports import _IS_INTERACTIVE
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch.nn import functional as F
 
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError, invalid
-from lightning_modules.beginning import begin_from, check_resumed, check_weights, read_start
-from lightning_modules.callbacks import CheckedCheckpointIO
+from lightning_modules.backbones import best_device, build_backbone, describe_device
+from lightning_modules.callbacks import (
+    CheckedCheckpointIO,
+    explained,
+    has_bar,
+    how_it_ended,
+    quiet,
+    say_stage,
+    sigterm_ends,
+)
 from lightning_modules.checkpoints import load_tensors, read_checkpoint
 from lightning_modules.classifier import EmotionClassifier, check_model
-from lightning_modules.config import RunConfig
-from lightning_modules.evaluation import CURVES, RunResult, evaluate_outer
-from lightning_modules.progress import has_bar, quiet, say_stage
-from lightning_modules.run import RunOptions, first_rank, remove_checkpoints, resume_checkpoint, run_callbacks
-from lightning_modules.stops import explained, how_it_ended, sigterm_ends
-from lightning_modules.tracked_run import (
-    RunLogger,
-    division_hash,
-    log_beginning,
-    note_other_code,
-    require_resumable,
-    unfinished_run,
+from lightning_modules.config import RunConfig, data_module
+from lightning_modules.heads import build_head
+from lightning_modules.run import LAST, RunOptions, first_rank, remove_checkpoints, resume_checkpoint, run_callbacks
+from lightning_modules.warm_start import begin_from, check_resumed, check_weights, read_start
+from results.predictions import (
+    PREDICTIONS,
+    SPLIT,
+    build_predictions,
+    check_split,
+    classes_of,
+    flag_protocol,
+    protocol_of,
 )
-from records.predictions import flag_protocol
+from results.reports.figures import class_figure, confusion_figure, curves_figure
+from results.reports.tables import result_text
+from results.statistics import calibration, cluster_bootstrap, fold_scores
+from results.tracking import store
+from results.tracking.environment import changed_between, environment
+from results.tracking.logger import TrackingLogger, refuse_written
+from results.tracking.offline import Spool
+from results.tracking.runs import find_runs, has_store, load_table, replay_spools, run_row
+from results.tracking.store import DIRECTORY
+
+
+class RunLogger(TrackingLogger):
+    """Logger that ends the run only in `end`: Lightning would end it after `fit`, before its tables are written."""
+
+    def finalize(self, status: str = "success") -> None:
+        """Leave the run open."""
+
+    def end(self, status: str) -> None:
+        """End the run: success, failed or interrupted."""
+        super().finalize(status)
+
+
+def division_hash(data: EmotionDataModule) -> str:
+    """Hash of the role of each image; one more image can change clusters, and so the roles of many."""
+    contents = np.asarray(data.contents, dtype=object)
+    split = data.split_table()[["fold", "row", "role", "is_copy"]]
+    split["content"] = contents[split["row"]]
+    return hashlib.sha256(pd.util.hash_pandas_object(split, index=False).to_numpy().tobytes()).hexdigest()[:16]
+
+
+def _row(run_id: str) -> dict[str, Any]:
+    """Return the row of a run in the store; empty if there is no store yet, or if it cannot be reached.
+
+    Raises:
+        InputError: there is no such run, or it was deleted.
+    """
+    try:
+        if not has_store():
+            return {}
+        store.open_client(only_reading=True)
+    except InputError:
+        return {}
+    return run_row(run_id)
+
+
+def require_resumable(run_id: str, division: str, identity: str) -> None:
+    """Refuse to resume a run whose data or options changed, or that has finished.
+
+    Args:
+        run_id: the run.
+        division: hash of which image is in which part, as it is now.
+        identity: of the options and the data, as they are now.
+
+    Raises:
+        InputError: its data or options changed, it has finished, or there is no such run.
+    """
+    folder = Path(DIRECTORY, "runs", run_id)
+    status, tags = Spool.state(folder / "spool")
+    before, begun = tags.get("division"), tags.get("identity")
+    if known := _row(run_id):
+        status, before, begun = known["status"], known.get("tags.division"), known.get("tags.identity")
+    if isinstance(before, str) and before != division:
+        msg = (
+            f"--resume: the data or the clusters in it changed since run {run_id} began, so held-out images may have "
+            "been trained on; start a new run without --resume"
+        )
+        raise InputError(msg)
+    if isinstance(begun, str) and begun != identity:
+        msg = (
+            f"--resume: run {run_id} was started with other options; give the options in its config.yaml (emotion ui "
+            "shows it), or start a new run without --resume"
+        )
+        raise InputError(msg)
+    if status == "FINISHED" and not (folder / LAST).exists():
+        msg = f"--resume: run {run_id} has finished, so there is nothing to resume; start a new run without --resume"
+        raise InputError(msg)
+
+
+def require_unwritten(run_id: str) -> None:
+    """Refuse to resume a run that another process is writing, on this machine or on another one.
+
+    Raises:
+        InputError: another process is writing it. While the store cannot be reached, only processes of this
+            machine are checked.
+    """
+    row = _row(run_id)
+    tags = {name.removeprefix("tags."): value for name, value in row.items() if name.startswith("tags.")}
+    refuse_written(run_id, str(row.get("status")), tags, "--resume")
+
+
+def note_other_code(run_id: str) -> dict[str, str]:
+    """Compare code and packages with those that a resumed run was started with; print what differs.
+
+    A difference does not make it another run. It is a note on stderr, and a tag that the certificate reads.
+
+    Returns:
+        The tag ``resumed_with`` where something differs, else nothing.
+    """
+    row, now = _row(run_id), environment()
+    commit, lock = row.get("tags.git_commit"), row.get("tags.lock_sha256")
+    differ = []
+    if isinstance(commit, str) and commit != now["git_commit"] and changed_between(commit, now["git_commit"]):
+        differ.append(f"other code (commit {commit[:12]}, now {now['git_commit'][:12]})")
+    if isinstance(lock, str) and lock != now["lock_sha256"]:
+        differ.append("other packages (requirements.lock differs)")
+    if not differ:
+        return {}
+    print(
+        f"note: run {run_id} was started with {' and '.join(differ)}; it is resumed, and records this", file=sys.stderr
+    )
+    return {"resumed_with": f"{now['git_commit']} {now['lock_sha256']}"}
+
+
+def send_what_waits() -> None:
+    """Send what runs stored locally while the store was unreachable, such as that they have finished."""
+    if first_rank():
+        replay_spools()
+
+
+def unfinished_run(options: RunOptions, identity: str) -> str | None:
+    """Return the id of the run that `--resume` selects, None for a new run.
+
+    Args:
+        options: of the run.
+        identity: of its options and data; "auto" selects an unfinished run with the same.
+
+    Raises:
+        InputError: another process is writing it.
+    """
+    if options.resume is not None and options.parent is None and has_store():
+        send_what_waits()
+    run_id = options.resume if options.resume != "auto" else _newest_unfinished(options, identity)
+    if run_id is not None and first_rank():  # for the other ranks, rank zero is the process that writes the run
+        require_unwritten(run_id)
+    return run_id
+
+
+def _newest_unfinished(options: RunOptions, identity: str) -> str | None:
+    # every rank looks for itself and finds the same: the run that rank zero opened stays unfinished
+    if not has_store():
+        if first_rank():
+            print("--resume: there are no runs yet; a new run starts", file=sys.stderr)
+        return None
+    same = f"tags.identity = '{identity}' and attributes.status != 'FINISHED'"
+    found = find_runs(where=same, parent=options.parent)
+    if options.parent is None:
+        found = found[found["parent"].isna()]  # a fold belongs to its cross-validation
+    if found.empty:
+        if options.parent is None and first_rank():
+            print("--resume: no unfinished run has this config and these images; a new run starts", file=sys.stderr)
+        return None
+    return str(found.iloc[0]["run_id"])
+
+
+def log_beginning(tracker: RunLogger, config: RunConfig, data: EmotionDataModule) -> None:
+    """Log the config, the data set and how it was split."""
+    log_config(tracker, config)
+    log_data(tracker, data)
+    tracker.set_tags({f"leak.{name}": value for name, value in data.leak_record.items()})
+
+
+def log_config(tracker: RunLogger, config: RunConfig) -> None:
+    """Log the options as parameters of the run, and as the file that ``--config`` takes."""
+    text = config.to_yaml()
+    tracker.log_hyperparams(yaml.safe_load(text))
+    tracker.log_text(text, "config.yaml")
+
+
+def log_data(tracker: TrackingLogger, data: EmotionDataModule) -> None:
+    """Log the data set as an input of the run: name, source, fingerprint, images per class."""
+    numbers = np.bincount(data.manifest.labels, minlength=len(data.classes)).tolist()
+    counts = dict(zip(data.classes, numbers, strict=True))
+    profile = {"images": len(data.manifest), "classes": counts}
+    tracker.log_dataset(data.manifest.name, data.source, data.manifest.fingerprint(), profile=profile)
+
+
+CURVES = ("train/loss", "val/loss", "val/f1_macro", "val/accuracy")
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run: its two tables, and after `train` also what it was made of.
+
+    Attributes:
+        run_id: MLflow's id.
+        classes: Names of the classes, in the order of their labels.
+        predictions: Prediction table of the outer part; empty where nothing was evaluated (``run.evaluate`` false).
+        split: Split table.
+        text: The result as it is printed.
+        model: The trained module; after an evaluation with the weights of the selected epoch.
+        data: The data module: images and their division.
+        folder: Local folder of the run, with its checkpoints.
+        curves: Metrics by step.
+        logging_seconds: Time that log calls took in the main thread.
+    """
+
+    run_id: str
+    classes: tuple[str, ...]
+    predictions: pd.DataFrame
+    split: pd.DataFrame
+    text: str = ""
+    model: Any = None
+    data: Any = None
+    folder: Path | None = None
+    curves: dict[str, pd.Series] = field(default_factory=dict)
+    logging_seconds: float = 0.0
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Macro F1 and accuracy, computed from the prediction table."""
+        return whole_scores(self.predictions, self.classes)
+
+    @classmethod
+    def tables_of(cls, result: "RunResult") -> "RunResult":
+        """Return a result without the model and the data, which take memory."""
+        return cls(result.run_id, result.classes, result.predictions, result.split)
+
+    @classmethod
+    def from_run(cls, run_id: str) -> "RunResult":
+        """Read a finished run's tables."""
+        predictions = load_table(run_id, PREDICTIONS)
+        return cls(run_id, classes_of(predictions), predictions, load_table(run_id, SPLIT))
+
+
+def whole_scores(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str, float]:
+    """Return f1_macro, accuracy and balanced_accuracy of a prediction table."""
+    table = fold_scores(predictions.assign(fold=0), classes)
+    return {str(name): float(value) for name, value in table.iloc[0].items()}
+
+
+def evaluate_outer(
+    trainer: Trainer,
+    model: EmotionClassifier,
+    data: EmotionDataModule,
+    tracker: TrackingLogger,
+    *,
+    resamples: int,
+    keep_checkpoint: bool = True,
+) -> tuple[pd.DataFrame, str]:
+    """Predict the outer part once with the checkpoint that the inner part chose, and keep the results with the run.
+
+    Returns:
+        The prediction table and the printed result; an empty table and "" on other ranks than zero.
+
+    Raises:
+        InputError: No checkpoint was kept.
+    """
+    best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+    if not best:
+        msg = "run.evaluate: no checkpoint was kept, since no epoch ended; give --trainer.max_epochs at least 1"
+        raise InputError(msg)
+    trainer.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
+    if not trainer.is_global_zero:
+        return pd.DataFrame(), ""
+    if keep_checkpoint:
+        tracker.log_file(best, "checkpoint")
+    found = model.outer_predictions
+    assert found is not None  # of the test above
+    predictions = build_predictions(
+        data.manifest,
+        found["row"],
+        found["prob"],
+        fold=data.fold_rows.index,
+        clusters=data.clusters,
+        contents=data.contents,
+    )
+    protocol = data.division.protocol
+    predictions, split = flag_protocol(predictions, protocol), flag_protocol(data.split_table(), protocol)
+    tracker.set_tags({"selected_on": data.leak_record.get("selected_on", "inner part")})
+    text = keep_evaluation(tracker, predictions, split, resamples=resamples)
+    curves = tracker.history(*CURVES)
+    tracker.log_figure(curves_figure({name: curve for name, curve in curves.items() if len(curve)}), "curves")
+    return predictions, text
+
+
+def keep_evaluation(tracker: TrackingLogger, predictions: pd.DataFrame, split: pd.DataFrame, *, resamples: int) -> str:
+    """Keep both tables, and all that is computed from them, with the run; return the printed result.
+
+    Args:
+        tracker: the run.
+        predictions: prediction table, of one fold or of all; says above the result by which protocol it leaks, if so.
+        split: split table of the same folds.
+        resamples: of the bootstrap.
+    """
+    check_split(split, predictions)
+    classes = classes_of(predictions)
+    tracker.log_table(predictions, PREDICTIONS)
+    tracker.log_table(split, SPLIT)
+    protocol = protocol_of(predictions)
+    tracker.set_tags({"protocol": protocol})
+    intervals = flag_protocol(cluster_bootstrap(predictions, classes, resamples=resamples), protocol)
+    folds = fold_scores(predictions, classes)
+    tracker.log_table(intervals, "intervals")
+    tracker.log_text(result_text(intervals, folds, markdown=True), "result.md")
+    tracker.log_text(intervals.to_csv(index=False), "per_class.csv")
+    whole = intervals[intervals["class"] == ""].set_index("metric")
+    summary = {f"test/{name}": float(row["value"]) for name, row in whole.iterrows()}
+    by_class = intervals[intervals["metric"] == "f1"]
+    summary |= {f"test/f1_{row['class']}": float(row["value"]) for _, row in by_class.iterrows()}
+    summary |= {f"test/{name}": value for name, value in calibration(predictions, classes).items()}
+    known = tracker.history()  # a run's own test has logged some of them; a parent none
+    summary = {name: value for name, value in summary.items() if name not in known}
+    summary |= {f"test/{name}_{end}": float(row[end]) for name, row in whole.iterrows() for end in ("low", "high")}
+    tracker.log_metrics(summary)
+    tracker.log_figure(confusion_figure(predictions, classes), "confusion_matrix")
+    tracker.log_figure(class_figure(intervals), "f1_by_class")
+    return result_text(intervals, folds)
 
 
 def train(config: RunConfig, callbacks: Sequence[Callback] = (), data: Any = None) -> RunResult | None:  # noqa: ANN401
@@ -183,7 +504,7 @@ def make_task(config: RunConfig, shared: Any = None) -> Task:  # noqa: ANN401 - 
     """Seed everything, and create the data and the model of a config."""
     seed_everything(config.seed_everything, workers=True, verbose=False)
     if config.kind == "detector":  # that module imports this one
-        return importlib.import_module("lightning_modules.detector.run").DetectorTask(config)
+        return importlib.import_module("lightning_modules.face_detector.training").DetectorTask(config)
     return EmotionTask(config, shared)
 
 
@@ -376,3 +697,80 @@ def _explained() -> Iterator[None]:
         if stop.code == 1:
             raise KeyboardInterrupt from stop
         raise
+
+
+STARTUP = 5.0  # seconds of a run besides training: checks, tables and figures
+FORWARD = 3.0  # an image that is only predicted costs a third of one that is trained on
+TIMED = 3  # batches after the first
+
+
+def seconds_an_image(config: RunConfig) -> float:
+    """Return the seconds of training per image on the best device, measured on a few batches."""
+    model, size, batch = config.model, config.data["size"], config.data["batch_size"]
+    backbone, features, _ = build_backbone(model["backbone"], "none")
+    network = torch.nn.Sequential(backbone, build_head("linear", features, 8)).train()
+    device = best_device()
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stub lacks it
+    optimizer = torch.optim.Adam(network.parameters())
+    image = torch.rand(batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
+    label = torch.randint(8, (batch,), device=device)
+    start = 0.0
+    for step in range(TIMED + 1):
+        if step == 1:
+            start = time.perf_counter()
+        optimizer.zero_grad()
+        loss = F.cross_entropy(network(image), label)
+        loss.backward()
+        optimizer.step()
+        float(loss.detach())  # waits for the device
+    return (time.perf_counter() - start) / (TIMED * batch)
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as text."""
+    minutes = seconds / 60
+    if minutes < 1:
+        return "less than a minute"
+    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+def describe_run(config: RunConfig, runs: int = 1, identity: str = "", workers: int = 1) -> str:
+    """Describe what `emotion fit` or a cross-validation would do, without training or storing a run.
+
+    Args:
+        config: The options; of a cross-validation those of its first fold.
+        runs: Number of trainings like this one.
+        identity: Of a cross-validation; by default that of the run.
+        workers: Trainings at the same time.
+
+    Raises:
+        InputError: Wrong options or data, as in training.
+    """
+    check_options(config)
+    data = data_module(config)
+    prepare(data)
+    data.setup("fit")
+    epochs = int(config.trainer["max_epochs"])
+    drawn, val, test = len(data.draws), len(data.selected_on), len(data.fold_rows.outer)
+    steps = -(-drawn // data.batch_size)
+    rounds = -(-runs // max(1, workers))
+    seconds = STARTUP + seconds_an_image(config) * (epochs * drawn + (epochs * val + test) / FORWARD)
+    selected = "the same as the test part (protocol paper)" if data.plan.protocol == "paper" else "to select the epoch"
+    first = "of fold 0" if runs > 1 else ""
+    lines = [
+        ("data", f"{data.manifest.name}: {len(data.manifest):,} images, {len(data.classes)} classes"),
+        ("classes", ", ".join(f"{name} {count:,}" for name, count in zip(data.classes, _counts(data), strict=True))),
+        (f"train {first}", f"{len(data.fold_rows.train):,} images; an epoch has {drawn:,} rows after over-sampling"),
+        (f"val {first}", f"{val:,} images, {selected}"),
+        (f"test {first}", f"{test:,} images, evaluated once"),
+        ("steps", f"{steps:,} in an epoch of batch size {data.batch_size}, {epochs * steps:,} in {epochs} epochs"),
+        ("runs", str(runs)),
+        ("time", f"about {duration(rounds * seconds)} on {describe_device(best_device())}, at its current load"),
+        ("identity", identity or config.identity(data.content_hash)),
+    ]
+    width = max(len(name) for name, _ in lines) + 2
+    return "\n".join([*(f"{name.strip():<{width}}{text}" for name, text in lines), "nothing was trained"])
+
+
+def _counts(data: EmotionDataModule) -> list[int]:
+    return np.bincount(data.manifest.labels, minlength=len(data.classes)).tolist()

@@ -7,7 +7,7 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -19,25 +19,101 @@ import pandas as pd
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from mlflow.exceptions import MlflowException
 from tqdm import tqdm
 
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError, invalid
+from lightning_modules.callbacks import EpochLines, how_it_ended, quiet, sigterm_ends
 from lightning_modules.config import RunConfig, data_module
-from lightning_modules.estimate import describe_run
-from lightning_modules.evaluation import RunResult, keep_evaluation, whole_scores
-from lightning_modules.progress import EpochLines, quiet
+from lightning_modules.predictor import CONFIG
 from lightning_modules.run import first_rank
-from lightning_modules.stops import how_it_ended, sigterm_ends
-from lightning_modules.stored import CONFIG
-from lightning_modules.tracked_run import log_data, note_other_code, require_unwritten, send_what_waits
-from lightning_modules.training import check_options, prepare, train
-from records.predictions import join_folds
-from records.runs import download, find_run, find_runs, has_store, run_row
-from records.tracking import TrackingLogger
-from sweeps.gpus import VISIBLE_GPUS, environment_variables, require_one_device, worker_variables
-from sweeps.lost import end_lost_runs
-from sweeps.members import Member, Members, known_members, reserve, withdraw
+from lightning_modules.training import (
+    RunResult,
+    check_options,
+    describe_run,
+    keep_evaluation,
+    log_data,
+    note_other_code,
+    prepare,
+    require_unwritten,
+    send_what_waits,
+    train,
+    whole_scores,
+)
+from results.predictions import join_folds
+from results.tracking import store
+from results.tracking.logger import TrackingLogger
+from results.tracking.runs import children, download, find_run, find_runs, has_store, run_row
+from sweeps.workers import VISIBLE_GPUS, environment_variables, require_one_device, worker_variables
+
+
+@dataclass
+class Member:
+    """One fold with one seed: its run, and its result when it has finished."""
+
+    run_id: str | None = None
+    result: RunResult | None = None
+    manifest: str = ""
+
+
+Members = dict[tuple[int, int], Member]  # by seed and fold
+
+
+def known_members(parent_id: str, wanted: set[tuple[int, int]]) -> Members:
+    """Return the runs that an earlier start has made; a finished one is not made again."""
+    found: Members = {}
+    for row in children(parent_id).to_dict("records"):
+        at = int(row["tags.seed"]), int(row["tags.fold"])
+        if at in wanted and not (at in found and found[at].result):
+            finished = row["status"] == "FINISHED"
+            result = RunResult.from_run(row["run_id"]) if finished else None
+            found[at] = Member(row["run_id"], result, str(row["tags.manifest"]) if finished else "")
+    return found
+
+
+def reserve(parent_id: str, config: RunConfig, todo: list[tuple[int, int]], members: Members) -> None:
+    """Make the runs that are not there yet, so that a later fold can begin while the tracking server is away.
+
+    Args:
+        parent_id: the cross-validation.
+        config: of all folds.
+        todo: seed and fold of each run.
+        members: the runs that are known; the new ones are added.
+    """
+    recipe, experiment = config.run["recipe"], config.run["experiment"]
+    for seed, fold in todo:
+        if (seed, fold) not in members:
+            name = f"{recipe} {config.data_name} fold {fold} seed {seed}"
+            tags = {"kind": "run", "recipe": recipe, "seed": str(seed), "fold": str(fold)}
+            reserved = TrackingLogger(experiment=experiment, run_name=name, parent_run_id=parent_id, tags=tags)
+            members[seed, fold] = Member(reserved.reserve())
+
+
+def withdraw(members: Members) -> None:
+    """Take back the runs that never began; while the server is away they stay, and a resume begins them."""
+    with contextlib.suppress(InputError, MlflowException, OSError):
+        for member in members.values():
+            if member.run_id and not member.result:
+                TrackingLogger(run_id=member.run_id).withdraw()
+
+
+def end_lost_runs(run_ids: Iterable[str]) -> None:
+    """Mark runs, and those below them, as killed if they still count as running; a store that is away ends nothing."""
+    with contextlib.suppress(MlflowException, InputError, OSError):
+        client = store.open_client()
+        for lost in run_ids:
+            for run_id in [*children(lost)["run_id"], lost]:
+                if client.get_run(run_id).info.status == "RUNNING":
+                    client.set_terminated(run_id, "KILLED")
+
+
+def end_lost_run_of(parent: str, name: str) -> None:
+    """Mark what an earlier attempt left below a run under the name of the one that now begins."""
+    with contextlib.suppress(MlflowException, InputError, OSError):
+        below = children(parent)
+        if len(below):
+            end_lost_runs(below[(below["name"] == name) & (below["status"] == "RUNNING")]["run_id"])
 
 
 @dataclass(frozen=True)

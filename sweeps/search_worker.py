@@ -3,13 +3,12 @@
 import json
 import sys
 
-from sweeps.queue import work
-from sweeps.trial import one_line
+from sweeps.workers import one_line, work
 
-TASK = "sweeps.search_trial:run_trial"
+TRIAL_TASK = "sweeps.search:run_trial"
 
 
-def main(name: str, task: str = TASK) -> int:
+def main(name: str, task: str = TRIAL_TASK) -> int:
     """Run trials until none is left; on an error print one line on stderr and return 1.
 
     The address of the storage comes in the environment, where `ps` does not show it, and what a trial needs to know

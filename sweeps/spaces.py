@@ -2,17 +2,228 @@
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import optuna
+import yaml
 
 from datamodules.errors import InputError
-from sweeps.dimensions import Choice, Dimension, Plain, Real, Space, Subset, When
-from sweeps.space_files import content, parsed
+from lightning_modules.config import load_yaml
 
-Options = dict[str, Any]  # option of `emotion fit` -> value
+Plain = str | int | float | bool | None
+When = Mapping[str, tuple[Plain, ...]]  # options drawn before, and the values of them under which this one is drawn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dimension(ABC):
+    """One option and the values it may take; drawn only ``when`` other options have one of the values named."""
+
+    when: When = field(default_factory=dict)
+
+    def suggest(self, trial: optuna.Trial, name: str) -> Any:  # noqa: ANN401
+        """Draw a value."""
+        return self.option(name, {key: self._draw(trial, key) for key in self.parameters(name)})
+
+    def parameters(self, name: str) -> list[str]:
+        """Return the names of the parameters behind the option."""
+        return [name]
+
+    def option(self, name: str, drawn: Mapping[str, Any]) -> Any:  # noqa: ANN401
+        """Return the option's value, from those of its parameters."""
+        return drawn[name]
+
+    @abstractmethod
+    def values(self, name: str) -> list[Plain]:
+        """Return all values of one parameter.
+
+        Raises:
+            InputError: there are infinitely many.
+        """
+
+    @abstractmethod
+    def _draw(self, trial: optuna.Trial, parameter: str) -> Plain: ...
+
+
+@dataclass(frozen=True)
+class Choice(Dimension):
+    """One of a few values; lists are values, too."""
+
+    among: tuple[Any, ...]
+
+    def _labels(self) -> dict[Plain, Any]:
+        return {json.dumps(one) if isinstance(one, list | tuple | dict) else one: one for one in self.among}
+
+    def option(self, name: str, drawn: Mapping[str, Any]) -> Any:  # noqa: ANN401
+        """Return the value; Optuna keeps lists as text."""
+        return self._labels()[drawn[name]]
+
+    def values(self, name: str) -> list[Plain]:
+        """Return all values."""
+        return list(self._labels())
+
+    def _draw(self, trial: optuna.Trial, parameter: str) -> Plain:
+        return trial.suggest_categorical(parameter, list(self._labels()))
+
+
+@dataclass(frozen=True)
+class Real(Dimension):
+    """A number from ``low`` to ``high``, on a logarithmic scale or in steps."""
+
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = None
+
+    def values(self, name: str) -> list[Plain]:
+        """Return all values, if there is a step."""
+        if self.step is None:
+            msg = (
+                f"{name}: a grid needs finitely many values, and this is any number from {self.low} to {self.high}; "
+                "give it a step, or choose --sampler tpe or random"
+            )
+            raise InputError(msg)
+        count = int((self.high - self.low) / self.step + 1e-9) + 1
+        return [round(self.low + index * self.step, 12) for index in range(count)]
+
+    def _draw(self, trial: optuna.Trial, parameter: str) -> Plain:
+        return trial.suggest_float(parameter, self.low, self.high, log=self.log, step=self.step)
+
+
+@dataclass(frozen=True)
+class Whole(Dimension):
+    """A whole number from ``low`` to ``high``."""
+
+    low: int
+    high: int
+    log: bool = False
+    step: int = 1
+
+    def values(self, name: str) -> list[Plain]:
+        """Return all values."""
+        return list(range(self.low, self.high + 1, self.step))
+
+    def _draw(self, trial: optuna.Trial, parameter: str) -> Plain:
+        return trial.suggest_int(parameter, self.low, self.high, log=self.log, step=self.step)
+
+
+@dataclass(frozen=True)
+class Subset(Dimension):
+    """Some of several names, each in or out; where fewer than ``least`` are drawn, the first others fill up."""
+
+    among: tuple[str, ...]
+    least: int = 1
+
+    def parameters(self, name: str) -> list[str]:
+        """Return one parameter a member."""
+        return [f"{name}/{member}" for member in self.among]
+
+    def option(self, name: str, drawn: Mapping[str, Any]) -> list[str]:
+        """Return the members that are in."""
+        inside = [member for member in self.among if drawn[f"{name}/{member}"]]
+        filling = [member for member in self.among if member not in inside][: max(0, self.least - len(inside))]
+        return [member for member in self.among if member in {*inside, *filling}]
+
+    def values(self, name: str) -> list[Plain]:
+        """Return out and in."""
+        return [False, True]
+
+    def _draw(self, trial: optuna.Trial, parameter: str) -> Plain:
+        return trial.suggest_categorical(parameter, [False, True])
+
+
+Space = dict[str, Dimension]  # option of `emotion fit` -> the values it may take, in the order they are drawn
+
+_EXAMPLE = "`model.learning_rate: {real: [0.0001, 0.01], log: true}`"
+_KINDS = {
+    "choice": {"when"},
+    "subset": {"when", "least"},
+    "real": {"when", "log", "step"},
+    "whole": {"when", "log", "step"},
+}
+
+
+def content(path: Path) -> dict[str, Any]:
+    """Return what a YAML file of a space holds.
+
+    For example::
+
+        model.learning_rate: {real: [1e-4, 1e-2], log: true}
+        model.loss: {choice: [CrossEntropy, Focal]}
+        model.loss.gamma: {real: [0.5, 5], when: {model.loss: Focal}}
+        data.size: {whole: [32, 96], step: 16}
+        data.transforms: {subset: [flip, rotation, zoom], least: 1}
+    """
+    try:
+        held = load_yaml(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        msg = f"--space {path}: not readable YAML: {str(error).splitlines()[0]}"
+        raise InputError(msg) from error
+    if not isinstance(held, dict):
+        msg = f"--space {path}: must hold one option a line, such as {_EXAMPLE}; it holds {type(held).__name__}"
+        raise InputError(msg)
+    return {str(name): entry for name, entry in held.items()}
+
+
+def parsed(name: str, held: Mapping[str, Any]) -> Space:
+    """Return the space that a file's content means.
+
+    Args:
+        name: of the file, for messages.
+        held: its content.
+
+    Raises:
+        InputError: naming the option and what is wrong.
+    """
+    return {option: _dimension(f"--space {name}: {option}", entry) for option, entry in held.items()}
+
+
+def _dimension(where: str, entry: object) -> Dimension:
+    kinds = [kind for kind in _KINDS if isinstance(entry, dict) and kind in entry]
+    if not isinstance(entry, dict) or len(kinds) != 1 or set(entry) - _KINDS[kinds[0]] - set(kinds):
+        msg = f"{where}: one of choice, subset, real or whole, such as {_EXAMPLE}; got {entry!r}"
+        raise InputError(msg)
+    (kind,), given = kinds, entry[kinds[0]]
+    more: dict[str, Any] = {name: entry[name] for name in ("log", "step", "least") if name in entry}
+    held = entry.get("when") or {}
+    if not isinstance(held, dict):
+        msg = f"{where}: when takes an option and its values, such as `when: {{model.loss: Focal}}`, got {held!r}"
+        raise InputError(msg)
+    when = {str(name): tuple(values if isinstance(values, list) else [values]) for name, values in held.items()}
+    if not isinstance(given, list) or not given or (kind in ("real", "whole") and len(given) != 2):
+        what = "a list of lowest and highest" if kind in ("real", "whole") else "a list"
+        msg = f"{where}: {kind} takes {what}, got {given!r}"
+        raise InputError(msg)
+    if kind == "choice":
+        return Choice(tuple(given), when=when)
+    if kind == "subset":
+        least = more.get("least", 1)
+        if not isinstance(least, int) or not 0 <= least <= len(given):
+            msg = f"{where}: least is a whole number from 0 to {len(given)}, got {least!r}"
+            raise InputError(msg)
+        return Subset(tuple(map(str, given)), when=when, **more)
+    try:
+        number = float if kind == "real" else int
+        low, high = (number(one) for one in given)
+        if [low, high] != [float(one) for one in given]:
+            raise ValueError
+        if "step" in more:
+            more["step"] = number(more["step"])
+    except (TypeError, ValueError):
+        msg = f"{where}: {kind} takes {'whole ' if kind == 'whole' else ''}numbers, got {given!r}"
+        raise InputError(msg) from None
+    log, step = bool(more.get("log")), more.get("step")
+    if not low < high or (log and low <= 0) or (log and step) or (step is not None and not step > 0):
+        msg = f"{where}: low below high, above 0 with log, and log without step; got {entry!r}"
+        raise InputError(msg)
+    made: Any = Real if kind == "real" else Whole
+    return made(low, high, when=when, **more)
+
+
+Drawn = dict[str, Any]  # option of `emotion fit` -> value
 _TEN = ("blur", "crop", "flip", "rotation", "translation", "cutout", "contrast", "height", "width", "zoom")
 
 SPACES: dict[str, Space] = {
@@ -46,9 +257,9 @@ SPACES: dict[str, Space] = {
 """Spaces by name. `backbone` needs weights: --model.weights hub, or none; `lite` has them installed."""
 
 
-def suggest(trial: optuna.Trial, space: Space) -> Options:
+def suggest(trial: optuna.Trial, space: Space) -> Drawn:
     """Draw the options of one trial; those whose condition does not hold are left out."""
-    options: Options = {}
+    options: Drawn = {}
     for name, dimension in space.items():
         if _holds(dimension.when, options):
             options[name] = dimension.suggest(trial, name)
@@ -68,8 +279,8 @@ def grid(space: Space) -> list[dict[str, Plain]]:
 
 
 def _cells(
-    rest: list[tuple[str, Dimension]], parameters: dict[str, Plain], options: Options
-) -> Iterator[tuple[dict[str, Plain], Options]]:
+    rest: list[tuple[str, Dimension]], parameters: dict[str, Plain], options: Drawn
+) -> Iterator[tuple[dict[str, Plain], Drawn]]:
     if not rest:
         yield parameters, options
         return
@@ -83,7 +294,7 @@ def _cells(
         yield from _cells(others, parameters | drawn, options | {name: dimension.option(name, drawn)})
 
 
-def _holds(when: When, options: Options) -> bool:
+def _holds(when: When, options: Drawn) -> bool:
     return all(name in options and options[name] in values for name, values in when.items())
 
 

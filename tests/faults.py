@@ -28,11 +28,11 @@ SPLITS = tuple(f"tests/datamodules/test_{name}.py" for name in ("folds", "divisi
 SAMPLING = tuple(f"tests/datamodules/test_{name}.py" for name in ("oversampling", "batches", "dataset", "emotion_data"))
 CACHES = tuple(f"tests/datamodules/test_{name}.py" for name in ("cache", "contents", "pixels"))
 STATISTICS = (
-    "tests/records/test_statistics.py",
-    "tests/records/test_significance.py",
+    "tests/results/test_statistics.py",
+    "tests/results/test_significance.py",
     "tests/lightning_modules/test_metrics.py",
 )
-COMPARISON = ("tests/records/test_comparison.py", "tests/records/test_verdicts.py", "tests/records/test_certificate.py")
+COMPARISON = ("tests/results/test_comparison.py", "tests/results/test_verdicts.py", "tests/results/test_certificate.py")
 IDENTITY = (
     "tests/lightning_modules/test_tracked_run.py",
     "tests/commands/test_resume.py::test_images_that_changed_since_are_noticed",
@@ -72,7 +72,7 @@ class Fault:
 FAULTS = (
     Fault(
         "splits",
-        "datamodules/division.py",
+        "datamodules/splits/protocol.py",
         "the fold before the requested one is used",
         "folds=self.folds, **common)[self.fold]",
         "folds=self.folds, **common)[self.fold - 1]",
@@ -88,7 +88,7 @@ FAULTS = (
     ),
     Fault(
         "splits",
-        "datamodules/stratification.py",
+        "datamodules/splits/folds.py",
         "clusters are no longer placed largest first",
         'for cluster in many[np.argsort(-size[many], kind="stable")]:',
         "for cluster in many:",
@@ -96,7 +96,7 @@ FAULTS = (
     ),
     Fault(
         "splits",
-        "datamodules/folds.py",
+        "datamodules/splits/folds.py",
         "folds are not verified after they are made",
         "        verify(made[-1], labels, clusters, len(classes))\n",
         "",
@@ -112,7 +112,7 @@ FAULTS = (
     ),
     Fault(
         "sampling",
-        "datamodules/oversampling.py",
+        "datamodules/sampling.py",
         "a fraction of the largest class is rounded down",
         "return round(n_min * largest)",
         "return int(n_min * largest)",
@@ -137,7 +137,7 @@ FAULTS = (
     ),
     Fault(
         "sampling",
-        "datamodules/batches.py",
+        "datamodules/sampling.py",
         "transforms draw the same random numbers in every epoch",
         "(self.seed, AUGMENT, epoch, number, self.rank)",
         "(self.seed, AUGMENT, number, self.rank)",
@@ -169,7 +169,7 @@ FAULTS = (
     ),
     Fault(
         "statistics",
-        "records/statistics.py",
+        "results/statistics.py",
         "the macro F1 leaves out classes without images",
         '"f1_macro": f1.mean(axis=-1)',
         '"f1_macro": _ratio(f1.sum(axis=-1), (true > 0).sum(axis=-1))',
@@ -177,7 +177,7 @@ FAULTS = (
     ),
     Fault(
         "statistics",
-        "records/statistics.py",
+        "results/statistics.py",
         "the bootstrap draws images instead of clusters",
         "kinds = _kinds(cluster, label, [label * count + predicted], count)",
         "kinds = _kinds(np.arange(len(label)), label, [label * count + predicted], count)",
@@ -185,7 +185,7 @@ FAULTS = (
     ),
     Fault(
         "statistics",
-        "records/statistics.py",
+        "results/statistics.py",
         "the interval of a difference leaves out twice as much as its level says",
         "    tails = [50 * (1 - level), 50 * (1 + level)]\n    rows = []\n",
         "    tails = [100 * (1 - level), 100 * level]\n    rows = []\n",
@@ -193,7 +193,7 @@ FAULTS = (
     ),
     Fault(
         "statistics",
-        "records/significance.py",
+        "results/significance.py",
         "the permutation test is one-sided",
         "return np.abs(_score(b_counts, images, metric) - _score(a_counts, images, metric))",
         "return _score(b_counts, images, metric) - _score(a_counts, images, metric)",
@@ -201,7 +201,7 @@ FAULTS = (
     ),
     Fault(
         "statistics",
-        "records/significance.py",
+        "results/significance.py",
         "Holm's correction lacks its running maximum",
         'return np.asarray(multipletests(values, method="holm")[1])',
         "ranks = values.argsort().argsort()\n    return np.minimum(values * (len(values) - ranks), 1.0)",
@@ -217,7 +217,7 @@ FAULTS = (
     ),
     Fault(
         "comparison",
-        "records/matching.py",
+        "results/predictions.py",
         "runs are matched by path instead of content",
         'if by_source else table["content"].astype(str)',
         'if by_source else table["path"].astype(str)',
@@ -225,7 +225,7 @@ FAULTS = (
     ),
     Fault(
         "certificate",
-        "records/recomputed.py",
+        "results/certify/checks.py",
         "the check of the tables' hashes always holds",
         "if logged.get(name, digest) != digest]",
         "if found.digests.get(name, digest) != digest]",
@@ -233,7 +233,7 @@ FAULTS = (
     ),
     Fault(
         "certificate",
-        "records/verdicts.py",
+        "results/certify/checks.py",
         "clusters in two roles of a fold are not counted, only those in three",
         "divided = roles[roles > 1]",
         "divided = roles[roles > 2]",
@@ -249,7 +249,7 @@ FAULTS = (
     ),
     Fault(
         "resume",
-        "lightning_modules/tracked_run.py",
+        "lightning_modules/training.py",
         "the division of a stopped run is looked up under another name, so other data are accepted",
         'known.get("tags.division")',
         'known.get("tags.division_hash")',
@@ -265,7 +265,7 @@ FAULTS = (
     ),
     Fault(
         "identity",
-        "lightning_modules/tracked_run.py",
+        "lightning_modules/training.py",
         "the hash of a division leaves out the roles",
         'data.split_table()[["fold", "row", "role", "is_copy"]]',
         'data.split_table()[["fold", "row", "is_copy"]]',
@@ -282,7 +282,7 @@ FAULTS = (
     ),
     Fault(
         "losses",
-        "lightning_modules/losses/usual.py",
+        "lightning_modules/losses.py",
         "the option gamma of the focal loss is ignored",
         "losses = focal(logits, target, self._alpha, self.gamma)",
         "losses = focal(logits, target, self._alpha)",
@@ -290,7 +290,7 @@ FAULTS = (
     ),
     Fault(
         "losses",
-        "lightning_modules/averaging.py",
+        "lightning_modules/ema.py",
         "validation looks at the weights instead of their average",
         "if trainer.state.fn == TrainerFn.FITTING and not self.average.swapped:",
         "if trainer.state.fn == TrainerFn.VALIDATING and not self.average.swapped:",
@@ -298,7 +298,7 @@ FAULTS = (
     ),
     Fault(
         "queue",
-        "sweeps/queue.py",
+        "sweeps/workers.py",
         "trials that were lost and queued again count twice",
         "for trial in once_each(study)\n",
         "for trial in study.get_trials(deepcopy=False)\n",
@@ -306,7 +306,7 @@ FAULTS = (
     ),
     Fault(
         "queue",
-        "sweeps/queue.py",
+        "sweeps/workers.py",
         "equal trials are queued again when their parameters stand in another order",
         "key = json.dumps(one, sort_keys=True)",
         "key = json.dumps(one)",
@@ -409,7 +409,7 @@ def run_tests(root: Path, modules: Sequence[str], tests: Sequence[str]) -> tuple
 def try_unchanged(code: Path, tests: Sequence[str]) -> tuple[int, str]:
     """Run tests on an unchanged copy."""
     with copy_of(code) as root:
-        return run_tests(root, ("datamodules", "records", "lightning_modules", "sweeps", "emotion"), tests)
+        return run_tests(root, ("datamodules", "results", "lightning_modules", "sweeps", "emotion"), tests)
 
 
 def try_fault(code: Path, number: int) -> Outcome:

@@ -36,7 +36,7 @@ FACES = {"face_detector_alone_per_second", "face_crops_memory_growth"}  # with Y
 def _trials_know_the_cache_of_the_tests() -> None:
     """Start the server of trials' processes before a measurement changes the environment that it would keep."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["sweeps.search_trial", "sweeps.trial"])
+    context.set_forkserver_preload(["sweeps.search", "sweeps.workers"])
     process = context.Process(target=int)
     process.start()
     process.join()

@@ -1,4 +1,4 @@
-"""Imports go one way: datamodules <- records <- lightning_modules <- sweeps <- emotion."""
+"""Imports go one way: datamodules <- results <- lightning_modules <- sweeps <- emotion."""
 
 import ast
 from collections.abc import Iterator
@@ -9,10 +9,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 MAY_IMPORT = {
     "datamodules": {"datamodules"},
-    "records": {"records", "datamodules.labels", "datamodules.manifest", "datamodules.errors", "datamodules.places"},
-    "lightning_modules": {"lightning_modules", "records", "datamodules"},
-    "sweeps": {"sweeps", "lightning_modules", "records", "datamodules"},
-    "emotion": {"emotion", "sweeps", "lightning_modules", "records", "datamodules"},
+    "results": {"results", "datamodules.labels", "datamodules.manifest", "datamodules.errors", "datamodules.paths"},
+    "lightning_modules": {"lightning_modules", "results", "datamodules"},
+    "sweeps": {"sweeps", "lightning_modules", "results", "datamodules"},
+    "emotion": {"emotion", "sweeps", "lightning_modules", "results", "datamodules"},
 }
 
 MAY_READ_ARGUMENTS = {"sweeps/search_worker.py"}  # a process that a search starts, with a name as its argument
@@ -40,9 +40,9 @@ def test_no_arrow_points_back(room: str) -> None:
 
 
 def test_the_guard_sees_an_arrow_that_points_back() -> None:
-    assert wrong("datamodules", "from records.runs import find_runs") == ["records.runs.find_runs"]
-    assert wrong("records", "import lightning_modules.config") == ["lightning_modules.config"]
-    assert wrong("records", "from datamodules.folds import Fold") == ["datamodules.folds.Fold"]
+    assert wrong("datamodules", "from results.tracking.runs import find_runs") == ["results.tracking.runs.find_runs"]
+    assert wrong("results", "import lightning_modules.config") == ["lightning_modules.config"]
+    assert wrong("results", "from datamodules.splits.folds import Fold") == ["datamodules.splits.folds.Fold"]
     assert wrong("sweeps", "from emotion.cli.main import say_what_begins") == ["emotion.cli.main.say_what_begins"]
     assert wrong("sweeps", "from lightning_modules.training import train") == []
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("datamodules", "emotion", "lightning_modules", "records", "sweeps")
+PACKAGES = ("datamodules", "emotion", "lightning_modules", "results", "sweeps")
 RECIPES = sorted(path.stem for path in (ROOT / "lightning_modules" / "recipes").glob("*.yaml"))
 
 

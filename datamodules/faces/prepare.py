@@ -1,31 +1,201 @@
 """Photographs -> a folder of face crops with their manifest; goes on after a stop and does only what changed."""
 
 import hashlib
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path, PurePosixPath
+from types import TracebackType
 
 import filelock
+import numpy as np
 import pandas as pd
+from PIL import Image
 from tqdm import tqdm
 
 from datamodules.contents import file_hashes
 from datamodules.errors import InputError
-from datamodules.faces.cut import CUT_VERSION
-from datamodules.faces.detector import FIND_VERSION, Detector, open_detector
-from datamodules.faces.journal import NAME, Journal
-from datamodules.faces.tables import COLUMNS, write_tables
-from datamodules.faces.work import PARTS, QUALITY, CutOptions, Job, Record, work
+from datamodules.faces.boxes import clip
+from datamodules.faces.crop import CUT_VERSION, PARTS, QUALITY, CutOptions, Job, Record, as_found, cut, work
+from datamodules.faces.detectors import FIND_VERSION, LANDMARKS, Detector, open_detector
+from datamodules.images import DECODE_POLICY, PIXEL_LIMIT, decode_file, fit_to_square
 from datamodules.labels import VOCABULARIES
 from datamodules.manifest import Manifest, make_manifest
-from datamodules.pixels import DECODE_POLICY
-from datamodules.places import images_root
+from datamodules.paths import images_root, replacing
 from datamodules.processes import cores, processes
+
+NAME = ".faces.jsonl"
+
+
+class Journal:
+    """One line a picture, added as soon as its crop stands; the last line of a path counts.
+
+    A line that was cut short by the end of a process is passed over, so that its picture is done again.
+
+    Args:
+        folder: the crops' folder.
+        fresh: forget what was done, but not which files are ours.
+    """
+
+    def __init__(self, folder: Path, *, fresh: bool = False) -> None:
+        self.path = folder / NAME
+        self.records: dict[str, Record] = {}
+        self.crops: set[str] = set()  # every crop that was ever written, also by options that are no longer chosen
+        for record in _lines(self.path):
+            self.crops.add(record["crop"])
+            self.records[record["path"]] = record
+        self.crops.discard("")
+        if fresh:
+            self.records.clear()
+
+    def __enter__(self) -> "Journal":
+        torn = self.path.is_file() and not self.path.read_bytes().endswith(b"\n")
+        self._file = self.path.open("a", encoding="utf-8")
+        if torn:
+            self._file.write("\n")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def add(self, records: Iterable[Record]) -> None:
+        """Keep records, and see that they outlast this process."""
+        for record in records:
+            self.records[record["path"]] = record
+            if record["crop"]:
+                self.crops.add(record["crop"])
+            self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        self._file.flush()
+
+    def tidy(self, paths: Iterable[str]) -> int:
+        """Delete the crops that no picture among ``paths`` has any more, shorten the notes; return how many went."""
+        kept = {path: self.records[path] for path in paths}
+        folder = self.path.parent
+        gone = 0
+        for crop in sorted(self.crops - {record["crop"] for record in kept.values()}):
+            if (folder / crop).resolve().is_relative_to(folder.resolve()) and (folder / crop).is_file():
+                (folder / crop).unlink()
+                gone += 1
+        with replacing(self.path) as part, part.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in kept.values())
+        return gone
+
+
+def _lines(path: Path) -> Iterator[Record]:
+    if not path.is_file():
+        return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(record, dict) and {"path", "state", "found", "cut", "faces", "crop", "error"} <= set(record):
+                yield record
+
+
+COLUMNS = ("face_source", "face", "face_box", "face_score", "face_count", "face_detector", "face_size", "face_margin")
+"""What the crops' manifest says beyond the photographs' own. ``face`` is face, whole or centre."""
+
+NO_FACE_REASON = "no face found"
+
+
+def write_tables(
+    manifest: Manifest, records: list[Record], detector: str, output: Path, options: CutOptions
+) -> Manifest:
+    """Write the three tables and return the crops' manifest.
+
+    Args:
+        manifest: the photographs'.
+        records: one a row of it.
+        detector: its name.
+        output: the crops' folder.
+        options: how they were cut.
+
+    Raises:
+        InputError: there is no crop at all; the other two tables are written then, too.
+    """
+    _write(_boxes(records, detector), output / "boxes.csv")
+    missing = _missing(manifest, records)
+    _write(missing, output / "no_face.csv")
+    rows = [row for row, record in enumerate(records) if record["shown"]]
+    if not rows:
+        msg = (
+            f"{detector} found no face in any of the {len(records)} pictures; {output / 'no_face.csv'} lists them with "
+            "the reason. Try another detector, or --no-face keep or centre"
+        )
+        raise InputError(msg)
+    table = manifest.table.iloc[rows].reset_index(drop=True)
+    shown = [records[row] for row in rows]
+    table = table.assign(
+        path=[record["crop"] for record in shown],
+        face_source=[record["path"] for record in shown],
+        face=[record["shown"] for record in shown],
+        face_box=[" ".join(f"{value:.1f}" for value in _box(record)) for record in shown],
+        face_score=["" if record["chosen"] is None else f"{_score(record):.4f}" for record in shown],
+        face_count=[str(len(record["faces"])) for record in shown],
+        face_detector=detector,
+        face_size=str(options.size),
+        face_margin=f"{options.margin:g}",
+    )
+    notes = [*manifest.notes, f"faces cut by {detector} from {manifest.root}"]
+    if left := len(records) - len(rows):
+        notes.append(f"{left} of {len(records)} pictures are left out, no_face.csv lists them with the reason")
+    crops = make_manifest(table, output, name=f"{manifest.name}-faces", classes=manifest.classes, notes=tuple(notes))
+    crops.save(output / "manifest.csv")
+    return crops
+
+
+def _box(record: Record) -> list[float]:
+    """Return the chosen face's box within the picture, [] where there is none."""
+    if record["chosen"] is None:
+        return []
+    width, height = record["size"]
+    return clip(np.array(record["faces"][record["chosen"]][:4], np.float64), height, width).tolist()
+
+
+def _score(record: Record) -> float:
+    return float(record["faces"][record["chosen"]][4])
+
+
+def _boxes(records: list[Record], detector: str) -> pd.DataFrame:
+    points = [f"{name}_{axis}" for name in LANDMARKS for axis in "xy"]
+    columns = ["path", "x0", "y0", "x1", "y1", "score", "chosen", *points, "detector"]
+    rows = []
+    for record in records:
+        found = as_found(record["faces"])
+        width, height = record["size"]
+        boxes = clip(found.boxes, height, width)
+        for number, box in enumerate(boxes.tolist()):
+            known = [*box, float(found.scores[number]), int(number == record["chosen"])]
+            rows.append([record["path"], *known, *found.landmarks[number].ravel().tolist(), detector])
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _missing(manifest: Manifest, records: list[Record]) -> pd.DataFrame:
+    rows = [row for row, record in enumerate(records) if not record["faces"]]
+    table = manifest.table.iloc[rows].reset_index(drop=True)
+    first = pd.DataFrame(
+        {
+            "path": table["path"],
+            "reason": [records[row]["error"] or NO_FACE_REASON for row in rows],
+            "used": [records[row]["shown"] or "left out" for row in rows],
+        }
+    )
+    return pd.concat([first, table.drop(columns="path")], axis=1)
+
+
+def _write(table: pd.DataFrame, path: Path) -> None:
+    with replacing(path) as part:
+        table.to_csv(part, index=False, float_format="%.4f")
+
 
 CROPS = "faces"  # the crops' folder below the output
 CHUNK = 8
@@ -55,7 +225,7 @@ def unlabelled_images(source: str) -> Manifest:
     Raises:
         InputError: There is no image.
     """
-    from datamodules.pictures import find_pictures  # torch takes seconds to import
+    from datamodules.dataset import find_pictures  # torch takes seconds to import
 
     images = find_pictures(source)
     root = images_root(source, images)
@@ -82,7 +252,7 @@ def prepare_faces(
 
     Args:
         manifest: the photographs.
-        detector: as :func:`~datamodules.faces.detector.open_detector` takes it.
+        detector: as :func:`~datamodules.faces.detectors.open_detector` takes it.
         output: a new or empty folder, or one that this function wrote; outside of the photographs' folder.
         options: how to choose and cut.
         workers: processes; default one a core, and none for a few pictures.
@@ -273,3 +443,26 @@ def _remove_empty(folder: Path) -> None:
     for place, _, _ in os.walk(folder, topdown=False):
         if not os.listdir(place):
             os.rmdir(place)
+
+
+def write_crops(
+    manifest: Manifest, boxes: np.ndarray, folder: Path, size: int, margin: float, rows: Iterable[int]
+) -> None:
+    """Write ``<row>.jpg`` for rows of a manifest; the whole picture where the box is not a number.
+
+    Args:
+        manifest: The pictures.
+        boxes: (N, 4) x0, y0, x1, y1 in pixels of the upright picture.
+        folder: Where the crops go.
+        size: Side of the crops.
+        margin: As :func:`~datamodules.faces.crop.cut` takes it.
+        rows: Which rows, in the order they are done.
+
+    Raises:
+        InputError: A picture cannot be read.
+    """
+    for row in rows:
+        image = decode_file(manifest.file(row), pixel_limit=PIXEL_LIMIT).image
+        known = bool(np.isfinite(boxes[row]).all())
+        crop = cut(image, boxes[row], size, margin=margin) if known else fit_to_square(image, size, "pad")
+        Image.fromarray(crop).save(folder / f"{row:07d}.jpg", "JPEG", quality=QUALITY, subsampling=0)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from datamodules.errors import InputError, did_you_mean, invalid
 from datamodules.manifest import Manifest
-from datamodules.readers import aihub, csv_table, fer2013, folder, named, pattern
-from datamodules.readers.common import IMAGE_SUFFIXES, ReadOptions, finish, image_files
-from datamodules.readers.crops import cut_out
-from datamodules.readers.joined import join, sources
-from datamodules.readers.unpack import is_archive, stem, unpack
-from datamodules.readers.votes import apply_votes
+from datamodules.readers import aihub, fer2013, folder, names, table
+from datamodules.readers.archives import is_archive, stem, unpack
+from datamodules.readers.base import IMAGE_SUFFIXES, ReadOptions, finish, image_files
+from datamodules.readers.face_crops import cut_out
+from datamodules.readers.subsets import join, sources
+from datamodules.readers.table import apply_votes
 
 __all__ = ["IMAGE_SUFFIXES", "READERS", "ReadOptions", "Reader", "image_files", "read", "recognise"]
 
@@ -35,11 +35,13 @@ class Reader:
 READERS: dict[str, Reader] = {
     "fer2013": Reader("FER2013's CSV of pixels, with FER+ votes beside it", fer2013.looks_like, fer2013.read),
     "aihub": Reader("AI-Hub's Korean set: photographs, and JSON of three annotators", aihub.looks_like, aihub.read),
-    "csv": Reader("a CSV, TSV or Parquet table with a file and a label column", csv_table.looks_like, csv_table.read),
+    "csv": Reader("a CSV, TSV or Parquet table with a file and a label column", table.looks_like, table.read),
     "folder": Reader("one folder a class, below train/validation/test if given", folder.looks_like, folder.read),
-    "pattern": Reader("labels in the file names, by a regular expression", pattern.looks_like, pattern.read),
-    "cafe": Reader("CAFE, children of 2 to 8 years, by its file names", named.looks_like, named.read_cafe),
-    "nimh": Reader("NIMH-ChEFS, 10 to 17 years, two gazes, by its file names", named.looks_like, named.read_nimh),
+    "pattern": Reader(
+        "labels in the file names, by a regular expression", names.pattern_looks_like, names.read_pattern
+    ),
+    "cafe": Reader("CAFE, children of 2 to 8 years, by its file names", names.looks_like, names.read_cafe),
+    "nimh": Reader("NIMH-ChEFS, 10 to 17 years, two gazes, by its file names", names.looks_like, names.read_nimh),
 }
 
 
@@ -85,8 +87,7 @@ def _read(source: str, options: ReadOptions) -> Manifest:
     if source == "drawn" or source.startswith("drawn:"):
         return _read_drawn(source.removeprefix("drawn").removeprefix(":"), options)
     if source == "scenes" or source.startswith("scenes:"):
-        from datamodules.drawn_faces.korean import prepare_korean
-        from datamodules.drawn_faces.scenes import parse_scenes
+        from datamodules.synthetic.scenes import parse_scenes, prepare_korean
 
         spec = parse_scenes(source)
         return aihub.read(prepare_korean(spec), options, "scenes")
@@ -115,7 +116,7 @@ def _read(source: str, options: ReadOptions) -> Manifest:
 
 
 def _read_drawn(text: str, options: ReadOptions) -> Manifest:
-    from datamodules.drawn_faces import parse_spec, prepare  # pulls in OpenCV, which other readers do not need
+    from datamodules.synthetic import parse_spec, prepare  # pulls in OpenCV, which other readers do not need
 
     manifest = prepare(parse_spec(text))
     table, notes = apply_votes(manifest.table, manifest.name, options)

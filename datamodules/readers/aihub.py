@@ -4,26 +4,228 @@ Layout: `Training/[라벨]EMOIMG_기쁨_TRAIN/*.json` beside `Training/[원천]E
 holds both. A photograph is called `<person>_<gender>_<age>_<emotion>_<place>_<number>.jpg`.
 """
 
+import json
+import math
 import os
 import re
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 from tqdm import tqdm
 
 from datamodules.errors import InputError
 from datamodules.labels import NO_EMOTION, canonical_split, plain
-from datamodules.manifest import VOTES, Manifest
-from datamodules.readers.aihub_boxes import within_images
-from datamodules.readers.aihub_records import Records, plain_name, take
-from datamodules.readers.common import ReadOptions, finish, image_files, resolve
-from datamodules.readers.unpack import is_archive
-from datamodules.readers.votes import apply_votes
-from datamodules.stratification import divide
+from datamodules.manifest import SIDES, VOTES, Manifest
+from datamodules.readers.archives import is_archive
+from datamodules.readers.base import ReadOptions, finish, image_files, resolve
+from datamodules.readers.table import apply_votes
+from datamodules.splits.folds import divide
+
+_ORIENTATION = 0x0112  # EXIF; 5 to 8 lie on their side
+_THREADS = 8
+
+
+def upright_size(file: str) -> tuple[int, int]:
+    """Return width and height of an image as it is looked at, by its header; (0, 0) if it cannot be read."""
+    try:
+        with Image.open(file) as image:
+            wide, high = image.size
+            turned = image.getexif().get(_ORIENTATION, 1) >= 5
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return 0, 0
+    return (high, wide) if turned else (wide, high)
+
+
+def within_images(manifest: Manifest, boxes: pd.DataFrame, *, drop: bool) -> Manifest:
+    """Return the manifest with its boxes, cut at the borders of the upright images. Unreadable images are let pass.
+
+    Raises:
+        InputError: a box has no pixel of its image, and ``drop`` does not leave such boxes out.
+    """
+    paths = boxes["path"].unique()
+    places = [os.path.join(manifest.root, path) for path in paths]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = pool.map(upright_size, places, chunksize=32)
+        bar = tqdm(found, "image sizes", total=len(places), unit=" files", delay=2, leave=False, disable=None)
+        sizes = dict(zip(paths, bar, strict=True))
+    size = np.array([sizes[path] for path in boxes["path"]], np.float64).reshape(-1, 2)
+    size[size[:, 0] == 0] = np.inf
+    corners = boxes[list(SIDES)].to_numpy(np.float64)
+    cut = np.clip(corners, 0, np.tile(size, 2))
+    gone = (cut[:, 2] <= cut[:, 0]) | (cut[:, 3] <= cut[:, 1])
+    if gone.any() and not drop:
+        row = int(np.flatnonzero(gone)[0])
+        wide, high = size[row].astype(int)
+        values = ", ".join(f"{value:g}" for value in corners[row])
+        msg = (
+            f"{manifest.name}: the box of annotator {boxes['annotator'].iloc[row]} lies outside of "
+            f"{boxes['path'].iloc[row]!r}, which is {wide}x{high}: x0, y0, x1, y1 = {values}; correct it, or leave "
+            "such boxes out with bad_records=drop (--bad-records drop)"
+        )
+        raise InputError(msg)
+    notes = []
+    if gone.any():
+        notes.append(f"{int(gone.sum())} boxes left out: they lie outside of their images")
+    if over := int((np.abs(cut - corners).max(1)[~gone] > 1).sum()):
+        notes.append(f"{over} boxes cut at the borders of their images")
+    boxes = boxes.assign(**dict(zip(SIDES, cut.T, strict=True)))[~gone]
+    return replace(manifest, notes=(*manifest.notes, *notes)).with_boxes(boxes)
+
+
+ANNOTATORS = ("A", "B", "C")
+CORNERS = {"minX": "x0", "minY": "y0", "maxX": "x1", "maxY": "y1"}
+ENCODINGS = ("utf-8-sig", "cp949")  # the set is UTF-8, with or without a mark; some copies were saved on Windows
+GENDERS = {"남": "male", "남자": "male", "남성": "male", "여": "female", "여자": "female", "여성": "female"}
+PROFESSIONS = {"전문인": "actor", "일반인": "everybody"}
+
+
+@dataclass
+class Records:
+    """What the files say, as columns; ``boxes`` has a row an annotator, ``bad`` says what was left out."""
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    boxes: list[dict[str, Any]] = field(default_factory=list)
+    bad: list[str] = field(default_factory=list)
+    seen: dict[str, str] = field(default_factory=dict)  # file name -> the JSON that names it
+
+
+def plain_name(name: str) -> str:
+    """Return a file's name without folders, in one Unicode form (macOS takes Hangul apart)."""
+    return unicodedata.normalize("NFC", name.replace("\\", "/").rsplit("/", 1)[-1])
+
+
+def load(file: Path) -> list[Any]:
+    """Return the records of one file.
+
+    Raises:
+        InputError: the file cannot be read, is cut short, or holds no list of records.
+    """
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        msg = f"cannot read {file}: {error.strerror}"
+        raise InputError(msg) from error
+    for encoding in ENCODINGS:
+        try:
+            text = data.decode(encoding)
+            break
+        except UnicodeDecodeError:
+            continue
+    else:
+        msg = f"{file} is neither UTF-8 nor CP949 text; save it as UTF-8"
+        raise InputError(msg)
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno}, column {error.colno} of {text.count(chr(10)) + 1} lines"
+        msg = f"{file} is not whole JSON ({error.msg}: {where}); it was cut short or damaged: fetch it again"
+        raise InputError(msg) from error
+    records = [found] if isinstance(found, dict) and "filename" in found else found
+    if not isinstance(records, list):
+        keys = ", ".join(list(found)[:8]) if isinstance(found, dict) else type(found).__name__
+        msg = f"{file} must hold a list of records with the key filename, found {keys}"
+        raise InputError(msg)
+    return records
+
+
+def take(file: Path, into: Records, *, drop: bool) -> None:
+    """Add the records of a file, naming the first that breaks a rule, or leaving such records out and counting them.
+
+    Raises:
+        InputError: a key is missing or holds something else than it should, or a file is named twice.
+    """
+    for number, record in enumerate(load(file)):
+        try:
+            row, boxes = parse(record)
+            if row["name"] in into.seen:
+                msg = f"filename {row['name']!r} was already named by {into.seen[row['name']]}"
+                raise InputError(msg)
+        except InputError as error:
+            msg = f"{file.name}: record {number}: {error}"
+            if not drop:
+                msg += "; correct it, or leave such records out with bad_records=drop (--bad-records drop)"
+                raise InputError(msg) from error
+            into.bad.append(msg)
+            continue
+        into.seen[row["name"]] = file.name
+        into.rows.append(row)
+        into.boxes.extend({"name": row["name"], **box} for box in boxes)
+
+
+def parse(record: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:  # noqa: ANN401 - whatever JSON holds
+    """Return the row and the boxes of one record.
+
+    Raises:
+        InputError: a key is missing or holds something else than it should.
+    """
+    name = plain_name(_text(record, "filename"))
+    answers: list[str] = []
+    boxes: list[dict[str, Any]] = []
+    for annotator in ANNOTATORS:
+        key = f"annot_{annotator}"
+        part = _get(record, key)
+        answers.append(_text(part, "faceExp", f"{key}."))
+        corners = _get(part, "boxes", f"{key}.")
+        box = {ours: _number(corners, theirs, f"{key}.boxes.") for theirs, ours in CORNERS.items()}
+        if box["x1"] <= box["x0"] or box["y1"] <= box["y0"]:
+            msg = f"{key}.boxes must have minX < maxX and minY < maxY, got {corners}"
+            raise InputError(msg)
+        boxes.append({"annotator": annotator, **box})
+    optional = {key: str(record.get(key) or "").strip() for key in ("gender", "age", "isProf", "bg_uploader")}
+    row = {
+        "name": name,
+        "label": _text(record, "faceExp_uploader"),
+        "answers": tuple(answers),
+        "gender": GENDERS.get(optional["gender"], optional["gender"]),
+        "age": decade(optional["age"]),
+        "professional": PROFESSIONS.get(optional["isProf"], optional["isProf"]),
+        "background": optional["bg_uploader"],
+    }
+    return row, boxes
+
+
+def decade(age: str) -> str:
+    """Return the age group, ``20s`` for 20, 25 and 20대; other words stay as they are."""
+    digits = age.removesuffix("대").removesuffix("s")
+    return f"{int(digits) // 10 * 10}s" if digits.isdecimal() else age
+
+
+def _get(record: Any, key: str, inside: str = "") -> Any:  # noqa: ANN401
+    if not isinstance(record, dict):
+        msg = f"{inside.rstrip('.') or 'it'} must be an object with the key {key}, got {record!r:.60}"
+        raise InputError(msg)
+    if key not in record:
+        msg = f"the key {inside}{key} is missing; found {', '.join(map(str, record)) or 'none'}"
+        raise InputError(msg)
+    return record[key]
+
+
+def _text(record: Any, key: str, inside: str = "") -> str:  # noqa: ANN401
+    value = _get(record, key, inside)
+    if not isinstance(value, str) or not value.strip():
+        msg = f"{inside}{key} must be a word, got {value!r:.60}"
+        raise InputError(msg)
+    return value.strip()
+
+
+def _number(record: Any, key: str, inside: str) -> float:  # noqa: ANN401
+    value = _get(record, key, inside)
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number) or isinstance(value, bool):
+        msg = f"{inside}{key} must be a number, got {value!r:.60}"
+        raise InputError(msg)
+    return number
+
 
 SHARES = (0.8, 0.1, 0.1)  # of train, validation and test, as in the paper
 _PERSON = re.compile(r"([^_]+)_[^_]+_\d+[^_]*_.")  # a person's code, gender, age, and more

@@ -10,11 +10,11 @@ from tqdm import tqdm
 from datamodules.errors import InputError
 from datamodules.labels import VOCABULARIES
 from datamodules.manifest import VOTES, Manifest, read_table
-from datamodules.places import build_once
-from datamodules.readers import csv_table, folder
-from datamodules.readers.common import ReadOptions, finish
-from datamodules.readers.unpack import unpacked_folder
-from datamodules.readers.votes import apply_votes
+from datamodules.paths import build_once
+from datamodules.readers import folder, table
+from datamodules.readers.archives import unpacked_folder
+from datamodules.readers.base import ReadOptions, finish
+from datamodules.readers.table import apply_votes
 
 PIXELS_NAMES = ("fer2013.csv", "icml_face_data.csv")
 FERPLUS_NAME = "fer2013new.csv"
@@ -45,7 +45,7 @@ def read(path: Path, options: ReadOptions, name: str) -> Manifest:
     """
     source = _pixels_table(path)
     if source is None:
-        other = csv_table if csv_table.find_table(path) is not None else folder
+        other = table if table.find_table(path) is not None else folder
         return other.read(path, options, name)
     place = _write_images(source)
     rows = pd.read_parquet(place / "rows.parquet")

@@ -7,7 +7,7 @@ import pandas as pd
 from datamodules.errors import InputError
 from datamodules.labels import canonical, canonical_split
 from datamodules.manifest import Manifest
-from datamodules.readers.common import ReadOptions, finish, image_files
+from datamodules.readers.base import ReadOptions, finish, image_files
 
 
 def looks_like(path: Path) -> bool:

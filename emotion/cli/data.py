@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datamodules.errors import InputError, invalid
-from datamodules.places import CACHE_BUDGET_GB, cache_root
+from datamodules.paths import CACHE_BUDGET_GB, cache_root
 from emotion.cli.main import Parser, not_empty
 
 if TYPE_CHECKING:  # these import pandas, which takes a second
-    from datamodules.faces.work import CutOptions
+    from datamodules.faces.crop import CutOptions
     from datamodules.manifest import Manifest
 
 # Written out, since the modules that define these names import pandas; a test compares them with those modules.
@@ -162,7 +162,7 @@ def _describe(args: argparse.Namespace) -> int:
     manifest = open_data(args)
     print(describe(manifest, args.sample))
     if args.chart:
-        from datamodules.chart import draw_chart  # matplotlib takes a second to import
+        from datamodules.describe import draw_chart  # matplotlib takes a second to import
 
         for warning in draw_chart(manifest, args.chart):
             print(f"chart            {warning}", file=sys.stderr)
@@ -218,7 +218,7 @@ def _prepare_faces(args: argparse.Namespace) -> int:
 
 
 def _cut_options(args: argparse.Namespace) -> "CutOptions":
-    from datamodules.faces.work import CutOptions
+    from datamodules.faces.crop import CutOptions
 
     if args.workers is not None and args.workers < 1:
         raise invalid("--workers", "must be at least 1", args.workers)
@@ -235,8 +235,7 @@ def _check(args: argparse.Namespace) -> int:
 
 def _cache(args: argparse.Namespace) -> int:
     """List the caches, build one, or clear them."""
-    from datamodules.cache import build_cache
-    from datamodules.cache_shelf import cache_clear, cache_list
+    from datamodules.cache import build_cache, cache_clear, cache_list
 
     if args.clear is not None:
         freed = cache_clear(kinds=args.clear or ("pixels",))

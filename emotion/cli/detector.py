@@ -47,7 +47,7 @@ def _fit(args: list[str]) -> int:
         print(f"{FIT}\n\n{all_options('detector')}")
         return 0
     from lightning_modules.config import Options
-    from lightning_modules.detector.run import detector_config
+    from lightning_modules.face_detector.training import detector_config
     from lightning_modules.training import train
 
     done = train(detector_config(Options.read(args, "detector")))
@@ -63,12 +63,10 @@ def _test(args: list[str]) -> int:
     if {"-h", "--help"} & set(args):
         print("usage: emotion detector test RUN|FILE.ckpt [--data SOURCE] [--data.* as in fit] [--all]")
         return 0
-    from datamodules.faces.boxes_data import BoxesDataModule
+    from datamodules.face_boxes import BoxesDataModule
     from lightning_modules.config import Options, RunConfig
-    from lightning_modules.detector.known import refuse_known
-    from lightning_modules.detector.module import FaceDetector
-    from lightning_modules.detector.precision import intervals
-    from lightning_modules.detector.run import checkpoint_of, evaluate, text_of
+    from lightning_modules.face_detector.network import FaceDetector, intervals
+    from lightning_modules.face_detector.training import checkpoint_of, evaluate, refuse_known, text_of
 
     if not args or args[0].startswith("-"):
         msg = "emotion detector test: must be followed by a run or a .ckpt file, got none"
@@ -97,9 +95,9 @@ def _export(args: list[str]) -> int:
     parser.add_argument("--output", type=not_empty, help="file to write (default: RUN.onnx in this folder)")
     parser.add_argument("--fixed", action="store_true", help="accept only images of the size that it was trained on")
     options = parser.parse_args(args)
-    from lightning_modules.detector.export import export_onnx
-    from lightning_modules.detector.module import FaceDetector
-    from lightning_modules.detector.run import checkpoint_of
+    from lightning_modules.face_detector.export import export_onnx
+    from lightning_modules.face_detector.network import FaceDetector
+    from lightning_modules.face_detector.training import checkpoint_of
 
     path = writable_file("--output", Path(options.output or f"{Path(options.run).stem}.onnx"))
     model = FaceDetector.from_checkpoint(checkpoint_of(options.run))

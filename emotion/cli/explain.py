@@ -6,7 +6,7 @@ from pathlib import Path
 from datamodules.errors import did_you_mean, invalid
 from emotion.cli.main import Parser, not_empty, say_what_begins
 
-# as in `records.explain.methods`, which imports torch; a test compares them
+# as in `emotion.explanation.methods`, which imports torch; a test compares them
 METHODS = ("lime", "kernel-shap", "grad-cam", "integrated-gradients")
 EPILOG = """examples:
   emotion explain latest --method lime --by age              10 correct images of every class and age
@@ -87,6 +87,6 @@ def main(args: list[str]) -> int:
         hint = did_you_mean(options.method, METHODS, cutoff=0.4)
         raise invalid("--method", f"must be one of {', '.join(METHODS)}", options.method, hint)
     say_what_begins(args)
-    from lightning_modules.explain_run import ExplainOptions, explain_run
+    from emotion.explanation.explainer import ExplainOptions, explain_run
 
     return explain_run(ExplainOptions(**vars(options)))

@@ -35,7 +35,7 @@ COMMANDS = {
     "sync": ("emotion.cli.runs", "send what runs stored locally while the tracking server was unreachable"),
     "info": ("emotion.cli.runs", "show versions, devices, the tracking store and the cache"),
 }
-DIRECTORY = "mlruns"  # as in `records.store`, which imports mlflow
+DIRECTORY = "mlruns"  # as in `results.tracking.store`, which imports mlflow
 
 
 def usage() -> str:

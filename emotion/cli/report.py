@@ -7,7 +7,7 @@ from pathlib import Path
 from datamodules.errors import InputError, invalid
 from emotion.cli.main import Parser, add_directory, not_empty, whole_from
 
-MINIMUM = 30  # as in `records.bias.groups`, which imports pandas; a test compares them
+MINIMUM = 30  # as in `results.bias.groups`, which imports pandas; a test compares them
 
 
 def main(args: list[str]) -> int:
@@ -88,8 +88,8 @@ def _add_bias_options(parser: argparse.ArgumentParser) -> None:
 def _compare(options: argparse.Namespace) -> int:
     """Compare runs on the images they share: differences with 95 % intervals and paired tests, b minus a."""
     _require_folder(options.out)
-    from records.comparison import compare_runs, comparison_markdown, comparison_page, comparison_tables
-    from records.tables import as_text
+    from results.compare import compare_runs, comparison_markdown, comparison_page, comparison_tables
+    from results.reports.tables import as_text
 
     found, links = compare_runs(
         options.runs,
@@ -112,8 +112,8 @@ def _certify(options: argparse.Namespace) -> int:
     Exit status 1 if a check fails; 2 if none fails, but one ended with an error.
     """
     _require_folder(options.out)
-    from records.certificate import certificate_json, certificate_page, certificate_text, certify
-    from records.runs import find_whole_run
+    from results.certify.certificate import certificate_json, certificate_page, certificate_text, certify
+    from results.tracking.runs import find_whole_run
 
     run = find_whole_run(options.run, directory=options.directory)
     found = certify(run, directory=options.directory)
@@ -127,10 +127,8 @@ def _certify(options: argparse.Namespace) -> int:
 def _bias(options: argparse.Namespace) -> int:
     """Compare a run's scores between groups of images: differences, intervals, tests, and training images."""
     _require_folder(options.out)
-    from records.bias.cuts import parse_bins
-    from records.bias.pages import files, text
-    from records.bias.report import Asked
-    from records.bias.runs import bias_of_runs, keep_report
+    from results.bias.groups import parse_bins
+    from results.bias.report import Asked, bias_of_runs, files, keep_report, text
 
     asked = Asked(
         by=tuple(options.by),
@@ -163,7 +161,7 @@ def _require_folder(folder: Path | None) -> None:
 
 def _write(folder: Path, files: Mapping[str, str | bytes], shown: str | None = None) -> None:
     """Write a report's files and print their names, or only that of `shown`."""
-    from datamodules.places import replacing
+    from datamodules.paths import replacing
 
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -104,9 +104,9 @@ def _info_parser() -> argparse.ArgumentParser:
 
 def _list(options: argparse.Namespace) -> int:
     """List runs, newest first, each with its child runs below it."""
-    from records.portrait import read_exported
-    from records.runs import as_tree, find_runs
-    from records.tables import as_text
+    from results.reports.tables import as_text
+    from results.tracking.export_import import read_exported
+    from results.tracking.runs import as_tree, find_runs
 
     if options.path is None:
         found = find_runs(directory=options.directory, limit=100_000)
@@ -122,8 +122,8 @@ def _list(options: argparse.Namespace) -> int:
 
 def _export(options: argparse.Namespace) -> int:
     """Write runs as plain files (JSON, Parquet, artifacts), by default without checkpoints and models."""
-    from records.exchange import MODELS, export_runs
-    from records.runs import select_runs
+    from results.tracking.export_import import MODELS, export_runs
+    from results.tracking.runs import select_runs
 
     if "latest" in options.runs:
         msg = "RUN: must be an id, its start or a name, got 'latest'; `emotion runs list` shows the ids"
@@ -137,16 +137,16 @@ def _export(options: argparse.Namespace) -> int:
 
 def _import(options: argparse.Namespace) -> int:
     """Import the runs of an export; runs that exist already get what they lack."""
-    from records.taking_in import import_runs
+    from results.tracking.export_import import import_runs
 
     return _show_imported(import_runs(options.path, directory=options.directory), options.directory)
 
 
 def _push(options: argparse.Namespace) -> int:
     """Add runs to those listed in mlruns.dvc, send them to a DVC remote, and rewrite mlruns.dvc."""
-    from records.exchange import MODELS
-    from records.exchange_dvc import push
-    from records.runs import select_runs
+    from results.tracking.dvc import push
+    from results.tracking.export_import import MODELS
+    from results.tracking.runs import select_runs
 
     chosen = select_runs(options.runs, options.experiment, directory=options.directory)
     skip = [*options.skip, *(() if options.models else MODELS)]
@@ -160,7 +160,7 @@ def _push(options: argparse.Namespace) -> int:
 
 def _pull(options: argparse.Namespace) -> int:
     """Fetch the runs listed in mlruns.dvc and import them; runs that exist already get what they lack."""
-    from records.exchange_dvc import pull
+    from results.tracking.dvc import pull
 
     return _show_imported(pull(options.remote, directory=options.directory), options.directory)
 
@@ -180,8 +180,8 @@ def _summary(outcome: Mapping[str, str]) -> str:
 
 def _disk_use(options: argparse.Namespace) -> int:
     """Show the disk space of each run on this machine in MB, largest first: local folder, artifacts, checkpoints."""
-    from records.disk import disk_use
-    from records.tables import as_text
+    from results.reports.tables import as_text
+    from results.tracking.disk import disk_use
 
     found = disk_use(options.directory)
     if not len(found):
@@ -204,9 +204,9 @@ def _delete(options: argparse.Namespace) -> int:
     `mlflow runs restore` brings back the record of a run: parameters, metrics and tags. Files that were removed are
     gone: checkpoints, tables, figures. With --keep-files no file is removed.
     """
-    from records.disk import delete_runs
-    from records.runs import select_runs
-    from records.store import tracking_uri, without_password
+    from results.tracking.disk import delete_runs
+    from results.tracking.runs import select_runs
+    from results.tracking.store import tracking_uri, without_password
 
     chosen = select_runs(options.runs, directory=options.directory)
     deleted = delete_runs(chosen, keep_files=options.keep_files, directory=options.directory)
@@ -225,7 +225,7 @@ def _delete(options: argparse.Namespace) -> int:
 
 def _ui(options: argparse.Namespace) -> int:
     """Serve the MLflow page of the runs in a folder, reachable from this machine only, until Ctrl-C."""
-    from records.ui import HOST, serve, ui_command
+    from results.tracking.ui import HOST, serve, ui_command
 
     command = ui_command(options.directory, options.port)
     print(f"MLflow page: http://{HOST}:{options.port}  (Ctrl-C stops it)", flush=True)
@@ -234,7 +234,7 @@ def _ui(options: argparse.Namespace) -> int:
 
 def _sync(options: argparse.Namespace) -> int:
     """Send metrics, files and states that runs stored locally while their tracking store was unreachable."""
-    from records.runs import replay_spools
+    from results.tracking.runs import replay_spools
 
     outcome = replay_spools(options.directory)
     if not outcome:
@@ -246,7 +246,7 @@ def _sync(options: argparse.Namespace) -> int:
 
 def _info(options: argparse.Namespace) -> int:
     """Show versions, git commit, devices, the tracking store, the cache and the free disk space."""
-    from records.environment import installation
+    from results.tracking.environment import installation
 
     found = installation(options.directory)
     for name, version in found.versions.items():

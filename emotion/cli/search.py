@@ -9,8 +9,7 @@ from datamodules.errors import InputError, invalid
 from emotion.cli.main import Parser, not_empty, port, say_what_begins, whole_from, writable_file
 from lightning_modules.config import HELP, Options, recipe_names
 from sweeps.spaces import SPACES, portable
-from sweeps.storage import EMBEDDED, VARIABLE, address, close, is_shared, open_storage
-from sweeps.strategies import PrunerName, SamplerName
+from sweeps.workers import EMBEDDED, VARIABLE, PrunerName, SamplerName, address, close, is_shared, open_storage
 
 if TYPE_CHECKING:
     from lightning_modules.config import RunConfig
@@ -72,8 +71,7 @@ def run_search(args: list[str]) -> int:
     add("--write", type=not_empty, metavar="FILE", help="file for the winner's config (default: NAME.yaml)")
     options, rest = parser.parse_known_args(args[1:])
     say_what_begins(args)
-    from sweeps.search import search
-    from sweeps.search_plan import Plan, search_config
+    from sweeps.search import Plan, search, search_config
     from sweeps.search_report import keep_search, search_text
 
     config = search_config(Options.read(rest))

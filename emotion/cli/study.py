@@ -6,7 +6,7 @@ import sys
 from datamodules.errors import InputError
 from emotion.cli.main import Parser, not_empty, say_what_begins, whole_from
 from sweeps.studies import OWN_DOORS, STUDIES, build_study
-from sweeps.studies.plan import PROTOCOLS, SCALES, Study
+from sweeps.studies.schema import PROTOCOLS, SCALES, Study
 
 DESCRIPTION = (
     "Run the cells (experiments) of a study and write its report (Markdown, HTML, CSV). Other options are those of\n"
@@ -59,7 +59,7 @@ def main(args: list[str]) -> int:
             msg = f"--cells: study {options.name} runs as a whole, got {options.cells}; leave --cells out"
             raise InputError(msg)
         from lightning_modules.config import Options
-        from sweeps.studies.face_detector_conduct import run_detector_study
+        from sweeps.studies.face_detector import run_detector_study
 
         _require_once(options.seeds)
         say_what_begins(args)
@@ -84,12 +84,12 @@ def main(args: list[str]) -> int:
         msg = f"--data: scale {options.scale} needs a data set, got none; only scale tiny uses drawn faces by default"
         raise InputError(msg)
     if options.dry_run:
-        from sweeps.studies.estimate import estimate
+        from sweeps.studies.runner import estimate
 
         print(estimate(study, given, options.cells))
         return 0
     say_what_begins(args)
-    from sweeps.studies.conduct import Conduct
+    from sweeps.studies.runner import Conduct
 
     conduct = Conduct(study, options.scale, options.protocol, given, options.storage, options.cells, options.workers)
     try:

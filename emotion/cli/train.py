@@ -95,7 +95,7 @@ def _fit(args: list[str]) -> int:
         print(config.to_yaml(), end="")
         return 0
     if "--dry-run" in args:
-        from lightning_modules.estimate import describe_run
+        from lightning_modules.training import describe_run
 
         print(describe_run(config))
         return 0
@@ -112,7 +112,7 @@ def _evaluate(command: str, args: list[str]) -> int:
     options = Options.read(args)
     values = {name: value for name, value in options.values.items() if name != "run"}
     if run := options.values.get("run"):
-        from lightning_modules.stored import stored_run
+        from lightning_modules.predictor import stored_run
 
         file, checkpoint = stored_run(run)
         config = RunConfig.layered(Options(options.recipe, (str(file), *options.files), values))

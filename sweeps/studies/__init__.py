@@ -12,7 +12,7 @@ from sweeps.studies import (
     leakage,
     teachable,
 )
-from sweeps.studies.plan import Protocol, Scale, Study
+from sweeps.studies.schema import Protocol, Scale, Study
 
 STUDIES: dict[str, Callable[[Scale, Protocol], Study]] = {
     "balanced-augmentation": balanced_augmentation.build,

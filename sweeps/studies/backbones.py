@@ -1,6 +1,6 @@
 """Backbones and two dense layers on one data set: what they learn by heart and what they know of other pictures."""
 
-from sweeps.studies.plan import Cell, Claim, Entry, Picture, Protocol, Scale, Study, Table, Value
+from sweeps.studies.schema import Cell, Claim, Entry, Picture, Protocol, Scale, Study, Table, Value
 
 PUBLISHED = {  # accuracy on training and test images of FER2013, 100 epochs
     "MobileNetV2": (0.96586, 0.64698),

@@ -3,8 +3,8 @@
 import os
 
 from datamodules.errors import InputError
-from datamodules.readers.crops import BOXES
-from sweeps.studies.plan import Cell, Claim, Entry, Picture, Protocol, Scale, Study, Table, Value
+from datamodules.readers.face_crops import BOXES
+from sweeps.studies.schema import Cell, Claim, Entry, Picture, Protocol, Scale, Study, Table, Value
 
 DETECTOR_VARIABLE = "EMOTION_FACE_DETECTOR"
 MODELS = ("VGG19", "ResNet18", "K-EmotionNet")

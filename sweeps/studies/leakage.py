@@ -1,6 +1,6 @@
 """What the common leaky protocols are worth: one recipe, the same images, and only the protocol differs."""
 
-from sweeps.studies.plan import Cell, Claim, Entry, Picture, Protocol, Scale, Study, Table, Value
+from sweeps.studies.schema import Cell, Claim, Entry, Picture, Protocol, Scale, Study, Table, Value
 
 HONEST = "honest"
 LEAKS: dict[str, dict[str, Value]] = {

@@ -1,21 +1,448 @@
 """The report of a study: our numbers beside the published ones, claims with p-values, figures, every number's runs."""
 
+import base64
+import html
+import io
 import math
+import os
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
-from datamodules.places import replacing
-from sweeps.studies.changes import Change, block, found_changes
-from sweeps.studies.changes import rows as change_rows
-from sweeps.studies.claims import Judged, judge
-from sweeps.studies.numbers import Circumstances, numbers, p_text, shown, signed
-from sweeps.studies.outcomes import Number, Outcomes
-from sweeps.studies.page import Block, CellText, Grid, Page, Part, Shown, as_html, as_markdown, text
-from sweeps.studies.pictures import draw
-from sweeps.studies.plan import Entry, Study, Table
+from datamodules.paths import replacing
+from results.predictions import classes_of
+from results.reports.figures import COLOURS, STYLES
+from results.significance import holm
+from results.tracking import store
+from sweeps.studies.analysis import (
+    RECALL,
+    Circumstances,
+    Judged,
+    Number,
+    Outcomes,
+    Tested,
+    judge,
+    numbers,
+    p_text,
+    paired,
+    shown,
+    signed,
+)
+from sweeps.studies.schema import ON, Changes, Entry, Metric, Picture, Study, Table
+
+LOCAL_PAGE = "http://127.0.0.1:5000"  # where `emotion ui` serves the embedded store
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of a table's cell; with a run it links to it, small print is set smaller where that is possible."""
+
+    text: str
+    run: str = ""
+    small: bool = False
+
+
+CellText = tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table: names of the columns, and rows of cells of which the first names the row."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[CellText, ...], ...]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A figure: its file name, its bytes (PNG), and what it shows in words."""
+
+    file: str
+    png: bytes
+    words: str
+
+
+@dataclass(frozen=True)
+class Block:
+    """A heading and what stands below it."""
+
+    title: str
+    text: tuple[str, ...] = ()
+    grid: Grid | None = None
+    figure: Shown | None = None
+
+
+@dataclass(frozen=True)
+class Page:
+    """A whole report; `experiment` is the id under which MLflow shows its runs."""
+
+    title: str
+    lead: tuple[str, ...]
+    blocks: tuple[Block, ...]
+    experiment: str
+
+    def link(self, run: str) -> str:
+        """Return the address of a run's page: on the tracking server, or where `emotion ui` serves it."""
+        uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+        base = store.without_password(uri).rstrip("/") if uri.startswith("http") else LOCAL_PAGE
+        return f"{base}/#/experiments/{self.experiment}/runs/{run}"
+
+
+def text(value: str, *, small: bool = False) -> CellText:
+    """Return a cell of plain text."""
+    return (Part(value, small=small),)
+
+
+def as_markdown(page: Page) -> str:
+    """Return the page as Markdown; figures are the files `figures/<name>` beside it."""
+    lines = [f"# {_plain(page.title)}", "", *_paragraphs(page.lead)]
+    for block in page.blocks:
+        lines += [f"## {_plain(block.title)}", "", *_paragraphs(block.text)]
+        if block.grid:
+            lines += [_row([_plain(name) for name in block.grid.columns])]
+            lines += ["|---|" + "---:|" * (len(block.grid.columns) - 1)]
+            lines += [_row([_markdown_cell(page, cell) for cell in row]) for row in block.grid.rows] + [""]
+        if block.figure:
+            lines += [f"![{_plain(block.figure.words)}](figures/{block.figure.file})", ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _paragraphs(texts: Sequence[str]) -> list[str]:
+    return [line for one in texts for line in (_plain(one), "")]
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _plain(value: str) -> str:
+    for mark in "\\|*<>[]":
+        value = value.replace(mark, f"\\{mark}")
+    return value.replace("\n", " ")
+
+
+def _markdown_cell(page: Page, cell: CellText) -> str:
+    return " ".join(f"[{_plain(one.text)}]({page.link(one.run)})" if one.run else _plain(one.text) for one in cell)
+
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.35rem; border-bottom: 2px solid #0072b2; padding-bottom: .4rem; }
+h2 { font-size: 1.1rem; margin-top: 2.2rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .7rem; border-bottom: 1px solid #ccc; text-align: right; vertical-align: top; }
+th:first-child, td:first-child { text-align: left; }
+thead th { border-bottom: 2px solid #444; vertical-align: bottom; }
+tbody tr:nth-child(even) { background: #f6f8fa; }
+a { color: #0b5394; }
+small { color: #555; display: block; font-size: .8rem; white-space: nowrap; }
+img { max-width: 100%; height: auto; }
+p { max-width: 60rem; }
+@media print { body { margin: 0; font-size: 10pt; } .wide { overflow: visible; } h2, tr, img { break-inside: avoid; } }
+"""
+
+
+def as_html(page: Page) -> str:
+    """Return the page as one HTML file, everything escaped, figures inside."""
+    body = [f"<h1>{html.escape(page.title)}</h1>", *(f"<p>{_prose(one)}</p>" for one in page.lead)]
+    for block in page.blocks:
+        body.append(f"<h2>{html.escape(block.title)}</h2>")
+        body += [f"<p>{_prose(one)}</p>" for one in block.text]
+        if block.grid:
+            head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in block.grid.columns)
+            rows = "\n".join(_html_row(page, row) for row in block.grid.rows)
+            body.append(
+                f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>'
+            )
+        if block.figure:
+            data = base64.b64encode(block.figure.png).decode()
+            body.append(f'<img alt="{html.escape(block.figure.words)}" src="data:image/png;base64,{data}">')
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
+        f"<title>{html.escape(page.title)}</title>\n"
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<style>{_STYLE}</style></head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n"
+    )
+
+
+def _prose(value: str) -> str:
+    """Return a sentence as HTML; what stands between backticks is a command or a name."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(value))
+
+
+def _html_row(page: Page, row: Sequence[CellText]) -> str:
+    first, *rest = (" ".join(_html_part(page, part) for part in cell) for cell in row)
+    return f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in rest) + "</tr>"
+
+
+def _html_part(page: Page, part: Part) -> str:
+    shown = html.escape(part.text)
+    if part.run:
+        shown = f'<a href="{html.escape(page.link(part.run))}">{shown}</a>'
+    return f"<small>{shown}</small>" if part.small else shown
+
+
+_MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_SAID = {"f1_macro": "macro F1", "accuracy": "accuracy", "model/flops": "FLOPs a picture", "train/loss": "loss"}
+
+
+def draw(picture: Picture, outcomes: Outcomes, judged: Sequence[Judged]) -> bytes | None:
+    """Return a figure as PNG; None when none of its cells has been finished."""
+    if not any(outcomes.of(cell) for cell in picture.cells.values()):
+        return None
+    drawing = {"curves": _curves, "trade": _trade, "spread": _spread, "plane": _plane}.get(picture.kind)
+    figure = drawing(picture, outcomes) if drawing else _differences(picture, judged)
+    if figure is None:
+        return None
+    written = io.BytesIO()
+    figure.savefig(written, format="png", dpi=130)
+    return written.getvalue()
+
+
+def _curves(picture: Picture, outcomes: Outcomes) -> Figure:
+    """One panel a metric; colour and mark tell the cells apart, solid is training and dashed what is selected on."""
+    figure = Figure(figsize=(5.2 * len(picture.metrics), 3.8), layout="constrained")
+    panels = figure.subplots(1, len(picture.metrics), squeeze=False)[0]
+    for axes, metric in zip(panels, picture.metrics, strict=True):
+        for number, (name, cell) in enumerate(picture.cells.items()):
+            for one in outcomes.of(cell)[:1]:
+                for stage, style in (("train", "-"), ("val", "--")):
+                    curve = one.curves[one.curves["name"] == f"{stage}/{metric}"].sort_values("step")
+                    if len(curve):
+                        epochs = np.arange(1, len(curve) + 1)
+                        said = "training" if stage == "train" else "selected on"
+                        colour = COLOURS[number % len(COLOURS)]
+                        axes.plot(epochs, curve["value"], style, color=colour, label=f"{name}, {said}")
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(_SAID.get(metric, metric))
+        axes.grid(alpha=0.3)
+        if axes.has_data():
+            axes.legend(fontsize=7)
+    return figure
+
+
+def _trade(picture: Picture, outcomes: Outcomes) -> Figure:
+    """Scores over parameters and over FLOPs, one mark a cell."""
+    costs = ("model/parameters", "model/flops")
+    size = (4.6 * len(costs), 3.4 * len(picture.metrics))
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(len(picture.metrics), len(costs), squeeze=False)
+    for line, metric in zip(panels, picture.metrics, strict=True):
+        for axes, cost in zip(line, costs, strict=True):
+            for number, (name, cell) in enumerate(picture.cells.items()):
+                at, score = outcomes.number(cell, cost), outcomes.number(cell, metric)
+                if at is None or score is None:
+                    continue
+                colour, mark = COLOURS[number % len(COLOURS)], _MARKS[number % len(_MARKS)]
+                spread = [[score.value - score.low], [score.high - score.value]]
+                axes.errorbar(at.value, score.value, spread, fmt=mark, color=colour, capsize=3, label=name)
+            axes.set_xscale("log")
+            axes.set_xlabel("parameters" if cost.endswith("parameters") else "FLOPs of one picture")
+            axes.set_ylabel(_SAID.get(metric, metric))
+            axes.grid(alpha=0.3, which="both")
+    panels[0][0].legend(fontsize=7)
+    return figure
+
+
+def _spread(picture: Picture, outcomes: Outcomes) -> Figure:
+    """Every repeat as a dot, their mean as a line, the published number as a cross."""
+    figure = Figure(figsize=(7.5, 3.8), layout="constrained")
+    axes = figure.subplots()
+    metrics = picture.metrics if len(picture.metrics) > 1 else picture.metrics * len(picture.cells)
+    names = list(picture.cells) if len(picture.metrics) == 1 else [one.rpartition(" ")[2] for one in picture.metrics]
+    cells = list(picture.cells.values()) * (len(metrics) // len(picture.cells))
+    means = []
+    for place, (cell, metric) in enumerate(zip(cells, metrics, strict=True)):
+        values = [one.number(metric)[0] for one in outcomes.of(cell)]
+        label = "one repeat" if place == 0 else None
+        axes.plot([place] * len(values), values, "o", color=COLOURS[0], alpha=0.5, ms=5, label=label)
+        means.append(float(np.mean(values)) if values else np.nan)
+    axes.plot(range(len(means)), means, "-", color=COLOURS[0], lw=1.5, label="mean of the repeats")
+    known = [picture.published.get(name, np.nan) for name in names]
+    if not np.isnan(known).all():
+        axes.plot(range(len(known)), known, "x", color=COLOURS[1], ms=8, mew=2, label="the paper's single run")
+    axes.set_xticks(range(len(names)), names, rotation=40, ha="right")
+    axes.set_ylabel("accuracy")
+    _finish(axes)
+    return figure
+
+
+def _plane(picture: Picture, outcomes: Outcomes) -> Figure:
+    """One metric over another: a mark a cell, with the range of its seeds or its interval; a line where both agree."""
+    figure = Figure(figsize=(6.4, 4.8), layout="constrained")
+    axes = figure.subplots()
+    for number, (name, cell) in enumerate(picture.cells.items()):
+        across, up = (outcomes.number(cell, metric) for metric in picture.metrics)
+        if across is None or up is None:
+            continue
+        reach = [[[max(0.0, one.value - one.low)], [max(0.0, one.high - one.value)]] for one in (across, up)]
+        colour, mark = COLOURS[number % len(COLOURS)], _MARKS[number % len(_MARKS)]
+        axes.errorbar(across.value, up.value, reach[1], reach[0], fmt=mark, color=colour, capsize=3, ms=7, label=name)
+    ends = [max(axes.get_xlim()[0], axes.get_ylim()[0]), min(axes.get_xlim()[1], axes.get_ylim()[1])]
+    if ends[0] < ends[1]:
+        axes.plot(ends, ends, color="black", lw=0.8, ls=STYLES[1])
+    axes.set_xlabel(picture.metrics[0])
+    axes.set_ylabel(picture.metrics[1])
+    _finish(axes)
+    return figure
+
+
+def _differences(picture: Picture, judged: Sequence[Judged]) -> Figure | None:
+    """One line a claim: the difference and its interval against zero."""
+    shown = [one for one in judged if one.claim.higher[0] in picture.cells.values()]
+    shown = [one for one in shown if one.claim.higher[1] in picture.metrics and not np.isnan(one.difference)]
+    if not shown:
+        return None
+    figure = Figure(figsize=(8, 1.2 + 0.42 * len(shown)), layout="constrained")
+    axes = figure.subplots()
+    for place, one in enumerate(reversed(shown)):
+        ends = [[max(0.0, one.difference - one.low)], [max(0.0, one.high - one.difference)]]
+        drawn = None if np.isnan(one.low) else ends
+        differs = one.verdict == "differs on these images for these models"
+        sure = one.verdict == "confirmed" or differs
+        colour, mark = COLOURS[1 if sure else 0], "D" if differs else "s" if sure else "o"
+        axes.errorbar(one.difference, place, xerr=drawn, fmt=mark, color=colour, capsize=3)
+    axes.axvline(0, color="black", lw=1, ls=STYLES[1])
+    axes.set_yticks(range(len(shown)), [one.claim.text for one in reversed(shown)], fontsize=8)
+    said = "difference with its 95 % interval; at p < .05 square: confirmed, diamond: these models on these images"
+    axes.set_xlabel(said, loc="right", fontsize=8)
+    axes.grid(alpha=0.3, axis="x")
+    return figure
+
+
+def _finish(axes: Axes) -> None:
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+
+
+ALL = "all together"
+
+
+@dataclass(frozen=True)
+class Change:
+    """One number of a table of changes.
+
+    Attributes:
+        name: The class, or `all together`.
+        metric: Accuracy, or recall of the class, of the group.
+        column: Name of what is compared, and its cell.
+        cell: That cell.
+        before: Of the cell that all are compared with.
+        after: Of this cell.
+        tested: The difference, with a p-value that is corrected over the table; None where they share no seed.
+        published: Before and after, if published.
+    """
+
+    name: str
+    metric: Metric
+    column: str
+    cell: str
+    before: Number | None
+    after: Number | None
+    tested: Tested | None
+    published: tuple[float, float] | None
+
+
+def found_changes(changes: Changes, outcomes: Outcomes) -> list[Change]:
+    """Return the numbers of a table, row by row; none as long as the cell before has not finished."""
+    runs = outcomes.of(changes.before)
+    if not runs:
+        return []
+    classes = [str(name) for name in classes_of(runs[0].predictions)]
+    rows = [(ALL, f"accuracy{ON}{changes.on}"), *((name, f"{RECALL}{name}{ON}{changes.on}") for name in classes)]
+    found = []
+    for name, metric in rows:
+        for place, (column, cell) in enumerate(changes.after.items()):
+            published = changes.published.get("" if name == ALL else name) if place == 0 else None
+            before, after = outcomes.number(changes.before, metric), outcomes.number(cell, metric)
+            tested = _tested(changes.before, cell, metric, outcomes)
+            found.append(Change(name, metric, column, cell, before, after, tested, published))
+    return _corrected([one for one in found if one.before is not None and not math.isnan(one.before.value)])
+
+
+def _tested(before: str, after: str, metric: Metric, outcomes: Outcomes) -> Tested | None:
+    one, other = ({run.seed: run.predictions for run in outcomes.of(cell)} for cell in (before, after))
+    seeds = sorted(one.keys() & other.keys())
+    return paired([one[seed] for seed in seeds], [other[seed] for seed in seeds], metric) if seeds else None
+
+
+def _corrected(found: list[Change]) -> list[Change]:
+    raw = [one.tested.p_value for one in found if one.tested and one.tested.p_value is not None]
+    values = iter(holm(raw).tolist() if raw else [])
+    return [
+        replace(one, tested=replace(one.tested, p_value=next(values)))
+        if one.tested and one.tested.p_value is not None
+        else one
+        for one in found
+    ]
+
+
+def block(changes: Changes, found: Sequence[Change]) -> Block:
+    """Return the table: a row a class, a column a cell."""
+    names = list(dict.fromkeys(one.name for one in found))
+    columns = list(changes.after)
+    rows = []
+    for name in names:
+        of = {one.column: one for one in found if one.name == name}
+        first = of[columns[0]]
+        before: CellText = _number(first.before)
+        if first.published:
+            before = (*before, Part(f"paper {shown(first.published[0])}", small=True))
+        rows.append((text(name), before, *(_changed(of[column]) for column in columns)))
+    said = (
+        f"The group {changes.on} of the reported images. For each class the share of correct answers: before, after "
+        "and the difference, with its 95 % interval and p. With three or more seeds, seeds and images are both units "
+        "of the test; with fewer, only the images are. p is corrected by Holm's method over the whole table; ! marks "
+        "p < .05."
+    )
+    return Block(changes.title, (said, *filter(None, [changes.note])), Grid(("", "before", *columns), tuple(rows)))
+
+
+def rows(changes: Changes, found: Sequence[Change]) -> list[dict[str, object]]:
+    """Return the table for the report's file of numbers."""
+    return [
+        {
+            "part": changes.title,
+            "row": one.name,
+            "column": one.column,
+            "cell": f"{one.cell} - {changes.before}",
+            "metric": one.metric,
+            "value": one.tested.difference if one.tested else math.nan,
+            "low": one.tested.low if one.tested else math.nan,
+            "high": one.tested.high if one.tested else math.nan,
+            "p": one.tested.p_value if one.tested else None,
+            "published": one.published[1] - one.published[0] if one.published else None,
+            "runs": " ".join(run for number in (one.after, one.before) if number for run in number.runs),
+        }
+        for one in found
+    ]
+
+
+def _number(number: Number | None) -> CellText:
+    return (Part(shown(number.value), number.runs[0]),) if number else text("not run", small=True)
+
+
+def _changed(one: Change) -> CellText:
+    if one.tested is None or one.after is None:
+        return text("not run", small=True)
+    p_value = one.tested.p_value
+    sure = p_value is not None and p_value < 0.05
+    parts = [*_number(one.after), Part(f"{'!' if sure else ''}{signed(one.tested.difference)}")]
+    parts.append(Part(f"{signed(one.tested.low)} to {signed(one.tested.high)}", small=True))
+    if p_value is not None:
+        parts.append(Part(f"p {p_text(p_value)}", small=True))
+    if one.published:
+        paper = f"paper {shown(one.published[1])} ({signed(one.published[1] - one.published[0])})"
+        parts.append(Part(paper, small=True))
+    return tuple(parts)
+
 
 _SCALES = {
     "tiny": "Scale tiny shows that the study runs from end to end; its numbers say nothing of photographs.",
@@ -31,7 +458,7 @@ def write_report(study: Study, outcomes: Outcomes, now: Circumstances, folder: P
     changed = [found_changes(one, outcomes) for one in study.changes]
     page = compose(study, outcomes, judged, now, changed)
     table = numbers(study, outcomes, judged, now)
-    more = [row for one, found in zip(study.changes, changed, strict=True) for row in change_rows(one, found)]
+    more = [row for one, found in zip(study.changes, changed, strict=True) for row in rows(one, found)]
     if more:
         same = {name: table[name].iloc[0] for name in ("scale", "protocol", "data")}
         table = pd.concat([table, pd.DataFrame(more).assign(**same)], ignore_index=True)

@@ -11,21 +11,19 @@ from torch.utils.flop_counter import FlopCounterMode
 from datamodules.errors import InputError
 from lightning_modules.backbones import build_backbone
 from lightning_modules.config import RunConfig
-from lightning_modules.evaluation import RunResult
 from lightning_modules.heads import build_head
 from lightning_modules.run import MONITOR
-from lightning_modules.training import train
-from records import store
-from records.predictions import PREDICTIONS, classes_of
-from records.runs import children, load_table, run_config
-from records.tracking import TrackingLogger
-from sweeps.cross_validation import cross_validate
-from sweeps.lost import end_lost_run_of
-from sweeps.queue import ENQUEUED
+from lightning_modules.training import RunResult, train
+from results.predictions import PREDICTIONS, classes_of
+from results.tracking import store
+from results.tracking.logger import TrackingLogger
+from results.tracking.runs import children, load_table, run_config
+from sweeps.cross_validation import cross_validate, end_lost_run_of
 from sweeps.studies import build_study
-from sweeps.studies.frozen import run_frozen
-from sweeps.studies.outcomes import CELL, CURVES, INNER, SEED, Outcomes
-from sweeps.studies.plan import Cell
+from sweeps.studies.analysis import CELL, CURVES, INNER, SEED, Outcomes
+from sweeps.studies.frozen_features import run_frozen
+from sweeps.studies.schema import Cell
+from sweeps.workers import ENQUEUED
 
 
 def run_cell(trial: optuna.Trial, settings: dict[str, Any]) -> float:

@@ -1,6 +1,6 @@
 """Teachable Machine's experiment: a small head on frozen features, over epochs and learning rates, with repeats."""
 
-from sweeps.studies.plan import Cell, Claim, Entry, Picture, Protocol, Scale, Study, Table, Value
+from sweeps.studies.schema import Cell, Claim, Entry, Picture, Protocol, Scale, Study, Table, Value
 
 BY_EPOCHS = dict(
     zip(

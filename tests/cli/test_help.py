@@ -6,15 +6,15 @@ import subprocess
 import sys
 from typing import get_args
 
-from datamodules.cache_shelf import KINDS
-from datamodules.faces import choose, cut, work
-from datamodules.pixels import Fit
-from datamodules.readers import READERS, common
+from datamodules.cache import KINDS
+from datamodules.faces import crop
+from datamodules.images import Fit
+from datamodules.readers import READERS, base
 from emotion.cli import data, explain, main, report
-from lightning_modules.explain_run import ExplainOptions
-from records import store
-from records.bias import groups
-from records.explain import methods
+from emotion.explanation import methods
+from emotion.explanation.explainer import ExplainOptions
+from results.bias import groups
+from results.tracking import store
 
 MAY_IMPORT_TORCH = {"study", "detector"}  # their options are those of classes
 BELOW = {
@@ -56,15 +56,15 @@ def test_help_imports_nothing_that_takes_seconds() -> None:
 
 def test_names_that_are_written_out_agree_with_the_modules_that_define_them() -> None:
     assert data.READERS == tuple(READERS)
-    assert data.VOTES == get_args(common.Votes)
-    assert data.UNKNOWN_LABELS == get_args(common.Unknown)
-    assert data.AGREEMENTS == get_args(common.Agreement)
-    assert data.BAD_RECORDS == get_args(common.BadRecords)
+    assert data.VOTES == get_args(base.Votes)
+    assert data.UNKNOWN_LABELS == get_args(base.Unknown)
+    assert data.AGREEMENTS == get_args(base.Agreement)
+    assert data.BAD_RECORDS == get_args(base.BadRecords)
     assert data.FITS == get_args(Fit)
-    assert data.RULES == get_args(choose.Rule)
-    assert data.BORDERS == get_args(cut.Border)
-    assert data.NO_FACE == get_args(work.NoFace)
-    assert data.CUT_OPTIONS == tuple(field.name for field in dataclasses.fields(work.CutOptions))
+    assert data.RULES == get_args(crop.Rule)
+    assert data.BORDERS == get_args(crop.Border)
+    assert data.NO_FACE == get_args(crop.NoFace)
+    assert data.CUT_OPTIONS == tuple(field.name for field in dataclasses.fields(crop.CutOptions))
     assert data.CACHES == tuple(KINDS)
     assert main.DIRECTORY == store.DIRECTORY
     assert report.MINIMUM == groups.MINIMUM

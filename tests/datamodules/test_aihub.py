@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageOps
 
-from datamodules.drawn_faces import KOREAN, DrawnScenes, draw_scene
-from datamodules.drawn_faces.korean import prepare_korean
 from datamodules.errors import InputError
 from datamodules.manifest import Manifest
 from datamodules.readers import ReadOptions, read, recognise
+from datamodules.synthetic import KOREAN, DrawnScenes, draw_scene
+from datamodules.synthetic.scenes import prepare_korean
 from emotion.cli.data import main
 
 SPEC = DrawnScenes(images=84, size=96, seed=3, subjects=30, confusion=0.45, others=0, distractors=0)

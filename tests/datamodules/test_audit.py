@@ -7,12 +7,11 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageOps
 
-from datamodules.audit import Audit, audit, run_check, summary
+from datamodules.audit import Audit, audit, clean, run_check, summary
 from datamodules.cache import build_cache
-from datamodules.cleaning import clean
-from datamodules.drawn_faces import DrawnFaces, draw
 from datamodules.errors import InputError
 from datamodules.manifest import Manifest, make_manifest
+from datamodules.synthetic import DrawnFaces, draw
 
 FACES = DrawnFaces(largest=30, ratio=1, size=64, seed=8, classes=("happy", "sad"))
 

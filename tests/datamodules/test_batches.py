@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from datamodules.batches import Batch, EpochBatchSampler, ResumableLoader
 from datamodules.errors import InputError
+from datamodules.sampling import Batch, EpochBatchSampler, ResumableLoader
 
 
 def epoch(draws: int, size: int, world_size: int = 1, number: int = 0, seed: int = 0) -> list[list[Batch]]:

@@ -7,13 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from datamodules.drawn_faces.scenes import draw_scene, parse_scenes
 from datamodules.errors import InputError
-from datamodules.faces.boxes_augment import build_augmentation
-from datamodules.faces.boxes_data import BoxesDataModule
-from datamodules.faces.boxes_table import to_square
-from datamodules.faces.scene_files import prepare_scenes
-from datamodules.pixels import fit_to_square
+from datamodules.face_boxes import BoxesDataModule, build_augmentation
+from datamodules.images import fit_to_square
+from datamodules.manifest import to_square
+from datamodules.synthetic.files import prepare_scenes
+from datamodules.synthetic.scenes import draw_scene, parse_scenes
 from datamodules.transforms import reseed
 
 HEADER = "path,x0,y0,x1,y1\n"

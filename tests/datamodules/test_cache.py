@@ -13,11 +13,11 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from datamodules import cache_shelf
+from datamodules import cache
 from datamodules.cache import PixelCache, build_cache, cache_clear, cache_list
 from datamodules.errors import InputError
+from datamodules.images import content_hash, decode, decode_count, fit_to_square, grey_plane
 from datamodules.manifest import Manifest, make_manifest
-from datamodules.pixels import content_hash, decode, decode_count, fit_to_square, grey_plane
 
 SIZE = 16
 
@@ -260,7 +260,7 @@ def test_small_budget_may_be_an_error(manifest: Manifest, shelf: Path) -> None:
 
 def test_budget_counts_the_other_caches(manifest: Manifest, shelf: Path) -> None:
     pixels = 12 * (SIZE * SIZE * 3 + 48 * 48)
-    taken = cache_shelf.folder_bytes(build(manifest, shelf).directory)
+    taken = cache.folder_bytes(build(manifest, shelf).directory)
     with pytest.raises(InputError, match="--budget-gb"):
         build(manifest, shelf, fit="pad", budget_gb=(taken + pixels - 1) / 1e9, on_full="error")
     build(manifest, shelf, fit="pad", budget_gb=(taken + pixels) / 1e9, on_full="error")

@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 
 from datamodules import contents
-from datamodules.cache import build_cache
-from datamodules.cache_shelf import KINDS, cache_list
-from datamodules.drawn_faces.scenes import parse_scenes
+from datamodules.cache import KINDS, build_cache, cache_list
 from datamodules.duplicates import near_duplicates
 from datamodules.errors import InputError
-from datamodules.faces.scene_files import prepare_scenes
-from datamodules.places import cache_root
+from datamodules.paths import cache_root
 from datamodules.readers import ReadOptions, read
+from datamodules.synthetic.files import prepare_scenes
+from datamodules.synthetic.scenes import parse_scenes
 from emotion.cli.data import main
 
 FACES = "drawn:largest=2,ratio=1,size=32"

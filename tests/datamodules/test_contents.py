@@ -15,10 +15,10 @@ from PIL import Image
 from datamodules import contents
 from datamodules.cache import build_cache
 from datamodules.contents import file_hashes
-from datamodules.faces import cut, detector, prepare
-from datamodules.faces.detector import Faces
+from datamodules.faces import crop, detectors, prepare
+from datamodules.faces.detectors import Faces
+from datamodules.images import decode_count
 from datamodules.manifest import Manifest, make_manifest
-from datamodules.pixels import decode_count
 from datamodules.readers import ReadOptions, read
 
 SIDE = 24
@@ -80,7 +80,7 @@ class FixedDetector:
 @pytest.fixture
 def fixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     (tmp_path / "model").write_text("2 2 12 12")
-    for module in (detector, prepare):
+    for module in (detectors, prepare):
         monkeypatch.setattr(module, "open_detector", FixedDetector)
     return f"fixed:{tmp_path / 'model'}"
 
@@ -182,7 +182,7 @@ def test_whatever_a_crop_depends_on_makes_another(
     elif change == "model":
         replace(tmp_path / "model", b"3 3 12 12")
     elif change == "policy":
-        monkeypatch.setattr(cut, "CUT_VERSION", "another")
+        monkeypatch.setattr(crop, "CUT_VERSION", "another")
     else:
         options[change] = {"face_size": 17, "face_margin": 0.5}[change]
     after = read(str(photographs / "m.csv"), ReadOptions(**options))

@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from datamodules import chart
+from datamodules import describe
 from datamodules.describe import class_table, group_counts, image_headers, imbalance_ratio
 from datamodules.errors import InputError
 from datamodules.manifest import Manifest, make_manifest
@@ -129,7 +129,7 @@ def test_chart_labels_never_overlap_and_stay_inside(
     real = Figure.savefig
     monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), real(self, *a, **k))[1])
     manifest = many_classes(tmp_path, [f"an unusually long name of a class {i}" for i in range(count)], 400)
-    assert chart.draw_chart(manifest, tmp_path / "c.png") == []
+    assert describe.draw_chart(manifest, tmp_path / "c.png") == []
     axes, renderer = figures[0].axes[0], FigureCanvasAgg(figures[0]).get_renderer()
     figures[0].draw_without_rendering()
     shown = [*axes.get_yticklabels(), *axes.texts, *figures[0].texts]
@@ -149,11 +149,11 @@ def test_korean_names_are_replaced_and_said_where_no_font_has_them(
 ) -> None:
     default = [e for e in font_manager.fontManager.ttflist if e.name == "DejaVu Sans"]
     monkeypatch.setattr(font_manager.fontManager, "ttflist", default)
-    said = chart.draw_chart(many_classes(tmp_path, ["부끄러움", "sad"]), tmp_path / "c.png")
+    said = describe.draw_chart(many_classes(tmp_path, ["부끄러움", "sad"]), tmp_path / "c.png")
     assert len(said) == 1
     assert "'부끄러움'" not in said[0]
     assert "부끄러움 is drawn as 'class 1'" in said[0]
-    assert chart.fonts_for("sad") == ["DejaVu Sans"]
+    assert describe.fonts_for("sad") == ["DejaVu Sans"]
 
 
 def test_korean_names_are_drawn_by_a_font_that_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,9 +162,9 @@ def test_korean_names_are_drawn_by_a_font_that_has_them(tmp_path: Path, monkeypa
     latin = font_manager.FontEntry(fname="/fonts/another.ttf", name="Another")
     monkeypatch.setattr(font_manager.fontManager, "ttflist", [latin, hangul])
     monkeypatch.setattr(
-        chart, "drawable", lambda text, path: text.isascii() or (path == "/fonts/nanum.ttf" and path != default)
+        describe, "drawable", lambda text, path: text.isascii() or (path == "/fonts/nanum.ttf" and path != default)
     )
-    assert chart.fonts_for("분노 angry") == ["DejaVu Sans", "NanumGothic"]
+    assert describe.fonts_for("분노 angry") == ["DejaVu Sans", "NanumGothic"]
 
 
 def test_describe_draws_the_chart(faces: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

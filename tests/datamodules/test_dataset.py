@@ -10,11 +10,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from datamodules.batches import Batch, EpochBatchSampler, ResumableLoader
 from datamodules.cache import PixelCache, build_cache
 from datamodules.dataset import EmotionDataset, keep, start_worker
 from datamodules.manifest import make_manifest
-from datamodules.oversampling import Draws, as_they_are, doubled, oversample
+from datamodules.sampling import Batch, Draws, EpochBatchSampler, ResumableLoader, as_they_are, doubled, oversample
 from datamodules.transforms import build_transform
 
 SIZE = 64

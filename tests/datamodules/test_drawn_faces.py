@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from datamodules.drawn_faces import EMOTIONS, DrawnFaces, draw, parse_spec, prepare
-from datamodules.drawn_faces.expressions import MISTAKEN_FOR, express, vote
-from datamodules.drawn_faces.people import AGES, GENDERS, SKINS
 from datamodules.errors import InputError
+from datamodules.synthetic import EMOTIONS, DrawnFaces, draw, parse_spec, prepare
+from datamodules.synthetic.action_units import MISTAKEN_FOR, express, vote
+from datamodules.synthetic.people import AGES, GENDERS, SKINS
 
 SPEC = DrawnFaces(largest=40, ratio=4, size=48, seed=3)
 
@@ -143,7 +143,7 @@ def test_prepare_writes_once_and_reads_back(tmp_path: Path, monkeypatch: pytest.
     assert boxes["path"].tolist() == manifest.table["path"].tolist()
     assert boxes.loc[row, ["nose_x", "nose_y"]].tolist() == pytest.approx(draw(spec, row).landmarks[2], abs=0.01)
 
-    monkeypatch.setattr("datamodules.drawn_faces.files.draw", None)  # a second call must not draw
+    monkeypatch.setattr("datamodules.synthetic.files.draw", None)  # a second call must not draw
     assert prepare(spec, tmp_path).fingerprint() == manifest.fingerprint()
 
 
@@ -160,7 +160,7 @@ def test_prepare_from_a_script_without_a_main_guard(tmp_path: Path) -> None:
     """Processes that import such a script run into ``prepare`` themselves; it must neither hang nor fail."""
     script = tmp_path / "script.py"
     script.write_text(
-        "from pathlib import Path\nfrom datamodules.drawn_faces import DrawnFaces, prepare\n"
+        "from pathlib import Path\nfrom datamodules.synthetic import DrawnFaces, prepare\n"
         f"print(len(prepare(DrawnFaces(largest=8, ratio=1, size=32), Path({str(tmp_path / 'set')!r}), workers=2)))\n"
     )
     known = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -176,7 +176,7 @@ def test_no_more_processes_than_cores_that_may_be_used(tmp_path: Path, monkeypat
         asked.append(workers)
         raise InputError("far enough")
 
-    monkeypatch.setattr("datamodules.drawn_faces.files.processes", processes)
+    monkeypatch.setattr("datamodules.synthetic.files.processes", processes)
     monkeypatch.setattr("os.cpu_count", lambda: 64)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 5, 6}, raising=False)
     with pytest.raises(InputError, match="far enough"):

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from datamodules.drawn_faces import KOREAN, DrawnScenes, draw_scene
-from datamodules.drawn_faces.expressions import express, vote
 from datamodules.errors import InputError
+from datamodules.synthetic import KOREAN, DrawnScenes, draw_scene
+from datamodules.synthetic.action_units import express, vote
 
 SPEC = DrawnScenes(images=28, size=160, seed=1, occlusion=0.3)
 

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image, ImageFilter, ImageOps
 
 from datamodules.cache import PixelCache, build_cache
-from datamodules.drawn_faces import DrawnFaces, draw, prepare
 from datamodules.duplicates import find_clusters, join, near_duplicates, spread
+from datamodules.images import Fit
 from datamodules.manifest import Manifest, make_manifest
-from datamodules.pixels import Fit
+from datamodules.synthetic import DrawnFaces, draw, prepare
 
 FACES = DrawnFaces(largest=9, ratio=1, size=80, seed=21)
 

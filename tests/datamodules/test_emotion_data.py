@@ -17,7 +17,7 @@ from PIL import Image
 
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
-from datamodules.pixels import decode_count
+from datamodules.images import decode_count
 from datamodules.seen import SeenImages
 
 SIZES = {"happy": 40, "neutral": 24, "sad": 16}
@@ -199,8 +199,8 @@ def test_ranks_share_an_epoch_exactly(source: Path, world_size: int) -> None:
 def test_loading_processes_share_the_cores_of_the_machine(
     source: Path, monkeypatch: pytest.MonkeyPatch, devices: int, local: str, workers: int
 ) -> None:
-    monkeypatch.setattr("datamodules.loading.cores", lambda: 6)
-    monkeypatch.setattr("datamodules.loading.TINY", 1)
+    monkeypatch.setattr("datamodules.emotion.cores", lambda: 6)
+    monkeypatch.setattr("datamodules.emotion.TINY", 1)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", local or "1")  # how torchrun tells what it started
     data = ready(module(source, base_policy="mild", num_workers=None))
     data.trainer = SimpleNamespace(global_rank=0, world_size=1, num_devices=devices)  # type: ignore[assignment]

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from datamodules.drawn_faces import DrawnFaces, draw, prepare
 from datamodules.errors import InputError
 from datamodules.manifest import Manifest, make_manifest
 from datamodules.readers import ReadOptions, read
+from datamodules.synthetic import DrawnFaces, draw, prepare
 
 BOXES = pd.DataFrame(
     {

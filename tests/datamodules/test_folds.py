@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from datamodules.errors import InputError
-from datamodules.folds import Fold, given_split, hold_out, k_fold, verify
+from datamodules.splits.folds import Fold, given_split, hold_out, k_fold, verify
 
 CLASSES = ("angry", "happy", "sad", "surprise")
 
@@ -233,7 +233,7 @@ def test_a_division_that_tears_clusters_apart_is_refused(
     def torn(labels: np.ndarray, clusters: np.ndarray, classes: object, shares: np.ndarray, *_: object) -> np.ndarray:
         return np.arange(len(labels)) // len(CLASSES) % len(shares)
 
-    monkeypatch.setattr("datamodules.folds.divide", torn)
+    monkeypatch.setattr("datamodules.splits.folds.divide", torn)
     labels, clusters = np.tile(np.arange(len(CLASSES)), 12), np.arange(48) // 8
     with pytest.raises(InputError, match=r"fold 0: \d+ clusters stand both in train and (inner|outer)"):
         make(labels, clusters, CLASSES, seed=0)

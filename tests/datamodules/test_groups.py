@@ -8,13 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from datamodules.division import DivisionPlan
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
-from datamodules.group_plan import GroupPlan
-from datamodules.groups import cells, condition_mask, group_values, opposite
 from datamodules.manifest import Manifest
-from datamodules.oversampling import oversample
+from datamodules.sampling import oversample
+from datamodules.splits.protocol import DivisionPlan, GroupPlan
+from datamodules.splits.subgroups import cells, condition_mask, group_values, opposite
 
 LABELS = ("happy", "sad")
 

@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from datamodules.division import DivisionPlan
 from datamodules.errors import InputError
-from datamodules.folds import Fold
 from datamodules.manifest import Manifest
+from datamodules.splits.folds import Fold
+from datamodules.splits.protocol import DivisionPlan
 
 
 @pytest.fixture

@@ -9,8 +9,7 @@ import pandas as pd
 import pytest
 
 from datamodules.errors import InputError
-from datamodules.manifest import Manifest, make_manifest, side_car
-from datamodules.manifest_checks import check_paths
+from datamodules.manifest import Manifest, check_paths, make_manifest, side_car
 
 
 @pytest.fixture

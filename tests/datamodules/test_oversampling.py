@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from datamodules.errors import InputError
-from datamodules.oversampling import as_they_are, doubled, oversample
+from datamodules.sampling import as_they_are, doubled, oversample
 
 LABELS = np.repeat([0, 1, 2], [200, 60, 10])
 TRAIN = np.sort(np.random.default_rng(0).permutation(270)[:180])

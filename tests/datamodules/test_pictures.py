@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from datamodules.dataset import PictureDataModule, find_pictures
 from datamodules.errors import InputError
 from datamodules.manifest import make_manifest
-from datamodules.pictures import PictureDataModule, find_pictures
 
 
 def picture(path: Path, value: int = 100) -> Path:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from datamodules.errors import InputError
-from datamodules.pixels import content_hash, decode, decode_file, fit_to_square, grey_plane
+from datamodules.images import content_hash, decode, decode_file, fit_to_square, grey_plane
 
 
 def quarters(width: int = 40, height: int = 20) -> np.ndarray:

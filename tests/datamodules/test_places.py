@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from datamodules.faces.work import PARTS, write_crop
+from datamodules.faces.crop import PARTS, write_crop
 from datamodules.manifest import make_manifest
-from datamodules.places import replacing
-from records.explain.page import write_figure
-from records.pages import write_text
-from sweeps.winner import write as write_winner
+from datamodules.paths import replacing
+from emotion.explanation.report import write_figure
+from results.reports.pages import write_text
+from sweeps.search import write as write_winner
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -88,7 +88,7 @@ def test_a_write_that_fails_leaves_what_was_there(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("package", ["datamodules", "records", "lightning_modules", "sweeps", "benchmarks"])
+@pytest.mark.parametrize("package", ["datamodules", "results", "lightning_modules", "sweeps", "benchmarks"])
 def test_nothing_is_renamed_from_a_private_temporary_file(package: str) -> None:
     """`mkstemp` and `NamedTemporaryFile` make files of mode 0600, which a rename keeps; `replacing` is there for it."""
     private = re.compile(r"\b(mkstemp|NamedTemporaryFile)\(")

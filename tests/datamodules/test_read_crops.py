@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageOps
 
-from datamodules.drawn_faces import DrawnScenes, draw_scene
 from datamodules.errors import InputError
 from datamodules.readers import ReadOptions, read
-from datamodules.readers.crops import median_boxes
+from datamodules.readers.face_crops import median_boxes
+from datamodules.synthetic import DrawnScenes, draw_scene
 
 SCENES = "scenes:images=16,size=192,classes=happy+sad,others=1"
 

@@ -290,13 +290,13 @@ def test_every_reader_refuses_an_empty_folder(tmp_path: Path) -> None:
 
 def test_half_a_million_labels_are_named_in_bulk(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
     """The cost of naming follows the number of different labels, not of rows."""
-    from datamodules.readers import common
+    from datamodules.readers import base
 
     calls: list[str] = []
-    real = common.canonical
-    monkeypatch.setattr(common, "canonical", lambda text: (calls.append(text), real(text))[1])
+    real = base.canonical
+    monkeypatch.setattr(base, "canonical", lambda text: (calls.append(text), real(text))[1])
     frame = pd.DataFrame({"label": np.array(["sad", "기쁨"])[np.arange(500_000) % 2]})
-    named, _ = common._name_labels(frame, "x", ReadOptions())
+    named, _ = base._name_labels(frame, "x", ReadOptions())
     assert len(calls) == 2
     assert named["label"].value_counts().to_dict() == {"sad": 250_000, "happy": 250_000}
 

@@ -9,8 +9,8 @@ import pytest
 
 import emotion
 from datamodules.errors import InputError
-from datamodules.folds import k_fold
 from datamodules.readers import ReadOptions, read
+from datamodules.splits.folds import k_fold
 
 POSED = ["angry", "angryopen", "disgust", "disgustwithtongue", "fearful", "happyopen", "neutral", "sad", "surprise"]
 CHILDREN = ["F-AA-01", "M-EA-12", "F-LA-03", "M-AS-07", "F-SA-02", "M-EA-13"]

@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 
 from datamodules.errors import InputError
-from datamodules.places import cache_root
+from datamodules.paths import cache_root
 from datamodules.readers import ReadOptions, read, recognise
-from datamodules.readers.unpack import LIMIT_VARIABLE, unpack
+from datamodules.readers.archives import LIMIT_VARIABLE, unpack
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from lightning_modules.config import RunConfig
-from lightning_modules.evaluation import RunResult
-from lightning_modules.training import train
+from lightning_modules.training import RunResult, train
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),

@@ -12,10 +12,10 @@ import torch
 
 from datamodules.errors import InputError
 from datamodules.seen import SeenImages
-from lightning_modules import beginning
-from lightning_modules.beginning import begin_from, check_resumed, check_weights
+from lightning_modules import warm_start
 from lightning_modules.checkpoints import CONFIG_KEY
 from lightning_modules.classifier import EmotionClassifier
+from lightning_modules.warm_start import begin_from, check_resumed, check_weights
 
 SMALL: dict[str, Any] = {"backbone": "test_resnet", "weights": "none"}
 CONTENTS = [f"{row:032x}"[::-1] for row in range(6)]
@@ -85,8 +85,8 @@ def test_a_model_that_has_seen_what_is_reported_is_refused(
     """Whichever data set it was trained on, and whichever option names it."""
     seen = SeenImages.of([*(CONTENTS[row] for row in trained), ELSEWHERE], [CONTENTS[row] for row in selected])
     _, path = kept(tmp_path, ["happy", "sad"], seen)
-    monkeypatch.setattr(beginning, "find_run", lambda run: run)
-    monkeypatch.setattr(beginning, "run_checkpoint", lambda run: path)
+    monkeypatch.setattr(warm_start, "find_run", lambda run: run)
+    monkeypatch.setattr(warm_start, "run_checkpoint", lambda run: path)
     data = images(manifest=SimpleNamespace(fingerprint=lambda: "of no other run", table=()))
     model = EmotionClassifier(["happy", "sad"], **SMALL)
     begin: dict[str, Callable[[], None]] = {
@@ -156,11 +156,11 @@ def test_of_an_older_run_its_split_table_tells(
     _, path = kept(tmp_path, ["happy", "sad"], None)
     split = pd.DataFrame([{"role": role, "row": row} for role, rows in roles.items() for row in rows])
     row = {f"tags.{name}": value for name, value in {"manifest": "same", **tags}.items()}
-    monkeypatch.setattr(beginning, "find_run", lambda run: run)
-    monkeypatch.setattr(beginning, "run_checkpoint", lambda run: path)
-    monkeypatch.setattr(beginning, "run_row", lambda run: row)
-    monkeypatch.setattr(beginning, "run_config", lambda run: config)
-    monkeypatch.setattr(beginning, "load_table", lambda *_: split)
+    monkeypatch.setattr(warm_start, "find_run", lambda run: run)
+    monkeypatch.setattr(warm_start, "run_checkpoint", lambda run: path)
+    monkeypatch.setattr(warm_start, "run_row", lambda run: row)
+    monkeypatch.setattr(warm_start, "run_config", lambda run: config)
+    monkeypatch.setattr(warm_start, "load_table", lambda *_: split)
     model = EmotionClassifier(["happy", "sad"], **SMALL)
     if message is None:
         begin_from(model, images(), "abc")

@@ -7,7 +7,7 @@ import pytest
 import emotion
 from datamodules.errors import InputError
 from emotion.cli.detector import main
-from records.runs import find_runs, load_table
+from results.tracking.runs import find_runs, load_table
 
 SCENES = "scenes:images=16,size=96,others=1"
 SMALL = ["--data", SCENES, "--size", "64", "--epochs", "1", "--data.batch_size", "6", "--data.num_workers", "0"]

@@ -10,13 +10,19 @@ import torch
 from mlflow import MlflowClient
 
 import emotion
-from datamodules.faces.boxes_data import BoxesDataModule
-from lightning_modules.detector import FaceDetector
-from lightning_modules.detector.parts import Tower
-from lightning_modules.detector.precision import Picture, average_precision, difference, match, permutation
-from lightning_modules.detector.tables import detection_table, matched, pictures_of, truth_table
-from records.runs import download, find_runs, load_table
-from records.store import embedded_uri
+from datamodules.face_boxes import BoxesDataModule
+from lightning_modules.face_detector import FaceDetector
+from lightning_modules.face_detector.network import (
+    ImageMatches,
+    Tower,
+    average_precision,
+    difference,
+    match,
+    permutation,
+)
+from lightning_modules.face_detector.training import detection_table, matched, pictures_of, truth_table
+from results.tracking.runs import download, find_runs, load_table
+from results.tracking.store import embedded_uri
 
 SMALL = (
     *("--data", "scenes:images=16,size=96,others=1", "--size", "64", "--data.batch_size", "6", "--epochs", "2"),
@@ -94,8 +100,8 @@ def test_a_picture_without_a_face_stays_in_the_tables() -> None:
     assert (second.faces, second.hits.any()) == (0, False)
 
 
-def picture(*, hit: bool) -> Picture:
-    return Picture(np.array([0.5]), np.full((10, 1), hit), 1)
+def picture(*, hit: bool) -> ImageMatches:
+    return ImageMatches(np.array([0.5]), np.full((10, 1), hit), 1)
 
 
 def test_swapping_pictures_tells_chance_from_change() -> None:

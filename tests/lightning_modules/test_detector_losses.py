@@ -9,8 +9,10 @@ from torchvision.ops import box_iou, generalized_box_iou, sigmoid_focal_loss
 
 from datamodules.errors import InputError
 from datamodules.faces.boxes import decode, encode, grid
-from lightning_modules.detector.assignment import STRIDES, assign
-from lightning_modules.detector.losses import (
+from lightning_modules.face_detector.losses import (
+    STRIDES,
+    Objective,
+    assign,
     giou,
     iou,
     nwd,
@@ -19,7 +21,6 @@ from lightning_modules.detector.losses import (
     repel_from_neighbours,
     smooth_ln,
 )
-from lightning_modules.detector.objective import Objective
 
 
 def some_boxes(count: int, seed: int) -> Tensor:

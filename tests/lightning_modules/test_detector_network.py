@@ -14,15 +14,15 @@ import torch
 from timm.layers import Conv2dSame
 
 from datamodules.errors import InputError
+from datamodules.face_boxes import BoxesDataModule
 from datamodules.faces.boxes import grid
-from datamodules.faces.boxes_data import BoxesDataModule
-from datamodules.faces.own_onnx import OwnDetector
+from datamodules.faces.detectors import OwnDetector
+from lightning_modules.callbacks import quiet
 from lightning_modules.classifier import EmotionClassifier
-from lightning_modules.detector import FaceDetector
-from lightning_modules.detector.assignment import STRIDES
-from lightning_modules.detector.export import export_onnx, with_fixed_padding
-from lightning_modules.detector.pyramid import build_features
-from lightning_modules.progress import quiet
+from lightning_modules.face_detector import FaceDetector
+from lightning_modules.face_detector.export import export_onnx, with_fixed_padding
+from lightning_modules.face_detector.losses import STRIDES
+from lightning_modules.face_detector.network import build_features
 
 TINY: dict[str, Any] = {"backbone": "resnet10t", "weights": "none", "size": 64, "width": 8}
 
@@ -158,7 +158,7 @@ WITHOUT_TORCH = """
 import sys
 sys.modules["torch"] = None  # an import of it fails
 import numpy as np
-from datamodules.faces.detector import open_detector
+from datamodules.faces.detectors import open_detector
 detector = open_detector(sys.argv[1])
 detector.score = 0.01
 picture = np.load(sys.argv[2])

@@ -6,8 +6,8 @@ import torch
 
 from datamodules.errors import InputError
 from datamodules.faces.boxes import encode
-from lightning_modules.detector import FaceDetector
-from lightning_modules.detector.precision import average_precision, difference, intervals, match
+from lightning_modules.face_detector import FaceDetector
+from lightning_modules.face_detector.network import average_precision, difference, intervals, match
 
 Found = list[tuple[list[float], float]]
 A, B, C = [8.0, 8.0, 24.0, 24.0], [36.0, 36.0, 56.0, 56.0], [40.0, 0.0, 60.0, 20.0]

@@ -9,13 +9,21 @@ import pandas as pd
 import pytest
 
 from datamodules.errors import InputError
-from datamodules.faces.detector import Faces
+from datamodules.faces.detectors import Faces
+from datamodules.images import FITS, Fit, fit_to_square
 from datamodules.manifest import Manifest
-from datamodules.pixels import FITS, Fit, fit_to_square
-from lightning_modules import explain_run
-from lightning_modules.explain_choice import Answers, cell_lines, choose, targets_of
-from lightning_modules.explain_faces import carriers, found_landmarks, known_landmarks, onto_square
-from records.bias.columns import groupings
+from emotion.explanation import explainer
+from emotion.explanation.select import (
+    Answers,
+    carriers,
+    cell_lines,
+    choose_images,
+    found_landmarks,
+    known_landmarks,
+    onto_square,
+    targets_of,
+)
+from results.bias.groups import groupings
 
 CLASSES = ("happy", "sad", "fear")
 
@@ -34,7 +42,7 @@ def predictions() -> pd.DataFrame:
 
 def chosen(number: int, *by: str, answers: Answers = "correct", seed: int = 0) -> tuple[pd.DataFrame, pd.DataFrame]:
     table = predictions()
-    places, cells = choose(table, CLASSES, number, groupings(table, by), answers=answers, seed=seed)
+    places, cells = choose_images(table, CLASSES, number, groupings(table, by), answers=answers, seed=seed)
     assert (np.diff(places) > 0).all()
     return table.iloc[places], cells
 
@@ -80,9 +88,9 @@ def test_wrong_ones_and_all() -> None:
     assert len(chosen(100, answers="any")[0]) == 18
     table = predictions().assign(predicted="fear")
     with pytest.raises(InputError, match="none of the 18 held-out images was answered correctly"):
-        choose(table, CLASSES, 3)
+        choose_images(table, CLASSES, 3)
     with pytest.raises(InputError, match="--images: at least 1 of each class, got 0"):
-        choose(table, CLASSES, 0)
+        choose_images(table, CLASSES, 0)
 
 
 def test_targets() -> None:
@@ -157,8 +165,8 @@ def test_only_drawn_faces_tell_what_carries_the_emotion() -> None:
 
 
 def test_new_pictures_have_no_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(explain_run, "sort_paths", lambda *_: ([], [Path("new.png")]))
+    monkeypatch.setattr(explainer, "sort_paths", lambda *_: ([], [Path("new.png")]))
     options = SimpleNamespace(rows=None, paths=["new.png"], fold=None, by=["age"])
     networks, source = SimpleNamespace(held=None), SimpleNamespace(manifest=None)
     with pytest.raises(InputError, match="--by: new pictures are in no group, got age; leave --by out"):
-        explain_run._subjects(options, networks, source, groupings(predictions(), ["age"]), None)  # type: ignore[arg-type]
+        explainer._subjects(options, networks, source, groupings(predictions(), ["age"]), None)  # type: ignore[arg-type]

@@ -14,25 +14,23 @@ from mlflow.exceptions import MlflowException
 from torch import nn
 
 import emotion
-from datamodules.drawn_faces import draw, parse_spec
-from datamodules.drawn_faces.files import write_png
 from datamodules.errors import InputError
+from datamodules.images import content_hash, decode
 from datamodules.manifest import Manifest
-from datamodules.pixels import content_hash, decode
 from datamodules.readers import read
-from lightning_modules import explain_run
+from datamodules.synthetic import draw, parse_spec
+from datamodules.synthetic.files import write_png
+from emotion.explanation import explainer
+from emotion.explanation.explainer import Explainer, Source, held_out_subjects, load
+from emotion.explanation.methods import MethodOptions, Network, explain_image
+from emotion.explanation.select import FoldNetworks, HeldOut
+from emotion.explanation.superpixels import superpixels
 from lightning_modules.classifier import EmotionClassifier
-from lightning_modules.explain import Explainer
-from lightning_modules.explain_folds import FoldNetworks, HeldOut
-from lightning_modules.explain_subjects import Source, held_out_subjects
-from lightning_modules.stored import load_trained
-from records.explain.methods import MethodOptions, Network, explain_image
-from records.explain.stored import load
-from records.explain.superpixels import superpixels
-from records.predictions import build_predictions, join_folds
-from records.runs import download, find_runs
-from records.store import embedded_uri
-from records.tracking import TrackingLogger
+from lightning_modules.predictor import load_trained
+from results.predictions import build_predictions, join_folds
+from results.tracking.logger import TrackingLogger
+from results.tracking.runs import download, find_runs
+from results.tracking.store import embedded_uri
 
 SOURCE = "drawn:largest=8,ratio=1,size=32,classes=happy+sad+angry"
 QUICK = ("--superpixels", "20", "--samples", "30", "--seeds", "0", "--resamples", "100", "--permutations", "99")
@@ -121,7 +119,7 @@ def explain(folder: Path | str, *words: str) -> None:
 
 @pytest.mark.parametrize("holds", [True, False])
 def test_the_exit_status_is_the_verdict(runs: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, holds: bool) -> None:
-    monkeypatch.setattr("records.explain.report.verdict", lambda *_: (holds, "HOLDS so" if holds else "FAILS so"))
+    monkeypatch.setattr("emotion.explanation.report.verdict", lambda *_: (holds, "HOLDS so" if holds else "FAILS so"))
     words = ["--images", "1", "--method", "integrated-gradients", "--steps", "2", *QUICK, "--not-kept", "--out", "here"]
     assert emotion.main(["explain", runs[1], *words]) == int(not holds)
 
@@ -134,7 +132,7 @@ def test_what_the_store_cannot_take_waits_for_sync(
         raise MlflowException(msg)
 
     with monkeypatch.context() as patch:
-        patch.setattr("records.runs.send_all", away)
+        patch.setattr("results.tracking.runs.send_all", away)
         explain("here", runs[1], "--images", "1", "--method", "grad-cam", *QUICK, "--out", "here")
     said = capsys.readouterr().out
     assert f"not kept with run {runs[1][:8]} yet: the tracking store does not answer (connection refused)" in said
@@ -277,7 +275,7 @@ def test_what_is_wrong_is_said(runs: tuple[str, ...], capsys: Capture, monkeypat
     Path("taken").mkdir()
     Path("taken", "mine.txt").write_text("mine")
     with monkeypatch.context() as early:  # before minutes are spent on explaining
-        early.setattr(explain_run, "FoldNetworks", lambda _: pytest.fail("the folder is looked at first"))
+        early.setattr(explainer, "FoldNetworks", lambda _: pytest.fail("the folder is looked at first"))
         assert "taken is there and is no explanation" in fails(capsys, parent, "--out", "taken", *QUICK)
     other = SOURCE.replace("happy+sad+angry", "happy+sad+fear")
     assert "was trained on the classes angry, happy, sad; the data has fear, happy, sad" in fails(

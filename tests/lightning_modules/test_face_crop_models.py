@@ -14,7 +14,7 @@ from PIL import Image
 
 import emotion
 from datamodules.readers import ReadOptions, read
-from records.runs import download, find_runs
+from results.tracking.runs import download, find_runs
 
 SCENES = "scenes:images=24,size=192,classes=happy+sad+angry,others=0,distractors=0"
 FIT = (

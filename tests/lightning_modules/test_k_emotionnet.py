@@ -11,8 +11,7 @@ from timm.models.resnet import BasicBlock, Bottleneck
 from torch import nn
 
 from datamodules.errors import InputError
-from lightning_modules.backbones import build_backbone
-from lightning_modules.k_emotionnet import BLOCKS
+from lightning_modules.backbones import BLOCKS, build_backbone
 
 NAME = "k_emotionnet"
 

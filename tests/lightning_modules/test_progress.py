@@ -12,8 +12,7 @@ import torch
 from fsspec.implementations.local import LocalFileSystem
 from tiny_task import TinyTask, classifier, trainer
 
-from lightning_modules.callbacks import CheckedCheckpointIO
-from lightning_modules.progress import EpochLines, RunProgress, run_progress
+from lightning_modules.callbacks import CheckedCheckpointIO, EpochLines, RunProgress, run_progress
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The '.*_dataloader' does not have many workers"),

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from datamodules.emotion import EmotionDataModule
-from lightning_modules.tracked_run import division_hash
+from lightning_modules.training import division_hash
 
 
 def test_a_division_is_another_when_an_image_plays_another_role(tmp_path: Path) -> None:

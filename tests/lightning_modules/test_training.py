@@ -3,10 +3,9 @@
 import pytest
 
 from datamodules.errors import InputError
-from lightning_modules import tracked_run, training
+from lightning_modules import training
 from lightning_modules.config import RunConfig
-from lightning_modules.tracked_run import note_other_code
-from lightning_modules.training import train
+from lightning_modules.training import note_other_code, train
 
 
 @pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork", "ddp_notebook", "ddp_find_unused_parameters_true_spawn"])
@@ -43,9 +42,9 @@ def test_other_code_is_noted_when_a_run_goes_on(
     lock: str,
     noted: list[str],
 ) -> None:
-    monkeypatch.setattr(tracked_run, "_row", lambda run: {"tags.git_commit": "a" * 40, "tags.lock_sha256": "lock"})
-    monkeypatch.setattr(tracked_run, "environment", lambda: {"git_commit": commit, "lock_sha256": lock})
-    monkeypatch.setattr(tracked_run, "changed_between", lambda one, other: changed)
+    monkeypatch.setattr(training, "_row", lambda run: {"tags.git_commit": "a" * 40, "tags.lock_sha256": "lock"})
+    monkeypatch.setattr(training, "environment", lambda: {"git_commit": commit, "lock_sha256": lock})
+    monkeypatch.setattr(training, "changed_between", lambda one, other: changed)
     tags = note_other_code("run")
     said = capsys.readouterr().err
     assert tags == ({"resumed_with": f"{commit} {lock}"} if noted else {})

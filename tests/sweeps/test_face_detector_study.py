@@ -11,11 +11,10 @@ import pytest
 import emotion
 from datamodules.errors import InputError
 from lightning_modules.config import Options, RunConfig
-from records.runs import children, find_runs, load_table
-from sweeps.studies import face_detector_conduct as conduct
-from sweeps.studies.face_detector import NEW, OLD, SETTINGS, TRAINED, TUNED, build, cell_name
-from sweeps.studies.face_detector_report import write_detector_report
-from sweeps.studies.numbers import Circumstances
+from results.tracking.runs import children, find_runs, load_table
+from sweeps.studies import face_detector as conduct
+from sweeps.studies.analysis import Circumstances
+from sweeps.studies.face_detector import NEW, OLD, SETTINGS, TRAINED, TUNED, build, cell_name, write_detector_report
 
 SMALL = (
     *("--model.backbone", "resnet10t", "--model.weights", "none", "--model.width", "8", "--size", "64"),

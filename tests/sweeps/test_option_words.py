@@ -9,8 +9,8 @@ import yaml
 import emotion
 from datamodules.errors import InputError
 from lightning_modules import config
-from records.runs import find_runs
-from records.store import ensure_store
+from results.tracking.runs import find_runs
+from results.tracking.store import ensure_store
 from sweeps import cross_validation, search
 
 TINY = (

@@ -16,10 +16,19 @@ from optuna.storages import RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import TrialState
 
 from datamodules.errors import InputError
-from records.store import DIRECTORY
-from sweeps.queue import enqueue, once_each, work
-from sweeps.storage import address, close, exclusive, only_worker, open_storage, require_one_worker
-from sweeps.trial import checked
+from results.tracking.store import DIRECTORY
+from sweeps.workers import (
+    address,
+    checked,
+    close,
+    enqueue,
+    exclusive,
+    once_each,
+    only_worker,
+    open_storage,
+    require_one_worker,
+    work,
+)
 
 HERE = Path(__file__).parent
 Start = Callable[..., Any]
@@ -200,7 +209,7 @@ def test_adding_at_once_on_postgresql_adds_once(
 ) -> None:
     new_study(postgresql, "at once")
     code = (
-        "import optuna; from sweeps.queue import enqueue; from sweeps.storage import open_storage;"
+        "import optuna; from sweeps.workers import enqueue; from sweeps.workers import open_storage;"
         f"study = optuna.load_study(study_name='at once', storage=open_storage('{postgresql}'));"
         "print(enqueue(study, [{}] * 20))"
     )
@@ -232,7 +241,7 @@ def test_a_server_that_does_not_answer_is_told_without_the_password() -> None:
 
 
 def test_the_storage_is_reached_without_what_takes_seconds() -> None:
-    code = "import sys, sweeps.storage; print(sorted({'mlflow', 'torch'} & set(sys.modules)))"
+    code = "import sys, sweeps.workers; print(sorted({'mlflow', 'torch'} & set(sys.modules)))"
     found = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=HERE.parents[1], check=True
     )

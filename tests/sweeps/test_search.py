@@ -16,18 +16,21 @@ import emotion
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
 from lightning_modules.config import Options
-from records.runs import find_runs
-from sweeps.checks import check_names, check_options
-from sweeps.dimensions import Choice
-from sweeps.lost import end_lost_run_of, end_lost_runs
-from sweeps.queue import ERROR, enqueue
-from sweeps.search import best_trials
-from sweeps.search_figures import search_figures
-from sweeps.search_plan import Plan, search_config
-from sweeps.search_study import check_same, wanted_trials
-from sweeps.search_trial import Report
-from sweeps.storage import close, open_storage
-from sweeps.strategies import build_pruner, build_sampler, check_strategy
+from results.tracking.runs import find_runs
+from sweeps.cross_validation import end_lost_run_of, end_lost_runs
+from sweeps.search import (
+    Plan,
+    Report,
+    best_trials,
+    check_names,
+    check_options,
+    check_same,
+    search_config,
+    wanted_trials,
+)
+from sweeps.search_report import search_figures
+from sweeps.spaces import Choice
+from sweeps.workers import ERROR, build_pruner, build_sampler, check_strategy, close, enqueue, open_storage
 
 TINY = (
     *("--data", "drawn:largest=40,ratio=2,size=32", "--data.size", "32", "--data.batch_size", "32"),
@@ -111,7 +114,7 @@ def test_figures_need_enough_trials(storage: optuna.storages.RDBStorage) -> None
 
 
 def test_a_lost_trials_runs_are_closed(workplace: Path) -> None:
-    from records.tracking import TrackingLogger
+    from results.tracking.logger import TrackingLogger
 
     lost = TrackingLogger(run_name="trial 0", system_metrics=False)
     fold = TrackingLogger(run_name="fold", parent_run_id=str(lost.run_id), system_metrics=False)

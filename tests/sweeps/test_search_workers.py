@@ -18,12 +18,9 @@ from optuna.trial import TrialState, create_trial
 
 import emotion
 from datamodules.errors import InputError
-from sweeps import search, search_report, search_worker, winner
-from sweeps.gpus import worker_gpus
-from sweeps.queue import enqueue, work
-from sweeps.search import work_together
-from sweeps.search_trial import OPTIONS
-from sweeps.storage import address, close, exclusive, open_storage
+from sweeps import search, search_report, search_worker
+from sweeps.search import OPTIONS, work_together
+from sweeps.workers import address, close, enqueue, exclusive, open_storage, work, worker_gpus
 
 HERE = Path(__file__).parent
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -157,10 +154,10 @@ def test_a_search_whose_worker_failed_ends_with_status_1(
 @pytest.fixture
 def quick_winner(monkeypatch: pytest.MonkeyPatch) -> None:
     """A winner whose training is a wait, and whose run is finished as soon as it is known."""
-    monkeypatch.setattr(winner, "TASK", "queue_tasks:scores")
-    monkeypatch.setattr(winner, "work", partial(work, heartbeat=1, grace=3))
-    monkeypatch.setattr(winner, "find_runs", lambda **_: pd.DataFrame({"status": ["FINISHED"]}))
-    monkeypatch.setattr(winner, "load_table", lambda *_: pd.DataFrame())
+    monkeypatch.setattr(search, "WINNER_TASK", "queue_tasks:scores")
+    monkeypatch.setattr(search, "work", partial(work, heartbeat=1, grace=3))
+    monkeypatch.setattr(search, "find_runs", lambda **_: pd.DataFrame({"status": ["FINISHED"]}))
+    monkeypatch.setattr(search, "load_table", lambda *_: pd.DataFrame())
 
 
 def best(number: int) -> optuna.trial.FrozenTrial:
@@ -181,7 +178,7 @@ class Scoring(threading.Thread):
 
     def run(self) -> None:
         try:
-            self.found = winner.scored_winner(*self._given)
+            self.found = search.scored_winner(*self._given)
         except InputError as error:
             self.found = str(error)
 
@@ -221,7 +218,7 @@ def test_no_lock_is_held_while_the_winner_trains(
     threading.Thread(target=enter, args=(opened(url),), daemon=True).start()
     assert entered.wait(20)
     (workplace / "go").touch()
-    assert machine.ended() == (winner.Winner(3, "run 0", machine.found[0].intervals), ())
+    assert machine.ended() == (search.Winner(3, "run 0", machine.found[0].intervals), ())
     assert Scoring(opened(url), url, f"lock {kind}", workplace).ended()[0].run_id == "run 0"  # not trained again
     later, earlier = Scoring(opened(url), url, f"lock {kind}", workplace, number=4).ended()
     assert (later.trial, later.run_id, earlier) == (4, "run 1", (3,))

@@ -7,8 +7,7 @@ import optuna
 import pytest
 
 from datamodules.errors import InputError
-from sweeps.dimensions import Choice, Real, Subset, Whole
-from sweeps.spaces import SPACES, build_space, grid, portable, suggest
+from sweeps.spaces import SPACES, Choice, Real, Subset, Whole, build_space, grid, portable, suggest
 
 
 def drawn(space: dict, times: int = 60) -> list[dict]:
@@ -31,7 +30,7 @@ def test_every_named_space_names_real_options(name: str) -> None:
     from datamodules.transforms import TRANSFORMS
     from lightning_modules import losses
     from lightning_modules.classifier import EmotionClassifier
-    from sweeps.checks import check_names
+    from sweeps.search import check_names
 
     check_names(SPACES[name])
     for dimension in SPACES[name].values():

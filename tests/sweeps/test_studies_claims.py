@@ -6,10 +6,9 @@ import pytest
 from scipy import stats
 
 from datamodules.errors import InputError
-from records.statistics import cluster_bootstrap
-from sweeps.studies.claims import judge
-from sweeps.studies.outcomes import Outcome, Outcomes
-from sweeps.studies.plan import Choice, Claim
+from results.statistics import cluster_bootstrap
+from sweeps.studies.analysis import Outcome, Outcomes, judge
+from sweeps.studies.schema import Choice, Claim
 
 CLASSES = ("happy", "sad")
 DIFFERS = "differs on these images for these models"

@@ -18,15 +18,13 @@ from datamodules.errors import InputError
 from datamodules.readers import read
 from lightning_modules import config
 from lightning_modules.config import Options, RunConfig, data_module
-from records.runs import find_runs, has_store
-from sweeps.queue import ENQUEUED
-from sweeps.storage import close, open_storage
+from results.tracking.runs import find_runs, has_store
 from sweeps.studies import build_study, run
-from sweeps.studies import conduct as conduct_module
-from sweeps.studies.conduct import Conduct
-from sweeps.studies.outcomes import INNER, Outcome, Outcomes
-from sweeps.studies.plan import Study, cell_config
-from sweeps.studies.preflight import cell_configs, check_study
+from sweeps.studies import runner as conduct_module
+from sweeps.studies.analysis import INNER, Outcome, Outcomes
+from sweeps.studies.runner import Conduct, cell_configs, check_study
+from sweeps.studies.schema import Study, cell_config
+from sweeps.workers import ENQUEUED, close, open_storage
 
 FACES = "drawn:largest=8,ratio=1,size=32,classes=happy+sad"
 pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's and Optuna's advice, tested elsewhere

@@ -11,18 +11,14 @@ import pytest
 
 from datamodules.errors import InputError
 from lightning_modules.config import Options, RunConfig, data_module
-from records.significance import exchange_test
-from sweeps.queue import ENQUEUED
+from results.significance import exchange_test
 from sweeps.studies import build_study, run
-from sweeps.studies.by_image import between, paired, stacked
-from sweeps.studies.changes import ALL, found_changes
-from sweeps.studies.claims import judge
-from sweeps.studies.conduct import Conduct
+from sweeps.studies.analysis import Circumstances, Outcome, Outcomes, between, judge, paired, stacked
 from sweeps.studies.data_imbalance import BEFORE, FURTHER, GROUP_VARIABLE, REHEARSE, SCRATCH, SLOWER
-from sweeps.studies.numbers import Circumstances
-from sweeps.studies.outcomes import Outcome, Outcomes
-from sweeps.studies.plan import Cell, Changes, Claim, Study, cell_config
-from sweeps.studies.report import write_report
+from sweeps.studies.report import ALL, found_changes, write_report
+from sweeps.studies.runner import Conduct
+from sweeps.studies.schema import Cell, Changes, Claim, Study, cell_config
+from sweeps.workers import ENQUEUED
 
 CLASSES = ("happy", "sad")
 CHILD, OTHER = "accuracy on age=child", "accuracy on age!=child"

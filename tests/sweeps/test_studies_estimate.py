@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from lightning_modules import device
-from lightning_modules import estimate as run_estimate
+from lightning_modules import backbones
+from lightning_modules import training as run_estimate
 from lightning_modules.config import Options, RunConfig, data_module
-from sweeps.studies import estimate as estimate_module
-from sweeps.studies import face_detector_estimate
-from sweeps.studies.estimate import _sizes, estimate
-from sweeps.studies.plan import Cell, Study
+from sweeps.studies import face_detector
+from sweeps.studies import runner as estimate_module
+from sweeps.studies.runner import _sizes, estimate
+from sweeps.studies.schema import Cell, Study
 
 FACES = ["--data", "drawn:largest=40,ratio=4,size=32", "--data.size", "32"]
 
@@ -69,15 +69,15 @@ def test_the_best_device_is_a_gpu_where_there_is_one(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
-    assert device.best_device().type == kind
+    assert backbones.best_device().type == kind
 
 
 def test_estimates_are_timed_on_the_best_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """The meta device computes nothing, so that no loss can be read from it: a stand-in for a GPU."""
-    for module in (run_estimate, face_detector_estimate):
+    for module in (run_estimate, face_detector):
         monkeypatch.setattr(module, "best_device", lambda: torch.device("meta"))
     config = RunConfig({"backbone": "test_resnet"}, {"size": 32, "batch_size": 2}, {})
     with pytest.raises((NotImplementedError, RuntimeError), match=r"[Mm]eta"):
         run_estimate.seconds_an_image(config)
     with pytest.raises((NotImplementedError, RuntimeError), match=r"[Mm]eta"):
-        face_detector_estimate._seconds({}, 64, 2)
+        face_detector._seconds({}, 64, 2)

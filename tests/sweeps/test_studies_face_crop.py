@@ -6,7 +6,7 @@ from datamodules.errors import InputError
 from lightning_modules.config import Options, data_module
 from sweeps.studies import build_study
 from sweeps.studies.face_crop import DETECTOR_VARIABLE, INPUTS, MODELS
-from sweeps.studies.plan import cell_config
+from sweeps.studies.schema import cell_config
 
 
 @pytest.fixture(autouse=True)

@@ -11,10 +11,9 @@ from PIL import Image
 from datamodules.emotion import EmotionDataModule
 from datamodules.readers import ReadOptions
 from lightning_modules.backbones import build_backbone
-from sweeps.studies import features as features_of
-from sweeps.studies import frozen
-from sweeps.studies.features import features
-from sweeps.studies.frozen import Head, Part, train_head
+from sweeps.studies import frozen_features
+from sweeps.studies import frozen_features as features_of
+from sweeps.studies.frozen_features import Head, Part, features, train_head
 
 
 def part(images: int, seed: int, noise: float = 0.5) -> Part:
@@ -137,6 +136,6 @@ def test_features_and_heads_are_computed_on_the_best_device(
     monkeypatch.setattr(features_of, "best_device", lambda: torch.device("meta"))
     with pytest.raises(NotImplementedError, match="meta tensor"):
         features(faces, "test_resnet", "none")
-    monkeypatch.setattr(frozen, "best_device", lambda: torch.device("meta"))
+    monkeypatch.setattr(frozen_features, "best_device", lambda: torch.device("meta"))
     with pytest.raises((NotImplementedError, RuntimeError), match=r"[Mm]eta"):
         trained(epochs=1)

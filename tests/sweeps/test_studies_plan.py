@@ -6,7 +6,7 @@ from datamodules.errors import InputError
 from lightning_modules.config import Options, RunConfig, data_module
 from sweeps.studies import STUDIES, build_study
 from sweeps.studies.balanced_augmentation import TRANSFORMS
-from sweeps.studies.plan import PROTOCOLS, SCALES, Cell, Claim, Entry, Study, Table, cell_config
+from sweeps.studies.schema import PROTOCOLS, SCALES, Cell, Claim, Entry, Study, Table, cell_config
 
 ALL = [
     build_study(name, scale, protocol)

@@ -6,10 +6,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from sweeps.studies.numbers import Circumstances
-from sweeps.studies.outcomes import Outcome, Outcomes
-from sweeps.studies.plan import Cell, Claim, Entry, Picture, Study, Table
+from sweeps.studies.analysis import Circumstances, Outcome, Outcomes
 from sweeps.studies.report import write_report
+from sweeps.studies.schema import Cell, Claim, Entry, Picture, Study, Table
 
 ODD = "a|b <script>alert(1)</script>"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from records.store import ensure_store
+from results.tracking.store import ensure_store
 
 TINY = (
     *("--data", "drawn:largest=40,ratio=2,size=32", "--data.size", "32", "--data.batch_size", "32"),

@@ -7,9 +7,9 @@ from mlflow import MlflowClient
 
 import emotion
 from datamodules.errors import InputError
-from records import store
-from records.runs import children, find_runs, load_table
-from records.store import embedded_uri
+from results.tracking import store
+from results.tracking.runs import children, find_runs, load_table
+from results.tracking.store import embedded_uri
 from sweeps import cross_validation
 
 Capture = pytest.CaptureFixture[str]

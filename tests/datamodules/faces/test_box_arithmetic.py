@@ -6,8 +6,8 @@ import torch
 
 from datamodules.errors import InputError
 from datamodules.faces.boxes import areas, clip, decode, encode, grid, overlaps, suppress
-from datamodules.faces.choose import choose
-from datamodules.faces.detector import Faces
+from datamodules.faces.crop import choose
+from datamodules.faces.detectors import Faces
 
 
 def test_cells_follow_level_by_level_and_row_by_row() -> None:

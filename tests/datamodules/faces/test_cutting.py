@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from datamodules.faces.cut import cut, roll
+from datamodules.faces.crop import cut, roll
 
 
 def positions(width: int, height: int, step: float = 1.0) -> np.ndarray:

@@ -9,10 +9,10 @@ import onnx
 import pytest
 from spots import spot_model, spotted
 
-from datamodules.drawn_faces import DrawnFaces, draw
 from datamodules.errors import InputError
 from datamodules.faces.boxes import overlaps
-from datamodules.faces.detector import Detector, Faces, open_detector
+from datamodules.faces.detectors import Detector, Faces, open_detector
+from datamodules.synthetic import DrawnFaces, draw
 
 ODD = [(1, 1), (20_000, 20), (20, 20_000), (3, 500), (31, 33)]  # width, height
 

@@ -15,18 +15,15 @@ import pytest
 from PIL import Image
 from spots import spotted
 
-from datamodules.drawn_faces import DrawnFaces, draw
 from datamodules.errors import InputError
-from datamodules.faces import prepare, work
-from datamodules.faces.cut import roll
-from datamodules.faces.detector import open_detector
-from datamodules.faces.own_onnx import OwnDetector
+from datamodules.faces import crop, prepare
+from datamodules.faces.crop import CutOptions, roll, turn_of
+from datamodules.faces.detectors import OwnDetector, open_detector
 from datamodules.faces.prepare import Prepared, crop_names, prepare_faces
-from datamodules.faces.upright import turn_of
-from datamodules.faces.work import CutOptions
+from datamodules.images import decode, decode_count, fit_to_square
 from datamodules.manifest import Manifest, make_manifest
-from datamodules.pixels import decode, decode_count, fit_to_square
 from datamodules.readers import read
+from datamodules.synthetic import DrawnFaces, draw
 from emotion.cli.data import main
 
 SMALL = CutOptions(size=32, margin=0)
@@ -226,19 +223,19 @@ def test_a_killed_run_goes_on(
 ) -> None:
     """It ends after two pictures, in the middle of a line of its notes and of a crop."""
     monkeypatch.setattr(prepare, "CHUNK", 1)
-    real = work.write_crop
+    real = crop.write_crop
 
     def dies(name: str) -> Any:
         def write(output: Path, name_of_crop: str, picture: np.ndarray) -> int:
             if name_of_crop.endswith(name):
-                (output / work.PARTS / "half").write_bytes(b"half a crop")
+                (output / crop.PARTS / "half").write_bytes(b"half a crop")
                 raise KeyboardInterrupt
             return real(output, name_of_crop, picture)
 
         return write
 
     with monkeypatch.context() as patch:
-        patch.setattr(work, "write_crop", dies("2.jpg"))
+        patch.setattr(crop, "write_crop", dies("2.jpg"))
         with pytest.raises(KeyboardInterrupt):
             cut_all(photographs, spots, tmp_path / "out")
     with (tmp_path / "out" / ".faces.jsonl").open("a") as file:
@@ -249,7 +246,7 @@ def test_a_killed_run_goes_on(
     searched.clear()
 
     with monkeypatch.context() as patch:  # again, so that the notes go on after the line that was cut short
-        patch.setattr(work, "write_crop", dies("5.jpg"))
+        patch.setattr(crop, "write_crop", dies("5.jpg"))
         with pytest.raises(KeyboardInterrupt):
             cut_all(photographs, spots, tmp_path / "out")
     done = cut_all(photographs, spots, tmp_path / "out")
@@ -258,12 +255,12 @@ def test_a_killed_run_goes_on(
     after = files(tmp_path / "out")
     assert {name: after[name] for name in before} == before
     assert len(after) == 4
-    assert not (tmp_path / "out" / work.PARTS).exists()
+    assert not (tmp_path / "out" / crop.PARTS).exists()
     lines = (tmp_path / "out" / ".faces.jsonl").read_text().splitlines()
     assert [json.loads(line)["path"] for line in lines] == photographs.table["path"].tolist()
 
     with monkeypatch.context() as patch:  # crops of two kinds have no manifest
-        patch.setattr(work, "write_crop", dies("2.jpg"))
+        patch.setattr(crop, "write_crop", dies("2.jpg"))
         with pytest.raises(KeyboardInterrupt):
             cut_all(photographs, spots, tmp_path / "out", margin=0.5)
     assert not (tmp_path / "out" / "manifest.csv").exists()
@@ -399,7 +396,7 @@ def test_a_full_disk(photographs: Manifest, spots: Path, tmp_path: Path) -> None
     ):
         cut_all(photographs, spots, tmp_path / "out")
     assert files(tmp_path / "out") == {}  # whole or not at all
-    assert list((tmp_path / "out" / work.PARTS).iterdir()) == []
+    assert list((tmp_path / "out" / crop.PARTS).iterdir()) == []
     assert not (tmp_path / "out" / "manifest.csv").exists()
 
 

@@ -1,0 +1,342 @@
+"""Cutting a face out of a picture: a square with a margin around the box, never stretched, upright on request."""
+
+import math
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import cv2
+import numpy as np
+
+from datamodules.errors import InputError
+from datamodules.faces.boxes import areas, clip
+from datamodules.faces.detectors import Detector, Faces, open_detector
+from datamodules.images import GREY, PIXEL_LIMIT, decode_file, fit_to_square
+from datamodules.paths import rename
+
+Border = Literal["reflect", "pad"]
+BORDERS: tuple[Border, ...] = get_args(Border)
+CUT_VERSION = "1"
+"""Version of everything this file does to pixels; crops made by another version are made anew."""
+
+_MODES = {"reflect": cv2.BORDER_REFLECT_101, "pad": cv2.BORDER_CONSTANT}
+
+
+def roll(landmarks: np.ndarray) -> float:
+    """Return by how much the line between the eyes falls to the right, radians; 0 where the eyes are not known.
+
+    Args:
+        landmarks: (5, 2), the left eye in the picture first, then the right one.
+    """
+    across, down = (landmarks[1] - landmarks[0]).tolist()
+    return math.atan2(down, across) if math.isfinite(across) and math.isfinite(down) else 0.0
+
+
+def cut(
+    image: np.ndarray,
+    box: np.ndarray,
+    size: int,
+    *,
+    margin: float = 0.25,
+    border: Border = "reflect",
+    turn: float = 0.0,
+) -> np.ndarray:
+    """Return the face as (size, size, 3) uint8: the square around the box's middle.
+
+    The square's side is the box's longer side and ``margin`` of it more on each of the four sides. Shrinking averages
+    the area that a pixel covers, enlarging is bilinear. Memory beyond the picture's is that of the result.
+
+    Args:
+        image: (H, W, 3) uint8.
+        box: x0, y0, x1, y1 in pixels; may reach over the border.
+        size: side of the result in pixels.
+        margin: share of the box's longer side.
+        border: what lies outside the picture: its mirror image, or grey.
+        turn: the square is turned by this much around its middle, radians, clockwise in the picture; the face's
+            :func:`roll` makes it upright.
+    """
+    x0, y0, x1, y1 = (float(value) for value in box)
+    side = max(x1 - x0, y1 - y0, 1e-3) * (1 + 2 * margin)
+    scale = side / size  # picture pixels for one of the result
+    middle = np.array([(x0 + x1) / 2, (y0 + y1) / 2])
+    if scale > 1 and not turn:  # on whole pixels a square inside the picture is shrunk exactly, without a second blur
+        side = float(round(side))
+        scale = side / size
+        middle = np.round(middle - side / 2) + side / 2
+
+    # the picture's part under the square, and as far inside as a mirror image outside of the border shows
+    reach = side / 2 * (abs(math.cos(turn)) + abs(math.sin(turn))) + (0 if scale > 1 and not turn else 2)
+    ends = [_part(x - reach, x + reach, most, scale) for x, most in zip(middle, image.shape[1::-1], strict=True)]
+    (left, right), (top, bottom) = ends
+    part = image[top:bottom, left:right]
+    grain = np.ones(2)  # picture pixels for one of the part
+    if scale > 1:
+        smaller = [max(1, round(length / scale)) for length in part.shape[1::-1]]
+        grain = np.array(part.shape[1::-1]) / smaller
+        part = cv2.resize(part, smaller, interpolation=cv2.INTER_AREA)
+
+    # from positions in the result to positions in the part; both count from the middle of the first pixel
+    turned = scale * np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
+    offset = turned @ np.full(2, 0.5 - size / 2) + middle - np.array([left, top])
+    matrix = np.column_stack([turned / grain[:, None], offset / grain - 0.5])
+    if part.shape[:2] == (size, size) and np.allclose(matrix, np.eye(2, 3), atol=1e-6):
+        return np.ascontiguousarray(part)
+    return cv2.warpAffine(
+        part,
+        matrix,
+        (size, size),
+        flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=_MODES[border],
+        borderValue=(GREY, GREY, GREY),
+    )
+
+
+def _part(low: float, high: float, most: int, scale: float) -> tuple[int, int]:
+    """Return the first pixel and the end of what is needed of ``most`` pixels in a row; at least one."""
+    beyond = math.ceil(scale)  # the outermost pixel of the result is not doubled by the mirror
+    first = low if high <= most else min(low, 2 * most - high - beyond)
+    end = high if low >= 0 else max(high, beyond - low)
+    start = min(max(math.floor(first), 0), most - 1)
+    return start, min(max(math.ceil(end), start + 1), most)
+
+
+Rule = Literal["largest", "central"]
+RULES: tuple[Rule, ...] = get_args(Rule)
+
+
+def choose(faces: Faces, height: int, width: int, rule: Rule = "largest") -> int | None:
+    """Return the number of the face that is meant, None where there is none.
+
+    ``largest`` has the greatest area within the picture; ``central`` has its middle nearest to the picture's. Of equals
+    the surer one is meant, then the first.
+
+    Raises:
+        InputError: no such rule.
+    """
+    if rule not in RULES:
+        msg = f"rule must be one of {', '.join(RULES)}, got {rule!r}"
+        raise InputError(msg)
+    if not len(faces.boxes):
+        return None
+    if rule == "largest":
+        worth = areas(clip(faces.boxes, height, width))
+    else:
+        middles = (faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2
+        worth = -np.hypot(*(middles - np.array([width / 2, height / 2])).T)
+    return int(np.lexsort((-faces.scores, -worth))[0])
+
+
+VIEW, AROUND = 320, 0.4  # pixels of the close view, and its margin
+LOOKS, ENOUGH = 4, math.radians(1.5)
+
+
+def turn_of(detector: Detector, image: np.ndarray, box: np.ndarray, landmarks: np.ndarray) -> float:
+    """Return the angle for :func:`~datamodules.faces.crop.cut`, radians; 0 where the eyes are not known.
+
+    Eyes on a reduced copy are rough, and YuNet takes a tilted face for less tilted than it is (13 degrees for 25, 21
+    when it sees the face larger). So the face is looked at from close by, turned by what is known, until what is left
+    is little.
+
+    Args:
+        detector: one that tells the eyes.
+        image: (H, W, 3) uint8.
+        box: the face's.
+        landmarks: the face's, (5, 2).
+    """
+    turn = roll(landmarks)
+    for _ in range(LOOKS):
+        view = cut(image, box, VIEW, margin=AROUND, turn=turn)
+        faces = detector.detect([view])[0]
+        found = choose(faces, VIEW, VIEW, "central")
+        if found is None or np.abs(faces.boxes[found].reshape(2, 2).mean(0) - VIEW / 2).max() > VIEW / 5:
+            break  # not this face
+        rest = roll(faces.landmarks[found])
+        turn += rest
+        if abs(rest) < ENOUGH:
+            break
+    return turn
+
+
+NoFace = Literal["list", "drop", "keep", "centre"]
+NO_FACE: tuple[NoFace, ...] = get_args(NoFace)
+PARTS = ".part"  # where files are written before they get their name
+HELD = 24_000_000  # pixels of pictures that are decoded at a time, unless a single one has more
+QUALITY = 95
+
+Record = dict[str, Any]
+"""What is known of one picture, as it stands in the journal: path, state, found, cut, size, faces, chosen, shown,
+crop, bytes, error. ``faces`` are rows of 15 numbers: box, score and five landmarks (None where not told)."""
+
+
+@dataclass(frozen=True)
+class CutOptions:
+    """How faces are chosen and cut.
+
+    Args:
+        margin: share of the box's longer side that is added on each of the four sides, 0 to 10.
+        size: side of the crops in pixels, 8 to 4096.
+        rule: the ``largest`` face of a picture or the most ``central``.
+        border: where the square leaves the picture: ``reflect`` (its mirror image) or ``pad`` (grey).
+        upright: turn the face so that the eyes are level.
+        no_face: pictures without a face: ``list`` and ``drop`` leave them out, ``keep`` takes the whole picture with
+            grey beside it, ``centre`` its middle square. They are listed in any case.
+
+    Raises:
+        InputError: a value outside of these.
+    """
+
+    margin: float = 0.25
+    size: int = 500
+    rule: Rule = "largest"
+    border: Border = "reflect"
+    upright: bool = False
+    no_face: NoFace = "list"
+
+    def __post_init__(self) -> None:
+        rules = (
+            (0 <= self.margin <= 10, "margin must lie in 0..10", self.margin),
+            (8 <= self.size <= 4096, "size must lie in 8..4096 pixels", self.size),
+            (self.rule in RULES, f"rule must be one of {', '.join(RULES)}", self.rule),
+            (self.border in BORDERS, f"border must be one of {', '.join(BORDERS)}", self.border),
+            (self.no_face in NO_FACE, f"no_face must be one of {', '.join(NO_FACE)}", self.no_face),
+        )
+        for holds, rule, value in rules:
+            if not holds:
+                msg = f"{rule}, got {value}"
+                raise InputError(msg)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture. ``known`` is its record where the faces need not be found again."""
+
+    path: str  # as in the manifest
+    file: Path
+    state: str  # hash of the file's bytes, to notice changes
+    crop: str  # where its crop goes, below the output folder
+    cut_key: str
+    empty_key: str  # stands for the options that matter where there is no face
+    known: Record | None = None
+
+
+def work(
+    name: str, found_key: str, output: Path, options: CutOptions, jobs: Sequence[Job], detector: Detector | None = None
+) -> list[Record]:
+    """Do some pictures and return their records, in any order; an unreadable one has its record, too.
+
+    Args:
+        name: the detector's, to open it in this process.
+        found_key: stands for the detector in the records.
+        output: the folder.
+        options: how to cut.
+        jobs: the pictures; few are held in memory at a time.
+        detector: one that is open already.
+
+    Raises:
+        InputError: a crop cannot be written.
+    """
+    detector = detector or _opened(name)
+    records: list[Record] = []
+    batch: list[tuple[Job, np.ndarray]] = []
+    held = 0
+    for job in jobs:
+        try:
+            image = decode_file(job.file, pixel_limit=PIXEL_LIMIT).image
+        except InputError as error:
+            records.append(_record(job, found_key) | {"error": str(error)})
+            continue
+        if batch and held + image.size // 3 > HELD:
+            records += _batch(detector, found_key, output, options, batch)
+            batch, held = [], 0
+        batch.append((job, image))
+        held += image.size // 3
+    return records + _batch(detector, found_key, output, options, batch)
+
+
+@lru_cache(maxsize=1)
+def _opened(name: str) -> Detector:
+    return open_detector(name, threads=1)  # there is a process for each core
+
+
+def _record(job: Job, found_key: str) -> Record:
+    return {
+        "path": job.path,
+        "state": job.state,
+        "found": found_key,
+        "cut": job.empty_key,
+        "size": [0, 0],
+        "faces": [],
+        "chosen": None,
+        "shown": "",
+        "crop": "",
+        "bytes": 0,
+        "error": "",
+    }
+
+
+def _batch(
+    detector: Detector, found_key: str, output: Path, options: CutOptions, batch: list[tuple[Job, np.ndarray]]
+) -> list[Record]:
+    new = [image for job, image in batch if job.known is None]
+    found = iter(detector.detect(new) if new else [])
+    records = []
+    for job, image in batch:
+        record = _record(job, found_key) | {"size": [image.shape[1], image.shape[0]]}
+        record["faces"] = _rows(next(found)) if job.known is None else job.known["faces"]
+        faces = as_found(record["faces"])
+        record["chosen"] = chosen = choose(faces, image.shape[0], image.shape[1], options.rule)
+        if chosen is not None:
+            box, points = faces.boxes[chosen], faces.landmarks[chosen]
+            turn = turn_of(detector, image, box, points) if options.upright else 0.0
+            picture = cut(image, box, options.size, margin=options.margin, border=options.border, turn=turn)
+            record |= {"shown": "face", "cut": job.cut_key}
+        elif options.no_face == "keep":
+            picture, record["shown"] = fit_to_square(image, options.size, "pad"), "whole"
+        elif options.no_face == "centre":
+            picture, record["shown"] = fit_to_square(image, options.size, "crop"), "centre"
+        if record["shown"]:
+            record |= {"crop": job.crop, "bytes": write_crop(output, job.crop, picture)}
+        records.append(record)
+    return records
+
+
+def _rows(faces: Faces) -> list[list[float | None]]:
+    """Return boxes, scores and landmarks as rounded numbers, so that a crop is the same when they were kept."""
+    numbers = np.column_stack([faces.boxes, faces.scores, faces.landmarks.reshape(-1, 10)]).astype(np.float64)
+    rounded = np.round(numbers, 4).tolist()
+    return [[None if value != value else value for value in row] for row in rounded]
+
+
+def as_found(rows: list[list[float | None]]) -> Faces:
+    """Return a record's faces as a detector gives them."""
+    numbers = np.array(rows, np.float64).reshape(-1, 15)
+    return Faces(numbers[:, :4], numbers[:, 4], numbers[:, 5:].reshape(-1, 5, 2))
+
+
+def write_crop(output: Path, crop: str, picture: np.ndarray) -> int:
+    """Write an RGB picture as JPEG under its name or not at all; return its bytes.
+
+    Raises:
+        InputError: the folder is full, read-only or gone.
+    """
+    flags = [
+        *(cv2.IMWRITE_JPEG_QUALITY, QUALITY),
+        *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),  # no second loss of colour
+    ]
+    data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), flags)[1]
+    part = output / PARTS / uuid.uuid4().hex
+    try:
+        (output / crop).parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(data.data)
+        rename(part, output / crop)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        msg = (
+            f"cannot write {output / crop}: {error.strerror}. Free some disk or choose another --output; the same "
+            "command goes on where this one stopped"
+        )
+        raise InputError(msg) from error
+    return int(data.size)

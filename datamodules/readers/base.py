@@ -1,0 +1,200 @@
+"""What all readers share: the options of reading, the images of a folder, and the naming of labels."""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import pandas as pd
+from tqdm import tqdm
+
+from datamodules.errors import InputError
+from datamodules.labels import canonical, canonical_split, plain
+from datamodules.manifest import Manifest, make_manifest, plain_text
+from datamodules.readers.subsets import agreed, draw_evenly, take_part
+
+IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png .webp .bmp .tif .tiff .gif .ppm .pgm".split())
+
+Votes = Literal["ignore", "majority", "soft"]
+Unknown = Literal["error", "drop", "keep"]
+Agreement = Literal["any", 2, 3]
+BadRecords = Literal["error", "drop"]
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How a data set is read.
+
+    Args:
+        pattern: regular expression with named groups (``label``, and any of ``subject``, ``split`` and own groups),
+            searched in each image's path; chooses the reader ``pattern``.
+        votes: what the annotators' votes are for: ``ignore`` (the published label counts), ``majority`` (the answer
+            given most often becomes the label) or ``soft`` (likewise, and the shares become the training target).
+        drop_ties: with votes, leave out images whose first place is shared. Otherwise the published label decides if
+            it is among the first, else the class order.
+        drop_unknown: with votes, leave out images that most annotators call unknown or not a face. An image without
+            a single vote for an emotion is left out in any case.
+        aliases: more names for labels, ``{"furious": "angry"}``; ``{"confused": "confused"}`` adds a class.
+        path_column: the CSV column with the file; found by its usual names when not given.
+        label_column: the CSV column with the label.
+        subject_column: the CSV column with the person or source.
+        split_column: the CSV column with the given split.
+        unknown_labels: ``error`` lists labels nobody knows, ``drop`` leaves their images out, ``keep`` makes them
+            classes under their own names.
+        part: use this share of the images of every class (and of every part of a given split), above 0 and below 1;
+            at least one of each. The same share of the same set is always the same images, and equal files are taken
+            or left together.
+        agreement: use only images whose label so many annotators gave: ``3``, ``2`` or more, or ``any``. Needs a set
+            that keeps annotators apart (AI-Hub's).
+        per_class: use so many images of every class; those that most annotators agree on first, the others by lot. The
+            same number of the same set is always the same images.
+        bad_records: what to do with a record of an annotation file that lacks a key, or has a box outside its image:
+            stop with an ``error`` that names it, or ``drop`` it.
+        faces: cut the faces out first, once: by ``haar``, ``yunet:FILE``, ``FILE.onnx`` (a detector trained here), or
+            ``boxes`` (those that come with the data). Pictures without a face stay whole.
+        face_size: side of these crops in pixels.
+        face_margin: share of the box's longer side that is added on every side.
+    """
+
+    pattern: str | None = None
+    votes: Votes = "ignore"
+    drop_ties: bool = False
+    drop_unknown: bool = True
+    aliases: dict[str, str] | None = None
+    path_column: str | None = None
+    label_column: str | None = None
+    subject_column: str | None = None
+    split_column: str | None = None
+    unknown_labels: Unknown = "error"
+    part: float | None = None
+    agreement: Agreement = "any"
+    per_class: int | None = None
+    bad_records: BadRecords = "error"
+    faces: str | None = None
+    face_size: int = 500
+    face_margin: float = 0.25
+
+    def __post_init__(self) -> None:
+        for name, value, allowed in (
+            ("votes", self.votes, get_args(Votes)),
+            ("unknown_labels", self.unknown_labels, get_args(Unknown)),
+            ("agreement", self.agreement, get_args(Agreement)),
+            ("bad_records", self.bad_records, get_args(BadRecords)),
+        ):
+            if value not in allowed:
+                msg = f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}"
+                raise InputError(msg)
+        if self.part is not None and not 0 < self.part < 1:
+            msg = f"part must be above 0 and below 1, got {self.part}; leave it out to use all images"
+            raise InputError(msg)
+        if self.per_class is not None and self.per_class < 1:
+            msg = f"per_class must be at least 1, got {self.per_class}; leave it out to use all images"
+            raise InputError(msg)
+        if self.per_class is not None and self.part is not None:
+            msg = f"part ({self.part}) and per_class ({self.per_class}) both say how many images to use; give one"
+            raise InputError(msg)
+        if not 8 <= self.face_size <= 4096 or not 0 <= self.face_margin <= 10:
+            msg = f"face_size must lie in 8..4096 and face_margin in 0..10, got {self.face_size} and {self.face_margin}"
+            raise InputError(msg)
+        if self.drop_ties and self.votes == "ignore":
+            msg = "drop_ties needs votes, which are ignored; add votes=majority or votes=soft"
+            raise InputError(msg)
+        if self.pattern is not None:
+            try:
+                groups = re.compile(self.pattern).groupindex
+            except re.error as error:
+                msg = f"pattern {self.pattern!r} is not a regular expression: {error}"
+                raise InputError(msg) from error
+            if "label" not in groups:
+                msg = f"pattern {self.pattern!r} has no group named label; write it as (?P<label>...)"
+                raise InputError(msg)
+
+
+def image_files(folder: Path) -> list[str]:
+    """Return the images below a folder as sorted paths relative to it, with ``/``; hidden ones are left out.
+
+    Linked folders are followed, so that images behind a link are seen (and refused by the manifest if they lie
+    outside) rather than silently missed; a loop of links is entered once.
+    """
+    found: list[str] = []
+    with tqdm(desc="listing images", unit=" files", delay=2, leave=False, disable=None) as bar:
+        for name in _walk(folder, "", {os.path.realpath(folder)}):
+            found.append(name)
+            bar.update()
+    return sorted(found)
+
+
+def _walk(folder: str | Path, prefix: str, seen: set[str]) -> Iterator[str]:
+    try:
+        with os.scandir(folder) as listing:
+            entries = list(listing)
+    except OSError as error:
+        msg = f"cannot list the folder {folder}: {error.strerror}"
+        raise InputError(msg) from error
+    for entry in entries:
+        if entry.name.startswith(".") or entry.name == "__MACOSX":
+            continue
+        if entry.is_dir():
+            place = os.path.realpath(entry.path)
+            if not entry.is_symlink() or place not in seen:
+                seen.add(place)
+                yield from _walk(entry.path, f"{prefix}{entry.name}/", seen)
+        elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
+            yield prefix + entry.name
+
+
+def finish(
+    table: pd.DataFrame,
+    root: Path,
+    name: str,
+    options: ReadOptions,
+    notes: tuple[str, ...] = (),
+) -> Manifest:
+    """Give labels and splits their canonical names and check the table: the last line of every reader."""
+    if "label" in table and len(table):
+        table, said = _name_labels(table, name, options)
+        notes = (*notes, *said)
+    if "split" in table:
+        table = table.assign(split=table["split"].map(lambda s: canonical_split(str(s)) or s))
+    if options.agreement != "any":
+        table, said = agreed(table, options.agreement, name)
+        notes = (*notes, *said)
+    manifest = make_manifest(table, root, name=name, notes=notes)
+    if options.per_class is not None:
+        return draw_evenly(manifest, options.per_class)
+    return manifest if options.part is None else take_part(manifest, options.part)
+
+
+def resolve(label: str, options: ReadOptions) -> str | None:
+    """Return the class that a label means, the user's own aliases first, or None."""
+    for alias, meaning in (options.aliases or {}).items():
+        if plain(alias) == plain(label):
+            return canonical(meaning) or meaning.strip()
+    return canonical(label)
+
+
+def _name_labels(table: pd.DataFrame, name: str, options: ReadOptions) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    raw = plain_text(table["label"]).str.strip()
+    names: dict[str, str] = {}
+    unknown: list[str] = []
+    for label in raw.unique():
+        known = resolve(label, options)
+        if known is None and label and options.unknown_labels != "keep":
+            unknown.append(label)
+        names[label] = known or label  # an empty label stays empty, and make_manifest names its row
+    table = table.assign(label=raw.map(names))
+    if not unknown:
+        return table, ()
+    counts = raw[raw.isin(unknown)].value_counts()
+    listed = ", ".join(f"{label!r} ({count})" for label, count in counts.head(20).items())
+    listed += f" and {len(counts) - 20} more" if len(counts) > 20 else ""
+    if options.unknown_labels == "drop":
+        kept = table[~raw.isin(unknown)].reset_index(drop=True)
+        return kept, (f"{len(table) - len(kept)} images left out, their labels are unknown: {listed}",)
+    msg = (
+        f"{name}: unknown labels (images): {listed}. Name what they mean (aliases, --alias {counts.index[0]}=happy), "
+        "or choose unknown_labels=drop or keep"
+    )
+    raise InputError(msg)

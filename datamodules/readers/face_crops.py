@@ -1,0 +1,207 @@
+"""Face crops: how the faces were cut out that a run was trained on, and whether images are face crops."""
+
+import hashlib
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from datamodules.contents import file_hashes
+from datamodules.errors import InputError
+from datamodules.manifest import SIDES, Manifest, read_table
+from datamodules.paths import build_once, cache_root, images_root
+from datamodules.readers.base import ReadOptions
+
+if TYPE_CHECKING:
+    from datamodules.readers.base import ReadOptions
+
+SOURCE, DETECTOR, SIZE, MARGIN = "face_source", "face_detector", "face_size", "face_margin"
+"""Columns that `emotion data prepare --faces` writes: photograph, detector, side of the crop in pixels, margin."""
+
+WITH_FILE = {"yunet": "yunet:FILE", "haar": "haar"}  # a manifest keeps a detector's name, not its file
+
+
+@dataclass(frozen=True)
+class FaceCrops:
+    """How the faces of a run's images were cut out of photographs.
+
+    Args:
+        finder: ``boxes`` (those of the data set), or the detector as a value of ``--faces``.
+        size: Side of the crops in pixels; None where it is not known.
+        margin: Share of the box's longer side added on every side; None where it is not known.
+    """
+
+    finder: str
+    size: int | None = None
+    margin: float | None = None
+
+    @classmethod
+    def of(cls, manifest: Manifest, options: ReadOptions) -> "FaceCrops | None":
+        """Return how the faces of a data set were cut out when it was read or prepared; None for whole images."""
+        if options.faces is not None:
+            return cls(str(options.faces), options.face_size, options.face_margin)
+        if SOURCE not in manifest.table:
+            return None
+        crops = manifest.table[manifest.table[SOURCE] != ""]
+        if crops.empty:
+            return None
+        detector, size, margin = (_most_frequent(crops, column) for column in (DETECTOR, SIZE, MARGIN))
+        finder = WITH_FILE.get(detector, f"{detector}.onnx") if detector else BOXES
+        return cls(finder, int(size) if size else None, float(margin) if margin else None)
+
+    def __str__(self) -> str:
+        return "faces cut at the boxes of its data set" if self.finder == BOXES else f"faces cut by {self.finder}"
+
+    def command(self, source: str, output: str) -> str:
+        """Return the command that cuts the faces out of unlabelled photographs in the same way.
+
+        Photographs outside of a data set have no boxes, so ``boxes`` is replaced by the detector ``haar``.
+        """
+        usual = ReadOptions()
+        words = ["emotion", "data", "prepare", "--faces", "haar" if self.finder == BOXES else self.finder]
+        if self.margin not in (None, usual.face_margin):
+            words += ["--margin", f"{self.margin:g}"]
+        if self.size not in (None, usual.face_size):
+            words += ["--size", str(self.size)]
+        return shlex.join([*words, "--unlabelled", "--data", source, "--output", output])
+
+    def require_crops(self, run: str, option: str, source: str, images: Sequence[Path]) -> None:
+        """Raise unless all images are face crops.
+
+        Args:
+            run: Name of the model that was trained on face crops, for the message.
+            option: The option that named the images.
+            source: The value of that option.
+            images: The images found there.
+
+        Raises:
+            InputError: An image is listed in no manifest of `emotion data prepare --faces`.
+        """
+        whole = _not_crops(source, images)
+        if not whole:
+            return
+        root = images_root(source, images).resolve()
+        output = root.parent / f"{root.name}-faces"
+        shown = str(output.relative_to(Path.cwd())) if output.is_relative_to(Path.cwd()) else str(output)
+        table = shlex.quote(str(Path(shown) / "manifest.csv"))
+        msg = (
+            f"{option}: {run} was trained on {self}, and {len(whole)} of the {len(images)} images in {source} are not "
+            f"face crops; cut the faces out with `{self.command(source, shown)}`, then use {option} {table}"
+        )
+        raise InputError(msg)
+
+
+def _most_frequent(table: pd.DataFrame, column: str) -> str:
+    """Return the value that most rows have; "" if there is none."""
+    values = table[column] if column in table else pd.Series(dtype=str)
+    counts = values[values != ""].value_counts()
+    return str(counts.index[0]) if len(counts) else ""
+
+
+def _not_crops(source: str, images: Sequence[Path]) -> list[Path]:
+    """Return the images that are listed as crops neither in the source's table nor in a manifest.csv above them."""
+    place = Path(source).expanduser().resolve()
+    if place.is_file() and place.suffix.lower() in (".csv", ".parquet"):
+        if SOURCE in read_table(place, columns_only=True):
+            crop = _is_crop(read_table(place))
+            return [path for path, face in zip(images, crop, strict=True) if not face]
+        folders = {folder for path in images for folder in path.resolve().parents}
+    else:
+        folders = {place, *place.parents}
+    crops = {file for folder in folders for file in _crops_of(folder / "manifest.csv")}
+    return [path for path in images if path.resolve() not in crops]
+
+
+def _is_crop(table: pd.DataFrame) -> pd.Series:
+    """Return which rows are face crops; a photograph without a face may stand in such a table whole."""
+    found = table[SOURCE].fillna("") != ""
+    return found & (table["face"] == "face") if "face" in table else found
+
+
+def _crops_of(manifest: Path) -> list[Path]:
+    """Return the face crops that a manifest.csv lists; one that cannot be read is somebody else's and lists none."""
+    try:
+        if not manifest.is_file() or not {"path", SOURCE} <= set(read_table(manifest, columns_only=True)):
+            return []
+        table = read_table(manifest)
+    except InputError:
+        return []
+    return [(manifest.parent / name).resolve() for name in table.loc[_is_crop(table), "path"]]
+
+
+BOXES = "boxes"  # faces are cut where the data set itself says that they are
+
+
+def cut_out(manifest: Manifest, options: "ReadOptions") -> Manifest:
+    """Return the data set of the faces that a detector finds, or that the data set's own boxes hold.
+
+    A picture without a face stays, whole and with grey beside it, so that every detector gives the same rows.
+
+    Args:
+        manifest: The photographs.
+        options: ``faces`` is the detector or ``boxes``; ``face_size`` and ``face_margin`` are those of the crops.
+
+    Raises:
+        InputError: No such detector, no boxes, a box without a picture that can be read, or nothing can be written.
+    """
+    faces = str(options.faces)
+    if faces == BOXES:
+        return _by_boxes(manifest, options)
+    from datamodules.faces.crop import CutOptions
+    from datamodules.faces.detectors import FIND_VERSION, open_detector
+    from datamodules.faces.prepare import prepare_faces
+
+    cut = CutOptions(size=options.face_size, margin=options.face_margin, no_face="keep")
+    folder = _folder(manifest, options, FIND_VERSION, open_detector(faces).identity, cut)
+    done = prepare_faces(manifest, faces, folder, cut)
+    note = f"faces cut by {faces}: found in {done.found} of {len(manifest)} pictures, the others are whole"
+    return replace(done.manifest, notes=(*manifest.notes, note))
+
+
+def _folder(manifest: Manifest, options: "ReadOptions", *more: object) -> Path:
+    """Return the cache folder of the crops, named by a hash of all that they depend on, the photographs' bytes too.
+
+    Args:
+        manifest: The photographs; the crops are the same if they are moved to another folder.
+        options: Size and margin of the crops.
+        more: The detector, or the boxes.
+    """
+    from datamodules.faces.crop import (
+        CUT_VERSION,  # pulls in OpenCV, which other readers do not need
+        QUALITY,
+    )
+    from datamodules.images import DECODE_POLICY
+
+    contents = file_hashes(manifest.root, manifest.table["path"].tolist())
+    made_by = (CUT_VERSION, DECODE_POLICY, QUALITY, options.face_size, options.face_margin, *more)
+    made_of = hashlib.sha256(repr((manifest.fingerprint(), contents, made_by)).encode())
+    return cache_root() / "crops" / made_of.hexdigest()[:24]
+
+
+def median_boxes(boxes: pd.DataFrame) -> pd.DataFrame:
+    """Return one box an image, by path: of annotators who differ, the middle one of every side."""
+    return boxes.groupby("path", sort=False)[list(SIDES)].median()
+
+
+def _by_boxes(manifest: Manifest, options: "ReadOptions") -> Manifest:
+    if manifest.boxes is None:
+        msg = f"{manifest.name}: faces=boxes needs a data set that brings boxes of faces; name a detector, such as haar"
+        raise InputError(msg)
+    from datamodules.faces.prepare import write_crops
+
+    boxes = median_boxes(manifest.boxes).reindex(manifest.table["path"])
+    folder = _folder(manifest, options, BOXES, boxes.to_numpy(np.float64).tolist())
+    with build_once(folder) as (place, draft):
+        if draft is not None:
+            bar = tqdm(range(len(manifest)), "cutting faces", unit=" files", delay=1, leave=False, disable=None)
+            write_crops(manifest, boxes.to_numpy(np.float64), draft, options.face_size, options.face_margin, bar)
+    names = [f"{row:07d}.jpg" for row in range(len(manifest))]
+    table = manifest.table.assign(path=names, face_source=manifest.table["path"])
+    missing = int(boxes["x0"].isna().sum())
+    note = f"faces cut by the data set's own boxes, {missing} of {len(manifest)} pictures have none and are whole"
+    return replace(manifest, root=place.resolve(), table=table, boxes=None, notes=(*manifest.notes, note))

@@ -1,0 +1,164 @@
+"""Takes a part of a data set, in which every class keeps its share and equal files are taken or left together."""
+
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from datamodules.errors import InputError
+from datamodules.manifest import VOTES, Manifest, make_manifest, parse_numbers, refuse
+
+
+def take_part(manifest: Manifest, share: float) -> Manifest:
+    """Return a share of every class and given part, at least one of each, in the order of the table.
+
+    Notes:
+        * The same share of the same set is always the same images.
+        * Equal files are drawn as one. One that is drawn for its class or given part brings its twins in others along,
+          so that a part leaks as the whole does; it may be a little more than the share.
+        * Near duplicates and the images of a person are not looked at here, for that would mean to decode the whole
+          set: both of a pair are taken about as often as chance has it.
+    """
+    same = _equal_files(manifest)
+    drawn_at = np.random.default_rng(0).permutation(same.max() + 1)[same]
+    names = manifest.table[[name for name in ("label", "split") if name in manifest.table]]
+    kept: list[np.ndarray] = []
+    for rows in names.groupby(list(names.columns), sort=True).indices.values():
+        size = max(1, round(share * len(rows)))
+        kept.append(same[rows[np.argsort(drawn_at[rows], kind="stable")[:size]]])
+    part = manifest.select(np.flatnonzero(np.isin(same, np.concatenate(kept))))
+    note = (
+        f"{len(part)} of {len(manifest)} images used: part {share} of every class, equal files together; near "
+        "duplicates and people are met more rarely than in the whole"
+    )
+    return replace(part, notes=(*manifest.notes, note))
+
+
+def _equal_files(manifest: Manifest) -> np.ndarray:
+    """Return a number for each row, int64 (N,), the same for files of the same bytes; only equal sizes are read."""
+    places = [os.path.join(manifest.root, path) for path in manifest.table["path"]]
+    content: list[str] = []
+    try:
+        sizes = pd.Series([os.stat(place).st_size for place in places])
+        alone = ~sizes.duplicated(keep=False)
+        for row, place in enumerate(tqdm(places, "equal files", unit=" files", delay=2, leave=False, disable=None)):
+            if alone[row]:
+                content.append(f"row {row}")
+                continue
+            with open(place, "rb") as file:
+                content.append(hashlib.file_digest(file, "sha256").hexdigest())
+    except OSError as error:
+        msg = f"part: cannot read {error.filename} ({error.strerror}); make it readable, or leave part out"
+        raise InputError(msg) from error
+    return pd.factorize(pd.Series(content))[0].astype(np.int64)
+
+
+def agreed(table: pd.DataFrame, least: int, name: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Return the rows whose label at least so many annotators gave, by the column ``agreement``; and what was left out.
+
+    Raises:
+        InputError: no such column, or no row that is left.
+    """
+    if "agreement" not in table:
+        msg = f"{name}: agreement={least} needs to know how many annotators gave the label; leave agreement out"
+        raise InputError(msg)
+    number = _agreement(table, name)
+    kept = (number >= least).to_numpy(bool)
+    if not kept.any():
+        counts = ", ".join(f"{int(n)} on {c} images" for n, c in number.value_counts().sort_index().items())
+        msg = f"{name}: no image whose label {least} annotators gave ({counts} agree); lower agreement to 2 or any"
+        raise InputError(msg)
+    if kept.all():
+        return table, ()
+    note = f"{int((~kept).sum())} images left out: fewer than {least} annotators gave their label"
+    return table[kept].reset_index(drop=True), (note,)
+
+
+def draw_evenly(manifest: Manifest, per_class: int) -> Manifest:
+    """Return ``per_class`` images of every class, in the order of the table.
+
+    Notes:
+        * Where the column ``agreement`` is known, images with more of it come first.
+        * Within the same agreement a hash of the file's name decides, so that the same set always gives the same
+          images, wherever it lies and in whatever order it is read.
+        * A class with fewer images gives all it has, and a note says so.
+    """
+    names = manifest.table["path"].str.rsplit("/", n=1).str[-1]
+    drawn = np.array([hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest() for name in names])
+    level = np.zeros(len(manifest))
+    if "agreement" in manifest.table:
+        level = _agreement(manifest.table, manifest.name).fillna(0).to_numpy(np.float64)
+    order = np.lexsort((drawn, -level))
+    kept: list[np.ndarray] = []
+    notes = [f"{per_class} images of every class used, those that most annotators agree on first"]
+    for index, label in enumerate(manifest.classes):
+        rows = order[manifest.labels[order] == index][:per_class]
+        kept.append(rows)
+        if len(rows) < per_class:
+            notes.append(f"class {label} has only {len(rows)} images, fewer than per_class={per_class}")
+    part = manifest.select(np.sort(np.concatenate(kept)))
+    return replace(part, notes=(*manifest.notes, *notes))
+
+
+def _agreement(table: pd.DataFrame, name: str) -> pd.Series:
+    """Return how many annotators gave each label, NaN where the cell is empty."""
+    number, bad = parse_numbers(table["agreement"])
+    refuse(bad, table, "agreement", name, "must be a number")
+    return number
+
+
+SET = "set"  # the group column that tells whose an image is
+_NEXT = re.compile(r"\+(?=[A-Za-z]\w+:)")
+
+
+def sources(text: str) -> list[str]:
+    """Return the parts of ``cafe:FOLDER+nimh:FOLDER``; one part where nothing is joined."""
+    return [text] if Path(text).exists() else [part.strip() for part in _NEXT.split(text)]
+
+
+def join(manifests: Sequence[Manifest]) -> Manifest:
+    """Return one manifest of all, under the folder that is above them, with a group column ``set``.
+
+    Classes are joined by their canonical names, which every reader gives. People of different sets are different
+    people; the same picture in two sets is found like any twin.
+
+    Raises:
+        InputError: Two sets of one name, or annotators' votes or a given split in some of them alone.
+    """
+    names = [manifest.name for manifest in manifests]
+    if len(set(names)) < len(names):
+        msg = f"data: sets that are joined have different names, got {' + '.join(names)}; rename a folder"
+        raise InputError(msg)
+    for what, held in (
+        ("a given split", ["split" in m.table for m in manifests]),
+        ("annotators' votes", [any(str(c).startswith(VOTES) for c in m.table) for m in manifests]),
+    ):
+        if any(held) and not all(held):
+            lacking = names[held.index(False)]
+            msg = f"data: {what} must be in all sets that are joined or in none, {lacking} has none; read them apart"
+            raise InputError(msg)
+    root = Path(os.path.commonpath([manifest.root.resolve() for manifest in manifests]))
+    tables = []
+    for manifest in manifests:
+        below = manifest.root.resolve().relative_to(root).as_posix()
+        table = manifest.table.assign(path=below + "/" + manifest.table["path"], **{SET: manifest.name})
+        if "subject" in table:
+            table["subject"] = table["subject"].map(lambda one, name=manifest.name: f"{name} {one}" if one else "")
+        tables.append(table)
+    joined = pd.concat(tables, ignore_index=True)
+    votes = [name for name in joined if str(name).startswith(VOTES)]
+    joined[votes] = joined[votes].fillna(0.0)
+    notes = tuple(f"{manifest.name}: {note}" for manifest in manifests for note in manifest.notes)
+    whole = make_manifest(joined, root, name="+".join(names), notes=notes)
+    boxes = [
+        m.boxes.assign(path=m.root.resolve().relative_to(root).as_posix() + "/" + m.boxes["path"])
+        for m in manifests
+        if m.boxes is not None
+    ]
+    return whole if len(boxes) < len(manifests) else whole.with_boxes(pd.concat(boxes, ignore_index=True))

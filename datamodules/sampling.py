@@ -1,0 +1,237 @@
+"""Which training rows are repeated so that rare classes, or rare groups within them, are seen more often."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from imblearn.over_sampling import RandomOverSampler
+from torch.utils.data import DataLoader, Sampler
+
+from datamodules.errors import InputError, invalid
+
+NMin = int | float | Literal["max"] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """The rows of one epoch, originals first; a row may stand there several times, marked as a copy after the first.
+
+    Where copies were made before the division (`datamodules.splits.protocol`), a copy may stand here without its
+    original.
+    """
+
+    rows: np.ndarray  # (M,) int64, rows of the manifest
+    is_copy: np.ndarray  # (M,) bool
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def counts(self, labels: np.ndarray, n_classes: int) -> np.ndarray:
+        """Return (n_classes,) int64: how often each class is seen in an epoch. ``labels`` are the manifest's."""
+        return np.bincount(labels[self.rows], minlength=n_classes).astype(np.int64)
+
+
+def as_they_are(rows: np.ndarray) -> Draws:
+    """Return each row once."""
+    return Draws(np.asarray(rows, dtype=np.int64), np.zeros(len(rows), dtype=bool))
+
+
+def doubled(rows: np.ndarray) -> Draws:
+    """Return each row once as it is and once as a copy, for trying a single transform on the whole set."""
+    rows = np.asarray(rows, dtype=np.int64)
+    return Draws(np.concatenate([rows, rows]), np.arange(2 * len(rows)) >= len(rows))
+
+
+def oversample(labels: np.ndarray, rows: np.ndarray, n_min: NMin, seed: int) -> Draws:
+    """Draw rows of small classes again, at random, until every class has at least ``n_min``.
+
+    Works on row numbers, before any picture is opened, so a copy can only be of a row in ``rows``. A class without a
+    row in ``rows`` stays empty.
+
+    Args:
+        labels: (N,) int64, the manifest's; or the cells of label and group (`datamodules.splits.subgroups.cells`),
+            which are filled up alike.
+        rows: (M,) the rows of the training part.
+        n_min: A number of images, 2 or more; a float in (0, 1], that part of the largest class; ``max``, its size;
+            None, no over-sampling. (A whole 1 is refused: 1.0 was meant, or nothing.)
+        seed: Equal seeds draw equal rows.
+
+    Raises:
+        InputError: ``n_min`` is none of these.
+    """
+    rows = np.asarray(rows, dtype=np.int64)
+    present, counts = np.unique(labels[rows], return_counts=True)
+    target = _target(n_min, int(counts.max()) if len(counts) else 0)
+    wanted = {int(label): target for label, count in zip(present, counts, strict=True) if count < target}
+    if not wanted:
+        return as_they_are(rows)
+    sampler = RandomOverSampler(sampling_strategy=wanted, random_state=seed)
+    # imbalanced-learn keeps the originals in their order and appends what it draws
+    drawn, _ = sampler.fit_resample(rows[:, None], labels[rows])
+    return Draws(drawn[:, 0], np.arange(len(drawn)) >= len(rows))
+
+
+def require_n_min(n_min: NMin) -> None:
+    """Check the option ``n_min``.
+
+    Raises:
+        InputError: It is no number of images, no fraction and not ``max``.
+    """
+    _target(n_min, 1)
+
+
+def _target(n_min: NMin, largest: int) -> int:
+    if n_min is None:
+        return 0
+    if n_min == "max":
+        return largest
+    if isinstance(n_min, int) and not isinstance(n_min, bool) and n_min >= 2:
+        return n_min
+    if isinstance(n_min, float) and 0 < n_min <= 1:
+        return round(n_min * largest)
+    rule = "must be at least 2 images, a fraction of the largest class above 0 and up to 1.0, max or null"
+    raise invalid("--data.n_min", rule, n_min)
+
+
+SHUFFLE, AUGMENT = 0, 1  # two streams from one seed
+
+
+class Batch(NamedTuple):
+    """What the sampler hands to the dataset: places in the list of draws, and the seed of their transforms."""
+
+    positions: np.ndarray  # (B,) int64
+    seed: tuple[int, ...]
+
+
+class EpochBatchSampler(Sampler[Batch]):
+    """Batches of one epoch for one rank.
+
+    Notes:
+        The batches of all ranks together are those of a single process with the same ``batch_size``: rank r takes
+        ``batch[r::world_size]`` of every batch. No draw is lost and none is repeated. Where a batch does not divide
+        by the ranks, some hold one row more, which weighs a little less in the averaged gradient.
+
+        A last batch with fewer than two rows a rank joins the one before, since batch normalisation needs two.
+
+        The seed of a batch depends on seed, epoch, batch and rank, and on nothing that loads it.
+    """
+
+    def __init__(
+        self, draws: int, batch_size: int, *, seed: int, rank: int = 0, world_size: int = 1, shuffle: bool = True
+    ) -> None:
+        """Take the number of draws an epoch and the number of rows in a batch over all ranks.
+
+        Raises:
+            InputError: ``batch_size`` or ``draws`` gives a rank fewer than two rows.
+        """
+        if batch_size < 2 * world_size:
+            raise invalid("--data.batch_size", f"must be at least {2 * world_size}, two a process", batch_size)
+        if draws < 2 * world_size:
+            msg = f"The training part must have {2 * world_size} rows at least, two a rank, got {draws}."
+            raise InputError(msg)
+        self.draws, self.batch_size, self.seed = draws, batch_size, seed
+        self.rank, self.world_size, self.shuffle = rank, world_size, shuffle
+        self.epoch = 0
+        self.started = 0  # the batch at which the epoch was taken up
+        whole, rest = divmod(draws, batch_size)
+        self._batches = max(1, whole + (rest >= 2 * world_size))
+
+    @property
+    def sampler(self) -> "EpochBatchSampler":
+        """Itself: where Lightning looks for something whose epoch is to be set."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Make ``epoch`` the one that is iterated next; a new one starts from its first batch."""
+        if epoch != self.epoch:
+            self.epoch, self.started = epoch, 0
+
+    def order(self) -> np.ndarray:
+        """Return (M,) int64, the order of the draws in this epoch, equal on every rank."""
+        if not self.shuffle:
+            return np.arange(self.draws)
+        return np.random.default_rng([self.seed, SHUFFLE, self.epoch]).permutation(self.draws)
+
+    def __len__(self) -> int:
+        return self._batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        order, epoch, first = self.order(), self.epoch, self.started
+        return (self._batch(order, epoch, number) for number in range(first, self._batches))
+
+    def _batch(self, order: np.ndarray, epoch: int, number: int) -> Batch:
+        last = number == self._batches - 1
+        whole = order[number * self.batch_size : None if last else (number + 1) * self.batch_size]
+        return Batch(whole[self.rank :: self.world_size], (self.seed, AUGMENT, epoch, number, self.rank))
+
+    def state_dict(self) -> dict[str, int]:
+        """Return where iteration started; :class:`ResumableLoader` knows how far it came."""
+        return {"epoch": self.epoch, "batch": self.started}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on at ``batch`` of ``epoch``; after its last batch that is the next epoch."""
+        self.epoch, self.started = int(state["epoch"]), int(state["batch"])
+        if self.started >= self._batches:
+            self.epoch, self.started = self.epoch + 1, 0
+
+
+class PlainLoader(DataLoader):
+    """A DataLoader that raises a user's error met by a worker as it is: torch's own adds the worker's traceback."""
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # looks at what the base class yields
+        return _raising(super().__iter__())  # made at once: it takes up the sampler where that stands now
+
+
+def _raising(batches: Iterator[Any]) -> Iterator[Any]:
+    for batch in batches:
+        if isinstance(batch, InputError):
+            raise batch
+        yield batch
+
+
+class ResumableLoader(PlainLoader):
+    """A DataLoader that Lightning saves and restores at the batch that training has reached, not the one prefetched.
+
+    ``trained`` tells how many batches of the running epoch have been trained on. What was handed out is not
+    enough: when training stops inside a step, that step's batch is still to be done.
+    """
+
+    def __init__(self, *args: Any, trained: Callable[[], int] | None = None, **kwargs: Any) -> None:  # noqa: ANN401
+        super().__init__(*args, **kwargs)
+        self._trained = trained
+        self._handed_out = (0, 0)  # epoch, batches
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # counts what the base class yields
+        # A generator, so nothing is fixed before the first batch is asked for: resuming between two epochs, Lightning
+        # makes the iterator first and sets the epoch after.
+        sampler = self._epoch_sampler()
+        epoch, done = sampler.epoch, sampler.started
+        self._handed_out = (epoch, done)
+        batches = super().__iter__()
+        sampler.started = 0  # if this epoch is iterated a second time, then from its start
+        for batch in batches:
+            done += 1
+            self._handed_out = (epoch, done)
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the epoch and the number of its batches that are done."""
+        sampler = self._epoch_sampler()
+        epoch, done = self._handed_out
+        if epoch != sampler.epoch:  # between two epochs
+            return {"epoch": sampler.epoch, "batch": 0}
+        return {"epoch": epoch, "batch": done if self._trained is None else min(done, self._trained())}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where :meth:`state_dict` was taken."""
+        sampler = self._epoch_sampler()
+        sampler.load_state_dict(state)
+        self._handed_out = (sampler.epoch, sampler.started)
+
+    def _epoch_sampler(self) -> EpochBatchSampler:
+        sampler = self.batch_sampler
+        if not isinstance(sampler, EpochBatchSampler):
+            msg = f"ResumableLoader needs batch_sampler to be an EpochBatchSampler, got {type(sampler).__name__}."
+            raise TypeError(msg)
+        return sampler

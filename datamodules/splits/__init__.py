@@ -1,0 +1,1 @@
+"""Splits: k-fold, hold-out and given parts, and the protocol that a run follows."""

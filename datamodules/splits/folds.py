@@ -1,0 +1,380 @@
+"""Divides manifest rows into training, inner and outer parts, keeping every cluster of twins whole.
+
+A cluster (exact and near duplicates, one person's images) never stands in two parts, every class stands in every part,
+and each part holds nearly its share of each class. The inner part selects (early stopping, kept checkpoint), the
+outer part is predicted once, at the end.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from datamodules.errors import InputError, invalid
+
+_ATTEMPTS = 30  # shuffles tried before saying that clusters of several classes cannot be divided
+
+
+def divide(
+    labels: np.ndarray,
+    clusters: np.ndarray,
+    classes: Sequence[str],
+    shares: np.ndarray,
+    seed: int | list[int],
+    least: int | np.ndarray,
+) -> np.ndarray:
+    """Return the part of each row, (N,), such that each class has at least ``least`` clusters in each part.
+
+    Clusters of several images go one by one, largest first, where they fit best; single images then fill each part to
+    its share. A class can have enough clusters and still not divide, when its clusters also hold other classes
+    (three clusters {a, b}, {b, c}, {c, a} in two parts): shuffles are tried, then the class is named.
+
+    Args:
+        labels: Class of each row, (N,).
+        clusters: Cluster of each row, (N,).
+        classes: Names of the classes, for the message.
+        shares: Wanted share of each class in each part, (P,), summing to 1.
+        seed: The same seed gives the same division.
+        least: Clusters of each class that each part must hold, one number or (P,).
+
+    Raises:
+        InputError: If no division was found.
+    """
+    _, group = np.unique(clusters, return_inverse=True)
+    counts = np.zeros((group.max() + 1, len(classes)), np.int64)  # (G, C)
+    np.add.at(counts, (group, labels), 1)
+    least = np.broadcast_to(least, shares.shape)
+    generator = np.random.default_rng(seed)
+    short = 0
+    for _ in range(_ATTEMPTS):
+        part = _assign(counts, shares, generator)
+        mended = _mend(part, counts, least, generator)
+        if mended is None:
+            return part[group]
+        short = mended
+    msg = (
+        f"class {classes[short]!r} cannot be put into each of {len(shares)} parts, because its clusters also hold "
+        "other classes; ask for fewer folds, or correct the labels of these clusters (`emotion data check` lists them)"
+    )
+    raise InputError(msg)
+
+
+def _assign(counts: np.ndarray, shares: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Return the part of each cluster: large clusters one by one where they fit best, single images to fill up."""
+    target = shares[:, None] * counts.sum(0)  # (P, C)
+    filled = np.zeros_like(target)
+    part = np.empty(len(counts), np.int64)
+    size = counts.sum(1)
+    many = generator.permutation(np.flatnonzero(size > 1))
+    for cluster in many[np.argsort(-size[many], kind="stable")]:
+        added = counts[cluster]
+        # Growth of the squared distance to the target, counted in shares of a class so that rare classes weigh as much.
+        growth = (added * (2 * (filled - target) + added) / np.maximum(target, 1e-9)).sum(1)
+        part[cluster] = growth.argmin()
+        filled[part[cluster]] += added
+    label = counts.argmax(1)
+    for index in range(counts.shape[1]):
+        single = generator.permutation(np.flatnonzero((size == 1) & (label == index)))
+        wanted = np.maximum(target[:, index] - filled[:, index], 0)
+        wanted *= len(single) / max(wanted.sum(), 1e-9)
+        given = np.floor(wanted + 1e-9).astype(np.int64)
+        # What rounding leaves goes to the largest remainder; equal remainders to the part that is shortest as a whole.
+        behind = (filled - target).sum(1)
+        rest = np.lexsort((generator.random(len(given)), behind, -np.round(wanted - given, 9)))
+        given[rest[: len(single) - given.sum()]] += 1
+        part[single] = np.repeat(np.arange(len(given)), given)
+        filled[:, index] += given
+    return part
+
+
+def _mend(part: np.ndarray, counts: np.ndarray, least: np.ndarray, generator: np.random.Generator) -> int | None:
+    """Move clusters, in place, to parts that lack a class; return a class that cannot be mended, else None."""
+    holds = counts > 0
+    have = np.stack([holds[part == p].sum(0) for p in range(len(least))])  # (P, C) clusters of a class in a part
+    for _ in range(have.size * int(least.max())):
+        lacking = np.argwhere(have < least[:, None])
+        if not len(lacking):
+            return None
+        p, c = lacking[generator.integers(len(lacking))]
+        movable = np.flatnonzero(holds[:, c] & (part != p))
+        # A cluster may go if each class it holds stays above the least number in the part it leaves.
+        spare = (have[part[movable]] - holds[movable] >= least[part[movable], None]) | ~holds[movable]
+        movable = movable[spare.all(1)]
+        if not len(movable):
+            return int(c)
+        chosen = movable[np.lexsort((generator.random(len(movable)), counts[movable].sum(1)))[0]]
+        have[part[chosen]] -= holds[chosen]
+        part[chosen] = p
+        have[p] += holds[chosen]
+    lacking = np.argwhere(have < least[:, None])
+    return int(lacking[0, 1]) if len(lacking) else None
+
+
+_INNER_STREAM = 7_919  # keeps the draw of the inner part apart from the draw of the folds
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Manifest rows of one run.
+
+    Attributes:
+        index: Number of the fold, from 0.
+        train: Rows to learn from, int64, sorted.
+        inner: Rows to select on; empty when the inner fraction is 0.
+        outer: Rows to report on.
+    """
+
+    index: int
+    train: np.ndarray
+    inner: np.ndarray
+    outer: np.ndarray
+
+
+def k_fold(
+    labels: np.ndarray,
+    clusters: np.ndarray,
+    classes: Sequence[str],
+    *,
+    folds: int,
+    seed: int,
+    inner_fraction: float = 0.1,
+) -> list[Fold]:
+    """Return ``folds`` folds whose outer parts are stratified and cover each row exactly once.
+
+    Args:
+        labels: Class of each row, (N,).
+        clusters: Cluster of each row, (N,); equal numbers stay together.
+        classes: Names of the classes, for messages.
+        folds: Number of folds, at least 2.
+        seed: The same seed gives the same folds.
+        inner_fraction: Share of each training part that is set aside to select on; 0 sets none aside.
+
+    Raises:
+        InputError: If a class has too few clusters for the folds.
+    """
+    labels, clusters = _checked(labels, clusters, classes)
+    if folds < 2:
+        raise invalid("--data.folds", "must be at least 2", folds, "--data.split holdout divides once")
+    _check_fraction("inner_fraction", inner_fraction, zero=True)
+    # With two folds the training part is a single fold, and it must yield the inner part too.
+    _check_enough(labels, clusters, classes, 4 if folds == 2 and inner_fraction else folds, f"folds={folds}")
+    every = np.arange(len(labels))
+    part = divide(labels, clusters, classes, np.full(folds, 1 / folds), seed, 2 if folds == 2 and inner_fraction else 1)
+    made = []
+    for index in range(folds):
+        train, inner = _split_inner(every[part != index], labels, clusters, classes, inner_fraction, seed, index)
+        made.append(Fold(index, train, inner, every[part == index]))
+        verify(made[-1], labels, clusters, len(classes))
+    if not np.array_equal(np.sort(np.concatenate([fold.outer for fold in made])), every):
+        msg = "folds: the outer parts do not hold every row exactly once"
+        raise InputError(msg)
+    return made
+
+
+def hold_out(
+    labels: np.ndarray,
+    clusters: np.ndarray,
+    classes: Sequence[str],
+    *,
+    fraction: float,
+    seed: int,
+    inner_fraction: float = 0.1,
+) -> Fold:
+    """Return one fold whose outer part is about ``fraction`` of the rows of each class."""
+    labels, clusters = _checked(labels, clusters, classes)
+    _check_fraction("holdout_fraction", fraction, zero=False)
+    _check_fraction("inner_fraction", inner_fraction, zero=True)
+    _check_enough(labels, clusters, classes, 3 if inner_fraction else 2, f"holdout_fraction={fraction}")
+    every = np.arange(len(labels))
+    shares = np.array([1 - fraction, fraction])
+    part = divide(labels, clusters, classes, shares, seed, np.array([2 if inner_fraction else 1, 1]))
+    train, inner = _split_inner(every[part == 0], labels, clusters, classes, inner_fraction, seed, 0)
+    fold = Fold(0, train, inner, every[part == 1])
+    verify(fold, labels, clusters, len(classes))
+    return fold
+
+
+def given_split(
+    labels: np.ndarray,
+    clusters: np.ndarray,
+    classes: Sequence[str],
+    split: Sequence[str] | np.ndarray,
+    *,
+    outer: Literal["test", "validation"],
+    leak: Literal["error", "drop_twins", "allow"] = "error",
+    seed: int,
+    inner_fraction: float = 0.1,
+) -> tuple[Fold, dict[str, int | str]]:
+    """Return the split that the data set came with, and a record of what leaked.
+
+    The inner part is the given validation part when the outer part is the test part and a validation part exists;
+    else it is drawn from training. ``inner_fraction`` 0 leaves it empty. Twins are always taken out of training (and
+    out of a given inner part), never out of the outer part, so that reported numbers stay comparable.
+
+    Args:
+        labels: Class of each row, (N,).
+        clusters: Cluster of each row, (N,).
+        classes: Names of the classes.
+        split: Part of each row: ``train``, ``validation``, ``test``; anything else leaves the row out.
+        outer: The part that is reported.
+        leak: What to do when a cluster stands in two parts.
+        seed: Seed of the inner draw.
+        inner_fraction: Share of training that becomes the inner part, when it is drawn.
+
+    Returns:
+        The fold, and ``{"leak", "leaking_clusters", "leaking_train_rows", "leaking_inner_rows", "leaking_outer_rows",
+        "dropped_rows", "dropped_train_rows", "dropped_inner_rows", "unused_rows"}``.
+
+    Raises:
+        InputError: If the split leaks and ``leak`` is ``error``, a part is missing, or a part lacks a class.
+    """
+    labels, clusters = _checked(labels, clusters, classes)
+    _check_fraction("inner_fraction", inner_fraction, zero=True)
+    if outer not in ("test", "validation") or leak not in ("error", "drop_twins", "allow"):
+        msg = f"outer must be test or validation and leak error, drop_twins or allow; got {outer!r} and {leak!r}"
+        raise InputError(msg)
+    names = np.asarray(split, dtype=object)
+    if names.shape != labels.shape:
+        msg = f"split must hold one name for each of {len(labels)} rows, got shape {names.shape}"
+        raise InputError(msg)
+    parts = {name: np.flatnonzero(names == name) for name in ("train", "validation", "test")}
+    for name in ("train", outer):
+        if not len(parts[name]):
+            held = ", ".join(f"{key} {len(rows)}" for key, rows in parts.items())
+            msg = f"--data.split given: no row is {name} ({held}); choose another --data.outer, or --data.split folds"
+            raise InputError(msg)
+    train, tested = parts["train"], parts[outer]
+    inner = parts["validation"] if outer == "test" and inner_fraction else np.empty(0, np.int64)
+    given_inner = len(inner) > 0
+
+    train_leaks = np.isin(clusters[train], np.concatenate([clusters[tested], clusters[inner]]))
+    inner_leaks = np.isin(clusters[inner], clusters[tested])
+    outer_leaks = np.isin(clusters[tested], np.concatenate([clusters[train], clusters[inner]]))
+    twins = np.unique(np.concatenate([clusters[train][train_leaks], clusters[inner][inner_leaks]]))
+    record: dict[str, int | str] = {
+        "leak": leak,
+        "leaking_clusters": len(twins),
+        "leaking_train_rows": int(train_leaks.sum()),
+        "leaking_inner_rows": int(inner_leaks.sum()),
+        "leaking_outer_rows": int(outer_leaks.sum()),
+        "dropped_rows": 0,
+        "dropped_train_rows": 0,
+        "dropped_inner_rows": 0,
+        "unused_rows": len(labels) - len(train) - len(inner) - len(tested),
+    }
+    if len(twins) and leak == "error":
+        msg = (
+            f"split leaks: {len(twins)} clusters of duplicates or subjects stand in two parts "
+            f"({train_leaks.sum()} training rows, {outer_leaks.sum()} {outer} rows). Take the twins out of training "
+            "with --drop-twins (--data.leak drop_twins), or keep them with --allow-leak (--data.leak allow); "
+            "the choice is recorded in the run"
+        )
+        raise InputError(msg)
+    if leak == "drop_twins":
+        record["dropped_train_rows"], record["dropped_inner_rows"] = int(train_leaks.sum()), int(inner_leaks.sum())
+        record["dropped_rows"] = int(train_leaks.sum() + inner_leaks.sum())
+        train, inner = train[~train_leaks], inner[~inner_leaks]
+    if not given_inner:
+        train, inner = _split_inner(train, labels, clusters, classes, inner_fraction, seed, 0)
+    fold = Fold(0, train, inner, tested)
+    absent = int(record["unused_rows"]) + int(record["dropped_rows"])
+    verify(fold, labels, clusters, len(classes), allow_leak=leak == "allow", absent=absent, classes=classes)
+    return fold, record
+
+
+def verify(
+    fold: Fold,
+    labels: np.ndarray,
+    clusters: np.ndarray,
+    n_classes: int,
+    *,
+    allow_leak: bool = False,
+    absent: int = 0,
+    classes: Sequence[str] | None = None,
+) -> None:
+    """Raise unless the parts share no row and no cluster, hold every class, and together hold every row.
+
+    Args:
+        fold: What is checked.
+        labels: Class of each row, (N,).
+        clusters: Cluster of each row, (N,).
+        n_classes: Number of classes.
+        allow_leak: Accept clusters that stand in two parts (a given split kept as published).
+        absent: Rows that are meant to stand in no part (dropped twins, parts not in use).
+        classes: Names for the message.
+
+    Raises:
+        InputError: Naming the fold, the part and the number of rows or clusters.
+    """
+    where = f"fold {fold.index}"
+    parts = {"train": fold.train, "inner": fold.inner, "outer": fold.outer}
+    rows = np.concatenate(list(parts.values()))
+    if len(rows) and (rows.min() < 0 or rows.max() >= len(labels)):
+        msg = f"{where}: rows must lie in 0..{len(labels) - 1}, got {rows.min()}..{rows.max()}"
+        raise InputError(msg)
+    if len(np.unique(rows)) != len(rows):
+        msg = f"{where}: {len(rows) - len(np.unique(rows))} rows stand twice; parts must be row-disjoint"
+        raise InputError(msg)
+    if len(rows) + absent != len(labels):
+        msg = f"{where}: parts hold {len(rows)} rows and {absent} are left out, but the manifest has {len(labels)}"
+        raise InputError(msg)
+    if not allow_leak:
+        for one, other in (("train", "inner"), ("train", "outer"), ("inner", "outer")):
+            shared = np.intersect1d(clusters[parts[one]], clusters[parts[other]])
+            if len(shared):
+                msg = f"{where}: {len(shared)} clusters stand both in {one} and {other}, first {shared[0]}"
+                raise InputError(msg)
+    for name, part in parts.items():
+        if name == "inner" and not len(part):
+            continue
+        missing = np.flatnonzero(np.bincount(labels[part], minlength=n_classes)[:n_classes] == 0)
+        if len(missing):
+            called = ", ".join(classes[c] if classes else str(c) for c in missing.tolist())
+            msg = f"{where}: the {name} part ({len(part)} rows) holds no row of class {called}; merge or drop the class"
+            raise InputError(msg)
+
+
+def _checked(labels: np.ndarray, clusters: np.ndarray, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    labels, clusters = np.asarray(labels), np.asarray(clusters)
+    if labels.ndim != 1 or labels.shape != clusters.shape or not len(labels):
+        msg = f"labels and clusters must be equally long and not empty, got {labels.shape} and {clusters.shape}"
+        raise InputError(msg)
+    if labels.min() < 0 or labels.max() >= len(classes):
+        msg = f"labels must lie in 0..{len(classes) - 1}, got {labels.min()}..{labels.max()}"
+        raise InputError(msg)
+    return labels.astype(np.int64), clusters
+
+
+def _check_fraction(name: str, value: float, *, zero: bool) -> None:
+    if not (0 <= value < 1 and (zero or value > 0)):
+        raise invalid(f"--data.{name}", f"must be {'at least' if zero else 'above'} 0 and below 1", value)
+
+
+def _check_enough(labels: np.ndarray, clusters: np.ndarray, classes: Sequence[str], needed: int, asked: str) -> None:
+    held = np.unique(np.stack([labels, np.unique(clusters, return_inverse=True)[1]]), axis=1)[0]
+    for index, count in enumerate(np.bincount(held, minlength=len(classes)).tolist()):
+        if count < needed:
+            msg = (
+                f"class {classes[index]!r} has {count} clusters of images that must stay together, "
+                f"but {asked} needs at least {needed}; ask for fewer folds, add images, or merge or drop the class"
+            )
+            raise InputError(msg)
+
+
+def _split_inner(
+    rows: np.ndarray,
+    labels: np.ndarray,
+    clusters: np.ndarray,
+    classes: Sequence[str],
+    fraction: float,
+    seed: int,
+    index: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return training rows and inner rows, both sorted."""
+    if fraction == 0:
+        return rows, np.empty(0, np.int64)
+    _check_enough(labels[rows], clusters[rows], classes, 2, f"inner_fraction={fraction} of the training part")
+    shares = np.array([1 - fraction, fraction])
+    part = divide(labels[rows], clusters[rows], classes, shares, [seed, _INNER_STREAM, index], 1)
+    return rows[part == 0], rows[part == 1]

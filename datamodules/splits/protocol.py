@@ -1,0 +1,380 @@
+"""How one run divides its rows, from the options that say so, and what leaks in a division that is meant to leak.
+
+The honest protocol keeps duplicates and people in one part, over-samples the training part alone, and selects on an
+inner part that is not reported. Published numbers often come from protocols that do not; these can be had too, to
+measure what they are worth, and every table of such a run says so.
+"""
+
+import warnings
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from datamodules.errors import InputError, invalid
+from datamodules.manifest import Manifest
+from datamodules.sampling import Draws, NMin, oversample
+from datamodules.splits.folds import Fold, divide, given_split, hold_out, k_fold, verify
+from datamodules.splits.subgroups import cells, condition_mask, opposite
+
+Split = Literal["folds", "holdout", "given"]
+Outer = Literal["auto", "test", "validation"]
+Leak = Literal["error", "drop_twins", "allow", "duplicates", "oversample_first"]
+Protocol = Literal["honest", "paper"]
+
+HOLDOUT = 0.2
+INNER = 0.1
+HONEST = "honest"
+_COPIES_STREAM = 104_729  # keeps the division of copies apart from that of their originals
+
+
+@dataclass(frozen=True, eq=False)
+class Division:
+    """The rows of one run.
+
+    Attributes:
+        fold: Each row once: to learn from, to select on, to report on.
+        copies: Copies that were made before the division, by the part they fell into; None where none were.
+        record: What leaked, counted, and what was done about it; empty for an honest division made here.
+        flags: In what the protocol differs from the honest one; empty if in nothing.
+
+    Notes:
+        Rows are only ever evaluated as originals: copies that fell into the inner or the outer part are set aside with
+        it. So every row is still predicted once in a cross-validation, however many copies of it were trained on.
+    """
+
+    fold: Fold
+    copies: Fold | None
+    record: dict[str, Any]
+    flags: tuple[str, ...]
+
+    @property
+    def protocol(self) -> str:
+        """What tables and pages call the protocol."""
+        if not self.flags:
+            return HONEST
+        return f"{', '.join(self.flags)} (leaky: numbers are not comparable with honest ones)"
+
+    def part(self, name: Literal["train", "inner", "outer"]) -> Draws:
+        """Return the rows of a part, and the copies that fell into it."""
+        rows = getattr(self.fold, name)
+        copies = getattr(self.copies, name) if self.copies else np.empty(0, np.int64)
+        return Draws(np.concatenate([rows, copies]), np.arange(len(rows) + len(copies)) >= len(rows))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DivisionPlan:
+    """The options that say how rows are divided; `EmotionDataModule` documents them.
+
+    Raises:
+        InputError: An option that this way of dividing does not use, or a division without a part to select on.
+    """
+
+    split: Split = "folds"
+    folds: int = 5
+    fold: int = 0
+    fold_seed: int = 0
+    holdout_fraction: float = HOLDOUT
+    outer: Outer = "auto"
+    leak: Leak = "error"
+    protocol: Protocol = "honest"
+    inner_fraction: float = INNER
+    inner_folds: int | None = None
+    inner_fold: int = 0
+    n_min: NMin = None
+    stratify_by: str | None = None
+
+    def __post_init__(self) -> None:
+        self._check_inner()
+        unused = ""
+        given = self.leak in ("drop_twins", "allow")
+        if self.split != "folds" and self.fold != 0:
+            unused = f"--data.fold is {self.fold}, which only --data.split folds uses"
+        elif self.split != "holdout" and self.holdout_fraction != HOLDOUT:
+            unused = f"--data.holdout_fraction is {self.holdout_fraction}, which only --data.split holdout uses"
+        elif self.split != "given" and self.outer != "auto":
+            unused = f"--data.outer is {self.outer}, which only --data.split given uses"
+        elif self.split != "given" and given:
+            unused = f"--data.leak is {self.leak}, which only --data.split given uses"
+        elif self.split == "given" and self._rows_alone:
+            unused = f"--data.leak is {self.leak}, which only --data.split folds and holdout use"
+        if unused:
+            msg = f"{unused}, but the split is {self.split}; leave the option out, or choose that split"
+            raise InputError(msg)
+        if not 0 <= self.fold < self.folds:
+            raise invalid(
+                "--data.fold", f"must be in 0 to {self.folds - 1}, since there are {self.folds} folds", self.fold
+            )
+        if self.leak == "oversample_first" and self.n_min is None:
+            raise invalid("--data.leak", "needs --data.n_min, without which nothing is over-sampled", self.leak)
+        if self.protocol == "paper" and self.inner_fraction not in (0, INNER):
+            rule = "must be 0 with --data.protocol paper, which selects on the reported part"
+            raise invalid("--data.inner_fraction", rule, self.inner_fraction, "or choose --data.protocol honest")
+        if self.protocol == "honest" and not 0 < self.inner_fraction < 1:
+            rule = "must be above 0 and below 1, since the epoch is selected on this part"
+            raise invalid("--data.inner_fraction", rule, self.inner_fraction, "0.05 is usual")
+
+    def _check_inner(self) -> None:
+        problem = ""
+        if self.inner_folds is None:
+            if self.inner_fold != 0:
+                problem = f"--data.inner_fold is {self.inner_fold}, which needs --data.inner_folds as well"
+        elif self.inner_folds < 2 or not 0 <= self.inner_fold < self.inner_folds:
+            problem = "--data.inner_folds must be at least 2, and --data.inner_fold from 0 and below it; "
+            problem += f"got {self.inner_folds} and {self.inner_fold}"
+        elif self.protocol == "paper" or self._rows_alone:
+            problem = (
+                f"--data.inner_folds needs --data.protocol honest and no leak, got protocol {self.protocol} and leak "
+            )
+            problem += f"{self.leak}; leave --data.inner_folds out"
+        if problem:
+            raise InputError(problem)
+
+    @property
+    def _rows_alone(self) -> bool:
+        return self.leak in ("duplicates", "oversample_first")
+
+    @property
+    def _inner(self) -> float:
+        return 0.0 if self.protocol == "paper" else self.inner_fraction
+
+    def divide(self, manifest: Manifest, clusters: np.ndarray) -> Division:
+        """Return the rows of every part.
+
+        Args:
+            manifest: The images.
+            clusters: (N,) int64; rows with equal numbers are twins or one person.
+
+        Raises:
+            InputError: A class has too few clusters, a given split leaks or is missing, nothing is over-sampled.
+        """
+        strata = self._strata(manifest)
+        copies: Fold | None = None
+        record: dict[str, Any] = {}
+        flags: list[str] = []
+        if self.split == "given":
+            fold, record = self._given(manifest, clusters, strata)
+            if self.leak == "allow" and record["leaking_clusters"]:
+                flags.append("twins across the given split kept")
+        else:
+            fold = self._made(strata, np.arange(len(manifest)) if self._rows_alone else clusters)
+        if self.inner_folds is not None:
+            fold = self._rotated(fold, strata, clusters)
+        if self.leak == "oversample_first":
+            copies = self._spread(manifest, self._copies(manifest))
+            flags.append("over-sampled before the division")
+        if self._rows_alone:
+            record = {"leak": self.leak, **_leaks(clusters, fold, copies)}
+            flags.append("duplicates and people divided")
+        if self.protocol == "paper":
+            record = {**record, "selected_on": "reported fold"}
+            flags.insert(0, "selected on the reported fold")
+        return Division(fold, copies, record, tuple(flags))
+
+    def _strata(self, manifest: Manifest) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Return of what every part gets its share: the classes, or the cells of class and group, and their names."""
+        if self.stratify_by is None:
+            return manifest.labels, manifest.classes
+        found = cells(manifest, self.stratify_by, "--data.stratify_by")
+        return found.of, found.names
+
+    def _made(self, strata: tuple[np.ndarray, tuple[str, ...]], together: np.ndarray) -> Fold:
+        labels, names = strata
+        common: dict[str, Any] = {"seed": self.fold_seed, "inner_fraction": self._inner}
+        if self.split == "folds":
+            return k_fold(labels, together, names, folds=self.folds, **common)[self.fold]
+        return hold_out(labels, together, names, fraction=self.holdout_fraction, **common)
+
+    def _rotated(self, fold: Fold, strata: tuple[np.ndarray, tuple[str, ...]], clusters: np.ndarray) -> Fold:
+        """Return the fold with one of ``inner_folds`` parts of all but its outer rows as the inner part.
+
+        The parts of all inner folds together hold each of these rows once, and the outer part is that of a run without
+        inner folds, so what many runs are selected on never touches what one of them will report.
+        """
+        labels, names = strata
+        rest = np.sort(np.concatenate([fold.train, fold.inner]))
+        parts = k_fold(
+            labels[rest],
+            clusters[rest],
+            names,
+            folds=self.inner_folds or 0,
+            seed=self.fold_seed,
+            inner_fraction=0,
+        )
+        part = parts[self.inner_fold]
+        made = Fold(fold.index, rest[part.train], rest[part.outer], fold.outer)
+        absent = len(labels) - len(rest) - len(fold.outer)
+        leaky = self.split == "given" and self.leak == "allow"
+        verify(made, labels, clusters, len(names), allow_leak=leaky, absent=absent)
+        return made
+
+    def _given(
+        self, manifest: Manifest, clusters: np.ndarray, strata: tuple[np.ndarray, tuple[str, ...]]
+    ) -> tuple[Fold, dict[str, Any]]:
+        if "split" not in manifest.table:
+            msg = (
+                f"--split given: {manifest.name} has no train/ and test/ folders nor a split column; use --split "
+                "holdout or --split folds."
+            )
+            raise InputError(msg)
+        given = manifest.table["split"].to_numpy(object)
+        outer = self.outer if self.outer != "auto" else "test" if (given == "test").any() else "validation"
+        assert not self._rows_alone  # refused when the plan was made
+        return given_split(
+            strata[0],
+            clusters,
+            strata[1],
+            given,
+            outer=outer,
+            leak=self.leak,  # type: ignore[arg-type] # by the line above
+            seed=self.fold_seed,
+            inner_fraction=self._inner,
+        )
+
+    def _copies(self, manifest: Manifest) -> np.ndarray:
+        """Return the rows that over-sampling the whole manifest repeats; those of all folds and seeds are the same."""
+        draws = oversample(manifest.labels, np.arange(len(manifest)), self.n_min, self.fold_seed)
+        if not draws.is_copy.any():
+            msg = (
+                f"--data.leak oversample_first: no class has fewer images than --data.n_min {self.n_min!r} asks for, "
+                "so nothing is over-sampled; raise it, or choose --data.leak duplicates"
+            )
+            raise InputError(msg)
+        return draws.rows[draws.is_copy]
+
+    def _spread(self, manifest: Manifest, copies: np.ndarray) -> Fold:
+        """Put every copy into a part as if it were an image of its own, each part with its share of each class."""
+        if self.split == "folds":
+            index, shares = self.fold, np.full(self.folds, 1 / self.folds)
+        else:
+            index, shares = 0, np.array([self.holdout_fraction, 1 - self.holdout_fraction])
+        part = _shared_out(manifest, copies, shares, [self.fold_seed, _COPIES_STREAM])
+        outer, rest = copies[part == index], copies[part != index]
+        shares = np.array([1 - self._inner, self._inner])
+        part = _shared_out(manifest, rest, shares, [self.fold_seed, _COPIES_STREAM, index])
+        return Fold(index, rest[part == 0], rest[part == 1], outer)
+
+
+def _shared_out(manifest: Manifest, rows: np.ndarray, shares: np.ndarray, seed: list[int]) -> np.ndarray:
+    if not len(rows):
+        return np.empty(0, np.int64)
+    return divide(manifest.labels[rows], np.arange(len(rows)), manifest.classes, shares, seed, 0)
+
+
+def _leaks(clusters: np.ndarray, fold: Fold, copies: Fold | None) -> dict[str, int]:
+    """Count what stands both in the outer part and in those that are trained or selected on."""
+    used = np.concatenate([fold.train, fold.inner])
+    if copies is not None:
+        used = np.concatenate([used, copies.train, copies.inner])
+    shared = np.intersect1d(clusters[used], clusters[fold.outer])
+    counts = {
+        "leaking_clusters": len(shared),
+        "leaking_train_rows": int(np.isin(clusters[used], shared).sum()),
+        "leaking_outer_rows": int(np.isin(clusters[fold.outer], shared).sum()),
+    }
+    if copies is not None:
+        counts["outer_rows_with_a_copy_in_training"] = int(np.isin(fold.outer, copies.train).sum())
+    return counts
+
+
+_REHEARSAL_STREAM = 15_485_863  # keeps the draw of what is rehearsed apart from other draws of the same seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupPlan:
+    """The options that say so; `EmotionDataModule` documents them.
+
+    Raises:
+        InputError: Options that do not go together.
+    """
+
+    balance_by: str | None = None
+    train_on: str | None = None
+    rehearsal: float = 0.0
+
+    def check(self, n_min: object, leak: str) -> None:
+        """Refuse what would do nothing, and what the leaky protocols do not know."""
+        problem = ""
+        if self.balance_by is not None and n_min is None:
+            problem = (
+                f"--data.balance_by {self.balance_by}: without --data.n_min nothing is over-sampled; give it as well"
+            )
+        elif leak == "oversample_first" and (self.balance_by or self.train_on):
+            problem = (
+                "--data.leak oversample_first copies classes of the whole set; "
+                "leave --data.balance_by and --data.train_on out"
+            )
+        elif not 0 <= self.rehearsal < 1:
+            raise invalid("--data.rehearsal", "must be a share of at least 0 and below 1", self.rehearsal)
+        elif self.rehearsal and self.train_on is None:
+            problem = (
+                f"--data.rehearsal {self.rehearsal}: without --data.train_on no image is left out that could be added"
+            )
+        if problem:
+            raise InputError(problem)
+
+    def balanced(self, manifest: Manifest, rows: np.ndarray) -> np.ndarray:
+        """Return what is filled up to ``n_min``, (N,) int64: labels, or cells of label and group; tell empty ones."""
+        if self.balance_by is None:
+            return manifest.labels
+        found = cells(manifest, self.balance_by, "--data.balance_by")
+        lost = np.setdiff1d(np.arange(len(found.names)), found.of[rows])
+        empty = [*(found.names[i] for i in lost.tolist()), *found.empty]
+        if empty:
+            shown = "; ".join(empty[:8]) + (f" and {len(empty) - 8} more" if len(empty) > 8 else "")
+            warnings.warn(
+                f"balance_by {self.balance_by}: no training image is of {shown}. These cells stay empty.", stacklevel=3
+            )
+        return found.of
+
+    def counts(self, manifest: Manifest) -> np.ndarray:
+        """Return how many images may be learnt from, int64: of each class, or of each cell that is balanced."""
+        rows = self.chosen(manifest, np.arange(len(manifest)))
+        of = manifest.labels if self.balance_by is None else cells(manifest, self.balance_by, "--data.balance_by").of
+        return np.bincount(of[rows], minlength=1 + int(of.max())).astype(np.int64)
+
+    def chosen(self, manifest: Manifest, rows: np.ndarray) -> np.ndarray:
+        """Return those of the rows that may be learnt from or selected on."""
+        if self.train_on is None:
+            return rows
+        return rows[condition_mask(manifest.table, self.train_on, "--data.train_on")[rows]]
+
+    def restrict(self, division: Division, manifest: Manifest, seed: int) -> Division:
+        """Return the division whose training and inner parts hold the chosen group alone, and what is rehearsed.
+
+        The outer part stays as it is, so that runs on different groups are reported on the same images.
+
+        Raises:
+            InputError: A class of the group is in neither, or there is less to rehearse than was asked for.
+        """
+        if self.train_on is None:
+            return division
+        fold = division.fold
+        train, inner = self.chosen(manifest, fold.train), self.chosen(manifest, fold.inner)
+        group = np.flatnonzero(condition_mask(manifest.table, self.train_on, "--data.train_on"))
+        wanted = np.unique(manifest.labels[group])
+        for name, rows in (("training", train), ("inner", inner)):
+            lacking = np.setdiff1d(wanted, manifest.labels[rows])
+            if len(lacking) and (name == "training" or len(fold.inner)):
+                msg = (
+                    f"--data.train_on {self.train_on}: the {name} part ({len(rows)} rows of the group) has no row of "
+                    f"class {manifest.classes[lacking[0]]}; divide the group evenly with --data.stratify_by, set more "
+                    "aside with --data.inner_fraction, or use more images"
+                )
+                raise InputError(msg)
+        rehearsed = self._rehearsed(fold.train, len(train), manifest, seed)
+        return replace(division, fold=replace(fold, train=np.sort(np.concatenate([train, rehearsed])), inner=inner))
+
+    def _rehearsed(self, rows: np.ndarray, learnt: int, manifest: Manifest, seed: int) -> np.ndarray:
+        """Draw rows of the rest of the training part, so that they are the wanted share of what is learnt from."""
+        count = round(learnt * self.rehearsal / (1 - self.rehearsal))
+        if not count:
+            return np.empty(0, np.int64)
+        rest = rows[condition_mask(manifest.table, opposite(self.train_on or ""), "--data.train_on")[rows]]
+        if count > len(rest):
+            msg = (
+                f"--data.rehearsal {self.rehearsal} beside {learnt} rows of {self.train_on} needs {count} other "
+                f"training rows, there are {len(rest)}; at most {len(rest) / (learnt + len(rest)):.2f} can be rehearsed"
+            )
+            raise InputError(msg)
+        return np.random.default_rng([seed, _REHEARSAL_STREAM]).choice(rest, count, replace=False)

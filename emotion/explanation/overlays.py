@@ -1,0 +1,262 @@
+"""Correctly answered faces of a class and group laid on each other: what their explanations share turns dark.
+
+As Fig. 4, 7 and 8 of the paper on data imbalance: each image marks its most important superpixels, and the shade of a
+place is the share of the images that mark it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from emotion.explanation.faithfulness import Better, Curves, clusters_of, marked
+from emotion.explanation.methods import EVERYBODY, Explained
+from emotion.explanation.regions import FRAME, REGIONS, in_frame, known, outlines
+from results.reports.figures import COLOURS, PLAIN, drawable, inches
+
+SIDE = 160  # pixels of a panel
+_PANEL, _GAP, _COUNT, _HEAD = 1.25, 0.12, 0.24, 0.85  # inches
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Images of one class and group that are laid on each other.
+
+    Attributes:
+        name: Class.
+        group: Its group, "" for all together.
+        rows: Rows of the table that are used.
+        correct: How many were answered correctly.
+        left_out: How many of these have no landmarks, and so could not be used.
+        images: How many there are of the class and group.
+    """
+
+    name: str
+    group: str
+    rows: np.ndarray
+    correct: int
+    left_out: int
+    images: int
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """The images of a cell in one frame.
+
+    Attributes:
+        cell: Whose.
+        face: float (SIDE, SIDE) mean of the grey pictures, 0 to 1; NaN where there is none.
+        marks: float (SIDE, SIDE) share of the images that mark the place; NaN where there is no image.
+        aligned: Whether the faces lie where the frame says.
+    """
+
+    cell: Cell
+    face: np.ndarray
+    marks: np.ndarray
+    aligned: bool
+
+
+def cells(explained: Explained, group: np.ndarray, groups: Sequence[str], *, n: int = 10, seed: int = 0) -> list[Cell]:
+    """Choose up to n correctly answered images of each class and group, at random, of different clusters first.
+
+    Where no image at all has landmarks, images are used as they are; otherwise those without are left out.
+
+    Args:
+        explained: The images.
+        group: (N,) the group of each.
+        groups: Those to show.
+        n: So many at most.
+        seed: Of the choice.
+    """
+    table = explained.table
+    aligned = known(explained.landmarks)
+    usable = aligned if aligned.any() else np.ones(len(table), bool)
+    label, cluster = table["label"].to_numpy(object), clusters_of(table)
+    correct = label == table["predicted"].to_numpy(object)
+    shuffled = np.random.default_rng(seed).permutation(len(table))
+    found = []
+    for name in explained.classes:
+        for one in groups:
+            inside = (label == name) & (group == one)
+            rows = shuffled[(inside & correct & usable)[shuffled]]
+            again = pd.Series(cluster[rows]).groupby(cluster[rows]).cumcount().to_numpy()
+            chosen = np.sort(rows[np.argsort(again, kind="stable")[:n]])
+            right = inside & correct
+            left_out = int((right & ~usable).sum())
+            found.append(Cell(name, one, chosen, int(right.sum()), left_out, int(inside.sum())))
+    return found
+
+
+def overlay(explained: Explained, cell: Cell, *, top: int = 5) -> Overlay:
+    """Lay the images of a cell on each other."""
+    if not len(cell.rows):
+        empty = np.full((SIDE, SIDE), np.nan)
+        return Overlay(cell, empty, empty, False)
+    aligned = known(explained.landmarks)
+    faces, marks = [], []
+    for row in cell.rows:
+        landmarks = explained.landmarks[row] if aligned[row] else None
+        grey = explained.images[row].astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32) / 255
+        faces.append(in_frame(grey, landmarks, SIDE))
+        marks.append(in_frame(marked(explained.maps[row], explained.segments[row], top), landmarks, SIDE))
+    there = np.isfinite(faces)
+    count = there.sum(axis=0)
+    face = np.divide(np.nansum(faces, axis=0), count, out=np.full(count.shape, np.nan), where=count > 0)
+    return Overlay(cell, face, np.nan_to_num(np.array(marks)).mean(axis=0), bool(aligned[cell.rows].all()))
+
+
+def overlay_figure(
+    drawn: Sequence[Overlay], classes: Sequence[str], groups: Sequence[str], *, n: int, title: str, faces: bool
+) -> Figure:
+    """Return one panel a class (row) and group (column), with the count below it: used of wanted.
+
+    All groups together make one row of classes.
+
+    Args:
+        drawn: One for each class and group.
+        classes: To show.
+        groups: To show.
+        n: How many images were wanted.
+        title: Heading.
+        faces: Show the mean of the faces below the marks; such a figure shows people and stays with its owner.
+    """
+    together = tuple(groups) == (EVERYBODY,)
+    lines = [""] if together else list(classes)
+    columns = list(classes) if together else list(groups)
+    names, fonts = drawable(lines)
+    heads, head_fonts = drawable(columns, "class" if together else "group")
+    turned = inches(heads, head_fonts) > _PANEL
+    left = 0.2 + (0.1 + inches(names, fonts) if not together else 0.0)
+    above = _HEAD + (0.66 * inches(heads, head_fonts) if turned else 0.0)
+    beyond = 0.75 * inches(heads[-1:], head_fonts) - 0.5 if turned else 0.0  # the last head leans over the edge
+    across = max(left + len(columns) * (_PANEL + _GAP) + max(0.75, beyond), 0.3 + inches([title], head_fonts, 11))
+    up = above + len(lines) * (_PANEL + _COUNT + _GAP) + 0.05
+    figure = Figure(figsize=(across, up))
+    place = {(one.cell.name, one.cell.group): one for one in drawn}
+    for row, line in enumerate(lines):
+        for column, head in enumerate(columns):
+            one = place[(head, EVERYBODY) if together else (line, head)]
+            x, y = left + column * (_PANEL + _GAP), up - above - row * (_PANEL + _COUNT + _GAP) - _PANEL
+            axes = figure.add_axes((x / across, y / up, _PANEL / across, _PANEL / up))
+            _panel(axes, one, faces)
+            axes.set_xlabel(f"{len(one.cell.rows)} of {n}", fontsize=8, labelpad=3)
+            if column == 0 and not together:
+                said: dict[str, Any] = {"rotation": 0, "ha": "right", "va": "center", "labelpad": 6}
+                axes.set_ylabel(names[row], family=fonts, parse_math=False, **said)
+            if row == 0:
+                lean: dict[str, Any] = (
+                    {"rotation": 40, "ha": "left", "x": 0.35, "rotation_mode": "anchor"} if turned else {}
+                )
+                axes.set_title(heads[column], fontsize=10, family=head_fonts, pad=5, parse_math=False, **lean)
+    _, title_fonts = drawable([title])
+    figure.text(0.12 / across, 1 - 0.1 / up, title, va="top", fontsize=11, family=title_fonts, parse_math=False)
+    figure.text(0.12 / across, 1 - 0.34 / up, "dark: what the images share", va="top", fontsize=8)
+    high = min(2.2, up - above - 0.45)
+    x = left + len(columns) * (_PANEL + _GAP)
+    bar = figure.add_axes((x / across, (up - above - high) / up, 0.12 / across, high / up))
+    bar.imshow(np.linspace(1, 0, 101)[:, None], cmap=_map(faces), vmin=0, vmax=1, aspect="auto", extent=(0, 1, 0, 1))
+    bar.set_xticks([])
+    bar.yaxis.tick_right()
+    bar.set_yticks([0, 0.5, 1], ["none", "half", "all"], fontsize=8)
+    return figure
+
+
+def _map(faces: bool) -> str:
+    return "Reds" if faces else "YlOrBr"
+
+
+def _panel(axes: Axes, one: Overlay, faces: bool) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_facecolor("#eeeeee")
+    axes.set_xlim(0, SIDE)
+    axes.set_ylim(SIDE, 0)
+    cell = one.cell
+    if not len(cell.rows):
+        why = "no image" if not cell.images else "none correct" if not cell.correct else "no landmarks"
+        axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", va="center", fontsize=8)
+        return
+    extent = (0, SIDE, SIDE, 0)
+    if faces:
+        grey = np.nan_to_num(one.face, nan=1.0)[..., None].repeat(3, axis=2)
+        shade = 0.85 * one.marks[..., None]
+        red = colormaps["Reds"](0.35 + 0.65 * one.marks)[..., :3]
+        axes.imshow(np.clip(grey * (1 - shade) + red * shade, 0, 1), extent=extent)
+        return
+    axes.imshow(one.marks, cmap=_map(faces), vmin=0, vmax=1, extent=extent)
+    if one.aligned:
+        for shape in (shape for shapes in outlines(FRAME).values() for shape in shapes):
+            closed = np.vstack([shape, shape[:1]]) * SIDE
+            axes.plot(closed[:, 0], closed[:, 1], color="#333333", linewidth=0.5)
+
+
+def curves_figure(found: Curves, deletion: Better, insertion: Better) -> Figure:
+    """Return both curves beside those of random orders, mean over images; the band is one standard error."""
+    figure = Figure(figsize=(8.6, 3.7), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    sides = (
+        ("Deletion (low is good)", "taken away", found.deletion, found.random, deletion),
+        ("Insertion (high is good)", "put back", found.insertion, found.random[:, ::-1], insertion),
+    )
+    for axes, (title, what, ours, random, better) in zip(panels, sides, strict=True):
+        for name, values, colour, style in (("map", ours, COLOURS[1], "-"), ("random", random, COLOURS[0], "--")):
+            mean = values.mean(axis=0)
+            spread = values.std(axis=0, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.zeros(len(mean))
+            area = better.value.value if name == "map" else better.chance.value
+            axes.plot(found.grid, mean, style, color=colour, label=f"{name}, area {area:.3f}")
+            axes.fill_between(found.grid, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
+        axes.set_title(title, fontsize=10)
+        axes.set_xlabel(f"share of pixels {what}")
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=8)
+    panels[0].set_ylabel("probability of the explained class")
+    return figure
+
+
+def regions_figure(table: pd.DataFrame, by: str, groups: Sequence[str]) -> Figure:
+    """Return density on each region for each group, all classes together, with intervals.
+
+    Args:
+        table: What `region_table` gave.
+        by: The grouping; "" for all images together.
+        groups: Its groups.
+    """
+    shown = table[(table["by"] == by) & (table["class"] == "")]
+    groups = [group for group in groups if (shown["group"] == group).any()]
+    names, fonts = drawable([group or "all" for group in groups], "group")
+    key = inches(names, fonts, 8) + 1.3 if by else 0.3
+    high = max(2.4, len(REGIONS) * (0.24 + 0.15 * len(groups)))
+    left, right = 0.35 + inches(REGIONS, [PLAIN], 10), 0.25
+    across, up = left + 4.6 + key + right, high + 0.95
+    figure = Figure(figsize=(across, up))
+    axes = figure.add_axes((left / across, 0.6 / up, 4.6 / across, high / up))
+    step = 0.72 / max(len(groups), 1)
+    marks = ("o", "s", "^", "D", "v", "P", "X", "*")
+    for number, (group, name) in enumerate(zip(groups, names, strict=True)):
+        rows = shown[shown["group"] == group].set_index("region").reindex(REGIONS)
+        value, low, end = (rows[column].to_numpy(np.float64) for column in ("density", "density_low", "density_high"))
+        place = np.arange(len(REGIONS)) + (number - (len(groups) - 1) / 2) * step
+        reach = np.nan_to_num(np.clip([value - low, end - value], 0, None))
+        axes.errorbar(value, place, xerr=reach, fmt=marks[number % len(marks)], color=COLOURS[number % len(COLOURS)],
+                      capsize=2, markersize=5, label=f"{name} (n = {int(rows['images'].max()):,})")  # fmt: skip
+    axes.axvline(1, color="#666666", linewidth=1, linestyle=":")
+    axes.set_yticks(range(len(REGIONS)), REGIONS)
+    axes.set_ylim(len(REGIONS) - 0.5, -0.5)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("density: share of importance / share of area")
+    axes.spines[["top", "right"]].set_visible(False)
+    if by:
+        axes.legend(
+            loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8, frameon=False, prop={"family": fonts, "size": 8}
+        )
+        figure.text(
+            0.12 / across, 1 - 0.1 / up, f"by {by}", va="top", fontsize=10, family=drawable([by])[1], parse_math=False
+        )
+    return figure

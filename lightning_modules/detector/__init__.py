@@ -1,5 +1,0 @@
-"""Our own face detector: one class, one stage, anchor-free, over a feature pyramid; leaves as ONNX."""
-
-from lightning_modules.detector.module import FaceDetector
-
-__all__ = ["FaceDetector"]

@@ -1,0 +1,266 @@
+"""Training of the face detector: its options, what a run keeps, and its one evaluation of the outer part."""
+
+import hashlib
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import pandas as pd
+import torch
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from tqdm import tqdm
+
+from datamodules.face_boxes import BoxesDataModule
+from datamodules.manifest import CORNERS
+from lightning_modules.backbones import best_device
+from lightning_modules.callbacks import NonFiniteLoss, StopGracefully, average_weights, run_progress
+from lightning_modules.config import Options, RunConfig
+from lightning_modules.face_detector.network import (
+    CONFIG_KEY,
+    MONITOR,
+    FaceDetector,
+    ImageMatches,
+    intervals,
+    match,
+    read_detector,
+)
+from lightning_modules.run import DetectorRun, GoOnAtBatch
+from lightning_modules.training import RunLogger, Task, log_config
+from lightning_modules.warm_start import refuse_seen, seen_by
+from results.tracking.runs import find_run
+
+Found = dict[int, tuple[np.ndarray, np.ndarray]]  # row -> boxes (F, 4) in the square, scores (F,)
+
+
+def pictures_of(found: Found, data: BoxesDataModule) -> list[ImageMatches]:
+    """Match boxes and scores of rows with the truth, in the order of the rows."""
+    return [match(*found[row], data.boxes[row]) for row in sorted(found)]
+
+
+def detection_table(found: Found, data: BoxesDataModule) -> pd.DataFrame:
+    """Return row, path, score, x0, y0, x1, y1 (pixels of the square) of every box that was found."""
+    paths = data.manifest.table["path"]
+    rows = [
+        {"row": row, "path": paths.iat[row], "score": score, **dict(zip(CORNERS, box, strict=True))}
+        for row, (boxes, scores) in sorted(found.items())
+        for box, score in zip(boxes.tolist(), scores.tolist(), strict=True)
+    ]
+    return pd.DataFrame(rows, columns=["row", "path", "score", *CORNERS])
+
+
+def truth_table(data: BoxesDataModule, rows: Iterable[int]) -> pd.DataFrame:
+    """Return row, path, x0, y0, x1, y1 (pixels of the square) of every true box of some rows.
+
+    A picture without a face has one line without corners, so that the table names every picture.
+    """
+    paths = data.manifest.table["path"]
+    lines = [
+        {"row": row, "path": paths.iat[row], **dict(zip(CORNERS, box, strict=True))}
+        for row in sorted(map(int, rows))
+        for box in (data.boxes[row].tolist() or [[np.nan] * 4])
+    ]
+    return pd.DataFrame(lines, columns=["row", "path", *CORNERS])
+
+
+def matched(detections: pd.DataFrame, truth: pd.DataFrame) -> list[ImageMatches]:
+    """Return the pictures that two tables of one set of rows stand for, as :func:`pictures_of` does."""
+    boxes = {row: group for row, group in detections.groupby("row")}
+    nothing = detections.iloc[:0]
+    pictures = []
+    for row, faces in truth.groupby("row"):
+        found = boxes.get(row, nothing)
+        true = faces.loc[faces[CORNERS[0]].notna(), list(CORNERS)].to_numpy(np.float32)
+        corners = found[list(CORNERS)].to_numpy(np.float32).reshape(-1, 4)
+        pictures.append(match(corners, found["score"].to_numpy(np.float32), true))
+    return pictures
+
+
+class DetectorLines(Callback):
+    """One line an epoch with the loss and the inner average precision."""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print it."""
+        known = trainer.callback_metrics
+        names = {"train/loss": "loss", "val/loss": "inner loss", "val/map_50": "mAP@.5", "val/map": "mAP@.5:.95"}
+        values = ", ".join(f"{shown} {float(known[name]):.3f}" for name, shown in names.items() if name in known)
+        print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: {values}", file=sys.stderr, flush=True)
+
+
+def detector_config(options: Options) -> RunConfig:
+    """Return the config of a detector; one that starts from another has the network of that one unless it says so.
+
+    Raises:
+        InputError: an unknown option, a value of the wrong type, or there is no such run or file to start from.
+    """
+    config = RunConfig.layered(options, "detector")
+    start = config.run["start_from"]
+    if start is None:
+        return config
+    known = read_detector(checkpoint_of(start))[CONFIG_KEY]
+    network = {name: value for name, value in known.items() if name != "size"}
+    base = {"model": {**network, "weights": "none"}, "data": {"size": known["size"]}}
+    return RunConfig.layered(options, "detector", base)
+
+
+class DetectorTask(Task):
+    """Training of a face detector."""
+
+    options: DetectorRun
+    data: BoxesDataModule
+    model: FaceDetector
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self.options = options = DetectorRun(**config.run)
+        network = {**config.model, "size": config.data["size"]}
+        if options.start_from is None:
+            self.model = FaceDetector(**network)
+        else:
+            self.model = FaceDetector.from_checkpoint(checkpoint_of(options.start_from), **network).train()
+        self.data = BoxesDataModule(**config.data)
+        self.trainer_options = {
+            "accelerator": options.accelerator,
+            "devices": 1,
+            "max_epochs": options.epochs,
+            "precision": options.precision,
+            "gradient_clip_val": options.clip,
+            "enable_model_summary": False,
+            "num_sanity_val_steps": 0,
+            "use_distributed_sampler": False,
+            "log_every_n_steps": 10,
+            "enable_progress_bar": sys.stdout.isatty(),
+        }
+
+    def division_hash(self) -> str:
+        """Hash of which image is in which part."""
+        split = self.data.split_table().drop(columns="content")  # of runs from before this column existed
+        digest = hashlib.sha256(pd.util.hash_pandas_object(split, index=False).to_numpy().tobytes())
+        digest.update(np.concatenate(self.data.boxes).tobytes())
+        return digest.hexdigest()[:16]
+
+    def check_start(self) -> None:
+        """Load the weights that the run starts from."""
+        if self.options.start_from is not None:
+            refuse_known(self.options.start_from, self.data, "--from")
+
+    def name(self) -> str:
+        """Return the name of the run."""
+        data, backbone = self.data.manifest.name, self.model.plain["backbone"]
+        return self.options.name or f"detector {data} {backbone} seed {self.config.seed_everything}"
+
+    def tags(self) -> dict[str, str]:
+        """Return the tags that are this kind's own."""
+        return {"kind": "detector"}
+
+    def callbacks(self, folder: Path) -> list[Callback]:
+        """Return checkpoints, early stopping, guards and progress."""
+        return run_callbacks(self.options, folder)
+
+    def log_beginning(self, tracker: RunLogger) -> None:
+        """Log the config and the data set."""
+        log_config(tracker, self.config)
+        data = self.data
+        counts = data.split_table().groupby("role")["faces"].agg(["size", "sum"])
+        profile = {"pictures": counts["size"].to_dict(), "faces": counts["sum"].to_dict(), "clipped": data.clipped}
+        tracker.log_dataset(data.manifest.name, data.source, data.manifest.fingerprint(), profile=profile)
+
+    def evaluate(self, trainer: pl.Trainer, tracker: RunLogger) -> tuple[pd.DataFrame, str]:
+        """Predict the outer part once; return the table of predictions and the printed result."""
+        model, data = self.model, self.data
+        best = str(tracker.run_folder / "best.ckpt")
+        trainer.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
+        if self.options.keep != "none":
+            tracker.log_file(best, "checkpoint")
+        pictures = pictures_of(model.detections, data)
+        table = intervals(pictures, resamples=self.options.resamples, seed=self.config.seed_everything)
+        found = detection_table(model.detections, data)
+        tracker.log_table(found, "detections")
+        tracker.log_table(truth_table(data, data.fold.outer), "truth")
+        tracker.log_table(data.split_table(), "split")
+        tracker.log_table(table, "intervals")
+        ends = {f"test/{row.metric}_{end}": getattr(row, end) for row in table.itertuples() for end in ("low", "high")}
+        tracker.log_metrics(ends)
+        return found, text_of(table, len(pictures), sum(picture.faces for picture in pictures))
+
+    def split_table(self) -> pd.DataFrame:
+        """Return which image plays which role."""
+        return self.data.split_table()
+
+
+def run_callbacks(options: DetectorRun, folder: Path) -> list[Callback]:
+    """Return what every run has: best and last checkpoint, guards, progress, and what its options ask for."""
+    files: dict[str, Any] = {"dirpath": folder, "auto_insert_metric_name": False, "enable_version_counter": False}
+    callbacks: list[Callback] = [
+        ModelCheckpoint(filename="best", monitor=MONITOR, mode="max", save_weights_only=True, **files),
+        ModelCheckpoint(filename="last", save_top_k=1, monitor=None, save_on_train_epoch_end=True, **files),
+        StopGracefully(folder),
+        GoOnAtBatch(),
+        NonFiniteLoss(),
+        run_progress() if sys.stdout.isatty() else DetectorLines(),
+    ]
+    if options.patience is not None:
+        callbacks.append(EarlyStopping(monitor=MONITOR, mode="max", patience=options.patience))
+    if options.ema_decay is not None:
+        callbacks.append(average_weights(options.ema_decay))
+    return callbacks
+
+
+def find_faces(
+    model: FaceDetector, data: BoxesDataModule, rows: Sequence[int]
+) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """Look for faces in some rows; return boxes (F, 4) and scores (F,) of each."""
+    device = best_device()
+    model = model.to(device).eval()
+    found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    with torch.inference_mode():
+        for batch in tqdm(
+            data.loader(np.asarray(rows, np.int64)), desc="looking for faces", unit="batch", delay=1, disable=None
+        ):
+            found.update(zip(batch["row"].tolist(), model.found(model(batch["image"].to(device))), strict=True))
+    return found
+
+
+def evaluate(model: FaceDetector, data: BoxesDataModule, rows: Sequence[int]) -> list[ImageMatches]:
+    """Look for faces in some rows, and match what is found with the truth, in the order of the rows' numbers."""
+    return pictures_of(find_faces(model, data, rows), data)
+
+
+def text_of(table: pd.DataFrame, pictures: int, faces: int, kind: str = "held-out images") -> str:
+    """Return the result as people read it."""
+    shown = {"map_50": "mAP@.5", "map": "mAP@.5:.95"}
+    lines = [
+        f"{shown[row.metric]:<11} {row.value:.3f}  ({row.low:.3f} to {row.high:.3f})" for row in table.itertuples()
+    ]
+    return "\n".join([f"{faces} faces in {pictures} {kind}; 95 % intervals over images", *lines])
+
+
+def checkpoint_of(which: str) -> Path:
+    """Return the checkpoint that a file's name or a run (its id, the beginning of that, name, or latest) stands for."""
+    from lightning_modules.predictor import CHECKPOINT
+    from results.tracking.runs import download, find_run
+
+    path = Path(which).expanduser()
+    if path.is_file() or path.suffix == ".ckpt":
+        return path
+    return download(find_run(which), CHECKPOINT)
+
+
+def refuse_known(which: str, data: BoxesDataModule, option: str) -> None:
+    """Refuse a detector that was trained or selected on images of the outer part, or on images of their clusters.
+
+    Args:
+        which: the run or file, as `lightning_modules.face_detector.training.checkpoint_of` takes it.
+        data: the images of the run; what the detector has seen is recorded in it.
+        option: the option that named the detector.
+
+    Raises:
+        InputError: it was, or it does not record which images it was trained on.
+    """
+    path = Path(which).expanduser()
+    run_id = None if path.is_file() or path.suffix == ".ckpt" else find_run(which)
+    seen = seen_by(read_detector(checkpoint_of(which)), data, option, which, run_id)
+    alike = "the same data.split, outer_fraction, inner_fraction and fold_seed"
+    refuse_seen(seen, data, data.fold.outer, option, which, alike)

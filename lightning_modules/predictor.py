@@ -1,0 +1,151 @@
+"""Classify a picture, a folder or a table of paths with a trained model."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from datamodules.dataset import PictureDataModule
+from datamodules.errors import InputError
+from datamodules.images import Fit
+from datamodules.paths import replacing
+from datamodules.readers.face_crops import FaceCrops
+from lightning_modules.backbones import best_device
+from lightning_modules.classifier import EmotionClassifier
+from results.tracking.runs import children, download, find_run, run_config, run_row
+
+CHECKPOINT = "checkpoint/best.ckpt"
+CONFIG = "config.yaml"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model and how its images must be prepared; ``faces`` if they must be face crops."""
+
+    model: EmotionClassifier
+    classes: list[str]
+    size: int
+    fit: Fit
+    faces: FaceCrops | None = None
+
+
+def run_checkpoint(run_id: str) -> Path:
+    """Return the local path of the checkpoint the inner split chose in a run (its id, its beginning, name or latest).
+
+    Raises:
+        InputError: there is no such run, it was deleted, it has no checkpoint, or it is the parent of a
+            cross-validation.
+    """
+    run_id = find_run(run_id)
+    run_row(run_id)
+    try:
+        return download(run_id, CHECKPOINT)
+    except InputError as error:
+        folds = children(run_id)
+        if len(folds):
+            names = ", ".join(folds["run_id"].head(5))
+            msg = (
+                f"--run: {run_id} is the parent of {len(folds)} runs and has no model itself; name one of them: {names}"
+            )
+            raise InputError(msg) from error
+        if (run_config(run_id).get("run") or {}).get("keep") == "none":
+            msg = f"--run: {run_id} was trained with --run.keep none, so it left no checkpoint; train it again without"
+            raise InputError(msg) from error
+        raise
+
+
+def stored_run(run_id: str) -> tuple[Path, Path]:
+    """Return the config file and the checkpoint of a run."""
+    run_id = find_run(run_id)
+    checkpoint = run_checkpoint(run_id)  # first: it says what is wrong with the parent of a cross-validation
+    return download(run_id, CONFIG), checkpoint
+
+
+def load_trained(checkpoint: Path) -> Trained:
+    """Load a model for use.
+
+    Raises:
+        InputError: not a file, damaged, not ours, or one that would run code when opened.
+    """
+    model = EmotionClassifier.from_checkpoint(checkpoint)
+    data = torch.load(checkpoint, map_location="cpu", weights_only=True).get("EmotionDataModule", {})
+    if not {"size", "fit"} <= set(data):
+        msg = (
+            f"--checkpoint: {checkpoint} does not say how its pictures were prepared; use one that `emotion fit` wrote"
+        )
+        raise InputError(msg)
+    faces = FaceCrops(**data["faces"]) if data.get("faces") else None  # older checkpoints do not record it
+    return Trained(model.eval(), list(model.classes), int(data["size"]), data["fit"], faces)
+
+
+def header(run: str, trained: Trained) -> str:
+    """Return what a run is, in two lines: its name and id, its backbone and its classes.
+
+    Args:
+        run: its id, the beginning of that, its name or latest.
+        trained: the model it left.
+    """
+    run_id = find_run(run)
+    name = run_row(run_id)["name"]
+    return (
+        f"run {name} [{run_id[:8]}], backbone {trained.model.plain['backbone']}\nclasses: {', '.join(trained.classes)}"
+    )
+
+
+def predict_table(
+    trained: Trained, source: str, *, batch_size: int = 64, num_workers: int = 0, run: str = "the model"
+) -> pd.DataFrame:
+    """Classify pictures.
+
+    Args:
+        trained: the model, and how its pictures are prepared.
+        source: a picture, a folder, or a table with a ``path`` column.
+        batch_size: pictures a step.
+        num_workers: processes that decode.
+        run: the name of the model in errors.
+
+    Returns:
+        One row a picture: ``path``, ``predicted``, ``prob_<class>`` (sum 1) and ``error``; a picture that cannot be
+        read has an error and no prediction.
+
+    Raises:
+        InputError: the images are whole photographs and the model is one of face crops, or there are no images.
+    """
+    pictures = PictureDataModule(source, trained.size, trained.fit, batch_size, num_workers)
+    if trained.faces is not None:
+        trained.faces.require_crops(run, "--data", source, pictures.paths)
+    probabilities, errors = [], []
+    device = best_device()
+    model = trained.model.to(device).eval()
+    with torch.inference_mode():
+        for batch in tqdm(pictures.predict_dataloader(), desc="classifying", unit="batch", delay=1, disable=None):
+            probabilities.append(model.probabilities(batch["image"].to(device)).cpu())  # (B, C)
+            errors += batch["error"]
+    table = pd.DataFrame(torch.cat(probabilities).numpy(), columns=[f"prob_{name}" for name in trained.classes])
+    best = table.to_numpy().argmax(axis=1)
+    table.insert(0, "path", [str(path) for path in pictures.paths])
+    table.insert(1, "predicted", [trained.classes[index] for index in best])
+    table["error"] = errors
+    bad = table["error"] != ""
+    table.loc[bad, [name for name in table if name.startswith("prob_")]] = float("nan")
+    table.loc[bad, "predicted"] = ""
+    return table
+
+
+def write_predictions(table: pd.DataFrame, path: Path) -> None:
+    """Write the table of `predict_table` as .csv or .parquet.
+
+    Raises:
+        InputError: The file cannot be written.
+    """
+    try:
+        with replacing(path) as part:
+            if path.suffix == ".csv":
+                table.to_csv(part, index=False)
+            else:
+                table.to_parquet(part, index=False)
+    except OSError as error:
+        msg = f"--output: cannot write {path}: {error.strerror or error}; choose a folder that exists and is writable"
+        raise InputError(msg) from error

@@ -1,0 +1,438 @@
+"""How good the predictions are in each group, and in each class of each group, with intervals.
+
+Counts come from fairlearn's MetricFrame. Accuracy, recall and precision get Wilson's interval with as many trials as
+the images are worth: images of one cluster are not independent, so their number is divided by the design effect, the
+variance over clusters beside that of independent images (Kish 1965). The cluster bootstrap keeps the number of
+clusters of each class, and in a group of few clusters, one or two of a class, that leaves too little to vary. F1 is no
+proportion and gets the bootstrap.
+"""
+
+import re
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from fairlearn.metrics import MetricFrame, count
+from statsmodels.stats.proportion import proportion_confint
+
+from datamodules.errors import InputError, did_you_mean
+from results.predictions import PROBABILITY, PROTOCOL
+from results.statistics import FEW_CLUSTERS, cluster_bootstrap
+
+OTHERS = "(others)"  # what `--top` leaves over; a mixture, so it is shown and never ranked
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A column and how its values become groups.
+
+    Attributes:
+        column: Its name.
+        edges: Lower ends of bins, rising, where its values are numbers.
+        kept: The values that stay themselves, all others are `(others)`; empty: all.
+    """
+
+    column: str
+    edges: tuple[float, ...] = ()
+    kept: tuple[str, ...] = ()
+
+    def values(self, table: pd.DataFrame) -> np.ndarray:
+        """Return the group of each row as text, objects of shape (N,); "" where it is not known."""
+        text = plain_values(table[self.column])
+        if self.edges:
+            return _binned(text, self, table)
+        if self.kept:
+            text = np.where((text == "") | np.isin(text, self.kept), text, OTHERS).astype(object)
+        return text
+
+    def ordered(self, values: Sequence[str]) -> list[str]:
+        """Return groups in the order in which they are shown: bins as they rise, numbers, then the alphabet."""
+        if self.edges:
+            names = _bin_names(self.edges)
+            return sorted(values, key=names.index)
+        return sorted(values, key=lambda value: (value == OTHERS, *_number_first(value)))
+
+
+def parse_bins(texts: Sequence[str]) -> dict[str, tuple[float, ...]]:
+    """Return the bins that `age=0,10,18,60` names: lower ends, of which the last bin is open above."""
+    found: dict[str, tuple[float, ...]] = {}
+    for text in texts:
+        column, _, ends = text.rpartition("=")
+        try:
+            edges = tuple(float(end) for end in ends.split(","))
+        except ValueError:
+            edges = ()
+        if not column or not edges or not np.isfinite(edges).all() or list(edges) != sorted(set(edges)):
+            msg = f"--bins: a column and the rising lower ends of its bins, such as age=0,10,18,60, got {text!r}."
+            raise InputError(msg)
+        found[column] = edges
+    return found
+
+
+def plain_values(column: pd.Series) -> np.ndarray:
+    """Return a column as text in one Unicode form, without control characters; "" where nothing is known."""
+    text = column.astype(object).where(column.notna(), "").astype(str)
+    return text.map({value: clean(value).strip() for value in text.unique()}).to_numpy(object)
+
+
+def clean(text: str) -> str:
+    """Return a text in one Unicode form, without control characters."""
+    return "".join(c if c.isprintable() else "�" for c in unicodedata.normalize("NFC", text.strip()))
+
+
+def _binned(text: np.ndarray, cut: Cut, table: pd.DataFrame) -> np.ndarray:
+    number = numbers(text[text != ""])
+    if number is None:
+        place = next(
+            place
+            for place, value in enumerate(text)
+            if value != "" and numbers(np.array([value], dtype=object)) is None
+        )
+        where = f"for {table['path'].iloc[place]!r}" if "path" in table else f"in row {place + 1} of the table"
+        msg = (
+            f"--bins: {cut.column!r} must hold numbers, got {str(text[place])!r} {where}; leave the column out of "
+            "--bins, or correct the value in the manifest."
+        )
+        raise InputError(msg)
+    names = np.array(_bin_names(cut.edges), dtype=object)
+    found = np.full(len(text), "", dtype=object)
+    found[text != ""] = names[np.searchsorted(cut.edges, number, side="right")]
+    return found
+
+
+def _bin_names(edges: tuple[float, ...]) -> list[str]:
+    """Return names of the bins: below the first edge, between two, and from the last on."""
+    shown = [f"{edge:g}" for edge in edges]
+    between = [f"{low} to <{high}" for low, high in pairwise(shown)]
+    return [f"below {shown[0]}", *between, f"{shown[-1]} and over"]
+
+
+def numbers(text: np.ndarray) -> np.ndarray | None:
+    """Return texts as finite numbers; None where one of them is none."""
+    number = pd.to_numeric(pd.Series(text, dtype=object), errors="coerce").to_numpy(np.float64)
+    return number if np.isfinite(number).all() else None
+
+
+def suggested(number: np.ndarray) -> str:
+    """Return quartiles as bins, rounded so that they can be typed."""
+    ends = np.percentile(number, [0, 25, 50, 75])
+    return ",".join(dict.fromkeys(f"{end:.3g}" for end in ends))
+
+
+def _number_first(value: str) -> tuple[bool, float, str]:
+    found = re.match(r"-?\d+(?:\.\d+)?", value)
+    return (found is None, float(found[0]) if found else 0.0, value)
+
+
+MOST_GROUPS = 40  # more are no table that anybody reads, and leave few images to each
+_OFFERED = 8
+_BETWEEN = " / "  # in the name of a crossing's group
+_NOT_GROUPS = ("row", "path", "content", "cluster", "label", "predicted", "role", "is_copy", PROTOCOL)
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """A column, or a crossing of several, and the groups that the evaluated images make.
+
+    Attributes:
+        cuts: The columns.
+        groups: Names of the groups that have images, in the order in which they are shown.
+    """
+
+    cuts: tuple[Cut, ...]
+    groups: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Such as `age` or `age x gender`."""
+        return " x ".join(clean(cut.column) for cut in self.cuts)
+
+    def of(self, table: pd.DataFrame) -> np.ndarray:
+        """Return the group of each row, objects of shape (N,); "" where one of the columns is not known."""
+        parts = [cut.values(table) for cut in self.cuts]
+        known = np.logical_and.reduce([part != "" for part in parts])
+        return np.where(known, [_BETWEEN.join(row) for row in zip(*parts, strict=True)], "").astype(object)
+
+    def is_mixture(self, group: str) -> bool:
+        """Whether a group is what `--top` left over."""
+        return OTHERS in group.split(_BETWEEN)
+
+
+def group_columns(table: pd.DataFrame) -> list[str]:
+    """Return the columns of a prediction table that images can be grouped by."""
+    names = [str(name) for name in table.columns]
+    return [name for name in names if name not in _NOT_GROUPS and not name.startswith(PROBABILITY)]
+
+
+def groupings(
+    table: pd.DataFrame,
+    by: Sequence[str],
+    *,
+    cross: bool = False,
+    bins: Mapping[str, Sequence[float]] | None = None,
+    top: int | None = None,
+) -> list[Grouping]:
+    """Return what to group by, checked.
+
+    Args:
+        table: A prediction table.
+        by: Names of columns, or of several joined by `+` for their crossing.
+        cross: Add the crossing of every two of the single columns.
+        bins: Column -> lower ends of its bins.
+        top: Keep so many most frequent values of each column; the rest becomes `(others)`.
+
+    Raises:
+        InputError: A column that does not exist, is empty, or has too many values; bins of no such column.
+    """
+    specs = list(dict.fromkeys(_columns_of(table, one) for one in by))  # a column given twice is one
+    if cross:
+        single = [spec[0] for spec in specs if len(spec) == 1]
+        specs += [(one, two) for i, one in enumerate(single) for two in single[i + 1 :]]
+    specs = list(dict.fromkeys(specs))
+    cut: dict[str, Cut] = {}
+    stray = sorted(set(bins or {}) - {column for spec in specs for column in spec})
+    if stray:
+        msg = f"--bins: {stray[0]!r} is not among --by ({', '.join(by)}); add it there."
+        raise InputError(msg)
+    if top is not None and top < 1:
+        msg = f"--top: keeps the most frequent values of a column, at least 1, got {top}."
+        raise InputError(msg)
+    for column in dict.fromkeys(column for spec in specs for column in spec):
+        cut[column] = _cut(table, column, tuple((bins or {}).get(column, ())), top)
+    return [_grouping(table, tuple(cut[column] for column in spec)) for spec in specs]
+
+
+def _columns_of(table: pd.DataFrame, spec: str) -> tuple[str, ...]:
+    names = group_columns(table)
+    parts = [spec] if spec in names else [part.strip() for part in re.split(r"[+*]", spec)]
+    for part in parts:
+        if part in names:
+            continue
+        near = "" if part in _NOT_GROUPS else did_you_mean(part, names, cutoff=0.5)
+        hint = f"; {near}" if near else "."
+        why = "; the class is what is measured in each group" if part in ("label", "predicted") else ""
+        msg = f"--by: no column {part!r} to group by{why}{hint} The columns are: {', '.join(names) or 'none'}."
+        raise InputError(msg)
+    if len(set(parts)) < len(parts):
+        msg = f"--by: a crossing is of different columns, got {spec!r}."
+        raise InputError(msg)
+    return tuple(parts)
+
+
+def _cut(table: pd.DataFrame, column: str, edges: tuple[float, ...], top: int | None) -> Cut:
+    text = plain_values(table[column])
+    counts = pd.Series(text[text != ""]).value_counts()
+    if not len(counts):
+        msg = f"--by: column {column!r} is empty, no image has a value. Fill it in the manifest, or choose another."
+        raise InputError(msg)
+    if edges:
+        return Cut(column, edges)
+    if top is not None and len(counts) > top:
+        return Cut(column, kept=tuple(counts.index[:top]))
+    if len(counts) > MOST_GROUPS:
+        number = numbers(text[text != ""])
+        frequent = ", ".join(f"{value} ({images})" for value, images in counts.head(_OFFERED).items())
+        binned = f"cut it into bins, such as --bins {column}={suggested(number)}" if number is not None else ""
+        msg = (
+            f"--by: column {column!r} has {len(counts)} values, at most {MOST_GROUPS} can be told apart; "
+            f"{binned + ', or ' if binned else ''}keep the most frequent with --top {_OFFERED}: {frequent}."
+        )
+        raise InputError(msg)
+    return Cut(column)
+
+
+def _grouping(table: pd.DataFrame, cuts: tuple[Cut, ...]) -> Grouping:
+    parts = [cut.values(table) for cut in cuts]
+    known = np.logical_and.reduce([part != "" for part in parts])
+    places = []
+    for cut, part in zip(cuts, parts, strict=True):
+        order = cut.ordered([str(value) for value in set(part[known])])
+        places.append([order.index(value) for value in part[known]])
+    found = sorted(
+        set(
+            zip(
+                *places, [_BETWEEN.join(row) for row in zip(*(part[known] for part in parts), strict=True)], strict=True
+            )
+        )
+    )
+    named = tuple(str(one[-1]) for one in found)
+    name = " x ".join(cut.column for cut in cuts)
+    if not named:
+        msg = f"--by: no image has a value in every column of {name}. Fill them in the manifest, or choose others."
+        raise InputError(msg)
+    if len(named) > MOST_GROUPS:
+        msg = (
+            f"--by: {name} makes {len(named)} groups, at most {MOST_GROUPS} can be told apart; cross fewer columns, "
+            "or make their groups fewer with --bins or --top."
+        )
+        raise InputError(msg)
+    return Grouping(cuts, named)
+
+
+MINIMUM = 30  # images; a smaller group is marked and never ranked
+LEVEL = 0.95
+Ends = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One grouping and its numbers.
+
+    Attributes:
+        grouping: What the images are grouped by.
+        by_group: One row a group: group, images, clusters, correct, `accuracy` and `f1_macro` with `_low` and `_high`,
+            classes (that the group has images of), ranked, few_clusters.
+        by_class: One row a group and class: group, class, images, clusters, correct, predicted, `recall`, `precision`
+            and `f1` with `_low` and `_high` (NaN where a class has no image), few_clusters.
+        unknown: Images that are in no group.
+    """
+
+    grouping: Grouping
+    by_group: pd.DataFrame
+    by_class: pd.DataFrame
+    unknown: int
+
+    @property
+    def ranked(self) -> list[str]:
+        """The groups that are compared."""
+        return [str(name) for name in self.by_group.loc[self.by_group["ranked"], "group"]]
+
+
+def measure(
+    table: pd.DataFrame,
+    grouping: Grouping,
+    classes: Sequence[str],
+    said: Sequence[str],
+    *,
+    minimum: int = MINIMUM,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Measured:
+    """Return the numbers of each group.
+
+    Macro F1 of a group is the mean over the classes that the group has images of: a class that it lacks is neither
+    right nor wrong in it. F1 of a class is twice the correct images over its images plus the times it was predicted, so
+    that of a class that is never predicted is 0, and its precision is not defined (NaN).
+
+    Args:
+        table: A prediction table.
+        grouping: What to group by.
+        classes: Classes that count.
+        said: All classes that predictions are of.
+        minimum: Images that a group needs to be ranked.
+        resamples: Of the cluster bootstrap.
+        seed: Of the cluster bootstrap.
+    """
+    of = grouping.of(table)
+    known = table.assign(group=of)[of != ""]
+    counts = group_counts(known, classes)
+    by_group, by_class = [], []
+    for name in grouping.groups:
+        part, numbers = known[known["group"] == name], counts.loc[name]
+        spread = cluster_bootstrap(part, said, resamples=resamples, level=LEVEL, seed=seed)
+        cells = []
+        for place, one in enumerate(classes):
+            held = tuple(int(numbers[f"{kind} {place}"]) for kind in _KINDS)
+            cells.append(_class_row(part, one, held, spread[spread["class"] == one].set_index("metric")))
+        f1 = [float(cell["f1"]) for cell in cells if cell["images"]]
+        few = part["cluster"].nunique() < FEW_CLUSTERS
+        row = {"group": name, "images": int(numbers["images"]), "clusters": part["cluster"].nunique()}
+        row |= {"correct": int(numbers["correct"]), "classes": len(f1), "few_clusters": few}
+        row |= {"ranked": len(part) >= minimum and not grouping.is_mixture(name)}
+        right = (part["label"] == part["predicted"]).to_numpy()
+        ends = proportion_interval(right, part["cluster"].to_numpy())
+        row |= _three("accuracy", float(numbers["correct"] / numbers["images"]), ends)
+        macro, one = float(np.mean(f1)), spread[spread["metric"] == "f1_macro"].iloc[0]
+        times = len(said) / len(f1)  # every class counts in the bootstrap's mean, those without images as 0
+        by_group.append(row | _three("f1_macro", macro, _f1_ends(macro, one["low"] * times, one["high"] * times, ends)))
+        by_class += [{"group": name, **cell} for cell in cells]
+    return Measured(grouping, pd.DataFrame(by_group), pd.DataFrame(by_class), int((of == "").sum()))
+
+
+def group_counts(known: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    """Return images and correct ones of each group, and of its n-th class `images n`, `predicted n`, `correct n`.
+
+    Args:
+        known: A prediction table with a column `group`, which is the index of what is returned.
+        classes: The classes.
+    """
+
+    def correct(true: np.ndarray, said: np.ndarray) -> int:
+        return int((true == said).sum())
+
+    metrics: dict[str, Callable] = {"images": count, "correct": correct}
+    for number in range(len(classes)):
+        metrics |= {f"{kind} {number}": _counted(kind, number) for kind in _KINDS}
+    codes = pd.Index(list(classes))
+    # an image may be taken for a class that does not count; its label may not be one
+    true, said = (codes.get_indexer(pd.Index(known[column])) for column in ("label", "predicted"))
+    groups = known["group"].to_numpy(object)
+    return MetricFrame(metrics=metrics, y_true=true, y_pred=said, sensitive_features=groups).by_group
+
+
+_KINDS = ("images", "predicted", "correct")
+
+
+def _counted(kind: str, number: int) -> Callable[[np.ndarray, np.ndarray], int]:
+    def counted(true: np.ndarray, said: np.ndarray) -> int:
+        right, taken = np.asarray(true) == number, np.asarray(said) == number
+        return int({"images": right, "predicted": taken, "correct": right & taken}[kind].sum())
+
+    return counted
+
+
+def _class_row(part: pd.DataFrame, name: str, held: tuple[int, ...], spread: pd.DataFrame) -> dict[str, Any]:
+    images, predicted, correct = held
+    inside, taken = (part[part[column] == name] for column in ("label", "predicted"))
+    clusters = inside["cluster"].nunique()
+    row: dict[str, Any] = {"class": name, "images": images, "clusters": clusters}
+    row |= {"correct": correct, "predicted": predicted, "few_clusters": clusters < FEW_CLUSTERS}
+    if not images:
+        return row | {key: np.nan for metric in ("recall", "precision", "f1") for key in _three(metric, 0, (0, 0))}
+    ends = proportion_interval((inside["predicted"] == name).to_numpy(), inside["cluster"].to_numpy())
+    row |= _three("recall", correct / images, ends)
+    sure = proportion_interval((taken["label"] == name).to_numpy(), taken["cluster"].to_numpy())
+    row |= _three("precision", correct / predicted if predicted else np.nan, sure)
+    f1 = 2 * correct / (images + predicted)
+    # no image right: at most as many as recall allows; all right: at least what recall and precision allow
+    limits = (min(ends[0], sure[0]), min(1.0, 2 * images * ends[1] / (images + predicted)))
+    return row | _three("f1", f1, _f1_ends(f1, spread.loc["f1", "low"], spread.loc["f1", "high"], limits))
+
+
+def proportion_interval(right: np.ndarray, cluster: np.ndarray) -> Ends:
+    r"""Return Wilson's 95 % interval of a share, (N,) yes or no in clusters, with :math:`n / d` trials.
+
+    .. math:: d = \frac{m}{m - 1} \frac{\sum_j (y_j - \hat p n_j)^2}{n \hat p (1 - \hat p)}, \quad d \ge 1
+
+    over m clusters with :math:`y_j` of :math:`n_j`. Independent images have d = 1. Where all or none are right, or in
+    one cluster, d cannot be estimated, and there are as many trials as clusters. NaN without images.
+    """
+    images = len(right)
+    if not images:
+        return np.nan, np.nan
+    places = np.unique(cluster, return_inverse=True)[1]
+    sizes, yes = np.bincount(places), np.bincount(places, weights=right)
+    clusters, share = len(sizes), float(np.mean(right))
+    trials = float(images)
+    if clusters < images:
+        trials = float(clusters)
+        if clusters > 1 and 0 < share < 1:
+            spread = clusters / (clusters - 1) * float(((yes - share * sizes) ** 2).sum())
+            trials = images / max(1.0, spread / (images * share * (1 - share)))
+    low, high = proportion_confint(share * trials, trials, alpha=1 - LEVEL, method="wilson")
+    return max(float(low), 0.0), min(float(high), 1.0)
+
+
+def _f1_ends(value: float, low: float, high: float, limits: Ends) -> Ends:
+    """Return the bootstrap's interval; where F1 is 0 or 1 the limits; NaN where nothing varied."""
+    if value in (0, 1):
+        return (0.0, limits[1]) if value == 0 else (limits[0], 1.0)
+    return (float(low), min(float(high), 1.0)) if high > low else (np.nan, np.nan)
+
+
+def _three(metric: str, value: float, ends: Ends) -> dict[str, float]:
+    return {metric: value, f"{metric}_low": ends[0], f"{metric}_high": ends[1]}

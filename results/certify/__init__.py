@@ -1,0 +1,1 @@
+"""Certificates: recompute what a run claims from the tables that it wrote."""

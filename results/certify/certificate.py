@@ -1,0 +1,138 @@
+"""A certificate of one run: what its records say of its folds, its numbers and its origin, recomputed line by line.
+
+It finds what is inconsistent. It is no proof against forgery: whoever can write the records can make them agree.
+"""
+
+import functools
+import json
+from dataclasses import asdict, dataclass
+from html import escape
+from pathlib import Path
+
+import pandas as pd
+from mlflow.exceptions import MlflowException
+
+from datamodules.errors import InputError
+from results.certify.checks import Line, member_lines, number_lines, origin_lines, recomputed, table_lines
+from results.certify.run_artifacts import Evidence, read_evidence
+from results.predictions import PROTOCOL, protocol_of
+from results.reports.pages import page, run_url, table_html
+from results.reports.tables import as_text, class_table, whole_table
+from results.tracking import store
+
+LIMITS = (
+    "This detects what is inconsistent in the records of a run. It does not detect forgery: whoever can write all of "
+    "the records can make them agree."
+)
+_SIGNS = {"holds": "✓", "fails": "✗", "not checkable": "?", "could not be checked": "!"}
+_STATED = ("manifest", "git_commit", "git_dirty", "lock_sha256", "seed", "recipe", "data", "protocol", "selected_on")
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """The lines about a run, and what it states of itself."""
+
+    run_id: str
+    name: str
+    url: str
+    lines: tuple[Line, ...]
+    stated: dict[str, str]
+    intervals: pd.DataFrame | None
+
+    @property
+    def failed(self) -> list[Line]:
+        """The lines that fail."""
+        return [line for line in self.lines if line.verdict == "fails"]
+
+    @property
+    def broken(self) -> list[Line]:
+        """The lines whose check raised an error, which says nothing about the run."""
+        return [line for line in self.lines if line.verdict == "could not be checked"]
+
+    @property
+    def holds(self) -> bool:
+        """Whether no line fails and no check raised an error."""
+        return not self.failed and not self.broken
+
+    @property
+    def verdict(self) -> str:
+        """The whole in one sentence."""
+        unchecked = sum(line.verdict == "not checkable" for line in self.lines)
+        held = len(self.lines) - len(self.failed) - len(self.broken) - unchecked
+        head = "FAILS" if self.failed else "HOLDS" if self.holds else "COULD NOT BE CHECKED"
+        more = f", {len(self.broken)} could not be checked" if self.broken else ""
+        return f"{head}: {held} statements hold, {len(self.failed)} fail, {unchecked} are not checkable{more}"
+
+
+def certify(run_id: str, *, directory: str | Path = store.DIRECTORY) -> Certificate:
+    """Recompute and judge what a run left.
+
+    Raises:
+        InputError: The run has no tables, or they cannot be read from the store.
+    """
+    try:
+        found = read_evidence(run_id, directory=directory)
+    except (MlflowException, OSError) as error:
+        msg = f"RUN: the records of run {run_id} cannot be read ({store.reason(error)}); check its tracking store."
+        raise InputError(msg) from error
+    scores = functools.cache(lambda: recomputed(found))
+    lines = [*table_lines(found), *number_lines(found, scores), *origin_lines(found), *member_lines(found)]
+    try:
+        intervals = scores()[1]
+    except Exception:  # one of the lines reports it
+        intervals = None
+    stated = {name: found.tags[name] for name in _STATED if name in found.tags}
+    stated.setdefault("protocol", _protocol(found))
+    url = run_url(found.experiment_id, run_id)
+    return Certificate(run_id, found.name, url, tuple(lines), stated, intervals)
+
+
+def _protocol(found: Evidence) -> str:
+    try:
+        return protocol_of(found.predictions) if PROTOCOL in found.predictions else "not stated"
+    except InputError:
+        return "several"
+
+
+def certificate_text(one: Certificate) -> str:
+    """Return the certificate for a terminal."""
+    details = "\n".join(f"{_SIGNS[line.verdict]} {line.statement}: {line.detail}" for line in one.lines)
+    stated = "\n".join(f"{name}: {value}" for name, value in one.stated.items())
+    numbers = f"\n\n{as_text(whole_table(one.intervals))}" if one.intervals is not None else ""
+    return f"{one.name} [{one.run_id[:8]}]  {one.verdict}\n\n{details}\n\n{stated}{numbers}\n\n{LIMITS}"
+
+
+def certificate_json(one: Certificate) -> str:
+    """Return the certificate as JSON: verdict, lines, what the run states, and its intervals."""
+    scores = [] if one.intervals is None else json.loads(one.intervals.to_json(orient="records"))
+    held = {
+        "run_id": one.run_id,
+        "name": one.name,
+        "run": one.url,
+        "holds": one.holds,
+        "verdict": one.verdict,
+        "lines": [asdict(line) for line in one.lines],
+        "stated": one.stated,
+        "intervals": scores,
+        "limits": LIMITS,
+    }
+    return json.dumps(held, ensure_ascii=False, indent=2) + "\n"
+
+
+def certificate_page(one: Certificate) -> str:
+    """Return the certificate as a page that stands alone and prints."""
+    lines = pd.DataFrame(
+        [{"": _SIGNS[x.verdict], "statement": x.statement, "verdict": x.verdict, "detail": x.detail} for x in one.lines]
+    )
+    stated = pd.DataFrame([{"what": name, "stated by the run": value} for name, value in one.stated.items()])
+    parts = [
+        f'<p class="{"holds" if one.holds else "fails"}">{escape(one.verdict)}</p>',
+        f'<p>Run <a href="{escape(one.url)}">{escape(one.run_id)}</a></p>',
+        table_html(lines, marks="verdict"),
+        "<h2>Stated</h2>",
+        table_html(stated),
+    ]
+    if one.intervals is not None:
+        scores = [table_html(whole_table(one.intervals)), table_html(class_table(one.intervals))]
+        parts += ["<h2>Scores, recomputed</h2>", *scores]
+    return page(f"Certificate of {one.name}", [*parts, f"<p>{escape(LIMITS)}</p>"])

@@ -1,0 +1,303 @@
+"""Several runs on the images they share: differences with intervals, paired tests, and their correction."""
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from datamodules.errors import InputError
+from results.bias.report import p_text
+from results.predictions import HONEST, classes_of, cut_differently, matched, protocol_of
+from results.reports.figures import COLOURS
+from results.reports.pages import page, run_url, table_html
+from results.reports.tables import as_markdown
+from results.significance import Finding, corrected_t, holm, mcnemar, paired_permutation
+from results.statistics import cluster_bootstrap, paired_difference
+from results.tracking import runs, store
+
+_METRICS = {"f1_macro": "macro F1", "accuracy": "accuracy"}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One run that is compared: what it is called, its tables, and where its page is."""
+
+    name: str
+    predictions: pd.DataFrame
+    folds: pd.DataFrame | None = None
+    url: str = ""
+    status: str = "FINISHED"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What comparing runs gives.
+
+    Attributes:
+        scores: One row a run: run, f1_macro and accuracy with low and high, protocol, images of its own.
+        pairs: One row a pair and metric: a, b, metric, a_score, b_score, difference, low, high, test, p_value, p_holm
+            (of macro F1 alone, over all pairs), fold_t (corrected t over folds, where both have the same ones).
+        differences: One row a pair and class: a, b, class, difference, low, high of F1.
+        images: How many images all runs share.
+        notes: What belongs under the tables.
+    """
+
+    scores: pd.DataFrame
+    pairs: pd.DataFrame
+    differences: pd.DataFrame
+    images: int
+    notes: tuple[str, ...]
+
+
+def compare(
+    runs: Sequence[Compared],
+    *,
+    all_pairs: bool = False,
+    resamples: int = 2000,
+    permutations: int = 9999,
+    seed: int = 0,
+) -> Comparison:
+    """Compare runs on the images that all of them evaluated.
+
+    Args:
+        runs: At least two. The first is the reference that the others are compared with.
+        all_pairs: Compare every one with every other instead.
+        resamples: Of the cluster bootstrap.
+        permutations: Of the paired cluster permutation.
+        seed: Of both.
+
+    Raises:
+        InputError: Fewer than two runs, one twice, or no image in common.
+    """
+    names = [run.name for run in runs]
+    if len(runs) < 2 or len(set(names)) < len(names):
+        msg = f"runs: give at least two different ones, got {', '.join(names) or 'none'}."
+        raise InputError(msg)
+    tables = matched([run.predictions for run in runs])
+    classes = classes_of(tables[0])
+    chosen = list(combinations(range(len(runs)), 2)) if all_pairs else [(0, i) for i in range(1, len(runs))]
+    rows, by_class = [], []
+    for i, j in tqdm(chosen, desc="comparing", unit="pair", disable=None):
+        a, b = tables[i], tables[j]
+        found = paired_difference(a, b, classes, resamples=resamples, seed=seed)
+        macro = paired_permutation(a, b, classes, permutations=permutations, seed=seed)
+        plain = mcnemar(a, b, classes)
+        if plain is None:
+            plain = paired_permutation(a, b, classes, metric="accuracy", permutations=permutations, seed=seed)
+        fold_test = over_folds(runs[i], runs[j])
+        for metric, test in (("f1_macro", macro), ("accuracy", plain)):
+            one = found[(found["metric"] == metric)].iloc[0]
+            rows.append(
+                {
+                    "a": names[i],
+                    "b": names[j],
+                    "metric": metric,
+                    "a_score": one["a"],
+                    "b_score": one["b"],
+                    **{key: one[key] for key in ("difference", "low", "high")},
+                    "test": test.test,
+                    "p_value": test.p_value,
+                    "p_holm": np.nan,
+                    "fold_t": fold_test.p_value if fold_test is not None and metric == "f1_macro" else np.nan,
+                }
+            )
+        f1 = found[found["metric"] == "f1"]
+        by_class += [
+            {"a": names[i], "b": names[j], **{key: row[key] for key in ("class", "difference", "low", "high")}}
+            for row in f1.to_dict("records")
+        ]
+    pairs = pd.DataFrame(rows)
+    family = pairs["metric"] == "f1_macro"
+    pairs.loc[family, "p_holm"] = holm(pairs.loc[family, "p_value"].tolist())
+    scores = pd.DataFrame(
+        [_scores(run, table, classes, resamples, seed) for run, table in zip(runs, tables, strict=True)]
+    )
+    return Comparison(scores, pairs, pd.DataFrame(by_class), len(tables[0]), _notes(runs, tables, pairs, resamples))
+
+
+def over_folds(a: Compared, b: Compared) -> Finding | None:
+    """Test macro F1 over the folds two cross-validations share, by the corrected t; None where they share none.
+
+    Seeds on the same folds are averaged first: they are tested on the same images, so they are no repeated k-fold.
+    """
+    if a.folds is None or b.folds is None or len(a.predictions) != len(b.predictions):
+        return None
+    keys = ["content", "row", "fold"]
+    held = [run.predictions[keys].sort_values(keys, ignore_index=True) for run in (a, b)]
+    if not held[0].equals(held[1]):
+        return None
+    means = [run.folds.groupby("fold")["f1_macro"].mean() for run in (a, b) if run.folds is not None]
+    difference = (means[1] - means[0]).dropna()
+    return corrected_t(difference.to_numpy(), 1 / (len(difference) - 1)) if len(difference) > 1 else None
+
+
+def _scores(run: Compared, table: pd.DataFrame, classes: Sequence[str], resamples: int, seed: int) -> dict[str, object]:
+    intervals = cluster_bootstrap(table, classes, resamples=resamples, seed=seed)
+    whole = intervals[intervals["class"] == ""].set_index("metric")
+    row: dict[str, object] = {"run": run.name}
+    for metric in ("f1_macro", "accuracy"):
+        row |= {metric: whole.loc[metric, "value"]}
+        row |= {f"{metric}_{end}": whole.loc[metric, end] for end in ("low", "high")}
+    return row | {"protocol": protocol_of(run.predictions), "images": len(run.predictions)}
+
+
+def _notes(
+    runs: Sequence[Compared], tables: Sequence[pd.DataFrame], pairs: pd.DataFrame, resamples: int
+) -> tuple[str, ...]:
+    images, clusters = len(tables[0]), tables[0]["cluster"].nunique()
+    by = "the photograph they were cut from" if cut_differently(tables) else "content"
+    notes = [
+        f"{images} images in {clusters} clusters, those that all runs evaluated, matched by {by}. Intervals: 95%, "
+        f"{resamples} resamples of clusters within each class. They and the tests cover the choice of test images, "
+        "not the seed of the training."
+    ]
+    partly = [f"{run.name} {len(run.predictions)}" for run in runs if len(run.predictions) != images]
+    if partly:
+        notes.append(f"Runs with other images besides: {', '.join(partly)}.")
+    number = int((pairs["metric"] == "f1_macro").sum())
+    notes.append(
+        "Primary test: paired cluster permutation on macro F1"
+        + (f", corrected by Holm over {number} comparisons (p Holm)." if number > 1 else ", one comparison.")
+    )
+    if (pairs["test"] == "McNemar, exact").any():
+        notes.append("Accuracy: exact McNemar test; every image is a cluster of its own.")
+    else:
+        notes.append(
+            "Accuracy: paired cluster permutation; McNemar's test is for independent images, and some share a cluster."
+        )
+    if pairs["fold_t"].notna().any():
+        notes.append("p folds: corrected t of Nadeau and Bengio over the folds, seeds averaged, ratio 1/(k-1).")
+    several = [run.name for run in runs if run.folds is not None and run.folds["seed"].nunique() > 1]
+    if several:
+        notes.append(f"Several seeds: {', '.join(several)}. Images are compared by the predictions of the first seed.")
+    notes += [f"{run.name} did not finish ({run.status})." for run in runs if run.status != "FINISHED"]
+    leaky = [f"{run.name}: {protocol_of(run.predictions)}" for run in runs if protocol_of(run.predictions) != HONEST]
+    return (*notes, *(f"Protocol of {one}." for one in leaky))
+
+
+def difference_figure(found: Comparison) -> Figure:
+    """Return the differences of macro F1, one line a pair, with intervals; filled where p (Holm) is at most 0.05."""
+    rows = found.pairs[found.pairs["metric"] == "f1_macro"]
+    figure = Figure(figsize=(8, 1.3 + 0.4 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    for place, row in enumerate(rows.to_dict("records")):
+        reach = [[max(row["difference"] - row["low"], 0)], [max(row["high"] - row["difference"], 0)]]
+        fill = COLOURS[0] if row["p_holm"] <= 0.05 else "white"
+        axes.errorbar(
+            row["difference"], place, xerr=reach, fmt="o", color=COLOURS[0], mfc=fill, capsize=3, markersize=7
+        )
+    axes.axvline(0, color="black", linewidth=1)
+    axes.set_yticks(
+        range(len(rows)),
+        [f"{row['b']} minus {row['a']}" for row in rows.to_dict("records")],
+        fontsize=8,
+        parse_math=False,
+    )
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel("difference of macro F1, 95% interval\n(filled: p Holm at most 0.05)")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def read_run(run_id: str, directory: str | Path = store.DIRECTORY) -> Compared:
+    """Return what a run left, for a comparison.
+
+    Raises:
+        InputError: It left no predictions.
+    """
+    info = store.open_client(directory, only_reading=True).get_run(run_id).info
+    try:
+        folds = runs.load_table(run_id, "folds", directory=directory)
+    except InputError:  # a single run
+        folds = None
+    predictions = runs.load_table(run_id, "predictions", directory=directory)
+    name = f"{info.run_name} [{run_id[:8]}]"
+    status = "deleted" if info.lifecycle_stage == "deleted" else str(info.status)
+    return Compared(name, predictions, folds, run_url(str(info.experiment_id), run_id), status)
+
+
+def compare_runs(
+    names: Sequence[str],
+    *,
+    all_pairs: bool = False,
+    resamples: int = 2000,
+    permutations: int = 9999,
+    directory: str | Path = store.DIRECTORY,
+) -> tuple[Comparison, dict[str, str]]:
+    """Compare tracked runs: `compare` on what they left.
+
+    Args:
+        names: Id, beginning of an id, name or "latest" of each run; the first is the reference.
+        all_pairs: As for `compare`.
+        resamples: As for `compare`.
+        permutations: As for `compare`.
+        directory: Folder of the runs.
+
+    Returns:
+        The comparison, and the address of each run's page by the name that the comparison gives the run.
+
+    Raises:
+        InputError: The same run twice, or a run without predictions.
+    """
+    found = [read_run(run, directory) for run in runs.find_different_runs(names, directory=directory)]
+    compared = compare(found, all_pairs=all_pairs, resamples=resamples, permutations=permutations)
+    return compared, {run.name: run.url for run in found}
+
+
+def comparison_tables(found: Comparison) -> list[pd.DataFrame]:
+    """Return scores of the runs, differences of pairs, and differences of classes, as text."""
+    scores = pd.DataFrame(
+        [
+            {
+                "run": row["run"],
+                **{
+                    _METRICS[name]: f"{row[name]:.3f} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})"
+                    for name in _METRICS
+                },
+            }
+            for row in found.scores.to_dict("records")
+        ]
+    )
+    pairs = []
+    for row in found.pairs.to_dict("records"):
+        line = {"a": row["a"], "b": row["b"], "score": _METRICS[row["metric"]], "b - a": f"{row['difference']:+.3f}"}
+        line |= {"95% interval": f"{row['low']:+.3f} to {row['high']:+.3f}", "p": p_text(row["p_value"])}
+        pairs.append(line | {"p Holm": p_text(row["p_holm"]), "p folds": p_text(row["fold_t"])})
+    by_class = pd.DataFrame(
+        [
+            {"a": row["a"], "b": row["b"], "F1 of": row["class"], "b - a": f"{row['difference']:+.3f}",
+             "95% interval": f"{row['low']:+.3f} to {row['high']:+.3f}"}
+            for row in found.differences.to_dict("records")
+        ]
+    )  # fmt: skip
+    table = pd.DataFrame(pairs)
+    if not found.pairs["fold_t"].notna().any():
+        table = table.drop(columns="p folds")
+    return [scores, table, by_class]
+
+
+def comparison_markdown(found: Comparison, links: Mapping[str, str]) -> str:
+    """Return the comparison as Markdown, runs linked to their pages."""
+    linked = [
+        table.map(lambda cell: f"[{cell}]({links[cell]})" if cell in links else cell)
+        for table in comparison_tables(found)
+    ]
+    return "\n\n".join([*(as_markdown(table) for table in linked), *found.notes]) + "\n"
+
+
+def comparison_page(found: Comparison, links: Mapping[str, str]) -> str:
+    """Return the comparison as a page that stands alone, runs linked to their pages."""
+    drawn = io.StringIO()
+    difference_figure(found).savefig(drawn, format="svg", metadata={"Date": None})
+    picture = drawn.getvalue()
+    scores, pairs, by_class = (table_html(table, links=links) for table in comparison_tables(found))
+    notes = "".join(f"<p>{escape(note)}</p>" for note in found.notes)
+    parts = [scores, "<h2>Differences</h2>", pairs, picture[picture.index("<svg") :]]
+    return page("Comparison of runs", [*parts, "<h2>Classes</h2>", by_class, notes])

@@ -1,0 +1,316 @@
+"""The two tables a run leaves: what was predicted for every held-out image, and which rows played which role."""
+
+from collections.abc import Sequence
+from functools import reduce
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+from datamodules.errors import InputError
+from datamodules.manifest import Manifest
+
+PREDICTIONS = "predictions"  # names of the two tables of a run
+SPLIT = "split"
+PROBABILITY = "prob_"
+COLUMNS = ("row", "path", "content", "cluster", "subject", "fold", "label", "predicted")
+SPLIT_COLUMNS = ("fold", "row", "role", "is_copy")
+ROLES = ("train", "inner", "outer")
+PROTOCOL = "run_protocol"  # stands in the tables of leaky runs alone; apart from any group of a manifest
+HONEST = "honest"
+
+
+def build_predictions(
+    manifest: Manifest,
+    rows: np.ndarray,
+    probabilities: np.ndarray,
+    *,
+    fold: int,
+    clusters: np.ndarray,
+    contents: Sequence[str],
+) -> pd.DataFrame:
+    """Return the prediction table of one fold, sorted by row.
+
+    Args:
+        manifest: The images.
+        rows: Manifest rows that were predicted, shape (M,); a row may not appear twice.
+        probabilities: Their class probabilities, shape (M, C), in the order of `manifest.classes`.
+        fold: Number of the fold in which these rows were held out.
+        clusters: Cluster of every manifest row, shape (N,).
+        contents: Content hash of every manifest row, length N.
+    """
+    rows, probabilities = np.asarray(rows, np.int64), np.asarray(probabilities, np.float64)
+    shape = (len(rows), len(manifest.classes))
+    if probabilities.shape != shape:
+        msg = f"probabilities: one row an image and one column a class, shape {shape}, got {probabilities.shape}."
+        raise InputError(msg)
+    order = np.argsort(rows, kind="stable")
+    rows, probabilities = rows[order], probabilities[order]
+    source = manifest.table.iloc[rows].reset_index(drop=True)
+    names = np.asarray(manifest.classes, dtype=object)
+    table = pd.DataFrame(
+        {
+            "row": rows,
+            "path": source["path"],
+            "content": np.asarray(contents, dtype=object)[rows],
+            "cluster": np.asarray(clusters, np.int64)[rows],
+            "subject": source["subject"] if "subject" in source else "",
+            "fold": np.int64(fold),
+            "label": source["label"],
+            "predicted": names[probabilities.argmax(axis=1)] if len(rows) else source["label"],
+        }
+    )
+    scores = pd.DataFrame(probabilities, columns=[f"{PROBABILITY}{name}" for name in manifest.classes])
+    groups = source[[name for name in manifest.groups if name not in table]]
+    table = pd.concat([table, scores, groups], axis=1)
+    check_predictions(table)
+    return table
+
+
+def classes_of(predictions: pd.DataFrame) -> tuple[str, ...]:
+    """Return the class names of a prediction table, in the order of its probability columns."""
+    return tuple(
+        str(name).removeprefix(PROBABILITY) for name in predictions.columns if str(name).startswith(PROBABILITY)
+    )
+
+
+def check_predictions(table: pd.DataFrame) -> None:
+    """Raise InputError unless `table` is a prediction table with every image at most once."""
+    _need_columns(table, COLUMNS, "prediction table")
+    classes = classes_of(table)
+    if len(classes) < 2 or not len(table):
+        msg = f"prediction table: at least 2 classes and 1 image, got {len(classes)} classes and {len(table)} images."
+        raise InputError(msg)
+    twice = table["row"][table["row"].duplicated()]
+    if len(twice):
+        msg = (
+            f"prediction table: an image is predicted once, {len(twice)} rows are here again, the first is row "
+            f"{twice.iloc[0]}. Join the folds of one seed only, and drop what a sampler repeated."
+        )
+        raise InputError(msg)
+    for column in ("label", "predicted"):
+        unknown = sorted(set(table[column].astype(str)) - set(classes))
+        if unknown:
+            msg = f"prediction table: column {column} must hold class names ({', '.join(classes)}), got {unknown[:5]}."
+            raise InputError(msg)
+    scores = table[[f"{PROBABILITY}{name}" for name in classes]].to_numpy(np.float64)
+    wrong = ~np.isfinite(scores).all(axis=1) | (scores < 0).any(axis=1) | (np.abs(scores.sum(axis=1) - 1) > 1e-3)
+    if wrong.any():
+        row = table["row"].to_numpy()[wrong][0]
+        msg = (
+            f"prediction table: probabilities must be finite and sum to 1, {wrong.sum()} images do not, "
+            f"the first is row {row}. A model that diverged does this: lower the learning rate."
+        )
+        raise InputError(msg)
+
+
+def join_folds(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return the out-of-fold table of a cross-validation: every image once, from the fold that held it out."""
+    orders = {classes_of(table) for table in tables}
+    if len(orders) != 1:
+        msg = f"tables: the folds of one cross-validation have the same classes, got {sorted(orders)}."
+        raise InputError(msg)
+    protocols = {protocol_of(table) for table in tables}
+    if len(protocols) != 1:
+        msg = f"tables: the folds of one cross-validation have the same protocol, got {sorted(protocols)}."
+        raise InputError(msg)
+    table = pd.concat(list(tables), ignore_index=True).sort_values("row", kind="stable", ignore_index=True)
+    check_predictions(table)
+    return table
+
+
+def flag_protocol(table: pd.DataFrame, protocol: str) -> pd.DataFrame:
+    """Return a table that carries the protocol of its run; that of an honest run is returned as it is."""
+    return table if protocol == HONEST else table.assign(**{PROTOCOL: protocol})
+
+
+def protocol_of(table: pd.DataFrame) -> str:
+    """Return the protocol that a table carries: `honest`, or in what it leaks."""
+    found = table[PROTOCOL].astype(str).unique().tolist() if PROTOCOL in table else [HONEST]
+    if len(found) != 1:
+        msg = f"{PROTOCOL}: a table is of one protocol, got {found}; tables of different ones cannot be joined."
+        raise InputError(msg)
+    return str(found[0])
+
+
+def check_split(table: pd.DataFrame, predictions: pd.DataFrame | None = None) -> None:
+    """Check a split table: known roles, one role per row and content in a fold, and one content per row.
+
+    In a leaky protocol equal images may be in several parts, and copies that were made before the division may be in
+    any part; originals still have one role. Tables of older runs have no column `content`.
+
+    Args:
+        table: The split table.
+        predictions: The prediction table of the same run; its rows must have the same contents.
+
+    Raises:
+        InputError: A rule is broken; the message names the first row.
+    """
+    _need_columns(table, SPLIT_COLUMNS, "split table")
+    unknown = sorted(set(table["role"].astype(str)) - set(ROLES))
+    if unknown:
+        msg = f"split table: role is one of {', '.join(ROLES)}, got {unknown[:5]}."
+        raise InputError(msg)
+    honest = protocol_of(table) == HONEST
+    bound = table if honest else table[~table["is_copy"].astype(bool)]
+    roles = bound.groupby(["fold", "row"])["role"].nunique()
+    if (roles > 1).any():
+        fold, row = roles.index[roles > 1][0]
+        msg = f"split table: a row has one role in a fold, row {row} has {roles.max()} in fold {fold}. The split leaks."
+        raise InputError(msg)
+    if "content" not in table:
+        return
+    both = [table] if predictions is None else [table, predictions]
+    contents = pd.concat([one[["row", "content"]] for one in both]).groupby("row")["content"].nunique(dropna=False)
+    if (contents != 1).any() or table["content"].isna().any():
+        row = (
+            contents.index[contents != 1][0] if (contents != 1).any() else table["row"][table["content"].isna()].iloc[0]
+        )
+        msg = (
+            f"split table: a row is one image, row {row} has several contents or none. The images changed during the "
+            "run: start a new run."
+        )
+        raise InputError(msg)
+    roles = table.groupby(["fold", "content"])["role"].nunique()
+    if honest and (roles > 1).any():
+        fold, content = roles.index[roles > 1][0]
+        rows = sorted(table["row"][(table["fold"] == fold) & (table["content"] == content)].unique().tolist())
+        msg = f"split table: equal images have one role in a fold, rows {rows[:5]} have several in fold {fold}. The "
+        raise InputError(msg + "split leaks.")
+
+
+def _need_columns(table: pd.DataFrame, columns: Sequence[str], what: str) -> None:
+    missing = [name for name in columns if name not in table.columns]
+    if missing:
+        msg = f"{what}: needs the columns {', '.join(columns)}; {', '.join(missing)} missing."
+        raise InputError(msg)
+
+
+SOURCE, DETECTOR = "face_source", "face_detector"  # what cutting faces writes into a manifest
+
+
+def matched(tables: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
+    """Return the rows of the images that all tables hold, in one order, numbered anew, with one clustering.
+
+    An image is known by the hash of its decoded pixels and its label, so runs of different manifests can be compared
+    on what they share. Tables of faces that were cut out in different ways, or not at all, are matched by the
+    photograph they were cut from. Where a table holds one picture several times, those that stand in the same row of
+    every table meet, as in runs of one manifest; of the rest the first meets the first of the other tables, and so on.
+
+    Args:
+        tables: Prediction tables with the same classes, in any order.
+
+    Returns:
+        One table for each, where equal positions are the same image. `cluster` is the finest clustering that is
+        coarser than all of theirs; `classes_of` gives the order of the first.
+
+    Raises:
+        InputError: Other classes, no image in common, or a picture that has one label here and another there.
+    """
+    classes = classes_of(tables[0])
+    tables = [table.reset_index(drop=True) for table in tables]
+    for table in tables:
+        check_predictions(table)
+    by_source = cut_differently(tables)
+    for table in tables:
+        if set(classes_of(table)) != set(classes):
+            msg = (
+                f"runs: must have the same classes, got {', '.join(sorted(classes))} and "
+                f"{', '.join(sorted(classes_of(table)))}. Compare runs with one vocabulary."
+            )
+            raise InputError(msg)
+    tables = [table.assign(key=_key(table, by_source)) for table in tables]
+    rows = [_identity(table).set_index(["key", "label", "row"]).index for table in tables]
+    same = reduce(lambda left, right: left.intersection(right), rows)
+    keyed = [_keyed(table, index.isin(same)) for table, index in zip(tables, rows, strict=True)]
+    shared = keyed[0].index
+    for table in keyed[1:]:
+        shared = shared[shared.isin(table.index)]
+    if not len(shared):
+        raise InputError(_why_nothing(tables))
+    _refuse_other_labels(tables)
+    aligned = [table.loc[shared] for table in keyed]
+    together = joined([table["cluster"].to_numpy() for table in aligned])
+    places = np.arange(len(shared))
+    if by_source:  # for tests that pair images, the photograph is what they share
+        aligned = [table.assign(content=table["key"]) for table in aligned]
+    aligned = [table.drop(columns="key") for table in aligned]
+    return [table.reset_index(drop=True).assign(row=places, cluster=together) for table in aligned]
+
+
+def joined(clusterings: Sequence[np.ndarray]) -> np.ndarray:
+    """Return the finest clustering that is coarser than all, numbered from zero; each has shape (N,)."""
+    found = np.unique(clusterings[0], return_inverse=True)[1]
+    for other in clusterings[1:]:
+        second = np.unique(other, return_inverse=True)[1]
+        total = found.max() + second.max() + 2
+        links = coo_matrix((np.ones(len(found)), (found, second + found.max() + 1)), shape=(total, total))
+        found = np.unique(connected_components(links, directed=False)[1][found], return_inverse=True)[1]
+    return found
+
+
+def cut_differently(tables: Sequence[pd.DataFrame]) -> bool:
+    """Return whether the tables are of faces cut in several ways, or of faces and whole photographs."""
+    if len({_cut(table) for table in tables}) > 1:
+        return True
+    contents = (set(table["content"].astype(str)) for table in tables)
+    return SOURCE in tables[0] and not set.intersection(*contents)  # such as one detector with two margins
+
+
+def _cut(table: pd.DataFrame) -> str:
+    """Return what cut a table's faces; nothing where the pictures are whole."""
+    if SOURCE not in table:
+        return ""
+    by = table.get(DETECTOR)
+    return "boxes" if by is None else " ".join(sorted(set(by.dropna().astype(str))))
+
+
+def _key(table: pd.DataFrame, by_source: bool) -> pd.Series:
+    return table[SOURCE if SOURCE in table else "path"].astype(str) if by_source else table["content"].astype(str)
+
+
+def _identity(table: pd.DataFrame) -> pd.DataFrame:
+    return table[["key", "label", "row"]].astype({"label": str})
+
+
+def _keyed(table: pd.DataFrame, same_row: np.ndarray) -> pd.DataFrame:
+    """Index a table by content, label and occurrence; those that stand in one row everywhere come first."""
+    known = _identity(table).assign(elsewhere=~same_row).sort_values(["elsewhere", "row"], kind="stable")
+    occurrence = known.groupby(["key", "label"]).cumcount()
+    keys = [known["key"], known["label"], occurrence]
+    return table.loc[known.index].set_index(pd.MultiIndex.from_arrays(keys)).sort_values("row", kind="stable")
+
+
+def _why_nothing(tables: Sequence[pd.DataFrame]) -> str:
+    if cut_differently(tables):
+        return (
+            "runs: must share photographs, none is shared. Faces that were cut in different ways are matched by the "
+            "path of their photograph and the label: compare runs on one data set."
+        )
+    paths = set.intersection(*(set(table["path"].astype(str)) for table in tables))
+    contents = set.intersection(*(set(table["content"].astype(str)) for table in tables))
+    why = "They evaluated different images: compare runs on one data set and one outer split."
+    if contents:
+        why = f"{len(contents)} pictures are in all, with other labels. Compare runs made with one labelling."
+    elif paths:
+        why = (
+            f"{len(paths)} paths are in all, but the pixels behind them are not the same: the files changed, or were "
+            "decoded by another version of this program. Run one of them again."
+        )
+    return f"runs: must share images by content, none is shared. {why}"
+
+
+def _refuse_other_labels(tables: Sequence[pd.DataFrame]) -> None:
+    """Refuse a picture whose labels in one table are all foreign to another one that has it, too."""
+    first = tables[0][["key", "label"]].astype(str).drop_duplicates()
+    for table in tables[1:]:
+        other = table[["key", "label"]].astype(str).drop_duplicates()
+        agreeing = first.merge(other)["key"]
+        differing = first.loc[first["key"].isin(other["key"]) & ~first["key"].isin(agreeing), "key"]
+        if len(differing):
+            msg = (
+                f"runs: must have the same labels, {differing.nunique()} pictures have others. Compare runs made with "
+                "one labelling of the data."
+            )
+            raise InputError(msg)

@@ -1,0 +1,254 @@
+"""Whether two runs differ by more than chance: paired tests on the same images or folds, and their correction.
+
+The primary test is a paired cluster permutation on macro F1: were the two models alike, it would not matter which of
+them made which prediction, so for every cluster the two are exchanged or not by the toss of a coin. Images of a
+cluster (an image with its duplicates, or a person) are exchanged together, since they are not independent. Like the
+intervals, it speaks of the choice of test images, not of the seed of the training.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar as exact_mcnemar
+from statsmodels.stats.multitest import multipletests
+
+from datamodules.errors import InputError
+from results.predictions import matched
+from results.statistics import confusion, scores
+
+Metric = Literal["f1_macro", "accuracy"]
+
+_BATCH = 500  # permutations at once; one takes eight bytes a cluster
+_TIE = 1e-12  # sums in another order differ in their last digits
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a test says.
+
+    Attributes:
+        test: Its name.
+        difference: Second minus first.
+        p_value: Two-sided; NaN where the test says nothing.
+        units: What was independent: clusters, images or folds.
+        differing: Units on which the two are not alike; the others say nothing in a paired test.
+    """
+
+    test: str
+    difference: float
+    p_value: float
+    units: int
+    differing: int
+
+
+def paired_permutation(
+    a: pd.DataFrame,
+    b: pd.DataFrame,
+    classes: Sequence[str],
+    *,
+    metric: Metric = "f1_macro",
+    permutations: int = 9999,
+    seed: int = 0,
+) -> Finding:
+    """Test whether `b` scores other than `a`, exchanging their predictions cluster by cluster.
+
+    Args:
+        a: Prediction table.
+        b: Another one; images are matched by content, and those of only one table left out.
+        classes: Class names; all count in macro F1.
+        metric: `f1_macro` or `accuracy`.
+        permutations: So many are drawn, or all taken if there are no more; a drawn p is at least 1 / (drawn + 1)
+            (Phipson and Smyth 2010).
+        seed: Of the draw.
+
+    Raises:
+        InputError: No image in common, or settings that give no p-value.
+    """
+    a, b = matched([a, b])
+    codes = _codes(a, b, classes)
+    return exchange_test(
+        a["cluster"].to_numpy(), *codes, len(classes), metric=metric, permutations=permutations, seed=seed
+    )
+
+
+def exchange_test(
+    cluster: np.ndarray,
+    label: np.ndarray,
+    said_a: np.ndarray,
+    said_b: np.ndarray,
+    classes: int,
+    *,
+    metric: Metric = "f1_macro",
+    permutations: int = 9999,
+    seed: int = 0,
+) -> Finding:
+    """Do what `paired_permutation` does, on integers of shape (N,): cluster, true class, and what each model said."""
+    if metric not in ("f1_macro", "accuracy"):
+        msg = f"metric: must be f1_macro or accuracy, got {metric!r}."
+        raise InputError(msg)
+    if permutations < 99:
+        msg = f"permutations: at least 99, got {permutations}; 9999 is usual."
+        raise InputError(msg)
+    before, after = (scores(confusion(label, said, classes))[metric] for said in (said_a, said_b))
+    cluster = np.unique(cluster, return_inverse=True)[1]
+    difference, clusters = float(after - before), int(cluster.max()) + 1
+    kind = f"paired cluster permutation, {'macro F1' if metric == 'f1_macro' else 'accuracy'}"
+    half, middle = _exchanged(cluster, label, said_a, said_b, classes)
+    if len(half) < 2:  # exchanged or not, one cluster makes a difference of the same size
+        return Finding(kind, difference, 1.0, clusters, len(half))
+    images = np.bincount(label, minlength=classes)
+
+    def statistic(sign: np.ndarray, _: np.ndarray, axis: int = -1) -> np.ndarray:
+        moved = sign @ half  # (..., 2 C): what b has more than the mean of both
+        b_counts, a_counts = middle + moved, middle - moved
+        return np.abs(_score(b_counts, images, metric) - _score(a_counts, images, metric))
+
+    ones = np.ones(len(half))
+    with np.errstate(all="ignore"):
+        drawn = stats.permutation_test(
+            (ones, -ones),
+            statistic,
+            permutation_type="samples",
+            vectorized=True,
+            n_resamples=permutations,
+            batch=_BATCH,
+            alternative="greater",
+            rng=np.random.default_rng(seed),
+        )
+    reached = int((drawn.null_distribution >= float(statistic(ones, ones)) - _TIE).sum())
+    every = 2 ** min(len(half), 60) <= permutations  # then scipy took each once, and none is added
+    p_value = reached / len(drawn.null_distribution) if every else (reached + 1) / (permutations + 1)
+    return Finding(kind, difference, float(p_value), clusters, len(half))
+
+
+def mcnemar(a: pd.DataFrame, b: pd.DataFrame, classes: Sequence[str]) -> Finding | None:
+    """Test whether the accuracies differ, by the exact binomial form of McNemar's test.
+
+    Returns:
+        None where images share clusters: the test takes images to be independent, so it may not be used.
+    """
+    a, b = matched([a, b])
+    if a["cluster"].duplicated().any():
+        return None
+    label, said_a, said_b = _codes(a, b, classes)
+    right_a, right_b = said_a == label, said_b == label
+    table = np.array([[(right_a & right_b).sum(), (right_a & ~right_b).sum()],
+                      [(~right_a & right_b).sum(), (~right_a & ~right_b).sum()]])  # fmt: skip
+    differing = int(table[0, 1] + table[1, 0])
+    p_value = float(exact_mcnemar(table, exact=True).pvalue) if differing else 1.0
+    return Finding("McNemar, exact", float(right_b.mean() - right_a.mean()), p_value, len(label), differing)
+
+
+def corrected_t(differences: Sequence[float] | np.ndarray, ratio: float) -> Finding:
+    r"""Test a mean difference over the folds of a (repeated) k-fold by the corrected t of Nadeau and Bengio (2003).
+
+    .. math:: t = \bar d / \sqrt{(1/n + \rho) s^2}, \quad n - 1 \text{ degrees of freedom}
+
+    Folds share training images, so the plain t-test calls too much significant.
+
+    Args:
+        differences: Shape (n,), one a fold and repetition.
+        ratio: :math:`\rho`, tested over trained images: 1 / (k - 1) for k folds.
+    """
+    values = np.asarray(differences, np.float64)
+    if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
+        msg = f"differences: at least 2 finite numbers, one a fold, got {values.tolist()}."
+        raise InputError(msg)
+    if not ratio > 0:
+        msg = f"ratio: tested over trained images, above 0 (1 / (k - 1) for k folds), got {ratio}."
+        raise InputError(msg)
+    mean, spread = float(values.mean()), float(values.std(ddof=1))
+    differing = int((values != 0).sum())
+    if spread <= _TIE:  # so few folds that all moved alike; an infinite t would claim what they cannot show
+        return Finding("corrected t", mean, 1.0 if abs(mean) <= _TIE else math.nan, len(values), differing)
+    t = mean / (spread * np.sqrt(1 / len(values) + ratio))
+    return Finding("corrected t", mean, float(2 * stats.t.sf(abs(t), len(values) - 1)), len(values), differing)
+
+
+def seeds_t(differences: np.ndarray, left_out: np.ndarray) -> tuple[Finding, float, float]:
+    r"""Test a mean difference over training seeds that all predicted the same images.
+
+    .. math:: t = \bar d / \sqrt{s^2 / S + \max(c, 0)}
+
+    where :math:`s^2` is the variance of the S differences and :math:`c` the covariance of two seeds' differences that
+    comes from their common images, by a jackknife over clusters. The plain t-test over seeds leaves
+    :math:`c` out, and so takes the images for the whole population. Seeds and clusters are crossed random effects, as
+    readers and cases are in the method of Obuchowski and Rockette (1995); the degrees of freedom are Satterthwaite's,
+    with S - 1 for the seeds (Hillis 2007).
+
+    Args:
+        differences: Shape (S,), one a seed, at least two.
+        left_out: Shape (C, S), the same differences without each of the C clusters of images.
+
+    Returns:
+        The result of the test, and the ends of the 95 % interval. If nothing varies, the p-value is 1 for a difference
+        of zero and NaN for any other.
+    """
+    values = np.asarray(differences, np.float64)
+    seeds, clusters = len(values), len(left_out)
+    if seeds < 2 or left_out.shape != (clusters, seeds):
+        msg = f"differences: at least 2 seeds, each with all clusters, got {values.shape} and {left_out.shape}."
+        raise InputError(msg)
+    # clusters are not drawn within classes: strata of one or two clusters, as people make, would hide their spread
+    apart = left_out - left_out.mean(axis=0)
+    covariance = (clusters - 1) / clusters * apart.T @ apart
+    shared = max(0.0, float((covariance.sum() - np.trace(covariance)) / (seeds * (seeds - 1))))
+    own, mean = float(values.var(ddof=1)) / seeds, float(values.mean())
+    differing = int((np.abs(values) > _TIE).sum())
+    name, variance = f"t over {seeds} seeds and the images they share", own + shared
+    if variance <= _TIE**2:
+        p_value = 1.0 if abs(mean) <= _TIE else math.nan
+        return Finding(name, mean, p_value, seeds, differing), mean, mean
+    freedom = variance**2 / (own**2 / (seeds - 1) + shared**2 / max(clusters - 1, 1))
+    error = math.sqrt(variance)
+    p_value = float(2 * stats.t.sf(abs(mean) / error, freedom))
+    reach = float(stats.t.ppf(0.975, freedom)) * error
+    return Finding(name, mean, p_value, seeds, differing), mean - reach, mean + reach
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """Return p-values corrected for their number by Holm's method, in the order given."""
+    values = np.asarray(p_values, np.float64)
+    if not len(values) or not ((values >= 0) & (values <= 1)).all():
+        msg = f"p_values: at least one, each between 0 and 1, got {values.tolist()}."
+        raise InputError(msg)
+    return np.asarray(multipletests(values, method="holm")[1])
+
+
+def _codes(a: pd.DataFrame, b: pd.DataFrame, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    index = pd.Index(list(classes))
+    found = [index.get_indexer(pd.Index(column)) for column in (a["label"], a["predicted"], b["predicted"])]
+    if any((codes < 0).any() for codes in found):
+        msg = f"classes: must name every class of the tables, got {list(classes)}."
+        raise InputError(msg)
+    return found[0], found[1], found[2]
+
+
+def _exchanged(
+    cluster: np.ndarray, label: np.ndarray, said_a: np.ndarray, said_b: np.ndarray, classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return half of what each differing cluster moves, (D, 2 C), and the mean of both models' counts, (2 C,).
+
+    The counts are the hits of each class, and how often it is said; with the fixed number of its images they give F1.
+    """
+    counts = []
+    for said in (said_a, said_b):
+        one = np.zeros((cluster.max() + 1, 2 * classes))
+        np.add.at(one, (cluster, said), said == label)
+        np.add.at(one, (cluster, classes + said), 1)
+        counts.append(one)
+    half = (counts[1] - counts[0]) / 2
+    return half[half.any(axis=1)], (counts[0] + counts[1]).sum(axis=0) / 2
+
+
+def _score(counts: np.ndarray, images: np.ndarray, metric: Metric) -> np.ndarray:
+    hits, said = np.split(counts, 2, axis=-1)
+    if metric == "accuracy":
+        return hits.sum(axis=-1) / images.sum()
+    below = said + images
+    return np.divide(2 * hits, below, out=np.zeros(hits.shape), where=below > 0).mean(axis=-1)

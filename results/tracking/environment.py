@@ -1,0 +1,249 @@
+"""Environment of a run and of this machine: git commit, lock file, package versions, devices, disks."""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
+from mlflow.system_metrics.metrics.disk_monitor import DiskMonitor
+from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
+from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
+
+from datamodules.errors import InputError
+from datamodules.paths import CACHE_BUDGET_GB, cache_root, folder_bytes
+from results.tracking import runs, store
+
+ROOT = Path(__file__).resolve().parents[2]
+
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "lightning",
+    "timm",
+    "torchmetrics",
+    "albumentations",
+    "imbalanced-learn",
+    "scikit-learn",
+    "numpy",
+    "pandas",
+    "pillow",
+    "opencv-python-headless",
+    "mlflow",
+)
+
+
+def git_state(root: Path = ROOT) -> dict[str, str]:
+    """Return `git_commit` and `git_dirty` ("true" when tracked files differ), "unknown" outside a clone."""
+    top = _git(root, "rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() != root.resolve():  # installed inside somebody else's repository
+        return {"git_commit": "unknown", "git_dirty": "unknown"}
+    # a module that was never committed makes a result just as hard to have again as one that was changed
+    changes = _git(root, "status", "--porcelain", "--untracked-files=all", "--", "*.py", "*.yaml", "*.toml", "*.lock")
+    return {
+        "git_commit": _git(root, "rev-parse", "HEAD") or "unknown",
+        "git_dirty": "unknown" if changes is None else str(bool(changes)).lower(),
+    }
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=20, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def lock_hash(root: Path = ROOT) -> str:
+    """Return the sha256 of requirements.lock, "unknown" when the package was installed without it."""
+    path = root / "requirements.lock"
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "unknown"
+
+
+def environment(root: Path = ROOT) -> dict[str, str]:
+    """Return commit, lock, Python, platform, processors and the versions of the packages that shape a result."""
+    found = {**git_state(root), "lock_sha256": lock_hash(root)}
+    found |= {"python": platform.python_version(), "platform": platform.platform()}
+    found |= {"processor": platform.processor() or platform.machine(), "cores": str(os.cpu_count())}
+    found |= {f"version_{package}": _version(package) for package in PACKAGES}
+    torch = sys.modules.get("torch")  # a command that only reads records should not load it
+    if torch is not None and torch.cuda.is_available():
+        found["accelerator"] = torch.cuda.get_device_name()
+        found["cuda"] = str(torch.version.cuda)
+    return found
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"
+
+
+@dataclass(frozen=True)
+class Installation:
+    """What is installed on this machine, and where runs and caches are kept.
+
+    Attributes:
+        versions: Of Python, this project, torch, lightning, timm and mlflow.
+        commit: Git commit of this project, "unknown" outside a clone.
+        changed: Whether tracked files differ from the commit.
+        cores: Logical CPU cores.
+        gpus: Name and bytes of memory of each GPU that torch can use.
+        store: Address of the tracking store, without a password.
+        answer: "reachable", "created by the first run", or the error of the store.
+        runs: Number of runs in the store, None if it cannot be reached.
+        cache: The cache folder.
+        cache_bytes: Its size.
+        pixel_bytes: Size of the pixel caches, which the budget limits.
+        budget_bytes: Default budget of the pixel caches.
+        free: Free bytes on the disk of the folder of the runs and of the cache, by folder.
+    """
+
+    versions: dict[str, str]
+    commit: str
+    changed: bool
+    cores: int
+    gpus: tuple[tuple[str, int], ...]
+    store: str
+    answer: str
+    runs: int | None
+    cache: Path
+    cache_bytes: int
+    pixel_bytes: int
+    budget_bytes: int
+    free: dict[Path, int]
+
+
+def installation(directory: str | Path = store.DIRECTORY) -> Installation:
+    """Return versions, devices, and the state of the tracking store in `directory`, the cache and the disks."""
+    versions = {"python": platform.python_version()}
+    versions |= {name: _version(name) for name in ("emotion-pipeline", "torch", "lightning", "timm", "mlflow")}
+    git = git_state()
+    answer, count = _ask_store(directory)
+    cache, home = cache_root(), Path(directory).absolute()
+    return Installation(
+        versions=versions,
+        commit=git["git_commit"],
+        changed=git["git_dirty"] == "true",
+        cores=os.cpu_count() or 1,
+        gpus=_gpus(),
+        store=store.without_password(store.tracking_uri(directory)),
+        answer=answer,
+        runs=count,
+        cache=cache,
+        cache_bytes=folder_bytes(cache),
+        pixel_bytes=folder_bytes(cache / "pixels"),
+        budget_bytes=int(CACHE_BUDGET_GB * 1e9),
+        free={folder: _free(folder) for folder in (home, cache)},
+    )
+
+
+def _ask_store(directory: str | Path) -> tuple[str, int | None]:
+    if not runs.has_store(directory):
+        return "created by the first run", 0
+    try:
+        return "reachable", len(runs.find_runs(directory=directory, limit=1_000_000))
+    except InputError as error:
+        return str(error), None
+
+
+def _gpus() -> tuple[tuple[str, int], ...]:
+    try:
+        import torch  # takes seconds
+    except ImportError:
+        return ()
+    properties = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
+    return tuple((str(gpu.name), int(gpu.total_memory)) for gpu in properties)
+
+
+def _free(folder: Path) -> int:
+    """Return the free bytes of the disk that a folder is on, or will be."""
+    return shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
+
+
+class SystemMetrics:
+    """A thread that samples every `interval` seconds and hands the values to `write(metrics, step)`.
+
+    MLflow's SystemMetricsMonitor sends each sample itself and ends at the first failed request; this one writes to the
+    spool, so that its curve has no hole where the store was away.
+    """
+
+    def __init__(
+        self, write: Callable[[Mapping[str, float], int], None], first_step: int, interval: float = 10.0
+    ) -> None:
+        self._write, self._step, self._interval = write, first_step, interval
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="system-metrics", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._ending.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        monitors = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
+        with contextlib.suppress(Exception):  # no NVIDIA library, or no such GPU
+            monitors.append(GPUMonitor())
+        for monitor in monitors:  # the first reading of a processor's use is always zero
+            with contextlib.suppress(Exception):
+                monitor.collect_metrics()
+                monitor.clear_metrics()
+        pause = min(1.0, self._interval)  # the first sample soon, so that a short run has one
+        while not self._ending.wait(pause):
+            metrics: dict[str, float] = {}
+            for monitor in monitors:
+                with contextlib.suppress(Exception):  # a sensor that fails must not end the run
+                    monitor.collect_metrics()
+                    metrics |= monitor.aggregate_metrics()
+                monitor.clear_metrics()
+            try:
+                self._write({f"system/{key}": float(value) for key, value in metrics.items()}, self._step)
+            except Exception:  # the training thread meets the same full disk, and says so
+                return
+            self._step += 1
+            pause = self._interval
+
+
+_PROGRAM = ("*.py", "*.yaml", "*.toml", "*.lock")  # what makes a run's numbers
+
+
+def known_commit(commit: str, root: Path = ROOT) -> bool:
+    """Whether the repository holds this commit; false outside of a repository."""
+    return _git_bytes(root, "cat-file", "-e", f"{commit}^{{commit}}", commit=commit) is not None
+
+
+def lock_of(commit: str, root: Path = ROOT) -> str | None:
+    """Return the SHA-256 of requirements.lock at a commit, None where that is not known."""
+    text = _git_bytes(root, "show", f"{commit}:requirements.lock", commit=commit)
+    return None if text is None else hashlib.sha256(text).hexdigest()
+
+
+def changed_between(one: str, other: str, root: Path = ROOT) -> bool:
+    """Whether the program differs between two commits; also where one of them is not known."""
+    where = (one, other, "--", *_PROGRAM, ":(exclude)tests", ":(exclude)benchmarks")
+    changed = _git_bytes(root, "diff", "--name-only", *where, commit=one + other)
+    return changed is None or bool(changed.strip())
+
+
+def _git_bytes(root: Path, *arguments: str, commit: str) -> bytes | None:
+    # what a record says must not become an option of git
+    if not re.fullmatch(r"(?:[0-9a-f]{40}){1,2}", commit) or not (root / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout

@@ -1,0 +1,631 @@
+"""The logger of a run: writes to the run's own spool at once, and to MLflow in the background."""
+
+import atexit
+import contextlib
+import functools
+import getpass
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import socket
+import sys
+import threading
+import time
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import pandas as pd
+import psutil
+from filelock import FileLock, Timeout
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+from lightning.pytorch.loggers.logger import Logger
+from matplotlib.figure import Figure
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from datamodules.errors import InputError
+from results.tracking import store
+from results.tracking.environment import SystemMetrics, environment
+from results.tracking.offline import Sender, Spool, log, send_all, write_address
+from results.tracking.runs import require_active
+
+TAG = "writer"
+EVERY = 30.0  # seconds between two heartbeats
+FRESH = 120.0  # seconds without a heartbeat after which a process counts as dead; clocks may differ by a minute
+
+
+class Heartbeat:
+    """A thread that renews the heartbeat tag of the run that this process writes.
+
+    It writes to the store itself and not to the spool: a heartbeat that could not be sent is of no use later. It is a
+    separate thread, since the upload of a large file would delay it.
+    """
+
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
+        self._client, self._run_id = client, run_id
+        self._ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread; if it waits for a store that does not answer, it ends by itself later."""
+        self._ending.set()
+        self._thread.join(timeout=2.0)
+
+    def _run(self) -> None:
+        me = this_process()
+        while True:
+            with contextlib.suppress(Exception):  # the store does not answer; the sender reports it
+                self._client.set_tag(self._run_id, TAG, json.dumps({**me, "seen": round(time.time(), 1)}))
+            if self._ending.wait(EVERY):
+                return
+
+
+def this_process() -> dict[str, Any]:
+    """Identify this process: the machine, its boot and process namespace, and the process's number and start."""
+    return {**_machine(), "pid": os.getpid(), "started": psutil.Process().create_time()}
+
+
+def _machine() -> dict[str, str]:
+    boot, namespace = "", ""
+    with contextlib.suppress(OSError):  # Linux; containers share a boot, may share a name, and do not share processes
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        namespace = os.readlink("/proc/self/ns/pid")
+    return {"host": socket.gethostname(), "boot": boot or str(int(psutil.boot_time())), "namespace": namespace}
+
+
+def refuse_written(run_id: str, status: str, tags: Mapping[str, str], option: str) -> None:
+    """Refuse to go on with a run that another process is writing.
+
+    On this machine the process itself is looked up, so a run can be resumed as soon as its process has ended. For
+    another machine only the heartbeat is known.
+
+    Args:
+        run_id: The run.
+        status: Its status; only one that is RUNNING has a process.
+        tags: Its tags.
+        option: The option that asks to resume it, for the message.
+
+    Raises:
+        InputError: Its process is alive, or its last heartbeat is recent.
+    """
+    try:
+        writer = dict(json.loads(tags[TAG]))
+        pid, started, seen = int(writer["pid"]), float(writer["started"]), float(writer["seen"])
+    except (LookupError, ValueError, TypeError):  # started by an older version, or not started
+        return
+    if status != "RUNNING":
+        return
+    machine = _machine()
+    if all(writer.get(name) == value for name, value in machine.items()):
+        if pid != os.getpid() and _alive(pid, started):
+            msg = f"{option}: run {run_id} is running on this machine (process {pid}); end that process first"
+            raise InputError(msg)
+        return
+    age = time.time() - seen
+    if age < FRESH:
+        msg = (
+            f"{option}: run {run_id} is running on {writer.get('host')} (process {pid}), last seen {max(age, 0):.0f} s "
+            f"ago; end that process first, or wait until it has not been seen for {FRESH:.0f} s"
+        )
+        raise InputError(msg)
+
+
+def _alive(pid: int, started: float) -> bool:
+    try:
+        process = psutil.Process(pid)
+        return process.status() != psutil.STATUS_ZOMBIE and abs(process.create_time() - started) < 2.0
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True
+
+
+RESERVED = "SCHEDULED"  # MLflow's status of a run that was made and has not begun
+LOCK_SECONDS = 10.0  # loader workers of a killed process keep its lock until they notice
+
+
+class OpenRun:
+    """Writes to the spool, remembers which step of which metric was logged, and starts and stops the threads.
+
+    Notes:
+        * Only `__init__` needs the store to answer, and that only when the folder has no spool of the run;
+          `activate` after `close` goes on without it.
+        * `reserved`: the run was made and nothing was logged to it yet.
+        * One process at a time writes a run: a lock in its folder, given back when the process ends.
+
+    Args:
+        client: A client of the store.
+        run_id: The run, which exists.
+        folder: Local folder of the run.
+        address: What `emotion sync` needs to find the store: None for the embedded one.
+        send_every: Seconds between two messages to the store.
+        system_metrics: Whether to log use of processors, memory, disk and GPUs.
+    """
+
+    def __init__(
+        self,
+        client: MlflowClient,
+        run_id: str,
+        folder: Path,
+        address: str | None,
+        send_every: float,
+        system_metrics: bool,
+    ) -> None:
+        self.client, self.run_id, self.folder, self.pid = client, run_id, folder, os.getpid()
+        self._place = address or "mlruns/mlflow.db"
+        self._with_system, self._guard = system_metrics, threading.Lock()
+        self._system: SystemMetrics | None = None
+        self._heartbeat: Heartbeat | None = None
+        self._logged: dict[str, dict[int, float]] = {}
+        self._params: dict[str, str] = {}
+        self._status = ""
+        self.ended_as = "FAILED"  # what a process that ends without a word leaves behind
+        self.active = False
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            msg = f"directory: the run writes to {folder}, which failed: {error}. Free space or choose another folder."
+            raise InputError(msg) from error
+        self._lock = FileLock(folder / "lock")
+        self._acquire()
+        self.spool = Spool(folder / "spool")
+        self._sender = Sender(client, run_id, self.spool, send_every)
+        write_address(self.spool, run_id, address)
+        self.reserved = False
+        self._recall()
+        self.activate()
+
+    def activate(self) -> None:
+        """Start, or start again, writing to the run."""
+        if self.active:
+            return
+        self._acquire()
+        self.set_status("RUNNING")
+        self._sender.start()
+        self._heartbeat = Heartbeat(self.client, self.run_id)
+        if self._with_system:
+            steps = [step for key, values in self._logged.items() if key.startswith("system/") for step in values]
+            self._system = SystemMetrics(self.metrics, max(steps, default=-1) + 1)
+        self.active = True
+        atexit.register(self._at_exit)
+
+    def _acquire(self) -> None:
+        if self._lock.is_locked:
+            return
+        try:
+            self._lock.acquire(timeout=LOCK_SECONDS)
+        except Timeout as error:
+            msg = f"run_id: run {self.run_id} is being written by another process. End it first, or start a new run."
+            raise InputError(msg) from error
+
+    def _recall(self) -> None:
+        """Learn what was logged before, from the spool or, when that is gone, from the store."""
+        operations = self.spool.all()
+        self.reserved = [one["value"] for one in operations if one["op"] == "status"] == [RESERVED]
+        for one in operations:
+            if one["op"] == "metrics":
+                for key, value in one["values"].items():
+                    self._logged.setdefault(key, {})[one["step"]] = value
+            elif one["op"] == "params":
+                self._params.update(one["values"])
+        if not any(one["op"] == "status" for one in operations):  # it is empty, or contains only what a report added
+            run = self.client.get_run(self.run_id)
+            data, self.reserved = run.data, run.info.status == RESERVED
+            self._params = dict(data.params) | self._params
+            for key in data.metrics:
+                history = self.client.get_metric_history(self.run_id, key)
+                self._logged[key] = {metric.step: metric.value for metric in history} | self._logged.get(key, {})
+
+    def metrics(self, values: Mapping[str, float], step: int | None) -> None:
+        """Log values, each step of a metric once; without a step a changed value takes the next one."""
+        by_step: dict[int, dict[str, float]] = {}
+        with self._guard:
+            for key, value in values.items():
+                known = self._logged.setdefault(key, {})
+                at = _next_step(known, value) if step is None else step
+                if at is not None and at not in known:
+                    known[at] = value
+                    by_step.setdefault(at, {})[key] = value
+            for at, fresh in by_step.items():
+                self.spool.append({"op": "metrics", "step": at, "time": _now(), "values": fresh})
+
+    def history(self, names: Sequence[str] = ()) -> dict[str, pd.Series]:
+        """Return values by step of the metrics `names`, or of all but the system's."""
+        with self._guard:
+            chosen = names or sorted(key for key in self._logged if not key.startswith("system/"))
+            return {key: pd.Series(self._logged.get(key, {}), dtype=float, name=key).sort_index() for key in chosen}
+
+    def params(self, values: Mapping[str, str]) -> None:
+        """Log parameters; MLflow keeps the first value, so one that changed becomes a tag `resumed.<name>`."""
+        new = {key: value for key, value in values.items() if key not in self._params}
+        changed = {key: value for key, value in values.items() if self._params.get(key, value) != value}
+        if new:
+            self._params.update(new)
+            self.spool.append({"op": "params", "values": new})
+        if changed:
+            self.tags({f"resumed.{key}": value for key, value in changed.items()})
+            log.warning("The run was started with other values of: %s", ", ".join(sorted(changed)))
+
+    def tags(self, values: Mapping[str, Any]) -> None:
+        """Set tags."""
+        self.spool.append({"op": "tags", "values": {str(key): str(value)[:5000] for key, value in values.items()}})
+
+    def set_status(self, status: str) -> None:
+        """Set the status: RUNNING, FINISHED, FAILED or KILLED."""
+        if status != self._status:
+            self.spool.append({"op": "status", "value": status, "time": _now()})
+        self._status = status
+
+    def close(self) -> bool:
+        """Send what is left and give the run back; False when the store does not answer (the spool stays)."""
+        if not self.active or self.pid != os.getpid():
+            return True
+        if self._system is not None:
+            self._system.stop()
+            self._system = None
+        if self._heartbeat is not None:
+            self._heartbeat.stop()
+            self._heartbeat = None
+        sent = self._sender.drain()
+        if sent:
+            self.spool.clear_files()
+        else:
+            log.error(
+                "\nThe tracking store %s does not answer. Nothing is lost: what this run logged waits in\n  %s\n"
+                "When the store is back, send it with:\n  emotion sync\n",
+                store.without_password(self._place),
+                self.spool.folder,
+            )
+        self._lock.release()
+        atexit.unregister(self._at_exit)
+        self.active = False
+        return sent
+
+    def _at_exit(self) -> None:
+        """A process that ends without `finalize` says how it ended, as far as can be known."""
+        if self.active and self.pid == os.getpid():
+            with contextlib.suppress(
+                InputError, OSError
+            ):  # the disk is full; the error that ended the run was reported
+                self.set_status("FAILED" if getattr(sys, "last_value", None) is not None else self.ended_as)
+            self.close()
+
+
+def _next_step(known: Mapping[int, float], value: float) -> int | None:
+    """Return the step of a value without one, None when the last value was the same."""
+    last = max(known, default=None)
+    if last is None:
+        return 0
+    same = known[last] == value or (math.isnan(known[last]) and math.isnan(value))
+    return None if same else last + 1
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
+
+
+_STATUS = {"success": "FINISHED", "finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
+_LONGEST_VALUE = 6000  # of a parameter, in MLflow
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+def _timed(method: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Add the time a log call takes in the calling thread to `logger.seconds`; other ranks log nothing."""
+
+    @functools.wraps(method)
+    def timed(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        logger: Any = args[0]
+        if not _first_rank():
+            return None  # type: ignore[return-value]
+        logger.open()
+        start = time.perf_counter()
+        try:
+            return method(*args, **kwargs)
+        finally:
+            logger.seconds += time.perf_counter() - start
+
+    return timed
+
+
+def _first_rank() -> bool:
+    return getattr(rank_zero_only, "rank", 0) in (0, None)
+
+
+class TrackingLogger(Logger):
+    """One MLflow run that outlives an outage of its store.
+
+    Notes:
+        * Every log call writes to `run_folder/spool` and returns; a thread sends. What could not be sent is sent when
+          the store answers again, at the end, when the run is resumed, or by `emotion sync`: nothing lost or doubled.
+        * A metric has one value a step. A step that was logged before (a resumed run does some again) stays as it is.
+        * Only rank zero writes. Other ranks make no run and no folder.
+        * `seconds` is the time that log calls took in the thread that made them; opening the run is not in it.
+
+    Args:
+        experiment: Name under which runs are grouped.
+        run_name: Readable name of a new run; MLflow invents one when None.
+        run_id: An existing run to go on with.
+        parent_run_id: The run this one is part of.
+        tags: More tags of a new run.
+        tracking_uri: Address of the store; None is $MLFLOW_TRACKING_URI, or else the embedded one in `directory`.
+        directory: Folder of the embedded store, and of the local folder of every run.
+        system_metrics: Whether to log use of processors, memory, disk and GPUs every ten seconds.
+        send_every: Seconds between two messages to the store.
+    """
+
+    def __init__(
+        self,
+        experiment: str = "emotion",
+        run_name: str | None = None,
+        run_id: str | None = None,
+        parent_run_id: str | None = None,
+        tags: dict[str, str] | None = None,
+        tracking_uri: str | None = None,
+        directory: str = store.DIRECTORY,
+        system_metrics: bool = True,
+        send_every: float = 2.0,
+    ) -> None:
+        super().__init__()
+        self._experiment_name, self._run_name, self._run_id = experiment, run_name, run_id
+        self._parent_run_id, self._tags = parent_run_id, dict(tags or {})
+        self._directory = Path(directory).absolute()  # the current folder may change while it trains
+        self._uri = tracking_uri or store.tracking_uri(self._directory)
+        self._system_metrics, self._send_every = system_metrics, send_every
+        self._open: OpenRun | None = None
+        self.seconds = 0.0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the open run behind when the logger travels to another process, which opens it itself."""
+        self.close()
+        return {**self.__dict__, "_open": None}
+
+    # ---- opening and closing
+
+    def open(self) -> OpenRun:
+        """Make the run, or go on with it; log calls do this themselves.
+
+        The store must answer for a new run, and for one whose spool is not in its folder.
+        """
+        if self._open is None or self._open.pid != os.getpid():
+            made = self._run_id is None
+            client = self._reach()
+            if made:
+                self._run_id = self._new_run(client)
+            run = OpenRun(
+                client, str(self._run_id), self.run_folder, self._address, self._send_every, self._system_metrics
+            )
+            self._open = run
+            if made or run.reserved:
+                named = {"mlflow.runName": self._run_name} if self._run_name else {}
+                run.tags({**self._tags, **named})  # in the spool, too: it answers for a store that is away
+                self._log_environment(run)
+        self._open.activate()
+        return self._open
+
+    def reserve(self) -> str:
+        """Make the run without beginning it, and return its id; a logger of that id can begin without the store.
+
+        Until then its status is SCHEDULED.
+        """
+        client = store.open_client(self._directory, self._uri)
+        self._run_id = self._new_run(client)
+        spool = Spool(self.run_folder / "spool")
+        write_address(spool, self._run_id, self._address)
+        spool.append({"op": "status", "value": RESERVED, "time": int(time.time() * 1000)})
+        send_all(client, self._run_id, spool)
+        return self._run_id
+
+    def withdraw(self) -> None:
+        """Take a reserved run that never began out of the store; one that began stays."""
+        if Spool.state(self.run_folder / "spool")[0] == RESERVED:
+            store.open_client(self._directory, self._uri).delete_run(str(self._run_id))
+            shutil.rmtree(self.run_folder, ignore_errors=True)
+
+    def _reach(self) -> MlflowClient:
+        """Return a client; of a store that is away only for a run whose spool is here."""
+        try:
+            client = store.open_client(self._directory, self._uri)
+        except InputError:
+            if self._run_id is None or not Spool.state(self.run_folder / "spool")[0]:
+                raise
+            log.warning("The tracking store does not answer; entries of run %s wait in its folder.", self._run_id)
+            return MlflowClient(self._uri)
+        if self._run_id is not None:
+            self._require_run(client)
+        return client
+
+    @property
+    def _address(self) -> str | None:
+        """What `emotion sync` needs to find the store: None for the embedded one."""
+        return None if self._uri == store.embedded_uri(self._directory) else store.without_password(self._uri)
+
+    def close(self) -> bool:
+        """Send what is left, leaving the run's status alone; False when the store does not answer."""
+        return self._open is None or self._open.close()
+
+    def _new_run(self, client: MlflowClient) -> str:
+        experiment = store.experiment_id(client, self._experiment_name, self._directory, self._uri)
+        tags = {"mlflow.source.name": "emotion", "mlflow.source.type": "LOCAL", **self._tags}
+        if self._parent_run_id:
+            tags["mlflow.parentRunId"] = self._parent_run_id
+        try:
+            tags["mlflow.user"] = getpass.getuser()
+        except (OSError, KeyError):  # a container may run a user id that has no name
+            tags["mlflow.user"] = "unknown"
+        return str(client.create_run(experiment, tags=tags, run_name=self._run_name).info.run_id)
+
+    def _require_run(self, client: MlflowClient) -> None:
+        try:
+            run = client.get_run(str(self._run_id))
+        except MlflowException as error:
+            msg = (
+                f"run_id: no run {self._run_id!r} in {store.without_password(self._uri)}. "
+                "Look it up on the page that `emotion ui` serves."
+            )
+            raise InputError(msg) from error
+        require_active(client, run)
+
+    @staticmethod
+    def _log_environment(run: OpenRun) -> None:
+        found = environment()
+        tags = {key: value for key, value in found.items() if not key.startswith("version_")}
+        run.tags(tags | {"mlflow.source.git.commit": found["git_commit"]})
+        path = run.spool.new_file("environment.json")
+        path.write_text(json.dumps(found, indent=2) + "\n")
+        run.spool.append_file(path, "environment.json")
+
+    # ---- what Lightning asks for
+
+    @property
+    def name(self) -> str:
+        """Empty, so that checkpoints land in `<save_dir>/<version>`, which is the run's folder."""
+        return ""
+
+    @property
+    def version(self) -> str | None:
+        """The run id."""
+        return self.run_id
+
+    @property
+    def save_dir(self) -> str:
+        """Folder that holds the local folders of all runs."""
+        return str(self._directory / "runs")
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> MlflowClient:
+        """The MLflow client of the run; looking does not start an ended run again, logging does."""
+        run = self._open if self._open is not None and self._open.pid == os.getpid() else self.open()
+        return run.client
+
+    @property
+    def run_id(self) -> str | None:
+        """Id of the MLflow run; only rank zero knows the id of a new one."""
+        if self._run_id is None and _first_rank():
+            self.open()
+        return self._run_id
+
+    @property
+    def run_folder(self) -> Path:
+        """Local folder of the run: spool and checkpoints."""
+        if self.run_id is None:
+            msg = "run_folder: only rank zero knows the run. Ask for it there, or broadcast it."
+            raise InputError(msg)
+        return self._directory / "runs" / str(self._run_id)
+
+    @_timed
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log values at `step`; without a step they are a summary, and a changed one comes after the former."""
+        self.open().metrics({_clean(key): float(value) for key, value in metrics.items()}, step)
+
+    def history(self, *names: str) -> dict[str, pd.Series]:
+        """Return the curves logged so far, values by step; all but the system's when no name is given.
+
+        They come from memory, so they are whole also while the store is away.
+        """
+        return {} if self._open is None else self._open.history(names)
+
+    @_timed
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
+        """Log parameters under dotted names; one that a resumed run changed becomes a tag `resumed.<name>`."""
+        self.open().params(flatten(vars(params) if isinstance(params, Namespace) else params))
+
+    def finalize(self, status: str = "success") -> None:
+        """End the run: success, failed or interrupted. Lightning calls this after each of fit and test."""
+        if status not in _STATUS:
+            msg = f"status: one of {', '.join(_STATUS)}, got {status!r}."
+            raise InputError(msg)
+        if self._open is None or (not self._open.active and self._open.ended_as == _STATUS[status]):
+            return  # nothing was logged (since)
+        self._end(_STATUS[status])
+
+    @_timed
+    def _end(self, status: str) -> None:
+        run = self.open()
+        run.ended_as = status
+        run.set_status(status)
+        run.close()
+
+    # ---- what else a run leaves
+
+    @_timed
+    def set_tags(self, tags: Mapping[str, Any]) -> None:
+        """Set tags of the run."""
+        self.open().tags(tags)
+
+    @_timed
+    def log_dataset(
+        self,
+        name: str,
+        source: str,
+        digest: str,
+        *,
+        context: str = "training",
+        profile: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Log which data the run used; MLflow keeps 36 characters of `digest`, the profile all of them."""
+        origin = json.dumps({"uri": source}, ensure_ascii=False)
+        facts = json.dumps({**(profile or {}), "digest": digest}, ensure_ascii=False, default=str)
+        entry = {"name": name[:500], "digest": digest[:36], "source": origin, "profile": facts, "context": context}
+        self.open().spool.append({"op": "dataset", **entry})
+
+    @_timed
+    def log_file(self, path: str | Path, folder: str = "") -> None:
+        """Copy a file into the run's artifacts under `folder`."""
+        path = Path(path)
+        if not path.is_file():
+            msg = f"path: a file to keep with the run must exist, got {path}."
+            raise InputError(msg)
+        self.open().spool.copy_file(path, f"{folder.strip('/')}/{path.name}" if folder else path.name)
+
+    @_timed
+    def log_text(self, text: str, name: str) -> None:
+        """Keep `text` as the artifact `name`, for instance `config.yaml`."""
+        self._write(name, lambda path: path.write_text(text, encoding="utf-8"))
+
+    @_timed
+    def log_table(self, table: pd.DataFrame, name: str) -> None:
+        """Keep a table as `tables/<name>.parquet`, and its SHA-256 as a tag; `load_table` reads it."""
+
+        def write(path: Path) -> None:
+            table.to_parquet(path, index=False)
+            self.open().tags({f"sha256.{_clean(name)}": hashlib.sha256(path.read_bytes()).hexdigest()})
+
+        self._write(f"tables/{name}.parquet", write)
+
+    @_timed
+    def log_figure(self, figure: Figure, name: str) -> None:
+        """Keep a figure as `figures/<name>.png`."""
+        self._write(f"figures/{name}.png", lambda path: figure.savefig(path, dpi=150))
+
+    def _write(self, artifact: str, write: Callable[[Path], Any]) -> None:
+        spool = self.open().spool
+        path = spool.new_file(artifact)
+        write(path)
+        spool.append_file(path, artifact)
+
+
+def _clean(name: str) -> str:
+    """Return a name with only the characters that MLflow takes."""
+    return re.sub(r"[^\w/. -]", "_", name)
+
+
+def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return nested parameters under dotted names, as the strings MLflow keeps."""
+    flat: dict[str, str] = {}
+    for key, value in params.items():
+        name = _clean(f"{prefix}{key}")
+        inner = vars(value) if isinstance(value, Namespace) else value
+        if isinstance(inner, Mapping) and inner:
+            flat |= flatten(inner, f"{name}.")
+        else:
+            flat[name] = str(inner)[:_LONGEST_VALUE]
+    return flat

@@ -1,0 +1,405 @@
+"""Find runs that were made, read what they left, and send what still waits after an outage."""
+
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from filelock import FileLock, Timeout
+from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
+from mlflow.entities import Run, ViewType
+from mlflow.exceptions import MlflowException
+from tqdm import tqdm
+
+from datamodules.errors import InputError
+from results.tracking import store
+from results.tracking.offline import Spool, log, send_all, write_address
+
+CONFIG = "config.yaml"
+_ALL = 1_000_000  # more than any store has
+_LOCK_SECONDS = 10.0
+
+
+def find_runs(
+    experiment: str | None = None,
+    *,
+    parent: str | None = None,
+    where: str = "",
+    directory: str | Path = store.DIRECTORY,
+    tracking_uri: str | None = None,
+    limit: int = 1000,
+    deleted: bool = False,
+) -> pd.DataFrame:
+    """Return one row per run, newest first.
+
+    Columns: run_id, name, experiment, status, parent, start, end, `params.*`, `metrics.*`, `tags.*`.
+
+    Args:
+        experiment: Only runs of this experiment.
+        parent: Only children of this run.
+        where: A filter in MLflow's language, for instance `metrics."test/f1_macro" > 0.5`.
+        directory: Folder of the embedded store.
+        tracking_uri: Address of another store.
+        limit: At most so many rows.
+        deleted: Also runs that were deleted; their status is "deleted".
+    """
+    client = _client(directory, tracking_uri)
+    view = ViewType.ALL if deleted else ViewType.ACTIVE_ONLY
+    experiments = _experiments(client, view)
+    if experiment is not None:
+        experiments = {key: name for key, name in experiments.items() if name == experiment}
+    if parent is not None:
+        where = " and ".join(filter(None, [where, f"tags.`mlflow.parentRunId` = '{parent}'"]))
+    found: list[Run] = []
+    token = None
+    while experiments and len(found) < limit:
+        page = client.search_runs(list(experiments), where, view, min(1000, limit - len(found)), page_token=token)
+        found, token = [*found, *page], page.token
+        if not token:
+            break
+    rows = [_row(run, experiments[str(run.info.experiment_id)]) for run in found]
+    return pd.DataFrame(rows, columns=None if rows else list(_FIXED))
+
+
+def _experiments(client: MlflowClient, view: int) -> dict[str, str]:
+    """Return the names of all experiments by their id, page by page."""
+    found: dict[str, str] = {}
+    token = None
+    while True:
+        page = client.search_experiments(view, page_token=token)
+        found |= {str(one.experiment_id): str(one.name) for one in page}
+        token = page.token
+        if not token:
+            return found
+
+
+_FIXED = ("run_id", "name", "experiment", "status", "parent", "start", "end")
+
+
+def _row(run: Run, experiment: str) -> dict[str, Any]:
+    tags = run.data.tags
+    end = run.info.end_time
+    row: dict[str, Any] = {
+        "run_id": run.info.run_id,
+        "name": run.info.run_name,
+        "experiment": experiment,
+        "status": "deleted" if run.info.lifecycle_stage == "deleted" else run.info.status,
+        "parent": tags.get("mlflow.parentRunId"),
+        "start": pd.Timestamp(run.info.start_time, unit="ms", tz="UTC"),
+        "end": pd.Timestamp(end, unit="ms", tz="UTC") if end else pd.NaT,
+    }
+    row |= {f"params.{key}": value for key, value in run.data.params.items()}
+    row |= {f"metrics.{key}": value for key, value in run.data.metrics.items()}
+    return row | {f"tags.{key}": value for key, value in tags.items()}
+
+
+def as_tree(found: pd.DataFrame) -> pd.DataFrame:
+    """Return what `find_runs` or `read_exported` found as text, one row a run, members indented below their parent."""
+    kinds = found.get("tags.kind", pd.Series("", found.index)).fillna("")
+    found = found.assign(**{"tags.kind": kinds})
+    present = set(found["run_id"])
+    rows: list[dict[str, str]] = []
+
+    def add(members: pd.DataFrame, depth: int) -> None:
+        for _, run in members.iterrows():
+            row = {"name": "  " * depth + str(run["name"]), "run": run["run_id"][:8], "kind": str(run["tags.kind"])}
+            row |= {"status": run["status"], "started (UTC)": f"{run['start']:%Y-%m-%d %H:%M}"}
+            rows.append(row | {"experiment": run["experiment"]})
+            add(found[found["parent"] == run["run_id"]].iloc[::-1], depth + 1)
+
+    add(found[~found["parent"].isin(present)], 0)
+    return pd.DataFrame(rows)
+
+
+def run_row(run_id: str, *, directory: str | Path = store.DIRECTORY, tracking_uri: str | None = None) -> dict[str, Any]:
+    """Return the row of one run, as in `find_runs`.
+
+    Raises:
+        InputError: There is no such run, or it was deleted.
+    """
+    client = _client(directory, tracking_uri)
+    try:
+        run = client.get_run(run_id)
+        experiment = client.get_experiment(run.info.experiment_id)
+    except MlflowException as error:
+        place = store.without_password(client.tracking_uri)
+        msg = f"run: no run {run_id!r} in {place} ({store.reason(error)}). Look it up with `emotion runs list`."
+        raise InputError(msg) from error
+    require_active(client, run)
+    return _row(run, str(experiment.name))
+
+
+def require_active(client: MlflowClient, run: Run) -> None:
+    """Refuse a run that was deleted, by itself or with its experiment.
+
+    Raises:
+        InputError: The run was deleted; the message says how to restore it.
+    """
+    experiment = client.get_experiment(run.info.experiment_id)
+    if experiment.lifecycle_stage == "deleted":
+        restore = f"experiments restore --experiment-id {experiment.experiment_id}"
+    elif run.info.lifecycle_stage == "deleted":
+        restore = f"runs restore --run-id {run.info.run_id}"
+    else:
+        return
+    place = store.without_password(client.tracking_uri)
+    msg = (
+        f"run: {run.info.run_id} was deleted; restore it with `MLFLOW_TRACKING_URI={place} mlflow {restore}`, or name "
+        "another run."
+    )
+    raise InputError(msg)
+
+
+def children(
+    parent_id: str, *, directory: str | Path = store.DIRECTORY, tracking_uri: str | None = None
+) -> pd.DataFrame:
+    """Return the children of a run in the order in which they were started."""
+    found = find_runs(parent=parent_id, directory=directory, tracking_uri=tracking_uri, limit=_ALL)
+    return found.sort_values("start", kind="stable", ignore_index=True)
+
+
+def find_run(text: str, *, directory: str | Path = store.DIRECTORY, tracking_uri: str | None = None) -> str:
+    """Return the id of the one run that `text` means: an id, the beginning of one, a name, or `latest`."""
+    client = _client(directory, tracking_uri)
+    try:
+        return str(client.get_run(text).info.run_id)
+    except MlflowException:
+        pass
+    found = find_runs(directory=directory, tracking_uri=tracking_uri, limit=_ALL)
+    if text == "latest" and len(found):
+        return str(found["run_id"].iloc[0])
+    fitting = found[found["run_id"].str.startswith(text) | (found["name"] == text)] if len(found) else found
+    if len(fitting) != 1 or not text:
+        offered = (fitting if len(fitting) else found).head(8)
+        known = ", ".join(f"{key[:8]} ({name})" for key, name in zip(offered["run_id"], offered["name"], strict=True))
+        msg = (
+            f"run: {text!r} must mean one run, it means {len(fitting)}. Give a run id, its beginning, a name, or "
+            f"`latest`; {'these fit' if len(fitting) else 'the newest runs are'}: {known or 'none'}."
+        )
+        raise InputError(msg)
+    return str(fitting["run_id"].iloc[0])
+
+
+def select_runs(
+    names: Sequence[str], experiment: str | None = None, *, directory: str | Path = store.DIRECTORY
+) -> list[str]:
+    """Return the ids of the runs that `names` mean, and of all runs of an experiment.
+
+    Raises:
+        InputError: A name does not mean one run, or the experiment has no runs.
+    """
+    chosen = [find_run(name, directory=directory) for name in names]
+    if experiment is not None:
+        found = find_runs(experiment, directory=directory, limit=_ALL)
+        if not len(found):
+            msg = f"--experiment: {experiment!r} has no runs here. `emotion runs list` shows what there is."
+            raise InputError(msg)
+        chosen += found["run_id"].tolist()
+    return chosen
+
+
+def find_whole_run(text: str, *, directory: str | Path = store.DIRECTORY, tracking_uri: str | None = None) -> str:
+    """Do what `find_run` does, but `latest` after a cross-validation is that, and not its last fold."""
+    run_id = find_run(text, directory=directory, tracking_uri=tracking_uri)
+    if text != "latest":
+        return run_id
+    client = _client(directory, tracking_uri)
+    above = client.get_run(run_id).data.tags.get("mlflow.parentRunId")
+    if above and client.get_run(above).data.tags.get("kind") == "cross-validation":
+        return str(above)
+    return run_id
+
+
+def find_different_runs(names: Sequence[str], *, directory: str | Path = store.DIRECTORY) -> list[str]:
+    """Do what `find_whole_run` does for several names.
+
+    Raises:
+        InputError: Two of them mean the same run.
+    """
+    chosen = [find_whole_run(name, directory=directory) for name in names]
+    if len(set(chosen)) < len(chosen):
+        msg = f"RUN: give different runs, some of {', '.join(names)} are the same."
+        raise InputError(msg)
+    return chosen
+
+
+def download(
+    run_id: str, path: str, *, directory: str | Path = store.DIRECTORY, tracking_uri: str | None = None
+) -> Path:
+    """Return a local path of an artifact (file or folder); do not write to it, it may be the store's own.
+
+    A file that still waits to be sent is read from the run's own folder, so an outage of the store hides nothing from
+    the process that made it. Artifacts of the embedded store are found where the folder is now, not where it was.
+    """
+    folder = Path(directory).absolute()
+    waiting = Spool.peek(folder / "runs" / run_id / "spool", path)
+    if waiting is not None:
+        return waiting
+    client = _client(directory, tracking_uri)
+    try:
+        uri = str(client.get_run(run_id).info.artifact_uri)
+    except MlflowException as error:
+        place = store.without_password(client.tracking_uri)
+        msg = f"run: no run {run_id!r} in {place}. Look it up on the page that `emotion ui` serves."
+        raise InputError(msg) from error
+    present, recorded = folder / "artifacts" / run_id / "artifacts", store.local_path(uri)
+    if recorded is None:
+        return _fetch(client, run_id, uri, path)
+    places = list(dict.fromkeys([present, recorded]))
+    for root in places:
+        if (root / path).exists():
+            return root / path
+    there = sorted(one.relative_to(root).as_posix() for root in places for one in root.rglob("*") if one.is_file())
+    msg = f"path: run {run_id} keeps no {path!r}. It keeps: {', '.join(there[:20]) or 'nothing'}."
+    raise InputError(msg)
+
+
+def _fetch(client: MlflowClient, run_id: str, uri: str, path: str) -> Path:
+    try:
+        target = tempfile.mkdtemp(prefix="emotion-")
+        return Path(download_artifacts(f"{uri.rstrip('/')}/{path}", dst_path=target, tracking_uri=client.tracking_uri))
+    except (MlflowException, OSError) as error:
+        msg = f"path: run {run_id} keeps no {path!r}, or the store cannot give it ({store.reason(error)})."
+        raise InputError(msg) from error
+
+
+def load_table(
+    run_id: str, name: str, *, directory: str | Path = store.DIRECTORY, tracking_uri: str | None = None
+) -> pd.DataFrame:
+    """Return the table that a run kept with `log_table(table, name)`."""
+    return pd.read_parquet(download(run_id, f"tables/{name}.parquet", directory=directory, tracking_uri=tracking_uri))
+
+
+def run_config(
+    run_id: str, *, directory: str | Path = store.DIRECTORY, tracking_uri: str | None = None
+) -> dict[str, Any]:
+    """Return the configuration that a run kept as `config.yaml`."""
+    return read_config(download(run_id, CONFIG, directory=directory, tracking_uri=tracking_uri))
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read a `config.yaml`; version 0.1 wrote ``class_path`` and ``init_args`` of data and model."""
+    config = dict(yaml.safe_load(path.read_text(encoding="utf-8")))
+    if "from" in config:  # of a detector
+        config["run"] = {**(config.get("run") or {}), "start_from": config.pop("from")}
+    for section in ("data", "model"):
+        stored = config.get(section)
+        if isinstance(stored, dict) and "init_args" in stored:
+            config[section] = dict(stored["init_args"] or {})
+    return config
+
+
+def replay_spools(directory: str | Path = store.DIRECTORY) -> dict[str, str]:
+    """Send what waits in the local folders of runs; return what became of each run that had something.
+
+    A run that another process is writing is left to it. A run whose process died without a last word is marked KILLED.
+    """
+    outcome: dict[str, str] = {}
+    waiting = [path.parent for path in sorted(Path(directory).absolute().glob("runs/*/spool/journal.jsonl"))]
+    for folder in tqdm([one for one in waiting if Spool.has_pending(one)], desc="sending", unit="run", disable=None):
+        run_id = folder.parent.name
+        try:
+            with FileLock(folder.parent / "lock", timeout=0):
+                spool = Spool(folder)
+                states = [one["value"] for one in spool.all() if one["op"] == "status"]
+                if states and states[-1] == "RUNNING":  # a spool without a status contains what a report added
+                    spool.append({"op": "status", "value": "KILLED", "time": int(folder.stat().st_mtime * 1000)})
+                send_all(store.open_client(directory, _address(folder)), run_id, spool)
+                spool.clear_files()
+                outcome[run_id] = "sent"
+        except Timeout:
+            outcome[run_id] = "left: another process is writing it"
+        except (InputError, MlflowException, OSError) as error:
+            log.debug("sending %s failed", run_id, exc_info=True)
+            outcome[run_id] = f"not sent: {store.reason(error)}"
+    return outcome
+
+
+def add_to_run(
+    run_id: str,
+    files: Mapping[str, Path],
+    metrics: Mapping[str, float] | None = None,
+    *,
+    shown: str = "",
+    directory: str | Path = store.DIRECTORY,
+) -> str:
+    """Add files and numbers to a run that has ended; its status does not change.
+
+    They go through the run's spool: if the store does not answer, they wait there until `emotion sync` sends them.
+
+    Args:
+        run_id: The run.
+        files: Artifact name -> file.
+        metrics: Name -> value.
+        shown: The artifact that the sentence names.
+        directory: Folder of the embedded store, and of the local folder of every run.
+
+    Returns:
+        One sentence to print: "kept with run ...", or why they were not kept.
+    """
+    folder = Path(directory).absolute() / "runs" / run_id
+    uri = store.tracking_uri(directory)
+    what, fresh = f"run {run_id[:8]}", not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "lock", timeout=_LOCK_SECONDS):
+            spool = Spool(folder / "spool")
+            if not (spool.folder / "address.json").exists():
+                address = None if uri == store.embedded_uri(directory) else store.without_password(uri)
+                write_address(spool, run_id, address)
+            if metrics:
+                now = int(time.time() * 1000)
+                spool.append({"op": "metrics", "step": 0, "time": now, "values": dict(metrics)})
+            for artifact, file in files.items():
+                spool.copy_file(file, artifact)
+            try:
+                send_all(store.open_client(directory, _address(spool.folder)), run_id, spool)
+                spool.clear_files()
+                if fresh:  # the run was made elsewhere, and nothing of it waits here
+                    shutil.rmtree(folder, ignore_errors=True)
+            except (InputError, MlflowException, OSError) as error:
+                why = f"the tracking store does not answer ({store.reason(error)})"
+                return f"not kept with {what} yet: {why}; it waits in {spool.folder}, send it with `emotion sync`"
+    except Timeout:
+        return f"not kept with {what}: another process is writing that run; try again when it has ended"
+    except (InputError, OSError) as error:
+        return f"not kept with {what}: {store.reason(error)}"
+    return f"kept with {what}: {shown}"
+
+
+def _address(folder: Path) -> str | None:
+    """Return the store a spool belongs to, None for the embedded one; a password comes from the environment."""
+    written = json.loads((folder / "address.json").read_text())["tracking_uri"]
+    present = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if written is None:
+        return store.embedded_uri(folder.parents[2])
+    return present if store.without_password(present) == written else str(written)
+
+
+def _client(directory: str | Path, uri: str | None) -> MlflowClient:
+    """Return a client for reading: an embedded store that is absent is an error, not a new empty store."""
+    uri = uri or store.tracking_uri(directory)
+    if uri == store.embedded_uri(directory):
+        require_store(directory)
+    return store.open_client(directory, uri, only_reading=True)
+
+
+def has_store(directory: str | Path = store.DIRECTORY) -> bool:
+    """Return whether there is a store to look into: a server, or the embedded one once a run has made it."""
+    elsewhere = store.tracking_uri(directory) != store.embedded_uri(directory)
+    return elsewhere or (Path(directory).absolute() / "mlflow.db").exists()
+
+
+def require_store(directory: str | Path) -> None:
+    """Raise when the embedded store has not been made yet."""
+    path = Path(directory).absolute() / "mlflow.db"
+    if not path.exists():
+        msg = f"directory: no runs are kept here, {path} does not exist. Train first, or go to the folder of mlruns."
+        raise InputError(msg)
