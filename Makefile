@@ -43,8 +43,8 @@ test: $(READY)  ## run the fast tests (PYTEST="-m slow" for the long ones)
 coverage: $(READY)  ## run the fast tests and print the share of lines that they reach
 	@$(BIN)/python -m pytest -n 2 --dist worksteal --cov=datamodules --cov=results --cov=lightning_modules --cov=sweeps --cov-report=term:skip-covered $(PYTEST)
 
-lint: $(READY)  ## check format, style and types
-	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy
+lint: $(READY)  ## check format, style, types and imports
+	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy && $(BIN)/lint-imports --no-logo
 
 faults: $(READY)  ## put small faults into copies of the code, see whether the tests notice them (up to an hour; options in ARGS)
 	@$(BIN)/python tests/faults.py $(ARGS)
@@ -62,7 +62,7 @@ runs-pull: $(READY)  ## take the runs that mlruns.dvc names into mlruns/
 	@$(BIN)/emotion runs pull $(if $(REMOTE),--remote "$(REMOTE)") $(ARGS)
 
 clean:  ## remove what can be made again (never mlruns)
-	@rm -rf build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	@rm -rf build *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 lock:  # resolve requirements.lock anew; needs uv
