@@ -68,7 +68,7 @@ def measure(folder: Path, *, toy: bool = False) -> list[Figure]:
         target = source / str(prepared.table["label"].iat[row]) / f"{row}.png"
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(prepared.file(row).read_bytes())
-    say(f"{len(prepared)} pictures, {EPOCHS} epochs, inner and outer part of each fold; duplicates searched")
+    say(f"{len(prepared)} pictures, {EPOCHS} epochs, val and test part of each fold; duplicates searched")
     one_opened, one_decoded = read_all(source, folder / "one", 1)
     five_opened, five_decoded = read_all(source, folder / "five", 5)
     detail = {

@@ -70,7 +70,7 @@ def measure(folder: Path, *, toy: bool = False) -> list[Figure]:
         "setting": f"test_resnet at 32 px on drawn faces, largest class {LARGEST}, {epochs} epochs, so that what "
         "surrounds the trainings is measured",
         "same": "options as drawn by the search, folds a trial, size of model and data, caches (the search made them)",
-        "differs": "a cross-validation predicts every fold's outer part, with intervals and figures; a search does so "
+        "differs": "a cross-validation predicts every fold's test part, with intervals and figures; a search does so "
         "once, for its winner, which is in its seconds",
         "ratio_to_single_fits": round(statistics.fmean(alone) * trials * folds / whole, 2),
         "single_fit_seconds_each": [round(one, 2) for one in alone],

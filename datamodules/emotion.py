@@ -72,7 +72,7 @@ LARGEST_SIZE = 4096  # side of an image in pixels; beyond it the memory is not e
 
 
 class EmotionDataModule(L.LightningDataModule):
-    """Images of emotions: ``train`` to learn from, the inner part to select on, the outer part to report on.
+    """Images of emotions: ``train`` to learn from, the val part to select on, the test part to report on.
 
     Batches are ``image`` (B, 3, S, S) uint8, ``label`` (B,), ``row`` (B,), ``is_copy`` (B,) and, with soft votes,
     ``target`` (B, C). Rows are the manifest's.
@@ -126,13 +126,13 @@ class EmotionDataModule(L.LightningDataModule):
             folds: Number of folds.
             fold: Which fold is reported, from 0.
             fold_seed: Seed of the division, apart from ``seed`` so that runs with several seeds share their folds.
-            holdout_fraction: Share of the outer part with ``holdout``.
+            holdout_fraction: Share of the test part with ``holdout``.
             outer: Which part of a ``given`` split is reported; ``auto``: test if there is one, else validation.
             leak: Twins across a ``given`` split are an ``error``, ``drop_twins`` from training, or ``allow`` them.
                 Folds and holdouts keep duplicates and people in one part, unless leakage is to be measured:
                 ``duplicates`` divides row by row; ``oversample_first`` does so after ``n_min`` has repeated rows of
                 the whole set, so that copies of a reported picture are trained on. Copies are never reported.
-            protocol: ``honest`` selects on an inner part; ``paper`` sets none aside and selects (early stopping, best
+            protocol: ``honest`` selects on an val part; ``paper`` sets none aside and selects (early stopping, best
                 checkpoint) on the very part that is reported. Tables and tags of leaky runs say what they are.
             near_duplicates: Keep near duplicates together as well as exact ones.
             inner_fraction: Share of the training part that is set aside to select on, above 0. None is with ``paper``.
@@ -281,7 +281,7 @@ class EmotionDataModule(L.LightningDataModule):
 
     @property
     def fold_rows(self) -> Fold:
-        """Rows of the training, inner and outer part, each once."""
+        """Rows of the training, val and test part, each once."""
         return self.division.fold
 
     @property
@@ -293,8 +293,8 @@ class EmotionDataModule(L.LightningDataModule):
     def selected_on(self) -> np.ndarray:
         """Rows that epochs and checkpoints are selected on."""
         if self.plan.protocol == "paper":
-            return self.groups.chosen(self.manifest, self.fold_rows.outer)
-        return self.fold_rows.inner
+            return self.groups.chosen(self.manifest, self.fold_rows.test)
+        return self.fold_rows.val
 
     @cached_property
     def draws(self) -> Draws:
@@ -319,12 +319,12 @@ class EmotionDataModule(L.LightningDataModule):
         return self.draws.counts(self.manifest.labels, len(self.manifest.classes))
 
     def split_table(self) -> pd.DataFrame:
-        """Return fold, row, content, role (train, inner, outer), is_copy, cluster and subject of what this run uses.
+        """Return fold, row, content, role (train, val, test), is_copy, cluster and subject of what this run uses.
 
         Copies that were made before the division stand in the part they fell into; those outside of training are not
-        used. Where selection is made on the reported part there is no inner one.
+        used. Where selection is made on the reported part there is no val one.
         """
-        parts = {"train": self.draws, "inner": self.division.part("inner"), "outer": self.division.part("outer")}
+        parts = {"train": self.draws, "val": self.division.part("val"), "test": self.division.part("test")}
         tables = [
             pd.DataFrame({"fold": self.fold_rows.index, "row": draws.rows, "role": role, "is_copy": draws.is_copy})
             for role, draws in parts.items()
@@ -380,12 +380,12 @@ class EmotionDataModule(L.LightningDataModule):
         return self.evaluation_loader(self.selected_on)
 
     def test_dataloader(self) -> DataLoader:
-        """Return the outer part, each row once over all processes."""
-        return self.evaluation_loader(self.fold_rows.outer)
+        """Return the test part, each row once over all processes."""
+        return self.evaluation_loader(self.fold_rows.test)
 
     def predict_dataloader(self) -> DataLoader:
-        """Return the outer part."""
-        return self.evaluation_loader(self.fold_rows.outer)
+        """Return the test part."""
+        return self.evaluation_loader(self.fold_rows.test)
 
     def evaluation_loader(self, rows: np.ndarray) -> DataLoader:
         """Return some rows as they are, each once over all processes."""

@@ -122,7 +122,7 @@ Split = Literal["holdout", "given"]
 
 
 class BoxesDataModule(L.LightningDataModule):
-    """Pictures with boxes of faces: ``train`` to learn from, the inner part to select on, the outer part to report on.
+    """Pictures with boxes of faces: ``train`` to learn from, the val part to select on, the test part to report on.
 
     Batches are those of `BoxesDataset`. A photograph is fitted into the square with grey around it. Duplicates and
     pictures of one person (column ``subject``) stay in one part.
@@ -264,7 +264,7 @@ class BoxesDataModule(L.LightningDataModule):
 
     @cached_property
     def fold(self) -> Fold:
-        """Rows of the training, inner and outer part.
+        """Rows of the training, val and test part.
 
         Raises:
             InputError: Too few pictures, a given split that leaks, or a part without any face.
@@ -285,7 +285,7 @@ class BoxesDataModule(L.LightningDataModule):
                 one, self.clusters, ("picture",), fraction=self.outer_fraction, seed=self.fold_seed,
                 inner_fraction=self.inner_fraction,
             )  # fmt: skip
-        for name, rows in (("training", fold.train), ("inner", fold.inner), ("outer", fold.outer)):
+        for name, rows in (("training", fold.train), ("val", fold.val), ("test", fold.test)):
             if not sum(len(self.boxes[row]) for row in rows):
                 msg = (
                     f"the {name} part ({len(rows)} pictures) has no face; use more pictures or another --data.fold_seed"
@@ -294,8 +294,8 @@ class BoxesDataModule(L.LightningDataModule):
         return fold
 
     def split_table(self) -> pd.DataFrame:
-        """Return row, content, path, role (train, inner, outer), cluster and number of faces of each image in use."""
-        parts = {"train": self.fold.train, "inner": self.fold.inner, "outer": self.fold.outer}
+        """Return row, content, path, role (train, val, test), cluster and number of faces of each image in use."""
+        parts = {"train": self.fold.train, "val": self.fold.val, "test": self.fold.test}
         table = pd.concat(
             [pd.DataFrame({"row": rows, "role": role}) for role, rows in parts.items()], ignore_index=True
         )
@@ -317,7 +317,7 @@ class BoxesDataModule(L.LightningDataModule):
     def seen(self) -> SeenImages:
         """The images that this run trains and selects on, and those that the model it starts from has seen."""
         contents = np.asarray(self.contents, dtype=object)
-        return SeenImages.of(contents[self.fold.train], contents[self.fold.inner]).joined(self.seen_before)
+        return SeenImages.of(contents[self.fold.train], contents[self.fold.val]).joined(self.seen_before)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint records: how images are prepared for its model, and which images it has seen."""
@@ -343,12 +343,12 @@ class BoxesDataModule(L.LightningDataModule):
         return ResumableLoader(dataset, **options)
 
     def val_dataloader(self) -> DataLoader:
-        """Return the inner part as it is."""
-        return self.loader(self.fold.inner)
+        """Return the val part as it is."""
+        return self.loader(self.fold.val)
 
     def test_dataloader(self) -> DataLoader:
-        """Return the outer part as it is."""
-        return self.loader(self.fold.outer)
+        """Return the test part as it is."""
+        return self.loader(self.fold.test)
 
     def loader(self, rows: np.ndarray) -> DataLoader:
         """Return some rows as they are."""

@@ -186,10 +186,10 @@ class EpochLines(Callback):
         self._start = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print loss, inner macro F1 and seconds."""
+        """Print loss, val macro F1 and seconds."""
         if not trainer.is_global_zero:
             return
-        names = {"train/loss": "loss", "val/f1_macro": "inner macro F1"}
+        names = {"train/loss": "loss", "val/f1_macro": "val macro F1"}
         known = trainer.callback_metrics
         values = "".join(f"{shown} {float(known[name]):.3f}, " for name, shown in names.items() if name in known)
         seconds = time.perf_counter() - self._start

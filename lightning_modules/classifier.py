@@ -25,6 +25,7 @@ from lightning_modules.losses import CrossEntropy, EmotionLoss, soft_targets_ref
 from lightning_modules.metrics import MeanLoss, metric_collection
 from lightning_modules.mixup import Mixing
 from lightning_modules.optimizers import OptimizerName, ScheduleName, build_optimizer, build_schedules
+from results.tracking.store import FORMAT
 
 Batch = dict[str, Tensor]
 
@@ -158,7 +159,7 @@ class EmotionClassifier(pl.LightningModule):
             self.backbone.compile()  # in place, so that the names in a checkpoint stay the same
         self.configure_metrics()
         self.average: WeightAverage | None = None  # set by the callback AverageWeights while it trains
-        self.outer_predictions: dict[str, np.ndarray] | None = None
+        self.test_predictions: dict[str, np.ndarray] | None = None
 
     @classmethod
     def from_checkpoint(cls, path: Path | str, classes: list[str] | None = None) -> Self:
@@ -296,7 +297,7 @@ class EmotionClassifier(pl.LightningModule):
         loss.reset()
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Count a batch of the inner split."""
+        """Count a batch of the val part."""
         self._evaluate(batch, "val")
 
     def on_validation_epoch_end(self) -> None:
@@ -308,11 +309,11 @@ class EmotionClassifier(pl.LightningModule):
         self._collected: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def test_step(self, batch: Batch, batch_index: int) -> None:
-        """Count a batch of the outer split and keep its predictions."""
+        """Count a batch of the test part and keep its predictions."""
         self._collected.append((batch["row"], batch["label"], self._evaluate(batch, "test")))
 
     def on_test_epoch_end(self) -> None:
-        """Log the epoch, and keep every row's prediction once in ``outer_predictions``, sorted by row."""
+        """Log the epoch, and keep every row's prediction once in ``test_predictions``, sorted by row."""
         self._report("test")
         columns = [torch.cat(column) for column in zip(*self._collected, strict=True)]
         if self.trainer.world_size > 1:
@@ -320,7 +321,7 @@ class EmotionClassifier(pl.LightningModule):
         self._collected.clear()
         row, label, prob = (column.cpu().numpy() for column in columns)
         _, first = np.unique(row, return_index=True)
-        self.outer_predictions = {"row": row[first], "label": label[first], "prob": prob[first]}
+        self.test_predictions = {"row": row[first], "label": label[first], "prob": prob[first]}
 
     def predict_step(self, batch: Batch, batch_index: int) -> Batch:
         """Return row (B,), probabilities (B, C) and, where known, labels (B,)."""
@@ -356,6 +357,7 @@ class EmotionClassifier(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what is needed to rebuild the model, whose weights are the average where one is kept."""
         checkpoint[CONFIG_KEY] = self.plain
+        checkpoint["format"] = FORMAT
         if self.average is not None:
             self.average.save(checkpoint)
 

@@ -15,6 +15,7 @@ from datamodules.readers.face_crops import FaceCrops
 from lightning_modules.backbones import best_device
 from lightning_modules.classifier import EmotionClassifier
 from results.tracking.runs import children, download, find_run, run_config, run_row
+from results.tracking.store import FORMAT, made_by_version_0_1
 
 CHECKPOINT = "checkpoint/best.ckpt"
 CONFIG = "config.yaml"
@@ -32,7 +33,7 @@ class Trained:
 
 
 def run_checkpoint(run_id: str) -> Path:
-    """Return the local path of the checkpoint the inner split chose in a run (its id, its beginning, name or latest).
+    """Return the local path of the checkpoint the val part chose in a run (its id, its beginning, name or latest).
 
     Raises:
         InputError: there is no such run, it was deleted, it has no checkpoint, or it is the parent of a
@@ -70,7 +71,10 @@ def load_trained(checkpoint: Path) -> Trained:
         InputError: not a file, damaged, not ours, or one that would run code when opened.
     """
     model = EmotionClassifier.from_checkpoint(checkpoint)
-    data = torch.load(checkpoint, map_location="cpu", weights_only=True).get("EmotionDataModule", {})
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    if content.get("format") != FORMAT:
+        raise InputError(made_by_version_0_1(f"--checkpoint: {checkpoint}"))
+    data = content.get("EmotionDataModule", {})
     if not {"size", "fit"} <= set(data):
         msg = (
             f"--checkpoint: {checkpoint} does not say how its pictures were prepared; use one that `emotion fit` wrote"

@@ -15,7 +15,7 @@ from lightning_modules.callbacks import INTERRUPTED, NonFiniteLoss, StopGraceful
 
 BEST, LAST = "best.ckpt", "last.ckpt"
 Keep = Literal["best", "last", "none"]
-MONITOR = "val/f1_macro"  # of the inner split: what is selected on is never what is reported
+MONITOR = "val/f1_macro"  # of the val part: what is selected on is never what is reported
 
 
 def first_rank() -> bool:
@@ -85,7 +85,7 @@ class DetectorRun:
         resume: run id to go on with, or "auto": the newest unfinished run of the same config.
         start_from: begin with the weights of a run (id or name) or .ckpt file: further training.
         epochs: most epochs.
-        patience: stop after this many epochs without a better inner map_50; None: train all epochs.
+        patience: stop after this many epochs without a better val map_50; None: train all epochs.
         ema_decay: average the weights with this decay per step and keep the average; None: do not.
         accelerator: "auto", "cpu" or "gpu".
         precision: of the computations, such as "bf16-mixed".

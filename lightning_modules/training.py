@@ -237,7 +237,7 @@ class RunResult:
     Attributes:
         run_id: MLflow's id.
         classes: Names of the classes, in the order of their labels.
-        predictions: Prediction table of the outer part; empty where nothing was evaluated (``run.evaluate`` false).
+        predictions: Prediction table of the test part; empty where nothing was evaluated (``run.evaluate`` false).
         split: Split table.
         text: The result as it is printed.
         model: The trained module; after an evaluation with the weights of the selected epoch.
@@ -281,7 +281,7 @@ def whole_scores(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str,
     return {str(name): float(value) for name, value in table.iloc[0].items()}
 
 
-def evaluate_outer(
+def evaluate_test(
     trainer: Trainer,
     model: EmotionClassifier,
     data: EmotionDataModule,
@@ -290,7 +290,7 @@ def evaluate_outer(
     resamples: int,
     keep_checkpoint: bool = True,
 ) -> tuple[pd.DataFrame, str]:
-    """Predict the outer part once with the checkpoint that the inner part chose, and keep the results with the run.
+    """Predict the test part once with the checkpoint that the val part chose, and keep the results with the run.
 
     Returns:
         The prediction table and the printed result; an empty table and "" on other ranks than zero.
@@ -307,7 +307,7 @@ def evaluate_outer(
         return pd.DataFrame(), ""
     if keep_checkpoint:
         tracker.log_file(best, "checkpoint")
-    found = model.outer_predictions
+    found = model.test_predictions
     assert found is not None  # of the test above
     predictions = build_predictions(
         data.manifest,
@@ -319,7 +319,7 @@ def evaluate_outer(
     )
     protocol = data.division.protocol
     predictions, split = flag_protocol(predictions, protocol), flag_protocol(data.split_table(), protocol)
-    tracker.set_tags({"selected_on": data.leak_record.get("selected_on", "inner part")})
+    tracker.set_tags({"selected_on": data.leak_record.get("selected_on", "val part")})
     text = keep_evaluation(tracker, predictions, split, resamples=resamples)
     curves = tracker.history(*CURVES)
     tracker.log_figure(curves_figure({name: curve for name, curve in curves.items() if len(curve)}), "curves")
@@ -486,7 +486,7 @@ class EmotionTask(Task):
         """Predict the held-out part once; return the table of predictions and the printed result."""
         if not self.options.evaluate:
             return pd.DataFrame(), ""
-        return evaluate_outer(
+        return evaluate_test(
             trainer,
             self.model,
             self.data,
@@ -751,7 +751,7 @@ def describe_run(config: RunConfig, runs: int = 1, identity: str = "", workers: 
     prepare(data)
     data.setup("fit")
     epochs = int(config.trainer["max_epochs"])
-    drawn, val, test = len(data.draws), len(data.selected_on), len(data.fold_rows.outer)
+    drawn, val, test = len(data.draws), len(data.selected_on), len(data.fold_rows.test)
     steps = -(-drawn // data.batch_size)
     rounds = -(-runs // max(1, workers))
     seconds = STARTUP + seconds_an_image(config) * (epochs * drawn + (epochs * val + test) / FORWARD)

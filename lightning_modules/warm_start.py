@@ -115,7 +115,7 @@ def _refuse(
         seen = seen.joined(_same_rows(run_id, data))
     # a run that selects on the part it reports says so in every table; selecting on it earlier adds nothing to that
     selected = data.plan.protocol != "paper"
-    refuse_seen(seen, data, data.fold_rows.outer, option, source, _ALIKE, selected=selected)
+    refuse_seen(seen, data, data.fold_rows.test, option, source, _ALIKE, selected=selected)
 
 
 def _same_rows(run_id: str, data: Images) -> SeenImages:
@@ -126,12 +126,12 @@ def _same_rows(run_id: str, data: Images) -> SeenImages:
     if run_row(run_id).get("tags.manifest") != data.manifest.fingerprint():
         return SeenImages()
     split, contents = load_table(run_id, SPLIT), np.asarray(data.contents, dtype=object)
-    parts = [split.loc[split["role"] == role, "row"].to_numpy() for role in ("train", "inner")]
+    parts = [split.loc[split["role"] == role, "row"].to_numpy() for role in ("train", "val")]
     return SeenImages.of(*(contents[rows] for rows in parts))
 
 
 def refuse_seen(
-    seen: SeenImages, data: Images, outer: np.ndarray, option: str, source: str, alike: str, *, selected: bool = True
+    seen: SeenImages, data: Images, test: np.ndarray, option: str, source: str, alike: str, *, selected: bool = True
 ) -> None:
     """Refuse a model that has seen images of the reported part; otherwise record in `data` what it has seen.
 
@@ -141,7 +141,7 @@ def refuse_seen(
     Args:
         seen: What the model has seen.
         data: The images of this run.
-        outer: Rows of the part that it reports on.
+        test: Rows of the part that it reports on.
         option: The option that named the model.
         source: The run or file.
         alike: Options that divide two runs in the same way.
@@ -151,10 +151,10 @@ def refuse_seen(
         InputError: The model has seen some of them.
     """
     rows = seen.among(data.contents, selected=selected)
-    known = int(np.isin(data.clusters[outer], data.clusters[rows]).sum())
+    known = int(np.isin(data.clusters[test], data.clusters[rows]).sum())
     if known:
         msg = (
-            f"{option}: {source} was trained or selected on {known} of the {len(outer)} images that this run reports "
+            f"{option}: {source} was trained or selected on {known} of the {len(test)} images that this run reports "
             f"on (or on near-duplicates of them or images of the same people); divide both runs alike ({alike}), or "
             "start from another model"
         )
@@ -189,7 +189,7 @@ def seen_by(
         began = (config.get("run") or {}).get("start_from") or config.get("ckpt_path")
         if run.get("tags.manifest") == data.manifest.fingerprint() and not began:
             split = load_table(run_id, SPLIT)
-            selected = ["inner", "outer"] if run.get("tags.selected_on") == "reported fold" else ["inner"]
+            selected = ["val", "test"] if run.get("tags.selected_on") == "reported fold" else ["val"]
             contents = np.asarray(data.contents, dtype=object)
             parts = [split.loc[split["role"].isin(roles), "row"] for roles in (["train"], selected)]
             return SeenImages.of(*(contents[rows.to_numpy()] for rows in parts))

@@ -16,7 +16,7 @@ SPLIT = "split"
 PROBABILITY = "prob_"
 COLUMNS = ("row", "path", "content", "cluster", "subject", "fold", "label", "predicted")
 SPLIT_COLUMNS = ("fold", "row", "role", "is_copy")
-ROLES = ("train", "inner", "outer")
+ROLES = ("train", "val", "test")
 PROTOCOL = "run_protocol"  # stands in the tables of leaky runs alone; apart from any group of a manifest
 HONEST = "honest"
 
@@ -290,7 +290,7 @@ def _why_nothing(tables: Sequence[pd.DataFrame]) -> str:
         )
     paths = set.intersection(*(set(table["path"].astype(str)) for table in tables))
     contents = set.intersection(*(set(table["content"].astype(str)) for table in tables))
-    why = "They evaluated different images: compare runs on one data set and one outer split."
+    why = "They evaluated different images: compare runs on one data set and one test part."
     if contents:
         why = f"{len(contents)} pictures are in all, with other labels. Compare runs made with one labelling."
     elif paths:

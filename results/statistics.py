@@ -183,7 +183,7 @@ def _match(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
     if len(both) < len(a) or len(both) < len(b):
         msg = (
             f"a and b: must predict the same images; of {len(a)} and {len(b)} only {len(both)} are the same by row and "
-            "content. Compare runs on one manifest and one outer split."
+            "content. Compare runs on one manifest and one test part."
         )
         raise InputError(msg)
     differing = int((both["label"].astype(str) != both["label_b"].astype(str)).sum())

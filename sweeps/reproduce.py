@@ -79,7 +79,7 @@ def reproduce(run: str) -> Reproduction | None:
     run_id = find_run(run)
     tags = run_row(run_id)
     kind = tags.get("tags.kind")
-    before = load_table(run_id, "predictions")
+    before = load_table(run_id, "predictions", any_version=True)
     environment_lines = environment_differences(run_id)
     # what was run, whatever the recipe says by now
     config = RunConfig.from_file(download(run_id, CONFIG))

@@ -167,7 +167,7 @@ class Plan:
         config: common options of all trials, from `search_config`.
         space: names of spaces, and the contents of space files.
         folds: inner folds of a trial.
-        objectives: 1, inner macro F1; or 2, the FLOPs of an image as well.
+        objectives: 1, val macro F1; or 2, the FLOPs of an image as well.
         sampler: tpe, grid, random or nsga2.
         pruner: hyperband, wilcoxon or none.
         seed: of the sampler.
@@ -359,11 +359,11 @@ def starts_of(plan: Plan, storage: RDBStorage, warm_start: str | None) -> list[d
 
 
 RUN, OPTIONS, FOLD_SCORES, MANIFEST = "run_id", "options", "fold_scores", "manifest"  # attributes of a trial
-OBJECTIVES = ("inner macro F1", "FLOPs an image")
+OBJECTIVES = ("val macro F1", "FLOPs an image")
 
 
 class Report(Callback):
-    """Keeps a fold's best inner macro F1, and tells the study after every epoch the mean over the folds so far.
+    """Keeps a fold's best val macro F1, and tells the study after every epoch the mean over the folds so far.
 
     A trial that is to be pruned stops after the epoch, so its run ends as any other.
     """
@@ -386,7 +386,7 @@ class Report(Callback):
 
 
 def run_trial(trial: optuna.Trial, settings: dict[str, Any]) -> float | tuple[float, float]:
-    """Return the mean of the folds' best inner macro F1; with two objectives, the FLOPs of one image, too.
+    """Return the mean of the folds' best val macro F1; with two objectives, the FLOPs of one image, too.
 
     Args:
         trial: of a study.
@@ -535,7 +535,7 @@ def scored_winner(
 
 
 def score_winner(trial: optuna.Trial, settings: dict[str, Any]) -> float:
-    """Train the winner with a usual inner split of all that the search selected on, and predict the rest once.
+    """Train the winner with a usual val part of all that the search selected on, and predict the rest once.
 
     Args:
         trial: holds the number and the options of the trial that won.

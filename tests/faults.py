@@ -121,9 +121,9 @@ FAULTS = (
     Fault(
         "sampling",
         "datamodules/emotion.py",
-        "over-sampling draws from the inner part, too",
+        "over-sampling draws from the val part, too",
         "draws = oversample(balanced, self.fold_rows.train, self.n_min, self.seed)",
-        "rows = np.concatenate([self.fold_rows.train, self.fold_rows.inner])\n"
+        "rows = np.concatenate([self.fold_rows.train, self.fold_rows.val])\n"
         "        draws = oversample(balanced, rows, self.n_min, self.seed)",
         SAMPLING,
     ),

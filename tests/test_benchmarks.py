@@ -171,7 +171,7 @@ def predictions() -> pd.DataFrame:
 
 
 def split() -> pd.DataFrame:
-    roles = ["train", "train", "inner", "outer"]
+    roles = ["train", "train", "val", "test"]
     return pd.DataFrame({"fold": 0, "row": [0, 0, 1, 2], "role": roles, "is_copy": [False, True, False, False]})
 
 

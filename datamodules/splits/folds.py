@@ -1,8 +1,8 @@
-"""Divides manifest rows into training, inner and outer parts, keeping every cluster of twins whole.
+"""Divides manifest rows into training, val and test parts, keeping every cluster of twins whole.
 
 A cluster (exact and near duplicates, one person's images) never stands in two parts, every class stands in every part,
-and each part holds nearly its share of each class. The inner part selects (early stopping, kept checkpoint), the
-outer part is predicted once, at the end.
+and each part holds nearly its share of each class. The val part selects (early stopping, kept checkpoint), the
+test part is predicted once, at the end.
 """
 
 from collections.abc import Sequence
@@ -111,7 +111,7 @@ def _mend(part: np.ndarray, counts: np.ndarray, least: np.ndarray, generator: np
     return int(lacking[0, 1]) if len(lacking) else None
 
 
-_INNER_STREAM = 7_919  # keeps the draw of the inner part apart from the draw of the folds
+_VAL_STREAM = 7_919  # keeps the draw of the val part apart from the draw of the folds
 
 
 @dataclass(frozen=True)
@@ -121,14 +121,14 @@ class Fold:
     Attributes:
         index: Number of the fold, from 0.
         train: Rows to learn from, int64, sorted.
-        inner: Rows to select on; empty when the inner fraction is 0.
-        outer: Rows to report on.
+        val: Rows to select on; empty when the inner fraction is 0.
+        test: Rows to report on.
     """
 
     index: int
     train: np.ndarray
-    inner: np.ndarray
-    outer: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
 
 
 def k_fold(
@@ -140,7 +140,7 @@ def k_fold(
     seed: int,
     inner_fraction: float = 0.1,
 ) -> list[Fold]:
-    """Return ``folds`` folds whose outer parts are stratified and cover each row exactly once.
+    """Return ``folds`` folds whose test parts are stratified and cover each row exactly once.
 
     Args:
         labels: Class of each row, (N,).
@@ -157,17 +157,17 @@ def k_fold(
     if folds < 2:
         raise invalid("--data.folds", "must be at least 2", folds, "--data.split holdout divides once")
     _check_fraction("inner_fraction", inner_fraction, zero=True)
-    # With two folds the training part is a single fold, and it must yield the inner part too.
+    # With two folds the training part is a single fold, and it must yield the val part too.
     _check_enough(labels, clusters, classes, 4 if folds == 2 and inner_fraction else folds, f"folds={folds}")
     every = np.arange(len(labels))
     part = divide(labels, clusters, classes, np.full(folds, 1 / folds), seed, 2 if folds == 2 and inner_fraction else 1)
     made = []
     for index in range(folds):
-        train, inner = _split_inner(every[part != index], labels, clusters, classes, inner_fraction, seed, index)
-        made.append(Fold(index, train, inner, every[part == index]))
+        train, val = _split_val(every[part != index], labels, clusters, classes, inner_fraction, seed, index)
+        made.append(Fold(index, train, val, every[part == index]))
         verify(made[-1], labels, clusters, len(classes))
-    if not np.array_equal(np.sort(np.concatenate([fold.outer for fold in made])), every):
-        msg = "folds: the outer parts do not hold every row exactly once"
+    if not np.array_equal(np.sort(np.concatenate([fold.test for fold in made])), every):
+        msg = "folds: the test parts do not hold every row exactly once"
         raise InputError(msg)
     return made
 
@@ -181,7 +181,7 @@ def hold_out(
     seed: int,
     inner_fraction: float = 0.1,
 ) -> Fold:
-    """Return one fold whose outer part is about ``fraction`` of the rows of each class."""
+    """Return one fold whose test part is about ``fraction`` of the rows of each class."""
     labels, clusters = _checked(labels, clusters, classes)
     _check_fraction("holdout_fraction", fraction, zero=False)
     _check_fraction("inner_fraction", inner_fraction, zero=True)
@@ -189,8 +189,8 @@ def hold_out(
     every = np.arange(len(labels))
     shares = np.array([1 - fraction, fraction])
     part = divide(labels, clusters, classes, shares, seed, np.array([2 if inner_fraction else 1, 1]))
-    train, inner = _split_inner(every[part == 0], labels, clusters, classes, inner_fraction, seed, 0)
-    fold = Fold(0, train, inner, every[part == 1])
+    train, val = _split_val(every[part == 0], labels, clusters, classes, inner_fraction, seed, 0)
+    fold = Fold(0, train, val, every[part == 1])
     verify(fold, labels, clusters, len(classes))
     return fold
 
@@ -208,9 +208,9 @@ def given_split(
 ) -> tuple[Fold, dict[str, int | str]]:
     """Return the split that the data set came with, and a record of what leaked.
 
-    The inner part is the given validation part when the outer part is the test part and a validation part exists;
+    The val part is the given validation part when the given test part is reported and a validation part exists;
     else it is drawn from training. ``inner_fraction`` 0 leaves it empty. Twins are always taken out of training (and
-    out of a given inner part), never out of the outer part, so that reported numbers stay comparable.
+    out of a given val part), never out of the test part, so that reported numbers stay comparable.
 
     Args:
         labels: Class of each row, (N,).
@@ -219,12 +219,12 @@ def given_split(
         split: Part of each row: ``train``, ``validation``, ``test``; anything else leaves the row out.
         outer: The part that is reported.
         leak: What to do when a cluster stands in two parts.
-        seed: Seed of the inner draw.
-        inner_fraction: Share of training that becomes the inner part, when it is drawn.
+        seed: Seed of the val draw.
+        inner_fraction: Share of training that becomes the val part, when it is drawn.
 
     Returns:
-        The fold, and ``{"leak", "leaking_clusters", "leaking_train_rows", "leaking_inner_rows", "leaking_outer_rows",
-        "dropped_rows", "dropped_train_rows", "dropped_inner_rows", "unused_rows"}``.
+        The fold, and ``{"leak", "leaking_clusters", "leaking_train_rows", "leaking_val_rows", "leaking_test_rows",
+        "dropped_rows", "dropped_train_rows", "dropped_val_rows", "unused_rows"}``.
 
     Raises:
         InputError: If the split leaks and ``leak`` is ``error``, a part is missing, or a part lacks a class.
@@ -245,39 +245,39 @@ def given_split(
             msg = f"--data.split given: no row is {name} ({held}); choose another --data.outer, or --data.split folds"
             raise InputError(msg)
     train, tested = parts["train"], parts[outer]
-    inner = parts["validation"] if outer == "test" and inner_fraction else np.empty(0, np.int64)
-    given_inner = len(inner) > 0
+    val = parts["validation"] if outer == "test" and inner_fraction else np.empty(0, np.int64)
+    given_val = len(val) > 0
 
-    train_leaks = np.isin(clusters[train], np.concatenate([clusters[tested], clusters[inner]]))
-    inner_leaks = np.isin(clusters[inner], clusters[tested])
-    outer_leaks = np.isin(clusters[tested], np.concatenate([clusters[train], clusters[inner]]))
-    twins = np.unique(np.concatenate([clusters[train][train_leaks], clusters[inner][inner_leaks]]))
+    train_leaks = np.isin(clusters[train], np.concatenate([clusters[tested], clusters[val]]))
+    val_leaks = np.isin(clusters[val], clusters[tested])
+    test_leaks = np.isin(clusters[tested], np.concatenate([clusters[train], clusters[val]]))
+    twins = np.unique(np.concatenate([clusters[train][train_leaks], clusters[val][val_leaks]]))
     record: dict[str, int | str] = {
         "leak": leak,
         "leaking_clusters": len(twins),
         "leaking_train_rows": int(train_leaks.sum()),
-        "leaking_inner_rows": int(inner_leaks.sum()),
-        "leaking_outer_rows": int(outer_leaks.sum()),
+        "leaking_val_rows": int(val_leaks.sum()),
+        "leaking_test_rows": int(test_leaks.sum()),
         "dropped_rows": 0,
         "dropped_train_rows": 0,
-        "dropped_inner_rows": 0,
-        "unused_rows": len(labels) - len(train) - len(inner) - len(tested),
+        "dropped_val_rows": 0,
+        "unused_rows": len(labels) - len(train) - len(val) - len(tested),
     }
     if len(twins) and leak == "error":
         msg = (
             f"split leaks: {len(twins)} clusters of duplicates or subjects stand in two parts "
-            f"({train_leaks.sum()} training rows, {outer_leaks.sum()} {outer} rows). Take the twins out of training "
+            f"({train_leaks.sum()} training rows, {test_leaks.sum()} {outer} rows). Take the twins out of training "
             "with --drop-twins (--data.leak drop_twins), or keep them with --allow-leak (--data.leak allow); "
             "the choice is recorded in the run"
         )
         raise InputError(msg)
     if leak == "drop_twins":
-        record["dropped_train_rows"], record["dropped_inner_rows"] = int(train_leaks.sum()), int(inner_leaks.sum())
-        record["dropped_rows"] = int(train_leaks.sum() + inner_leaks.sum())
-        train, inner = train[~train_leaks], inner[~inner_leaks]
-    if not given_inner:
-        train, inner = _split_inner(train, labels, clusters, classes, inner_fraction, seed, 0)
-    fold = Fold(0, train, inner, tested)
+        record["dropped_train_rows"], record["dropped_val_rows"] = int(train_leaks.sum()), int(val_leaks.sum())
+        record["dropped_rows"] = int(train_leaks.sum() + val_leaks.sum())
+        train, val = train[~train_leaks], val[~val_leaks]
+    if not given_val:
+        train, val = _split_val(train, labels, clusters, classes, inner_fraction, seed, 0)
+    fold = Fold(0, train, val, tested)
     absent = int(record["unused_rows"]) + int(record["dropped_rows"])
     verify(fold, labels, clusters, len(classes), allow_leak=leak == "allow", absent=absent, classes=classes)
     return fold, record
@@ -308,7 +308,7 @@ def verify(
         InputError: Naming the fold, the part and the number of rows or clusters.
     """
     where = f"fold {fold.index}"
-    parts = {"train": fold.train, "inner": fold.inner, "outer": fold.outer}
+    parts = {"train": fold.train, "val": fold.val, "test": fold.test}
     rows = np.concatenate(list(parts.values()))
     if len(rows) and (rows.min() < 0 or rows.max() >= len(labels)):
         msg = f"{where}: rows must lie in 0..{len(labels) - 1}, got {rows.min()}..{rows.max()}"
@@ -320,13 +320,13 @@ def verify(
         msg = f"{where}: parts hold {len(rows)} rows and {absent} are left out, but the manifest has {len(labels)}"
         raise InputError(msg)
     if not allow_leak:
-        for one, other in (("train", "inner"), ("train", "outer"), ("inner", "outer")):
+        for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
             shared = np.intersect1d(clusters[parts[one]], clusters[parts[other]])
             if len(shared):
                 msg = f"{where}: {len(shared)} clusters stand both in {one} and {other}, first {shared[0]}"
                 raise InputError(msg)
     for name, part in parts.items():
-        if name == "inner" and not len(part):
+        if name == "val" and not len(part):
             continue
         missing = np.flatnonzero(np.bincount(labels[part], minlength=n_classes)[:n_classes] == 0)
         if len(missing):
@@ -362,7 +362,7 @@ def _check_enough(labels: np.ndarray, clusters: np.ndarray, classes: Sequence[st
             raise InputError(msg)
 
 
-def _split_inner(
+def _split_val(
     rows: np.ndarray,
     labels: np.ndarray,
     clusters: np.ndarray,
@@ -371,10 +371,10 @@ def _split_inner(
     seed: int,
     index: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return training rows and inner rows, both sorted."""
+    """Return training rows and val rows, both sorted."""
     if fraction == 0:
         return rows, np.empty(0, np.int64)
     _check_enough(labels[rows], clusters[rows], classes, 2, f"inner_fraction={fraction} of the training part")
     shares = np.array([1 - fraction, fraction])
-    part = divide(labels[rows], clusters[rows], classes, shares, [seed, _INNER_STREAM, index], 1)
+    part = divide(labels[rows], clusters[rows], classes, shares, [seed, _VAL_STREAM, index], 1)
     return rows[part == 0], rows[part == 1]

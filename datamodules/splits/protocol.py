@@ -1,7 +1,7 @@
 """How one run divides its rows, from the options that say so, and what leaks in a division that is meant to leak.
 
 The honest protocol keeps duplicates and people in one part, over-samples the training part alone, and selects on an
-inner part that is not reported. Published numbers often come from protocols that do not; these can be had too, to
+val part that is not reported. Published numbers often come from protocols that do not; these can be had too, to
 measure what they are worth, and every table of such a run says so.
 """
 
@@ -39,7 +39,7 @@ class Division:
         flags: In what the protocol differs from the honest one; empty if in nothing.
 
     Notes:
-        Rows are only ever evaluated as originals: copies that fell into the inner or the outer part are set aside with
+        Rows are only ever evaluated as originals: copies that fell into the val or the test part are set aside with
         it. So every row is still predicted once in a cross-validation, however many copies of it were trained on.
     """
 
@@ -55,7 +55,7 @@ class Division:
             return HONEST
         return f"{', '.join(self.flags)} (leaky: numbers are not comparable with honest ones)"
 
-    def part(self, name: Literal["train", "inner", "outer"]) -> Draws:
+    def part(self, name: Literal["train", "val", "test"]) -> Draws:
         """Return the rows of a part, and the copies that fell into it."""
         rows = getattr(self.fold, name)
         copies = getattr(self.copies, name) if self.copies else np.empty(0, np.int64)
@@ -186,13 +186,13 @@ class DivisionPlan:
         return hold_out(labels, together, names, fraction=self.holdout_fraction, **common)
 
     def _rotated(self, fold: Fold, strata: tuple[np.ndarray, tuple[str, ...]], clusters: np.ndarray) -> Fold:
-        """Return the fold with one of ``inner_folds`` parts of all but its outer rows as the inner part.
+        """Return the fold with one of ``inner_folds`` parts of all but its test rows as the val part.
 
-        The parts of all inner folds together hold each of these rows once, and the outer part is that of a run without
+        The parts of all inner folds together hold each of these rows once, and the test part is that of a run without
         inner folds, so what many runs are selected on never touches what one of them will report.
         """
         labels, names = strata
-        rest = np.sort(np.concatenate([fold.train, fold.inner]))
+        rest = np.sort(np.concatenate([fold.train, fold.val]))
         parts = k_fold(
             labels[rest],
             clusters[rest],
@@ -202,8 +202,8 @@ class DivisionPlan:
             inner_fraction=0,
         )
         part = parts[self.inner_fold]
-        made = Fold(fold.index, rest[part.train], rest[part.outer], fold.outer)
-        absent = len(labels) - len(rest) - len(fold.outer)
+        made = Fold(fold.index, rest[part.train], rest[part.test], fold.test)
+        absent = len(labels) - len(rest) - len(fold.test)
         leaky = self.split == "given" and self.leak == "allow"
         verify(made, labels, clusters, len(names), allow_leak=leaky, absent=absent)
         return made
@@ -249,10 +249,10 @@ class DivisionPlan:
         else:
             index, shares = 0, np.array([self.holdout_fraction, 1 - self.holdout_fraction])
         part = _shared_out(manifest, copies, shares, [self.fold_seed, _COPIES_STREAM])
-        outer, rest = copies[part == index], copies[part != index]
+        test, rest = copies[part == index], copies[part != index]
         shares = np.array([1 - self._inner, self._inner])
         part = _shared_out(manifest, rest, shares, [self.fold_seed, _COPIES_STREAM, index])
-        return Fold(index, rest[part == 0], rest[part == 1], outer)
+        return Fold(index, rest[part == 0], rest[part == 1], test)
 
 
 def _shared_out(manifest: Manifest, rows: np.ndarray, shares: np.ndarray, seed: list[int]) -> np.ndarray:
@@ -262,18 +262,18 @@ def _shared_out(manifest: Manifest, rows: np.ndarray, shares: np.ndarray, seed: 
 
 
 def _leaks(clusters: np.ndarray, fold: Fold, copies: Fold | None) -> dict[str, int]:
-    """Count what stands both in the outer part and in those that are trained or selected on."""
-    used = np.concatenate([fold.train, fold.inner])
+    """Count what stands both in the test part and in those that are trained or selected on."""
+    used = np.concatenate([fold.train, fold.val])
     if copies is not None:
-        used = np.concatenate([used, copies.train, copies.inner])
-    shared = np.intersect1d(clusters[used], clusters[fold.outer])
+        used = np.concatenate([used, copies.train, copies.val])
+    shared = np.intersect1d(clusters[used], clusters[fold.test])
     counts = {
         "leaking_clusters": len(shared),
         "leaking_train_rows": int(np.isin(clusters[used], shared).sum()),
-        "leaking_outer_rows": int(np.isin(clusters[fold.outer], shared).sum()),
+        "leaking_test_rows": int(np.isin(clusters[fold.test], shared).sum()),
     }
     if copies is not None:
-        counts["outer_rows_with_a_copy_in_training"] = int(np.isin(fold.outer, copies.train).sum())
+        counts["test_rows_with_a_copy_in_training"] = int(np.isin(fold.test, copies.train).sum())
     return counts
 
 
@@ -340,9 +340,9 @@ class GroupPlan:
         return rows[condition_mask(manifest.table, self.train_on, "--data.train_on")[rows]]
 
     def restrict(self, division: Division, manifest: Manifest, seed: int) -> Division:
-        """Return the division whose training and inner parts hold the chosen group alone, and what is rehearsed.
+        """Return the division whose training and val parts hold the chosen group alone, and what is rehearsed.
 
-        The outer part stays as it is, so that runs on different groups are reported on the same images.
+        The test part stays as it is, so that runs on different groups are reported on the same images.
 
         Raises:
             InputError: A class of the group is in neither, or there is less to rehearse than was asked for.
@@ -350,12 +350,12 @@ class GroupPlan:
         if self.train_on is None:
             return division
         fold = division.fold
-        train, inner = self.chosen(manifest, fold.train), self.chosen(manifest, fold.inner)
+        train, val = self.chosen(manifest, fold.train), self.chosen(manifest, fold.val)
         group = np.flatnonzero(condition_mask(manifest.table, self.train_on, "--data.train_on"))
         wanted = np.unique(manifest.labels[group])
-        for name, rows in (("training", train), ("inner", inner)):
+        for name, rows in (("training", train), ("val", val)):
             lacking = np.setdiff1d(wanted, manifest.labels[rows])
-            if len(lacking) and (name == "training" or len(fold.inner)):
+            if len(lacking) and (name == "training" or len(fold.val)):
                 msg = (
                     f"--data.train_on {self.train_on}: the {name} part ({len(rows)} rows of the group) has no row of "
                     f"class {manifest.classes[lacking[0]]}; divide the group evenly with --data.stratify_by, set more "
@@ -363,7 +363,7 @@ class GroupPlan:
                 )
                 raise InputError(msg)
         rehearsed = self._rehearsed(fold.train, len(train), manifest, seed)
-        return replace(division, fold=replace(fold, train=np.sort(np.concatenate([train, rehearsed])), inner=inner))
+        return replace(division, fold=replace(fold, train=np.sort(np.concatenate([train, rehearsed])), val=val))
 
     def _rehearsed(self, rows: np.ndarray, learnt: int, manifest: Manifest, seed: int) -> np.ndarray:
         """Draw rows of the rest of the training part, so that they are the wanted share of what is learnt from."""

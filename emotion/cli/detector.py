@@ -82,7 +82,7 @@ def _test(args: list[str]) -> int:
     data = BoxesDataModule(**{**config.data, "size": model.plain["size"]})
     if not everything:
         refuse_known(args[0], data, "RUN")
-    rows = range(len(data.manifest)) if everything else data.fold.outer.tolist()
+    rows = range(len(data.manifest)) if everything else data.fold.test.tolist()
     pictures = evaluate(model, data, rows)
     faces, kind = sum(picture.faces for picture in pictures), "images" if everything else "held-out images"
     print(text_of(intervals(pictures), len(pictures), faces, kind))

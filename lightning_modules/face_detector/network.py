@@ -500,7 +500,7 @@ class FaceDetector(pl.LightningModule):
         loss.reset()
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Count a batch of the inner part."""
+        """Count a batch of the val part."""
         self._evaluate(batch, "val")
 
     def on_validation_epoch_end(self) -> None:
@@ -512,7 +512,7 @@ class FaceDetector(pl.LightningModule):
         self.detections = {}
 
     def test_step(self, batch: Batch, batch_index: int) -> None:
-        """Count a batch of the outer part and keep what was found."""
+        """Count a batch of the test part and keep what was found."""
         self.detections.update(zip(batch["row"].tolist(), self._evaluate(batch, "test"), strict=True))
 
     def on_test_epoch_end(self) -> None:

@@ -1,4 +1,4 @@
-"""Training of the face detector: its options, what a run keeps, and its one evaluation of the outer part."""
+"""Training of the face detector: its options, what a run keeps, and its one evaluation of the test part."""
 
 import hashlib
 import sys
@@ -79,12 +79,12 @@ def matched(detections: pd.DataFrame, truth: pd.DataFrame) -> list[ImageMatches]
 
 
 class DetectorLines(Callback):
-    """One line an epoch with the loss and the inner average precision."""
+    """One line an epoch with the loss and the val average precision."""
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print it."""
         known = trainer.callback_metrics
-        names = {"train/loss": "loss", "val/loss": "inner loss", "val/map_50": "mAP@.5", "val/map": "mAP@.5:.95"}
+        names = {"train/loss": "loss", "val/loss": "val loss", "val/map_50": "mAP@.5", "val/map": "mAP@.5:.95"}
         values = ", ".join(f"{shown} {float(known[name]):.3f}" for name, shown in names.items() if name in known)
         print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}: {values}", file=sys.stderr, flush=True)
 
@@ -168,7 +168,7 @@ class DetectorTask(Task):
         tracker.log_dataset(data.manifest.name, data.source, data.manifest.fingerprint(), profile=profile)
 
     def evaluate(self, trainer: pl.Trainer, tracker: RunLogger) -> tuple[pd.DataFrame, str]:
-        """Predict the outer part once; return the table of predictions and the printed result."""
+        """Predict the test part once; return the table of predictions and the printed result."""
         model, data = self.model, self.data
         best = str(tracker.run_folder / "best.ckpt")
         trainer.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
@@ -178,7 +178,7 @@ class DetectorTask(Task):
         table = intervals(pictures, resamples=self.options.resamples, seed=self.config.seed_everything)
         found = detection_table(model.detections, data)
         tracker.log_table(found, "detections")
-        tracker.log_table(truth_table(data, data.fold.outer), "truth")
+        tracker.log_table(truth_table(data, data.fold.test), "truth")
         tracker.log_table(data.split_table(), "split")
         tracker.log_table(table, "intervals")
         ends = {f"test/{row.metric}_{end}": getattr(row, end) for row in table.itertuples() for end in ("low", "high")}
@@ -249,7 +249,7 @@ def checkpoint_of(which: str) -> Path:
 
 
 def refuse_known(which: str, data: BoxesDataModule, option: str) -> None:
-    """Refuse a detector that was trained or selected on images of the outer part, or on images of their clusters.
+    """Refuse a detector that was trained or selected on images of the test part, or on images of their clusters.
 
     Args:
         which: the run or file, as `lightning_modules.face_detector.training.checkpoint_of` takes it.
@@ -263,4 +263,4 @@ def refuse_known(which: str, data: BoxesDataModule, option: str) -> None:
     run_id = None if path.is_file() or path.suffix == ".ckpt" else find_run(which)
     seen = seen_by(read_detector(checkpoint_of(which)), data, option, which, run_id)
     alike = "the same data.split, outer_fraction, inner_fraction and fold_seed"
-    refuse_seen(seen, data, data.fold.outer, option, which, alike)
+    refuse_seen(seen, data, data.fold.test, option, which, alike)

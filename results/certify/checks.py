@@ -100,15 +100,15 @@ def _once(text: str, predictions: pd.DataFrame, split: pd.DataFrame) -> Line:
     faults = []
     twice = int(predictions["row"].duplicated().sum())
     faults += [f"{twice} rows are predicted again"] * (twice > 0)
-    outer = split[(split["role"] == "outer") & ~split["is_copy"].astype(bool)]
-    held, said = (set(map(tuple, table[["fold", "row"]].to_numpy())) for table in (outer, predictions))
+    test = split[(split["role"] == "test") & ~split["is_copy"].astype(bool)]
+    held, said = (set(map(tuple, table[["fold", "row"]].to_numpy())) for table in (test, predictions))
     faults += [f"{len(held - said)} held-out images were not predicted"] * bool(held - said)
     faults += [f"{len(said - held)} predictions are of images that their fold did not hold out"] * bool(said - held)
-    again = int(outer["row"].duplicated().sum())
+    again = int(test["row"].duplicated().sum())
     faults += [f"{again} images are held out by more than one fold"] * (again > 0)
     folds = split["fold"].nunique()
     if folds > 1:
-        never = len(set(split["row"]) - set(outer["row"]))
+        never = len(set(split["row"]) - set(test["row"]))
         faults += [f"{never} images are held out by no fold"] * (never > 0)
     return judged(text, faults, f"{len(said)} images, {folds} fold(s)")
 
@@ -120,7 +120,7 @@ def _apart_by_row(text: str, split: pd.DataFrame) -> Line:
         return judged(text, [f"the split table has no column {', '.join(missing)}"], "")
     originals = split[~split["is_copy"].astype(bool)]
     faults = []
-    unknown_roles = sorted(set(split["role"].astype(str)) - {"train", "inner", "outer"})
+    unknown_roles = sorted(set(split["role"].astype(str)) - {"train", "val", "test"})
     faults += [f"unknown roles {unknown_roles}"] * bool(unknown_roles)
     twice = int(originals.duplicated(["fold", "row", "role"]).sum())
     doubled = _doubled(split)
@@ -228,16 +228,16 @@ def _selection(text: str, found: Evidence) -> Line:
     for name, value in sorted(chosen.items()):
         if (name, value) in {("protocol", "paper"), ("leak", "duplicates"), ("leak", "oversample_first")}:
             faults.append(f"made with data.{name}={value}")
-    selected = found.tags.get("selected_on", "inner part")
-    faults += [f"selected on the {selected}"] * (selected != "inner part")
+    selected = found.tags.get("selected_on", "val part")
+    faults += [f"selected on the {selected}"] * (selected != "val part")
     needed = {"protocol"} if found.folded else {"protocol", "selected_on"}
     absent = sorted(needed - set(found.tags)) if "sha256.predictions" in found.tags else []  # older runs had neither
     faults += [f"no tag {' and '.join(absent)}"] * bool(absent)
-    inner = found.split[found.split["role"] == "inner"]
-    without = sorted(set(found.split["fold"]) - set(inner["fold"]))
-    faults += [f"fold {', '.join(map(str, without))} has no inner part to select on"] * bool(without)
+    val = found.split[found.split["role"] == "val"]
+    without = sorted(set(found.split["fold"]) - set(val["fold"]))
+    faults += [f"fold {', '.join(map(str, without))} has no val part to select on"] * bool(without)
     faults += _recorded_leak(found, chosen.get("leak"))
-    return judged(text, faults, f"{len(inner)} inner rows, apart from the outer ones")
+    return judged(text, faults, f"{len(val)} val rows, apart from the test rows")
 
 
 def _recorded_leak(found: Evidence, chosen: str | None) -> list[str]:
@@ -248,9 +248,9 @@ def _recorded_leak(found: Evidence, chosen: str | None) -> list[str]:
     crossing = found.tags.get("leak.leaking_clusters", "0")
     if chosen == "allow" and crossing != "0":
         return [f"{crossing} clusters cross the given split (data.leak=allow)"]
-    dropped = found.tags.get("leak.dropped_inner_rows", "0")
-    inner = found.tags.get("leak.leaking_inner_rows", "0")
-    return [f"{inner} inner rows share clusters with the reported part"] * (inner not in ("0", dropped))
+    dropped = found.tags.get("leak.dropped_val_rows", "0")
+    val = found.tags.get("leak.leaking_val_rows", "0")
+    return [f"{val} val rows share clusters with the reported part"] * (val not in ("0", dropped))
 
 
 def settings(found: Evidence) -> dict[str, str]:

@@ -105,6 +105,8 @@ def read_evidence(run_id: str, *, directory: str | Path = store.DIRECTORY, with_
         )
         raise InputError(msg)
     there = {name: path for name, path in paths.items() if path is not None}
+    for name in ("predictions", "split"):
+        _check_format(there[name], run_id)
     found = Evidence(
         run_id=run_id,
         name=str(run.info.run_name),
@@ -142,9 +144,18 @@ def _with_members(parent: Evidence, directory: str | Path) -> Evidence:
     return replace(parent, members=tuple(members), gone=tuple(gone))
 
 
+def _check_format(path: Path, run_id: str) -> None:
+    try:
+        store.check_table(path, run_id)
+    except InputError:
+        raise
+    except (ValueError, OSError):  # a damaged file is reported when it is read
+        return
+
+
 def _read(path: Path) -> pd.DataFrame:
     try:
-        return pd.read_parquet(path)
+        return store.read_table(path)
     except (ValueError, OSError) as error:  # pyarrow's errors are ValueErrors
         msg = f"run: its table {path.name} cannot be read ({error}). Fetch it again from where the run was made."
         raise InputError(msg) from error

@@ -596,7 +596,7 @@ class TrackingLogger(Logger):
         """Keep a table as `tables/<name>.parquet`, and its SHA-256 as a tag; `load_table` reads it."""
 
         def write(path: Path) -> None:
-            table.to_parquet(path, index=False)
+            store.write_table(table, path)
             self.open().tags({f"sha256.{_clean(name)}": hashlib.sha256(path.read_bytes()).hexdigest()})
 
         self._write(f"tables/{name}.parquet", write)

@@ -271,10 +271,22 @@ def _fetch(client: MlflowClient, run_id: str, uri: str, path: str) -> Path:
 
 
 def load_table(
-    run_id: str, name: str, *, directory: str | Path = store.DIRECTORY, tracking_uri: str | None = None
+    run_id: str,
+    name: str,
+    *,
+    directory: str | Path = store.DIRECTORY,
+    tracking_uri: str | None = None,
+    any_version: bool = False,
 ) -> pd.DataFrame:
-    """Return the table that a run kept with `log_table(table, name)`."""
-    return pd.read_parquet(download(run_id, f"tables/{name}.parquet", directory=directory, tracking_uri=tracking_uri))
+    """Return the table that a run kept with `log_table(table, name)`.
+
+    Raises:
+        InputError: there is none, or, unless `any_version`, version 0.1 wrote it.
+    """
+    path = download(run_id, f"tables/{name}.parquet", directory=directory, tracking_uri=tracking_uri)
+    if not any_version:
+        store.check_table(path, run_id)
+    return store.read_table(path)
 
 
 def run_config(

@@ -8,6 +8,9 @@ import sqlite3
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -15,6 +18,7 @@ from mlflow.exceptions import MlflowException
 from datamodules.errors import InputError
 
 DIRECTORY = "mlruns"
+FORMAT = 2  # of the tables and checkpoints of runs; version 0.1 wrote none, and called the val and test parts otherwise
 
 # MLflow's own defaults keep one request alive for minutes (7 retries, 120 s each); the spool retries for us.
 _REQUEST = {
@@ -23,6 +27,32 @@ _REQUEST = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
+
+
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write a table of a run as Parquet, with its `format` in the metadata of the file."""
+    content = pa.Table.from_pandas(table, preserve_index=False)
+    pq.write_table(content.replace_schema_metadata({**(content.schema.metadata or {}), "format": str(FORMAT)}), path)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read a table that `write_table` wrote, or one of version 0.1."""
+    return pd.read_parquet(path)
+
+
+def check_table(path: Path, run_id: str) -> None:
+    """Refuse a table of another format.
+
+    Raises:
+        InputError: version 0.1 wrote the table.
+    """
+    if (pq.read_schema(path).metadata or {}).get(b"format") != str(FORMAT).encode():
+        raise InputError(made_by_version_0_1(f"run {run_id}", run_id))
+
+
+def made_by_version_0_1(what: str, run_id: str = "RUN") -> str:
+    """Return the sentence that refuses what version 0.1 wrote."""
+    return f"{what} was made by version 0.1, which this version does not read; run `emotion reproduce {run_id}`"
 
 
 def embedded_uri(directory: str | Path = DIRECTORY) -> str:

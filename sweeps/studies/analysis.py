@@ -217,7 +217,7 @@ def _said(how: str, tables: Sequence[pd.DataFrame]) -> str:
 
 
 CELL, SEED = "cell", "seed"  # tags of a run that a cell has finished
-INNER = "inner/f1_macro"  # the best epoch's, on what is selected on
+INNER = "val/best_f1_macro"  # the best epoch's, on what is selected on
 CURVES = "curves"
 _BY_CLASS = ("f1_", "recall_", "precision_")
 
@@ -352,7 +352,7 @@ class Outcomes:
         return Number(values.mean(), values.min(), values.max(), values.std(ddof=1), ids)
 
     def choose(self, choice: Choice, protocol: Protocol) -> list[str]:
-        """Return the best of a choice by macro F1: on the inner part, or, in the papers' protocol, on the reported one.
+        """Return the best of a choice by macro F1: on the val part, or, in the papers' protocol, on the reported one.
 
         Raises:
             InputError: A cell of the choice has not been finished.

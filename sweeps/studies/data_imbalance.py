@@ -126,7 +126,7 @@ def build(scale: Scale, protocol: Protocol) -> Study:
             "One division serves all cells, drawn by label and group, people and twins together: what is reported of "
             "the group and of the others was never trained or selected on by any cell, nor by the one it starts from.",
             "Every cell that trains further starts from the kept weights of the first one with the same seed, and "
-            "keeps the epoch that is best on the inner part of the group alone, whatever it rehearses.",
+            "keeps the epoch that is best on the val part of the group alone, whatever it rehearses.",
             "Rehearsal draws its images once from what the first cell was trained on; an epoch is longer by them. From "
             "scratch means the same first weights as the first cell's, trained on both groups, every cell of label and "
             "group over-sampled to the size of the largest, in half as many epochs of about twice the steps.",

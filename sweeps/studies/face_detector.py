@@ -346,7 +346,7 @@ def _measure_elsewhere(run_id: str, other: str) -> None:
         load_table(run_id, ELSEWHERE)
     except InputError:
         data = BoxesDataModule(**run_config(other)["data"])
-        found = find_faces(FaceDetector.from_checkpoint(checkpoint_of(run_id)), data, data.fold.outer.tolist())
+        found = find_faces(FaceDetector.from_checkpoint(checkpoint_of(run_id)), data, data.fold.test.tolist())
         tracker = TrackingLogger(run_id=run_id, system_metrics=False)
         tracker.log_table(detection_table(found, data), ELSEWHERE)
         tracker.finalize("success")
@@ -363,12 +363,12 @@ def estimate(conduct: DetectorConduct) -> str:
     for model in (TRAINED, TUNED):
         config = conduct.config(model, 0, None)
         fold, epochs = conduct.data(model).fold, int(config.run["epochs"])
-        learnt, seen = epochs * len(fold.train), epochs * len(fold.inner) + 2 * len(fold.outer)
+        learnt, seen = epochs * len(fold.train), epochs * len(fold.val) + 2 * len(fold.test)
         one = _seconds(config.model, config.data["size"], config.data["batch_size"])
         seconds += seeds * (BEGINNING + one * (learnt + seen / FORWARD))
         lines.append(
             f"{model}: {seeds} runs of {epochs} epochs over {len(fold.train)} pictures; "
-            f"{len(fold.inner)} to choose the epoch, {len(fold.outer)} to report on"
+            f"{len(fold.val)} to choose the epoch, {len(fold.test)} to report on"
         )
     device = describe_device(best_device())
     lines.append(f"about {seconds / 60:.0f} min, timed with one batch on {device}, as busy as it is now")

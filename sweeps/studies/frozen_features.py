@@ -123,9 +123,9 @@ class Head:
     """A trained head.
 
     Attributes:
-        probabilities: (M, C) of the outer part, by the weights of the best epoch on the part that is selected on.
+        probabilities: (M, C) of the test part, by the weights of the best epoch on the part that is selected on.
         best: Macro F1 of that epoch on that part.
-        marks: Accuracy on the outer part after so many epochs.
+        marks: Accuracy on the test part after so many epochs.
         history: By the end of each epoch, loss, accuracy and macro F1 of training and of what is selected on.
     """
 
@@ -138,7 +138,7 @@ class Head:
 def train_head(
     train: Part,
     selected_on: Part,
-    outer: Part,
+    test: Part,
     *,
     classes: int,
     width: int,
@@ -153,21 +153,21 @@ def train_head(
     Args:
         train: To learn from.
         selected_on: The epoch with the best macro F1 on it is kept; the first of equal ones.
-        outer: To report on.
+        test: To report on.
         classes: C.
         width: Of the hidden layer.
         learning_rate: Constant.
         epochs: How often each row is seen.
         batch_size: Rows a step.
         seed: Of first weights and order.
-        marks: Epochs after which accuracy on the outer part is noted; it selects nothing.
+        marks: Epochs after which accuracy on the test part is noted; it selects nothing.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = build_head("dense_dense", train.x.shape[1], classes, width=width)
     device = best_device()
     head.to(device)
-    train, selected_on, outer = train.to(device), selected_on.to(device), outer.to(device)
+    train, selected_on, test = train.to(device), selected_on.to(device), test.to(device)
     order = torch.Generator().manual_seed(seed)
     optimizer = build_optimizer("adam", head.parameters(), learning_rate, 0.0)
     best, noted = -1.0, {}
@@ -179,14 +179,14 @@ def train_head(
             optimizer.zero_grad()
             F.cross_entropy(head(train.x[rows]), train.y[rows]).backward()
             optimizer.step()
-        reported = _logits(head, outer.x)
+        reported = _logits(head, test.x)
         for name, part in (("train", train), ("val", selected_on)):
             for metric, value in part.of(_logits(head, part.x)).items():
                 history.setdefault(f"{name}/{metric}", []).append(value)
         if history["val/f1_macro"][-1] > best:
             best, kept = history["val/f1_macro"][-1], reported.softmax(1)
         if epoch in marks:
-            noted[epoch] = outer.of(reported)["accuracy"]
+            noted[epoch] = test.of(reported)["accuracy"]
     return Head(kept.cpu().numpy(), best, noted, history)
 
 
@@ -229,7 +229,7 @@ def run_frozen(config: RunConfig, cell: Cell) -> tuple[str, dict[str, float]]:
         head = _fitted(data, config, cell)
         predictions = build_predictions(
             data.manifest,
-            data.fold_rows.outer,
+            data.fold_rows.test,
             head.probabilities,
             fold=data.fold_rows.index,
             clusters=data.clusters,
@@ -237,7 +237,7 @@ def run_frozen(config: RunConfig, cell: Cell) -> tuple[str, dict[str, float]]:
         )
         protocol = data.division.protocol
         tables = [flag_protocol(table, protocol) for table in (predictions, data.split_table())]
-        tracker.set_tags({"selected_on": data.leak_record.get("selected_on", "inner part")})
+        tracker.set_tags({"selected_on": data.leak_record.get("selected_on", "val part")})
         keep_evaluation(tracker, *tables, resamples=config.run["resamples"])
         for epoch, accuracy in head.marks.items():
             tracker.log_metrics({"test/accuracy_by_epoch": accuracy}, step=epoch)
@@ -246,7 +246,7 @@ def run_frozen(config: RunConfig, cell: Cell) -> tuple[str, dict[str, float]]:
         tracker.end(how_it_ended(error))
         raise
     noted = {f"accuracy after {epoch}": value for epoch, value in head.marks.items()}
-    return str(tracker.run_id), {"inner/f1_macro": head.best, **noted}
+    return str(tracker.run_id), {"val/best_f1_macro": head.best, **noted}
 
 
 def _fitted(data: EmotionDataModule, config: RunConfig, cell: Cell) -> Head:
@@ -254,14 +254,14 @@ def _fitted(data: EmotionDataModule, config: RunConfig, cell: Cell) -> Head:
     labels = torch.as_tensor(data.manifest.labels)
     plain = torch.as_tensor(features(data, model["backbone"], model["weights"]))
     rows = data.fold_rows
-    train, selected_on, outer = (Part(plain[part], labels[part]) for part in (rows.train, data.selected_on, rows.outer))
+    train, selected_on, test = (Part(plain[part], labels[part]) for part in (rows.train, data.selected_on, rows.test))
     if cell.frozen.get("flips"):
         mirrored = torch.as_tensor(features(data, model["backbone"], model["weights"], flipped=True))
         train = Part(torch.cat([train.x, mirrored[rows.train]]), torch.cat([train.y, train.y]))
     return train_head(
         train,
         selected_on,
-        outer,
+        test,
         classes=len(data.classes),
         width=int(model["head_width"] or 100),
         learning_rate=float(model["learning_rate"]),

@@ -505,7 +505,7 @@ def compose(
         lead.append(f"Chosen transforms, by macro F1 on {where}: {', '.join(now.chosen)}.")
         if now.protocol == "honest" and any(cell.folds for cell in study.cells if cell.chosen):
             lead.append(
-                "The choice is one for all folds, made on the inner parts of all of them: an image that one fold "
+                "The choice is one for all folds, made on the val parts of all of them: an image that one fold "
                 "reports took part in it in another fold, so what was chosen looks a little better than it is."
             )
     blocks = [Block(one.title, (one.note,) if one.note else (), _grid(one, outcomes)) for one in study.tables]

@@ -330,7 +330,7 @@ def _cost(
     data.share(known.setdefault(f"{data.source} {data.read_options}", data))  # reading a large set takes a while
     epochs = int(config.trainer["max_epochs"])
     runs = max(cell.folds, 1)
-    trained, inner, outer = _sizes(data, cell.folds)
+    trained, val, test = _sizes(data, cell.folds)
     repeats = len(study.seeds)
     if study.task == "frozen":  # every picture once through the network for all cells; heads cost little
         return Cost(cell.stage, repeats, 0, 0, repeats * (STARTUP + epochs * trained / 1e4))
@@ -338,7 +338,7 @@ def _cost(
     if key not in speed:
         speed[key] = seconds_an_image(config)
     per_picture = speed[key]
-    learnt, seen = runs * epochs * trained, runs * (epochs * inner + outer)
+    learnt, seen = runs * epochs * trained, runs * (epochs * val + test)
     seconds = runs * STARTUP + per_picture * (learnt + seen / FORWARD)
     return Cost(cell.stage, repeats * runs, repeats * learnt, repeats * seen, repeats * seconds)
 
@@ -346,17 +346,17 @@ def _cost(
 def _sizes(data: EmotionDataModule, folds: int) -> tuple[int, int, int]:
     """Return pictures of an epoch, of the part selected on and of the reported part, from class counts alone."""
     plan, counts = data.plan, data.groups.counts(data.manifest)
-    outer = 1 / (folds or plan.folds) if folds or plan.split == "folds" else plan.holdout_fraction
+    test = 1 / (folds or plan.folds) if folds or plan.split == "folds" else plan.holdout_fraction
     if plan.split == "given" and not folds and "split" in data.manifest.table:
         given = data.manifest.table["split"].to_numpy(object)
-        outer = float(np.mean(given != "train"))
-    inner = (1 - outer) * plan.inner_fraction if plan.protocol == "honest" else 0.0
-    left = counts * (1 - outer - inner) / (1 - data.groups.rehearsal)
+        test = float(np.mean(given != "train"))
+    val = (1 - test) * plan.inner_fraction if plan.protocol == "honest" else 0.0
+    left = counts * (1 - test - val) / (1 - data.groups.rehearsal)
     if data.transform_where == "doubled":
         left = left * 2
     elif plan.n_min is not None:
         largest = float(left.max())
         target = largest if plan.n_min == "max" else plan.n_min * (largest if isinstance(plan.n_min, float) else 1)
         left = np.maximum(left, target)
-    selected_on = outer if plan.protocol == "paper" else inner
-    return int(left.sum()), int(float(counts.sum()) * selected_on), int(len(data.manifest) * outer)
+    selected_on = test if plan.protocol == "paper" else val
+    return int(left.sum()), int(float(counts.sum()) * selected_on), int(len(data.manifest) * test)

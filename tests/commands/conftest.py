@@ -49,7 +49,7 @@ if os.environ.get("AT_STEP"):
 """
 
 
-PARTS = {"train": "train", "val": "inner", "test": "outer"}  # the names of the parts in the table `split`
+PARTS = {"train": "train", "val": "val", "test": "test"}  # the names of the parts in the table `split`
 
 
 @dataclass(frozen=True)

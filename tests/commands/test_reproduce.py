@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
+import torch
 
 pytestmark = pytest.mark.usefixtures("store")
 
@@ -40,3 +42,29 @@ def test_what_differs_is_said(emotion: Any, faces: Path, tiny: tuple[str, ...]) 
     assert "python: then 3.1.4, now 3." in done.out
     assert "numbers: the same" not in done.out
     assert "other images were evaluated" in done.out
+
+
+def test_a_run_of_version_0_1_is_refused_and_can_be_run_again(emotion: Any, fitted: str, tmp_path: Path) -> None:
+    for name in ("predictions", "split"):
+        path = emotion.artifact(fitted, f"tables/{name}.parquet")
+        table = pq.read_table(path)
+        assert table.schema.metadata[b"format"] == b"2"
+        pq.write_table(table.replace_schema_metadata({}), path)
+    checkpoints = [path for path in Path("mlruns").rglob("best.ckpt") if fitted in path.parts]
+    assert checkpoints
+    for path in checkpoints:
+        content = torch.load(path, weights_only=True)
+        assert content.pop("format") == 2
+        torch.save(content, path)
+    assert "numbers: the same, image by image" in emotion("reproduce", fitted).out
+    again = emotion.runs()[0].info.run_id
+    for command in (
+        ("predict", "--run", fitted, "--data", "drawn:largest=2,ratio=2,size=32", "--output", str(tmp_path / "p.csv")),
+        ("report", "compare", fitted, again),
+        ("report", "certify", fitted),
+    ):
+        done = emotion(*command, status=None)
+        assert done.status != 0
+        assert len(done.errors) == 1, command
+        assert "was made by version 0.1" in done.errors[0]
+        assert "run `emotion reproduce " in done.errors[0]

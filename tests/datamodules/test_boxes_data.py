@@ -133,8 +133,8 @@ def test_a_manifest_brings_its_own_pictures_and_split(tmp_path: Path) -> None:
     data = BoxesDataModule(str(saved), str(boxes), size=96, split="given")
     data.setup("fit")
     assert isinstance(data.manifest, Manifest)
-    assert data.fold.outer.tolist() == [9, 10, 11]
-    assert data.fold.inner.tolist() == [7, 8]
+    assert data.fold.test.tolist() == [9, 10, 11]
+    assert data.fold.val.tolist() == [7, 8]
     table(tmp_path, [*good_rows(), "사진 99.png,1,1,2,2"], "elsewhere.csv")
     with pytest.raises(InputError, match=r"1 rows are of pictures that set has not, first row 12, '사진 99.png'"):
         _ = BoxesDataModule(str(saved), str(boxes), size=96).boxes

@@ -60,33 +60,33 @@ def test_the_default_is_honest(source: Path) -> None:
         assert data.division.protocol == "honest"
         assert data.leak_record == {}
         assert data.division.copies is None
-        assert rows_of(data.val_dataloader()) == fold.inner.tolist()
-        assert not set(fold.inner) & set(fold.outer)
-        assert not shared(data, data.draws.rows, fold.inner)
-        assert not shared(data, np.concatenate([data.draws.rows, fold.inner]), fold.outer)
+        assert rows_of(data.val_dataloader()) == fold.val.tolist()
+        assert not set(fold.val) & set(fold.test)
+        assert not shared(data, data.draws.rows, fold.val)
+        assert not shared(data, np.concatenate([data.draws.rows, fold.val]), fold.test)
 
 
 def test_the_papers_protocol_trains_on_all_the_rest_and_selects_on_what_it_reports(source: Path) -> None:
     for data in folds(source, protocol="paper"):
         fold = data.fold_rows
-        assert rows_of(data.val_dataloader()) == rows_of(data.test_dataloader()) == fold.outer.tolist()
-        assert sorted([*fold.train, *fold.outer]) == list(range(IMAGES))
-        assert not shared(data, fold.train, fold.outer)  # one thing is changed at a time
+        assert rows_of(data.val_dataloader()) == rows_of(data.test_dataloader()) == fold.test.tolist()
+        assert sorted([*fold.train, *fold.test]) == list(range(IMAGES))
+        assert not shared(data, fold.train, fold.test)  # one thing is changed at a time
         assert data.leak_record == {"selected_on": "reported fold"}
         assert data.division.protocol.startswith("selected on the reported fold (leaky: ")
         table = data.split_table()
-        assert set(table["role"]) == {"train", "outer"}
+        assert set(table["role"]) == {"train", "test"}
         assert table["row"].is_unique
 
 
 def test_a_holdout_and_a_given_split_can_be_selected_on_too(source: Path) -> None:
     held = ready(module(source, split="holdout", protocol="paper", inner_fraction=0))
-    assert rows_of(held.val_dataloader()) == held.fold_rows.outer.tolist()
-    assert len(held.fold_rows.train) + len(held.fold_rows.outer) == IMAGES
+    assert rows_of(held.val_dataloader()) == held.fold_rows.test.tolist()
+    assert len(held.fold_rows.train) + len(held.fold_rows.test) == IMAGES
     data = module(source, split="given", protocol="paper", leak="allow")
     data.manifest.table["split"] = np.resize(["train", "train", "validation", "test"], IMAGES)
     data = ready(data)
-    assert rows_of(data.val_dataloader()) == data.fold_rows.outer.tolist() == list(range(3, IMAGES, 4))
+    assert rows_of(data.val_dataloader()) == data.fold_rows.test.tolist() == list(range(3, IMAGES, 4))
     assert data.division.flags == ("selected on the reported fold", "twins across the given split kept")
     assert (data.leak_record["selected_on"], data.leak_record["leak"]) == ("reported fold", "allow")
     assert data.leak_record["leaking_clusters"] > 0
@@ -96,16 +96,16 @@ def test_rows_divided_one_by_one_leak_duplicates_which_are_counted(source: Path)
     modules = folds(source, leak="duplicates", inner_fraction=0.3)
     for data in modules:
         fold = data.fold_rows
-        used = np.concatenate([fold.train, fold.inner])
-        leaking = shared(data, used, fold.outer)
+        used = np.concatenate([fold.train, fold.val])
+        leaking = shared(data, used, fold.test)
         assert len(leaking) == data.leak_record["leaking_clusters"] > 5
         assert data.leak_record["leak"] == "duplicates"
-        assert data.leak_record["leaking_outer_rows"] == sum(data.clusters[row] in leaking for row in fold.outer)
+        assert data.leak_record["leaking_test_rows"] == sum(data.clusters[row] in leaking for row in fold.test)
         assert data.leak_record["leaking_train_rows"] == sum(data.clusters[row] in leaking for row in used)
-        assert not set(used) & set(fold.outer)
-        assert rows_of(data.val_dataloader()) == fold.inner.tolist()
+        assert not set(used) & set(fold.test)
+        assert rows_of(data.val_dataloader()) == fold.val.tolist()
         assert data.division.flags == ("duplicates and people divided",)
-    assert sorted(row for data in modules for row in data.fold_rows.outer) == list(range(IMAGES))
+    assert sorted(row for data in modules for row in data.fold_rows.test) == list(range(IMAGES))
 
 
 @pytest.mark.parametrize("protocol", ["honest", "paper"])
@@ -116,19 +116,19 @@ def test_oversampling_first_trains_on_copies_of_what_is_reported(source: Path, p
         fold, table = data.fold_rows, data.split_table()
         copied = set(data.draws.rows[data.draws.is_copy])
         assert set(data.draws.rows[~data.draws.is_copy]) == set(fold.train)
-        assert copied & set(fold.outer)
-        assert data.leak_record["outer_rows_with_a_copy_in_training"] == len(copied & set(fold.outer))
+        assert copied & set(fold.test)
+        assert data.leak_record["test_rows_with_a_copy_in_training"] == len(copied & set(fold.test))
         assert sorted(rows_of(data.train_dataloader())) == sorted(data.draws.rows)
-        assert rows_of(data.test_dataloader()) == fold.outer.tolist()
+        assert rows_of(data.test_dataloader()) == fold.test.tolist()
         assert rows_of(data.val_dataloader()) == data.selected_on.tolist()
         # the same table of 3 * 30 rows is divided in every fold, each original in one part
         assert np.bincount(data.manifest.labels[table["row"]]).tolist() == [30, 30, 30]
         assert sorted(table.loc[~table["is_copy"], "row"]) == list(range(IMAGES))
-        assert table.loc[table["role"] == "outer", "is_copy"].any()
+        assert table.loc[table["role"] == "test", "is_copy"].any()
     copies = [np.sort(data.split_table().query("is_copy")["row"]) for data in modules]
     for other in copies[1:]:
         np.testing.assert_array_equal(copies[0], other)
-    apart = [data.split_table().query("is_copy and role == 'outer'")["row"] for data in modules]
+    apart = [data.split_table().query("is_copy and role == 'test'")["row"] for data in modules]
     np.testing.assert_array_equal(np.sort(np.concatenate(apart)), copies[0])  # each copy is set aside once, too
 
 
@@ -145,8 +145,8 @@ def test_copies_before_a_holdout_are_transformed_in_training(source: Path) -> No
     for batch in data.train_dataloader():
         pixels = batch["image"].permute(0, 2, 3, 1).numpy() == data.cache.read(batch["row"].numpy())
         np.testing.assert_array_equal(pixels.all(axis=(1, 2, 3)), ~batch["is_copy"].numpy())
-    outer = data.split_table().query("role == 'outer'")
-    assert outer["is_copy"].sum() == pytest.approx(0.2 * 33, abs=2)
+    test = data.split_table().query("role == 'test'")
+    assert test["is_copy"].sum() == pytest.approx(0.2 * 33, abs=2)
 
 
 def test_a_leaky_run_says_so_once(source: Path) -> None:

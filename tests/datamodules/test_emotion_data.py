@@ -86,11 +86,11 @@ def test_parts_are_disjoint_and_loaders_keep_to_them(source: Path) -> None:
     fold = data.fold_rows
     train = flat(rows_of(data.train_dataloader()))
     assert set(train) == set(fold.train.tolist())
-    assert flat(rows_of(data.val_dataloader())) == fold.inner.tolist()
-    assert flat(rows_of(data.test_dataloader())) == fold.outer.tolist()
-    assert flat(rows_of(data.predict_dataloader())) == fold.outer.tolist()
+    assert flat(rows_of(data.val_dataloader())) == fold.val.tolist()
+    assert flat(rows_of(data.test_dataloader())) == fold.test.tolist()
+    assert flat(rows_of(data.predict_dataloader())) == fold.test.tolist()
     contents = np.array(data.contents)
-    for one, other in ((fold.train, fold.inner), (fold.train, fold.outer), (fold.inner, fold.outer)):
+    for one, other in ((fold.train, fold.val), (fold.train, fold.test), (fold.val, fold.test)):
         assert not set(contents[one]) & set(contents[other])  # twins stay together
     seen = np.bincount(data.manifest.labels[train], minlength=3)
     np.testing.assert_array_equal(data.train_counts, seen)
@@ -99,8 +99,8 @@ def test_parts_are_disjoint_and_loaders_keep_to_them(source: Path) -> None:
 
 
 def test_folds_cover_every_row_once(source: Path) -> None:
-    outer = np.concatenate([ready(module(source, fold=fold)).fold_rows.outer for fold in range(3)])
-    np.testing.assert_array_equal(np.sort(outer), np.arange(80))
+    test = np.concatenate([ready(module(source, fold=fold)).fold_rows.test for fold in range(3)])
+    np.testing.assert_array_equal(np.sort(test), np.arange(80))
 
 
 def test_all_folds_share_one_decoding(source: Path, tmp_path: Path) -> None:
@@ -210,11 +210,11 @@ def test_loading_processes_share_the_cores_of_the_machine(
 @pytest.mark.parametrize("split", ["folds", "holdout"])
 def test_seed_and_fold_seed_are_apart(source: Path, split: str) -> None:
     first, second = (ready(module(source, split=split, seed=seed, n_min="max")) for seed in (0, 1))
-    np.testing.assert_array_equal(first.fold_rows.outer, second.fold_rows.outer)
-    np.testing.assert_array_equal(first.fold_rows.inner, second.fold_rows.inner)
+    np.testing.assert_array_equal(first.fold_rows.test, second.fold_rows.test)
+    np.testing.assert_array_equal(first.fold_rows.val, second.fold_rows.val)
     assert rows_of(first.train_dataloader()) != rows_of(second.train_dataloader())
     other = ready(module(source, split=split, fold_seed=1))
-    assert first.fold_rows.outer.tolist() != other.fold_rows.outer.tolist()
+    assert first.fold_rows.test.tolist() != other.fold_rows.test.tolist()
 
 
 def test_global_seed_is_the_default(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -245,17 +245,17 @@ def test_given_split_that_leaks(source: Path, tmp_path: Path) -> None:
         ready(given(source, tmp_path, "error"))
     dropped = ready(given(source, tmp_path, "drop_twins"))
     assert dropped.leak_record["dropped_rows"] == dropped.leak_record["dropped_train_rows"] == 6
-    assert dropped.leak_record["dropped_inner_rows"] == 0
+    assert dropped.leak_record["dropped_val_rows"] == 0
     assert not set(np.array(dropped.contents)[dropped.fold_rows.train]) & set(
-        np.array(dropped.contents)[dropped.fold_rows.outer]
+        np.array(dropped.contents)[dropped.fold_rows.test]
     )
     with pytest.warns(UserWarning, match="protocol: twins across the given split kept"):
         allowed = ready(given(source, tmp_path, "allow"))
     assert len(allowed.fold_rows.train) == len(dropped.fold_rows.train) + 6
-    assert set(dropped.manifest.table["split"].iloc[dropped.fold_rows.outer]) == {"test"}
+    assert set(dropped.manifest.table["split"].iloc[dropped.fold_rows.test]) == {"test"}
     other = ready(given(source, tmp_path, "allow", outer="validation"))  # whose twins are in test, which is not used
     assert other.division.protocol == "honest"
-    assert set(other.manifest.table["split"].iloc[other.fold_rows.outer]) == {"validation"}
+    assert set(other.manifest.table["split"].iloc[other.fold_rows.test]) == {"validation"}
     with pytest.raises(InputError, match=r"--split given: .* nor a split column"):
         ready(given(source, tmp_path, "allow", column=False))
 
@@ -330,8 +330,8 @@ def test_n_min_of_one_image_is_taken_for_a_slip(source: Path, value: int) -> Non
 
 
 def test_holdout_fraction(source: Path) -> None:
-    assert len(ready(module(source, split="holdout")).fold_rows.outer) == pytest.approx(16, abs=2)
-    assert len(ready(module(source, split="holdout", holdout_fraction=0.4)).fold_rows.outer) == pytest.approx(32, abs=2)
+    assert len(ready(module(source, split="holdout")).fold_rows.test) == pytest.approx(16, abs=2)
+    assert len(ready(module(source, split="holdout", holdout_fraction=0.4)).fold_rows.test) == pytest.approx(32, abs=2)
 
 
 def test_n_min_below_zero(source: Path) -> None:

@@ -31,7 +31,7 @@ def random_images(seed: int, largest_cluster: int = 6, mixed: float = 0.1) -> tu
 
 def assert_sound(fold: Fold, labels: np.ndarray, clusters: np.ndarray) -> None:
     """Check a fold with sets only, sharing no code with the module."""
-    parts = [set(part.tolist()) for part in (fold.train, fold.inner, fold.outer)]
+    parts = [set(part.tolist()) for part in (fold.train, fold.val, fold.test)]
     assert sum(map(len, parts)) == len(labels)
     assert set.union(*parts) == set(range(len(labels)))
     held = [{int(clusters[row]) for row in part} for part in parts]
@@ -50,10 +50,10 @@ def test_k_fold_on_random_clusters(seed: int) -> None:
     for fold in made:
         assert_sound(fold, labels, clusters)
         assert np.all(np.diff(fold.train) > 0)
-    assert sorted(np.concatenate([fold.outer for fold in made]).tolist()) == list(range(len(labels)))
+    assert sorted(np.concatenate([fold.test for fold in made]).tolist()) == list(range(len(labels)))
     for fold in made:
         expected = np.bincount(labels) / folds
-        assert np.all(np.abs(np.bincount(labels[fold.outer]) - expected) <= np.maximum(2.5, 0.2 * expected))
+        assert np.all(np.abs(np.bincount(labels[fold.test]) - expected) <= np.maximum(2.5, 0.2 * expected))
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -61,26 +61,24 @@ def test_hold_out_on_random_clusters(seed: int) -> None:
     labels, clusters = random_images(seed)
     fold = hold_out(labels, clusters, CLASSES, fraction=0.25, seed=seed, inner_fraction=0.15)
     assert_sound(fold, labels, clusters)
-    assert len(fold.outer) / len(labels) == pytest.approx(0.25, abs=0.03)
-    assert len(fold.inner) / (len(labels) - len(fold.outer)) == pytest.approx(0.15, abs=0.03)
+    assert len(fold.test) / len(labels) == pytest.approx(0.25, abs=0.03)
+    assert len(fold.val) / (len(labels) - len(fold.test)) == pytest.approx(0.15, abs=0.03)
 
 
 def test_single_images_are_stratified_to_the_image() -> None:
     labels = np.repeat(np.arange(4), [1000, 464, 215, 100])
     for fold in k_fold(labels, np.arange(len(labels)), CLASSES, folds=5, seed=0):
-        counts = np.bincount(labels[fold.outer])
+        counts = np.bincount(labels[fold.test])
         assert counts[3] == 20
         assert np.all(np.abs(counts - np.bincount(labels) / 5) < 1)
-        assert abs(len(fold.outer) - len(labels) / 5) <= 1
+        assert abs(len(fold.test) - len(labels) / 5) <= 1
 
 
 def test_seed_decides() -> None:
     labels, clusters = random_images(3)
     one, same, other = (k_fold(labels, clusters, CLASSES, folds=4, seed=seed) for seed in (0, 0, 1))
-    assert all(
-        np.array_equal(a.outer, b.outer) and np.array_equal(a.inner, b.inner) for a, b in zip(one, same, strict=True)
-    )
-    assert any(not np.array_equal(a.outer, b.outer) for a, b in zip(one, other, strict=True))
+    assert all(np.array_equal(a.test, b.test) and np.array_equal(a.val, b.val) for a, b in zip(one, same, strict=True))
+    assert any(not np.array_equal(a.test, b.test) for a, b in zip(one, other, strict=True))
 
 
 def test_global_random_state_is_not_read() -> None:
@@ -117,7 +115,7 @@ def test_a_large_cluster_leaves_all_folds_their_share(seed: int) -> None:
     clusters = np.repeat(np.arange(len(sizes)), sizes)
     labels = np.repeat(np.arange(len(CLASSES)), 60)
     for fold in k_fold(labels, clusters, CLASSES, folds=3, seed=seed):
-        assert np.bincount(labels[fold.outer]).tolist() == [20] * len(CLASSES)
+        assert np.bincount(labels[fold.test]).tolist() == [20] * len(CLASSES)
 
 
 def test_people_who_show_every_class() -> None:
@@ -125,7 +123,7 @@ def test_people_who_show_every_class() -> None:
     labels = np.tile(np.arange(4), 100)
     for fold in k_fold(labels, clusters, CLASSES, folds=5, seed=0):
         assert_sound(fold, labels, clusters)
-        assert len(set(clusters[fold.outer].tolist())) == 2
+        assert len(set(clusters[fold.test].tolist())) == 2
 
 
 def test_clusters_of_two_labels_that_cannot_be_divided() -> None:
@@ -151,8 +149,8 @@ def test_labels_must_fit_classes() -> None:
 def test_inner_fraction_zero_leaves_inner_empty() -> None:
     labels, clusters = random_images(0)
     fold = hold_out(labels, clusters, CLASSES, fraction=0.2, seed=0, inner_fraction=0)
-    assert len(fold.inner) == 0
-    assert len(fold.train) + len(fold.outer) == len(labels)
+    assert len(fold.val) == 0
+    assert len(fold.train) + len(fold.test) == len(labels)
 
 
 def leaking_split() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -173,8 +171,8 @@ def test_given_split_that_leaks_is_an_error() -> None:
 def test_drop_twins_leaves_the_reported_part_whole() -> None:
     labels, clusters, split = leaking_split()
     fold, record = given_split(labels, clusters, CLASSES, split, outer="test", leak="drop_twins", seed=0)
-    assert fold.outer.tolist() == list(range(200, 240))
-    assert fold.inner.tolist() == list(range(160, 200))  # the given validation part selects
+    assert fold.test.tolist() == list(range(200, 240))
+    assert fold.val.tolist() == list(range(160, 200))  # the given validation part selects
     assert fold.train.tolist() == list(range(3, 160))
     assert record["dropped_rows"] == 3
     assert record["leaking_clusters"] == 3
@@ -184,9 +182,9 @@ def test_drop_twins_leaves_the_reported_part_whole() -> None:
 def test_validation_as_outer_draws_the_inner_part_from_training() -> None:
     labels, clusters, split = leaking_split()
     fold, record = given_split(labels, clusters, CLASSES, split, outer="validation", leak="drop_twins", seed=0)
-    assert fold.outer.tolist() == list(range(160, 200))
-    assert set(fold.inner.tolist()) < set(range(160))
-    assert len(fold.inner) == 16
+    assert fold.test.tolist() == list(range(160, 200))
+    assert set(fold.val.tolist()) < set(range(160))
+    assert len(fold.val) == 16
     assert 2 not in fold.train
     assert record["dropped_rows"] == 1
     assert record["unused_rows"] == 40
@@ -215,7 +213,7 @@ def test_given_split_without_the_outer_part() -> None:
 def test_given_outer_part_without_a_class_is_named() -> None:
     labels, _, split = leaking_split()
     split[(split == "test") & (labels == 2)] = "train"
-    with pytest.raises(InputError, match=r"outer part \(30 rows\) holds no row of class sad"):
+    with pytest.raises(InputError, match=r"test part \(30 rows\) holds no row of class sad"):
         given_split(labels, np.arange(240), CLASSES, split, outer="test", seed=0)
 
 
@@ -235,7 +233,7 @@ def test_a_division_that_tears_clusters_apart_is_refused(
 
     monkeypatch.setattr("datamodules.splits.folds.divide", torn)
     labels, clusters = np.tile(np.arange(len(CLASSES)), 12), np.arange(48) // 8
-    with pytest.raises(InputError, match=r"fold 0: \d+ clusters stand both in train and (inner|outer)"):
+    with pytest.raises(InputError, match=r"fold 0: \d+ clusters stand both in train and (val|test)"):
         make(labels, clusters, CLASSES, seed=0)
 
 
@@ -244,8 +242,8 @@ def test_a_division_that_tears_clusters_apart_is_refused(
     [
         (([0, 1, 2, 3], [3, 4, 5], [6, 7]), "1 rows stand twice"),
         (([0, 1, 2], [4, 5], [6, 7]), "parts hold 7 rows"),
-        (([0, 1, 4], [2, 3, 5], [6, 7]), "1 clusters stand both in train and inner"),
-        (([0, 1, 2, 3], [4, 6], [5, 7]), "inner part .* holds no row of class 1"),
+        (([0, 1, 4], [2, 3, 5], [6, 7]), "1 clusters stand both in train and val"),
+        (([0, 1, 2, 3], [4, 6], [5, 7]), "val part .* holds no row of class 1"),
         (([0, 1, 2, 3], [4, 5], [6, 8]), r"rows must lie in 0\.\.7"),
     ],
 )

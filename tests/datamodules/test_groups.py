@@ -113,20 +113,20 @@ def test_one_group_is_learnt_from_and_all_are_reported() -> None:
     common: dict[str, object] = {"stratify_by": "age=child", "holdout_fraction": 0.3, "inner_fraction": 0.3}
     whole, only, without = (divided(train_on=on, **common) for on in (None, "age=child", "age!=child"))
     for data in (only, without):
-        np.testing.assert_array_equal(data.fold_rows.outer, whole.fold_rows.outer)
+        np.testing.assert_array_equal(data.fold_rows.test, whole.fold_rows.test)
         table = data.split_table()
         assert set(table.loc[table["role"] == "train", "row"]) == set(data.fold_rows.train)
     np.testing.assert_array_equal(only.fold_rows.train, whole.fold_rows.train[child[whole.fold_rows.train]])
-    np.testing.assert_array_equal(only.fold_rows.inner, whole.fold_rows.inner[child[whole.fold_rows.inner]])
+    np.testing.assert_array_equal(only.fold_rows.val, whole.fold_rows.val[child[whole.fold_rows.val]])
     rest = whole.fold_rows.train
     np.testing.assert_array_equal(without.fold_rows.train, rest[(~child & known)[rest]])
     assert only.selected_on.size
     assert child[only.selected_on].all()
-    shares = [child[rows].mean() for rows in (whole.fold_rows.train, whole.fold_rows.outer)]
+    shares = [child[rows].mean() for rows in (whole.fold_rows.train, whole.fold_rows.test)]
     assert abs(shares[0] - shares[1]) < 0.05  # divided evenly
     papers = divided(train_on="age=child", protocol="paper", stratify_by="age=child", holdout_fraction=0.3)
     assert child[papers.selected_on].all()
-    assert not child[papers.fold_rows.outer].all()
+    assert not child[papers.fold_rows.test].all()
 
 
 def test_a_share_of_the_others_is_rehearsed() -> None:
@@ -166,7 +166,7 @@ def test_a_group_without_a_class_in_its_part_is_told() -> None:
     few = many({("happy", "child"): 2, ("happy", "adult"): 30, ("sad", "child"): 30, ("sad", "adult"): 30})
     data = EmotionDataModule(split="holdout", train_on="age=child")
     data.__dict__ |= {"manifest": few, "clusters": np.arange(len(few))}
-    with pytest.raises(InputError, match=r"train_on age=child: the inner part .* no row of class happy; divide"):
+    with pytest.raises(InputError, match=r"train_on age=child: the val part .* no row of class happy; divide"):
         _ = data.fold_rows
     with pytest.raises(InputError, match=r"class 'happy, age child' has 2 clusters .* needs at least 3"):
         DivisionPlan(split="holdout", stratify_by="age=child").divide(few, np.arange(len(few)))

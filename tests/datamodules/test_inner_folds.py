@@ -36,19 +36,19 @@ def test_inner_folds_cover_all_but_the_outer_part_once(divided: Callable[..., Fo
     plain = divided(split=split)
     rotated = [divided(split=split, inner_folds=4, inner_fold=index) for index in range(4)]
     for fold in rotated:
-        assert np.array_equal(fold.outer, plain.outer)
-        assert not np.isin(fold.inner, fold.train).any()
-        assert not np.isin(fold.outer, np.concatenate([fold.inner, fold.train])).any()
-    every = np.sort(np.concatenate([fold.inner for fold in rotated]))
-    assert np.array_equal(every, np.setdiff1d(np.arange(90), plain.outer))
+        assert np.array_equal(fold.test, plain.test)
+        assert not np.isin(fold.val, fold.train).any()
+        assert not np.isin(fold.test, np.concatenate([fold.val, fold.train])).any()
+    every = np.sort(np.concatenate([fold.val for fold in rotated]))
+    assert np.array_equal(every, np.setdiff1d(np.arange(90), plain.test))
 
 
 def test_a_given_validation_part_takes_its_turn(divided: Callable[..., Fold]) -> None:
     rotated = [divided(split="given", leak="drop_twins", inner_folds=3, inner_fold=index) for index in range(3)]
     plain = divided(split="given", leak="drop_twins")
-    assert {tuple(fold.outer) for fold in rotated} == {tuple(plain.outer)}
-    every = np.sort(np.concatenate([fold.inner for fold in rotated]))
-    assert np.array_equal(every, np.sort(np.concatenate([plain.train, plain.inner])))
+    assert {tuple(fold.test) for fold in rotated} == {tuple(plain.test)}
+    every = np.sort(np.concatenate([fold.val for fold in rotated]))
+    assert np.array_equal(every, np.sort(np.concatenate([plain.train, plain.val])))
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_a_person_stays_in_one_fold(tmp_path: Path, reader: str, names: list[str
     assert manifest.subjects is not None
     clusters = np.unique(manifest.subjects.astype(str), return_inverse=True)[1]
     for fold in k_fold(manifest.labels, clusters, manifest.classes, folds=2, seed=0, inner_fraction=0):
-        assert not set(manifest.subjects[fold.train]) & set(manifest.subjects[fold.outer])
+        assert not set(manifest.subjects[fold.train]) & set(manifest.subjects[fold.test])
 
 
 def test_names_of_another_release(tmp_path: Path) -> None:

@@ -40,12 +40,12 @@ def test_a_gpu_gives_the_numbers_of_the_cpu() -> None:
     result = trained("--trainer.accelerator", "gpu")
     assert result.folder is not None
     model = EmotionClassifier.from_checkpoint(result.folder / "best.ckpt").eval()
-    loader = result.data.evaluation_loader(result.data.fold_rows.outer)
+    loader = result.data.evaluation_loader(result.data.fold_rows.test)
     with torch.inference_mode():
         on_cpu = torch.cat([model.probabilities(batch["image"]) for batch in loader])
         on_gpu = torch.cat([model.cuda().probabilities(batch["image"].cuda()).cpu() for batch in loader])
     torch.testing.assert_close(on_cpu, on_gpu, atol=1e-3, rtol=0)
-    rows = result.predictions.set_index("row").loc[result.data.fold_rows.outer]
+    rows = result.predictions.set_index("row").loc[result.data.fold_rows.test]
     np.testing.assert_allclose(rows.filter(like="prob_").to_numpy(), on_cpu.numpy(), atol=1e-3)
 
 

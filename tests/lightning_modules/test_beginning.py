@@ -26,7 +26,7 @@ def images(**changes: Any) -> Any:
     plan = SimpleNamespace(protocol=changes.pop("protocol", "honest"))
     usual = {
         "manifest": SimpleNamespace(fingerprint=lambda: "same", table=()), "contents": CONTENTS, "plan": plan,
-        "clusters": np.array([0, 0, 1, 1, 2, 3]), "fold_rows": SimpleNamespace(outer=np.array([4, 5])),
+        "clusters": np.array([0, 0, 1, 1, 2, 3]), "fold_rows": SimpleNamespace(test=np.array([4, 5])),
         "seen_before": SeenImages(),
     }  # fmt: skip
     return cast(Any, SimpleNamespace(**{**usual, **changes}))
@@ -137,10 +137,10 @@ def test_a_file_that_does_not_say_what_it_has_seen_is_refused(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("roles", "tags", "config", "message"),
     [
-        ({"train": [0, 1, 2], "inner": [3], "outer": [4, 5]}, {}, {}, None),
-        ({"train": [0, 1, 4], "inner": [3], "outer": [5]}, {}, {}, "on 1 of the 2 images"),
-        ({"train": [0, 1], "inner": [4, 5], "outer": [3]}, {}, {}, "on 2 of the 2 images"),
-        ({"train": [0, 1], "outer": [4, 5]}, {"selected_on": "reported fold"}, {}, "on 2 of the 2 images"),
+        ({"train": [0, 1, 2], "val": [3], "test": [4, 5]}, {}, {}, None),
+        ({"train": [0, 1, 4], "val": [3], "test": [5]}, {}, {}, "on 1 of the 2 images"),
+        ({"train": [0, 1], "val": [4, 5], "test": [3]}, {}, {}, "on 2 of the 2 images"),
+        ({"train": [0, 1], "test": [4, 5]}, {"selected_on": "reported fold"}, {}, "on 2 of the 2 images"),
         ({"train": [0, 1]}, {"manifest": "other"}, {}, "does not record"),  # rows mean other images there
         ({"train": [0, 1]}, {}, {"run": {"start_from": "earlier"}}, "does not record"),
     ],

@@ -65,11 +65,11 @@ def test_probabilities_average_logits_with_the_mirrored_image(
         torch.testing.assert_close(model.probabilities(images()), logits.softmax(1))
 
 
-def test_outer_predictions_hold_every_row_once(trained: tuple[EmotionClassifier, Path, dict[str, Any]]) -> None:
+def test_test_predictions_hold_every_row_once(trained: tuple[EmotionClassifier, Path, dict[str, Any]]) -> None:
     model = EmotionClassifier.from_checkpoint(trained[1])
     test = trainer()
     (metrics,) = test.test(model, datamodule=TinyTask(), verbose=False)
-    found = model.outer_predictions
+    found = model.test_predictions
     assert found is not None
     assert found["row"].tolist() == list(range(14))
     assert found["label"].tolist() == [row % 3 for row in range(14)]

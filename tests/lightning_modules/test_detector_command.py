@@ -21,7 +21,7 @@ def test_a_run_is_tracked_measured_and_trained_on(workplace: Path, capsys: pytes
     (run,) = find_runs().itertuples()
     assert run.status == "FINISHED"
     split, found = load_table(run.run_id, "split"), load_table(run.run_id, "detections")
-    assert set(found["row"]) <= set(split.loc[split["role"] == "outer", "row"])
+    assert set(found["row"]) <= set(split.loc[split["role"] == "test", "row"])
     assert load_table(run.run_id, "intervals")["metric"].tolist() == ["map_50", "map"]
 
     assert emotion.main(["detector", "test", "latest", "--data", SCENES, "--data.num_workers", "0", "--all"]) == 0

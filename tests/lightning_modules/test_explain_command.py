@@ -63,7 +63,7 @@ def leave_run(manifest: Manifest, images: np.ndarray, fold: int, parent: str | N
     others = np.setdiff1d(np.arange(len(manifest)), rows)
     split = pd.concat(
         [pd.DataFrame({"fold": fold, "row": part, "role": role, "is_copy": False})
-         for role, part in (("train", others), ("outer", rows))]
+         for role, part in (("train", others), ("test", rows))]
     )  # fmt: skip
     logger = TrackingLogger(run_name=f"fold {fold}", parent_run_id=parent, system_metrics=False)
     init = {"source": SOURCE, "size": 32, "fit": "crop", "read": {"votes": "ignore"}}

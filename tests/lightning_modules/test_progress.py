@@ -28,7 +28,7 @@ def test_one_line_an_epoch(capsys: pytest.CaptureFixture[str]) -> None:
     lines = said.err.splitlines()
     assert len(lines) == 2
     for number, line in enumerate(lines, start=1):
-        assert re.fullmatch(rf"epoch {number}/2: loss \d\.\d+, inner macro F1 \d\.\d+, \d+\.\d s", line), line
+        assert re.fullmatch(rf"epoch {number}/2: loss \d\.\d+, val macro F1 \d\.\d+, \d+\.\d s", line), line
     assert float(lines[-1].split()[3].rstrip(",")) == pytest.approx(float(run.callback_metrics["train/loss"]), abs=6e-4)
     assert said.out == ""
 

@@ -64,8 +64,8 @@ def main(devices: int, folder: Path) -> None:
     test = trainer(1, **options)
     (metrics,) = test.test(fixed, datamodule=SharedTask(), verbose=False)
     if test.is_global_zero:
-        assert fixed.outer_predictions is not None
-        rows, prob = fixed.outer_predictions["row"].tolist(), fixed.outer_predictions["prob"].tolist()
+        assert fixed.test_predictions is not None
+        rows, prob = fixed.test_predictions["row"].tolist(), fixed.test_predictions["prob"].tolist()
         result = {"metrics": metrics, "rows": rows, "prob": prob, "spread": spread.largest, "moved": moved}
         (folder / f"{devices}.json").write_text(json.dumps(result | {"layers": len(before)}))
 

@@ -24,7 +24,7 @@ def evaluated(numbers: dict[str, tuple[int, int]], first: int = 0) -> pd.DataFra
 
 
 def split_table(train: list[int], outer: list[int], copies: list[int], fold: int = 0) -> pd.DataFrame:
-    parts = [("train", train, False), ("train", copies, True), ("outer", outer, False)]
+    parts = [("train", train, False), ("train", copies, True), ("test", outer, False)]
     return pd.concat(
         [pd.DataFrame({"fold": fold, "row": rows, "role": role, "is_copy": copy}) for role, rows, copy in parts]
     )

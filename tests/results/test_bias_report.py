@@ -145,7 +145,7 @@ def test_the_command_prints_writes_and_keeps(
     table = hostile.assign(age=np.array(["old", "young"])[np.arange(240) % 2], years=[str(i % 80) for i in range(240)])
     split = pd.concat(
         pd.DataFrame({"fold": fold, "row": table["row"], "is_copy": False}).assign(
-            role=np.where(table["fold"] == fold, "outer", "train")
+            role=np.where(table["fold"] == fold, "test", "train")
         )
         for fold in range(5)
     )
@@ -263,7 +263,7 @@ def test_who_was_trained_on_comes_from_the_manifest_of_one_run(
 ) -> None:
     held = published.iloc[::3].reset_index(drop=True)
     split = pd.DataFrame({"fold": 0, "row": published["row"], "is_copy": False, "role": "train"})
-    split.loc[split["row"].isin(held["row"]), "role"] = "outer"
+    split.loc[split["row"].isin(held["row"]), "role"] = "test"
     run = keep("one", predictions=held, split=split)
     assert main(["report", "bias", run, "--by", "gender", *OPTIONS, "--not-kept"]) == 0
     assert "Who was in the training data is not known" in capsys.readouterr().out

@@ -36,8 +36,8 @@ def _split(rows: int, folds: int, clusters: np.ndarray) -> pd.DataFrame:
     parts = []
     for fold in range(folds):
         role = np.full(rows, "train", dtype=object)
-        role[clusters % 5 == fold] = "outer"
-        role[clusters % 5 == fold + 1 - 5 * (fold == 4)] = "inner"
+        role[clusters % 5 == fold] = "test"
+        role[clusters % 5 == fold + 1 - 5 * (fold == 4)] = "val"
         originals = pd.DataFrame({"fold": fold, "row": np.arange(rows), "role": role, "is_copy": False})
         copies = originals[originals["role"] == "train"].head(7).assign(is_copy=True)
         parts.append(pd.concat([originals, copies], ignore_index=True))
@@ -57,7 +57,7 @@ def _log(run: TrackingLogger, predictions: pd.DataFrame, split: pd.DataFrame, co
     run.log_text(yaml.safe_dump(_config(0)), "config.yaml")
     profile = {"images": sum(counts.values()), "classes": counts, "digest": MANIFEST}
     run.log_dataset("drawn", "drawn", MANIFEST, profile=profile)
-    run.set_tags({"manifest": MANIFEST, "protocol": "honest", "selected_on": "inner part", "data": "drawn"})
+    run.set_tags({"manifest": MANIFEST, "protocol": "honest", "selected_on": "val part", "data": "drawn"})
 
 
 def _close(run: TrackingLogger) -> str:
@@ -77,7 +77,7 @@ def _close(run: TrackingLogger) -> str:
 def one_run(mlruns: Path, draw_predictions: Draw) -> str:
     table = draw_predictions(200, cluster_size=2)
     table["subject"] = "p" + table["cluster"].astype(str)
-    outer = table[table["fold"] == 0].reset_index(drop=True)
+    test = table[table["fold"] == 0].reset_index(drop=True)
     split = _split(200, 1, table["cluster"].to_numpy())
     split["cluster"] = table["cluster"].to_numpy()[split["row"]]
     split["subject"] = table["subject"].to_numpy(object)[split["row"]]
@@ -85,7 +85,7 @@ def one_run(mlruns: Path, draw_predictions: Draw) -> str:
         run_name="one", system_metrics=False, tags={"kind": "run", "seed": "3", "fold": "0", "recipe": "quick"}
     )
     run.log_hyperparams(_config(0))
-    _log(run, outer, split, table["label"].value_counts().to_dict())
+    _log(run, test, split, table["label"].value_counts().to_dict())
     return _close(run)
 
 
@@ -174,13 +174,13 @@ PREDICTIONS: dict[str, Edit] = {
     "protocol": lambda table: table.assign(**{PROTOCOL: "selected on the reported fold"}),
 }
 SPLIT: dict[str, Edit] = {
-    "train to outer": lambda table: _at("role", int(np.flatnonzero(table["role"] == "train")[-1]), "outer")(table),
-    "outer to train": lambda table: _at("role", int(np.flatnonzero(table["role"] == "outer")[0]), "train")(table),
-    "inner to train": lambda table: _at("role", int(np.flatnonzero(table["role"] == "inner")[0]), "train")(table),
+    "train to test": lambda table: _at("role", int(np.flatnonzero(table["role"] == "train")[-1]), "test")(table),
+    "test to train": lambda table: _at("role", int(np.flatnonzero(table["role"] == "test")[0]), "train")(table),
+    "val to train": lambda table: _at("role", int(np.flatnonzero(table["role"] == "val")[0]), "train")(table),
     "unknown role": _at("role", 3, "other"),
-    "copy in the outer part": lambda table: _at("role", int(np.flatnonzero(table["is_copy"])[0]), "outer")(table),
+    "copy in the test part": lambda table: _at("role", int(np.flatnonzero(table["is_copy"])[0]), "test")(table),
     "row twice": lambda table: pd.concat([table, table.iloc[[4]]], ignore_index=True),
-    "no inner part": lambda table: table[table["role"] != "inner"],
+    "no val part": lambda table: table[table["role"] != "val"],
 }
 
 
@@ -208,13 +208,13 @@ def test_any_changed_part_of_a_table_is_noticed(one_run: str) -> None:
                 unnoticed.append(name)
             path.write_bytes(whole)
     # In a single run nothing but the table's hash can tell this; every other change fails another line, too.
-    assert set(unnoticed) <= {"inner to train", "probability of two other classes"}
+    assert set(unnoticed) <= {"val to train", "probability of two other classes"}
 
 
 def test_a_cross_validation_is_held_against_its_folds(folds_run: str) -> None:
     path = Path("mlruns/artifacts", folds_run, "artifacts/tables/split.parquet")
     whole = path.read_bytes()
-    for name in ("inner to train", "train to outer", "outer to train"):
+    for name in ("val to train", "train to test", "test to train"):
         _edit(folds_run, "split", SPLIT[name])
         assert "the tables are those of the folds' own runs" in _failing(certify(folds_run)), name
         path.write_bytes(whole)

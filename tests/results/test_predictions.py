@@ -82,7 +82,7 @@ def test_wrong_tables_are_refused(manifest: Manifest, draw_predictions: Callable
 
 
 def _split(rows: list[int], roles: str, copies: list[int]) -> pd.DataFrame:
-    names = {"t": "train", "i": "inner", "o": "outer"}
+    names = {"t": "train", "i": "val", "o": "test"}
     is_copy = np.isin(np.arange(len(rows)), copies)
     return pd.DataFrame({"fold": 2, "row": rows, "role": [names[one] for one in roles], "is_copy": is_copy})
 
@@ -92,7 +92,7 @@ def test_a_split_table_that_leaks_is_refused() -> None:
     leaking = _split([0, 1, 1, 0, 2, 1, 4], "ttttioo", [2, 3])
     with pytest.raises(InputError, match="row 1 has 2 in fold 2"):
         check_split(leaking)
-    with pytest.raises(InputError, match="role is one of train, inner, outer, got"):
+    with pytest.raises(InputError, match="role is one of train, val, test, got"):
         check_split(leaking.assign(role="test"))
     with pytest.raises(InputError, match="is_copy missing"):
         check_split(leaking.drop(columns="is_copy"))

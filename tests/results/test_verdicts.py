@@ -22,7 +22,7 @@ def _tables(draw: Draw) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Fold 0 of 100 images in 50 clusters, each a person: 20 images held out, 20 selected on, 60 and 5 copies."""
     whole = draw(100, cluster_size=2)
     whole["subject"] = "p" + whole["cluster"].astype(str)
-    roles = np.array(["outer", "inner", "train", "train", "train"], dtype=object)
+    roles = np.array(["test", "val", "train", "train", "train"], dtype=object)
     split = pd.DataFrame({"fold": 0, "row": whole["row"], "role": roles[whole["fold"]], "is_copy": False})
     split = split.assign(content=whole["content"], cluster=whole["cluster"], subject=whole["subject"])
     copies = split[split["role"] == "train"].head(5).assign(is_copy=True)
@@ -58,14 +58,14 @@ def _of(column: str, source: str, target: str) -> Callable[[pd.DataFrame], pd.Da
 
 
 SPLIT: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], str]] = {
-    "outer to train": (_as("outer", "train"), ONCE),
-    "train to outer": (_as("train", "outer"), ONCE),
-    "another fold holds it out, too": (_again("outer", fold=1), ONCE),
-    "an image in two roles": (_again("train", role="inner"), IMAGE),
-    "an image twice": (_again("inner"), IMAGE),
-    "an unknown role": (_as("inner", "other"), IMAGE),
-    "a content across inner and train": (_of("content", "train", "inner"), CONTENT),
-    "a content across outer and train": (_of("content", "train", "outer"), CONTENT),
+    "test to train": (_as("test", "train"), ONCE),
+    "train to test": (_as("train", "test"), ONCE),
+    "another fold holds it out, too": (_again("test", fold=1), ONCE),
+    "an image in two roles": (_again("train", role="val"), IMAGE),
+    "an image twice": (_again("val"), IMAGE),
+    "an unknown role": (_as("val", "other"), IMAGE),
+    "a content across val and train": (_of("content", "train", "val"), CONTENT),
+    "a content across test and train": (_of("content", "train", "test"), CONTENT),
     "another content than the predictions'": (lambda split: split.assign(content=split["content"].str[::-1]), CONTENT),
     "contents taken away": (
         lambda split: split.assign(content=split["content"].where(split["role"] != "train", "")),
@@ -75,13 +75,13 @@ SPLIT: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], str]] = {
         lambda split: split.assign(cluster=split["cluster"].where(split["is_copy"], split["row"] + 1000)),
         CONTENT,
     ),
-    "a cluster across inner and train": (_of("cluster", "train", "inner"), CLUSTER),
-    "a cluster across outer and train": (_of("cluster", "train", "outer"), CLUSTER),
-    "a subject across inner and train": (_of("subject", "train", "inner"), SUBJECT),
+    "a cluster across val and train": (_of("cluster", "train", "val"), CLUSTER),
+    "a cluster across test and train": (_of("cluster", "train", "test"), CLUSTER),
+    "a subject across val and train": (_of("subject", "train", "val"), SUBJECT),
     "subjects of the split taken away": (lambda split: split.assign(subject=""), SUBJECT),
-    "a copy in the inner part": (_as("train", "inner", copy=True), COPY),
-    "a copy of an outer image": (_again("outer", role="train", is_copy=True), COPY),
-    "no inner part": (lambda split: split[split["role"] != "inner"], SELECTION),
+    "a copy in the val part": (_as("train", "val", copy=True), COPY),
+    "a copy of an test image": (_again("test", role="train", is_copy=True), COPY),
+    "no val part": (lambda split: split[split["role"] != "val"], SELECTION),
     "a leaky protocol": (lambda split: split.assign(**{PROTOCOL: "duplicates and people divided"}), SELECTION),
 }
 PREDICTIONS: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], str]] = {
@@ -100,14 +100,14 @@ PREDICTIONS: dict[str, tuple[Callable[[pd.DataFrame], pd.DataFrame], str]] = {
 TAGS = {
     "protocol": ({"protocol": "selected on the reported fold"}, SELECTION),
     "selected on": ({"selected_on": "reported fold"}, SELECTION),
-    "twins kept with the inner part": ({"leak.leaking_inner_rows": "3", "leak.dropped_inner_rows": "0"}, SELECTION),
+    "twins kept with the val part": ({"leak.leaking_val_rows": "3", "leak.dropped_val_rows": "0"}, SELECTION),
     "neither protocol nor selection said": ({"sha256.predictions": "ab"}, SELECTION),
 }
 
 
 def test_whole_tables_hold(draw_predictions: Draw) -> None:
     assert set(_judge(*_tables(draw_predictions)).values()) == {"holds"}
-    dropped = {"leak.leak": "drop_twins", "leak.leaking_inner_rows": "3", "leak.dropped_inner_rows": "3"}
+    dropped = {"leak.leak": "drop_twins", "leak.leaking_val_rows": "3", "leak.dropped_val_rows": "3"}
     assert _judge(*_tables(draw_predictions), dropped)[SELECTION] == "holds"  # they were taken out
 
 

@@ -74,7 +74,7 @@ def test_a_study_goes_on_where_it_was_stopped(
     for name, run in zip(runs["name"], runs["run_id"], strict=True):
         other = split[next(one for one in split if one != name)]
         elsewhere = load_table(run, conduct.ELSEWHERE)
-        assert set(elsewhere["row"]) <= set(other.loc[other["role"] == "outer", "row"])
+        assert set(elsewhere["row"]) <= set(other.loc[other["role"] == "test", "row"])
     (folder,) = Path("mlruns/reports").iterdir()
     table = pd.read_csv(folder / "report.csv")
     ours = table[table["part"] == "On the new pictures, held out"]

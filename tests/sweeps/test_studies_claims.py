@@ -25,7 +25,7 @@ def outcome(cell: str, right: float, seed: int = 0, images: int = 200, inner: fl
     table = table.assign(cluster=table["row"], subject="", fold=0, label=label, predicted=predicted)
     for name in CLASSES:
         table[f"prob_{name}"] = (table["predicted"] == name).astype(float)
-    found = Outcome(cell, seed, f"run-{cell}-{seed}", {"inner/f1_macro": inner, **metrics})
+    found = Outcome(cell, seed, f"run-{cell}-{seed}", {"val/best_f1_macro": inner, **metrics})
     found.__dict__["predictions"] = table
     found.__dict__["intervals"] = cluster_bootstrap(table, CLASSES, resamples=100)
     return found

@@ -163,9 +163,9 @@ def test_one_reported_part_and_who_learns_from_whom(scale: str) -> None:
         data.__dict__["clusters"] = np.arange(len(data.manifest))
         found[cell.name] = data
     child = (found[BEFORE].manifest.table["age"] == "child").to_numpy()
-    outer = found[BEFORE].fold_rows.outer
+    outer = found[BEFORE].fold_rows.test
     for name, data in found.items():
-        np.testing.assert_array_equal(data.fold_rows.outer, outer)
+        np.testing.assert_array_equal(data.fold_rows.test, outer)
         assert not np.isin(data.draws.rows, outer).any(), name
     assert 0 < child[outer].sum() < len(outer)
     assert not child[found[BEFORE].draws.rows].any()

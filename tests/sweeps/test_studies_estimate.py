@@ -41,7 +41,7 @@ def test_sizes_are_those_of_the_division(options: list[str], folds: int) -> None
     trained, inner, outer = _sizes(data, folds)
     assert trained == pytest.approx(len(data.draws), abs=len(data.classes) * 2)
     assert inner == pytest.approx(len(data.selected_on), abs=len(data.classes))
-    assert outer == pytest.approx(len(data.fold_rows.outer), abs=len(data.classes))
+    assert outer == pytest.approx(len(data.fold_rows.test), abs=len(data.classes))
 
 
 def test_runs_and_pictures_are_counted_over_cells_seeds_and_folds(monkeypatch: pytest.MonkeyPatch) -> None:
