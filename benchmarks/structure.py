@@ -1,4 +1,4 @@
-"""Figures of the code itself: modules, statements, the largest folder, and the modules that a cross-validation loads."""
+"""Figures of the code: modules, statements, the largest folder, and how many modules a cross-validation loads."""
 
 import ast
 import subprocess

@@ -105,8 +105,9 @@ def read_evidence(run_id: str, *, directory: str | Path = store.DIRECTORY, with_
         )
         raise InputError(msg)
     there = {name: path for name, path in paths.items() if path is not None}
+    tables = {name: _read(path) for name, path in there.items()}
     for name in ("predictions", "split"):
-        _check_format(there[name], run_id)
+        store.check_table(tables[name], run_id)
     found = Evidence(
         run_id=run_id,
         name=str(run.info.run_name),
@@ -115,7 +116,7 @@ def read_evidence(run_id: str, *, directory: str | Path = store.DIRECTORY, with_
         tags=dict(run.data.tags),
         params=_flat_params(run.data.params),
         metrics=dict(run.data.metrics),
-        tables={name: _read(path) for name, path in there.items()},
+        tables=tables,
         digests={name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in there.items()},
         config=kept(CONFIG, read_config, {}),
         environment=kept("environment.json", lambda path: dict(json.loads(path.read_text(encoding="utf-8"))), {}),
@@ -144,18 +145,9 @@ def _with_members(parent: Evidence, directory: str | Path) -> Evidence:
     return replace(parent, members=tuple(members), gone=tuple(gone))
 
 
-def _check_format(path: Path, run_id: str) -> None:
-    try:
-        store.check_table(path, run_id)
-    except InputError:
-        raise
-    except (ValueError, OSError):  # a damaged file is reported when it is read
-        return
-
-
 def _read(path: Path) -> pd.DataFrame:
     try:
-        return store.read_table(path)
+        return pd.read_parquet(path)
     except (ValueError, OSError) as error:  # pyarrow's errors are ValueErrors
         msg = f"run: its table {path.name} cannot be read ({error}). Fetch it again from where the run was made."
         raise InputError(msg) from error

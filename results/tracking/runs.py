@@ -284,9 +284,10 @@ def load_table(
         InputError: there is none, or, unless `any_version`, version 0.1 wrote it.
     """
     path = download(run_id, f"tables/{name}.parquet", directory=directory, tracking_uri=tracking_uri)
+    table = pd.read_parquet(path)
     if not any_version:
-        store.check_table(path, run_id)
-    return store.read_table(path)
+        store.check_table(table, run_id)
+    return table
 
 
 def run_config(

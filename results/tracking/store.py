@@ -9,8 +9,6 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
@@ -30,23 +28,19 @@ _REQUEST = {
 
 
 def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write a table of a run as Parquet, with its `format` in the metadata of the file."""
-    content = pa.Table.from_pandas(table, preserve_index=False)
-    pq.write_table(content.replace_schema_metadata({**(content.schema.metadata or {}), "format": str(FORMAT)}), path)
+    """Write a table of a run as Parquet; its `format` stands in the metadata, as pandas' attribute of the table."""
+    marked = table.copy(deep=False)
+    marked.attrs = {**table.attrs, "format": FORMAT}
+    marked.to_parquet(path, index=False)
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """Read a table that `write_table` wrote, or one of version 0.1."""
-    return pd.read_parquet(path)
-
-
-def check_table(path: Path, run_id: str) -> None:
-    """Refuse a table of another format.
+def check_table(table: pd.DataFrame, run_id: str) -> None:
+    """Refuse a table that was read and has another format.
 
     Raises:
         InputError: version 0.1 wrote the table.
     """
-    if (pq.read_schema(path).metadata or {}).get(b"format") != str(FORMAT).encode():
+    if table.attrs.get("format") != FORMAT:
         raise InputError(made_by_version_0_1(f"run {run_id}", run_id))
 
 

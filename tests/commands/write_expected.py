@@ -226,9 +226,11 @@ def _synthetic(template: Path, into: Path, number: int, name: str, parts: dict[s
         scores = np.random.default_rng(40 + number).integers(20, 50, (4, 3)) / 64
         folds = pd.DataFrame(scores, columns=["f1_macro", "accuracy", "balanced_accuracy"])
         tables["folds"] = pd.concat([pd.DataFrame({"seed": 0, "fold": range(4), "run_id": run_id}), folds], axis=1)
+    marks = pd.read_parquet(folder / "artifacts/tables/predictions.parquet").attrs
     shutil.rmtree(folder / "artifacts/tables")
     (folder / "artifacts/tables").mkdir()
     for table, content in tables.items():
+        content.attrs = marks  # the format, as the command writes it
         content.to_parquet(folder / f"artifacts/tables/{table}.parquet", index=False)
     facts = json.loads((folder / "run.json").read_text())
     facts |= {"run_id": run_id, "name": name}

@@ -68,7 +68,7 @@ def leave_run(manifest: Manifest, images: np.ndarray, fold: int, parent: str | N
     logger = TrackingLogger(run_name=f"fold {fold}", parent_run_id=parent, system_metrics=False)
     init = {"source": SOURCE, "size": 32, "fit": "crop", "read": {"votes": "ignore"}}
     logger.log_text(yaml.safe_dump({"data": {"class_path": "EmotionDataModule", "init_args": init}}), "config.yaml")
-    checkpoint = {"state_dict": model.state_dict(), "classifier": model.plain}
+    checkpoint = {"state_dict": model.state_dict(), "classifier": model.plain, "format": 2}
     torch.save(checkpoint | {"EmotionDataModule": {"size": 32, "fit": "crop"}}, "best.ckpt")
     logger.log_file("best.ckpt", "checkpoint")
     logger.log_table(table, "predictions")
