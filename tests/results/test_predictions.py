@@ -93,7 +93,7 @@ def test_a_split_table_that_leaks_is_refused() -> None:
     with pytest.raises(InputError, match="row 1 has 2 in fold 2"):
         check_split(leaking)
     with pytest.raises(InputError, match="role is one of train, val, test, got"):
-        check_split(leaking.assign(role="test"))
+        check_split(leaking.assign(role="reported"))
     with pytest.raises(InputError, match="is_copy missing"):
         check_split(leaking.drop(columns="is_copy"))
 
