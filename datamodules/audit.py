@@ -1,4 +1,4 @@
-"""Looks for broken, doubled and doubtful pictures: what `emotion data check` prints, draws and mends."""
+"""Looks for broken, doubled and doubtful images: what `emotion data check` prints, draws and mends."""
 
 import textwrap
 from collections.abc import Iterator
@@ -16,8 +16,8 @@ from datamodules.manifest import Manifest
 from datamodules.paths import replacing
 
 TINY = 24  # pixels of the shorter side
-_CONSTANT = 1.0  # standard deviation of grey levels below which a picture shows nothing
-_CHECK_SIZE = 64  # pixels kept of each picture; more than the comparison needs, enough to look at
+_CONSTANT = 1.0  # standard deviation of grey levels below which an image shows nothing
+_CHECK_SIZE = 64  # pixels kept of each image; more than the comparison needs, enough to look at
 
 SEVERITIES = {
     "unreadable": "error",
@@ -51,7 +51,7 @@ class Audit:
         findings: One row a finding: ``kind``, ``severity`` (error or warning), ``rows`` (list of manifest rows),
             ``message``. Groups of duplicates are one finding each.
         exact: Number of the group of equal pixels of each row, int64 (N,).
-        twins: The same with near duplicates joined.
+        near-duplicates: The same with near duplicates joined.
     """
 
     findings: pd.DataFrame
@@ -69,7 +69,7 @@ class Audit:
 
 
 def audit(manifest: Manifest, cache: PixelCache, *, near: bool = True) -> Audit:
-    """Look through a data set whose pictures stand in a cache.
+    """Look through a data set whose images stand in a cache.
 
     Args:
         manifest: The data set.
@@ -94,7 +94,7 @@ Found = tuple[str, list[int], str]
 
 
 def _single(manifest: Manifest, cache: PixelCache) -> Iterator[Found]:
-    """Yield what is wrong with one picture by itself."""
+    """Yield what is wrong with one image by itself."""
     index = cache.index
     tones = spread(cache.greys)
     columns = zip(manifest.table["path"], index["error"], index["format"], index["width"], index["height"], strict=True)
@@ -112,7 +112,7 @@ def _single(manifest: Manifest, cache: PixelCache) -> Iterator[Found]:
 
 
 def _groups(manifest: Manifest, exact: np.ndarray, twins: np.ndarray) -> Iterator[Found]:
-    """Yield what is wrong between pictures."""
+    """Yield what is wrong between images."""
     label = manifest.table["label"].to_numpy(object)
     split = manifest.table["split"].to_numpy(object) if "split" in manifest.table else None
 
@@ -153,7 +153,7 @@ def summary(manifest: Manifest, found: Audit) -> pd.DataFrame:
     """Return a line for each kind of finding.
 
     Columns: finding, severity ("none" where nothing was found), groups (findings; of duplicates, groups of equal
-    pictures), images, and "twin in another split": how many of these images have one.
+    images), images, and "twin in another split": how many of these images have one.
     """
     crossing = {row for rows in found.of("across splits") for row in rows}
     lines = []
@@ -251,7 +251,7 @@ def write_sheet(manifest: Manifest, cache: PixelCache, found: Audit, path: Path)
             continue
         more = f", {_FINDINGS} shown" if len(groups) > _FINDINGS else ""
         lines.append(_heading(f"{kind} ({len(groups)}{more})"))
-        if len(groups[0]) == 1:  # findings of single pictures share a line
+        if len(groups[0]) == 1:  # findings of single images share a line
             drawn = [row for (row,) in groups[:_FINDINGS]]
             lines.append(_line(manifest, cache, drawn))
         else:
@@ -297,7 +297,7 @@ def _line(manifest: Manifest, cache: PixelCache, rows: list[int]) -> np.ndarray:
 def clean(manifest: Manifest, found: Audit) -> tuple[np.ndarray, dict[str, int]]:
     """Return the rows worth keeping, int64 sorted, and how many rows were left out for each reason.
 
-    Of equal pictures one is kept: of the label that most of them bear (of none if labels tie), in the part that is
+    Of equal images one is kept: of the label that most of them bear (of none if labels tie), in the part that is
     reported rather than in training. Near duplicates and a person's images stay, since folds keep them together,
     unless they stand in two given splits: then they leave training, or validation for test.
     """
@@ -316,9 +316,9 @@ def clean(manifest: Manifest, found: Audit) -> tuple[np.ndarray, dict[str, int]]
             continue
         votes = pd.Series(label[open_rows]).value_counts()
         if len(votes) > 1 and votes.iloc[0] == votes.iloc[1]:
-            reason[open_rows] = "one picture under two labels, none in the majority"
+            reason[open_rows] = "one image under two labels, none in the majority"
             continue
-        # Whatever label wins, the picture stays in the part that is reported first.
+        # Whatever label wins, the image stays in the part that is reported first.
         winners = [row for row in open_rows if label[row] == votes.index[0]]
         keep = min(winners, key=lambda row: (rank[row], row))
         for row in open_rows:

@@ -1,4 +1,4 @@
-"""The pixel cache: every picture decoded once, kept in one file that all folds, trials and workers map."""
+"""The pixel cache: every image decoded once, kept in one file that all folds, trials and workers map."""
 
 import hashlib
 import json
@@ -175,13 +175,13 @@ class PixelCache:
 
     @cached_property
     def greys(self) -> np.ndarray:
-        """The whole pictures as (N, 48, 48) uint8 grey, mapped read-only; the same for every size and fit."""
+        """The whole images as (N, 48, 48) uint8 grey, mapped read-only; the same for every size and fit."""
         shape = (self.meta["images"], GREY_SIDE, GREY_SIDE)
         return np.asarray(np.memmap(self.directory / "greys.bin", dtype=np.uint8, mode="r", shape=shape))
 
     @cached_property
     def pixels(self) -> np.ndarray | None:
-        """The pictures as (N, size, size, 3) uint8, mapped read-only, or None if they exceed the budget."""
+        """The images as (N, size, size, 3) uint8, mapped read-only, or None if they exceed the budget."""
         if not self.meta["pixels"]:
             return None
         shape = (self.meta["images"], self.size, self.size, 3)
@@ -222,14 +222,14 @@ def build_cache(
     Whoever comes second waits for the first. Unreadable files do not stop the build: their row carries the error.
 
     Args:
-        manifest: The pictures; the cache is of its rows, in its order.
+        manifest: The images; the cache is of its rows, in its order.
         size: Side of the square in pixels.
-        fit: How a picture is brought to the square, see :func:`~datamodules.images.fit_to_square`.
+        fit: How an image is brought to the square, see :func:`~datamodules.images.fit_to_square`.
         directory: Where caches are kept; default ``pixels`` under :func:`~datamodules.paths.cache_root`.
         budget_gb: What all pixel caches in ``directory`` together may take.
-        on_full: Beyond the budget (or the free disk): decode each picture whenever it is read, or stop.
-        workers: Decoding processes; default all cores, and none for a few pictures.
-        pixel_limit: Pictures with more pixels are errors.
+        on_full: Beyond the budget (or the free disk): decode each image whenever it is read, or stop.
+        workers: Decoding processes; default all cores, and none for a few images.
+        pixel_limit: Images with more pixels are errors.
 
     Raises:
         InputError: A bad argument, a full disk or budget with ``on_full="error"``, or a folder that cannot be written.
@@ -349,5 +349,5 @@ def _room(parent: Path, need: int, budget_gb: float, on_full: str) -> bool:
     )
     if on_full == "error":
         raise InputError(msg)
-    warnings.warn(f"{msg} Until then every picture is decoded each time it is read, which is slow.", stacklevel=3)
+    warnings.warn(f"{msg} Until then every image is decoded each time it is read, which is slow.", stacklevel=3)
     return False

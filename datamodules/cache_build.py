@@ -1,4 +1,4 @@
-"""Decoding every picture once in several processes, straight into the cache's file.
+"""Decoding every image once in several processes, straight into the cache's file.
 
 The processes are spawned and import this file, so it leaves out what is slow to import and they do not need (pandas).
 """
@@ -22,7 +22,7 @@ FEW = 512  # below this, starting processes costs more than it saves
 
 
 class Record(NamedTuple):
-    """What the cache's index keeps of one picture."""
+    """What the cache's index keeps of one image."""
 
     path: str
     content: str
@@ -66,7 +66,7 @@ def decode_all(
         for first in range(0, len(paths), CHUNK)
     ]
     records: list[Record] = []
-    bar = tqdm(total=len(paths), desc="Decoding pictures", unit="", delay=1, disable=None)
+    bar = tqdm(total=len(paths), desc="Decoding images", unit="", delay=1, disable=None)
     with bar, open(greys, "wb") as file:
         for part, small in _results(chunks, pool):
             file.write(small.data)
@@ -83,7 +83,7 @@ def _results(chunks: list[Chunk], pool: ProcessPoolExecutor | None) -> Iterator[
         yield from pool.map(_decode_chunk, chunks)
     except BrokenProcessPool as error:
         msg = (
-            "A process that decodes pictures was ended from outside, most often for want of memory. "
+            "A process that decodes images was ended from outside, most often for want of memory. "
             "Use fewer workers, or a lower pixel_limit."
         )
         raise InputError(msg) from error

@@ -1,4 +1,4 @@
-"""Draws become batches of pixels: uint8 pictures, labels, row numbers and the mark of a copy."""
+"""Draws become batches of pixels: uint8 images, labels, row numbers and the mark of a copy."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,9 +22,9 @@ ONCE = 2  # the stream of transforms that are drawn once, beside those of batche
 
 
 class EmotionDataset(Dataset):
-    """Pictures by their place in a list of draws.
+    """Images by their place in a list of draws.
 
-    Reads whole batches: pixels of untransformed pictures go from the map to the tensor in one copy, and the random
+    Reads whole batches: pixels of untransformed images go from the map to the tensor in one copy, and the random
     stream of the transforms is seeded once a batch by what the batch sampler says, so which worker reads a batch makes
     no difference.
     """
@@ -47,7 +47,7 @@ class EmotionDataset(Dataset):
             cache: Where pixels come from.
             labels: (N,) int64 of the manifest.
             draws: (M,) rows of the manifest and which of them are copies.
-            originals: What pictures go through that are not copies.
+            originals: What images go through that are not copies.
             copies: What copies go through.
             once: Draw the transform of each place in ``draws`` once, the same in every epoch.
             seed: Seed of what is drawn once.
@@ -67,7 +67,7 @@ class EmotionDataset(Dataset):
     def __getitems__(self, wanted: Batch | Sequence[int]) -> dict[str, torch.Tensor] | InputError:
         """Return a batch: image (B, 3, S, S) uint8 in channels-last memory, label (B,), row (B,), is_copy (B,).
 
-        With votes also target (B, C) float32. A loading process returns the error of a picture that cannot be read,
+        With votes also target (B, C) float32. A loading process returns the error of an image that cannot be read,
         for `PlainLoader` to raise.
         """
         try:
@@ -129,23 +129,23 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", "
 
 
 def find_pictures(source: str) -> list[Path]:
-    """Return the pictures that ``source`` names, sorted as the folder or the table has them.
+    """Return the images that ``source`` names, sorted as the folder or the table has them.
 
     Args:
-        source: a picture, a folder (searched whole), or a CSV or Parquet table with a ``path`` column.
+        source: an image, a folder (searched whole), or a CSV or Parquet table with a ``path`` column.
 
     Raises:
-        InputError: there is nothing there, or no picture in it, or a path of the table leaves the table's folder.
+        InputError: there is nothing there, or no image in it, or a path of the table leaves the table's folder.
     """
     place = Path(source).expanduser()
     if place.is_dir():
         found = sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES)
         if not found:
-            msg = f"--data: the folder {source} holds no picture ({' '.join(SUFFIXES)}); name another folder"
+            msg = f"--data: the folder {source} holds no image ({' '.join(SUFFIXES)}); name another folder"
             raise InputError(msg)
         return found
     if not place.is_file():
-        msg = f"--data: {source} does not exist; give a picture, a folder of pictures, or a CSV with a path column"
+        msg = f"--data: {source} does not exist; give an image, a folder of images, or a CSV with a path column"
         raise InputError(msg)
     if place.suffix.lower() in (".csv", ".parquet"):
         return _listed(place)
@@ -163,7 +163,7 @@ def _listed(place: Path) -> list[Path]:
         msg = f"--data: {place} needs a column path and at least one row; it has {len(table)} rows of {list(table)}"
         raise InputError(msg)
     root = place.resolve().parent
-    if meta := saved_meta(place):  # a manifest names its pictures' folder, which need not be its own
+    if meta := saved_meta(place):  # a manifest names its images' folder, which need not be its own
         root = (root / meta["root"]).resolve()
     names = plain_text(table[column])
     paths = [(root / name).resolve() for name in names]
@@ -187,7 +187,7 @@ class _Pictures(Dataset):
         return len(self.paths)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        """Return {"image": uint8 (3, size, size), "row": int, "error": str}; a bad picture is black and named."""
+        """Return {"image": uint8 (3, size, size), "row": int, "error": str}; a bad image is black and named."""
         try:
             image, error = fit_to_square(decode(self.paths[row]), self.size, self.fit).copy(), ""
         except InputError as problem:
@@ -196,13 +196,13 @@ class _Pictures(Dataset):
 
 
 class PictureDataModule(L.LightningDataModule):
-    """Unlabelled pictures, decoded exactly as in training.
+    """Unlabelled images, decoded exactly as in training.
 
     Args:
-        source: a picture, a folder, or a CSV or Parquet table with a ``path`` column.
+        source: an image, a folder, or a CSV or Parquet table with a ``path`` column.
         size: side of the square input, pixels; the training run's.
-        fit: how a picture that is not square is made so; the training run's.
-        batch_size: pictures a step.
+        fit: how an image that is not square is made so; the training run's.
+        batch_size: images a step.
         num_workers: processes that decode.
     """
 

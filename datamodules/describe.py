@@ -69,7 +69,7 @@ def image_headers(manifest: Manifest, sample: int = 500, seed: int = 0) -> pd.Da
     for row in tqdm(rows, desc="reading headers", unit=" images", delay=2, leave=False, disable=None):
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of huge pictures: no pixel is decoded here
+                warnings.simplefilter("ignore")  # of huge images: no pixel is decoded here
                 with Image.open(manifest.file(int(row))) as image:
                     width, height = image.size
                     found.append(

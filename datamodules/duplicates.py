@@ -1,9 +1,9 @@
-"""Finds pictures that are the same one, and the clusters of rows that must never be divided.
+"""Finds images that are the same one, and the clusters of rows that must never be divided.
 
-Exact duplicates have equal decoded pixels. Near duplicates are the same picture resized, re-encoded, mirrored,
+Exact duplicates have equal decoded pixels. Near duplicates are the same image resized, re-encoded, mirrored,
 lightened or cut a little differently. Faces that are cut out alike resemble each other (two strangers reach a
 correlation of .9 at 32 x 32 pixels), so the decision falls on fine structure: the correlation of a band of details
-between 1.2 and three pixels of a 48 x 48 picture, which strangers do not share. It must agree nearly everywhere: two
+between 1.2 and three pixels of a 48 x 48 image, which strangers do not share. It must agree nearly everywhere: two
 drawn or staged faces share the strokes of eyes and hair, but not what lies around them.
 """
 
@@ -24,22 +24,22 @@ from datamodules.manifest import Manifest
 from datamodules.paths import replacing
 
 NEAR_VERSION = 2  # raised whenever the search below would find other pairs
-# Calibrated on FER2013, where 2,405 pairs are found; of 41 close to the thresholds, 40 are one picture to the eye.
+# Calibrated on FER2013, where 2,405 pairs are found; of 41 close to the thresholds, 40 are one image to the eye.
 ALIKE_COARSE = 0.87  # correlation at 16 x 16; below it pairs are not looked at
 ALIKE_FINE = 0.78  # correlation of the band of details
 ALIKE_PLACES = 0.58  # correlation that four fifths of the places with any detail must reach
 _BLOCK = 2048  # rows of a block of the product
 _KEPT = 64  # principal directions that bound the distance from below
 _COARSE = 16
-_PLACES = 6  # the picture is cut into 6 x 6 places
+_PLACES = 6  # the image is cut into 6 x 6 places
 _FLAT = 2.0  # standard deviation of grey levels below which there is nothing to compare
 _PAIRS = 2048  # pairs whose details are in memory at once
 
 
 def near_duplicates(cache: PixelCache) -> pd.DataFrame:
-    """Return pairs of rows that show one picture without being equal: ``a < b``, ``mirrored``, ``alike`` (0 to 1).
+    """Return pairs of rows that show one image without being equal: ``a < b``, ``mirrored``, ``alike`` (0 to 1).
 
-    Of equal pictures only the first row takes part. Pairs follow from the pictures alone, not from the size that a
+    Of equal images only the first row takes part. Pairs follow from the images alone, not from the size that a
     cache keeps them at, so that folds are the same at every size; the search is done once for all of them.
     """
     content = cache.index["content"].to_numpy(str)
@@ -93,20 +93,20 @@ def _chain(values: np.ndarray) -> np.ndarray:
 
 
 def _unit(images: np.ndarray) -> np.ndarray:
-    """Return pictures as vectors of mean 0 and length 1, float32 (N, pixels)."""
+    """Return images as vectors of mean 0 and length 1, float32 (N, pixels)."""
     flat = images.reshape(len(images), -1).astype(np.float32)
     flat -= flat.mean(1, keepdims=True)
     return flat / np.maximum(np.linalg.norm(flat, axis=1, keepdims=True), 1e-6)
 
 
 def spread(greys: np.ndarray) -> np.ndarray:
-    """Return the standard deviation (N,) of grey levels, blockwise: numpy would make all pictures float64 at once."""
+    """Return the standard deviation (N,) of grey levels, blockwise: numpy would make all images float64 at once."""
     blocks = (greys[i : i + _BLOCK].reshape(-1, GREY_SIDE**2) for i in range(0, len(greys), _BLOCK))
     return np.concatenate([np.empty(0, np.float32), *(block.std(1, dtype=np.float32) for block in blocks)])
 
 
 def _coarse(greys: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Return pictures at 16 x 16 as unit vectors, float32 (B, 256); made blockwise from the map."""
+    """Return images at 16 x 16 as unit vectors, float32 (B, 256); made blockwise from the map."""
     step = GREY_SIDE // _COARSE
     vectors = np.empty((len(rows), _COARSE**2), np.float32)
     for i in range(0, len(rows), _BLOCK):
@@ -119,7 +119,7 @@ def _candidates(plain: np.ndarray) -> Iterator[tuple[np.ndarray, bool]]:
     """Yield pairs (n, 2) alike at 16 x 16, and whether the second is mirrored; blockwise, so memory stays bounded.
 
     Distances between projections on orthonormal directions never exceed the true ones, so that nothing is lost by
-    comparing 64 numbers instead of 256 first. A mirror image's projection is the picture's on mirrored directions.
+    comparing 64 numbers instead of 256 first. A mirror image's projection is the image's on mirrored directions.
     """
     sample = plain[:: max(1, len(plain) // 4096)]
     directions = np.linalg.eigh(sample.T @ sample)[1][:, -_KEPT:].astype(np.float32)  # (256, 64)
@@ -127,7 +127,7 @@ def _candidates(plain: np.ndarray) -> Iterator[tuple[np.ndarray, bool]]:
     left = plain @ directions
     half = (left**2).sum(1) / 2
     starts = range(0, len(plain), _BLOCK)
-    with tqdm(total=len(starts) * (len(starts) + 1) // 2, desc="Comparing pictures", delay=1, disable=None) as bar:
+    with tqdm(total=len(starts) * (len(starts) + 1) // 2, desc="Comparing images", delay=1, disable=None) as bar:
         for j in starts:
             b = slice(j, j + _BLOCK)
             turned = plain[b] @ opposite
@@ -147,7 +147,7 @@ def _candidates(plain: np.ndarray) -> Iterator[tuple[np.ndarray, bool]]:
 
 
 def _flipped(vectors: np.ndarray) -> np.ndarray:
-    """Return the mirror images of pictures at 16 x 16, (B, 256)."""
+    """Return the mirror images of images at 16 x 16, (B, 256)."""
     return vectors.reshape(-1, _COARSE, _COARSE)[:, :, ::-1].reshape(vectors.shape)
 
 
@@ -185,7 +185,7 @@ def _agreement(one: np.ndarray, two: np.ndarray) -> np.ndarray:
 
 
 def details(greys: np.ndarray) -> np.ndarray:
-    """Return the band of details of grey pictures (B, 48, 48), as float32."""
+    """Return the band of details of grey images (B, 48, 48), as float32."""
     bands = np.empty(greys.shape, np.float32)
     for place, grey in enumerate(greys.astype(np.float32)):
         bands[place] = cv2.GaussianBlur(grey, (0, 0), 1.2) - cv2.GaussianBlur(grey, (0, 0), 3)

@@ -41,7 +41,7 @@ from datamodules.splits.folds import Fold
 from datamodules.splits.protocol import HOLDOUT, INNER, Division, DivisionPlan, GroupPlan, Leak, Outer, Protocol, Split
 from datamodules.transforms import BasePolicy, Policy, build_transform
 
-TINY = 1_000  # pictures an epoch, below which starting workers costs more than they save
+TINY = 1_000  # images an epoch, below which starting workers costs more than they save
 MOST_WORKERS = 8
 
 
@@ -119,7 +119,7 @@ class EmotionDataModule(L.LightningDataModule):
 
         Args:
             source: A path, ``reader:path``, or ``drawn:largest=1000,ratio=10``.
-            size: Side of the pictures that the model sees.
+            size: Side of the images that the model sees.
             fit: ``crop`` the centre, ``stretch``, or ``pad`` with grey.
             batch_size: Rows a step, over all processes together.
             split: ``folds`` of cross-validation, one ``holdout``, or the split ``given`` with the data.
@@ -131,7 +131,7 @@ class EmotionDataModule(L.LightningDataModule):
             leak: Twins across a ``given`` split are an ``error``, ``drop_twins`` from training, or ``allow`` them.
                 Folds and holdouts keep duplicates and people in one part, unless leakage is to be measured:
                 ``duplicates`` divides row by row; ``oversample_first`` does so after ``n_min`` has repeated rows of
-                the whole set, so that copies of a reported picture are trained on. Copies are never reported.
+                the whole set, so that copies of a reported image are trained on. Copies are never reported.
             protocol: ``honest`` selects on an val part; ``paper`` sets none aside and selects (early stopping, best
                 checkpoint) on the very part that is reported. Tables and tags of leaky runs say what they are.
             near_duplicates: Keep near duplicates together as well as exact ones.
@@ -146,20 +146,20 @@ class EmotionDataModule(L.LightningDataModule):
             stratify_by: Divide these groups evenly, too, in the same words.
             train_on: Learn from and select on these images of the training part alone: ``age=child`` or
                 ``age!=child``; those without a value are in neither. The reported part stays whole.
-            rehearsal: Share of what is learnt from that is drawn, once, from the training images that ``train_on``
+            rehearsal: Share of what is trained on that is drawn, once, from the training images that ``train_on``
                 leaves out.
-            transforms: Names of the transforms of which one is drawn for a picture.
-            transform_where: Nowhere, on the over-sampled ``copies``, on ``all``, or ``doubled``: every picture
+            transforms: Names of the transforms of which one is drawn for an image.
+            transform_where: Nowhere, on the over-sampled ``copies``, on ``all``, or ``doubled``: every image
                 once as it is and once transformed.
             policy: ``one_of`` the named transforms; or ``mild`` or ``trivial_augment``, which name none.
             magnitude: What the paper's magnitudes of the named transforms (45 degrees, 30 % ...) are multiplied by.
-            once: Draw each picture's transform once for the whole run instead of in every epoch.
-            base_policy: What every training picture goes through besides.
-            erasing: Probability that a grey rectangle covers part of a training picture.
+            once: Draw each image's transform once for the whole run instead of in every epoch.
+            base_policy: What every training image goes through besides.
+            erasing: Probability that a grey rectangle covers part of a training image.
             read: How labels, votes and file names are read.
             num_workers: Loading processes; by default as many as help.
-            cache_dir: Where decoded pictures are kept.
-            cache_budget_gb: What they may take; beyond it pictures are decoded whenever they are read.
+            cache_dir: Where decoded images are kept.
+            cache_budget_gb: What they may take; beyond it images are decoded whenever they are read.
             seed: Seed of over-sampling, order and transforms; by default the global one.
             eval_batch_size: Rows a step and process outside of training; by default ``batch_size``.
         """
@@ -236,10 +236,10 @@ class EmotionDataModule(L.LightningDataModule):
 
     @cached_property
     def cache(self) -> PixelCache:
-        """The decoded pictures, built on first use.
+        """The decoded images, built on first use.
 
         Raises:
-            InputError: Pictures that cannot be read are in the manifest.
+            InputError: Images that cannot be read are in the manifest.
         """
         cache = build_cache(
             self.manifest,
@@ -252,7 +252,7 @@ class EmotionDataModule(L.LightningDataModule):
         if len(bad):
             shown = "; ".join(f"{cache.index['path'].iat[row]}: {cache.index['error'].iat[row]}" for row in bad[:5])
             msg = (
-                f"{len(bad)} of {len(self.manifest)} pictures cannot be used: {shown}{' ...' if len(bad) > 5 else ''} "
+                f"{len(bad)} of {len(self.manifest)} images cannot be used: {shown}{' ...' if len(bad) > 5 else ''} "
                 f"To go on without them: emotion data check --data {self.source} --fix cleaned.csv, "
                 "then --data cleaned.csv"
             )
@@ -271,7 +271,7 @@ class EmotionDataModule(L.LightningDataModule):
 
     @cached_property
     def clusters(self) -> np.ndarray:
-        """(N,) int64: rows with equal numbers are twins or one person and stay in one part."""
+        """(N,) int64: rows with equal numbers are near-duplicates or one person and stay in one part."""
         return find_clusters(self.manifest, self.cache, near=self.near_duplicates)
 
     @cached_property
@@ -308,7 +308,7 @@ class EmotionDataModule(L.LightningDataModule):
         if self.transform_where == "copies" and not draws.is_copy.any():
             warnings.warn(
                 f"transform_where is copies, but no class has fewer images than n_min {self.n_min!r} asks for, so "
-                "nothing is over-sampled and no picture is transformed. Raise n_min, or set transform_where to all.",
+                "nothing is over-sampled and no image is transformed. Raise n_min, or set transform_where to all.",
                 stacklevel=2,
             )
         return draws
@@ -357,7 +357,7 @@ class EmotionDataModule(L.LightningDataModule):
         }
 
     def prepare_data(self) -> None:
-        """Build the cache and look for twins, once a machine; every process then reads what was found."""
+        """Build the cache and look for near-duplicates, once a machine; every process then reads what was found."""
         _ = self.clusters
 
     def setup(self, stage: str) -> None:

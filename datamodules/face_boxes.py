@@ -29,7 +29,7 @@ from datamodules.synthetic.files import prepare_scenes
 from datamodules.synthetic.scenes import parse_scenes
 from datamodules.transforms import reseed
 
-SEEN = 0.4  # share of a box that must stay in the picture
+SEEN = 0.4  # share of a box that must stay in the image
 SMALLEST = 3.0  # pixels of the shorter side
 
 
@@ -66,7 +66,7 @@ def build_augmentation() -> A.Compose:
 
 
 class BoxesDataset(Dataset):
-    """Whole batches of pictures with boxes.
+    """Whole batches of images with boxes.
 
     A batch is ``image`` (B, 3, S, S) uint8, ``boxes``, a list of B tensors float32 (M_i, 4) in pixels of the square,
     and ``row`` (B,) of the manifest.
@@ -81,7 +81,7 @@ class BoxesDataset(Dataset):
             cache: Where pixels come from.
             boxes: Of every row of the manifest, float32 (M, 4), in the square.
             rows: (N,) rows of the manifest that this set holds.
-            transform: What a picture goes through with its boxes.
+            transform: What an image goes through with its boxes.
         """
         self.cache, self.boxes, self.rows, self.transform = cache, boxes, rows, transform
 
@@ -89,7 +89,7 @@ class BoxesDataset(Dataset):
         return len(self.rows)
 
     def __getitems__(self, wanted: Batch | list[int]) -> dict[str, torch.Tensor | list[torch.Tensor]] | InputError:
-        """Return a batch; a loading process returns the error of a picture for `PlainLoader` to raise."""
+        """Return a batch; a loading process returns the error of an image for `PlainLoader` to raise."""
         try:
             return self._read(wanted)
         except InputError as error:
@@ -122,10 +122,10 @@ Split = Literal["holdout", "given"]
 
 
 class BoxesDataModule(L.LightningDataModule):
-    """Pictures with boxes of faces: ``train`` to learn from, the val part to select on, the test part to report on.
+    """Images with boxes of faces: ``train`` to learn from, the val part to select on, the test part to report on.
 
     Batches are those of `BoxesDataset`. A photograph is fitted into the square with grey around it. Duplicates and
-    pictures of one person (column ``subject``) stay in one part.
+    images of one person (column ``subject``) stay in one part.
     """
 
     def __init__(
@@ -148,16 +148,16 @@ class BoxesDataModule(L.LightningDataModule):
         Args:
             source: "scenes:images=400,size=320,dim=1" draws; or a folder with boxes.csv, that table
                 itself, or a manifest or data set as `emotion fit --data` takes it.
-            boxes: the table of boxes (path, x0, y0, x1, y1 in pixels); by default boxes.csv beside the pictures.
+            boxes: the table of boxes (path, x0, y0, x1, y1 in pixels); by default boxes.csv beside the images.
             size: side of the square that the model sees, a multiple of 32.
-            batch_size: pictures a step.
+            batch_size: images a step.
             split: one "holdout", or the column "split" that is "given" with the data.
-            outer_fraction: share of the pictures that is reported on, with "holdout".
+            outer_fraction: share of the images that is reported on, with "holdout".
             inner_fraction: share of the rest that is selected on.
             fold_seed: seed of the division.
-            augment: mirror, move, zoom, turn and recolour training pictures.
+            augment: mirror, move, zoom, turn and recolour training images.
             num_workers: loading processes; by default as many as help.
-            cache_dir: where decoded pictures are kept.
+            cache_dir: where decoded images are kept.
             seed: of order and augmentation; by default the global one.
 
         Raises:
@@ -192,7 +192,7 @@ class BoxesDataModule(L.LightningDataModule):
         file = Path(self.boxes_file).expanduser() if self.boxes_file else find_table(place)
         if file is None:
             msg = (
-                f"--data: {source} has no boxes.csv beside its pictures; give the table with --data.boxes FILE "
+                f"--data: {source} has no boxes.csv beside its images; give the table with --data.boxes FILE "
                 "(columns path, x0, y0, x1, y1), or scenes to draw some"
             )
             raise InputError(msg)
@@ -209,22 +209,22 @@ class BoxesDataModule(L.LightningDataModule):
 
     @property
     def manifest(self) -> Manifest:
-        """The table of pictures."""
+        """The table of images."""
         return self._read[0]
 
     @cached_property
     def cache(self) -> PixelCache:
-        """The decoded pictures in their squares, built on first use.
+        """The decoded images in their squares, built on first use.
 
         Raises:
-            InputError: Pictures that cannot be read.
+            InputError: Images that cannot be read.
         """
         directory = Path(self.cache_dir) if self.cache_dir else None
         cache = build_cache(self.manifest, self.size, fit="pad", directory=directory)
         bad = cache.index[cache.index["error"] != ""]
         if len(bad):
             shown = "; ".join(f"{row.path}: {row.error}" for row in bad.head(3).itertuples())
-            msg = f"{len(bad)} of {len(self.manifest)} pictures cannot be used: {shown}; take them out of the table"
+            msg = f"{len(bad)} of {len(self.manifest)} images cannot be used: {shown}; take them out of the table"
             raise InputError(msg)
         return cache
 
@@ -259,7 +259,7 @@ class BoxesDataModule(L.LightningDataModule):
 
     @cached_property
     def clusters(self) -> np.ndarray:
-        """(N,) int64: rows with equal numbers are twins or one person and stay in one part."""
+        """(N,) int64: rows with equal numbers are near-duplicates or one person and stay in one part."""
         return find_clusters(self.manifest, self.cache)
 
     @cached_property
@@ -267,7 +267,7 @@ class BoxesDataModule(L.LightningDataModule):
         """Rows of the training, val and test part.
 
         Raises:
-            InputError: Too few pictures, a given split that leaks, or a part without any face.
+            InputError: Too few images, a given split that leaks, or a part without any face.
         """
         one = np.zeros(len(self.manifest), np.int64)  # parts need not agree in anything but their size
         if self.split == "given":
@@ -287,9 +287,7 @@ class BoxesDataModule(L.LightningDataModule):
             )  # fmt: skip
         for name, rows in (("training", fold.train), ("val", fold.val), ("test", fold.test)):
             if not sum(len(self.boxes[row]) for row in rows):
-                msg = (
-                    f"the {name} part ({len(rows)} pictures) has no face; use more pictures or another --data.fold_seed"
-                )
+                msg = f"the {name} part ({len(rows)} images) has no face; use more images or another --data.fold_seed"
                 raise InputError(msg)
         return fold
 
@@ -306,7 +304,7 @@ class BoxesDataModule(L.LightningDataModule):
         return table
 
     def prepare_data(self) -> None:
-        """Draw scenes and decode pictures."""
+        """Draw scenes and decode images."""
         _ = self.clusters
 
     def setup(self, stage: str) -> None:

@@ -1,4 +1,4 @@
-"""How a picture file becomes pixels: one decode policy for training, evaluation, prediction, export and the cache."""
+"""How an image file becomes pixels: one decode policy for training, evaluation, prediction, export and the cache."""
 
 import hashlib
 import warnings
@@ -22,7 +22,7 @@ FITS: tuple[Fit, ...] = ("crop", "stretch", "pad")
 PIXEL_LIMIT = 50_000_000
 WHITE = (255, 255, 255)
 GREY = 128
-GREY_SIDE = 48  # pixels of the grey pictures that are compared, whatever size a model sees
+GREY_SIDE = 48  # pixels of the grey images that are compared, whatever size a model sees
 
 _decoded = 0
 
@@ -35,13 +35,13 @@ class Decoded(NamedTuple):
 
 
 def decode(path: Path | str, *, pixel_limit: int = PIXEL_LIMIT) -> np.ndarray:
-    """Return the picture as (H, W, 3) uint8 RGB.
+    """Return the image as (H, W, 3) uint8 RGB.
 
     Turned as its EXIF orientation says; 16-bit samples keep their high byte; CMYK, palette and grey become RGB;
     transparency is laid over white; of an animation the first frame counts. Colour profiles are not applied.
 
     Raises:
-        InputError: The file is missing, empty, truncated, not a picture, or larger than ``pixel_limit`` pixels.
+        InputError: The file is missing, empty, truncated, not an image, or larger than ``pixel_limit`` pixels.
     """
     return decode_file(path, pixel_limit=pixel_limit).image.copy()
 
@@ -53,10 +53,10 @@ def decode_file(path: Path | str, *, pixel_limit: int = PIXEL_LIMIT) -> Decoded:
     path = Path(path)
     try:
         if path.stat().st_size == 0:
-            msg = f"Picture {path} is empty (0 bytes). Copy it again, or leave it out of the manifest."
+            msg = f"Image {path} is empty (0 bytes). Copy it again, or leave it out of the manifest."
             raise InputError(msg)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large pictures, where our own limit decides, and of odd metadata
+            warnings.simplefilter("ignore")  # of large images, where our own limit decides, and of odd metadata
             with Image.open(path, formats=FORMATS) as picture:
                 if picture.width * picture.height > pixel_limit:
                     raise _too_large(path, f"{picture.width} x {picture.height}", pixel_limit)
@@ -68,18 +68,18 @@ def decode_file(path: Path | str, *, pixel_limit: int = PIXEL_LIMIT) -> Decoded:
         raise _too_large(path, str(error), pixel_limit) from error
     except UnidentifiedImageError as error:
         msg = (
-            f"Picture {path} is not in a format that is read here ({', '.join(FORMATS)}), whatever its name says. "
+            f"Image {path} is not in a format that is read here ({', '.join(FORMATS)}), whatever its name says. "
             "Convert it, or leave it out of the manifest."
         )
         raise InputError(msg) from error
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files
-        msg = f"Picture {path} cannot be read: {error}. Copy it again, or leave it out of the manifest."
+        msg = f"Image {path} cannot be read: {error}. Copy it again, or leave it out of the manifest."
         raise InputError(msg) from error
 
 
 def _too_large(path: Path, found: str, pixel_limit: int) -> InputError:
     return InputError(
-        f"Picture {path} is larger than pixel_limit = {pixel_limit:,} pixels: {found}. "
+        f"Image {path} is larger than pixel_limit = {pixel_limit:,} pixels: {found}. "
         "Make it smaller, or raise the limit if you trust the file."
     )
 
@@ -113,7 +113,7 @@ def fit_to_square(image: np.ndarray, size: int, fit: Fit = "crop") -> np.ndarray
     """Bring (H, W, 3) uint8 to (size, size, 3).
 
     Shrinking averages the area that a pixel covers, enlarging is bilinear. ``crop`` keeps the largest centred square,
-    ``stretch`` ignores the aspect ratio, ``pad`` keeps the whole picture and fills with grey.
+    ``stretch`` ignores the aspect ratio, ``pad`` keeps the whole image and fills with grey.
     """
     if fit not in FITS:
         msg = f"fit must be one of {', '.join(FITS)}, got {fit!r}."
@@ -149,17 +149,17 @@ def _resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def grey_plane(image: np.ndarray) -> np.ndarray:
-    """Return the whole picture stretched to (48, 48) uint8 grey, for finding pictures that look alike."""
+    """Return the whole image stretched to (48, 48) uint8 grey, for finding images that look alike."""
     return _resized(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), GREY_SIDE, GREY_SIDE)
 
 
 def content_hash(image: np.ndarray) -> str:
-    """Return 32 hex digits of the decoded pixels and their shape: equal for one picture in two lossless files."""
+    """Return 32 hex digits of the decoded pixels and their shape: equal for one image in two lossless files."""
     digest = hashlib.sha256(repr(image.shape).encode())  # as quick as any where the processor knows it
     digest.update(np.ascontiguousarray(image).data)
     return digest.hexdigest()[:32]
 
 
 def decode_count() -> int:
-    """Return how many pictures this process has tried to decode."""
+    """Return how many images this process has tried to decode."""
     return _decoded

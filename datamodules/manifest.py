@@ -442,8 +442,8 @@ def make_manifest(
 
 
 CORNERS = ("x0", "y0", "x1", "y1")
-FILES = ("boxes.csv", "boxes.parquet")  # looked for beside the pictures
-_CLASSES = ("face", "no face")  # what a manifest that is made from boxes alone calls its pictures
+FILES = ("boxes.csv", "boxes.parquet")  # looked for beside the images
+_CLASSES = ("face", "no face")  # what a manifest that is made from boxes alone calls its images
 
 
 def find_table(place: Path) -> Path | None:
@@ -455,9 +455,9 @@ def find_table(place: Path) -> Path | None:
 
 
 def read_boxes(path: Path) -> pd.DataFrame:
-    """Return ``path``, ``x0``, ``y0``, ``x1``, ``y1`` (pixels of the picture, float) and all other columns.
+    """Return ``path``, ``x0``, ``y0``, ``x1``, ``y1`` (pixels of the image, float) and all other columns.
 
-    A row with four empty corners says that its picture has no face.
+    A row with four empty corners says that its image has no face.
 
     Raises:
         InputError: a missing file or column, a corner that is no number, or a box that is turned inside out.
@@ -468,7 +468,7 @@ def read_boxes(path: Path) -> pd.DataFrame:
     table = read_table(path).reset_index(drop=True)
     missing = [name for name in ("path", *CORNERS) if name not in table]
     if missing:
-        msg = f"boxes: {path} lacks {', '.join(missing)}; it needs path, {', '.join(CORNERS)} (pixels of the picture)"
+        msg = f"boxes: {path} lacks {', '.join(missing)}; it needs path, {', '.join(CORNERS)} (pixels of the image)"
         raise InputError(msg)
     numbers = pd.DataFrame({name: as_numbers(table, name, f"boxes: {path}") for name in CORNERS})
     _refuse(np.isinf(numbers).any(axis=1), table, path, "its corners must be finite numbers")
@@ -490,7 +490,7 @@ def _refuse(bad: pd.Series, table: pd.DataFrame, path: Path, rule: str) -> None:
 
 
 def manifest_of(table: pd.DataFrame, root: Path, name: str) -> Manifest:
-    """Return the manifest of the pictures that a table of boxes names, with its ``subject`` and ``split`` if any."""
+    """Return the manifest of the images that a table of boxes names, with its ``subject`` and ``split`` if any."""
     rows = table.replace("", np.nan).groupby("path", sort=False).first().reset_index()  # the first that is not empty
     faces = table[CORNERS[0]].notna().groupby(table["path"], sort=False).any().to_numpy()
     kept = [column for column in ("path", "subject", "split") if column in rows]
@@ -500,27 +500,27 @@ def manifest_of(table: pd.DataFrame, root: Path, name: str) -> Manifest:
 
 
 def boxes_by_row(table: pd.DataFrame, manifest: Manifest, sizes: np.ndarray) -> tuple[list[np.ndarray], int]:
-    """Return the boxes of each row of the manifest, float32 (M, 4), within the picture, and how many were cut.
+    """Return the boxes of each row of the manifest, float32 (M, 4), within the image, and how many were cut.
 
     Args:
         table: of :func:`read_boxes`.
-        manifest: the pictures; one without a row in the table has no face.
-        sizes: (N, 2) width and height of each picture.
+        manifest: the images; one without a row in the table has no face.
+        sizes: (N, 2) width and height of each image.
 
     Raises:
-        InputError: a box of a picture that the manifest has not, a box that lies outside, or no box at all.
+        InputError: a box of an image that the manifest has not, a box that lies outside, or no box at all.
     """
     row = pd.Index(manifest.table["path"]).get_indexer(pd.Index(table["path"]))
     if (row < 0).any():
         at = int(np.flatnonzero(row < 0)[0])
         msg = (
-            f"boxes: {int((row < 0).sum())} rows are of pictures that {manifest.name} has not, first row {at}, "
+            f"boxes: {int((row < 0).sum())} rows are of images that {manifest.name} has not, first row {at}, "
             f"{table['path'].iat[at]!r}; paths must be those of the manifest, relative to {manifest.root}"
         )
         raise InputError(msg)
     real = table[CORNERS[0]].notna().to_numpy()
     if not real.any():
-        msg = f"boxes: {manifest.name} has no face at all ({len(manifest)} pictures); without one nothing can be learnt"
+        msg = f"boxes: {manifest.name} has no face at all ({len(manifest)} images); without one nothing can be learned"
         raise InputError(msg)
     corners, row = table.loc[real, list(CORNERS)].to_numpy(np.float64), row[real]
     limit = np.tile(sizes[row], 2)  # (R, 4)
@@ -530,9 +530,9 @@ def boxes_by_row(table: pd.DataFrame, manifest: Manifest, sizes: np.ndarray) -> 
         at = int(np.flatnonzero(outside)[0])
         wide, high = sizes[row[at]].tolist()
         msg = (
-            f"boxes: {int(outside.sum())} boxes lie outside their pictures, first {corners[at].round(1).tolist()} in "
+            f"boxes: {int(outside.sum())} boxes lie outside their images, first {corners[at].round(1).tolist()} in "
             f"{manifest.table['path'].iat[int(row[at])]!r}, which is {wide} x {high}; boxes are in pixels of the "
-            "picture as it is shown (turned by its EXIF orientation)"
+            "image as it is shown (turned by its EXIF orientation)"
         )
         raise InputError(msg)
     clipped = int((cut != corners).any(1).sum())

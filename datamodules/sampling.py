@@ -46,7 +46,7 @@ def doubled(rows: np.ndarray) -> Draws:
 def oversample(labels: np.ndarray, rows: np.ndarray, n_min: NMin, seed: int) -> Draws:
     """Draw rows of small classes again, at random, until every class has at least ``n_min``.
 
-    Works on row numbers, before any picture is opened, so a copy can only be of a row in ``rows``. A class without a
+    Works on row numbers, before any image is opened, so a copy can only be of a row in ``rows``. A class without a
     row in ``rows`` stays empty.
 
     Args:

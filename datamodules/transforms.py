@@ -1,6 +1,6 @@
-"""The transforms that training pictures go through: the ten of the paper, and two policies made for comparison.
+"""The transforms that training images go through: the ten of the paper, and two policies made for comparison.
 
-The paper's names are Keras layers, so their semantics are kept: one value for the whole picture, bilinear, edges
+The paper's names are Keras layers, so their semantics are kept: one value for the whole image, bilinear, edges
 filled by reflection, output as large as the input. Its magnitudes are for 224 pixels and are scaled to the input size.
 """
 
@@ -37,12 +37,12 @@ class KernelBlur(A.ImageOnlyTransform):
         return {"kernel": self.py_random.choice(self.kernels)}
 
     def apply(self, img: np.ndarray, kernel: int = 3, **params: Any) -> np.ndarray:  # noqa: ANN401
-        """Blur one picture."""
+        """Blur one image."""
         return cv2.GaussianBlur(img, (kernel, kernel), 0, borderType=cv2.BORDER_REFLECT)
 
 
 class GreySquare(A.ImageOnlyTransform):
-    """Cutout: one grey square of side 0 to ``largest``, wholly inside the picture."""
+    """Cutout: one grey square of side 0 to ``largest``, wholly inside the image."""
 
     def __init__(self, largest: int, p: float = 1.0) -> None:
         super().__init__(p=p)
@@ -59,7 +59,7 @@ class GreySquare(A.ImageOnlyTransform):
         }
 
     def apply(self, img: np.ndarray, side: int = 0, top: int = 0, left: int = 0, **params: Any) -> np.ndarray:  # noqa: ANN401
-        """Cover part of one picture."""
+        """Cover part of one image."""
         out = img.copy()
         out[top : top + side, left : left + side] = GREY
         return out
@@ -77,7 +77,7 @@ class MeanContrast(A.ImageOnlyTransform):
         return {"factor": self.py_random.uniform(1 - self.amount, 1 + self.amount)}
 
     def apply(self, img: np.ndarray, factor: float = 1.0, **params: Any) -> np.ndarray:  # noqa: ANN401
-        """Change the contrast of one picture."""
+        """Change the contrast of one image."""
         means = np.asarray(cv2.mean(img)[:3])
         steps = (np.arange(256)[:, None] - means) * factor + means  # (256, 3): one table a channel
         table = np.clip(np.rint(steps), 0, 255).astype(np.uint8)
@@ -99,7 +99,7 @@ class Zoom(A.ImageOnlyTransform):
         return {"factor": self.py_random.uniform(1 - self.amount, 1 + self.amount)}
 
     def apply(self, img: np.ndarray, factor: float = 1.0, **params: Any) -> np.ndarray:  # noqa: ANN401
-        """Zoom one picture."""
+        """Zoom one image."""
         height, width = img.shape[:2]
         centre = (1 - factor) * (width - 1) / 2, (1 - factor) * (height - 1) / 2
         sources = np.array([[factor, 0, centre[0]], [0, factor, centre[1]]])  # of the pixels of the result
@@ -144,7 +144,7 @@ def _contrast(size: int, magnitude: float) -> A.BasicTransform:
 
 
 def _height(size: int, magnitude: float) -> A.BasicTransform:
-    """Stretch along one axis about the centre. Keras changes the picture's size, which a fixed input cannot."""
+    """Stretch along one axis about the centre. Keras changes the image's size, which a fixed input cannot."""
     stretch = (1 - 0.3 * magnitude, 1 + 0.3 * magnitude)
     return A.Affine(scale={"x": (1.0, 1.0), "y": stretch}, keep_ratio=False, **REFLECT)
 
@@ -210,19 +210,19 @@ def build_transform(
     erasing: float = 0.0,
     magnitude: float = 1.0,
 ) -> A.Compose | None:
-    """Return what a training picture (size, size, 3) uint8 goes through, or None if that is nothing.
+    """Return what a training image (size, size, 3) uint8 goes through, or None if that is nothing.
 
     Args:
-        names: T, of which ``one_of`` draws one for each picture, all equally likely; empty for nothing.
-        size: Side of the pictures.
+        names: T, of which ``one_of`` draws one for each image, all equally likely; empty for nothing.
+        size: Side of the images.
         policy: ``one_of``; ``mild``, flip and small affine move; ``trivial_augment``, one operation of any strength.
         base: A policy that comes before.
-        erasing: Probability of a grey rectangle over 2 to 33 % of the picture, at the end.
+        erasing: Probability of a grey rectangle over 2 to 33 % of the image, at the end.
         magnitude: What the paper's magnitudes of the named transforms are multiplied by; a flip has none.
 
     Raises:
         InputError: An unknown name, names beside a policy that takes none, a probability outside [0, 1], or a
-            magnitude that no picture would survive, or of no transform.
+            magnitude that no image would survive, or of no transform.
     """
     if unknown := [name for name in names if name not in TRANSFORMS]:
         rule = f"must be among {', '.join(TRANSFORMS)}"
@@ -264,7 +264,7 @@ def reseed(transform: A.Compose, *seed: int) -> None:
     """Start the transform's random stream anew from ``seed``.
 
     Not ``set_random_seed``: that gives every step a generator of its own with one and the same seed, so that steps
-    would draw the same numbers: the flipped pictures would be the erased ones.
+    would draw the same numbers: the flipped images would be the erased ones.
     """
     state = np.random.SeedSequence(seed)
     transform.set_random_state(np.random.default_rng(state), random.Random(int(state.generate_state(1, np.uint64)[0])))

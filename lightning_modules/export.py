@@ -22,7 +22,7 @@ from datamodules.paths import replacing
 from lightning_modules.predictor import Trained, load_trained, run_checkpoint
 from results.tracking.runs import find_run
 
-BATCH = {0: torch.export.Dim("batch", min=1, max=65536)}  # the axis of pictures, free
+BATCH = {0: torch.export.Dim("batch", min=1, max=65536)}  # the axis of images, free
 
 
 def write_onnx(
@@ -41,8 +41,8 @@ def write_onnx(
     Args:
         model: on the CPU, in evaluation mode.
         path: the file to write.
-        traced: pictures that the graph is traced with, uint8 (B, 3, H, W).
-        compared: batches of pictures, of other sizes where these are free.
+        traced: images that the graph is traced with, uint8 (B, 3, H, W).
+        compared: batches of images, of other sizes where these are free.
         output: name of what the model gives.
         free: axes of ``image`` that may have any length.
         metadata: kept in the file.
@@ -99,7 +99,7 @@ TOLERANCE = 1e-4
 
 
 class _Deployed(nn.Module):
-    """uint8 pictures (B, 3, size, size) -> probabilities (B, C): the preprocessing is part of the graph."""
+    """uint8 images (B, 3, size, size) -> probabilities (B, C): the preprocessing is part of the graph."""
 
     def __init__(self, trained: Trained) -> None:
         super().__init__()
@@ -128,14 +128,14 @@ def export_onnx(trained: Trained, path: Path) -> float:
     """Write a model as ONNX and check it against torch.
 
     The graph takes ``image``, uint8 (batch, 3, size, size), RGB, and gives ``probabilities`` (batch, classes). Its
-    metadata says how a picture is made so: decode policy, size, fit, class names.
+    metadata says how an image is made so: decode policy, size, fit, class names.
 
     Args:
         trained: the model.
         path: the file to write.
 
     Returns:
-        The largest absolute difference to torch's probabilities over 16 random pictures.
+        The largest absolute difference to torch's probabilities over 16 random images.
 
     Raises:
         InputError: the difference exceeds 1e-4, or the file cannot be written; no file is left then.

@@ -1,4 +1,4 @@
-"""Classify a picture, a folder or a table of paths with a trained model."""
+"""Classify an image, a folder or a table of paths with a trained model."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,9 +76,7 @@ def load_trained(checkpoint: Path) -> Trained:
         raise InputError(made_by_version_0_1(f"--checkpoint: {checkpoint}"))
     data = content.get("EmotionDataModule", {})
     if not {"size", "fit"} <= set(data):
-        msg = (
-            f"--checkpoint: {checkpoint} does not say how its pictures were prepared; use one that `emotion fit` wrote"
-        )
+        msg = f"--checkpoint: {checkpoint} does not say how its images were prepared; use one that `emotion fit` wrote"
         raise InputError(msg)
     faces = FaceCrops(**data["faces"]) if data.get("faces") else None  # older checkpoints do not record it
     return Trained(model.eval(), list(model.classes), int(data["size"]), data["fit"], faces)
@@ -101,17 +99,17 @@ def header(run: str, trained: Trained) -> str:
 def predict_table(
     trained: Trained, source: str, *, batch_size: int = 64, num_workers: int = 0, run: str = "the model"
 ) -> pd.DataFrame:
-    """Classify pictures.
+    """Classify images.
 
     Args:
-        trained: the model, and how its pictures are prepared.
-        source: a picture, a folder, or a table with a ``path`` column.
-        batch_size: pictures a step.
+        trained: the model, and how its images are prepared.
+        source: an image, a folder, or a table with a ``path`` column.
+        batch_size: images a step.
         num_workers: processes that decode.
         run: the name of the model in errors.
 
     Returns:
-        One row a picture: ``path``, ``predicted``, ``prob_<class>`` (sum 1) and ``error``; a picture that cannot be
+        One row an image: ``path``, ``predicted``, ``prob_<class>`` (sum 1) and ``error``; an image that cannot be
         read has an error and no prediction.
 
     Raises:

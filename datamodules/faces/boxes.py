@@ -1,6 +1,6 @@
 """Boxes of faces: decoding what an anchor-free one-class detector says, overlap, and non-maximum suppression.
 
-Raw output of the detector, float32 (B, N, 5), for pictures of H x W pixels, both multiples of the largest stride:
+Raw output of the detector, float32 (B, N, 5), for images of H x W pixels, both multiples of the largest stride:
 
 * levels follow each other in the order of ``strides``; level s has H/s x W/s cells, row by row;
 * of each cell come ``(l, t, r, b, score)``. The first four are the distances from the cell's centre
@@ -79,5 +79,5 @@ def suppress(boxes: np.ndarray, scores: np.ndarray, overlap: float, most: int = 
 
 
 def clip(boxes: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Return the part of each box that lies within the picture."""
+    """Return the part of each box that lies within the image."""
     return np.clip(boxes, 0, np.array([width, height, width, height], boxes.dtype))

@@ -1,4 +1,4 @@
-"""Cutting a face out of a picture: a square with a margin around the box, never stretched, upright on request."""
+"""Cutting a face out of an image: a square with a margin around the box, never stretched, upright on request."""
 
 import math
 import uuid
@@ -29,7 +29,7 @@ def roll(landmarks: np.ndarray) -> float:
     """Return by how much the line between the eyes falls to the right, radians; 0 where the eyes are not known.
 
     Args:
-        landmarks: (5, 2), the left eye in the picture first, then the right one.
+        landmarks: (5, 2), the left eye in the image first, then the right one.
     """
     across, down = (landmarks[1] - landmarks[0]).tolist()
     return math.atan2(down, across) if math.isfinite(across) and math.isfinite(down) else 0.0
@@ -47,32 +47,32 @@ def cut(
     """Return the face as (size, size, 3) uint8: the square around the box's middle.
 
     The square's side is the box's longer side and ``margin`` of it more on each of the four sides. Shrinking averages
-    the area that a pixel covers, enlarging is bilinear. Memory beyond the picture's is that of the result.
+    the area that a pixel covers, enlarging is bilinear. Memory beyond the image's is that of the result.
 
     Args:
         image: (H, W, 3) uint8.
         box: x0, y0, x1, y1 in pixels; may reach over the border.
         size: side of the result in pixels.
         margin: share of the box's longer side.
-        border: what lies outside the picture: its mirror image, or grey.
-        turn: the square is turned by this much around its middle, radians, clockwise in the picture; the face's
+        border: what lies outside the image: its mirror image, or grey.
+        turn: the square is turned by this much around its middle, radians, clockwise in the image; the face's
             :func:`roll` makes it upright.
     """
     x0, y0, x1, y1 = (float(value) for value in box)
     side = max(x1 - x0, y1 - y0, 1e-3) * (1 + 2 * margin)
-    scale = side / size  # picture pixels for one of the result
+    scale = side / size  # image pixels for one of the result
     middle = np.array([(x0 + x1) / 2, (y0 + y1) / 2])
-    if scale > 1 and not turn:  # on whole pixels a square inside the picture is shrunk exactly, without a second blur
+    if scale > 1 and not turn:  # on whole pixels a square inside the image is shrunk exactly, without a second blur
         side = float(round(side))
         scale = side / size
         middle = np.round(middle - side / 2) + side / 2
 
-    # the picture's part under the square, and as far inside as a mirror image outside of the border shows
+    # the image's part under the square, and as far inside as a mirror image outside of the border shows
     reach = side / 2 * (abs(math.cos(turn)) + abs(math.sin(turn))) + (0 if scale > 1 and not turn else 2)
     ends = [_part(x - reach, x + reach, most, scale) for x, most in zip(middle, image.shape[1::-1], strict=True)]
     (left, right), (top, bottom) = ends
     part = image[top:bottom, left:right]
-    grain = np.ones(2)  # picture pixels for one of the part
+    grain = np.ones(2)  # image pixels for one of the part
     if scale > 1:
         smaller = [max(1, round(length / scale)) for length in part.shape[1::-1]]
         grain = np.array(part.shape[1::-1]) / smaller
@@ -110,7 +110,7 @@ RULES: tuple[Rule, ...] = get_args(Rule)
 def choose(faces: Faces, height: int, width: int, rule: Rule = "largest") -> int | None:
     """Return the number of the face that is meant, None where there is none.
 
-    ``largest`` has the greatest area within the picture; ``central`` has its middle nearest to the picture's. Of equals
+    ``largest`` has the greatest area within the image; ``central`` has its middle nearest to the image's. Of equals
     the surer one is meant, then the first.
 
     Raises:
@@ -163,11 +163,11 @@ def turn_of(detector: Detector, image: np.ndarray, box: np.ndarray, landmarks: n
 NoFace = Literal["list", "drop", "keep", "centre"]
 NO_FACE: tuple[NoFace, ...] = get_args(NoFace)
 PARTS = ".part"  # where files are written before they get their name
-HELD = 24_000_000  # pixels of pictures that are decoded at a time, unless a single one has more
+HELD = 24_000_000  # pixels of images that are decoded at a time, unless a single one has more
 QUALITY = 95
 
 Record = dict[str, Any]
-"""What is known of one picture, as it stands in the journal: path, state, found, cut, size, faces, chosen, shown,
+"""What is known of one image, as it stands in the journal: path, state, found, cut, size, faces, chosen, shown,
 crop, bytes, error. ``faces`` are rows of 15 numbers: box, score and five landmarks (None where not told)."""
 
 
@@ -178,10 +178,10 @@ class CutOptions:
     Args:
         margin: share of the box's longer side that is added on each of the four sides, 0 to 10.
         size: side of the crops in pixels, 8 to 4096.
-        rule: the ``largest`` face of a picture or the most ``central``.
-        border: where the square leaves the picture: ``reflect`` (its mirror image) or ``pad`` (grey).
+        rule: the ``largest`` face of an image or the most ``central``.
+        border: where the square leaves the image: ``reflect`` (its mirror image) or ``pad`` (grey).
         upright: turn the face so that the eyes are level.
-        no_face: pictures without a face: ``list`` and ``drop`` leave them out, ``keep`` takes the whole picture with
+        no_face: images without a face: ``list`` and ``drop`` leave them out, ``keep`` takes the whole image with
             grey beside it, ``centre`` its middle square. They are listed in any case.
 
     Raises:
@@ -211,7 +211,7 @@ class CutOptions:
 
 @dataclass(frozen=True)
 class Job:
-    """One picture. ``known`` is its record where the faces need not be found again."""
+    """One image. ``known`` is its record where the faces need not be found again."""
 
     path: str  # as in the manifest
     file: Path
@@ -225,14 +225,14 @@ class Job:
 def work(
     name: str, found_key: str, output: Path, options: CutOptions, jobs: Sequence[Job], detector: Detector | None = None
 ) -> list[Record]:
-    """Do some pictures and return their records, in any order; an unreadable one has its record, too.
+    """Do some images and return their records, in any order; an unreadable one has its record, too.
 
     Args:
         name: the detector's, to open it in this process.
         found_key: stands for the detector in the records.
         output: the folder.
         options: how to cut.
-        jobs: the pictures; few are held in memory at a time.
+        jobs: the images; few are held in memory at a time.
         detector: one that is open already.
 
     Raises:
@@ -317,7 +317,7 @@ def as_found(rows: list[list[float | None]]) -> Faces:
 
 
 def write_crop(output: Path, crop: str, picture: np.ndarray) -> int:
-    """Write an RGB picture as JPEG under its name or not at all; return its bytes.
+    """Write an RGB image as JPEG under its name or not at all; return its bytes.
 
     Raises:
         InputError: the folder is full, read-only or gone.

@@ -14,15 +14,15 @@ from datamodules.errors import InputError
 from datamodules.faces.boxes import clip, decode, grid, suppress
 
 LANDMARKS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
-"""As seen in the picture, in the order of the drawn faces."""
+"""As seen in the image, in the order of the drawn faces."""
 
 
 FIND_VERSION = "1"
-"""Version of what happens to pictures before and to boxes after a detector; others' results are found anew."""
+"""Version of what happens to images before and to boxes after a detector; others' results are found anew."""
 
 
 class Faces(NamedTuple):
-    """The faces of one picture, in its own pixels."""
+    """The faces of one image, in its own pixels."""
 
     boxes: np.ndarray  # float32 (F, 4): x0, y0, x1, y1; may reach over the border, where a face is cut off
     scores: np.ndarray  # float32 (F,), higher is surer; each detector has its own scale
@@ -43,14 +43,14 @@ class Detector(Protocol):
     tells_eyes: bool
 
     def detect(self, images: Sequence[np.ndarray]) -> list[Faces]:
-        """Return the faces of RGB pictures, uint8 (H, W, 3) of any size; a large one is searched on a reduced copy.
+        """Return the faces of RGB images, uint8 (H, W, 3) of any size; a large one is searched on a reduced copy.
 
-        What is found in a picture does not depend on the others.
+        What is found in an image does not depend on the others.
         """
 
 
 def reduced(image: np.ndarray, long_side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return a copy whose long side is at most ``long_side``, and what brings its x, y back to the picture, (2,)."""
+    """Return a copy whose long side is at most ``long_side``, and what brings its x, y back to the image, (2,)."""
     height, width = image.shape[:2]
     scale = min(1.0, long_side / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -61,7 +61,7 @@ def reduced(image: np.ndarray, long_side: int) -> tuple[np.ndarray, np.ndarray]:
 def as_faces(
     boxes: np.ndarray, scores: np.ndarray, landmarks: np.ndarray | None, small: np.ndarray, back: np.ndarray
 ) -> Faces:
-    """Return faces found on a reduced copy in pixels of the picture; none that is empty, not finite or outside."""
+    """Return faces found on a reduced copy in pixels of the image; none that is empty, not finite or outside."""
     boxes, scores = boxes.reshape(-1, 4).astype(np.float32), scores.reshape(-1).astype(np.float32)
     points = np.full((len(boxes), 5, 2), np.nan, np.float32)
     if landmarks is not None:
@@ -116,14 +116,14 @@ def read_model(path: Path) -> bytes:
 
 CASCADE = "haarcascade_frontalface_default.xml"
 STEP, NEIGHBOURS = 1.1, 5
-WINDOW, SHARE = 24, 16  # the cascade's own window in pixels; a face is at least this part of the picture's long side
+WINDOW, SHARE = 24, 16  # the cascade's own window in pixels; a face is at least this part of the image's long side
 
 
 class Haar:
-    """The cascade that comes with OpenCV 4 (Viola and Jones 2001), on grey pictures.
+    """The cascade that comes with OpenCV 4 (Viola and Jones 2001), on grey images.
 
     Args:
-        long_side: larger pictures are searched on a copy of this size.
+        long_side: larger images are searched on a copy of this size.
     """
 
     tells_eyes = False
@@ -140,7 +140,7 @@ class Haar:
         self.identity = f"haar {CASCADE} opencv {cv2.__version__} {long_side} {STEP} {NEIGHBOURS} {WINDOW} {SHARE}"
 
     def detect(self, images: Sequence[np.ndarray]) -> list[Faces]:
-        """Return the faces of RGB pictures; the score is the last stage's weight, about 0 to 10."""
+        """Return the faces of RGB images; the score is the last stage's weight, about 0 to 10."""
         return [self._search(image) for image in images]
 
     def _search(self, image: np.ndarray) -> Faces:
@@ -169,7 +169,7 @@ class YuNet:
 
     Args:
         path: the ONNX file.
-        long_side: larger pictures are searched on a copy of this size; faces of 10 to 300 pixels are found there.
+        long_side: larger images are searched on a copy of this size; faces of 10 to 300 pixels are found there.
         score: how sure it must be, 0 to 1.
 
     Raises:
@@ -200,7 +200,7 @@ class YuNet:
         self.identity = f"yunet {digest} opencv {cv2.__version__} {long_side} {score} {SUPPRESS}"
 
     def detect(self, images: Sequence[np.ndarray]) -> list[Faces]:
-        """Return the faces of RGB pictures with five landmarks each; the score lies within 0 to 1."""
+        """Return the faces of RGB images with five landmarks each; the score lies within 0 to 1."""
         return [self._search(image) for image in images]
 
     def _search(self, image: np.ndarray) -> Faces:
@@ -215,7 +215,7 @@ class YuNet:
 
 
 KIND = "face-detector"
-PADDING = 114  # grey below and right of a picture that does not fill whole cells
+PADDING = 114  # grey below and right of an image that does not fill whole cells
 
 
 class OwnDetector:
@@ -263,7 +263,7 @@ class OwnDetector:
         self.identity = f"own {digest} {self.long_side} {score} {self.overlap}"
 
     def detect(self, images: Sequence[np.ndarray]) -> list[Faces]:
-        """Return the faces of RGB pictures; equally large reduced copies go through the model together."""
+        """Return the faces of RGB images; equally large reduced copies go through the model together."""
         small = [reduced(image, self.long_side) for image in images]
         shapes = [self._padded(copy.shape[0], copy.shape[1]) for copy, _ in small]
         faces: dict[int, Faces] = {}

@@ -33,9 +33,9 @@ NAME = ".faces.jsonl"
 
 
 class Journal:
-    """One line a picture, added as soon as its crop stands; the last line of a path counts.
+    """One line an image, added as soon as its crop stands; the last line of a path counts.
 
-    A line that was cut short by the end of a process is passed over, so that its picture is done again.
+    A line that was cut short by the end of a process is passed over, so that its image is done again.
 
     Args:
         folder: the crops' folder.
@@ -75,7 +75,7 @@ class Journal:
         self._file.flush()
 
     def tidy(self, paths: Iterable[str]) -> int:
-        """Delete the crops that no picture among ``paths`` has any more, shorten the notes; return how many went."""
+        """Delete the crops that no image among ``paths`` has any more, shorten the notes; return how many went."""
         kept = {path: self.records[path] for path in paths}
         folder = self.path.parent
         gone = 0
@@ -128,7 +128,7 @@ def write_tables(
     rows = [row for row, record in enumerate(records) if record["shown"]]
     if not rows:
         msg = (
-            f"{detector} found no face in any of the {len(records)} pictures; {output / 'no_face.csv'} lists them with "
+            f"{detector} found no face in any of the {len(records)} images; {output / 'no_face.csv'} lists them with "
             "the reason. Try another detector, or --no-face keep or centre"
         )
         raise InputError(msg)
@@ -147,14 +147,14 @@ def write_tables(
     )
     notes = [*manifest.notes, f"faces cut by {detector} from {manifest.root}"]
     if left := len(records) - len(rows):
-        notes.append(f"{left} of {len(records)} pictures are left out, no_face.csv lists them with the reason")
+        notes.append(f"{left} of {len(records)} images are left out, no_face.csv lists them with the reason")
     crops = make_manifest(table, output, name=f"{manifest.name}-faces", classes=manifest.classes, notes=tuple(notes))
     crops.save(output / "manifest.csv")
     return crops
 
 
 def _box(record: Record) -> list[float]:
-    """Return the chosen face's box within the picture, [] where there is none."""
+    """Return the chosen face's box within the image, [] where there is none."""
     if record["chosen"] is None:
         return []
     width, height = record["size"]
@@ -205,7 +205,7 @@ FEW = 96  # below this, starting processes costs more than it saves
 
 @dataclass(frozen=True)
 class Prepared:
-    """What was done, in pictures."""
+    """What was done, in images."""
 
     manifest: Manifest
     found: int  # with a face
@@ -255,7 +255,7 @@ def prepare_faces(
         detector: as :func:`~datamodules.faces.detectors.open_detector` takes it.
         output: a new or empty folder, or one that this function wrote; outside of the photographs' folder.
         options: how to choose and cut.
-        workers: processes; default one a core, and none for a few pictures.
+        workers: processes; default one a core, and none for a few images.
         fresh: do everything anew.
 
     Raises:
@@ -334,7 +334,7 @@ def _plan(
     journal: Journal,
     output: Path,
 ) -> list[Job]:
-    """Return what is still to be done; for a picture whose faces are known, only the cutting."""
+    """Return what is still to be done; for an image whose faces are known, only the cutting."""
     found_key = _found_key(detector)
     face = (CUT_VERSION, options.margin, options.size, options.rule, options.border, options.upright, QUALITY)
     cut_key, empty_key = _key(found_key, *face), _key(found_key, options.no_face, options.size, QUALITY)
@@ -448,18 +448,18 @@ def _remove_empty(folder: Path) -> None:
 def write_crops(
     manifest: Manifest, boxes: np.ndarray, folder: Path, size: int, margin: float, rows: Iterable[int]
 ) -> None:
-    """Write ``<row>.jpg`` for rows of a manifest; the whole picture where the box is not a number.
+    """Write ``<row>.jpg`` for rows of a manifest; the whole image where the box is not a number.
 
     Args:
-        manifest: The pictures.
-        boxes: (N, 4) x0, y0, x1, y1 in pixels of the upright picture.
+        manifest: The images.
+        boxes: (N, 4) x0, y0, x1, y1 in pixels of the upright image.
         folder: Where the crops go.
         size: Side of the crops.
         margin: As :func:`~datamodules.faces.crop.cut` takes it.
         rows: Which rows, in the order they are done.
 
     Raises:
-        InputError: A picture cannot be read.
+        InputError: An image cannot be read.
     """
     for row in rows:
         image = decode_file(manifest.file(row), pixel_limit=PIXEL_LIMIT).image

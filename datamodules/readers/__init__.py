@@ -73,7 +73,7 @@ def read(source: str, options: ReadOptions = ReadOptions()) -> Manifest:  # noqa
             ``drawn:largest=1000,ratio=10,seed=0`` for drawn faces; ``scenes`` and ``scenes:images=700,size=640,seed=0``
             for drawn scenes in the layout of AI-Hub's Korean set; several joined by ``+``, each with its reader:
             ``cafe:FOLDER+nimh:FOLDER``.
-        options: labels, votes and columns; and ``faces``, to see the faces that are cut out of the pictures.
+        options: labels, votes and columns; and ``faces``, to see the faces that are cut out of the images.
 
     Raises:
         InputError: nothing there, no such reader (the nearest is named), or a data set that breaks a rule.

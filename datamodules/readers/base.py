@@ -53,7 +53,7 @@ class ReadOptions:
         bad_records: what to do with a record of an annotation file that lacks a key, or has a box outside its image:
             stop with an ``error`` that names it, or ``drop`` it.
         faces: cut the faces out first, once: by ``haar``, ``yunet:FILE``, ``FILE.onnx`` (a detector trained here), or
-            ``boxes`` (those that come with the data). Pictures without a face stay whole.
+            ``boxes`` (those that come with the data). Images without a face stay whole.
         face_size: side of these crops in pixels.
         face_margin: share of the box's longer side that is added on every side.
     """

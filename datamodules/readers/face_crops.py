@@ -140,14 +140,14 @@ BOXES = "boxes"  # faces are cut where the data set itself says that they are
 def cut_out(manifest: Manifest, options: "ReadOptions") -> Manifest:
     """Return the data set of the faces that a detector finds, or that the data set's own boxes hold.
 
-    A picture without a face stays, whole and with grey beside it, so that every detector gives the same rows.
+    An image without a face stays, whole and with grey beside it, so that every detector gives the same rows.
 
     Args:
         manifest: The photographs.
         options: ``faces`` is the detector or ``boxes``; ``face_size`` and ``face_margin`` are those of the crops.
 
     Raises:
-        InputError: No such detector, no boxes, a box without a picture that can be read, or nothing can be written.
+        InputError: No such detector, no boxes, a box without an image that can be read, or nothing can be written.
     """
     faces = str(options.faces)
     if faces == BOXES:
@@ -159,7 +159,7 @@ def cut_out(manifest: Manifest, options: "ReadOptions") -> Manifest:
     cut = CutOptions(size=options.face_size, margin=options.face_margin, no_face="keep")
     folder = _folder(manifest, options, FIND_VERSION, open_detector(faces).identity, cut)
     done = prepare_faces(manifest, faces, folder, cut)
-    note = f"faces cut by {faces}: found in {done.found} of {len(manifest)} pictures, the others are whole"
+    note = f"faces cut by {faces}: found in {done.found} of {len(manifest)} images, the others are whole"
     return replace(done.manifest, notes=(*manifest.notes, note))
 
 
@@ -203,5 +203,5 @@ def _by_boxes(manifest: Manifest, options: "ReadOptions") -> Manifest:
     names = [f"{row:07d}.jpg" for row in range(len(manifest))]
     table = manifest.table.assign(path=names, face_source=manifest.table["path"])
     missing = int(boxes["x0"].isna().sum())
-    note = f"faces cut by the data set's own boxes, {missing} of {len(manifest)} pictures have none and are whole"
+    note = f"faces cut by the data set's own boxes, {missing} of {len(manifest)} images have none and are whole"
     return replace(manifest, root=place.resolve(), table=table, boxes=None, notes=(*manifest.notes, note))

@@ -18,7 +18,7 @@ def looks_like(path: Path) -> bool:
 def read(path: Path, options: ReadOptions, name: str) -> Manifest:
     """Take the first folder (below the split) as the label. What lies deeper in a class folder belongs to it.
 
-    A picture beside the class folders (a logo, a sample sheet) is left out and noted, as is an empty class folder.
+    An image beside the class folders (a logo, a sample sheet) is left out and noted, as is an empty class folder.
 
     Raises:
         InputError: no image anywhere, images in no class folder, or split folders beside class folders.

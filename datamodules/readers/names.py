@@ -8,7 +8,7 @@ open mouth, disgust also with the tongue out, surprise only with open mouth. A n
 and number (``F-AA-01``), and the expression as a word, followed by ``open`` where the mouth is open (``angryopen``).
 
 NIMH-ChEFS (Egger and others 2011): 10 to 17 years; five expressions, looking at the camera or away from it. A name
-gives the person as sex and number, a letter for the expression, one for the gaze, and the picture's number:
+gives the person as sex and number, a letter for the expression, one for the gaze, and the image's number:
 ``M10HS_6767.jpg`` is a boy, number 10, happy, looking straight.
 """
 
@@ -157,7 +157,7 @@ def read_named(naming: Naming, path: Path, options: ReadOptions, name: str) -> M
     chosen = options.pattern or naming.pattern
     if "subject" not in re.compile(chosen).groupindex:
         msg = (
-            f"pattern {chosen!r} has no group named subject; the pictures of a person of this set must stay in one "
+            f"pattern {chosen!r} has no group named subject; the images of a person of this set must stay in one "
             "fold: write it as (?P<subject>...)"
         )
         raise InputError(msg)

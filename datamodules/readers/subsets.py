@@ -20,7 +20,7 @@ def take_part(manifest: Manifest, share: float) -> Manifest:
 
     Notes:
         * The same share of the same set is always the same images.
-        * Equal files are drawn as one. One that is drawn for its class or given part brings its twins in others along,
+        * Equal files are drawn as one. One that is drawn for its class or given part brings its equal files in others along,
           so that a part leaks as the whole does; it may be a little more than the share.
         * Near duplicates and the images of a person are not looked at here, for that would mean to decode the whole
           set: both of a pair are taken about as often as chance has it.
@@ -126,7 +126,7 @@ def join(manifests: Sequence[Manifest]) -> Manifest:
     """Return one manifest of all, under the folder that is above them, with a group column ``set``.
 
     Classes are joined by their canonical names, which every reader gives. People of different sets are different
-    people; the same picture in two sets is found like any twin.
+    people; the same image in two sets is found like any twin.
 
     Raises:
         InputError: Two sets of one name, or annotators' votes or a given split in some of them alone.

@@ -1,4 +1,4 @@
-"""Divides manifest rows into training, val and test parts, keeping every cluster of twins whole.
+"""Divides manifest rows into training, val and test parts, keeping every cluster of near-duplicates whole.
 
 A cluster (exact and near duplicates, one person's images) never stands in two parts, every class stands in every part,
 and each part holds nearly its share of each class. The val part selects (early stopping, kept checkpoint), the
@@ -266,7 +266,7 @@ def given_split(
     if len(twins) and leak == "error":
         msg = (
             f"split leaks: {len(twins)} clusters of duplicates or subjects stand in two parts "
-            f"({train_leaks.sum()} training rows, {test_leaks.sum()} {outer} rows). Take the twins out of training "
+            f"({train_leaks.sum()} training rows, {test_leaks.sum()} {outer} rows). Take them out of training "
             "with --drop-twins (--data.leak drop_twins), or keep them with --allow-leak (--data.leak allow); "
             "the choice is recorded in the run"
         )
@@ -301,7 +301,7 @@ def verify(
         clusters: Cluster of each row, (N,).
         n_classes: Number of classes.
         allow_leak: Accept clusters that stand in two parts (a given split kept as published).
-        absent: Rows that are meant to stand in no part (dropped twins, parts not in use).
+        absent: Rows that are meant to stand in no part (dropped near-duplicates, parts not in use).
         classes: Names for the message.
 
     Raises:

@@ -143,7 +143,7 @@ class DivisionPlan:
 
         Args:
             manifest: The images.
-            clusters: (N,) int64; rows with equal numbers are twins or one person.
+            clusters: (N,) int64; rows with equal numbers are near-duplicates or one person.
 
         Raises:
             InputError: A class has too few clusters, a given split leaks or is missing, nothing is over-sampled.
@@ -155,7 +155,7 @@ class DivisionPlan:
         if self.split == "given":
             fold, record = self._given(manifest, clusters, strata)
             if self.leak == "allow" and record["leaking_clusters"]:
-                flags.append("twins across the given split kept")
+                flags.append("near-duplicates across the given split kept")
         else:
             fold = self._made(strata, np.arange(len(manifest)) if self._rows_alone else clusters)
         if self.inner_folds is not None:
@@ -328,13 +328,13 @@ class GroupPlan:
         return found.of
 
     def counts(self, manifest: Manifest) -> np.ndarray:
-        """Return how many images may be learnt from, int64: of each class, or of each cell that is balanced."""
+        """Return how many images may be trained on, int64: of each class, or of each cell that is balanced."""
         rows = self.chosen(manifest, np.arange(len(manifest)))
         of = manifest.labels if self.balance_by is None else cells(manifest, self.balance_by, "--data.balance_by").of
         return np.bincount(of[rows], minlength=1 + int(of.max())).astype(np.int64)
 
     def chosen(self, manifest: Manifest, rows: np.ndarray) -> np.ndarray:
-        """Return those of the rows that may be learnt from or selected on."""
+        """Return those of the rows that may be trained on or selected on."""
         if self.train_on is None:
             return rows
         return rows[condition_mask(manifest.table, self.train_on, "--data.train_on")[rows]]
@@ -366,7 +366,7 @@ class GroupPlan:
         return replace(division, fold=replace(fold, train=np.sort(np.concatenate([train, rehearsed])), val=val))
 
     def _rehearsed(self, rows: np.ndarray, learnt: int, manifest: Manifest, seed: int) -> np.ndarray:
-        """Draw rows of the rest of the training part, so that they are the wanted share of what is learnt from."""
+        """Draw rows of the rest of the training part, so that they are the wanted share of what is trained on."""
         count = round(learnt * self.rehearsal / (1 - self.rehearsal))
         if not count:
             return np.empty(0, np.int64)

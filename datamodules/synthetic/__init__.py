@@ -1,4 +1,4 @@
-"""Faces drawn from action units of emotions: the embedded default data, with the truth about every picture."""
+"""Faces drawn from action units of emotions: the embedded default data, with the truth about every image."""
 
 from datamodules.synthetic.action_units import EMOTIONS, DrawnFaces, parse_spec
 from datamodules.synthetic.faces import DrawnFace, contact_sheet, draw

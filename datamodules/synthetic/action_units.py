@@ -25,7 +25,7 @@ UNITS = (
     "lid_tight",  # AU7
     "nose_wrinkle",  # AU9
     "upper_lip",  # AU10
-    "smile_left",  # AU12, left in the picture
+    "smile_left",  # AU12, left in the image
     "smile_right",
     "corner_down",  # AU15
     "chin",  # AU17

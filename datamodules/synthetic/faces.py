@@ -1,4 +1,4 @@
-"""One row of a set of drawn faces -> the picture and everything that is known about it."""
+"""One row of a set of drawn faces -> the image and everything that is known about it."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from datamodules.synthetic.painting import Painter, fill
 from datamodules.synthetic.people import Person, make_person
 from datamodules.synthetic.scenes import background, foreground, photograph
 
-_FINER = 2  # the canvas is this many times larger than the picture, which smooths edges
+_FINER = 2  # the canvas is this many times larger than the image, which smooths edges
 _PERSON, _IMAGE = 11, 12  # random streams, so that a person looks the same in every image
 
 
@@ -20,15 +20,15 @@ class DrawnFace:
     """A drawn face and the truth about it.
 
     Attributes:
-        image: RGB picture, uint8 (size, size, 3).
+        image: RGB image, uint8 (size, size, 3).
         label: Emotion it was drawn for.
         subject: Number of the person.
         age: One of ``people.AGES``.
         gender: Gender presentation, one of ``people.GENDERS``.
         skin: One of ``people.SKINS``.
         strength: How strong the expression is, 0 to 1.
-        box: The face from crown to chin, float (4,): x0, y0, x1, y1 in pixels, within the picture.
-        landmarks: float (5, 2) x, y: eye left in the picture, right eye, tip of the nose, left and right mouth corner.
+        box: The face from crown to chin, float (4,): x0, y0, x1, y1 in pixels, within the image.
+        landmarks: float (5, 2) x, y: eye left in the image, right eye, tip of the nose, left and right mouth corner.
         masks: bool (size, size) for ``face``, ``eyes``, ``brows``, ``nose``, ``mouth``.
         votes: int64 (C,) votes of the annotators in the order of the set's classes.
     """

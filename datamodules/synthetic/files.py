@@ -31,7 +31,7 @@ _FEW = 512  # below this, starting processes costs more than it saves
 def prepare(spec: DrawnFaces, directory: Path | None = None, *, workers: int | None = None) -> Manifest:
     """Return the manifest of a set of drawn faces, drawing and writing it first unless it stands complete.
 
-    The folder holds the pictures (``<class>/<row>.png``), ``manifest.csv``, and ``boxes.csv``: face box and landmarks
+    The folder holds the images (``<class>/<row>.png``), ``manifest.csv``, and ``boxes.csv``: face box and landmarks
     keyed by path. Masks are not written; ``draw(spec, row).masks`` gives them. Whoever comes second waits.
 
     Args:
@@ -63,7 +63,7 @@ def prepare(spec: DrawnFaces, directory: Path | None = None, *, workers: int | N
 
 
 def _standing(final: Path) -> Manifest | None:
-    """Return the set that was written before; a set that somebody took pictures from does not count."""
+    """Return the set that was written before; a set that somebody took images from does not count."""
     if not (final / "manifest.csv").is_file():
         return None
     try:
@@ -133,7 +133,7 @@ def _draw_chunk(job: Job) -> tuple[Rows, Rows]:
 
 
 def write_png(path: Path, image: np.ndarray) -> None:
-    """Write an RGB picture; fast compression, and an error where cv2 would only return False."""
+    """Write an RGB image; fast compression, and an error where cv2 would only return False."""
     done, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 1])
     if not done:
         msg = f"cannot encode {path} as PNG"
@@ -148,7 +148,7 @@ _FEW_SCENES = 64  # below this, starting processes costs more than it saves
 def prepare_scenes(spec: DrawnScenes, directory: Path | None = None, *, workers: int | None = None) -> Path:
     """Return the folder of a set of scenes, ``<row>.png`` and ``boxes.csv``; drawn first unless it stands complete.
 
-    A picture without a seen face has a row with empty corners. Whoever comes second waits.
+    An image without a seen face has a row with empty corners. Whoever comes second waits.
 
     Args:
         spec: The set.

@@ -37,7 +37,7 @@ class Pose:
 
 @dataclass(frozen=True)
 class Shapes:
-    """Outlines in face coordinates. Pairs are (left, right) as seen in the picture."""
+    """Outlines in face coordinates. Pairs are (left, right) as seen in the image."""
 
     outline: np.ndarray
     eyes: tuple[np.ndarray, np.ndarray]

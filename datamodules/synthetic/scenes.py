@@ -126,7 +126,7 @@ def _differs(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def outline_box(shapes: Shapes, pose: Pose) -> np.ndarray:
-    """Return the box of a face from crown to chin, float (4,): x0, y0, x1, y1, also where it leaves the picture."""
+    """Return the box of a face from crown to chin, float (4,): x0, y0, x1, y1, also where it leaves the image."""
     outline = pose.place(shapes.outline, 0)
     return np.concatenate([outline.min(0), outline.max(0)])
 
@@ -225,7 +225,7 @@ def cover(
 def camera(
     generator: np.random.Generator, image: np.ndarray, light: tuple[float, float], dim: float, scale: float
 ) -> np.ndarray:
-    """Return a picture as a camera would take it: light, colour cast, blur, grain; ``dim`` makes evening of day."""
+    """Return an image as a camera would take it: light, colour cast, blur, grain; ``dim`` makes evening of day."""
     high, wide = image.shape[:2]
     blur = generator.uniform(0.2, 0.9) * scale * (generator.random() < 0.25) + 1.2 * scale * dim
     if blur > 0.15:
@@ -256,7 +256,7 @@ class DrawnScenes:
 
     Attributes:
         images: Number of scenes.
-        size: Longer side of the largest pictures, 96 to 4096; the smallest are 0.7 of it.
+        size: Longer side of the largest images, 96 to 4096; the smallest are 0.7 of it.
         seed: Seed of people, expressions and scenes.
         subjects: Number of people who are photographed; None draws everybody once.
         annotators: Votes for the main face.
@@ -336,9 +336,9 @@ class DrawnScene:
     """A drawn scene and the truth about it; row 0 of boxes and landmarks is the main face, which is the largest.
 
     Attributes:
-        image: RGB picture, uint8 (H, W, 3).
-        boxes: Faces of people from crown to chin, float (N, 4): x0, y0, x1, y1 in pixels, within the picture.
-        landmarks: float (N, 5, 2) x, y: eye left in the picture, right eye, tip of the nose, mouth corners; those of
+        image: RGB image, uint8 (H, W, 3).
+        boxes: Faces of people from crown to chin, float (N, 4): x0, y0, x1, y1 in pixels, within the image.
+        landmarks: float (N, 5, 2) x, y: eye left in the image, right eye, tip of the nose, mouth corners; those of
             a face that the border cuts may lie outside.
         label: Emotion of the main face.
         visible: Share of each face that is seen, float (N,).
@@ -372,7 +372,7 @@ def draw_scene(spec: DrawnScenes, row: int) -> DrawnScene:
     generator = np.random.default_rng([spec.seed, _SCENE, row])
     subject = row if spec.subjects is None else int(generator.integers(spec.subjects))
     person = make_person(np.random.default_rng([spec.seed, _PERSON, subject]))
-    finer = 2 if spec.size <= 800 else 1  # canvas over picture, which smooths the edges of small ones
+    finer = 2 if spec.size <= 800 else 1  # canvas over image, which smooths the edges of small ones
     long_side = round(spec.size * generator.uniform(0.7, 1.0))
     shape = float(generator.choice(SHAPES, p=(0.4, 0.2, 0.1, 0.2, 0.1)))
     wide, high = (round(long_side * min(1.0, shape)), round(long_side * min(1.0, 1 / shape)))
@@ -424,7 +424,7 @@ def draw_scene(spec: DrawnScenes, row: int) -> DrawnScene:
 
 def _main_pose(generator: np.random.Generator, spec: DrawnScenes, wide: int, high: int) -> Pose:
     face = min(wide, high) * generator.uniform(spec.smallest, spec.largest)
-    edge = 0.62 * face  # the whole head stays in the picture
+    edge = 0.62 * face  # the whole head stays in the image
     return Pose(
         yaw=float(np.clip(generator.normal(0, 0.2), -0.5, 0.5)),
         pitch=float(np.clip(generator.normal(0, 0.11), -0.28, 0.28)),

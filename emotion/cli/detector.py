@@ -71,7 +71,7 @@ def _test(args: list[str]) -> int:
     if not args or args[0].startswith("-"):
         msg = "emotion detector test: must be followed by a run or a .ckpt file, got none"
         raise InputError(msg)
-    everything = "--all" in args  # all pictures, not the held-out part alone
+    everything = "--all" in args  # all images, not the held-out part alone
     options = Options.read([word for word in args[1:] if word != "--all"], "detector")
     for name in options.values:
         if not name.startswith("data.") or name == "data.size":

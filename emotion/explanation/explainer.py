@@ -191,7 +191,7 @@ class Explainer:
                 self.subjects.images[place],
                 self.segments[place],
                 int(self.subjects.target[place]),
-                int(self.subjects.table["row"].iloc[place]) % 2**32,  # new pictures count down from -1
+                int(self.subjects.table["row"].iloc[place]) % 2**32,  # new images count down from -1
                 options,
             )
         return maps, quality
@@ -201,7 +201,7 @@ class Explainer:
         return self.maps(dataclasses.replace(self.options, method=known_method(method), seed=seed))[0]
 
     def probabilities(self, images: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Return probabilities of pictures, each by the network of a row's fold."""
+        """Return probabilities of images, each by the network of a row's fold."""
         return self.networks.probabilities(images, self.folds[rows])
 
     def explain(self, more: dict[str, object]) -> Explanation:
@@ -210,7 +210,7 @@ class Explainer:
         if self.options.method == "grad-cam":
             network = self.networks[int(self.folds[0])]
             rows, columns = cells(network.logits, network.backbone, self.subjects.images[0], str(self.options.layer))
-            notes.append(f"layer {self.options.layer}: {rows} x {columns} cells, enlarged to the picture")
+            notes.append(f"layer {self.options.layer}: {rows} x {columns} cells, enlarged to the image")
             if rows * columns < 16:
                 notes.append("so few cells tell hardly a place; an earlier layer has more (--layer)")
         began = time.perf_counter()
@@ -302,7 +302,7 @@ def held_out_subjects(
         detector: Finds landmarks where the data tells none.
 
     Raises:
-        InputError: A picture is not what it was at the evaluation, or the network does not answer as it did then.
+        InputError: An image is not what it was at the evaluation, or the network does not answer as it did then.
     """
     rows, manifest = table["row"].to_numpy(), source.manifest
     size, fit = networks.pixels(int(table["fold"].iloc[0]))
@@ -314,7 +314,7 @@ def held_out_subjects(
     ]
     if changed:
         msg = (
-            f"--data: {len(changed)} of {len(rows)} pictures changed since run {networks.held.name!r} was evaluated, "
+            f"--data: {len(changed)} of {len(rows)} images changed since run {networks.held.name!r} was evaluated, "
             f"such as {changed[0]}; give the data as it was then, or train again"
         )
         raise InputError(msg)
@@ -331,7 +331,7 @@ def held_out_subjects(
 def new_subjects(
     networks: FoldNetworks, files: Sequence[Path], fold: int, target: str, detector: Detector | None
 ) -> Subjects:
-    """Return new pictures, whose label nobody knows, with one fold's answers; their rows count down from -1."""
+    """Return new images, whose label nobody knows, with one fold's answers; their rows count down from -1."""
     held = networks.held
     size, fit = networks.pixels(fold)
     decoded = [decode(file) for file in tqdm(files, "reading", unit="image", delay=1, disable=None)]
@@ -366,9 +366,9 @@ def _detect(
 
 
 def sort_paths(held: HeldOut, manifest: Manifest, names: Sequence[str]) -> tuple[list[int], list[Path]]:
-    """Tell which names are pictures of the run's data, as rows of it, and which are new pictures, as files.
+    """Tell which names are images of the run's data, as rows of it, and which are new images, as files.
 
-    A new file that holds the same pixels as a held-out picture is that picture.
+    A new file that holds the same pixels as a held-out image is that image.
 
     Raises:
         InputError: It is neither.
@@ -385,7 +385,7 @@ def sort_paths(held: HeldOut, manifest: Manifest, names: Sequence[str]) -> tuple
         try:
             found = find_pictures(name)
         except InputError as error:
-            msg = f"--paths: {name} is no picture of the run's data, and: {str(error).removeprefix('--data: ')}"
+            msg = f"--paths: {name} is no image of the run's data, and: {str(error).removeprefix('--data: ')}"
             raise InputError(msg) from error
         for file in found:
             whole = file.resolve()
@@ -412,8 +412,8 @@ class ExplainOptions:
         bins: COLUMN=0,10,18: lower ends of bins of numbers.
         answers: Explain images that were answered correct, wrong, or any.
         rows: These rows of the data instead.
-        paths: These pictures of the data, or new pictures or folders, instead.
-        fold: Whose checkpoint explains new pictures; by default the first.
+        paths: These images of the data, or new images or folders, instead.
+        fold: Whose checkpoint explains new images; by default the first.
         data: Where the run's data is now, None where it was.
         superpixels: How many in an image.
         compactness: Of superpixels.
@@ -552,12 +552,12 @@ def _subjects(
         rows, files = sort_paths(held, source.manifest, options.paths)
     if files and rows:
         msg = (
-            f"--paths: {len(rows)} of them are pictures of the run's data and {len(files)} are new; explain the new "
+            f"--paths: {len(rows)} of them are images of the run's data and {len(files)} are new; explain the new "
             f"ones apart, since no fold held them out, such as {files[0]}"
         )
         raise InputError(msg)
     if files and by:
-        msg = f"--by: new pictures are in no group, got {', '.join(options.by)}; leave --by out"
+        msg = f"--by: new images are in no group, got {', '.join(options.by)}; leave --by out"
         raise InputError(msg)
     if files:
         fold = min(held.members) if options.fold is None else options.fold
@@ -565,9 +565,9 @@ def _subjects(
             for name in options.paths or ():
                 faces.require_crops(f"run {options.run}", "--paths", name, find_pictures(name))
         subjects = new_subjects(networks, files, fold, options.target, detector)
-        return subjects, [f"{len(files)} new pictures, which no fold held out, explained by fold {fold}'s checkpoint"]
+        return subjects, [f"{len(files)} new images, which no fold held out, explained by fold {fold}'s checkpoint"]
     if options.fold is not None:
-        msg = f"--fold: is for new pictures, got {options.fold}; a held-out image has the fold that held it out"
+        msg = f"--fold: is for new images, got {options.fold}; a held-out image has the fold that held it out"
         raise InputError(msg)
     notes: list[str] = []
     if rows:

@@ -64,7 +64,7 @@ class Curves:
         deletion_area: (n,) area under the curve; low is good.
         insertion_area: (n,) high is good.
         random_area: (n, draws).
-        passes: Pictures shown to the network.
+        passes: Images shown to the network.
     """
 
     rows: np.ndarray
@@ -117,7 +117,7 @@ def curves(
         fill: What stands where a superpixel went.
         steps: In how many steps all superpixels go.
         draws: Random orders an image.
-        batch: Pictures shown at once.
+        batch: Images shown at once.
         images: At most so many are tried, drawn at random.
         seed: Of that draw, and of the random orders.
     """
@@ -148,7 +148,7 @@ def curves(
 
 
 class _Job:
-    """One image: the pictures to show, and the curves that the answers make."""
+    """One image: the images to show, and the curves that the answers make."""
 
     def __init__(self, explained: Explained, row: int, fill: Fill, steps: int, draws: int, seed: int) -> None:
         self.row, self.target = row, int(explained.target[row])
@@ -166,7 +166,7 @@ class _Job:
         self.random_area = np.zeros(draws)
 
     def pictures(self) -> np.ndarray:
-        """Return the whole picture, the empty one, then those of each order between them."""
+        """Return the whole image, the empty one, then those of each order between them."""
         gone = [np.zeros(self._segments.shape, bool), np.ones(self._segments.shape, bool)]
         for order in self._orders:
             rank = np.empty(len(order), np.int64)
@@ -175,7 +175,7 @@ class _Job:
         return np.where(np.stack(gone)[..., None], self._base, self._image)
 
     def read(self, answer: np.ndarray) -> None:
-        """Take the probabilities (size, K) of the pictures."""
+        """Take the probabilities (size, K) of the images."""
         said = answer[:, self.target].astype(np.float64)
         between = said[2:].reshape(len(self._orders), -1)
         ends = np.broadcast_to(said[:2], (len(self._orders), 2))
@@ -190,7 +190,7 @@ class _Job:
 
 
 def _answered(jobs: list[_Job], probabilities: Probabilities, batch: int) -> Iterator[tuple[_Job, np.ndarray]]:
-    """Show the pictures of all jobs in batches; a batch may hold several images."""
+    """Show the images of all jobs in batches; a batch may hold several images."""
     waiting: list[tuple[_Job, np.ndarray]] = []
     for job in tqdm(jobs, desc="deleting and inserting", unit="image", disable=None):
         waiting.append((job, job.pictures()))
@@ -638,7 +638,7 @@ class ReportOptions:
         steps: Steps of a curve.
         draws: Random orders an image.
         curve_images: At most so many images get curves.
-        batch: Pictures shown to the network at once.
+        batch: Images shown to the network at once.
         methods: Other methods to compare with.
         seeds: How often the method is repeated with another seed.
         resamples: Of the intervals.

@@ -22,7 +22,7 @@ from datamodules.errors import InputError, did_you_mean, invalid
 from emotion.explanation.superpixels import FILLS, Fill, filled, spread
 
 Score = Callable[[Tensor], Tensor]
-"""Pictures uint8 (M, 3, H, W) to probabilities (M, K)."""
+"""Images uint8 (M, 3, H, W) to probabilities (M, K)."""
 
 KERNEL_WIDTH = 0.25  # of LIME's similarity, for cosine distances
 RIDGE = 1.0  # LIME's penalty
@@ -187,7 +187,7 @@ def integrated_gradients(
     """Return the integrated gradients (Sundararajan et al. 2017) of a class on the way from ``off`` to the image.
 
     Args:
-        score: pictures float (M, 3, H, W) in 0..255 to probabilities (M, K), differentiable.
+        score: images float (M, 3, H, W) in 0..255 to probabilities (M, K), differentiable.
         image: uint8 (H, W, 3).
         off: uint8 (H, W, 3), where the way begins.
         target: the class.
@@ -209,7 +209,7 @@ Logits = Callable[[Tensor], Tensor]
 
 
 class _Whole(nn.Module):
-    """The network as pytorch-grad-cam calls it: pictures float (M, 3, H, W) in 0..255 to logits (M, K)."""
+    """The network as pytorch-grad-cam calls it: images float (M, 3, H, W) in 0..255 to logits (M, K)."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -223,14 +223,14 @@ def grad_cam(network: nn.Module, backbone: nn.Module, images: np.ndarray, target
     """Return Grad-CAM maps (Selvaraju et al. 2017), float32 (N, H, W) in 0..1, of the logit of a class.
 
     Args:
-        network: pictures float (M, 3, H, W) in 0..255 to logits (M, K); not changed.
+        network: images float (M, 3, H, W) in 0..255 to logits (M, K); not changed.
         backbone: the part of it that `layer` is named in.
         images: uint8 (N, H, W, 3).
         target: int (N,), the classes.
-        layer: what :func:`last_layer` returned, or another layer with an activation for every place of the picture.
+        layer: what :func:`last_layer` returned, or another layer with an activation for every place of the image.
 
     Raises:
-        InputError: there is no such layer, or its output cannot be laid out as a picture.
+        InputError: there is no such layer, or its output cannot be laid out as an image.
     """
     chosen, places = find_layer(backbone, layer), Places(backbone, layer)
     pictures = torch.from_numpy(images).permute(0, 3, 1, 2).float()
@@ -245,7 +245,7 @@ def grad_cam(network: nn.Module, backbone: nn.Module, images: np.ndarray, target
 
 
 def cells(network: nn.Module, backbone: nn.Module, image: np.ndarray, layer: str) -> tuple[int, int]:
-    """Return how many rows and columns the map of a layer has before it is enlarged to the picture.
+    """Return how many rows and columns the map of a layer has before it is enlarged to the image.
 
     Raises:
         InputError: there is no such layer, the network does not use it, or its output has no rows and columns.
@@ -265,7 +265,7 @@ def cells(network: nn.Module, backbone: nn.Module, image: np.ndarray, layer: str
 
 
 def last_layer(backbone: nn.Module) -> str:
-    """Return the name of the last layer that knows where in the picture it is.
+    """Return the name of the last layer that knows where in the image it is.
 
     timm tells it (``feature_info``); of a transformer whose class token alone is read out it is the norm before the
     last attention, since nothing after that flows back to the places; of other networks the last convolution.
@@ -330,7 +330,7 @@ class Places:
         if laid is None:
             shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             msg = (
-                f"--layer: the output of {self.layer!r}, {shape}, has no place for every part of the picture; name a "
+                f"--layer: the output of {self.layer!r}, {shape}, has no place for every part of the image; name a "
                 "layer before the pooling"
             )
             raise InputError(msg)
@@ -429,12 +429,12 @@ def known_method(name: str, option: str = "--method") -> Method:
 
 @dataclass(frozen=True)
 class Network:
-    """A trained network as explainers see it; pictures are (M, 3, H, W), uint8 or float in 0..255.
+    """A trained network as explainers see it; images are (M, 3, H, W), uint8 or float in 0..255.
 
     Attributes:
         logits: the whole network, to (M, K).
         probabilities: the same as it is evaluated, to (M, K).
-        backbone: the part of it whose layers have places in the picture.
+        backbone: the part of it whose layers have places in the image.
     """
 
     logits: nn.Module
@@ -452,11 +452,11 @@ class Network:
             return self.probabilities(images.to(self.device)).float().cpu()
 
     def differentiable(self, images: Tensor) -> Tensor:
-        """Return probabilities that gradients can follow back to the pictures."""
+        """Return probabilities that gradients can follow back to the images."""
         return self.probabilities(images.to(self.device)).float()
 
     def scores(self, images: np.ndarray, batch: int = 256) -> np.ndarray:
-        """Return probabilities float32 (M, K) of pictures uint8 (M, H, W, 3)."""
+        """Return probabilities float32 (M, K) of images uint8 (M, H, W, 3)."""
         pictures = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
         with undisturbed(self.logits):
             return torch.cat([self.fast(part) for part in pictures.split(batch)]).numpy()
@@ -523,7 +523,7 @@ class Explained:
         target: int64 (N,), the class explained.
         segments: int32 (N, H, W), the superpixels of each image, from 0.
         landmarks: float32 (N, 5, 2), x and y in pixels of `images`, from the corner of the first one, in the order of
-            LANDMARKS (right is the person's right, so it stands left in the picture); NaN where unknown.
+            LANDMARKS (right is the person's right, so it stands left in the image); NaN where unknown.
         masks: bool (N, H, W), the pixels that carry the emotion, known on drawn faces only.
         method: which explainer made the maps.
         options: everything needed to repeat it, the seed included.

@@ -50,7 +50,7 @@ class Overlay:
 
     Attributes:
         cell: Whose.
-        face: float (SIDE, SIDE) mean of the grey pictures, 0 to 1; NaN where there is none.
+        face: float (SIDE, SIDE) mean of the grey images, 0 to 1; NaN where there is none.
         marks: float (SIDE, SIDE) share of the images that mark the place; NaN where there is no image.
         aligned: Whether the faces lie where the frame says.
     """

@@ -1,7 +1,7 @@
-"""How much of an explanation lies on eyes, brows, between the brows, nose, mouth, and on the rest of the picture.
+"""How much of an explanation lies on eyes, brows, between the brows, nose, mouth, and on the rest of the image.
 
 Regions are ellipses and polygons around a face's own five landmarks after alignment, with sizes in distances of the
-eyes. Pixels of the picture are looked up in the frame, so that no map is resampled.
+eyes. Pixels of the image are looked up in the frame, so that no map is resampled.
 """
 
 from dataclasses import dataclass
@@ -43,10 +43,10 @@ def moved(points: np.ndarray, transform: np.ndarray) -> np.ndarray:
 
 
 def in_frame(picture: np.ndarray, landmarks: np.ndarray | None, side: int) -> np.ndarray:
-    """Return a picture (H, W) or (H, W, 3) as it lies in the frame, float32 (side, side, ...); NaN outside of it.
+    """Return an image (H, W) or (H, W, 3) as it lies in the frame, float32 (side, side, ...); NaN outside of it.
 
     Args:
-        picture: uint8 or float.
+        image: uint8 or float.
         landmarks: (5, 2) in its pixels; None only scales it to the frame.
         side: Pixels of the frame.
     """
@@ -120,8 +120,8 @@ def region_map(landmarks: np.ndarray, height: int, width: int) -> np.ndarray:
 
     Args:
         landmarks: (5, 2) in pixels, all known.
-        height: Of the picture.
-        width: Of the picture.
+        height: Of the image.
+        width: Of the image.
     """
     transform = similarity(landmarks)
     rows, columns = np.mgrid[:height, :width]

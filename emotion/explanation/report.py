@@ -166,7 +166,7 @@ def truth_section(found: Found, figures: Sequence[Shown]) -> Section:
     ]
     curve = found.curves
     below = [
-        f"{len(curve.rows)} images, {curve.random_area.shape[1]} random orders each, {curve.passes:,} pictures shown. "
+        f"{len(curve.rows)} images, {curve.random_area.shape[1]} random orders each, {curve.passes:,} images shown. "
         f"Where a superpixel is gone stands {_FILLED[curve.fill]}. "
         "Intervals: resampled clusters of images. All are of these images and this network, not of another training."
     ]
@@ -216,7 +216,7 @@ def overlay_section(
     said += (
         "Faces are turned, scaled and shifted so that eyes, nose and corners of the mouth meet."
         if aligned
-        else "No image has landmarks, so pictures are laid on each other as they are."
+        else "No image has landmarks, so images are laid on each other as they are."
     )
     below = []
     without = sum(cell.left_out for cell in drawn)
@@ -228,7 +228,7 @@ def overlay_section(
     if none:
         below.append(f"No image was answered correctly: {'; '.join(none)}.")
     if not by:
-        below.append("The pictures with faces stay in this folder and are not part of the page.")
+        below.append("The images with faces stay in this folder and are not part of the page.")
     return Section(f"What is shared{f', by {by}' if by else ''}", (said,), None, tuple(figures), tuple(below))
 
 
@@ -382,7 +382,7 @@ class Summary:
         lines: For a terminal; the verdict is the first.
         numbers: Name -> value, fit to be metrics of a run.
         files: What was written and shows no person.
-        pictures: What was written and shows people: never to be sent anywhere.
+        images: What was written and shows people: never to be sent anywhere.
     """
 
     first: str

@@ -160,16 +160,16 @@ def targets_of(table: pd.DataFrame, classes: Sequence[str], wanted: str) -> np.n
 CARRIERS = ("eyes", "brows", "nose", "mouth")
 """What moves when a drawn face shows an emotion."""
 
-_COLUMNS = [f"{name}_{axis}" for name in LANDMARKS for axis in "xy"]  # as seen in the picture: left is the right eye
+_COLUMNS = [f"{name}_{axis}" for name in LANDMARKS for axis in "xy"]  # as seen in the image: left is the right eye
 
 
 def onto_square(points: np.ndarray, height: int, width: int, size: int, fit: Fit) -> np.ndarray:
-    """Return where points of a picture are once `fit_to_square` has made it square.
+    """Return where points of an image are once `fit_to_square` has made it square.
 
     Args:
-        points: float (..., 2) x, y in the picture, counted from the corner of its first pixel, as boxes are.
-        height: of the picture.
-        width: of the picture.
+        points: float (..., 2) x, y in the image, counted from the corner of its first pixel, as boxes are.
+        height: of the image.
+        width: of the image.
         size: side of the square.
         fit: as in `fit_to_square`.
     """
@@ -195,9 +195,9 @@ def known_landmarks(
     Args:
         manifest: The data.
         rows: Rows of it.
-        shapes: Height and width of each picture.
+        shapes: Height and width of each image.
         size: Side of what the network sees.
-        fit: How a picture is made square.
+        fit: How an image is made square.
     """
     found = np.full((len(rows), len(LANDMARKS), 2), np.nan, np.float32)
     boxes = manifest.boxes
@@ -213,7 +213,7 @@ def known_landmarks(
 
 
 def found_landmarks(detector: Detector, image: np.ndarray, size: int, fit: Fit) -> np.ndarray:
-    """Return the landmarks of the largest face of a picture, float32 (5, 2) in what the network sees; NaN without."""
+    """Return the landmarks of the largest face of an image, float32 (5, 2) in what the network sees; NaN without."""
     faces = detector.detect([image])[0]
     height, width = image.shape[:2]
     number = choose(faces, height, width)
@@ -230,7 +230,7 @@ def carriers(source: str, manifest: Manifest, rows: np.ndarray, size: int, fit: 
         manifest: The data.
         rows: Rows of it.
         size: Side of what the network sees.
-        fit: How a picture is made square.
+        fit: How an image is made square.
     """
     if source != "drawn" and not source.startswith("drawn:"):
         return None
@@ -309,7 +309,7 @@ class HeldOut:
         """Read the data that the run used, or the same that lies elsewhere now; return it and its source.
 
         Raises:
-            InputError: It has other classes, or other pictures at the rows that were predicted.
+            InputError: It has other classes, or other images at the rows that were predicted.
         """
         used: dict[str, Any] = run_config(self.members[min(self.members)]).get("data") or {}
         source = data or str(used["source"])
@@ -321,7 +321,7 @@ class HeldOut:
         )
         if not same:
             msg = (
-                f"--data: {source} is not what run {self.name!r} predicted: other pictures stand at its rows. Give the "
+                f"--data: {source} is not what run {self.name!r} predicted: other images stand at its rows. Give the "
                 "data as it was then"
             )
             raise InputError(msg)
@@ -360,7 +360,7 @@ class FoldNetworks:
         return self._loaded[fold]
 
     def pixels(self, fold: int) -> tuple[int, Fit]:
-        """Return the side of the pictures that a fold's network sees, and how they are made square."""
+        """Return the side of the images that a fold's network sees, and how they are made square."""
         trained = self._load(fold)[0]
         return trained.size, trained.fit
 
@@ -373,7 +373,7 @@ class FoldNetworks:
         return str(self._load(fold)[0].model.plain["backbone"])
 
     def probabilities(self, images: np.ndarray, folds: np.ndarray) -> np.ndarray:
-        """Return probabilities float32 (M, K) of pictures uint8 (M, H, W, 3), each by the network of its fold (M,)."""
+        """Return probabilities float32 (M, K) of images uint8 (M, H, W, 3), each by the network of its fold (M,)."""
         found = np.empty((len(images), len(self.held.classes)), np.float32)
         for fold in np.unique(folds):
             found[folds == fold] = self[int(fold)].scores(images[folds == fold])
@@ -392,7 +392,7 @@ def check_same_network(table: pd.DataFrame, classes: tuple[str, ...], found: np.
         worst = table.iloc[int(apart.argmax())]
         msg = (
             f"RUN: the checkpoint of fold {worst['fold']} answers {apart.max():.2f} away from the prediction table for "
-            f"{worst['path']}: the checkpoint or the picture is not the one of the evaluation. Train the run again"
+            f"{worst['path']}: the checkpoint or the image is not the one of the evaluation. Train the run again"
         )
         raise InputError(msg)
     return float(apart.max(initial=0.0))

@@ -1,4 +1,4 @@
-"""Images cut into superpixels, and the picture that stands where superpixels are taken away."""
+"""Images cut into superpixels, and the image that stands where superpixels are taken away."""
 
 from typing import Literal, get_args
 
@@ -12,7 +12,7 @@ Fill = Literal["superpixel", "mean", "blur", "grey", "black"]
 FILLS: tuple[Fill, ...] = get_args(Fill)
 GREY = 128
 SMOOTHING = 0.5  # pixels; without it noise leaves regions too small, which SLIC then gives to a neighbour
-BLUR = 0.125  # spread of the blur, as a share of the picture's side
+BLUR = 0.125  # spread of the blur, as a share of the image's side
 
 
 def superpixels(images: np.ndarray, number: int = 50, compactness: float = 20.0) -> np.ndarray:

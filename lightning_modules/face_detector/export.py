@@ -14,11 +14,11 @@ from lightning_modules.face_detector.losses import STRIDES
 from lightning_modules.face_detector.network import FaceDetector
 
 TOLERANCE = 1e-3
-_LONGEST = 8192  # pixels of a picture's side
+_LONGEST = 8192  # pixels of an image's side
 
 
 class _Deployed(nn.Module):
-    """uint8 pictures (B, 3, H, W) -> raw output (B, N, 5): the preprocessing is part of the graph."""
+    """uint8 images (B, 3, H, W) -> raw output (B, N, 5): the preprocessing is part of the graph."""
 
     def __init__(self, model: FaceDetector) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class _PaddedConvolution(nn.Module):
 
 
 def with_fixed_padding(model: nn.Module) -> nn.Module:
-    """Return a copy whose paddings are numbers, the same for every picture whose sides are multiples of 32."""
+    """Return a copy whose paddings are numbers, the same for every image whose sides are multiples of 32."""
     model = copy.deepcopy(model)
     for name, module in list(model.named_modules()):
         if isinstance(module, Conv2dSame):
@@ -69,10 +69,10 @@ def export_onnx(model: FaceDetector, path: Path, *, fixed: bool = False) -> floa
     Args:
         model: the detector.
         path: the file to write.
-        fixed: take pictures of the trained size alone, as a transformer must.
+        fixed: take images of the trained size alone, as a transformer must.
 
     Returns:
-        The largest absolute difference to torch over random pictures of several shapes.
+        The largest absolute difference to torch over random images of several shapes.
 
     Raises:
         InputError: the difference exceeds 1e-3, or the file cannot be written; no file is left then.

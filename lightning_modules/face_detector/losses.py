@@ -168,7 +168,7 @@ class Objective:
 
         Args:
             raw: (B, N, 5) distances in strides and score logit.
-            truth: boxes (M_i, 4) of each picture.
+            truth: boxes (M_i, 4) of each image.
             centres: (N, 4) of the cells, as `datamodules.faces.boxes.grid` gives them.
             scales: (N, 4) of the cells.
 

@@ -79,7 +79,7 @@ class ReceptiveField(nn.Module):
 class Seam(nn.Module):
     """Separated and enhancement attention: channels that an occluded face lacks are made up for by the others.
 
-    Depth-wise convolution with a residual path, point-wise convolution, then the mean over the picture through two
+    Depth-wise convolution with a residual path, point-wise convolution, then the mean over the image through two
     layers gives a weight exp(s), s in (0, 1), of each channel: between 1 and e, so that nothing is switched off.
     Shape (B, C, H, W) stays.
     """
@@ -114,7 +114,7 @@ def build_features(name: str, weights: str, size: int) -> tuple[nn.Module, DataC
     Args:
         name: of a timm model.
         weights: "embedded", "hub", "none" or a file, as for a classifier.
-        size: side of the pictures; only transformers need to know it.
+        size: side of the images; only transformers need to know it.
 
     Raises:
         InputError: the model is unknown, gives no feature maps, or its weights cannot be had.
@@ -153,7 +153,7 @@ def _carry_over(whole: nn.Module, features: nn.Module, name: str) -> None:
 
 
 class FaceNet(nn.Module):
-    """Normalised pictures (B, 3, S, S) -> raw output (B, N, 5): distances >= 0 in strides, and the score's logit.
+    """Normalised images (B, 3, S, S) -> raw output (B, N, 5): distances >= 0 in strides, and the score's logit.
 
     The cells are those of `datamodules.faces.boxes.grid`: level by level, row by row.
     """
@@ -222,7 +222,7 @@ _SAME = 1e-12  # differences of sums in another order
 
 
 class ImageMatches(NamedTuple):
-    """What is needed of one picture, whatever others it is counted with."""
+    """What is needed of one image, whatever others it is counted with."""
 
     scores: np.ndarray  # (F,)
     hits: np.ndarray  # (10, F) bool: the box is that of a face no better box has, at each threshold
@@ -245,7 +245,7 @@ def match(boxes: np.ndarray, scores: np.ndarray, truth: np.ndarray) -> ImageMatc
 
 
 def average_precision(pictures: list[ImageMatches]) -> np.ndarray:
-    """Return the average precision (10,) at each overlap of THRESHOLDS; NaN where no picture has a face.
+    """Return the average precision (10,) at each overlap of THRESHOLDS; NaN where no image has a face.
 
     Precision at a recall is the best at that recall or beyond; it is averaged over 101 recalls from 0 to 1.
     """
@@ -263,7 +263,7 @@ def average_precision(pictures: list[ImageMatches]) -> np.ndarray:
 
 
 def intervals(pictures: list[ImageMatches], *, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """Return ``metric`` (map_50, map), ``value``, ``low``, ``high``: 95 % percentile bootstrap over pictures."""
+    """Return ``metric`` (map_50, map), ``value``, ``low``, ``high``: 95 % percentile bootstrap over images."""
     values = _pair(average_precision(pictures))
     drawn = np.array(list(_resampled([pictures], resamples, seed)))[:, 0]  # (R, 2)
     low, high = np.nanquantile(drawn, [0.025, 0.975], axis=0)
@@ -273,13 +273,13 @@ def intervals(pictures: list[ImageMatches], *, resamples: int = 1000, seed: int 
 def difference(
     before: list[ImageMatches], after: list[ImageMatches], *, resamples: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
-    """Return after - before as :func:`intervals` does, the same pictures drawn for both, in the same order.
+    """Return after - before as :func:`intervals` does, the same images drawn for both, in the same order.
 
     Raises:
-        InputError: the two are not of the same pictures.
+        InputError: the two are not of the same images.
     """
     if [picture.faces for picture in before] != [picture.faces for picture in after]:
-        msg = f"before and after must be of the same pictures, got {len(before)} and {len(after)} of other faces"
+        msg = f"before and after must be of the same images, got {len(before)} and {len(after)} of other faces"
         raise InputError(msg)
     values = _pair(average_precision(after)) - _pair(average_precision(before))
     drawn = np.array(list(_resampled([before, after], resamples, seed)))  # (R, 2, 2)
@@ -290,10 +290,10 @@ def difference(
 def permutation(
     before: list[ImageMatches], after: list[ImageMatches], *, resamples: int = 1000, seed: int = 0
 ) -> np.ndarray:
-    """Return the two-sided p-values (2,) of map_50 and map: at random, pictures swap what was found before and after.
+    """Return the two-sided p-values (2,) of map_50 and map: at random, images swap what was found before and after.
 
     Raises:
-        InputError: the two are not of the same pictures.
+        InputError: the two are not of the same images.
     """
     seen = np.abs(difference(before, after, resamples=1)["value"].to_numpy())
     generator = np.random.default_rng(seed)
@@ -322,13 +322,13 @@ def _resampled(sets: list[list[ImageMatches]], resamples: int, seed: int) -> Ite
 
 CONFIG_KEY = "face_detector"  # where a checkpoint keeps what is needed to rebuild the model
 MONITOR = "val/map_50"
-LOWEST, OVERLAP, MOST = 0.01, 0.5, 100  # of a box that counts: its score, overlap with a better one, boxes a picture
+LOWEST, OVERLAP, MOST = 0.01, 0.5, 100  # of a box that counts: its score, overlap with a better one, boxes an image
 
 Batch = dict[str, Any]
 
 
 class FaceDetector(pl.LightningModule):
-    """Finds faces in uint8 pictures (B, 3, S, S): one class, one stage, no anchors.
+    """Finds faces in uint8 images (B, 3, S, S): one class, one stage, no anchors.
 
     Notes:
         A batch is a dictionary: "image" uint8 (B, 3, S, S), "boxes", a list of B tensors (M_i, 4), and "row" (B,).
@@ -358,7 +358,7 @@ class FaceDetector(pl.LightningModule):
         Args:
             backbone: name of a timm model that gives feature maps.
             weights: "embedded" (an installed package), "hub", "none", or a .safetensors/.pth file.
-            size: side of the pictures it is trained on, a multiple of 32.
+            size: side of the images it is trained on, a multiple of 32.
             width: channels of pyramid and head.
             enhance: dilated branches that widen the receptive field.
             seam: attention for occluded faces.
@@ -453,7 +453,7 @@ class FaceDetector(pl.LightningModule):
         return [optimizer], schedules
 
     def forward(self, image: Tensor) -> Tensor:
-        """Return the raw output (B, N, 5) of pictures in 0..255; see `datamodules.faces.boxes`."""
+        """Return the raw output (B, N, 5) of images in 0..255; see `datamodules.faces.boxes`."""
         return self.network((image.to(self.mean.dtype) - self.mean) / self.std)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
@@ -464,7 +464,7 @@ class FaceDetector(pl.LightningModule):
         return parts["loss"]
 
     def found(self, raw: Tensor) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return boxes (F, 4) within the picture and scores (F,) of each picture, best first."""
+        """Return boxes (F, 4) within the image and scores (F,) of each image, best first."""
         scores = raw[..., 4].float().sigmoid().cpu().numpy()
         boxes = decode(raw[..., :4].float(), self.centres, self.scales).cpu().numpy()
         result = []

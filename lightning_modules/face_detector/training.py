@@ -54,7 +54,7 @@ def detection_table(found: Found, data: BoxesDataModule) -> pd.DataFrame:
 def truth_table(data: BoxesDataModule, rows: Iterable[int]) -> pd.DataFrame:
     """Return row, path, x0, y0, x1, y1 (pixels of the square) of every true box of some rows.
 
-    A picture without a face has one line without corners, so that the table names every picture.
+    An image without a face has one line without corners, so that the table names every image.
     """
     paths = data.manifest.table["path"]
     lines = [
@@ -66,7 +66,7 @@ def truth_table(data: BoxesDataModule, rows: Iterable[int]) -> pd.DataFrame:
 
 
 def matched(detections: pd.DataFrame, truth: pd.DataFrame) -> list[ImageMatches]:
-    """Return the pictures that two tables of one set of rows stand for, as :func:`pictures_of` does."""
+    """Return the images that two tables of one set of rows stand for, as :func:`pictures_of` does."""
     boxes = {row: group for row, group in detections.groupby("row")}
     nothing = detections.iloc[:0]
     pictures = []

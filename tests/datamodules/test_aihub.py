@@ -344,8 +344,8 @@ def test_boxes_are_held_against_the_upright_picture(tmp_path: Path) -> None:
     Image.new("RGB", (40, 50)).save(folder / "c.jpg", "JPEG", exif=exif)
     manifest = read(str(folder))
     assert manifest.boxes["x1"].max() == 49
-    (folder / "c.jpg").write_bytes(b"no picture")
-    assert len(read(str(folder))) == 3, "an unreadable picture is for `emotion data check` to name"
+    (folder / "c.jpg").write_bytes(b"no image")
+    assert len(read(str(folder))) == 3, "an unreadable image is for `emotion data check` to name"
 
 
 def test_three_annotators_all_different(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_single_pictures(folder: Folder) -> None:
     rows = {
         "truncated": folder.add("truncated.png", whole[: len(whole) // 2]),
         "empty": folder.add("empty.png", b""),
-        "text": folder.add("text.jpg", b"this is not a picture"),
+        "text": folder.add("text.jpg", b"this is not an image"),
         "png_as_jpg": folder.add("named.jpg", b"placeholder"),
         "tiny": folder.add("tiny.png", face(20).resize((20, 40))),
         "constant": folder.add("constant.png", Image.new("RGB", (64, 64), (90, 20, 200))),

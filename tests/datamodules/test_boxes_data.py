@@ -102,10 +102,10 @@ def test_wrong_rows_are_refused(tmp_path: Path, row: str, message: str) -> None:
 
 def test_a_table_without_any_face_or_of_other_columns_is_refused(tmp_path: Path) -> None:
     pictures(tmp_path)
-    with pytest.raises(InputError, match=r"has no boxes.csv beside its pictures; give the table with --data.boxes"):
+    with pytest.raises(InputError, match=r"has no boxes.csv beside its images; give the table with --data.boxes"):
         _ = BoxesDataModule(str(tmp_path), size=96).boxes
     table(tmp_path, [f"사진 {number}.png,,,," for number in range(12)])
-    with pytest.raises(InputError, match=r"has no face at all \(12 pictures\)"):
+    with pytest.raises(InputError, match=r"has no face at all \(12 images\)"):
         _ = BoxesDataModule(str(tmp_path), size=96).boxes
     (tmp_path / "other.csv").write_text("path,x,y,width,height\n사진 0.png,1,2,3,4\n", encoding="utf-8")
     with pytest.raises(InputError, match=r"lacks x0, y0, x1, y1"):
@@ -123,7 +123,7 @@ def test_a_manifest_brings_its_own_pictures_and_split(tmp_path: Path) -> None:
     labels = ["happy", "sad"] * 6
     manifest = make_manifest(pd.DataFrame({"path": paths, "label": labels, "split": split}), tmp_path, name="set")
     saved = manifest.save(tmp_path / "manifest.csv")
-    # pictures that differ in noise alone are near duplicates, so every one gets its own pattern
+    # images that differ in noise alone are near duplicates, so every one gets its own pattern
     for number, path in enumerate(paths):
         image = cv2.imdecode(np.fromfile(tmp_path / path, np.uint8), cv2.IMREAD_COLOR)
         image[:, (number % 4) * 8 : (number % 4) * 8 + 6] = 255
@@ -136,7 +136,7 @@ def test_a_manifest_brings_its_own_pictures_and_split(tmp_path: Path) -> None:
     assert data.fold.test.tolist() == [9, 10, 11]
     assert data.fold.val.tolist() == [7, 8]
     table(tmp_path, [*good_rows(), "사진 99.png,1,1,2,2"], "elsewhere.csv")
-    with pytest.raises(InputError, match=r"1 rows are of pictures that set has not, first row 12, '사진 99.png'"):
+    with pytest.raises(InputError, match=r"1 rows are of images that set has not, first row 12, '사진 99.png'"):
         _ = BoxesDataModule(str(saved), str(boxes), size=96).boxes
 
 

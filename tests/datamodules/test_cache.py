@@ -112,7 +112,7 @@ def test_processes_of_a_script_without_a_main_guard(tmp_path: Path) -> None:
 
 
 def test_processes_import_little() -> None:
-    """Each decoding process starts from nothing, and pandas alone takes as long as decoding a hundred pictures."""
+    """Each decoding process starts from nothing, and pandas alone takes as long as decoding a hundred images."""
     code = "import sys, datamodules.cache_build; print({'pandas', 'torch', 'albumentations'} & set(sys.modules))"
     known = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], env=known, capture_output=True, text=True, check=True)
@@ -128,7 +128,7 @@ def test_more_pictures_than_one_chunk(tmp_path: Path, shelf: Path) -> None:
 
 def test_bad_files_are_named_and_do_not_stop_the_build(manifest: Manifest, shelf: Path) -> None:
     manifest.file(2).write_bytes(b"")
-    manifest.file(5).write_text("no picture")
+    manifest.file(5).write_text("no image")
     manifest.file(6).unlink()
     cache = build(manifest, shelf)
     bad = cache.index.index[cache.index["error"] != ""].tolist()
@@ -249,7 +249,7 @@ def test_small_budget_falls_back_to_decoding(manifest: Manifest, shelf: Path) ->
     before = decode_count()
     with pytest.warns(UserWarning, match="--budget-gb"):
         build(manifest, shelf, budget_gb=1e-6)
-    assert decode_count() == before  # index and grey pictures are kept
+    assert decode_count() == before  # index and grey images are kept
     assert build(manifest, shelf).pixels is not None  # with more room it is built after all
 
 

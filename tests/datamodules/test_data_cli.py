@@ -23,7 +23,7 @@ from emotion.cli.data import main
 
 @pytest.fixture
 def faces(tmp_path: Path) -> Path:
-    """Nine pictures: happy 6, sad 2, fear 1; two sizes, one of them unreadable."""
+    """Nine images: happy 6, sad 2, fear 1; two sizes, one of them unreadable."""
     root = tmp_path / "faces"
     root.mkdir()
     rng = np.random.default_rng(0)
@@ -34,7 +34,7 @@ def faces(tmp_path: Path) -> Path:
         Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)).save(root / file)
         split = "train" if i % 3 else "test"
         rows.append((file, label, split, f"p{i // 2}", "F" if i < 4 else "M" if i < 8 else "", f"hash{i}"))
-    (root / "8.png").write_bytes(b"not a picture")
+    (root / "8.png").write_bytes(b"not an image")
     columns = ["file", "label", "split", "subject", "gender", "blob"]
     pd.DataFrame(rows, columns=columns).to_csv(root / "labels.csv", index=False)
     return root

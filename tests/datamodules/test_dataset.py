@@ -110,7 +110,7 @@ def test_doubled_set_holds_each_picture_plain_and_transformed(cache: PixelCache)
 
 
 def test_two_workers_and_two_epochs_never_repeat_an_augmentation(cache: PixelCache) -> None:
-    """One picture drawn 48 times: every one of the 96 results of two epochs must differ.
+    """One image drawn 48 times: every one of the 96 results of two epochs must differ.
 
     Left to itself, albumentations gives both workers one stream and starts it anew in every epoch.
     """

@@ -17,7 +17,7 @@ IMAGES = sum(CLASSES.values())
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders of noise in which every picture has two twins of its class."""
+    """Folders of noise in which every image has two near-duplicates of its class."""
     root: Path = tmp_path_factory.mktemp("twins") / "faces"
     random = np.random.default_rng(0)
     for label, count in CLASSES.items():
@@ -87,7 +87,7 @@ def test_a_holdout_and_a_given_split_can_be_selected_on_too(source: Path) -> Non
     data.manifest.table["split"] = np.resize(["train", "train", "validation", "test"], IMAGES)
     data = ready(data)
     assert rows_of(data.val_dataloader()) == data.fold_rows.test.tolist() == list(range(3, IMAGES, 4))
-    assert data.division.flags == ("selected on the reported fold", "twins across the given split kept")
+    assert data.division.flags == ("selected on the reported fold", "near-duplicates across the given split kept")
     assert (data.leak_record["selected_on"], data.leak_record["leak"]) == ("reported fold", "allow")
     assert data.leak_record["leaking_clusters"] > 0
 

@@ -1,4 +1,4 @@
-"""The same picture is found however it was saved; other pictures, however alike, are left apart."""
+"""The same image is found however it was saved; other images, however alike, are left apart."""
 
 import io
 import time
@@ -101,7 +101,7 @@ def test_pairs_are_searched_once_for_all_sizes(
     pd.testing.assert_frame_equal(first, near_duplicates(cache))
     smaller = build_cache(manifest, 16, directory=cache.directory.parent)
     pd.testing.assert_frame_equal(first, near_duplicates(smaller))
-    with pytest.raises(TypeError, match="not callable"):  # other pictures, other pairs
+    with pytest.raises(TypeError, match="not callable"):  # other images, other pairs
         near_duplicates(build_cache(manifest.select(range(100)), 16, directory=cache.directory.parent))
 
 
@@ -155,7 +155,7 @@ def test_flat_and_unreadable_pictures_join_nothing(tmp_path: Path) -> None:
     images = [Image.new("RGB", (40, 40), (tone, tone, tone)) for tone in (10, 20, 30, 40)]
     manifest, cache = save_set(tmp_path, images)
     for broken in (0, 1):
-        (tmp_path / f"{broken}.png").write_bytes(b"not a picture")
+        (tmp_path / f"{broken}.png").write_bytes(b"not an image")
     cache = build_cache(manifest, 32, directory=tmp_path / "cache")
     assert len(np.unique(find_clusters(manifest, cache))) == 4
 

@@ -26,7 +26,7 @@ SIZE = 16
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folders of noise; two pictures of each class stand there twice."""
+    """Folders of noise; two images of each class stand there twice."""
     root: Path = tmp_path_factory.mktemp("faces") / "faces"
     random = np.random.default_rng(0)
     for label, count in SIZES.items():
@@ -91,7 +91,7 @@ def test_parts_are_disjoint_and_loaders_keep_to_them(source: Path) -> None:
     assert flat(rows_of(data.predict_dataloader())) == fold.test.tolist()
     contents = np.array(data.contents)
     for one, other in ((fold.train, fold.val), (fold.train, fold.test), (fold.val, fold.test)):
-        assert not set(contents[one]) & set(contents[other])  # twins stay together
+        assert not set(contents[one]) & set(contents[other])  # near-duplicates stay together
     seen = np.bincount(data.manifest.labels[train], minlength=3)
     np.testing.assert_array_equal(data.train_counts, seen)
     assert len(set(seen)) == 1
@@ -224,7 +224,7 @@ def test_global_seed_is_the_default(source: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def given(source: Path, tmp_path: Path, leak: str, column: bool = True, **options: Any) -> EmotionDataModule:
-    """The same pictures with a split of their own in which every twin leaks: each class's first two to test."""
+    """The same images with a split of their own in which every twin leaks: each class's first two to test."""
     files = sorted(source.rglob("*.png"))
     table = pd.DataFrame({"path": [f.relative_to(source).as_posix() for f in files]})
     table["label"] = table["path"].str.split("/").str[0]
@@ -249,11 +249,13 @@ def test_given_split_that_leaks(source: Path, tmp_path: Path) -> None:
     assert not set(np.array(dropped.contents)[dropped.fold_rows.train]) & set(
         np.array(dropped.contents)[dropped.fold_rows.test]
     )
-    with pytest.warns(UserWarning, match="protocol: twins across the given split kept"):
+    with pytest.warns(UserWarning, match="protocol: near-duplicates across the given split kept"):
         allowed = ready(given(source, tmp_path, "allow"))
     assert len(allowed.fold_rows.train) == len(dropped.fold_rows.train) + 6
     assert set(dropped.manifest.table["split"].iloc[dropped.fold_rows.test]) == {"test"}
-    other = ready(given(source, tmp_path, "allow", outer="validation"))  # whose twins are in test, which is not used
+    other = ready(
+        given(source, tmp_path, "allow", outer="validation")
+    )  # whose near-duplicates are in test, which is not used
     assert other.division.protocol == "honest"
     assert set(other.manifest.table["split"].iloc[other.fold_rows.test]) == {"validation"}
     with pytest.raises(InputError, match=r"--split given: .* nor a split column"):
@@ -266,7 +268,7 @@ def test_unreadable_pictures_stop_the_run_and_are_named(source: Path, tmp_path: 
     try:
         with pytest.raises(
             InputError,
-            match=r"1 of 81 pictures .*: sad/99\.png.*emotion data check --data .*faces --fix cleaned\.csv, then",
+            match=r"1 of 81 images .*: sad/99\.png.*emotion data check --data .*faces --fix cleaned\.csv, then",
         ):
             ready(module(source, cache_dir=str(tmp_path)))
     finally:
@@ -283,8 +285,8 @@ def test_a_picture_that_breaks_later_is_told_without_a_workers_traceback(
     with pytest.warns(UserWarning, match="decoded"):
         data = ready(module(root, num_workers=workers, **cache))
     for bad in root.rglob("*.png"):
-        bad.write_bytes(b"no picture")
-    with pytest.raises(InputError, match=r"^Picture \S+\.png .*\.$") as error:
+        bad.write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"^Image \S+\.png .*\.$") as error:
         rows_of(getattr(data, loader)())
     assert "\n" not in str(error.value)
 

@@ -154,7 +154,7 @@ def test_inner_fraction_zero_leaves_inner_empty() -> None:
 
 
 def leaking_split() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return 240 images; rows 0..2 of training are twins of rows 200, 201 (test) and 160 (validation)."""
+    """Return 240 images; rows 0..2 of training are near-duplicates of rows 200, 201 (test) and 160 (validation)."""
     labels = np.tile(np.arange(4), 60)
     clusters = np.arange(240)
     clusters[[200, 201, 160]] = [0, 1, 2]

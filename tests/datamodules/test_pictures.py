@@ -1,4 +1,4 @@
-"""Unlabelled pictures for prediction."""
+"""Unlabelled images for prediction."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def picture(path: Path, value: int = 100) -> Path:
 
 def test_a_file_a_folder_and_a_table(tmp_path: Path) -> None:
     one, two = picture(tmp_path / "b.png"), picture(tmp_path / "deep" / "a.jpg")
-    (tmp_path / "notes.txt").write_text("not a picture")
+    (tmp_path / "notes.txt").write_text("not an image")
     pd.DataFrame({"path": ["deep/a.jpg", "b.png"]}).to_csv(tmp_path / "list.csv", index=False)
     assert find_pictures(str(one)) == [one]
     assert find_pictures(str(tmp_path)) == [one, two]
@@ -66,7 +66,7 @@ def test_a_bad_picture_is_named_and_the_others_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "complaint"),
     [
-        ("empty", "holds no picture"),
+        ("empty", "holds no image"),
         ("absent", "does not exist"),
         ("no_path.csv", "needs a column path"),
         ("out.csv", "row 0 .* leads out"),

@@ -1,4 +1,4 @@
-"""The decode policy, case by case, on pictures drawn here."""
+"""The decode policy, case by case, on images drawn here."""
 
 from pathlib import Path
 
@@ -157,7 +157,7 @@ def test_empty_file(tmp_path: Path) -> None:
         decode(tmp_path / "a.jpg")
 
 
-@pytest.mark.parametrize("text", ["not a picture", "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n"])
+@pytest.mark.parametrize("text", ["not an image", "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n"])
 def test_text_called_jpg(tmp_path: Path, text: str) -> None:
     (tmp_path / "a.jpg").write_text(text)
     with pytest.raises(InputError, match="not in a format that is read here"):
@@ -206,7 +206,7 @@ def test_shrinking_is_antialiased() -> None:
 @pytest.mark.parametrize("shape", [(64, 64), (300, 300), (480, 480), (640, 520), (90, 40), (33, 70), (48, 200)])
 @pytest.mark.parametrize("fit", ["crop", "stretch", "pad"])
 def test_resizing_agrees_with_another_library(shape: tuple[int, int], fit: str) -> None:
-    """Pillow's antialiased bilinear filter on a smooth picture: other arithmetic, nearly the same values."""
+    """Pillow's antialiased bilinear filter on a smooth image: other arithmetic, nearly the same values."""
     rows, columns = np.mgrid[: shape[0], : shape[1]] / min(shape)
     image = np.stack([127 + 120 * np.sin(3 * rows + k + 2 * columns) for k in range(3)], axis=-1).astype(np.uint8)
     height, width = shape

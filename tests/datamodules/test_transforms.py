@@ -39,7 +39,7 @@ def extent(image: np.ndarray) -> tuple[float, float]:
 
 
 def moment(image: np.ndarray) -> tuple[float, float]:
-    """Centre of the white pixels, (x, y), from the picture's centre as a fraction of its side."""
+    """Centre of the white pixels, (x, y), from the image's centre as a fraction of its side."""
     moments = cv2.moments(image[..., 0])
     size = image.shape[0]
     return (moments["m10"] / moments["m00"] + 0.5) / size - 0.5, (moments["m01"] / moments["m00"] + 0.5) / size - 0.5
@@ -166,7 +166,7 @@ def test_zoom_scales_content_by_the_inverse_of_a_uniform_factor() -> None:
 
 @pytest.mark.parametrize("name", ["rotation", "translation", "height", "width", "zoom"])
 def test_edges_are_filled_by_reflection(name: str) -> None:
-    """No black appears in a picture without black, and a bright rim stays at the rim."""
+    """No black appears in an image without black, and a bright rim stays at the rim."""
     image = np.full((SIZE, SIZE, 3), 60, dtype=np.uint8)
     image[:3] = image[-3:] = image[:, :3] = image[:, -3:] = 250
     for one in apply(name, image, 20):
@@ -290,7 +290,7 @@ def test_a_magnitude_multiplies_the_papers(magnitude: float) -> None:
         reseed(transform, 0)
         return [transform(image=start)["image"] for _ in range(150)]
 
-    if magnitude <= 1:  # beyond, the square leaves the picture
+    if magnitude <= 1:  # beyond, the square leaves the image
         farthest = max(abs(moment(one)[0]) for one in many("translation", image))
         assert 0.27 * magnitude < farthest <= 0.3 * magnitude + 0.01
     tallest = max(extent(one)[0] for one in many("height", image))

@@ -106,7 +106,7 @@ def picture(*, hit: bool) -> ImageMatches:
 
 def test_swapping_pictures_tells_chance_from_change() -> None:
     right, wrong = picture(hit=True), picture(hit=False)
-    # five pictures, found only afterwards: of the 32 ways to swap, one and its mirror are as far
+    # five images, found only afterwards: of the 32 ways to swap, one and its mirror are as far
     p_values = permutation([wrong] * 5, [right] * 5, resamples=1000)
     np.testing.assert_allclose(p_values, 2 / 32, atol=0.03)
     assert permutation([right] * 5, [right] * 5, resamples=100).tolist() == [1.0, 1.0]

@@ -161,8 +161,8 @@ import numpy as np
 from datamodules.faces.detectors import open_detector
 detector = open_detector(sys.argv[1])
 detector.score = 0.01
-picture = np.load(sys.argv[2])
-faces = detector.detect([picture])[0]
+image = np.load(sys.argv[2])
+faces = detector.detect([image])[0]
 np.savez(sys.argv[3], boxes=faces.boxes, scores=faces.scores)
 """
 
@@ -182,10 +182,10 @@ def test_the_onnx_file_runs_without_torch_and_says_the_same(checkpoint: Path, tm
         (raw,) = session.run(None, {"image": image.numpy()})
         np.testing.assert_allclose(raw, expected, atol=1e-3)
     picture = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8, generator=generator)
-    np.save(tmp_path / "picture.npy", picture[0].permute(1, 2, 0).numpy())
+    np.save(tmp_path / "image.npy", picture[0].permute(1, 2, 0).numpy())
     with torch.inference_mode():
         ((boxes, scores),) = model.found(model(picture))
-    words = [str(path), str(tmp_path / "picture.npy"), str(tmp_path / "found.npz")]
+    words = [str(path), str(tmp_path / "image.npy"), str(tmp_path / "found.npz")]
     subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *words], check=True, cwd=Path(__file__).parents[2])
     found = np.load(tmp_path / "found.npz")
     assert len(scores) > 0

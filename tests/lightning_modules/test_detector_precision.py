@@ -13,7 +13,7 @@ Found = list[tuple[list[float], float]]
 A, B, C = [8.0, 8.0, 24.0, 24.0], [36.0, 36.0, 56.0, 56.0], [40.0, 0.0, 60.0, 20.0]
 SHORT = [8.0, 8.0, 24.0, 8 + 16 * 0.62]  # overlaps A by .62
 
-# found and true boxes of each picture, mAP@.5, mAP@.5:.95
+# found and true boxes of each image, mAP@.5, mAP@.5:.95
 CASES: list[tuple[str, list[tuple[Found, list[list[float]]]], float, float]] = [
     ("all found", [([(A, 0.9), (B, 0.8)], [A, B])], 1.0, 1.0),
     ("nothing found", [([], [A])], 0.0, 0.0),
@@ -22,7 +22,7 @@ CASES: list[tuple[str, list[tuple[Found, list[list[float]]]], float, float]] = [
     ("half of the faces", [([(A, 0.9)], [A, B])], *[51 / 101] * 2),
     # enough for .5, .55 and .6 only
     ("too short", [([(SHORT, 0.9)], [A])], 1.0, 0.3),
-    ("wrong in a picture without faces, and surest", [([(A, 0.95)], []), ([(A, 0.9)], [A])], 0.5, 0.5),
+    ("wrong in an image without faces, and surest", [([(A, 0.95)], []), ([(A, 0.9)], [A])], 0.5, 0.5),
 ]  # fmt: skip
 
 
@@ -104,5 +104,5 @@ def test_intervals_hold_the_value_and_a_pairing_is_narrower() -> None:
     assert same[["value", "low", "high"]].to_numpy().tolist() == [[0.0] * 3] * 2
     gain = difference(good + bad, good + good[:10], resamples=200).set_index("metric")
     assert gain.loc["map_50", "low"] > 0
-    with pytest.raises(InputError, match=r"of the same pictures, got 30 and 29"):
+    with pytest.raises(InputError, match=r"of the same images, got 30 and 29"):
         difference(good, good[:29])

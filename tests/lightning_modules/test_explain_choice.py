@@ -1,4 +1,4 @@
-"""Which images are explained, and where points and masks of a picture lie in what the network sees."""
+"""Which images are explained, and where points and masks of an image lie in what the network sees."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,7 +29,7 @@ CLASSES = ("happy", "sad", "fear")
 
 
 def predictions() -> pd.DataFrame:
-    """12 happy (9 of them right: 6 adults, 3 children), 6 sad (2 right, both adults), no fear; twins in pairs."""
+    """12 happy (9 of them right: 6 adults, 3 children), 6 sad (2 right, both adults), no fear; in pairs."""
     label = ["happy"] * 12 + ["sad"] * 6
     predicted = ["happy"] * 9 + ["sad"] * 3 + ["sad"] * 2 + ["happy"] * 4
     age = ["adult"] * 6 + ["child"] * 6 + ["adult"] * 3 + ["child"] * 3
@@ -57,7 +57,7 @@ def test_so_many_correct_ones_of_every_class() -> None:
         [2, 2, 6],
         [0, 0, 0],
     ]
-    assert found["cluster"].nunique() == 5  # of the happy ones no two are twins, as long as there are others
+    assert found["cluster"].nunique() == 5  # of the happy ones no two are near-duplicates, as long as there are others
     assert chosen(4)[0].equals(found)
     assert not chosen(4, seed=1)[0].equals(found)
 
@@ -96,7 +96,7 @@ def test_wrong_ones_and_all() -> None:
 def test_targets() -> None:
     table = predictions().iloc[[0, 9, 17]].assign(label=["happy", "happy", ""])
     assert targets_of(table, CLASSES, "predicted").tolist() == [0, 1, 0]
-    assert targets_of(table, CLASSES, "label").tolist() == [0, 0, 0]  # of a new picture what was predicted
+    assert targets_of(table, CLASSES, "label").tolist() == [0, 0, 0]  # of a new image what was predicted
     assert targets_of(table, CLASSES, "fear").tolist() == [2, 2, 2]
     with pytest.raises(InputError, match="got 'feer'; did you mean fear"):
         targets_of(table, CLASSES, "feer")
@@ -111,7 +111,7 @@ def test_a_point_lies_where_its_dot_is_seen(fit: Fit, shape: tuple[int, int]) ->
         image = np.zeros((*shape, 3), np.uint8)
         cv2.circle(image, tuple(point.astype(int).tolist()), 5, (255, 255, 255), -1)
         seen = fit_to_square(image, 48, fit)[..., 0].astype(float)
-        seen[seen == 128] = 0  # the grey beside a padded picture
+        seen[seen == 128] = 0  # the grey beside a padded image
         y, x = np.indices(seen.shape)
         centre = np.array([(x * seen).sum(), (y * seen).sum()]) / seen.sum()
         assert onto_square(point.astype(int) + 0.5, height, width, 48, fit) == pytest.approx(centre + 0.5, abs=0.25)
@@ -168,5 +168,5 @@ def test_new_pictures_have_no_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(explainer, "sort_paths", lambda *_: ([], [Path("new.png")]))
     options = SimpleNamespace(rows=None, paths=["new.png"], fold=None, by=["age"])
     networks, source = SimpleNamespace(held=None), SimpleNamespace(manifest=None)
-    with pytest.raises(InputError, match="--by: new pictures are in no group, got age; leave --by out"):
+    with pytest.raises(InputError, match="--by: new images are in no group, got age; leave --by out"):
         explainer._subjects(options, networks, source, groupings(predictions(), ["age"]), None)  # type: ignore[arg-type]

@@ -147,7 +147,7 @@ def test_what_the_store_cannot_take_waits_for_sync(
 
 
 def test_every_image_is_explained_by_the_fold_that_held_it_out(runs: tuple[str, ...], capsys: Capture) -> None:
-    words = ["--images", "2", "--by", "gender", "--method", "lime", *QUICK, "--log-pictures"]
+    words = ["--images", "2", "--by", "gender", "--method", "lime", *QUICK, "--log-images"]
     folder = Path(f"explain-{runs[0][:8]}-lime")
     explain(folder, runs[0][:8], *words)
     said = capsys.readouterr().out
@@ -245,18 +245,18 @@ def test_paths_of_the_data_and_new_pictures(runs: tuple[str, ...], capsys: Captu
     words = ["--method", "integrated-gradients", "--steps", "2", *QUICK, "--not-kept", "--out", "paths"]
 
     explain("paths", runs[0], "--paths", path, "copy.png", *words)
-    assert load(Path("paths")).table["row"].tolist() == [3, 4]  # the copy is the picture it is a copy of
+    assert load(Path("paths")).table["row"].tolist() == [3, 4]  # the copy is the image it is a copy of
     capsys.readouterr()
     explain("paths", runs[0], "--paths", "new.png", "--fold", "1", *words)
-    assert "1 new pictures, which no fold held out, explained by fold 1's checkpoint" in capsys.readouterr().out
+    assert "1 new images, which no fold held out, explained by fold 1's checkpoint" in capsys.readouterr().out
     table = load(Path("paths")).table
     assert (table["fold"].item(), table["row"].item(), table["label"].item()) == (1, -1, "")
     assert table["predicted"].item() in manifest.classes
 
     assert "the run has the folds 0, 1, got 7" in fails(capsys, runs[0], "--paths", "new.png", "--fold", "7", *words)
     assert "explain the new ones apart" in fails(capsys, runs[0], "--paths", "new.png", "copy.png", *words)
-    assert "--fold: is for new pictures, got 1" in fails(capsys, runs[0], "--paths", path, "--fold", "1", *words)
-    assert "gone.png is no picture of the run's data" in fails(capsys, runs[0], "--paths", "gone.png", *words)
+    assert "--fold: is for new images, got 1" in fails(capsys, runs[0], "--paths", path, "--fold", "1", *words)
+    assert "gone.png is no image of the run's data" in fails(capsys, runs[0], "--paths", "gone.png", *words)
     assert "row 3 was held out by no fold" in fails(capsys, runs[1], "--paths", str(manifest.file(3)), *words)
 
 
@@ -281,11 +281,11 @@ def test_what_is_wrong_is_said(runs: tuple[str, ...], capsys: Capture, monkeypat
     assert "was trained on the classes angry, happy, sad; the data has fear, happy, sad" in fails(
         capsys, parent, "--data", other, *QUICK
     )
-    assert "other pictures stand at its rows" in fails(
+    assert "other images stand at its rows" in fails(
         capsys, parent, "--data", SOURCE.replace("largest=8", "largest=7"), *QUICK
     )
     changed = SOURCE + ",seed=3"  # the same names, other faces
-    assert "pictures changed since run 'cv' was evaluated" in fails(capsys, parent, "--data", changed, *QUICK)
+    assert "images changed since run 'cv' was evaluated" in fails(capsys, parent, "--data", changed, *QUICK)
 
     table = download(zero, "tables/predictions.parquet")
     wrong = pd.read_parquet(table)

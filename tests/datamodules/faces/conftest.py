@@ -26,7 +26,7 @@ def spots(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def photographs(tmp_path: Path) -> Manifest:
-    """Six pictures: a face, a face, two faces, none, a broken file, a face at the border."""
+    """Six images: a face, a face, two faces, none, a broken file, a face at the border."""
     root = tmp_path / "photographs"
     pictures = [
         spotted(red=[(40, 40)]),
@@ -42,7 +42,7 @@ def photographs(tmp_path: Path) -> Manifest:
         path = root / label / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         if picture is None:
-            path.write_bytes(b"not a picture")
+            path.write_bytes(b"not an image")
         else:
             Image.fromarray(picture).save(path)
         rows.append((f"{label}/{number}.png", label, f"p{number}", "train" if number else "test", "F"))

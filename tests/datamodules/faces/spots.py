@@ -59,7 +59,7 @@ def spotted(
     red: Sequence[tuple[int, int]] = (),
     green: Sequence[tuple[int, int]] = (),
 ) -> np.ndarray:
-    """Return a grey picture with a spot of 8 pixels at each of the red places and of 16 at the green ones (x, y)."""
+    """Return a grey image with a spot of 8 pixels at each of the red places and of 16 at the green ones (x, y)."""
     image = np.full((height, width, 3), 90, np.uint8)
     image += np.arange(width, dtype=np.uint8)[None, :, None] // 8  # so that no two places look the same
     for side, places, colour in ((8, red, RED), (16, green, GREEN)):

@@ -1,4 +1,4 @@
-"""Cutting: where each pixel of a crop comes from, on pictures whose colours are their positions."""
+"""Cutting: where each pixel of a crop comes from, on images whose colours are their positions."""
 
 import math
 import tracemalloc
@@ -11,7 +11,7 @@ from datamodules.faces.crop import cut, roll
 
 
 def positions(width: int, height: int, step: float = 1.0) -> np.ndarray:
-    """Return a picture whose red is x * step and whose green is y * step."""
+    """Return an image whose red is x * step and whose green is y * step."""
     image = np.zeros((height, width, 3), np.uint8)
     image[..., 0] = np.round(np.arange(width) * step)[None]
     image[..., 1] = np.round(np.arange(height) * step)[:, None]
@@ -48,7 +48,7 @@ def test_every_pixel_comes_from_its_place(box: tuple[float, ...], size: int, ste
     assert crop.shape == (size, size, 3)
     assert crop.dtype == np.uint8
     wanted = expected(box, size, 0.25, turn, step)
-    # half a grey level of rounding in the picture, half in the result, half a pixel where the square is put on pixels
+    # half a grey level of rounding in the image, half in the result, half a pixel where the square is put on pixels
     assert np.abs(crop[..., :2].astype(float) - wanted).max() <= 1.75
 
 
@@ -72,7 +72,7 @@ def test_shrinking_averages_the_area() -> None:
 @pytest.mark.parametrize("box", [(-10, 5, 20, 35), (50, 30, 90, 70), (30, -12, 50, 8)])
 @pytest.mark.parametrize("factor", [1, 2])
 def test_beyond_the_border_lies_the_mirror_image_or_grey(box: tuple[int, ...], factor: int) -> None:
-    """The picture is padded by numpy first, so that the same square lies inside."""
+    """The image is padded by numpy first, so that the same square lies inside."""
     wide = 40
     image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
     image = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_NEAREST)  # shrunk back by the cut

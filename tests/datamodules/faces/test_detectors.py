@@ -42,7 +42,7 @@ def test_pictures_of_any_shape(detector: Detector) -> None:
 
 
 def test_what_is_found_does_not_depend_on_the_others(detector: Detector) -> None:
-    face = cv2.cvtColor(cv2.cvtColor(portrait()[0], cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)  # grey pictures as well
+    face = cv2.cvtColor(cv2.cvtColor(portrait()[0], cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)  # grey images as well
     images = [face, spotted(red=[(40, 40), (96, 64)]), spotted(100, 90), face[::2, ::2]]
     images = [np.ascontiguousarray(image) for image in images]
 

@@ -57,7 +57,7 @@ def test_crops_and_a_manifest_that_keeps_everything(photographs: Manifest, spots
     kept = photographs.table.iloc[[0, 1, 2, 5]].reset_index(drop=True).drop(columns="path")
     pd.testing.assert_frame_equal(crops.table[list(kept)], kept)
     assert crops.classes == photographs.classes
-    # the box within the picture: in the third the larger one, in the last the part that is seen
+    # the box within the image: in the third the larger one, in the last the part that is seen
     boxes = ["28.0 28.0 60.0 60.0", "68.0 52.0 100.0 84.0", "88.0 56.0 152.0 120.0", "0.0 0.0 20.0 20.0"]
     assert crops.table["face_box"].tolist() == boxes
     assert crops.table["face_count"].tolist() == ["1", "1", "2", "1"]
@@ -65,7 +65,7 @@ def test_crops_and_a_manifest_that_keeps_everything(photographs: Manifest, spots
     assert set(crops.table["face_size"]) == {"32"}
     assert set(crops.table["face_margin"]) == {"0"}
     assert float(crops.table["face_score"][0]) == pytest.approx(0.9997, abs=2e-4) != 1
-    assert any("2 of 6 pictures are left out" in note for note in crops.notes)
+    assert any("2 of 6 images are left out" in note for note in crops.notes)
     source = decode(photographs.file(0))
     assert close(crops.file(0), source[28:60, 28:60])
     assert sorted(p.name for p in (tmp_path / "out").iterdir() if not p.name.startswith(".")) == [
@@ -112,7 +112,7 @@ def test_the_most_central_face(photographs: Manifest, spots: Path, tmp_path: Pat
 
 
 def test_no_face_in_any_picture(photographs: Manifest, spots: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"spots found no face in any of the 1 pictures; .*no_face\.csv lists them"):
+    with pytest.raises(InputError, match=r"spots found no face in any of the 1 images; .*no_face\.csv lists them"):
         prepare_faces(photographs.select([3]), str(spots), tmp_path / "out", SMALL)
     assert pd.read_csv(tmp_path / "out" / "no_face.csv")["path"].tolist() == ["sad/3.png"]
 
@@ -138,7 +138,7 @@ def test_several_processes_write_the_same(photographs: Manifest, spots: Path, tm
 
 @pytest.fixture
 def searched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Count the pictures that the detector is given."""
+    """Count the images that the detector is given."""
     counts: list[int] = []
     real = OwnDetector.detect
 
@@ -221,7 +221,7 @@ def test_everything_anew(photographs: Manifest, spots: Path, tmp_path: Path, sea
 def test_a_killed_run_goes_on(
     photographs: Manifest, spots: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, searched: list[int]
 ) -> None:
-    """It ends after two pictures, in the middle of a line of its notes and of a crop."""
+    """It ends after two images, in the middle of a line of its notes and of a crop."""
     monkeypatch.setattr(prepare, "CHUNK", 1)
     real = crop.write_crop
 
@@ -286,7 +286,7 @@ def test_notes_that_lead_outside_delete_nothing_there(photographs: Manifest, spo
     assert precious.exists()
 
 
-# Pictures of every kind
+# Images of every kind
 
 
 def one_each(folder: Path, saved: dict[str, Any]) -> Manifest:
