@@ -21,7 +21,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="emotion explain",
         description="Explain held-out images, each with the checkpoint of the fold that did not train on it, and\n"
         "measure how faithful the explanations are. Exit status 1 if they FAIL: their order of superpixels is no\n"
-        "better than random orders. Overlays show people, so they are stored with the run only with --log-images.",
+        "better than random orders. Overlays show people, so they are stored with the run only with --log-pictures.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -72,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument("--out", type=Path, metavar="FOLDER", help="folder of the report (default: explain-RUN-METHOD)")
     report.add_argument("--not-kept", action="store_true", help="store no numbers and tables with the run")
-    report.add_argument("--log-images", action="store_true", help="store maps and overlays with the run, too")
+    report.add_argument("--log-pictures", action="store_true", help="store maps and overlays with the run, too")
     return made
 
 

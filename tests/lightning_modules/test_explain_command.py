@@ -147,7 +147,7 @@ def test_what_the_store_cannot_take_waits_for_sync(
 
 
 def test_every_image_is_explained_by_the_fold_that_held_it_out(runs: tuple[str, ...], capsys: Capture) -> None:
-    words = ["--images", "2", "--by", "gender", "--method", "lime", *QUICK, "--log-images"]
+    words = ["--images", "2", "--by", "gender", "--method", "lime", *QUICK, "--log-pictures"]
     folder = Path(f"explain-{runs[0][:8]}-lime")
     explain(folder, runs[0][:8], *words)
     said = capsys.readouterr().out
