@@ -171,7 +171,8 @@ def test_sigterm_after_the_last_fold_closes_the_parent(
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(Figure, "savefig", end)
-    done = emotion(*words, status=143)
+    done = emotion(*words, status=None)
+    assert (done.status, sent) == (143, [signal.SIGTERM]), done.err
     (parent,) = emotion.runs(PARENT)
     assert parent.info.status == "KILLED"
     assert done.err.count(f"--resume {parent.info.run_id}") == 1

@@ -175,12 +175,12 @@ def test_one_image_has_numbers_and_no_interval(tmp_path: Path) -> None:
     assert "1 of 4" not in found.first
 
 
-def test_without_landmarks_pictures_are_laid_on_each_other_as_they_are(tmp_path: Path) -> None:
+def test_without_landmarks_images_are_laid_on_each_other_as_they_are(tmp_path: Path) -> None:
     explained = _explained()
     explained.landmarks[:] = np.nan
     found = _report(explained, tmp_path)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
-    assert "No image has landmarks, so pictures are laid on each other as they are." in text
+    assert "No image has landmarks, so images are laid on each other as they are." in text
     assert "No image has landmarks, so nothing can be said of eyes" in text
     assert not any(file.name.startswith("regions") for file in found.files)
 

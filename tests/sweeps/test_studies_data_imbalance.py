@@ -221,14 +221,15 @@ def test_a_cell_starts_from_the_run_of_its_seed(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_start_is_an_earlier_cell_and_part_of_what_a_study_is() -> None:
-    first, late = Cell(name="a", recipe="quick"), Cell(name="b", recipe="quick", start_from="a")
+    few: dict[str, Any] = {"recipe": "quick", "options": {"data.source": "drawn:largest=8,ratio=2,size=32"}}
+    first, late = Cell(name="a", **few), Cell(name="b", **few, start_from="a")
     common: dict[str, Any] = {"name": "s", "about": "", "source": "", "tables": (), "claims": ()}
     with pytest.raises(InputError, match=r"starts from one of an earlier stage, not so \['b'\]"):
         Study(cells=(first, late), **common)
     with pytest.raises(InputError, match=r"no \['gone'\]"):
-        Study(cells=(first, Cell(name="b", recipe="quick", stage=1, start_from="gone")), **common)
+        Study(cells=(first, Cell(name="b", **few, stage=1, start_from="gone")), **common)
     two = [
-        Study(cells=(first, Cell(name="c", recipe="quick"), Cell(name="b", recipe="quick", stage=1, start_from=start)),
+        Study(cells=(first, Cell(name="c", **few), Cell(name="b", **few, stage=1, start_from=start)),
               **common)
         for start in ("a", "c")
     ]  # fmt: skip

@@ -3,6 +3,7 @@
 import pytest
 
 from datamodules.errors import InputError
+from datamodules.transforms import TRANSFORMS as KNOWN_TRANSFORMS
 from lightning_modules.config import Options, RunConfig, data_module
 from sweeps.studies import STUDIES, build_study
 from sweeps.studies.balanced_augmentation import TRANSFORMS
@@ -17,16 +18,18 @@ ALL = [
 ]
 
 
-def _kind(cell: Cell) -> tuple[object, ...]:
-    """Return what must be the same of two cells so that checking one of them is enough: all but figures."""
-    options = sorted(
-        (name, type(value) if isinstance(value, int | float) else value) for name, value in cell.options.items()
-    )
-    return (cell.recipe, cell.chosen, str(options))
+def _kind(cell: Cell) -> str:
+    """Return what must be the same of two cells so that checking one of them is enough: all but figures and lists."""
+    options = {
+        name: type(value) if isinstance(value, int | float | list) else value for name, value in cell.options.items()
+    }
+    return str((cell.recipe, cell.chosen, sorted(options.items(), key=str)))
 
 
 @pytest.mark.parametrize("study", ALL, ids=lambda study: f"{study.name}-{len(study.cells)}")
 def test_every_cell_is_made_of_options_that_there_are(study: Study) -> None:
+    for cell in study.cells:
+        assert set(cell.options.get("data.transforms") or []) <= set(KNOWN_TRANSFORMS)
     for cell in {_kind(cell): cell for cell in study.cells}.values():
         config = cell_config(cell, Options(), ["rotation", "zoom"])  # refuses options that there are not
         data = data_module(config)  # refuses options that do not go together
