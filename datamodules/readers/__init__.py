@@ -1,14 +1,13 @@
 """Readers turn published layouts into a manifest; `read` finds the right one."""
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from datamodules.errors import InputError, did_you_mean, invalid
 from datamodules.manifest import Manifest
-from datamodules.readers import aihub, fer2013, folder, names, table
-from datamodules.readers.archives import is_archive, stem, unpack
 from datamodules.readers.base import IMAGE_SUFFIXES, ReadOptions, finish, image_files
 from datamodules.readers.face_crops import cut_out
 from datamodules.readers.subsets import join, sources
@@ -23,25 +22,42 @@ class Reader:
 
     Args:
         about: one line for people who choose.
-        looks_like: whether a path holds this layout; asked in the order of ``READERS``, the first yes wins.
-        read: path, options and the set's name to a manifest; ends in ``common.finish``.
+        place: ``module:function`` that reads a path into a manifest, given the path, the options and the set's name;
+            it ends in ``base.finish``. The module is imported when the reader is asked for the first time.
+        recognises: function of the same module that says whether a path holds this layout; asked in the order of
+            ``READERS``, the first yes wins.
     """
 
     about: str
-    looks_like: Callable[[Path], bool]
-    read: Callable[[Path, ReadOptions, str], Manifest]
+    place: str
+    recognises: str = "looks_like"
+
+    def looks_like(self, path: Path) -> bool:
+        """Return whether a path holds this layout."""
+        return bool(getattr(self._module, self.recognises)(path))
+
+    def read(self, path: Path, options: ReadOptions, name: str) -> Manifest:
+        """Return the manifest of a path.
+
+        Raises:
+            InputError: the data set breaks a rule of its layout.
+        """
+        manifest: Manifest = getattr(self._module, self.place.partition(":")[2])(path, options, name)
+        return manifest
+
+    @property
+    def _module(self) -> ModuleType:
+        return import_module(f"datamodules.readers.{self.place.partition(':')[0]}")
 
 
 READERS: dict[str, Reader] = {
-    "fer2013": Reader("FER2013's CSV of pixels, with FER+ votes beside it", fer2013.looks_like, fer2013.read),
-    "aihub": Reader("AI-Hub's Korean set: photographs, and JSON of three annotators", aihub.looks_like, aihub.read),
-    "csv": Reader("a CSV, TSV or Parquet table with a file and a label column", table.looks_like, table.read),
-    "folder": Reader("one folder a class, below train/validation/test if given", folder.looks_like, folder.read),
-    "pattern": Reader(
-        "labels in the file names, by a regular expression", names.pattern_looks_like, names.read_pattern
-    ),
-    "cafe": Reader("CAFE, children of 2 to 8 years, by its file names", names.looks_like, names.read_cafe),
-    "nimh": Reader("NIMH-ChEFS, 10 to 17 years, two gazes, by its file names", names.looks_like, names.read_nimh),
+    "fer2013": Reader("FER2013's CSV of pixels, with FER+ votes beside it", "fer2013:read"),
+    "aihub": Reader("AI-Hub's Korean set: photographs, and JSON of three annotators", "aihub:read"),
+    "csv": Reader("a CSV, TSV or Parquet table with a file and a label column", "table:read"),
+    "folder": Reader("one folder a class, below train/validation/test if given", "folder:read"),
+    "pattern": Reader("labels in the file names, by a regular expression", "names:read_pattern", "pattern_looks_like"),
+    "cafe": Reader("CAFE, children of 2 to 8 years, by its file names", "names:read_cafe"),
+    "nimh": Reader("NIMH-ChEFS, 10 to 17 years, two gazes, by its file names", "names:read_nimh"),
 }
 
 
@@ -87,10 +103,13 @@ def _read(source: str, options: ReadOptions) -> Manifest:
     if source == "drawn" or source.startswith("drawn:"):
         return _read_drawn(source.removeprefix("drawn").removeprefix(":"), options)
     if source == "scenes" or source.startswith("scenes:"):
+        from datamodules.readers import aihub
         from datamodules.synthetic.scenes import parse_scenes, prepare_korean
 
         spec = parse_scenes(source)
         return aihub.read(prepare_korean(spec), options, "scenes")
+    from datamodules.readers.archives import is_archive, stem, unpack
+
     place = Path(source).expanduser()
     chosen: str | None = None
     if source and not place.exists() and (match := re.match(r"([A-Za-z]\w+):(.*)", source, re.DOTALL)):
