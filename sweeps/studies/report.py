@@ -292,7 +292,7 @@ def rows(changes: Changes, found: Sequence[Change]) -> list[dict[str, object]]:
             "high": one.tested.high if one.tested else math.nan,
             "p": one.tested.p_value if one.tested else None,
             "published": one.published[1] - one.published[0] if one.published else None,
-            "runs": " ".join(run for number in (one.after, one.before) if number for run in number.runs),
+            "runs": " ".join(run for result in (one.after, one.before) if result for run in result.runs),
         }
         for one in found
     ]
