@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from datamodules.paths import replacing
 from results.reports.figures import png_of, svg_of
-from results.reports.tables import as_markdown, escape_link, escape_markdown, parts_of
+from results.reports.tables import as_markdown, escape_link, escape_markdown, number_columns, parts_of
 
 LOCAL_UI = "http://127.0.0.1:5000"  # where `emotion ui` serves
 _CODE = re.compile(r"`([^`\n]+)`")
@@ -90,6 +90,7 @@ def _environment(markdown: bool) -> Environment:
     )
     environment.filters["pieces"] = _CODE.split  # every second piece stood between backticks
     environment.filters["parts"] = parts_of
+    environment.filters["number_columns"] = number_columns
     environment.filters["markdown_table"] = lambda table: Markup(as_markdown(table))
     environment.filters["markdown_link"] = lambda address: Markup(escape_link(address))
     return environment

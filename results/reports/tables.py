@@ -39,6 +39,16 @@ def parts_of(cell: str | Sequence[Part]) -> Sequence[Part]:
     return (Part(cell),) if isinstance(cell, str) else cell
 
 
+def number_columns(table: pd.DataFrame) -> list[bool]:
+    """Return which columns hold numbers: where at least half of the cells with text begin like one."""
+    columns = (table.iloc[:, place].map(_first_text) for place in range(table.shape[1]))
+    return [bool(texts[texts != ""].str.match(r"(?:< )?[-+±.\d]").mean() >= 0.5) for texts in columns]
+
+
+def _first_text(cell: str | Sequence[Part]) -> str:
+    return next((part.text for part in parts_of(cell)), "")
+
+
 def number(value: float, missing: str = "") -> str:
     """Return a number with three decimals, from 1000 on as a whole with thousands separators; NaN as `missing`."""
     if value != value:

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from results.predictions import classes_of
 from results.reports.figures import COLOURS, STYLES, png_of
 from results.reports.pages import Image, Section, render, run_url, write_files
-from results.reports.tables import SCORES, Part, interval, number, p_value, signed
+from results.reports.tables import SCORES, interval, number, p_value, signed
+from results.reports.tables import Part as Part  # other files of the package import it from here
 from results.significance import holm
 from sweeps.studies.analysis import (
     RECALL,
@@ -32,13 +33,22 @@ from sweeps.studies.schema import ON, Changes, Entry, Metric, Picture, Study, Ta
 CellText = tuple[Part, ...]
 
 
+class Block(Section):
+    """A section of a study's report."""
+
+    @property
+    def figure(self) -> Image | None:
+        """Its figure, named as in the folder `figures`."""
+        return next((replace(image, file=image.file.removeprefix("figures/")) for image in self.images), None)
+
+
 @dataclass(frozen=True)
 class Page:
     """A whole report. Links of its tables are run ids; `experiment` is the id of their MLflow experiment."""
 
     title: str
     lead: tuple[str, ...]
-    blocks: tuple[Section, ...]
+    blocks: tuple[Block, ...]
     experiment: str
 
 
@@ -50,6 +60,9 @@ def text(value: str, *, small: bool = False) -> CellText:
 def grid(columns: Sequence[str], rows: Sequence[Sequence[CellText]]) -> pd.DataFrame:
     """Return a table of cells; the first cell of a row names it."""
     return pd.DataFrame(list(rows), columns=list(columns))
+
+
+Grid: Callable[..., pd.DataFrame] = grid
 
 
 def _rendered(page: Page, suffix: str) -> str:
@@ -257,7 +270,7 @@ def _corrected(found: list[Change]) -> list[Change]:
     ]
 
 
-def block(changes: Changes, found: Sequence[Change]) -> Section:
+def block(changes: Changes, found: Sequence[Change]) -> Block:
     """Return the table: a row a class, a column a cell."""
     names = list(dict.fromkeys(one.name for one in found))
     columns = list(changes.after)
@@ -275,7 +288,7 @@ def block(changes: Changes, found: Sequence[Change]) -> Section:
         "of the test; with fewer, only the images are. p is corrected by Holm's method over the whole table; ! marks "
         "p < .05."
     )
-    return Section(changes.title, (note, *filter(None, [changes.note])), grid(("", "before", *columns), rows))
+    return Block(changes.title, (note, *filter(None, [changes.note])), grid(("", "before", *columns), rows))
 
 
 def rows(changes: Changes, found: Sequence[Change]) -> list[dict[str, object]]:
@@ -378,7 +391,7 @@ def compose(
                 "The choice is one for all folds, made on the val parts of all of them: an image that one fold "
                 "reports took part in it in another fold, so what was chosen looks a little better than it is."
             )
-    blocks = [Section(one.title, (one.note,) if one.note else (), _grid(one, outcomes)) for one in study.tables]
+    blocks = [Block(one.title, (one.note,) if one.note else (), _grid(one, outcomes)) for one in study.tables]
     blocks += [block(one, found) for one, found in zip(study.changes, changed, strict=False) if found]
     if judged:
         blocks.append(_claims(judged))
@@ -386,10 +399,10 @@ def compose(
         png = draw(picture, outcomes, judged)
         if png:
             image = Image(f"figures/{place}-{picture.kind}.png", f"{picture.title} ({picture.kind})", png)
-            blocks.append(Section(picture.title, images=(image,)))
+            blocks.append(Block(picture.title, images=(image,)))
     if outcomes.failed:
         rows = [(text(name), text(reason)) for name, reason in sorted(outcomes.failed.items())]
-        blocks.append(Section("Cells that failed", table=grid(("cell", "reason"), rows)))
+        blocks.append(Block("Cells that failed", table=grid(("cell", "reason"), rows)))
     title = f"{study.name}: scale {now.scale}, protocol {protocol}, data {now.data}"
     return Page(title, tuple(lead), tuple(blocks), now.experiment)
 
@@ -431,7 +444,7 @@ def _linked(result: Number) -> CellText:
     return parts if math.isnan(result.low) else (*parts, Part(interval(result.low, result.high), small=True))
 
 
-def _claims(judged: Sequence[Judged]) -> Section:
+def _claims(judged: Sequence[Judged]) -> Block:
     any_published = any(one.claim.published for one in judged)
     columns = (
         "claim",
@@ -474,7 +487,7 @@ def _claims(judged: Sequence[Judged]) -> Section:
         "was logged without predictions, p < .05 says only that these models differ on these images; models of other "
         "seeds may not."
     )
-    return Section("Claims", (note,), grid(columns, rows))
+    return Block("Claims", (note,), grid(columns, rows))
 
 
 def verdict_text(one: Judged) -> str:
@@ -483,18 +496,6 @@ def verdict_text(one: Judged) -> str:
         way = "as claimed" if one.difference > 0 else "the other way" if one.difference < 0 else "nowhere"
         return f"{one.verdict} (points {way})"
     return one.verdict
-
-
-Grid: Callable[..., pd.DataFrame] = grid
-
-
-class Block(Section):
-    """A section of the report of the face detector's study."""
-
-    @property
-    def figure(self) -> Image | None:
-        """Its figure, named as it lies in the folder `figures`."""
-        return next((replace(image, file=image.file.removeprefix("figures/")) for image in self.images), None)
 
 
 def as_markdown(page: Page) -> str:

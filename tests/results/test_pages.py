@@ -7,7 +7,17 @@ import pytest
 from jinja2 import UndefinedError
 
 from results.reports.pages import Image, Section, render, write_files
-from results.reports.tables import Part, as_markdown, estimate, interval, number, p_value, percent, signed
+from results.reports.tables import (
+    Part,
+    as_markdown,
+    estimate,
+    interval,
+    number,
+    number_columns,
+    p_value,
+    percent,
+    signed,
+)
 
 HOSTILE = "<script>alert(1)</script> a|b *c* [d](e) `"
 
@@ -22,7 +32,7 @@ def test_html_is_escaped_wherever_text_enters() -> None:
     page = _page("html", text=HOSTILE, cell=HOSTILE, words=f'" onerror="{HOSTILE}')
     assert "<script" not in page
     assert 'onerror="' not in page
-    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 8
+    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 9
     assert '<a href="http://server/#/runs/a_b">' in page
     assert "<small>small</small>" in page
 
@@ -32,7 +42,7 @@ def test_markdown_is_escaped_wherever_text_enters() -> None:
     assert "<script" not in page
     assert "\n# injected" not in page
     assert "[d](e)" not in page
-    assert page.count(r"a\|b \*c\* \[d\](e) \`") == 7
+    assert page.count(r"a\|b \*c\* \[d\](e) \`") == 8
     assert "(http://server/#/runs/a_b) small |" in page
     assert "(a%20%28b%29.png)" in page
 
@@ -73,6 +83,10 @@ def test_numbers_have_one_format() -> None:
     ]  # fmt: skip
     assert [p_value(0.0009), p_value(0.001), p_value(1.0), p_value(nan)] == ["< .001", "0.001", "1.000", ""]
     assert [percent(0.0123), percent(0.5)] == ["1.23%", "50.0%"]
+    table = pd.DataFrame(
+        {"group": ["a", "b"], "p": ["< .001", "0.5"], "fold": [(Part("failed"),), (Part("0.5"),)], "": ["", ""]}
+    )
+    assert number_columns(table) == [False, True, True, False]
     assert as_markdown(pd.DataFrame({"a": ["x"], "b|c": ["1"]})) == "| a | b\\|c |\n| --- | ---: |\n| x | 1 |"
 
 
