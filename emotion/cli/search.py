@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from datamodules.errors import InputError, invalid
-from emotion.cli.main import Parser, not_empty, port, say_what_begins, whole_from, writable_file
+from emotion.cli.main import Parser, not_empty, port, print_start, whole_from, writable_file
 from lightning_modules.config import HELP, Options, recipe_names
 from sweeps.spaces import SPACES, portable
 from sweeps.workers import EMBEDDED, VARIABLE, PrunerName, SamplerName, address, close, is_shared, open_storage
@@ -70,7 +70,7 @@ def run_search(args: list[str]) -> int:
     add("--sampler-seed", type=whole_from(0), default=0, help="seed of the sampler (default: %(default)s)")
     add("--write", type=not_empty, metavar="FILE", help="file for the winner's config (default: NAME.yaml)")
     options, rest = parser.parse_known_args(args[1:])
-    say_what_begins(args)
+    print_start(args)
     from sweeps.search import Plan, search, search_config
     from sweeps.search_report import keep_search, search_text
 

@@ -17,6 +17,7 @@ from results.predictions import classes_of, matched
 from results.significance import Metric as Paired
 from results.significance import holm, paired_permutation, seeds_t
 from results.statistics import cluster_bootstrap, paired_difference, scores
+from results.tracking import store
 from results.tracking.runs import children, load_table
 from sweeps.studies.schema import ON, Choice, Claim, Metric, Protocol, Scale, Study
 
@@ -222,6 +223,12 @@ CURVES = "curves"
 _BY_CLASS = ("f1_", "recall_", "precision_")
 
 
+def best_epoch(run_id: str, metric: str) -> float:
+    """Return the highest value that a run logged of a metric."""
+    client = store.open_client(store.DIRECTORY, store.tracking_uri(store.DIRECTORY), only_reading=True)
+    return max(entry.value for entry in client.get_metric_history(run_id, metric))
+
+
 @dataclass(frozen=True)
 class Outcome:
     """One finished run of a cell; its tables are read when they are asked for."""
@@ -312,8 +319,16 @@ class Outcomes:
         self.failed = dict(failed or {})
 
     @classmethod
-    def of_parent(cls, parent: str, failed: Mapping[str, str] | None = None) -> "Outcomes":
-        """Read the finished cells under a study's run."""
+    def of_parent(
+        cls, parent: str, failed: Mapping[str, str] | None = None, outcome: type[Outcome] = Outcome
+    ) -> "Outcomes":
+        """Return the finished cells below a study's run.
+
+        Args:
+            parent: Run id of the study.
+            failed: Why a cell has not finished, by its name.
+            outcome: How the numbers of a run are read.
+        """
         found = children(parent)
         if f"tags.{CELL}" not in found:
             return cls([], failed)
@@ -321,7 +336,7 @@ class Outcomes:
         for row in found[found[f"tags.{CELL}"].notna() & (found["status"] == "FINISHED")].to_dict("records"):
             metrics = {str(k).removeprefix("metrics."): v for k, v in row.items() if str(k).startswith("metrics.")}
             numbers = {name: float(value) for name, value in metrics.items() if not pd.isna(value)}
-            outcomes.append(Outcome(row[f"tags.{CELL}"], int(row[f"tags.{SEED}"]), row["run_id"], numbers))
+            outcomes.append(outcome(row[f"tags.{CELL}"], int(row[f"tags.{SEED}"]), row["run_id"], numbers))
         return cls(outcomes, failed)
 
     def __len__(self) -> int:

@@ -1,5 +1,6 @@
 """Balanced augmentation: single transforms, the best five of them, over-sampling with these, and larger networks."""
 
+from sweeps.spaces import TRANSFORMS
 from sweeps.studies.schema import Cell, Choice, Claim, Entry, Picture, Protocol, Scale, Study, Table, Value
 
 NONE = "none"
@@ -24,7 +25,6 @@ TABLE_4 = {BASELINE: (57.68, 0.249), SAMPLED: (56.81, 0.319), ALL_TEN: (57.13, 0
 LARGEST = "EfficientNet-B5"
 FIGURE_5 = {LARGEST: (59.24, 0.348)}  # the others stand in the paper's figure alone
 
-TRANSFORMS = ("blur", "crop", "flip", "rotation", "translation", "cutout", "contrast", "height", "width", "zoom")
 TWICE = "none, as many steps"
 LOSSES: dict[str, dict[str, Value]] = {
     "cross-entropy": {"model.loss": "CrossEntropy"},

@@ -34,7 +34,8 @@ from sweeps.studies.analysis import (
     shown,
     signed,
 )
-from sweeps.studies.schema import ON, Changes, Entry, Metric, Picture, Study, Table
+from sweeps.studies.detection import seed_changes
+from sweeps.studies.schema import ON, Changes, Entry, Metric, Picture, SeedChanges, Study, Table
 
 LOCAL_PAGE = "http://127.0.0.1:5000"  # where `emotion ui` serves the embedded store
 
@@ -425,6 +426,51 @@ def rows(changes: Changes, found: Sequence[Change]) -> list[dict[str, object]]:
     ]
 
 
+def seed_block(changes: SeedChanges, found: pd.DataFrame) -> Block:
+    """Return a table of differences by seed: a row a set of images, seed and metric."""
+    names = ("", "metric", "held-out pictures", "faces", "before", "after", "difference", "95 % interval", "p")
+    rows: list[tuple[CellText, ...]] = [
+        (
+            text(f"{row.pictures}, seed {row.seed}"),
+            text(changes.metrics[row.metric]),
+            text(str(row.held_out)),
+            text(str(row.faces)),
+            (Part(shown(row.before), row.run_before),),
+            (Part(shown(row.after), row.run_after),),
+            text(signed(row.difference)),
+            text(f"{signed(row.low)} to {signed(row.high)}"),
+            text(p_text(row.p)),
+        )
+        for row in found.itertuples()
+    ]
+    note = (
+        "Intervals: held-out pictures drawn anew 1,000 times, the same ones before and after. p: at random, pictures "
+        "swap what was found before and after, 1,000 times; not corrected for the number of lines."
+    )
+    return Block(changes.title, (note,), Grid(names, tuple(rows)))
+
+
+def seed_rows(found: pd.DataFrame) -> list[dict[str, object]]:
+    """Return the table of differences by seed for the report's file of numbers."""
+    return [
+        {
+            "part": "after - before",
+            "row": f"{row.pictures}, seed {row.seed}",
+            "metric": row.metric,
+            "value": row.difference,
+            "low": row.low,
+            "high": row.high,
+            "p": row.p,
+            "runs": f"{row.run_before} {row.run_after}",
+            "before": row.before,
+            "after": row.after,
+            "held_out": row.held_out,
+            "faces": row.faces,
+        }
+        for row in found.itertuples()
+    ]
+
+
 def _number(number: Number | None) -> CellText:
     return (Part(shown(number.value), number.runs[0]),) if number else text("not run", small=True)
 
@@ -456,9 +502,11 @@ def write_report(study: Study, outcomes: Outcomes, now: Circumstances, folder: P
     """Write report.md, report.html, report.csv and the figures; return their paths."""
     judged = judge(study.claims, outcomes)
     changed = [found_changes(one, outcomes) for one in study.changes]
-    page = compose(study, outcomes, judged, now, changed)
+    by_seed = [seed_changes(one, outcomes) for one in study.seed_changes]
+    page = compose(study, outcomes, judged, now, changed, by_seed)
     table = numbers(study, outcomes, judged, now)
     more = [row for one, found in zip(study.changes, changed, strict=True) for row in rows(one, found)]
+    more += [row for found in by_seed for row in seed_rows(found)]
     if more:
         same = {name: table[name].iloc[0] for name in ("scale", "protocol", "data")}
         table = pd.concat([table, pd.DataFrame(more).assign(**same)], ignore_index=True)
@@ -484,6 +532,7 @@ def compose(
     judged: Sequence[Judged],
     now: Circumstances,
     changed: Sequence[list[Change]] = (),
+    by_seed: Sequence[pd.DataFrame] = (),
 ) -> Page:
     """Return the page; its first line states scale and protocol."""
     protocol = {"honest": "honest", "paper": "of the papers (selected and reported on the same part)"}[now.protocol]
@@ -510,6 +559,7 @@ def compose(
             )
     blocks = [Block(one.title, (one.note,) if one.note else (), _grid(one, outcomes)) for one in study.tables]
     blocks += [block(one, found) for one, found in zip(study.changes, changed, strict=False) if found]
+    blocks += [seed_block(one, found) for one, found in zip(study.seed_changes, by_seed, strict=False) if len(found)]
     if judged:
         blocks.append(_claims(judged))
     for number, picture in enumerate(study.pictures):

@@ -143,7 +143,6 @@ def build(scale: Scale, protocol: Protocol) -> Study:
             ),
         ),
         seeds=tuple(range(SEEDS[scale])),
-        task="frozen",
         notes=(
             "The paper's numbers are single runs tested on 30 pictures, where one picture is 3.3 points; a standard "
             "deviation over our repeats says how far two single runs may lie apart by chance.",
@@ -155,7 +154,8 @@ def build(scale: Scale, protocol: Protocol) -> Study:
 
 
 def _cell(name: str, options: dict[str, Value], marks: list[int], *, flips: bool = False) -> Cell:
-    return Cell(name=name, recipe="dense-dense", options=options, frozen={"flips": flips, "marks": marks})
+    frozen = {"flips": flips, "marks": marks}
+    return Cell(name=name, recipe="dense-dense", options=options, task="frozen", frozen=frozen)
 
 
 def _ours(name: str) -> str:

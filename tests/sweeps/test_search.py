@@ -17,7 +17,7 @@ from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
 from lightning_modules.config import Options
 from results.tracking.runs import find_runs
-from sweeps.cross_validation import end_lost_run_of, end_lost_runs
+from sweeps.cross_validation import end_stale_run, end_stale_runs
 from sweeps.search import (
     Plan,
     Report,
@@ -47,7 +47,7 @@ def plan(*words: str, name: str = "x", space: Sequence[str] = ("size",), folds: 
 def test_reports_are_running_means_at_steps_of_their_own() -> None:
     told: list[tuple[float, int]] = []
     trial: Any = SimpleNamespace(report=lambda value, step: told.append((value, step)), should_prune=lambda: True)
-    report = Report(trial, [0.4], folds=2, epochs=3, tell=True)
+    report = Report(trial, [0.4], folds=2, epochs=3, each_epoch=True)
     for epoch, value in enumerate([0.2, 0.1, 0.6]):
         metrics = {"val/f1_macro": torch.tensor(value)}
         trainer: Any = SimpleNamespace(
@@ -122,11 +122,11 @@ def test_a_lost_trials_runs_are_closed(workplace: Path) -> None:
     with contextlib.ExitStack() as end:
         end.callback(lost.close)
         end.callback(fold.close)
-        end_lost_run_of(str(lost.run_id), "another")
+        end_stale_run(str(lost.run_id), "another")
         assert set(find_runs()["status"]) == {"RUNNING"}
-        end_lost_run_of(str(lost.run_id), "fold")
+        end_stale_run(str(lost.run_id), "fold")
         assert sorted(find_runs()["status"]) == ["KILLED", "RUNNING"]
-        end_lost_runs([str(lost.run_id)])
+        end_stale_runs([str(lost.run_id)])
         assert set(find_runs()["status"]) == {"KILLED"}
 
 
