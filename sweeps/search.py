@@ -27,10 +27,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError, did_you_mean
+from datamodules.paths import replacing
 from lightning_modules.config import Options, RunConfig, data_module, option_names
 from lightning_modules.run import MONITOR
 from lightning_modules.training import train
-from results.reports.pages import write_text
 from results.tracking.logger import TrackingLogger
 from results.tracking.runs import find_runs, load_table, run_config
 from sweeps.cross_validation import end_stale_run, end_stale_runs, record_resume
@@ -590,7 +590,9 @@ def write(path: Path, text: str) -> None:
         InputError: The folder cannot be written to.
     """
     try:
-        write_text(path.absolute(), text)
+        path.absolute().parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path.absolute()) as draft:
+            draft.write_text(text, encoding="utf-8")
     except OSError as error:
         msg = f"--write: {path} cannot be written ({error.strerror}); name a file in a folder that can"
         raise InputError(msg) from error
