@@ -231,7 +231,7 @@ _BY_CLASS = ("f1_", "recall_", "precision_")
 
 def best_epoch(run_id: str, metric: str) -> float:
     """Return the highest value that a run logged of a metric."""
-    client = store.open_client(store.DIRECTORY, store.tracking_uri(store.DIRECTORY), only_reading=True)
+    client = store.open_client(only_reading=True)
     return max(entry.value for entry in client.get_metric_history(run_id, metric))
 
 

@@ -258,7 +258,7 @@ class StudyRunner:
         made.close()
         first = self.find_parent() or str(made.run_id)
         if first != made.run_id:
-            store.open_client(store.DIRECTORY, store.tracking_uri(store.DIRECTORY)).delete_run(str(made.run_id))
+            store.open_client().delete_run(str(made.run_id))
         return first
 
     def find_parent(self) -> str | None:
@@ -295,7 +295,7 @@ class StudyRunner:
     def _report(self, queue: optuna.Study, parent: str, chosen: list[str]) -> dict[str, str]:
         failed = self._failed(queue)
         outcomes = Outcomes.of_parent(parent, failed, OUTCOMES[self.study.cells[0].kind])
-        client = store.open_client(store.DIRECTORY, store.tracking_uri(store.DIRECTORY), only_reading=True)
+        client = store.open_client(only_reading=True)
         now = Circumstances(
             self.scale,
             self.protocol,
