@@ -215,7 +215,7 @@ def run_frozen(config: RunConfig, cell: Cell) -> tuple[str, dict[str, float]]:
         parent_run_id=config.run["parent"],
         system_metrics=False,
         tags={
-            "recipe": cell.recipe,
+            "recipe": str(cell.recipe),
             "seed": str(seed),
             "fold": "0",
             "identity": config.identity(content),

@@ -220,6 +220,7 @@ def test_a_cell_starts_from_the_run_of_its_seed(monkeypatch: pytest.MonkeyPatch)
         begin(FURTHER, 2)
 
 
+@pytest.mark.filterwarnings("ignore")  # jsonargparse's, when a process is spawned to draw the faces
 def test_a_start_is_an_earlier_cell_and_part_of_what_a_study_is() -> None:
     first, late = Cell(name="a", recipe="quick"), Cell(name="b", recipe="quick", start_from="a")
     common: dict[str, Any] = {"name": "s", "about": "", "source": "", "tables": (), "claims": ()}
