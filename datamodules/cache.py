@@ -20,11 +20,10 @@ import numpy as np
 import pandas as pd
 
 from datamodules.cache_build import CHUNK, FEW, Record, decode_all
-from datamodules.contents import file_hashes
 from datamodules.errors import InputError, invalid
 from datamodules.images import DECODE_POLICY, FITS, GREY_SIDE, PIXEL_LIMIT, Fit, decode, fit_to_square
 from datamodules.manifest import Manifest
-from datamodules.paths import CACHE_BUDGET_GB, cache_root, folder_bytes
+from datamodules.paths import CACHE_BUDGET_GB, cache_root, file_hashes, folder_bytes
 from datamodules.processes import cores, processes
 
 VERSION = "3"

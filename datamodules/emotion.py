@@ -36,9 +36,19 @@ from datamodules.sampling import (
     oversample,
     require_n_min,
 )
-from datamodules.seen import SeenImages
 from datamodules.splits.folds import Fold
-from datamodules.splits.protocol import HOLDOUT, INNER, Division, DivisionPlan, GroupPlan, Leak, Outer, Protocol, Split
+from datamodules.splits.protocol import (
+    HOLDOUT,
+    INNER,
+    Division,
+    DivisionPlan,
+    GroupPlan,
+    Leak,
+    Outer,
+    Protocol,
+    SeenImages,
+    Split,
+)
 from datamodules.transforms import BasePolicy, Policy, build_transform
 
 TINY = 1_000  # images an epoch, below which starting workers costs more than they save

@@ -23,8 +23,8 @@ from datamodules.manifest import Manifest, boxes_by_row, find_table, manifest_of
 from datamodules.processes import cores
 from datamodules.readers import read
 from datamodules.sampling import Batch, EpochBatchSampler, PlainLoader, ResumableLoader
-from datamodules.seen import SeenImages
 from datamodules.splits.folds import Fold, given_split, hold_out
+from datamodules.splits.protocol import SeenImages
 from datamodules.synthetic.files import prepare_scenes
 from datamodules.synthetic.scenes import parse_scenes
 from datamodules.transforms import reseed

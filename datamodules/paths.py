@@ -1,18 +1,27 @@
-"""The cache folder, and atomic writing of files."""
+"""Files: the cache folder, atomic writing, and content hashes that are stored between runs."""
 
+import hashlib
 import os
 import shutil
 import stat
+import time
 import uuid
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock
+from tqdm import tqdm
 
 from datamodules.errors import InputError
 
 CACHE_BUDGET_GB = 20.0  # default of what all pixel caches together may take
+SETTLED = 2.0
+"""Seconds between a file's last change and its reading, so that a later change is sure to show in its times."""
+
+_BLOCK = 1 << 20
+_READERS = 8
 
 
 def cache_root() -> Path:
@@ -89,3 +98,81 @@ def images_root(source: str, images: Sequence[Path]) -> Path:
     """Return the folder that contains all images: the source itself, or the deepest folder common to the images."""
     place = Path(source).expanduser()
     return place if place.is_dir() else Path(os.path.commonpath([path.absolute().parent for path in images]))
+
+
+def file_hashes(root: Path, paths: Sequence[str]) -> list[str]:
+    """Return the SHA-256 of the bytes of each file, 32 hex digits; ``""`` where a file cannot be read.
+
+    A file is not read again while its size, inode, modification time (mtime) and change time (ctime) are the same as
+    when it was last read. No program can set the ctime, so a file that is replaced under the same name is noticed even
+    if its size and mtime stay the same. Files that changed a moment before they were read are read again the next
+    time, since clocks of file systems are coarse.
+
+    Args:
+        root: The folder that the paths are relative to.
+        paths: Files below it.
+    """
+    kept = cache_root() / "hashes" / f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:24]}.parquet"
+    known = _load_hashes(kept)
+    states = [_file_state(root / path) for path in paths]
+    asked = list(zip(paths, states, strict=True))
+    found = [known.get((path, state), "") if state else "" for path, state in asked]
+    unread = [row for row, digest in enumerate(found) if states[row] and not digest]
+    if not unread:
+        return found
+    settled = (time.time() - SETTLED) * 1e9
+    new: dict[tuple[str, str], str] = {}
+    total = sum(int(states[row].split()[0]) for row in unread)
+    with (
+        tqdm(desc="reading files", total=total, unit="B", unit_scale=True, delay=2, leave=False, disable=None) as bar,
+        ThreadPoolExecutor(_READERS) as readers,
+    ):
+        for row, digest in zip(unread, readers.map(_file_digest, (root / paths[row] for row in unread)), strict=True):
+            path, state = asked[row]
+            size, changed, modified = (int(number) for number in state.split()[:3])
+            found[row] = digest
+            bar.update(size)
+            if digest and max(changed, modified) < settled and _file_state(root / path) == state:
+                new[path, state] = digest
+    if new:
+        _store_hashes(kept, {**_load_hashes(kept), **new})  # another process may have stored some meanwhile
+    return found
+
+
+def _file_state(path: Path) -> str:
+    """Return size, ctime, mtime and inode of a file as text; "" if there is no file."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return ""
+    return f"{found.st_size} {found.st_ctime_ns} {found.st_mtime_ns} {found.st_ino}"
+
+
+def _file_digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    try:
+        with open(path, "rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+    except OSError:
+        return ""
+    return digest.hexdigest()[:32]
+
+
+def _load_hashes(kept: Path) -> dict[tuple[str, str], str]:
+    import pandas as pd  # processes that only decode need none
+
+    with suppress(OSError, ValueError, KeyError):
+        table = pd.read_parquet(kept)
+        return dict(zip(zip(table["path"], table["state"], strict=True), table["content"], strict=True))
+    return {}
+
+
+def _store_hashes(kept: Path, known: dict[tuple[str, str], str]) -> None:
+    import pandas as pd
+
+    last = {path: (path, state, content) for (path, state), content in known.items()}  # the newest entry of a path
+    with suppress(OSError, ValueError):  # the stored hashes only save time
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(kept) as draft:
+            pd.DataFrame(last.values(), columns=["path", "state", "content"]).to_parquet(draft)

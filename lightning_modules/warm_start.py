@@ -10,7 +10,7 @@ from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
 from datamodules.manifest import Manifest
 from datamodules.readers.face_crops import SOURCE as FACE_SOURCE
-from datamodules.seen import SeenImages
+from datamodules.splits.protocol import SeenImages
 from lightning_modules.checkpoints import CONFIG_KEY, load_plain, read_checkpoint, require_classes
 from lightning_modules.classifier import EmotionClassifier
 from lightning_modules.heads import used_alone

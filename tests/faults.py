@@ -153,7 +153,7 @@ FAULTS = (
     ),
     Fault(
         "caches",
-        "datamodules/contents.py",
+        "datamodules/paths.py",
         "an image that is replaced by one of equal size and time of modification is not read again",
         "{found.st_size} {found.st_ctime_ns} {found.st_mtime_ns} {found.st_ino}",
         "{found.st_size} {found.st_mtime_ns} {found.st_mtime_ns} {found.st_ino}",

@@ -18,7 +18,6 @@ import pandas as pd
 from PIL import Image
 from tqdm import tqdm
 
-from datamodules.contents import file_hashes
 from datamodules.errors import InputError
 from datamodules.faces.boxes import clip
 from datamodules.faces.crop import CUT_VERSION, PARTS, QUALITY, CutOptions, Job, Record, as_found, cut, work
@@ -26,7 +25,7 @@ from datamodules.faces.detectors import FIND_VERSION, LANDMARKS, Detector, open_
 from datamodules.images import DECODE_POLICY, PIXEL_LIMIT, decode_file, fit_to_square
 from datamodules.labels import VOCABULARIES
 from datamodules.manifest import Manifest, make_manifest
-from datamodules.paths import images_root, replacing
+from datamodules.paths import file_hashes, images_root, replacing
 from datamodules.processes import cores, processes
 
 NAME = ".faces.jsonl"

@@ -11,9 +11,8 @@ from typing import IO
 
 from tqdm import tqdm
 
-from datamodules.contents import file_hashes
 from datamodules.errors import InputError
-from datamodules.paths import build_once, cache_root
+from datamodules.paths import build_once, cache_root, file_hashes
 
 SUFFIXES = (".zip", ".tgz", ".tar.gz", ".tar", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 LIMIT_GB = 100.0

@@ -11,10 +11,9 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from datamodules.contents import file_hashes
 from datamodules.errors import InputError
 from datamodules.manifest import SIDES, Manifest, read_table
-from datamodules.paths import build_once, cache_root, images_root
+from datamodules.paths import build_once, cache_root, file_hashes, images_root
 from datamodules.readers.base import ReadOptions
 
 if TYPE_CHECKING:

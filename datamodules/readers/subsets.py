@@ -20,8 +20,8 @@ def take_part(manifest: Manifest, share: float) -> Manifest:
 
     Notes:
         * The same share of the same set is always the same images.
-        * Equal files are drawn as one. One that is drawn for its class or given part brings its equal files in others along,
-          so that a part leaks as the whole does; it may be a little more than the share.
+        * Equal files are drawn as one. One that is drawn for its class or given part brings its equal files in others
+          along, so that a part leaks as the whole does; it may be a little more than the share.
         * Near duplicates and the images of a person are not looked at here, for that would mean to decode the whole
           set: both of a pair are taken about as often as chance has it.
     """

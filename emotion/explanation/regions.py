@@ -42,7 +42,7 @@ def moved(points: np.ndarray, transform: np.ndarray) -> np.ndarray:
     return points @ transform[:, :2].T + transform[:, 2]
 
 
-def in_frame(picture: np.ndarray, landmarks: np.ndarray | None, side: int) -> np.ndarray:
+def in_frame(image: np.ndarray, landmarks: np.ndarray | None, side: int) -> np.ndarray:
     """Return an image (H, W) or (H, W, 3) as it lies in the frame, float32 (side, side, ...); NaN outside of it.
 
     Args:
@@ -50,7 +50,7 @@ def in_frame(picture: np.ndarray, landmarks: np.ndarray | None, side: int) -> np
         landmarks: (5, 2) in its pixels; None only scales it to the frame.
         side: Pixels of the frame.
     """
-    source = picture.astype(np.float32)
+    source = image.astype(np.float32)
     if landmarks is None:
         return cv2.resize(source, (side, side), interpolation=cv2.INTER_LINEAR)
     # OpenCV counts from the centre of the first pixel, landmarks from its corner

@@ -12,11 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from datamodules.contents import file_hashes
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
 from datamodules.images import DECODE_POLICY
-from datamodules.paths import cache_root, replacing
+from datamodules.paths import cache_root, file_hashes, replacing
 from lightning_modules.backbones import EMBEDDED, best_device, build_backbone
 from lightning_modules.callbacks import how_it_ended
 from lightning_modules.config import RunConfig, data_module

@@ -10,7 +10,7 @@ import filelock
 import numpy as np
 import pytest
 
-from datamodules import contents
+from datamodules import paths
 from datamodules.cache import KINDS, build_cache, cache_list
 from datamodules.duplicates import near_duplicates
 from datamodules.errors import InputError
@@ -36,7 +36,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("shelf")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EMOTION_CACHE_DIR", str(place / "cache"))
-        patch.setattr(contents, "SETTLED", -60.0)
+        patch.setattr(paths, "SETTLED", -60.0)
         faces = read(FACES, CROPS)
         near_duplicates(build_cache(faces, 8, workers=0))
         read("scenes:images=8,size=96,classes=happy+sad,others=0", ReadOptions(faces="haar", face_size=16))

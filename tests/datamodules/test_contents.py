@@ -12,13 +12,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from datamodules import contents
+from datamodules import paths
 from datamodules.cache import build_cache
-from datamodules.contents import file_hashes
 from datamodules.faces import crop, detectors, prepare
 from datamodules.faces.detectors import Faces
 from datamodules.images import decode_count
 from datamodules.manifest import Manifest, make_manifest
+from datamodules.paths import file_hashes
 from datamodules.readers import ReadOptions, read
 
 SIDE = 24
@@ -28,7 +28,7 @@ SIDE = 24
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Files count as settled at once, so that their hashes are stored, as those of older files are."""
     monkeypatch.setenv("EMOTION_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(contents, "SETTLED", -60.0)
+    monkeypatch.setattr(paths, "SETTLED", -60.0)
 
 
 def image(seed: int) -> bytes:
@@ -99,8 +99,8 @@ def test_a_replaced_file_has_another_hash_and_others_are_not_read_again(
     before = file_hashes(photographs, ["a.bmp", "b.bmp"])
     replace(photographs / "a.bmp", image(7))
     reads: list[str] = []
-    real = contents._digest
-    monkeypatch.setattr(contents, "_digest", lambda path: (reads.append(path.name), real(path))[1])
+    real = paths._file_digest
+    monkeypatch.setattr(paths, "_file_digest", lambda path: (reads.append(path.name), real(path))[1])
     after = file_hashes(photographs, ["a.bmp", "b.bmp"])
     assert after[0] != before[0]
     assert after[1] == before[1]
@@ -110,9 +110,9 @@ def test_a_replaced_file_has_another_hash_and_others_are_not_read_again(
 
 def test_a_file_that_has_just_changed_is_read_again(photographs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its clock may be too coarse to show a second change."""
-    monkeypatch.setattr(contents, "SETTLED", 60.0)
+    monkeypatch.setattr(paths, "SETTLED", 60.0)
     before = file_hashes(photographs, ["a.bmp"])
-    monkeypatch.setattr(contents, "_digest", lambda path: "read again")
+    monkeypatch.setattr(paths, "_file_digest", lambda path: "read again")
     assert file_hashes(photographs, ["a.bmp"]) == ["read again"] != before
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
 from datamodules.images import decode_count
-from datamodules.seen import SeenImages
+from datamodules.splits.protocol import SeenImages
 
 SIZES = {"happy": 40, "neutral": 24, "sad": 16}
 SIZE = 16

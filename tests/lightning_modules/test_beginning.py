@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from datamodules.errors import InputError
-from datamodules.seen import SeenImages
+from datamodules.splits.protocol import SeenImages
 from lightning_modules import warm_start
 from lightning_modules.checkpoints import CONFIG_KEY
 from lightning_modules.classifier import EmotionClassifier
