@@ -315,15 +315,15 @@ def _parent_to_resume(work: _Plan, resume: str | None) -> str | None:
         return None
     send_what_waits()  # a fold may have finished while the server was unreachable
     if resume != "auto":
-        found = run_row(find_run(resume))
+        stored = run_row(find_run(resume))
         prepare(work.data)
-        if found.get("tags.identity") != work.identity:
+        if stored.get("tags.identity") != work.identity:
             msg = (
-                f"--resume: {resume} is {found['name']!r}, which has other options or images; give those it was "
+                f"--resume: {resume} is {stored['name']!r}, which has other options or images; give those it was "
                 "started with, or leave --resume out"
             )
             raise InputError(msg)
-        return str(found["run_id"])
+        return str(stored["run_id"])
     prepare(work.data)
     same = f"tags.identity = '{work.identity}' and attributes.status != 'FINISHED'"
     unfinished = find_runs(where=same, limit=1)

@@ -565,8 +565,8 @@ def _scored(trials: list[FrozenTrial], number: int) -> Winner | None:
     for trial in trials:
         if trial.state == TrialState.COMPLETE and _winning(trial) == number:
             run_id = str(trial.user_attrs[RUN])
-            found = find_runs(where=f"attributes.run_id = '{run_id}'", limit=1)
-            if not found.empty and found.iloc[0]["status"] == "FINISHED":
+            runs = find_runs(where=f"attributes.run_id = '{run_id}'", limit=1)
+            if not runs.empty and runs.iloc[0]["status"] == "FINISHED":
                 return Winner(number, run_id, load_table(run_id, "intervals"))
     return None
 

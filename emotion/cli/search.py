@@ -90,22 +90,22 @@ def run_search(args: list[str]) -> int:
         msg = f"--write: the winner's config would overwrite the search space {recipe}; give another file"
         raise InputError(msg)
     try:
-        found = search(
+        result = search(
             plan,
             trials=options.trials,
             storage_url=options.storage,
             workers=options.workers,
             warm_start=options.warm_start,
-            keep=lambda found, study: keep_search(found, study, recipe),
+            keep=lambda result, study: keep_search(result, study, recipe),
         )
     except KeyboardInterrupt:
         print("\nfinished trials are kept; to resume, run the same command again", file=sys.stderr)
         raise
-    print(f"\n{search_text(found)}")
-    print(f"parent run {found.run_id}, with its trials below it; winner {found.winner.run_id}; config {recipe}")
+    print(f"\n{search_text(result)}")
+    print(f"parent run {result.run_id}, with its trials below it; winner {result.winner.run_id}; config {recipe}")
     print(f"next:  emotion fit --config {recipe}      train it again, or with other data: --data X --split holdout")
     print("       emotion dashboard                  the trials, in Optuna's page on this machine")
-    return int(bool(found.failed_workers))
+    return int(bool(result.failed_workers))
 
 
 def default_name(spaces: list[str], config: "RunConfig") -> str:

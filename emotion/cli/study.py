@@ -119,4 +119,4 @@ def listing() -> str:
     """Return the studies, one a line."""
     width = max(map(len, STUDIES))
     studies = [build_study(name, "tiny", "honest") for name in STUDIES]
-    return "studies:\n" + "\n".join(f"  {one.name:<{width}}  {one.about} ({one.source})" for one in studies)
+    return "studies:\n" + "\n".join(f"  {study.name:<{width}}  {study.about} ({study.source})" for study in studies)

@@ -551,20 +551,20 @@ def numbers(study: Study, outcomes: Outcomes, judged: Sequence[Judged], now: Cir
                         "runs": " ".join(ours.runs),
                     }
                 )
-    for one in judged:
-        ends = [number for number in (one.higher, one.lower) if number]
-        published = one.claim.published
+    for result in judged:
+        ends = [number for number in (result.higher, result.lower) if number]
+        published = result.claim.published
         rows.append(
             {
                 "part": "claims",
-                "row": one.claim.text,
-                "column": one.verdict,
-                "cell": f"{one.claim.higher[0]} - {one.claim.lower[0]}",
-                "metric": one.claim.higher[1],
-                "value": one.difference,
-                "low": one.low,
-                "high": one.high,
-                "p": one.p_value,
+                "row": result.claim.text,
+                "column": result.verdict,
+                "cell": f"{result.claim.higher[0]} - {result.claim.lower[0]}",
+                "metric": result.claim.higher[1],
+                "value": result.difference,
+                "low": result.low,
+                "high": result.high,
+                "p": result.p_value,
                 "published": published[0] - published[1] if published else None,
                 "runs": " ".join(run for number in ends for run in number.runs),
             }

@@ -49,9 +49,9 @@ def run_detector(config: RunConfig, other: RunConfig | None) -> tuple[str, dict[
     if other is not None:
         data = BoxesDataModule(**other.data)
         rows = data.fold.test.tolist()
-        found = find_faces(FaceDetector.from_checkpoint(checkpoint_of(done.run_id)), data, rows)
+        boxes = find_faces(FaceDetector.from_checkpoint(checkpoint_of(done.run_id)), data, rows)
         tracker = TrackingLogger(run_id=done.run_id, system_metrics=False)
-        for name, table in zip(TABLES[OTHER], (detection_table(found, data), truth_table(data, rows)), strict=True):
+        for name, table in zip(TABLES[OTHER], (detection_table(boxes, data), truth_table(data, rows)), strict=True):
             tracker.log_table(table, name)
         tracker.finalize("success")
     return done.run_id, {BEST_MAP: best_epoch(done.run_id, MONITOR)}
@@ -65,8 +65,8 @@ class DetectorOutcome(Outcome):
     def images(self) -> dict[str, list[ImageMatches]]:
         """Boxes matched with the truth, image by image: of its own test images, and under `OTHER` of the others."""
         return {
-            prefix: matched(load_table(self.run_id, found), load_table(self.run_id, truth))
-            for prefix, (found, truth) in TABLES.items()
+            prefix: matched(load_table(self.run_id, detections), load_table(self.run_id, truth))
+            for prefix, (detections, truth) in TABLES.items()
         }
 
     @cached_property
