@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,8 +14,7 @@ from matplotlib.figure import Figure
 from results.predictions import classes_of
 from results.reports.figures import COLOURS, STYLES, png_of
 from results.reports.pages import Image, Section, render, run_url, write_files
-from results.reports.tables import SCORES, interval, number, p_value, signed
-from results.reports.tables import Part as Part  # other files of the package import it from here
+from results.reports.tables import SCORES, Part, interval, number, p_value, signed
 from results.significance import holm
 from sweeps.studies.analysis import (
     RECALL,
@@ -28,18 +27,10 @@ from sweeps.studies.analysis import (
     numbers,
     paired,
 )
-from sweeps.studies.schema import ON, Changes, Entry, Metric, Picture, Study, Table
+from sweeps.studies.detection import seed_changes
+from sweeps.studies.schema import ON, Changes, Entry, Metric, Picture, SeedChanges, Study, Table
 
 CellText = tuple[Part, ...]
-
-
-class Block(Section):
-    """A section of a study's report."""
-
-    @property
-    def figure(self) -> Image | None:
-        """Its figure, named as in the folder `figures`."""
-        return next((replace(image, file=image.file.removeprefix("figures/")) for image in self.images), None)
 
 
 @dataclass(frozen=True)
@@ -48,7 +39,7 @@ class Page:
 
     title: str
     lead: tuple[str, ...]
-    blocks: tuple[Block, ...]
+    blocks: tuple[Section, ...]
     experiment: str
 
 
@@ -60,9 +51,6 @@ def text(value: str, *, small: bool = False) -> CellText:
 def grid(columns: Sequence[str], rows: Sequence[Sequence[CellText]]) -> pd.DataFrame:
     """Return a table of cells; the first cell of a row names it."""
     return pd.DataFrame(list(rows), columns=list(columns))
-
-
-Grid: Callable[..., pd.DataFrame] = grid
 
 
 def _rendered(page: Page, suffix: str) -> str:
@@ -270,7 +258,7 @@ def _corrected(found: list[Change]) -> list[Change]:
     ]
 
 
-def block(changes: Changes, found: Sequence[Change]) -> Block:
+def block(changes: Changes, found: Sequence[Change]) -> Section:
     """Return the table: a row a class, a column a cell."""
     names = list(dict.fromkeys(one.name for one in found))
     columns = list(changes.after)
@@ -288,7 +276,7 @@ def block(changes: Changes, found: Sequence[Change]) -> Block:
         "of the test; with fewer, only the images are. p is corrected by Holm's method over the whole table; ! marks "
         "p < .05."
     )
-    return Block(changes.title, (note, *filter(None, [changes.note])), grid(("", "before", *columns), rows))
+    return Section(changes.title, (note, *filter(None, [changes.note])), grid(("", "before", *columns), rows))
 
 
 def rows(changes: Changes, found: Sequence[Change]) -> list[dict[str, object]]:
@@ -308,6 +296,51 @@ def rows(changes: Changes, found: Sequence[Change]) -> list[dict[str, object]]:
             "runs": " ".join(run for result in (one.after, one.before) if result for run in result.runs),
         }
         for one in found
+    ]
+
+
+def seed_block(changes: SeedChanges, found: pd.DataFrame) -> Section:
+    """Return a table of differences by seed: a row a set of images, seed and metric."""
+    names = ("", "metric", "held-out images", "faces", "before", "after", "difference", "95 % interval", "p")
+    rows: list[tuple[CellText, ...]] = [
+        (
+            text(f"{row.pictures}, seed {row.seed}"),
+            text(changes.metrics[row.metric]),
+            text(str(row.held_out)),
+            text(str(row.faces)),
+            (Part(number(row.before), row.run_before),),
+            (Part(number(row.after), row.run_after),),
+            text(signed(row.difference)),
+            text(interval(row.low, row.high, sign=True)),
+            text(p_value(row.p)),
+        )
+        for row in found.itertuples()
+    ]
+    note = (
+        "Intervals: held-out images drawn anew 1,000 times, the same ones before and after. p: at random, images "
+        "swap what was found before and after, 1,000 times; not corrected for the number of lines."
+    )
+    return Section(changes.title, (note,), grid(names, rows))
+
+
+def seed_rows(found: pd.DataFrame) -> list[dict[str, object]]:
+    """Return the table of differences by seed for the report's file of numbers."""
+    return [
+        {
+            "part": "after - before",
+            "row": f"{row.pictures}, seed {row.seed}",
+            "metric": row.metric,
+            "value": row.difference,
+            "low": row.low,
+            "high": row.high,
+            "p": row.p,
+            "runs": f"{row.run_before} {row.run_after}",
+            "before": row.before,
+            "after": row.after,
+            "held_out": row.held_out,
+            "faces": row.faces,
+        }
+        for row in found.itertuples()
     ]
 
 
@@ -346,9 +379,11 @@ def write_report(study: Study, outcomes: Outcomes, now: Circumstances, folder: P
     """Write report.md, report.html, report.csv and the figures into a folder; return their paths."""
     judged = judge(study.claims, outcomes)
     changed = [found_changes(one, outcomes) for one in study.changes]
-    page = compose(study, outcomes, judged, now, changed)
+    by_seed = [seed_changes(one, outcomes) for one in study.seed_changes]
+    page = compose(study, outcomes, judged, now, changed, by_seed)
     table = numbers(study, outcomes, judged, now)
     more = [row for one, found in zip(study.changes, changed, strict=True) for row in rows(one, found)]
+    more += [row for found in by_seed for row in seed_rows(found)]
     if more:
         same = {name: table[name].iloc[0] for name in ("scale", "protocol", "data")}
         table = pd.concat([table, pd.DataFrame(more).assign(**same)], ignore_index=True)
@@ -367,6 +402,7 @@ def compose(
     judged: Sequence[Judged],
     now: Circumstances,
     changed: Sequence[list[Change]] = (),
+    by_seed: Sequence[pd.DataFrame] = (),
 ) -> Page:
     """Return the page; its first line states scale and protocol."""
     protocol = {"honest": "honest", "paper": "of the papers (selected and reported on the same part)"}[now.protocol]
@@ -391,18 +427,19 @@ def compose(
                 "The choice is one for all folds, made on the val parts of all of them: an image that one fold "
                 "reports took part in it in another fold, so what was chosen looks a little better than it is."
             )
-    blocks = [Block(one.title, (one.note,) if one.note else (), _grid(one, outcomes)) for one in study.tables]
+    blocks = [Section(one.title, (one.note,) if one.note else (), _grid(one, outcomes)) for one in study.tables]
     blocks += [block(one, found) for one, found in zip(study.changes, changed, strict=False) if found]
+    blocks += [seed_block(one, found) for one, found in zip(study.seed_changes, by_seed, strict=False) if len(found)]
     if judged:
         blocks.append(_claims(judged))
     for place, picture in enumerate(study.pictures, 1):
         png = draw(picture, outcomes, judged)
         if png:
             image = Image(f"figures/{place}-{picture.kind}.png", f"{picture.title} ({picture.kind})", png)
-            blocks.append(Block(picture.title, images=(image,)))
+            blocks.append(Section(picture.title, images=(image,)))
     if outcomes.failed:
         rows = [(text(name), text(reason)) for name, reason in sorted(outcomes.failed.items())]
-        blocks.append(Block("Cells that failed", table=grid(("cell", "reason"), rows)))
+        blocks.append(Section("Cells that failed", table=grid(("cell", "reason"), rows)))
     title = f"{study.name}: scale {now.scale}, protocol {protocol}, data {now.data}"
     return Page(title, tuple(lead), tuple(blocks), now.experiment)
 
@@ -444,7 +481,7 @@ def _linked(result: Number) -> CellText:
     return parts if math.isnan(result.low) else (*parts, Part(interval(result.low, result.high), small=True))
 
 
-def _claims(judged: Sequence[Judged]) -> Block:
+def _claims(judged: Sequence[Judged]) -> Section:
     any_published = any(one.claim.published for one in judged)
     columns = (
         "claim",
@@ -487,7 +524,7 @@ def _claims(judged: Sequence[Judged]) -> Block:
         "was logged without predictions, p < .05 says only that these models differ on these images; models of other "
         "seeds may not."
     )
-    return Block("Claims", (note,), grid(columns, rows))
+    return Section("Claims", (note,), grid(columns, rows))
 
 
 def verdict_text(one: Judged) -> str:
@@ -496,13 +533,3 @@ def verdict_text(one: Judged) -> str:
         way = "as claimed" if one.difference > 0 else "the other way" if one.difference < 0 else "nowhere"
         return f"{one.verdict} (points {way})"
     return one.verdict
-
-
-def as_markdown(page: Page) -> str:
-    """Return the page as Markdown."""
-    return _rendered(page, "md")
-
-
-def as_html(page: Page) -> str:
-    """Return the page as one HTML file."""
-    return _rendered(page, "html")
