@@ -64,36 +64,31 @@ class Certificate:
 
 
 def certify(run_id: str, *, directory: str | Path = store.DIRECTORY) -> Certificate:
-    """Check the records of a run against each other and against scores computed anew.
+    """Recompute and judge what a run left.
 
     Raises:
         InputError: The run has no tables, or they cannot be read from the store.
     """
     try:
-        evidence = read_evidence(run_id, directory=directory)
+        found = read_evidence(run_id, directory=directory)
     except (MlflowException, OSError) as error:
         msg = f"RUN: the records of run {run_id} cannot be read ({store.reason(error)}); check its tracking store."
         raise InputError(msg) from error
-    scores = functools.cache(lambda: recomputed(evidence))
-    lines = [
-        *table_lines(evidence),
-        *number_lines(evidence, scores),
-        *origin_lines(evidence),
-        *member_lines(evidence),
-    ]
+    scores = functools.cache(lambda: recomputed(found))
+    lines = [*table_lines(found), *number_lines(found, scores), *origin_lines(found), *member_lines(found)]
     try:
         intervals = scores()[1]
     except Exception:  # one of the lines reports it
         intervals = None
-    stated = {name: evidence.tags[name] for name in _STATED if name in evidence.tags}
-    stated.setdefault("protocol", _protocol(evidence))
-    url = run_url(evidence.experiment_id, run_id)
-    return Certificate(run_id, evidence.name, url, tuple(lines), stated, intervals)
+    stated = {name: found.tags[name] for name in _STATED if name in found.tags}
+    stated.setdefault("protocol", _protocol(found))
+    url = run_url(found.experiment_id, run_id)
+    return Certificate(run_id, found.name, url, tuple(lines), stated, intervals)
 
 
-def _protocol(evidence: Evidence) -> str:
+def _protocol(found: Evidence) -> str:
     try:
-        return protocol_of(evidence.predictions) if PROTOCOL in evidence.predictions else "not stated"
+        return protocol_of(found.predictions) if PROTOCOL in found.predictions else "not stated"
     except InputError:
         return "several"
 
