@@ -305,10 +305,6 @@ class Options:
         words += [f"--config={file}" for file in self.files]
         return words + [f"--{name}={written(value)}" for name, value in self.values.items()]
 
-    def over(self, recipe: str, values: Mapping[str, Any]) -> "Options":
-        """Return these options merged over those of a study's cell, which has a recipe."""
-        return Options(self.recipe or recipe, self.files, {**values, **self.values}, self.typed)
-
 
 def _pairs(words: Sequence[str], short: Mapping[str, str]) -> list[tuple[str, str, str]]:
     """Return the options of a command line, in order: as they were written, their dotted name, their value."""
@@ -450,6 +446,11 @@ def _parser(kind: Kind) -> ArgumentParser:
         parser.add_argument("--ckpt_path", type=str | None, default=None, help="continue a checkpoint's training state")
         parser.set_defaults({f"trainer.{name}": value for name, value in TRAINER_DEFAULTS.items()})
     return parser
+
+
+def option_names() -> list[str]:
+    """Return the dotted names of the options of an emotion run, without those of a loss."""
+    return [name for name in _names(_parser("emotion")) if "." in name]
 
 
 @functools.lru_cache(maxsize=512)  # folds, trials and cells resolve the same options again; each takes 60 ms

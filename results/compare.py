@@ -1,11 +1,10 @@
 """Several runs on the images they share: differences with intervals, paired tests, and their correction."""
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,21 +12,20 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from datamodules.errors import InputError
-from results.bias.report import p_text
 from results.predictions import HONEST, classes_of, cut_differently, matched, protocol_of
-from results.reports.figures import COLOURS
-from results.reports.pages import page, run_url, table_html
-from results.reports.tables import as_markdown
+from results.reports.figures import COLOURS, fonts, svg_of
+from results.reports.pages import Image, render, run_url
+from results.reports.tables import SCORES, Part, estimate, interval, p_value, signed
 from results.significance import Finding, corrected_t, holm, mcnemar, paired_permutation
 from results.statistics import cluster_bootstrap, paired_difference
 from results.tracking import runs, store
 
-_METRICS = {"f1_macro": "macro F1", "accuracy": "accuracy"}
+_METRICS = ("f1_macro", "accuracy")
 
 
 @dataclass(frozen=True)
 class Compared:
-    """One run that is compared: what it is called, its tables, and where its page is."""
+    """One run that is compared: its name, its tables, the address of its page, and its status."""
 
     name: str
     predictions: pd.DataFrame
@@ -38,7 +36,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What comparing runs gives.
+    """Scores of the runs on the images they share, and the differences between them.
 
     Attributes:
         scores: One row a run: run, f1_macro and accuracy with low and high, protocol, images of its own.
@@ -68,17 +66,17 @@ def compare(
 
     Args:
         runs: At least two. The first is the reference that the others are compared with.
-        all_pairs: Compare every one with every other instead.
+        all_pairs: Compare every run with every other instead.
         resamples: Of the cluster bootstrap.
         permutations: Of the paired cluster permutation.
         seed: Of both.
 
     Raises:
-        InputError: Fewer than two runs, one twice, or no image in common.
+        InputError: Fewer than two runs, a run twice, or no image in common.
     """
     names = [run.name for run in runs]
     if len(runs) < 2 or len(set(names)) < len(names):
-        msg = f"runs: give at least two different ones, got {', '.join(names) or 'none'}."
+        msg = f"runs: give at least two different runs, got {', '.join(names) or 'none'}."
         raise InputError(msg)
     tables = matched([run.predictions for run in runs])
     classes = classes_of(tables[0])
@@ -86,29 +84,29 @@ def compare(
     rows, by_class = [], []
     for i, j in tqdm(chosen, desc="comparing", unit="pair", disable=None):
         a, b = tables[i], tables[j]
-        found = paired_difference(a, b, classes, resamples=resamples, seed=seed)
+        differences = paired_difference(a, b, classes, resamples=resamples, seed=seed)
         macro = paired_permutation(a, b, classes, permutations=permutations, seed=seed)
-        plain = mcnemar(a, b, classes)
-        if plain is None:
-            plain = paired_permutation(a, b, classes, metric="accuracy", permutations=permutations, seed=seed)
+        accuracy = mcnemar(a, b, classes)
+        if accuracy is None:
+            accuracy = paired_permutation(a, b, classes, metric="accuracy", permutations=permutations, seed=seed)
         fold_test = over_folds(runs[i], runs[j])
-        for metric, test in (("f1_macro", macro), ("accuracy", plain)):
-            one = found[(found["metric"] == metric)].iloc[0]
+        for metric, test in (("f1_macro", macro), ("accuracy", accuracy)):
+            row = differences[differences["metric"] == metric].iloc[0]
             rows.append(
                 {
                     "a": names[i],
                     "b": names[j],
                     "metric": metric,
-                    "a_score": one["a"],
-                    "b_score": one["b"],
-                    **{key: one[key] for key in ("difference", "low", "high")},
+                    "a_score": row["a"],
+                    "b_score": row["b"],
+                    **{key: row[key] for key in ("difference", "low", "high")},
                     "test": test.test,
                     "p_value": test.p_value,
                     "p_holm": np.nan,
                     "fold_t": fold_test.p_value if fold_test is not None and metric == "f1_macro" else np.nan,
                 }
             )
-        f1 = found[found["metric"] == "f1"]
+        f1 = differences[differences["metric"] == "f1"]
         by_class += [
             {"a": names[i], "b": names[j], **{key: row[key] for key in ("class", "difference", "low", "high")}}
             for row in f1.to_dict("records")
@@ -130,8 +128,8 @@ def over_folds(a: Compared, b: Compared) -> Finding | None:
     if a.folds is None or b.folds is None or len(a.predictions) != len(b.predictions):
         return None
     keys = ["content", "row", "fold"]
-    held = [run.predictions[keys].sort_values(keys, ignore_index=True) for run in (a, b)]
-    if not held[0].equals(held[1]):
+    tables = [run.predictions[keys].sort_values(keys, ignore_index=True) for run in (a, b)]
+    if not tables[0].equals(tables[1]):
         return None
     means = [run.folds.groupby("fold")["f1_macro"].mean() for run in (a, b) if run.folds is not None]
     difference = (means[1] - means[0]).dropna()
@@ -142,7 +140,7 @@ def _scores(run: Compared, table: pd.DataFrame, classes: Sequence[str], resample
     intervals = cluster_bootstrap(table, classes, resamples=resamples, seed=seed)
     whole = intervals[intervals["class"] == ""].set_index("metric")
     row: dict[str, object] = {"run": run.name}
-    for metric in ("f1_macro", "accuracy"):
+    for metric in _METRICS:
         row |= {metric: whole.loc[metric, "value"]}
         row |= {f"{metric}_{end}": whole.loc[metric, end] for end in ("low", "high")}
     return row | {"protocol": protocol_of(run.predictions), "images": len(run.predictions)}
@@ -158,9 +156,9 @@ def _notes(
         f"{resamples} resamples of clusters within each class. They and the tests cover the choice of test images, "
         "not the seed of the training."
     ]
-    partly = [f"{run.name} {len(run.predictions)}" for run in runs if len(run.predictions) != images]
-    if partly:
-        notes.append(f"Runs with other images besides: {', '.join(partly)}.")
+    others = [f"{run.name} {len(run.predictions)}" for run in runs if len(run.predictions) != images]
+    if others:
+        notes.append(f"Runs with other images besides: {', '.join(others)}.")
     number = int((pairs["metric"] == "f1_macro").sum())
     notes.append(
         "Primary test: paired cluster permutation on macro F1"
@@ -179,12 +177,12 @@ def _notes(
         notes.append(f"Several seeds: {', '.join(several)}. Images are compared by the predictions of the first seed.")
     notes += [f"{run.name} did not finish ({run.status})." for run in runs if run.status != "FINISHED"]
     leaky = [f"{run.name}: {protocol_of(run.predictions)}" for run in runs if protocol_of(run.predictions) != HONEST]
-    return (*notes, *(f"Protocol of {one}." for one in leaky))
+    return (*notes, *(f"Protocol of {protocol}." for protocol in leaky))
 
 
-def difference_figure(found: Comparison) -> Figure:
+def difference_figure(comparison: Comparison) -> Figure:
     """Return the differences of macro F1, one line a pair, with intervals; filled where p (Holm) is at most 0.05."""
-    rows = found.pairs[found.pairs["metric"] == "f1_macro"]
+    rows = comparison.pairs[comparison.pairs["metric"] == "f1_macro"]
     figure = Figure(figsize=(8, 1.3 + 0.4 * len(rows)), layout="constrained")
     axes = figure.add_subplot()
     for place, row in enumerate(rows.to_dict("records")):
@@ -198,6 +196,7 @@ def difference_figure(found: Comparison) -> Figure:
         range(len(rows)),
         [f"{row['b']} minus {row['a']}" for row in rows.to_dict("records")],
         fontsize=8,
+        family=fonts(),
         parse_math=False,
     )
     axes.set_ylim(len(rows) - 0.5, -0.5)
@@ -207,10 +206,10 @@ def difference_figure(found: Comparison) -> Figure:
 
 
 def read_run(run_id: str, directory: str | Path = store.DIRECTORY) -> Compared:
-    """Return what a run left, for a comparison.
+    """Read the tables of a run, for a comparison.
 
     Raises:
-        InputError: It left no predictions.
+        InputError: The run has no predictions.
     """
     info = store.open_client(directory, only_reading=True).get_run(run_id).info
     try:
@@ -246,58 +245,53 @@ def compare_runs(
     Raises:
         InputError: The same run twice, or a run without predictions.
     """
-    found = [read_run(run, directory) for run in runs.find_different_runs(names, directory=directory)]
-    compared = compare(found, all_pairs=all_pairs, resamples=resamples, permutations=permutations)
-    return compared, {run.name: run.url for run in found}
+    chosen = [read_run(run, directory) for run in runs.find_different_runs(names, directory=directory)]
+    compared = compare(chosen, all_pairs=all_pairs, resamples=resamples, permutations=permutations)
+    return compared, {run.name: run.url for run in chosen}
 
 
-def comparison_tables(found: Comparison) -> list[pd.DataFrame]:
+def comparison_tables(comparison: Comparison) -> list[pd.DataFrame]:
     """Return scores of the runs, differences of pairs, and differences of classes, as text."""
     scores = pd.DataFrame(
-        [
-            {
-                "run": row["run"],
-                **{
-                    _METRICS[name]: f"{row[name]:.3f} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})"
-                    for name in _METRICS
-                },
-            }
-            for row in found.scores.to_dict("records")
-        ]
+        {"run": row["run"]}
+        | {SCORES[name]: estimate(row[name], row[f"{name}_low"], row[f"{name}_high"]) for name in _METRICS}
+        for row in comparison.scores.to_dict("records")
     )
-    pairs = []
-    for row in found.pairs.to_dict("records"):
-        line = {"a": row["a"], "b": row["b"], "score": _METRICS[row["metric"]], "b - a": f"{row['difference']:+.3f}"}
-        line |= {"95% interval": f"{row['low']:+.3f} to {row['high']:+.3f}", "p": p_text(row["p_value"])}
-        pairs.append(line | {"p Holm": p_text(row["p_holm"]), "p folds": p_text(row["fold_t"])})
-    by_class = pd.DataFrame(
-        [
-            {"a": row["a"], "b": row["b"], "F1 of": row["class"], "b - a": f"{row['difference']:+.3f}",
-             "95% interval": f"{row['low']:+.3f} to {row['high']:+.3f}"}
-            for row in found.differences.to_dict("records")
-        ]
-    )  # fmt: skip
-    table = pd.DataFrame(pairs)
-    if not found.pairs["fold_t"].notna().any():
-        table = table.drop(columns="p folds")
-    return [scores, table, by_class]
+    pairs = pd.DataFrame(
+        {"a": row["a"], "b": row["b"], "score": SCORES[row["metric"]]}
+        | _difference(row)
+        | {"p": p_value(row["p_value"]), "p Holm": p_value(row["p_holm"]), "p folds": p_value(row["fold_t"])}
+        for row in comparison.pairs.to_dict("records")
+    )
+    if not comparison.pairs["fold_t"].notna().any():
+        pairs = pairs.drop(columns="p folds")
+    classes = pd.DataFrame(
+        {"a": row["a"], "b": row["b"], "F1 of": row["class"]} | _difference(row)
+        for row in comparison.differences.to_dict("records")
+    )
+    return [scores, pairs, classes]
 
 
-def comparison_markdown(found: Comparison, links: Mapping[str, str]) -> str:
-    """Return the comparison as Markdown, runs linked to their pages."""
-    linked = [
-        table.map(lambda cell: f"[{cell}]({links[cell]})" if cell in links else cell)
-        for table in comparison_tables(found)
+def _difference(row: Mapping[str, Any]) -> dict[str, str]:
+    return {"b - a": signed(row["difference"]), "95% interval": interval(row["low"], row["high"], sign=True)}
+
+
+def comparison_files(comparison: Comparison, links: Mapping[str, str]) -> dict[str, str]:
+    """Return name -> content of the files of a comparison: pages, whose runs link to their own, and a table.
+
+    Args:
+        comparison: What `compare` returned.
+        links: Name of a run -> address of its page.
+    """
+    tables = [
+        table.map(lambda cell: (Part(cell, links[cell]),) if cell in links else cell)
+        for table in comparison_tables(comparison)
     ]
-    return "\n\n".join([*(as_markdown(table) for table in linked), *found.notes]) + "\n"
-
-
-def comparison_page(found: Comparison, links: Mapping[str, str]) -> str:
-    """Return the comparison as a page that stands alone, runs linked to their pages."""
-    drawn = io.StringIO()
-    difference_figure(found).savefig(drawn, format="svg", metadata={"Date": None})
-    picture = drawn.getvalue()
-    scores, pairs, by_class = (table_html(table, links=links) for table in comparison_tables(found))
-    notes = "".join(f"<p>{escape(note)}</p>" for note in found.notes)
-    parts = [scores, "<h2>Differences</h2>", pairs, picture[picture.index("<svg") :]]
-    return page("Comparison of runs", [*parts, "<h2>Classes</h2>", by_class, notes])
+    page = {
+        "title": "Comparison of runs",
+        **dict(zip(("scores", "differences", "classes"), tables, strict=True)),
+        "figure": Image("", "differences of macro F1 with 95% intervals", svg=svg_of(difference_figure(comparison))),
+        "notes": comparison.notes,
+    }
+    pages = {name: render(name.replace("compare", "comparison"), **page) for name in ("compare.md", "compare.html")}
+    return {**pages, "compare.csv": comparison.pairs.to_csv(index=False)}

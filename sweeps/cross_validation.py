@@ -1,4 +1,4 @@
-"""Cross-validation: k runs under one parent run, in which each image is predicted once."""
+"""Cross-validation: k runs below one parent run, in which each image is predicted once."""
 
 import contextlib
 import gc
@@ -50,7 +50,13 @@ from sweeps.workers import VISIBLE_GPUS, environment_variables, require_one_devi
 
 @dataclass
 class Member:
-    """One fold with one seed: its run, and its result when it has finished."""
+    """One fold with one seed.
+
+    Attributes:
+        run_id: Its run, None until it has one.
+        result: Its tables, None until it has finished.
+        manifest: Fingerprint of the data it was trained on, "" until it has finished.
+    """
 
     run_id: str | None = None
     result: RunResult | None = None
@@ -60,76 +66,75 @@ class Member:
 Members = dict[tuple[int, int], Member]  # by seed and fold
 
 
-def known_members(parent_id: str, wanted: set[tuple[int, int]]) -> Members:
-    """Return the runs that an earlier start has made; a finished one is not made again."""
-    found: Members = {}
+def existing_members(parent_id: str, wanted: set[tuple[int, int]]) -> Members:
+    """Return the runs of an earlier start; a finished one is preferred to a second one of the same seed and fold."""
+    members: Members = {}
     for row in children(parent_id).to_dict("records"):
         at = int(row["tags.seed"]), int(row["tags.fold"])
-        if at in wanted and not (at in found and found[at].result):
+        if at in wanted and not (at in members and members[at].result):
             finished = row["status"] == "FINISHED"
             result = RunResult.from_run(row["run_id"]) if finished else None
-            found[at] = Member(row["run_id"], result, str(row["tags.manifest"]) if finished else "")
-    return found
-
-
-def reserve(parent_id: str, config: RunConfig, todo: list[tuple[int, int]], members: Members) -> None:
-    """Make the runs that are not there yet, so that a later fold can begin while the tracking server is away.
-
-    Args:
-        parent_id: the cross-validation.
-        config: of all folds.
-        todo: seed and fold of each run.
-        members: the runs that are known; the new ones are added.
-    """
-    recipe, experiment = config.run["recipe"], config.run["experiment"]
-    for seed, fold in todo:
-        if (seed, fold) not in members:
-            name = f"{recipe} {config.data_name} fold {fold} seed {seed}"
-            tags = {"kind": "run", "recipe": recipe, "seed": str(seed), "fold": str(fold)}
-            reserved = TrackingLogger(experiment=experiment, run_name=name, parent_run_id=parent_id, tags=tags)
-            members[seed, fold] = Member(reserved.reserve())
+            members[at] = Member(row["run_id"], result, str(row["tags.manifest"]) if finished else "")
+    return members
 
 
 def withdraw(members: Members) -> None:
-    """Take back the runs that never began; while the server is away they stay, and a resume begins them."""
+    """Delete the runs that never began; while the server is away they stay, and a resume begins them."""
     with contextlib.suppress(InputError, MlflowException, OSError):
         for member in members.values():
             if member.run_id and not member.result:
                 TrackingLogger(run_id=member.run_id).withdraw()
 
 
-def end_lost_runs(run_ids: Iterable[str]) -> None:
-    """Mark runs, and those below them, as killed if they still count as running; a store that is away ends nothing."""
+def record_resume(run_id: str) -> None:
+    """Warn, and set as a tag of the run, that it is resumed with other code or packages."""
+    for name, value in note_other_code(run_id).items():
+        store.open_client().set_tag(run_id, name, value)
+
+
+def end_stale_runs(run_ids: Iterable[str]) -> None:
+    """Set the status of runs whose process ended, and of those below them, from RUNNING to KILLED.
+
+    If the store does not answer, they keep their status.
+    """
     with contextlib.suppress(MlflowException, InputError, OSError):
         client = store.open_client()
-        for lost in run_ids:
-            for run_id in [*children(lost)["run_id"], lost]:
+        for stale in run_ids:
+            for run_id in [*children(stale)["run_id"], stale]:
                 if client.get_run(run_id).info.status == "RUNNING":
                     client.set_terminated(run_id, "KILLED")
 
 
-def end_lost_run_of(parent: str, name: str) -> None:
-    """Mark what an earlier attempt left below a run under the name of the one that now begins."""
+def end_stale_run(parent: str, name: str) -> None:
+    """End, as `end_stale_runs`, the run of that name that an earlier attempt left running below a parent."""
     with contextlib.suppress(MlflowException, InputError, OSError):
         below = children(parent)
         if len(below):
-            end_lost_runs(below[(below["name"] == name) & (below["status"] == "RUNNING")]["run_id"])
+            end_stale_runs(below[(below["name"] == name) & (below["status"] == "RUNNING")]["run_id"])
 
 
 @dataclass(frozen=True)
 class CrossValidation:
-    """Result of a cross-validation, which the parent run stores, too."""
+    """Result of a cross-validation; the parent run stores it, too.
+
+    Attributes:
+        run_id: The parent run.
+        predictions: Prediction table of the first seed, every image once.
+        folds: One row a seed and fold: run_id, f1_macro, accuracy, balanced_accuracy.
+        pooled: One row a seed: the same scores over all images together.
+        text: The printed result.
+    """
 
     run_id: str
-    predictions: pd.DataFrame  # of the first seed, every image once
-    folds: pd.DataFrame  # one row a seed and fold: run_id, f1_macro, accuracy, balanced_accuracy
-    pooled: pd.DataFrame  # one row a seed: the same over all images together
-    text: str  # the printed result
+    predictions: pd.DataFrame
+    folds: pd.DataFrame
+    pooled: pd.DataFrame
+    text: str
 
 
 @dataclass(frozen=True)
-class _Folds:
-    """The trainings of a cross-validation: their common config, their folds and seeds, and the data they share."""
+class _Plan:
+    """The trainings of a cross-validation: their common config, folds and seeds, and the data module they share."""
 
     config: RunConfig
     folds: int
@@ -166,24 +171,40 @@ class _Folds:
         self, seed: int, fold: int, parent: str | None, run_id: str | None, callbacks: Sequence[Callback] = ()
     ) -> RunResult | None:
         """Train and evaluate one fold."""
-        gc.collect()  # a trainer and its callbacks refer to each other; the memory of the last one goes back only now
+        gc.collect()  # a trainer and its callbacks refer to each other; the memory of the last one is freed only now
         return train(self.config_of(seed, fold, parent, run_id), callbacks, self.data)
 
+    def reserve(self, parent: str, members: Members) -> None:
+        """Create the missing runs, so that a later fold can begin while the tracking server is away.
 
-def _folds_of(config: RunConfig, folds: int, seeds: list[int]) -> _Folds:
+        Args:
+            parent: Run id of the cross-validation.
+            members: The existing runs; the new ones are added.
+        """
+        recipe, experiment = self.config.run["recipe"], self.config.run["experiment"]
+        for seed, fold in self.todo:
+            if (seed, fold) not in members:
+                name = f"{recipe} {self.config.data_name} fold {fold} seed {seed}"
+                tags = {"kind": "run", "recipe": recipe, "seed": str(seed), "fold": str(fold)}
+                tags["identity"] = self.config_of(seed, fold, parent, None).identity(self.data.content_hash)
+                reserved = TrackingLogger(experiment=experiment, run_name=name, parent_run_id=parent, tags=tags)
+                members[seed, fold] = Member(reserved.reserve())
+
+
+def _plan(config: RunConfig, folds: int, seeds: list[int]) -> _Plan:
     # seed, fold and parent are each training's own, so they do not count for the identity
     fixed = {"seed_everything": seeds[0], "data.split": "folds", "data.folds": folds, "data.fold": 0}
     common = config.override({**fixed, "data.fold_seed": seeds[0], "run.parent": None, "run.resume": None})
-    return _Folds(common, folds, seeds, data_module(common))
+    return _Plan(common, folds, seeds, data_module(common))
 
 
 def describe_cross_validation(config: RunConfig, folds: int, seeds: list[int], workers: int = 1) -> str:
-    """Return what `cross_validate` would do with these arguments; trains nothing, stores no run.
+    """Describe what `cross_validate` would do with these arguments; trains nothing, stores no run.
 
     Raises:
-        InputError: as `cross_validate`.
+        InputError: As in `cross_validate`.
     """
-    work = _folds_of(config, folds, seeds)
+    work = _plan(config, folds, seeds)
     prepare(work.data)
     check_options(config)
     return describe_run(work.config, runs=len(work.todo), identity=work.identity, workers=workers)
@@ -203,20 +224,20 @@ def cross_validate(
     """Train and evaluate each fold once per seed.
 
     Args:
-        config: common options of all folds; split, fold, seed and parent are set here.
-        folds: number of folds, at least 2.
-        seeds: training seeds; the folds are those of the first seed throughout.
-        resume: parent run id to resume, or "auto" for the newest unfinished one of the same options and images.
-        resamples: bootstrap resamples of the pooled intervals.
-        above: run id of the study that this cross-validation belongs to.
-        name: name of the run; by default that of ``--run.name``, else recipe, data and number of folds.
-        workers: processes that train folds at the same time; worker i uses GPU i, or they share the CPU threads.
+        config: Common options of all folds; split, fold, seed and parent are set here.
+        folds: Number of folds, at least 2.
+        seeds: Training seeds; the folds are those of the first seed throughout.
+        resume: Parent run id to resume, or "auto" for the newest unfinished one of the same options and images.
+        resamples: Bootstrap resamples of the pooled intervals, at least 100.
+        above: Run id of the study that this cross-validation belongs to.
+        name: Name of the run; by default that of ``--run.name``, else recipe, data and number of folds.
+        workers: Processes that train folds at the same time; worker i uses GPU i, or they share the CPU threads.
 
     Returns:
         The pooled result of the first seed, and the spread over folds and seeds; None on other ranks than zero.
 
     Raises:
-        InputError: wrong options; a class with fewer clusters than folds; folds that do not cover the images once.
+        InputError: Wrong options; a class with fewer clusters than folds; folds that do not cover the images once.
     """
     if folds < 2:
         msg = f"--folds: must be at least 2, got {folds}; for one split use `emotion fit --split holdout`"
@@ -239,24 +260,24 @@ def cross_validate(
         require_one_device(config, "a cross-validation with several --workers")
     quiet()
     check_options(config)
-    work = _folds_of(config, folds, seeds)
+    work = _plan(config, folds, seeds)
     data = work.data
     with sigterm_ends():
         parent_id = _parent_to_resume(work, resume)
         if parent_id and first_rank():  # for the other ranks, rank zero is the process that writes the run
             require_unwritten(parent_id)
-        members = known_members(parent_id, set(work.todo)) if parent_id else {}
-        if not first_rank():  # trains along with rank zero, which keeps the results
+        members = existing_members(parent_id, set(work.todo)) if parent_id else {}
+        if not first_rank():  # trains together with rank zero, which stores the results
             for seed, fold in work.todo:
                 member = members.get((seed, fold), Member())
                 if member.result is None:
                     work.train(seed, fold, parent_id, member.run_id)
             return None
         prepare(data)
-        data.setup("fit")  # wrong data leaves no run behind
+        data.setup("fit")  # refuse wrong data before a run is created
         parent = _open_parent(work, parent_id, above, name)
         try:
-            reserve(str(parent.run_id), work.config, work.todo, members)
+            work.reserve(str(parent.run_id), members)
             results = _run_folds(parent, work, members, workers)
             pooled = {seed: join_folds([results[seed, fold].predictions for fold in range(folds)]) for seed in seeds}
             _check_complete(pooled)
@@ -268,7 +289,7 @@ def cross_validate(
             classes = results[seeds[0], 0].classes
             scores = [{"seed": seed, **whole_scores(table, classes)} for seed, table in pooled.items()]
             pooled_table = pd.DataFrame(scores)
-            _keep_spread(parent, fold_table, pooled_table)
+            _log_spread(parent, fold_table, pooled_table)
             parent.finalize("success")
         except BaseException as error:
             with contextlib.suppress(OSError):  # report the first error, not that the end of the run cannot be written
@@ -280,7 +301,7 @@ def cross_validate(
     return CrossValidation(str(parent.run_id), pooled[seeds[0]], fold_table, pooled_table, text)
 
 
-def _parent_to_resume(work: _Folds, resume: str | None) -> str | None:
+def _parent_to_resume(work: _Plan, resume: str | None) -> str | None:
     if resume is None:
         return None
     if not has_store():
@@ -294,15 +315,15 @@ def _parent_to_resume(work: _Folds, resume: str | None) -> str | None:
         return None
     send_what_waits()  # a fold may have finished while the server was unreachable
     if resume != "auto":
-        found = run_row(find_run(resume))
+        stored = run_row(find_run(resume))
         prepare(work.data)
-        if found.get("tags.identity") != work.identity:
+        if stored.get("tags.identity") != work.identity:
             msg = (
-                f"--resume: {resume} is {found['name']!r}, which has other options or images; give those it was "
+                f"--resume: {resume} is {stored['name']!r}, which has other options or images; give those it was "
                 "started with, or leave --resume out"
             )
             raise InputError(msg)
-        return str(found["run_id"])
+        return str(stored["run_id"])
     prepare(work.data)
     same = f"tags.identity = '{work.identity}' and attributes.status != 'FINISHED'"
     unfinished = find_runs(where=same, limit=1)
@@ -314,7 +335,7 @@ def _parent_to_resume(work: _Folds, resume: str | None) -> str | None:
     return None
 
 
-def _open_parent(work: _Folds, run_id: str | None, above: str | None, name: str | None) -> TrackingLogger:
+def _open_parent(work: _Plan, run_id: str | None, above: str | None, name: str | None) -> TrackingLogger:
     run = work.config.run
     other = note_other_code(run_id) if run_id else {}
     parent = TrackingLogger(
@@ -337,17 +358,15 @@ def _open_parent(work: _Folds, run_id: str | None, above: str | None, name: str 
     return parent
 
 
-def _run_folds(
-    parent: TrackingLogger, work: _Folds, members: Members, workers: int
-) -> dict[tuple[int, int], RunResult]:
-    """Run the folds that have not finished; keep config and data set of the first one with the parent.
+def _run_folds(parent: TrackingLogger, work: _Plan, members: Members, workers: int) -> dict[tuple[int, int], RunResult]:
+    """Train the folds that have not finished; log config and data set of the first one to the parent.
 
     Raises:
-        InputError: folds of different states of the data, or without predictions.
+        InputError: Folds of different versions of the data, or without predictions.
     """
     todo, data = work.todo, work.data
     first = members[todo[0]]
-    if first.result:  # of an earlier start, which may have ended before it kept this
+    if first.result:  # of an earlier start, which may have ended before it logged this
         parent.log_file(download(first.result.run_id, CONFIG))
         parent.set_tags({"manifest": first.manifest})
     results = {at: member.result for at, member in members.items() if member.result}
@@ -375,11 +394,11 @@ def _run_folds(
     return results
 
 
-Reserved = Mapping[tuple[int, int], str | None]  # seed and fold -> the run that was made for it
+Reserved = Mapping[tuple[int, int], str | None]  # seed and fold -> its run
 Finished = Generator[tuple[tuple[int, int], RunResult]]
 
 
-def _one_by_one(work: _Folds, parent: str, left: Reserved) -> Finished:
+def _one_by_one(work: _Plan, parent: str, left: Reserved) -> Finished:
     """Train folds in this process, one after the other."""
     for number, ((seed, fold), run_id) in enumerate(left.items(), start=len(work.todo) - len(left) + 1):
         tqdm.write(f"fold {fold} seed {seed} starts ({number} of {len(work.todo)})", file=sys.stderr)
@@ -390,11 +409,11 @@ def _one_by_one(work: _Folds, parent: str, left: Reserved) -> Finished:
         yield (seed, fold), result
 
 
-def _in_workers(work: _Folds, parent: str, left: Reserved, workers: int) -> Finished:
+def _in_workers(work: _Plan, parent: str, left: Reserved, workers: int) -> Finished:
     """Train folds in several processes, each of which takes the next fold when it has finished one.
 
     Raises:
-        InputError: a fold could not be trained, or a process was ended; the folds that finished are kept.
+        InputError: A fold could not be trained, or a process was ended; the folds that finished are kept.
     """
     context = multiprocessing.get_context("spawn")
     waiting = list(left.items())
@@ -429,7 +448,7 @@ def _in_workers(work: _Folds, parent: str, left: Reserved, workers: int) -> Fini
                 except EOFError:
                     process.join(10)
                     result, problem = None, _ended(process.exitcode)
-                    end_lost_runs([str(left[seed, fold])])
+                    end_stale_runs([str(left[seed, fold])])
                 if problem:
                     failed = True
                     msg = f"fold {fold} seed {seed}: {problem}"
@@ -455,19 +474,19 @@ def _ended(status: int | None) -> str:
 
 
 class _Labelled(EpochLines):
-    """Lines that name the fold, and a tag with what this process was given."""
+    """Progress lines that name the fold, and a tag with the devices and threads of this process."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Record it while the run is open."""
+        """Set the tag while the run is open."""
         super().on_train_start(trainer, pl_module)
-        given = f"{VISIBLE_GPUS}={os.environ.get(VISIBLE_GPUS, '')}, {torch.get_num_threads()} threads"
-        cast(TrackingLogger, trainer.logger).set_tags({"worker": given})
+        resources = f"{VISIBLE_GPUS}={os.environ.get(VISIBLE_GPUS, '')}, {torch.get_num_threads()} threads"
+        cast(TrackingLogger, trainer.logger).set_tags({"worker": resources})
 
 
 def _serve(connection: Connection, config: dict[str, Any], folds: int, seeds: list[int], parent: str) -> None:
-    """Train the folds that come over a connection until it is closed; send back tables, or what went wrong."""
+    """Train the folds that come over a connection until it is closed; send back tables or an error message."""
     common = RunConfig.from_dict(config).override({"trainer.enable_progress_bar": False})
-    work = _Folds(common, folds, seeds, data_module(common))
+    work = _Plan(common, folds, seeds, data_module(common))
     with contextlib.suppress(EOFError, KeyboardInterrupt):  # the process that started this one reports Ctrl-C
         while True:
             seed, fold, run_id = connection.recv()
@@ -494,7 +513,7 @@ def _check_complete(pooled: dict[int, pd.DataFrame]) -> None:
         raise InputError(msg)
 
 
-def _keep_spread(parent: TrackingLogger, folds: pd.DataFrame, pooled: pd.DataFrame) -> None:
+def _log_spread(parent: TrackingLogger, folds: pd.DataFrame, pooled: pd.DataFrame) -> None:
     """Log mean and standard deviation over the first seed's folds, and over the seeds."""
     first = folds[folds["seed"] == folds["seed"].iloc[0]]
     for name in ("f1_macro", "accuracy"):

@@ -1,4 +1,4 @@
-"""`emotion reproduce`: run a tracked run again from its own config and seed, and report what differs."""
+"""Reproduction: a tracked run is run again from its own config and seed, and the differences are reported."""
 
 import json
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ COMPARED = ("git_commit", "git_dirty", "lock_sha256", "python", "platform", "pro
 
 
 def environment_differences(run_id: str) -> list[str]:
-    """Return one line for each part of the environment that has changed since the run."""
+    """Return one line for each difference between the environment of the run and this one."""
     then = json.loads(download(run_id, "environment.json").read_text())
     now = environment()
     names = [name for name in (*COMPARED, *sorted(now)) if name in COMPARED or name.startswith("version_")]
@@ -56,7 +56,14 @@ def prediction_differences(before: pd.DataFrame, after: pd.DataFrame) -> list[st
 
 @dataclass(frozen=True)
 class Reproduction:
-    """Result of a reproduction: one line for each difference of the environment and of the numbers."""
+    """Result of a reproduction.
+
+    Attributes:
+        run_id: The run that was reproduced.
+        environment: One line for each difference of code, packages and machine.
+        numbers: One line for each difference of the predictions.
+        text: The printed result of the new run.
+    """
 
     run_id: str
     environment: list[str]
@@ -68,20 +75,20 @@ def reproduce(run: str) -> Reproduction | None:
     """Run a tracked run again from its own config and seed.
 
     Args:
-        run: run id or its start, name, or latest.
+        run: Run id or its start, name, or latest.
 
     Returns:
-        What differs; None on other ranks than zero.
+        The differences; None on other ranks than zero.
 
     Raises:
-        InputError: there is no such run, or it has no predictions to compare with.
+        InputError: There is no such run, or it has no predictions to compare with.
     """
     run_id = find_run(run)
     tags = run_row(run_id)
     kind = tags.get("tags.kind")
     before = load_table(run_id, "predictions", any_version=True)
     environment_lines = environment_differences(run_id)
-    # what was run, whatever the recipe says by now
+    # the config of the run, since its recipe may have changed
     config = RunConfig.from_file(download(run_id, CONFIG))
     result: CrossValidation | RunResult | None
     if kind == "cross-validation":

@@ -1,17 +1,12 @@
-"""A search: trials that share a queue select on inner folds, and the best is scored once on data none of them saw."""
+"""Hyperparameter search: trials are scored on inner folds, and the best once on held-out data."""
 
 import contextlib
 import gc
 import hashlib
-import inspect
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,26 +28,23 @@ from torch.utils.flop_counter import FlopCounterMode
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError, did_you_mean
 from datamodules.paths import replacing
-from lightning_modules.config import Options, RunConfig, data_module
+from lightning_modules.config import Options, RunConfig, data_module, option_names
 from lightning_modules.run import MONITOR
-from lightning_modules.training import RunResult, train
+from lightning_modules.training import train
 from results.tracking.logger import TrackingLogger
 from results.tracking.runs import find_runs, load_table, run_config
-from sweeps.cross_validation import end_lost_run_of, end_lost_runs
-from sweeps.search_worker import TRIAL_TASK
+from sweeps.cross_validation import end_stale_run, end_stale_runs, record_resume
 from sweeps.spaces import Drawn, Space, build_space, grid, suggest
 from sweeps.workers import (
     ENQUEUED,
     ERROR,
     STRATEGY,
-    VARIABLE,
     PrunerName,
     SamplerName,
     address,
     check_strategy,
     close,
     enqueue,
-    environment_variables,
     exclusive,
     once_each,
     open_storage,
@@ -60,37 +52,26 @@ from sweeps.workers import (
     require_one_device,
     require_one_worker,
     work,
-    worker_variables,
+    work_together,
 )
 
-FIXED = (
+TRIAL_TASK, WINNER_TASK = "sweeps.search:run_trial", "sweeps.search:score_winner"
+FIXED = (  # options that a search sets
     *("data.split", "data.folds", "data.fold", "data.fold_seed", "data.inner_folds", "data.inner_fold"),
     *("data.protocol", "run.parent", "run.evaluate", "run.resume", "run.name"),
 )
 
-
-DIVIDES = (  # with one of these drawn, one trial would learn from what another trial's winner reports
+COMMON = (  # options that all trials share; drawn ones would let a trial train on images that the winner is scored on
     *("data.source", "data.read", "data.near_duplicates", "data.leak", "data.outer", "data.holdout_fraction"),
     *("data.inner_fraction", "data.cache_dir", "run.experiment", "run.recipe", "run.resamples"),
 )
 
 
-def check_number(folds: int) -> None:
-    """Refuse fewer than two inner folds.
-
-    Raises:
-        InputError: so.
-    """
-    if folds < 2:
-        msg = f"--folds: at least 2 inner folds, got {folds}"
-        raise InputError(msg)
-
-
 def check_config(config: RunConfig) -> None:
-    """Refuse a recipe or file without which the winner would have no score, or every trial would be one run.
+    """Check that recipe and files leave to the search what it sets itself: whether and which run is continued.
 
     Raises:
-        InputError: naming the option.
+        InputError: They set run.evaluate or run.resume.
     """
     for name, wanted in (("evaluate", True), ("resume", None)):
         if config.run[name] != wanted:
@@ -99,10 +80,10 @@ def check_config(config: RunConfig) -> None:
 
 
 def check_options(options: Options) -> None:
-    """Refuse options that a search sets itself; ``--split given`` alone is a choice.
+    """Check that no option is one that a search sets itself; ``--split`` may be given or holdout.
 
     Raises:
-        InputError: naming the option.
+        InputError: A search sets the option.
     """
     for name in FIXED:
         value = options.values.get(name)
@@ -112,42 +93,34 @@ def check_options(options: Options) -> None:
 
 
 def check_names(space: Space) -> None:
-    """Refuse options that are none of the model, the data, the trainer or the run; every trial would fail.
+    """Check that a search can vary these options, before the first trial.
 
     Raises:
-        InputError: with the names that are near.
+        InputError: There is no such option (the nearest is offered), or a search sets it, or all trials share it.
     """
-    from lightning.pytorch import Trainer
-
-    from datamodules.emotion import EmotionDataModule
-    from lightning_modules.classifier import EmotionClassifier
-    from lightning_modules.run import RunOptions
-
-    owners = {"model": EmotionClassifier, "data": EmotionDataModule, "trainer": Trainer, "run": RunOptions}
-    options = {section: list(inspect.signature(owner).parameters) for section, owner in owners.items()}
+    names = option_names()
+    top_level = {tuple(name.split(".")[:2]) for name in names}
     for name in space:
-        group, _, option = name.partition(".")
-        if option.split(".")[0] not in options.get(group, ()):
-            all_names = [f"{section}.{known}" for section, names in options.items() for known in names]
-            hint = did_you_mean(name, all_names) or "`emotion fit --help-all` lists them"
+        if tuple(name.split(".")[:2]) not in top_level:
+            hint = did_you_mean(name, names) or "`emotion fit --help-all` lists them"
             msg = f"--space: {name} is not an option of `emotion fit`; {hint}"
             raise InputError(msg)
         if name in FIXED or name == "trainer.max_epochs":
             msg = f"--space: {name} cannot be searched, a search sets it; leave it out"
             raise InputError(msg)
-        if name.startswith(DIVIDES):
+        if name.startswith(COMMON):
             msg = f"--space: {name} cannot be searched, it is the same for all trials; give it beside --space"
             raise InputError(msg)
 
 
-ATTEMPTS = 20  # draws, of which one has to be of options that go together
+ATTEMPTS = 20  # draws, one of which must give a valid config
 
 
 def search_config(options: Options) -> RunConfig:
     """Return the common config of all trials; its split is the given one, or a hold-out.
 
     Raises:
-        InputError: an option that a search sets itself, or a wrong value.
+        InputError: An option that a search sets itself, or a wrong value.
     """
     check_options(options)
     config = RunConfig.layered(options)
@@ -163,14 +136,14 @@ class Plan:
     """Options of a search; all searches of the same name must have the same.
 
     Attributes:
-        name: of the study.
-        config: common options of all trials, from `search_config`.
-        space: names of spaces, and the contents of space files.
-        folds: inner folds of a trial.
+        name: Name of the study.
+        config: Common options of all trials, from `search_config`.
+        space: Names of spaces, and the contents of space files.
+        folds: Inner folds of a trial, at least 2.
         objectives: 1, val macro F1; or 2, the FLOPs of an image as well.
         sampler: tpe, grid, random or nsga2.
         pruner: hyperband, wilcoxon or none.
-        seed: of the sampler.
+        seed: Seed of the sampler.
     """
 
     name: str
@@ -183,29 +156,31 @@ class Plan:
     seed: int = 0
 
     def check(self) -> None:
-        """Raise if no trial could run with these options; opens no image.
+        """Validate the options before the first trial; opens no image.
 
         Raises:
-            InputError: the message names the option.
+            InputError: No trial could run with these options.
         """
-        check_number(self.folds)
+        if self.folds < 2:
+            msg = f"--folds: at least 2 inner folds, got {self.folds}"
+            raise InputError(msg)
         check_names(build_space(self.space))
         check_strategy(self.sampler, self.pruner, self.objectives, self.folds)
         check_config(self.config)
-        assert self.data.plan.inner_folds == self.folds  # a division that allows none was refused
+        assert self.data.plan.inner_folds == self.folds  # otherwise the data module raised
 
     @cached_property
     def data(self) -> EmotionDataModule:
         """Data module of a valid trial.
 
         Raises:
-            InputError: none of a few random trials is valid.
+            InputError: None of a few random trials is valid.
         """
         space, problem = build_space(self.space), InputError()
         with quiet():
-            drawing = optuna.create_study(sampler=RandomSampler(seed=0))  # in memory
-            for _ in range(ATTEMPTS):  # some draws may be of options that do not go together: such trials fail alone
-                drawn = suggest(drawing.ask(), space)
+            study = optuna.create_study(sampler=RandomSampler(seed=0))  # in memory
+            for _ in range(ATTEMPTS):  # some draws may be invalid: such trials fail alone
+                drawn = suggest(study.ask(), space)
                 try:
                     config = self.config.override({**drawn, "data.inner_folds": self.folds})
                     return data_module(config)
@@ -242,15 +217,16 @@ class Plan:
         return json.loads(json.dumps(plan))
 
     def settings(self, parent: str) -> dict[str, Any]:
-        """Return the settings that a trial needs.
+        """Return what `run_trial` needs besides its trial.
 
         Args:
-            parent: run id of the search.
+            parent: Run id of the search.
         """
         return {
             "study": self.name,
             "parent": parent,
             "config": self.config.as_dict(),
+            "data": self.identity["data"],
             "space": self.space,
             "folds": self.folds,
             "objectives": self.objectives,
@@ -259,17 +235,21 @@ class Plan:
 
 
 PLAN, PARENT = "plan", "parent"  # attributes of a search's study
-_SAID = {"options": "recipe or options (of `emotion fit`)", "data": "data (images or labels)", "seed": "--sampler-seed"}
+_SHOWN = {
+    "options": "recipe or options (of `emotion fit`)",
+    "data": "data (images or labels)",
+    "seed": "--sampler-seed",
+}
 
 
 def open_study(plan: Plan, storage: RDBStorage) -> optuna.Study:
-    """Return the study of a search, made if there is none; its MLflow run is made with it.
+    """Return the study of a search; a new one is created with its MLflow run.
 
     Raises:
-        InputError: a study of that name is no search, or was begun with other options or other data.
+        InputError: The study of that name is no search, or was begun with other options or other data.
     """
     directions = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE][: plan.objectives]
-    identity = plan.identity  # reads the data, which nobody should wait for
+    identity = plan.identity  # reads the data, so before the lock
     study = optuna.create_study(study_name=plan.name, storage=storage, directions=directions, load_if_exists=True)
     with exclusive(storage, plan.name):
         known = study.user_attrs.get(PLAN)
@@ -278,22 +258,23 @@ def open_study(plan: Plan, storage: RDBStorage) -> optuna.Study:
             raise InputError(msg)
         if known is not None:
             check_same(plan.name, known, identity)
+            record_resume(str(study.user_attrs[PARENT]))
             return study
         if PARENT not in study.user_attrs:
-            study.set_user_attr(PARENT, _parent_run(plan))
+            study.set_user_attr(PARENT, _new_parent(plan))
         chosen = {"sampler": plan.sampler, "pruner": plan.pruner, "seed": plan.seed}
         study.set_user_attr(STRATEGY, {**chosen, "folds": plan.folds, "epochs": plan.epochs})
-        study.set_user_attr(PLAN, identity)  # last: with it the study is whole
+        study.set_user_attr(PLAN, identity)  # last: it marks the study as complete
     return study
 
 
 def check_same(name: str, known: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
-    """Refuse to go on with a search that was begun with other options or on other data.
+    """Check that a search is resumed with its own options and data.
 
     Raises:
-        InputError: saying what differs.
+        InputError: Options or data differ.
     """
-    differ = [_SAID.get(key, f"--{key}") for key in identity if known.get(key) != identity[key]]
+    differ = [_SHOWN.get(key, f"--{key}") for key in identity if known.get(key) != identity[key]]
     if differ:
         msg = (
             f"--name: study {name} was begun with other {', '.join(differ)}; give what it was begun with to "
@@ -302,7 +283,7 @@ def check_same(name: str, known: Mapping[str, Any], identity: Mapping[str, Any])
         raise InputError(msg)
 
 
-def _parent_run(plan: Plan) -> str:
+def _new_parent(plan: Plan) -> str:
     parent = TrackingLogger(
         experiment=plan.experiment,
         run_name=plan.name,
@@ -327,18 +308,22 @@ def _parent_run(plan: Plan) -> str:
 def wanted_trials(
     plan: Plan, study: optuna.Study, storage: RDBStorage, trials: int, warm_start: str | None
 ) -> list[dict[str, Any]]:
-    """Return what the study is to hold: every cell of a grid; or fixed starts, and free trials up to the number."""
+    """Return the fixed parameters of all trials of the study: a grid's points; or warm starts, then free trials."""
     if plan.sampler == "grid":
         return list(grid(build_space(plan.space)))
     fixed = [trial.user_attrs[ENQUEUED] for trial in once_each(study) if trial.user_attrs.get(ENQUEUED)]
-    for start in starts_of(plan, storage, warm_start):
+    for start in warm_starts(plan, storage, warm_start):
         if start not in fixed and len(fixed) < trials:
             fixed.append(start)
     return [*fixed, *({} for _ in range(trials - len(fixed)))]
 
 
-def starts_of(plan: Plan, storage: RDBStorage, warm_start: str | None) -> list[dict[str, Any]]:
-    """Return the parameters of another study's finished trials, best first, as far as this space has them."""
+def warm_starts(plan: Plan, storage: RDBStorage, warm_start: str | None) -> list[dict[str, Any]]:
+    """Return the parameters of another study's finished trials, best first, as far as they are in this space.
+
+    Raises:
+        InputError: There is no such study, or none of its finished trials has an option of this space.
+    """
     if warm_start is None:
         return []
     try:
@@ -363,48 +348,57 @@ OBJECTIVES = ("val macro F1", "FLOPs an image")
 
 
 class Report(Callback):
-    """Keeps a fold's best val macro F1, and tells the study after every epoch the mean over the folds so far.
+    """Track a fold's best val macro F1, and report the mean over the folds so far to the pruner after every epoch.
 
-    A trial that is to be pruned stops after the epoch, so its run ends as any other.
+    A pruned trial stops after the epoch, so its run ends like any other.
     """
 
-    def __init__(self, trial: optuna.Trial, done: list[float], folds: int, epochs: int, *, tell: bool) -> None:
+    def __init__(self, trial: optuna.Trial, done: list[float], folds: int, epochs: int, *, each_epoch: bool) -> None:
         self.best, self.pruned = -math.inf, False
-        self._trial, self._done, self._tell = trial, done, tell
+        self._trial, self._done, self._each_epoch = trial, done, each_epoch
         self._first, self._last = len(done) * epochs, folds * epochs - 1
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the epoch's score."""
+        """Report the epoch's score."""
         if trainer.sanity_checking:
             return
         self.best = max(self.best, float(trainer.callback_metrics[MONITOR]))
         step = self._first + trainer.current_epoch  # a second report at a step would be ignored
-        if self._tell:
+        if self._each_epoch:
             self._trial.report(fmean([*self._done, self.best]), step)
-            if step < self._last and self._trial.should_prune():  # at the last one nothing is saved by it
+            if step < self._last and self._trial.should_prune():  # pruning the last step would save nothing
                 self.pruned = trainer.should_stop = True
 
 
 def run_trial(trial: optuna.Trial, settings: dict[str, Any]) -> float | tuple[float, float]:
-    """Return the mean of the folds' best val macro F1; with two objectives, the FLOPs of one image, too.
+    """Run one trial: train on every inner fold.
 
     Args:
-        trial: of a study.
-        settings: study, parent (run id), config (plain data), space, folds, objectives, pruner.
+        trial: Trial of the search's study.
+        settings: From `Plan.settings`.
+
+    Returns:
+        The mean of the folds' best val macro F1; with two objectives the FLOPs of one image, too.
 
     Raises:
-        optuna.TrialPruned: the pruner ended it.
+        optuna.TrialPruned: The pruner ended it.
     """
-    if lost := trial.user_attrs.get(RUN):  # of a killed worker; a trial that is queued again inherits it
-        end_lost_runs([str(lost)])
+    if stale := trial.user_attrs.get(RUN):  # of a killed worker; a trial that is queued again inherits it
+        end_stale_runs([str(stale)])
     options = suggest(trial, build_space(settings["space"]))
     config = RunConfig.from_dict(settings["config"])
+    drawn = json.dumps([settings["data"], options, settings["folds"]], sort_keys=True)
     tracker = TrackingLogger(
         experiment=config.run["experiment"],
         run_name=f"trial {trial.number}",
         parent_run_id=settings["parent"],
         system_metrics=False,
-        tags={"kind": "trial", "study": settings["study"], "trial": str(trial.number)},
+        tags={
+            "kind": "trial",
+            "study": settings["study"],
+            "trial": str(trial.number),
+            "identity": config.identity(drawn),
+        },
     )
     trial.set_user_attr(RUN, str(tracker.run_id))
     trial.set_user_attr(OPTIONS, options)
@@ -432,16 +426,16 @@ def _folds(
     folds, epochs, pruner = settings["folds"], int(config.trainer["max_epochs"]), settings["pruner"]
     flops, data = 0.0, None
     for fold in range(folds):
-        report = Report(trial, scores, folds, epochs, tell=pruner == "hyperband")
-        where: dict[str, Any] = {"data.inner_folds": folds, "data.inner_fold": fold, "run.evaluate": False}
-        where["run.keep"] = "none"  # nothing is predicted with a trial's weights
-        place = {"run.parent": str(tracker.run_id), "run.name": f"trial {trial.number} fold {fold}"}
-        done = train(config.override({**drawn, **where, **place}), [report], data)
+        report = Report(trial, scores, folds, epochs, each_epoch=pruner == "hyperband")
+        changes: dict[str, Any] = {"data.inner_folds": folds, "data.inner_fold": fold, "run.evaluate": False}
+        changes["run.keep"] = "none"  # nothing is predicted with a trial's weights
+        changes |= {"run.parent": str(tracker.run_id), "run.name": f"trial {trial.number} fold {fold}"}
+        done = train(config.override({**drawn, **changes}), [report], data)
         assert done is not None  # a trial is one process
         scores.append(report.best)
         tracker.log_metrics({"search/fold_f1_macro": report.best}, step=fold)
         if fold == 0:
-            flops = flops_an_image(done)
+            flops = count_flops(done.model, done.data.size)
             trial.set_user_attr(MANIFEST, done.data.manifest.fingerprint())
             data = done.data
             data.trainer = None  # which holds the model
@@ -455,23 +449,27 @@ def _folds(
     return scores, flops
 
 
-def flops_an_image(done: RunResult) -> float:
-    """Return the floating-point operations of one picture through the trained network; a multiply-add is two."""
-    model = done.model.eval()
+def count_flops(network: torch.nn.Module, size: int) -> float:
+    """Return the floating-point operations of one image of `size` by `size` pixels; a multiply-add is two."""
     counter = FlopCounterMode(display=False)
-    image = torch.zeros(1, 3, done.data.size, done.data.size, device=model.device)
+    device = next(network.parameters()).device
     with counter, torch.inference_mode():
-        model(image)
+        network.eval()(torch.zeros(1, 3, size, size, device=device))
     return float(counter.get_total_flops())
 
 
-WINNER_TASK = "sweeps.search:score_winner"
 _NOT_IN_A_RECIPE = ("parent", "name", "resume", "evaluate", "experiment")
 
 
 @dataclass(frozen=True)
 class Winner:
-    """The scored winner."""
+    """The scored winner.
+
+    Attributes:
+        trial: Number of the trial that won.
+        run_id: Run in which it was trained and scored.
+        intervals: Its scores on the held-out images, with intervals.
+    """
 
     trial: int
     run_id: str
@@ -479,7 +477,7 @@ class Winner:
 
     @property
     def images(self) -> int:
-        """Images it was scored on."""
+        """Number of images it was scored on."""
         return len(load_table(self.run_id, "predictions"))
 
 
@@ -494,26 +492,25 @@ def scored_winner(
         a lock.
 
     Args:
-        name: of the search.
-        storage: of its study.
-        url: address of the storage.
-        config: what all trials share.
-        best: the trial that won.
-        parent: run id of the search.
+        name: Name of the search.
+        storage: Storage of its study.
+        url: Address of the storage.
+        config: Common options of all trials.
+        best: The trial that won.
+        parent: Run id of the search.
 
     Raises:
-        InputError: the winner could not be trained.
+        InputError: The winner could not be trained.
     """
     study = optuna.create_study(
         study_name=f"{name} winner", storage=storage, direction=StudyDirection.MAXIMIZE, load_if_exists=True
     )
-    with exclusive(storage, study.study_name):  # no worker is in the middle of a change
+    with exclusive(storage, study.study_name):  # not while another worker changes the queue
         trials = once_each(study)
-    winner = _known(trials, best.number)
+    winner = _scored(trials, best.number)
     if winner is None:
-        ended = [trial for trial in trials if _of(trial) == best.number and trial.state.is_finished()]
-        wanted = {"trial": best.number, "options": best.user_attrs[OPTIONS], "attempt": len(ended)}
-        enqueue(study, [wanted])
+        ended = [trial for trial in trials if _winning(trial) == best.number and trial.state.is_finished()]
+        enqueue(study, [{"trial": best.number, "options": best.user_attrs[OPTIONS], "attempt": len(ended)}])
         work(
             study.study_name,
             url,
@@ -522,32 +519,32 @@ def scored_winner(
             progress=False,
         )
         trials = once_each(study)
-        winner = _known(trials, best.number)
+        winner = _scored(trials, best.number)
     if winner is None:
-        ended = [trial for trial in trials if _of(trial) == best.number and trial.state == TrialState.FAIL]
+        ended = [trial for trial in trials if _winning(trial) == best.number and trial.state == TrialState.FAIL]
         why = "its run is no longer in the store"
         if ended:
             why = ended[-1].user_attrs.get(ERROR, "its worker was killed each time")
         msg = f"search {name}: the winner (trial {best.number}) was not scored: {why}; run the same command again"
         raise InputError(msg)
-    done = {_of(trial) for trial in trials if trial.state == TrialState.COMPLETE}
+    done = {_winning(trial) for trial in trials if trial.state == TrialState.COMPLETE}
     return winner, tuple(sorted(done - {winner.trial}))
 
 
 def score_winner(trial: optuna.Trial, settings: dict[str, Any]) -> float:
-    """Train the winner with a usual val part of all that the search selected on, and predict the rest once.
+    """Train the winner on the images of all inner folds, with a usual val part, and predict the held-out part once.
 
     Args:
-        trial: holds the number and the options of the trial that won.
+        trial: Has the number and the options of the trial that won.
         settings: search (its name), config (plain data), parent (run id).
 
     Returns:
         Macro F1 on the held-out part.
     """
-    won, name = trial.user_attrs[ENQUEUED], f"{settings['search']} winner, trial {_of(trial)}"
-    end_lost_run_of(settings["parent"], name)
-    place = {"run.parent": settings["parent"], "run.name": name, "run.recipe": settings["search"]}
-    done = train(RunConfig.from_dict(settings["config"]).override({**won["options"], **place}))
+    won, name = trial.user_attrs[ENQUEUED], f"{settings['search']} winner, trial {_winning(trial)}"
+    end_stale_run(settings["parent"], name)
+    changes = {**won["options"], "run.parent": settings["parent"], "run.name": name, "run.recipe": settings["search"]}
+    done = train(RunConfig.from_dict(settings["config"]).override(changes))
     assert done is not None  # a trial is one process
     run_id = done.run_id
     tags = TrackingLogger(run_id=run_id, system_metrics=False)
@@ -558,24 +555,24 @@ def score_winner(trial: optuna.Trial, settings: dict[str, Any]) -> float:
     return float(intervals[intervals["metric"] == "f1_macro"].iloc[0]["value"])
 
 
-def _of(trial: FrozenTrial | optuna.Trial) -> int:
+def _winning(trial: FrozenTrial | optuna.Trial) -> int:
     """Return the number that the winning trial has in the search."""
     return int(trial.user_attrs[ENQUEUED]["trial"])
 
 
-def _known(trials: list[FrozenTrial], number: int) -> Winner | None:
-    """Return the winner that was scored before, None if there is none or its run is gone."""
+def _scored(trials: list[FrozenTrial], number: int) -> Winner | None:
+    """Return the winner if it was scored before, None if it was not or its run was deleted."""
     for trial in trials:
-        if trial.state == TrialState.COMPLETE and _of(trial) == number:
+        if trial.state == TrialState.COMPLETE and _winning(trial) == number:
             run_id = str(trial.user_attrs[RUN])
-            found = find_runs(where=f"attributes.run_id = '{run_id}'", limit=1)
-            if not found.empty and found.iloc[0]["status"] == "FINISHED":
+            runs = find_runs(where=f"attributes.run_id = '{run_id}'", limit=1)
+            if not runs.empty and runs.iloc[0]["status"] == "FINISHED":
                 return Winner(number, run_id, load_table(run_id, "intervals"))
     return None
 
 
 def recipe_text(winner: Winner, study: str) -> str:
-    """Return the winner's config as `emotion fit --config` takes it."""
+    """Return the winner's config as a file for `emotion fit --config`."""
     config = run_config(winner.run_id)
     config.pop("ckpt_path", None)
     config["run"] = {key: value for key, value in config["run"].items() if key not in _NOT_IN_A_RECIPE}
@@ -587,10 +584,10 @@ def recipe_text(winner: Winner, study: str) -> str:
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all.
+    """Write the winner's config under a temporary name, then rename it.
 
     Raises:
-        InputError: the folder cannot be written to.
+        InputError: The folder cannot be written to.
     """
     try:
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
@@ -603,18 +600,28 @@ def write(path: Path, text: str) -> None:
 
 @dataclass(frozen=True)
 class Search:
-    """What a search gives; all of it is in the parent run, too."""
+    """Result of a search; all of it is in the parent run, too.
+
+    Attributes:
+        plan: The options.
+        run_id: Run of the search.
+        trials: Each trial once.
+        front: The best trial; with two objectives those that no other beats in both.
+        winner: The scored winner.
+        earlier: Trials that won before the search was continued, and were scored on the same images.
+        failed_workers: Number of other workers of this machine that ended with an error.
+    """
 
     plan: Plan
     run_id: str
-    trials: list[FrozenTrial]  # each once
-    front: list[FrozenTrial]  # the best, or those that no other beats in both objectives
+    trials: list[FrozenTrial]
+    front: list[FrozenTrial]
     winner: Winner
-    earlier: tuple[int, ...] = ()  # trials that won before the search went on, and were scored on the same images
-    failed_workers: int = 0  # other workers of this machine that ended with an error
+    earlier: tuple[int, ...] = ()
+    failed_workers: int = 0
 
     def counts(self) -> dict[str, int]:
-        """Return how many trials ended how."""
+        """Return the number of trials by the state in which they ended."""
         return dict(Counter(trial.state.name.lower() for trial in self.trials))
 
 
@@ -627,21 +634,21 @@ def search(
     warm_start: str | None = None,
     keep: Callable[["Search", optuna.Study], None],
 ) -> Search:
-    """Run trials until the study holds `trials`, then score the best of them once.
+    """Run trials until the study has `trials`, then score the best of them once.
 
     Notes:
-        The same call on an existing study goes on with it; on several machines at once they share its trials.
+        The same call on an existing study resumes it; on several machines at once they share its trials.
 
     Args:
-        plan: what is searched.
-        trials: of the study altogether; of a grid, every cell is run whatever this says.
-        storage_url: None: $OPTUNA_STORAGE, or else the embedded file.
-        workers: processes on this machine.
-        warm_start: a study whose best trials' options are tried first.
-        keep: writes down what was found.
+        plan: Options of the search.
+        trials: Number of trials of the study altogether; of a grid every point is run.
+        storage_url: Address of the storage; None: $OPTUNA_STORAGE, or else the embedded file.
+        workers: Processes on this machine.
+        warm_start: A study whose finished trials are tried first, best first.
+        keep: Called with the result and the study, to store them.
 
     Raises:
-        InputError: options that do not go together; a study of that name with others; no trial finished.
+        InputError: Options that do not go together; a study of that name with other options; no trial finished.
     """
     url = address(storage_url)
     if trials < 1 or workers < 1:
@@ -652,7 +659,7 @@ def search(
     storage = open_storage(url)
     with quiet(), contextlib.ExitStack() as end:
         end.callback(close, storage)
-        starts_of(plan, storage, warm_start)  # an unknown study leaves no search behind
+        warm_starts(plan, storage, warm_start)  # refuse an unknown study before the search is created
         study = open_study(plan, storage)
         parent = str(study.user_attrs[PARENT])
         enqueue(study, wanted_trials(plan, study, storage, trials, warm_start))
@@ -661,73 +668,23 @@ def search(
         each = once_each(study)
         best = best_trials(study, each)
         winner, earlier = scored_winner(plan.name, storage, url, plan.config, best[0], parent)
-        found = Search(plan, parent, each, best, winner, earlier, failed)
+        result = Search(plan, parent, each, best, winner, earlier, failed)
         with exclusive(storage, f"{plan.name} result"):  # machines that end together write it in turn
-            keep(found, study)
-    return found
+            keep(result, study)
+    return result
 
 
 def best_trials(study: optuna.Study, each: list[FrozenTrial]) -> list[FrozenTrial]:
-    """Return the best trial; with two objectives the front, by falling macro F1.
+    """Return the best trial; with two objectives the Pareto front, by falling macro F1.
 
     Raises:
-        InputError: no trial finished.
+        InputError: No trial finished.
     """
     done = [trial for trial in each if trial.state == TrialState.COMPLETE]
     if not done:
         errors = Counter(str(trial.user_attrs.get(ERROR, trial.state.name.lower())) for trial in each)
-        told = "; ".join(f"{count} x {error}" for error, count in errors.most_common(3))
-        msg = f"search {study.study_name}: none of {len(each)} trials finished: {told}"
+        reasons = "; ".join(f"{count} x {error}" for error, count in errors.most_common(3))
+        msg = f"search {study.study_name}: none of {len(each)} trials finished: {reasons}"
         raise InputError(msg)
     front = study.best_trials if len(study.directions) == 2 else [study.best_trial]
     return sorted(front, key=lambda trial: (-trial.values[0], trial.number))
-
-
-def work_together(name: str, url: str, task: str, settings: dict[str, Any], workers: int) -> int:
-    """Run trials in this process and in other worker processes, one GPU each, until none is left.
-
-    Args:
-        name: of the study.
-        url: its storage.
-        task: "module:function", as `work` takes it.
-        settings: of the task.
-        workers: number of processes, with this one.
-
-    Returns:
-        How many other workers ended with an error, such as a database that accepts no more connections. A worker that
-        was killed does not count: the others ran its trial. Both are reported on stderr.
-    """
-    own, *others = worker_variables(workers)
-    with _more_workers(name, url, task, settings, others) as more:
-        with environment_variables(own):
-            work(name, url, task, settings)
-        statuses = [process.wait() for process in more]
-    for number, status in enumerate(statuses, start=2):
-        if status:
-            how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"failed with status {status}"
-            print(f"warning: worker {number} of {workers} {how}; the others ran its trials", file=sys.stderr)
-    return sum(status > 0 for status in statuses)
-
-
-@contextlib.contextmanager
-def _more_workers(
-    name: str, url: str, task: str, settings: dict[str, Any], variables: Sequence[dict[str, str]]
-) -> Iterator[list[subprocess.Popen[str]]]:
-    """Start a worker with each of these environment variables, and end those that still run at the end."""
-    command = [sys.executable, "-m", "sweeps.search_worker", name, task]
-    started: list[subprocess.Popen[str]] = []
-    try:
-        for own in variables:
-            new = {**os.environ, VARIABLE: url, **own}
-            process = subprocess.Popen(command, env=new, stdin=subprocess.PIPE, text=True)
-            started.append(process)
-            assert process.stdin is not None  # a pipe
-            with contextlib.suppress(BrokenPipeError):  # it has ended already, and said why
-                process.stdin.write(json.dumps(settings))
-                process.stdin.close()
-        yield started
-    finally:
-        for process in started:
-            if process.poll() is None:
-                process.terminate()  # its trial is queued again
-                process.wait()

@@ -1,4 +1,4 @@
-"""What a search varies: options of `emotion fit` with the values they may take, by name or from a small YAML file."""
+"""Search spaces: options of `emotion fit` with their possible values, by name or from a YAML file."""
 
 import itertools
 import json
@@ -15,12 +15,12 @@ from datamodules.errors import InputError
 from lightning_modules.config import load_yaml
 
 Plain = str | int | float | bool | None
-When = Mapping[str, tuple[Plain, ...]]  # options drawn before, and the values of them under which this one is drawn
+When = Mapping[str, tuple[Plain, ...]]  # options drawn before, and the values under which this one is drawn
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dimension(ABC):
-    """One option and the values it may take; drawn only ``when`` other options have one of the values named."""
+    """Possible values of one option; drawn only ``when`` other options have one of the given values."""
 
     when: When = field(default_factory=dict)
 
@@ -41,7 +41,7 @@ class Dimension(ABC):
         """Return all values of one parameter.
 
         Raises:
-            InputError: there are infinitely many.
+            InputError: There are infinitely many.
         """
 
     @abstractmethod
@@ -55,7 +55,7 @@ class Choice(Dimension):
     among: tuple[Any, ...]
 
     def _labels(self) -> dict[Plain, Any]:
-        return {json.dumps(one) if isinstance(one, list | tuple | dict) else one: one for one in self.among}
+        return {json.dumps(value) if isinstance(value, list | tuple | dict) else value: value for value in self.among}
 
     def option(self, name: str, drawn: Mapping[str, Any]) -> Any:  # noqa: ANN401
         """Return the value; Optuna keeps lists as text."""
@@ -146,8 +146,8 @@ _KINDS = {
 }
 
 
-def content(path: Path) -> dict[str, Any]:
-    """Return what a YAML file of a space holds.
+def read_space(path: Path) -> dict[str, Any]:
+    """Return the content of a YAML file of a space.
 
     For example::
 
@@ -156,29 +156,32 @@ def content(path: Path) -> dict[str, Any]:
         model.loss.gamma: {real: [0.5, 5], when: {model.loss: Focal}}
         data.size: {whole: [32, 96], step: 16}
         data.transforms: {subset: [flip, rotation, zoom], least: 1}
+
+    Raises:
+        InputError: The file is not YAML, or contains no options by name.
     """
     try:
-        held = load_yaml(path.read_text(encoding="utf-8"))
+        content = load_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         msg = f"--space {path}: not readable YAML: {str(error).splitlines()[0]}"
         raise InputError(msg) from error
-    if not isinstance(held, dict):
-        msg = f"--space {path}: must hold one option a line, such as {_EXAMPLE}; it holds {type(held).__name__}"
+    if not isinstance(content, dict):
+        msg = f"--space {path}: must contain one option a line, such as {_EXAMPLE}, got {type(content).__name__}"
         raise InputError(msg)
-    return {str(name): entry for name, entry in held.items()}
+    return {str(name): entry for name, entry in content.items()}
 
 
-def parsed(name: str, held: Mapping[str, Any]) -> Space:
-    """Return the space that a file's content means.
+def parse_space(name: str, content: Mapping[str, Any]) -> Space:
+    """Return the space in a file's content.
 
     Args:
-        name: of the file, for messages.
-        held: its content.
+        name: Name of the file, for messages.
+        content: From `read_space`.
 
     Raises:
-        InputError: naming the option and what is wrong.
+        InputError: An entry is no valid set of values.
     """
-    return {option: _dimension(f"--space {name}: {option}", entry) for option, entry in held.items()}
+    return {option: _dimension(f"--space {name}: {option}", entry) for option, entry in content.items()}
 
 
 def _dimension(where: str, entry: object) -> Dimension:
@@ -188,11 +191,11 @@ def _dimension(where: str, entry: object) -> Dimension:
         raise InputError(msg)
     (kind,), given = kinds, entry[kinds[0]]
     more: dict[str, Any] = {name: entry[name] for name in ("log", "step", "least") if name in entry}
-    held = entry.get("when") or {}
-    if not isinstance(held, dict):
-        msg = f"{where}: when takes an option and its values, such as `when: {{model.loss: Focal}}`, got {held!r}"
+    condition = entry.get("when") or {}
+    if not isinstance(condition, dict):
+        msg = f"{where}: when takes an option and its values, such as `when: {{model.loss: Focal}}`, got {condition!r}"
         raise InputError(msg)
-    when = {str(name): tuple(values if isinstance(values, list) else [values]) for name, values in held.items()}
+    when = {str(name): tuple(values if isinstance(values, list) else [values]) for name, values in condition.items()}
     if not isinstance(given, list) or not given or (kind in ("real", "whole") and len(given) != 2):
         what = "a list of lowest and highest" if kind in ("real", "whole") else "a list"
         msg = f"{where}: {kind} takes {what}, got {given!r}"
@@ -207,8 +210,8 @@ def _dimension(where: str, entry: object) -> Dimension:
         return Subset(tuple(map(str, given)), when=when, **more)
     try:
         number = float if kind == "real" else int
-        low, high = (number(one) for one in given)
-        if [low, high] != [float(one) for one in given]:
+        low, high = (number(value) for value in given)
+        if [low, high] != [float(value) for value in given]:
             raise ValueError
         if "step" in more:
             more["step"] = number(more["step"])
@@ -219,16 +222,16 @@ def _dimension(where: str, entry: object) -> Dimension:
     if not low < high or (log and low <= 0) or (log and step) or (step is not None and not step > 0):
         msg = f"{where}: low below high, above 0 with log, and log without step; got {entry!r}"
         raise InputError(msg)
-    made: Any = Real if kind == "real" else Whole
-    return made(low, high, when=when, **more)
+    dimension: Any = Real if kind == "real" else Whole
+    return dimension(low, high, when=when, **more)
 
 
 Drawn = dict[str, Any]  # option of `emotion fit` -> value
-_TEN = ("blur", "crop", "flip", "rotation", "translation", "cutout", "contrast", "height", "width", "zoom")
+TRANSFORMS = ("blur", "crop", "flip", "rotation", "translation", "cutout", "contrast", "height", "width", "zoom")
 
 SPACES: dict[str, Space] = {
     "transforms": {
-        "data.transforms": Subset(_TEN),
+        "data.transforms": Subset(TRANSFORMS),
         "data.transform_where": Choice(("all",)),
         "data.magnitude": Real(0.25, 2.0, step=0.25),
     },
@@ -254,70 +257,70 @@ SPACES: dict[str, Space] = {
         "data.erasing": Real(0.0, 0.5, step=0.1),
     },
 }
-"""Spaces by name. `backbone` needs weights: --model.weights hub, or none; `lite` has them installed."""
+"""Spaces by name. `backbone` needs --model.weights hub or none; the weights of `lite` are installed."""
 
 
 def suggest(trial: optuna.Trial, space: Space) -> Drawn:
-    """Draw the options of one trial; those whose condition does not hold are left out."""
+    """Draw the options of one trial, without those whose condition is not met."""
     options: Drawn = {}
     for name, dimension in space.items():
-        if _holds(dimension.when, options):
+        if _is_met(dimension.when, options):
             options[name] = dimension.suggest(trial, name)
     return options
 
 
 def grid(space: Space) -> list[dict[str, Plain]]:
-    """Return the parameters of every cell, each combination of options once.
+    """Return the parameters of every point of the grid, each combination of options once.
 
     Raises:
-        InputError: an option has infinitely many values.
+        InputError: An option has infinitely many values.
     """
-    cells: dict[str, dict[str, Plain]] = {}
-    for parameters, options in _cells(list(space.items()), {}, {}):
-        cells.setdefault(json.dumps(options, sort_keys=True), parameters)
-    return list(cells.values())
+    points: dict[str, dict[str, Plain]] = {}
+    for parameters, options in _points(list(space.items()), {}, {}):
+        points.setdefault(json.dumps(options, sort_keys=True), parameters)
+    return list(points.values())
 
 
-def _cells(
+def _points(
     rest: list[tuple[str, Dimension]], parameters: dict[str, Plain], options: Drawn
 ) -> Iterator[tuple[dict[str, Plain], Drawn]]:
     if not rest:
         yield parameters, options
         return
     (name, dimension), *others = rest
-    if not _holds(dimension.when, options):
-        yield from _cells(others, parameters, options)
+    if not _is_met(dimension.when, options):
+        yield from _points(others, parameters, options)
         return
     names = dimension.parameters(name)
     for values in itertools.product(*(dimension.values(name) for _ in names)):
         drawn = dict(zip(names, values, strict=True))
-        yield from _cells(others, parameters | drawn, options | {name: dimension.option(name, drawn)})
+        yield from _points(others, parameters | drawn, options | {name: dimension.option(name, drawn)})
 
 
-def _holds(when: When, options: Drawn) -> bool:
+def _is_met(when: When, options: Drawn) -> bool:
     return all(name in options and options[name] in values for name, values in when.items())
 
 
 def portable(names: list[str]) -> list[str | dict[str, Any]]:
-    """Return names of spaces as they are, and files by what they hold, so that workers need no file.
+    """Return names of spaces as they are, and files by their content, so that workers need no file.
 
     Raises:
-        InputError: a name that is neither.
+        InputError: A name is neither a space nor a file.
     """
-    return [name if name in SPACES else _content(name) for name in names]
+    return [name if name in SPACES else _read_file(name) for name in names]
 
 
 def build_space(parts: Sequence[str | dict[str, Any]]) -> Space:
-    """Return the space that named spaces, YAML files and what such files hold make together.
+    """Return the union of named spaces, YAML files and the contents of such files.
 
     Raises:
-        InputError: an unknown name, a file that is none, or one option from two spaces.
+        InputError: An unknown name, a file that is no space, or one option in two spaces.
     """
     space: Space = {}
     for given in parts:
         name = given if isinstance(given, str) else "FILE"
-        held = _content(given) if isinstance(given, str) and given not in SPACES else given
-        part = parsed(name, held) if isinstance(held, dict) else SPACES[held]
+        content = _read_file(given) if isinstance(given, str) and given not in SPACES else given
+        part = parse_space(name, content) if isinstance(content, dict) else SPACES[content]
         if twice := sorted(set(part) & set(space)):
             msg = f"--space {name}: {', '.join(twice)} stands in an earlier space, too; leave one of them out"
             raise InputError(msg)
@@ -329,15 +332,15 @@ def build_space(parts: Sequence[str | dict[str, Any]]) -> Space:
     return space
 
 
-def _content(name: str) -> dict[str, Any]:
+def _read_file(name: str) -> dict[str, Any]:
     if not Path(name).is_file():
         msg = f"--space: one of {', '.join(SPACES)}, or a YAML file; {name!r} is neither"
         raise InputError(msg)
-    return content(Path(name))
+    return read_space(Path(name))
 
 
 def _check_order(space: Space) -> None:
-    """A condition names options that stand before it, or it could never hold."""
+    """Raise if a condition names an option that is not drawn before it; it could never be met."""
     before: set[str] = set()
     for name, dimension in space.items():
         if missing := sorted(set(dimension.when) - before):

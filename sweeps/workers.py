@@ -1,4 +1,4 @@
-"""Trials that wait in a study, and workers that run each of them once, on any number of machines."""
+"""Queue of trials in an Optuna study, and workers that run each trial once, on any number of machines."""
 
 import contextlib
 import gc
@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -41,19 +42,19 @@ from datamodules.processes import cores
 if TYPE_CHECKING:  # a worker's own process needs none of this, and imports it in seconds
     from lightning_modules.config import RunConfig
 
-EMBEDDED = "sqlite:///mlruns/optuna.db"  # beside the runs, whose room imports MLflow, which takes seconds
+EMBEDDED = "sqlite:///mlruns/optuna.db"  # in `results.tracking.store.DIRECTORY`, whose import takes seconds
 VARIABLE = "OPTUNA_STORAGE"  # Optuna's own; an address in the environment is not shown by `ps`
-HEARTBEAT, GRACE = 10, 60  # seconds between signs of life, and without one until a trial is taken for lost
-MOST_RETRIES = 3  # a trial that takes its worker down every time is left at last
+HEARTBEAT, GRACE = 10, 60  # seconds between heartbeats, and without one until a trial is stale
+MOST_RETRIES = 3  # a trial that ends its worker every time is given up
 _LOCK = 1_163_870_542  # this project's first number of PostgreSQL's advisory locks; the study gives the second
 _KINDS = "a file (sqlite:///path/to/file.db) or PostgreSQL (postgresql://user@host/database)"
 
 
 def address(url: str | None = None) -> str:
-    """Return the address that is meant: the given one, $OPTUNA_STORAGE, or the embedded file.
+    """Return the address of the storage: the given one, $OPTUNA_STORAGE, or the embedded file.
 
     Raises:
-        InputError: an address of another kind.
+        InputError: Neither a SQLite file nor PostgreSQL.
     """
     url = url or os.environ.get(VARIABLE) or EMBEDDED
     scheme, _, rest = url.partition("://")
@@ -76,7 +77,7 @@ def require_one_worker(url: str, workers: int) -> None:
     """Refuse several workers on a SQLite file.
 
     Raises:
-        InputError: so.
+        InputError: Several workers on a SQLite file.
     """
     if workers > 1 and not is_shared(url):
         msg = (
@@ -90,18 +91,18 @@ def require_one_worker(url: str, workers: int) -> None:
 def open_storage(
     url: str | None = None, *, heartbeat: int = HEARTBEAT, grace: int = GRACE, checked: bool = False
 ) -> RDBStorage:
-    """Return the storage, its tables made when they are absent.
+    """Open the storage; its tables are created where they are missing.
 
     A password may stand in the address, in $PGPASSWORD or in ~/.pgpass; it is never printed.
 
     Args:
-        url: address; None: $OPTUNA_STORAGE, or else the embedded file.
-        heartbeat: seconds between signs of life of a running trial.
-        grace: seconds without one until a trial is taken for lost and queued again.
-        checked: the tables are known to be there and to fit; looking takes two seconds, which no trial should pay.
+        url: Address; None: $OPTUNA_STORAGE, or else the embedded file.
+        heartbeat: Seconds between heartbeats of a running trial.
+        grace: Seconds without one until a trial is stale and queued again.
+        checked: The tables are known to exist and to fit; checking takes two seconds, which no trial should pay.
 
     Raises:
-        InputError: an address of another kind, or a storage that does not answer.
+        InputError: Neither a SQLite file nor PostgreSQL, or a storage that does not answer.
     """
     url = address(url)
     if not is_shared(url):
@@ -125,7 +126,7 @@ def open_storage(
                     skip_table_creation=checked,
                 )
         except (SQLAlchemyError, ArgumentError, RuntimeError, ImportError, OSError) as error:
-            if left and "already exists" in str(error):  # another worker was making the tables, too
+            if left and "already exists" in str(error):  # another worker created the tables at the same time
                 time.sleep(1)
                 continue
             from results.tracking.store import reason, without_password
@@ -147,7 +148,7 @@ def close(storage: RDBStorage) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence Optuna's notes on what it calls experimental (heartbeats) and its line for every study."""
+    """Silence Optuna's warnings of experimental features (heartbeats) and its line for every study."""
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
@@ -161,10 +162,10 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def exclusive(storage: RDBStorage, study_name: str) -> Iterator[None]:
-    """Let one process at a time change a study's queue; the lock goes with a process that dies.
+    """Lock a study's queue, so that one process at a time changes it; a process that dies frees the lock.
 
-    Taking a trial, adding trials and queueing lost ones again are several steps each. A worker that is killed between
-    two of them leaves what the next one to enter can see and mend.
+    Taking a trial, adding trials and queueing stale ones again are several steps each. Whatever a worker that is killed
+    between two steps leaves behind, the next one to hold the lock can see and repair.
     """
     number = zlib.crc32(study_name.encode())
     if not is_shared(str(storage.url)):
@@ -186,10 +187,10 @@ def exclusive(storage: RDBStorage, study_name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def only_worker(url: str) -> Iterator[None]:
-    """Hold a SQLite file as its one worker; a shared storage takes any number.
+    """Lock a SQLite file for this worker; a shared storage takes any number of workers.
 
     Raises:
-        InputError: another worker holds it.
+        InputError: Another worker is using the file.
     """
     if is_shared(url):
         yield
@@ -212,8 +213,8 @@ def only_worker(url: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def alive(storage: RDBStorage, trial_id: int) -> Iterator[None]:
-    """Give a sign of life for a trial at every heartbeat; a storage that is away for a moment ends nothing."""
+def heartbeats(storage: RDBStorage, trial_id: int) -> Iterator[None]:
+    """Record a trial's heartbeats in the background; an outage of the storage ends nothing."""
     ended = threading.Event()
     interval = storage.get_heartbeat_interval() or HEARTBEAT
 
@@ -234,16 +235,16 @@ def alive(storage: RDBStorage, trial_id: int) -> Iterator[None]:
 
 SamplerName = Literal["tpe", "grid", "random", "nsga2"]
 PrunerName = Literal["hyperband", "wilcoxon", "none"]
-STRATEGY = "strategy"  # the study's attribute that keeps the choice, so that every worker makes the same
-STARTUP = 10  # random trials before TPE has something to learn from
-FOLDS_BEFORE_WILCOXON = 5  # it cannot find p < .1 before
+STRATEGY = "strategy"  # the study's attribute that stores sampler and pruner, so that every worker uses the same
+STARTUP = 10  # random trials before TPE models anything
+FOLDS_BEFORE_WILCOXON = 5  # with fewer, no p is below .1
 
 
 def check_strategy(sampler: str, pruner: str, objectives: int, folds: int) -> None:
-    """Refuse what does not go together.
+    """Check that sampler, pruner, objectives and folds go together.
 
     Raises:
-        InputError: naming the option.
+        InputError: Two objectives with a pruner, or the Wilcoxon pruner with few folds.
     """
     problem = ""
     if objectives == 2 and pruner != "none":
@@ -261,7 +262,7 @@ def build_sampler(strategy: Mapping[str, Any], number: int) -> BaseSampler:
     """Return the sampler for one trial.
 
     It is seeded by the trial's number, since every trial has a process of its own: workers draw different points, and
-    a trial that is queued again draws from the same stream whoever runs it.
+    a trial that is queued again draws from the same stream on every worker.
     """
     seed = (int(strategy.get("seed", 0)) * 1_000_003 + number) % 2**32
     name = strategy.get("sampler", "random")
@@ -298,7 +299,7 @@ def require_one_device(config: "RunConfig", command: str) -> None:
     """Refuse several devices where each training is one process.
 
     Raises:
-        InputError: so.
+        InputError: The trainer has several devices or nodes.
     """
     devices, nodes = config.trainer.get("devices", 1), config.trainer.get("num_nodes", 1)
     if (str(devices) not in ("1", "auto") and not (isinstance(devices, list) and len(devices) == 1)) or nodes != 1:
@@ -346,7 +347,7 @@ def environment_variables(new: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-_FAREWELL = 30.0  # seconds a finished trial's process may take to end by itself
+_CLOSING = 30.0  # seconds a finished trial's process may take to end by itself
 
 
 @dataclass(frozen=True)
@@ -359,23 +360,23 @@ class Outcome:
     trace: str = ""
 
 
-def run_apart(study_name: str, url: str, number: int, task: str, settings: dict[str, Any]) -> Outcome:
-    """Run one trial in a child of a server that has imported the stack already, and return how it ended.
+def run_in_child(study_name: str, url: str, number: int, task: str, settings: dict[str, Any]) -> Outcome:
+    """Run one trial in a child process, forked from a server with all imports done, and return how it ended.
 
     The child ends with this process, however that ends: it waits for the pipe between them to close.
 
     Args:
-        study_name: study of the trial.
-        url: address of the storage.
-        number: of the trial, which is running.
+        study_name: Study of the trial.
+        url: Address of the storage.
+        number: Number of the trial, which is running.
         task: "module:function"; called with the trial and the settings, returns the objective or several.
-        settings: plain types.
+        settings: Plain types.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([task.partition(":")[0], __name__])
     ours, theirs = context.Pipe()
     gpus = os.environ.get(VISIBLE_GPUS)  # the fork server that starts the child may have others
-    process = context.Process(target=_main, args=(theirs, study_name, url, number, task, settings, gpus))
+    process = context.Process(target=_run_trial, args=(theirs, study_name, url, number, task, settings, gpus))
     process.start()
     theirs.close()
     try:
@@ -384,23 +385,23 @@ def run_apart(study_name: str, url: str, number: int, task: str, settings: dict[
         with contextlib.suppress(EOFError, OSError):
             if ours.poll():
                 outcome: Outcome = ours.recv()
-                process.join(_FAREWELL)  # what it has to send and to close; the end of the pipe would end it at once
+                process.join(_CLOSING)  # it sends its last entries; closing the pipe would end it at once
                 return outcome
-        process.join(_FAREWELL)
-        return Outcome(TrialState.FAIL, error=_death(process.exitcode))
+        process.join(_CLOSING)
+        return Outcome(TrialState.FAIL, error=_exit_text(process.exitcode))
     finally:
         ours.close()
         _end(process)
 
 
 def _end(process: BaseProcess) -> None:
-    """End the child and what it started; a GPU's memory is free only after that."""
+    """End the child and its own processes; a GPU's memory is free only after that."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid or 0, signal.SIGKILL)
     process.join()
 
 
-def _death(status: int | None) -> str:
+def _exit_text(status: int | None) -> str:
     if status is not None and status < 0:
         name = signal.Signals(-status).name
         memory = "; the system does so when memory runs out" if name == "SIGKILL" else ""
@@ -408,7 +409,7 @@ def _death(status: int | None) -> str:
     return f"its process ended with status {status} and left no result"
 
 
-def _main(
+def _run_trial(
     connection: Connection,
     study_name: str,
     url: str,
@@ -421,9 +422,9 @@ def _main(
     if gpus is not None:
         os.environ[VISIBLE_GPUS] = gpus
     with contextlib.suppress(PermissionError):
-        os.setsid()  # Ctrl-C is the worker's; it ends this process and the loaders that this one starts
+        os.setsid()  # Ctrl-C stops the worker, which ends this process and its loader processes
     threading.Thread(target=_end_with_worker, args=(connection,), daemon=True).start()
-    gc.freeze()  # the preloaded stack stays for good; searching it for garbage takes half a second a run
+    gc.freeze()  # preloaded modules stay; collecting them takes half a second a run
     with quiet():
         outcome = _outcome(study_name, url, number, task, settings)
     with contextlib.suppress(OSError):
@@ -446,12 +447,12 @@ def _outcome(study_name: str, url: str, number: int, task: str, settings: dict[s
         study_id = storage.get_study_id_from_name(study_name)
         study.get_trials(deepcopy=False)  # Optuna's cache takes values only for trials that it has seen
         trial = optuna.Trial(study, storage.get_trial_id_from_study_id_trial_number(study_id, number))
-        return checked(find_task(task)(trial, settings), len(study.directions))
+        return outcome_of(find_task(task)(trial, settings), len(study.directions))
     except optuna.TrialPruned:
         return Outcome(TrialState.PRUNED)
     except InputError as error:
         return Outcome(TrialState.FAIL, error=str(error))
-    except BaseException as error:  # SystemExit, too: it is this trial's end and nobody else's
+    except BaseException as error:  # SystemExit, too: it ends this trial alone
         return Outcome(TrialState.FAIL, error=one_line(error), trace=traceback.format_exc()[-4000:])
 
 
@@ -461,8 +462,8 @@ def find_task(task: str) -> Any:  # noqa: ANN401 - any callable
     return getattr(importlib.import_module(module), name)
 
 
-def checked(values: float | Sequence[float], objectives: int) -> Outcome:
-    """Return the outcome of an objective; one that is not finite fails, since Optuna would take inf for the best."""
+def outcome_of(values: float | Sequence[float], objectives: int) -> Outcome:
+    """Return the outcome of an objective; a value that is not finite fails, since for Optuna inf would be the best."""
     numbers = tuple(float(value) for value in (values if isinstance(values, Sequence) else (values,)))
     if len(numbers) != objectives:
         return Outcome(TrialState.FAIL, error=f"the study has {objectives} objectives, the trial gave {len(numbers)}")
@@ -485,48 +486,48 @@ POLL = 2.0  # seconds between two looks while other workers run the last trials
 
 
 def enqueue(study: optuna.Study, params: Sequence[Mapping[str, Any]], *, retry_failed: bool = False) -> int:
-    """Add a waiting trial for each of `params` that the study does not hold yet.
+    """Add a waiting trial for each of `params` that the study does not have yet.
 
     Notes:
         * Equal entries count: of 30 empty ones (whose parameters the sampler suggests) a study with 12 gets 18 more.
-        * Trials that were lost with their worker and queued again count once.
-        * Two processes that add the same at once add it once.
+        * Stale trials that were queued again count once.
+        * Two processes that add the same trials at once add them once.
 
     Args:
-        study: from `create_study` or `load_study`.
-        params: parameters that are fixed, by name; the others are suggested. Plain types. A task reads them in
+        study: From `create_study` or `load_study`.
+        params: Fixed parameters by name; the others are suggested. Plain types. A task reads them in
             ``trial.user_attrs["enqueued"]``, or by suggesting them.
-        retry_failed: trials that failed by themselves do not count, so they are added again.
+        retry_failed: Trials that failed by themselves do not count, so they are added again.
 
     Returns:
         How many were added.
     """
     added = 0
     with quiet(), exclusive(_storage(study), study.study_name):
-        held = Counter(
+        present = Counter(
             str(trial.user_attrs[KEY])
             for trial in once_each(study)
             if KEY in trial.user_attrs and not (retry_failed and failed_by_itself(trial))
         )
-        for one in params:
-            key = json.dumps(one, sort_keys=True)
-            if held[key]:
-                held[key] -= 1
+        for fixed in params:
+            key = json.dumps(fixed, sort_keys=True)
+            if present[key]:
+                present[key] -= 1
                 continue
-            study.enqueue_trial(dict(one), user_attrs={KEY: key, ENQUEUED: dict(one)})
+            study.enqueue_trial(dict(fixed), user_attrs={KEY: key, ENQUEUED: dict(fixed)})
             added += 1
     return added
 
 
 def once_each(study: optuna.Study) -> list[FrozenTrial]:
-    """Return the trials without those that were lost and queued again under another number."""
+    """Return the trials without stale ones that were queued again under another number."""
     trials = study.get_trials(deepcopy=False)
     again = _queued_again(trials)
     return [trial for trial in trials if trial.number not in again]
 
 
 def failed_by_itself(trial: FrozenTrial) -> bool:
-    """Return whether a trial failed for a reason of its own, rather than being lost with its worker."""
+    """Return whether a trial failed for a reason of its own, not because its worker ended."""
     return trial.state == TrialState.FAIL and ERROR in trial.user_attrs
 
 
@@ -548,30 +549,30 @@ def work(
         * When this worker is stopped or killed, its trial is queued again: at once, or when its heartbeat is missed.
 
     Args:
-        study_name: an existing study.
-        storage_url: its storage; None: $OPTUNA_STORAGE, or else the embedded file.
+        study_name: An existing study.
+        storage_url: Its storage; None: $OPTUNA_STORAGE, or else the embedded file.
         task: "module:function", called with the trial and the settings; returns the objective, or several.
-        settings: plain types.
-        progress: show a bar.
-        heartbeat: seconds between signs of life.
-        grace: seconds without one until another worker takes the trial for lost.
+        settings: Plain types.
+        progress: Show a bar.
+        heartbeat: Seconds between heartbeats.
+        grace: Seconds without one until a trial is stale.
 
     Raises:
-        InputError: the storage does not answer, or is a SQLite file that another worker uses.
+        InputError: The storage does not answer, or is a SQLite file that another worker uses.
     """
     url = address(storage_url)
     with only_worker(url), quiet(), _sigterm_stops(), contextlib.ExitStack() as end:
         storage = open_storage(url, heartbeat=heartbeat, grace=grace)
         end.callback(close, storage)
-        # a trial's own process has the sampler and the pruner; here trials are only taken and closed
+        # a trial's own process has the sampler and the pruner; this one only claims and closes trials
         study = optuna.load_study(study_name=study_name, storage=storage, sampler=RandomSampler(), pruner=NopPruner())
         if not is_shared(url):
             _fail_all_running(study)
         bar = tqdm(desc=study_name, unit="trial", disable=None if progress else True)
         with contextlib.closing(bar):
             while True:
-                trial = _take(study)
-                _show(bar, study)
+                trial = _claim(study)
+                _update_bar(bar, study)
                 if trial is not None:
                     _run(study, trial, url, task, settings, bar)
                 elif study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -585,14 +586,14 @@ def _run(study: optuna.Study, trial: optuna.Trial, url: str, task: str, settings
     storage = _storage(study)
     trial_id = _trial_id(study, trial.number)
     try:
-        with alive(storage, trial_id):
+        with heartbeats(storage, trial_id):
             trial.set_user_attr(WORKER, f"{socket.gethostname()}:{os.getpid()}")
-            outcome = run_apart(study.study_name, url, trial.number, task, settings)
+            outcome = run_in_child(study.study_name, url, trial.number, task, settings)
             _tell(study, trial, outcome)
     except (KeyboardInterrupt, SystemExit):
         with contextlib.suppress(Exception), exclusive(storage, study.study_name):
             study.tell(trial.number, state=TrialState.FAIL)
-            _queue_lost(study)
+            _requeue_stale(study)
         raise
     if outcome.state == TrialState.FAIL:
         bar.write(f"trial {trial.number} failed: {outcome.error}", file=sys.stderr)
@@ -606,20 +607,22 @@ def _tell(study: optuna.Study, trial: optuna.Trial, outcome: Outcome) -> None:
     values = outcome.values if outcome.state == TrialState.COMPLETE else None
     try:
         study.tell(trial.number, list(values) if values else None, state=outcome.state)
-    except ValueError:  # no sign of life reached the storage for too long, and another worker has queued it again
-        print(f"note: trial {trial.number} was taken for lost and queued again; its result is dropped", file=sys.stderr)
+    except ValueError:  # no heartbeat reached the storage for too long, and another worker has queued it again
+        print(
+            f"note: trial {trial.number} missed its heartbeats and was queued again; its result is dropped",
+            file=sys.stderr,
+        )
 
 
-def _take(study: optuna.Study) -> optuna.Trial | None:
-    """Take the next waiting trial, lost ones among them; None when none waits.
+def _claim(study: optuna.Study) -> optuna.Trial | None:
+    """Claim the next waiting trial, after queueing stale ones again; None when none waits.
 
-    Its first sign of life is given before it is taken, so that a worker killed in between leaves a trial that others
-    know to be lost.
+    Its first heartbeat is recorded before it is claimed, so that a worker killed in between leaves a stale trial.
     """
     storage = _storage(study)
     with exclusive(storage, study.study_name):
         fail_stale_trials(study)
-        _queue_lost(study)
+        _requeue_stale(study)
         waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
         if not waiting:
             return None
@@ -628,26 +631,26 @@ def _take(study: optuna.Study) -> optuna.Trial | None:
 
 
 def _fail_all_running(study: optuna.Study) -> None:
-    """Fail what a worker that is gone has left running; for storages of which this is the only worker."""
+    """Fail running trials of workers that ended; for storages of which this is the only worker."""
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
 
 
-def _queue_lost(study: optuna.Study) -> None:
-    """Queue again what was failed for being lost, and was not queued again since its finder was killed, too."""
-    again = cast(RetryHeartbeatStaleTrialCallback, _storage(study).get_heartbeat_stale_trial_callback())
-    trials = study.get_trials()  # copies: the callback writes into what it is given
+def _requeue_stale(study: optuna.Study) -> None:
+    """Queue stale trials again that were failed and not queued, since the worker that failed them was killed, too."""
+    queue_again = cast(RetryHeartbeatStaleTrialCallback, _storage(study).get_heartbeat_stale_trial_callback())
+    trials = study.get_trials()  # copies: the callback writes into its argument
     known = _queued_again(trials)
     for trial in trials:
         if trial.state == TrialState.FAIL and ERROR not in trial.user_attrs and trial.number not in known:
-            again(study, trial)
+            queue_again(study, trial)
 
 
 def _queued_again(trials: Sequence[FrozenTrial]) -> set[int]:
     return {number for trial in trials for number in RetryHeartbeatStaleTrialCallback.retry_history(trial)}
 
 
-def _show(bar: tqdm, study: optuna.Study) -> None:
+def _update_bar(bar: tqdm, study: optuna.Study) -> None:
     trials = once_each(study)
     bar.total, bar.n = len(trials), sum(trial.state.is_finished() for trial in trials)
     done = [trial.values[0] for trial in trials if trial.state == TrialState.COMPLETE and trial.values]
@@ -670,7 +673,7 @@ def _trial_id(study: optuna.Study, number: int) -> int:
 
 @contextlib.contextmanager
 def _sigterm_stops() -> Iterator[None]:
-    """Turn SIGTERM into the end of this worker, which queues its trial again."""
+    """Let SIGTERM end this worker, which queues its trial again."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -683,3 +686,68 @@ def _sigterm_stops() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def work_together(name: str, url: str, task: str, settings: dict[str, Any], workers: int) -> int:
+    """Run trials in this process and in other worker processes, one GPU each, until none is left.
+
+    Args:
+        name: Name of the study.
+        url: Address of its storage.
+        task: "module:function", as in `work`.
+        settings: Settings of the task.
+        workers: Number of processes, with this one.
+
+    Returns:
+        How many other workers ended with an error, such as a database that accepts no more connections. A worker that
+        was killed does not count: the others ran its trial. Both are reported on stderr.
+    """
+    own, *others = worker_variables(workers)
+    with _other_workers(name, url, task, settings, others) as processes:
+        with environment_variables(own):
+            work(name, url, task, settings)
+        statuses = [process.wait() for process in processes]
+    for number, status in enumerate(statuses, start=2):
+        if status:
+            how = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"failed with status {status}"
+            print(f"warning: worker {number} of {workers} {how}; the others ran its trials", file=sys.stderr)
+    return sum(status > 0 for status in statuses)
+
+
+@contextlib.contextmanager
+def _other_workers(
+    name: str, url: str, task: str, settings: dict[str, Any], variables: Sequence[dict[str, str]]
+) -> Iterator[list[subprocess.Popen[str]]]:
+    """Start a worker with each of these environment variables, and end those that still run at the end."""
+    code = "import sys; from sweeps.workers import main; sys.exit(main(*sys.argv[1:]))"
+    command = [sys.executable, "-c", code, name, task]
+    started: list[subprocess.Popen[str]] = []
+    try:
+        for own in variables:
+            new = {**os.environ, VARIABLE: url, **own}
+            process = subprocess.Popen(command, env=new, stdin=subprocess.PIPE, text=True)
+            started.append(process)
+            assert process.stdin is not None  # a pipe
+            with contextlib.suppress(BrokenPipeError):  # it has ended, and printed why
+                process.stdin.write(json.dumps(settings))
+                process.stdin.close()
+        yield started
+    finally:
+        for process in started:
+            if process.poll() is None:
+                process.terminate()  # its trial is queued again
+                process.wait()
+
+
+def main(name: str, task: str) -> int:
+    """Run trials of a study in a process of its own; on an error print one line on stderr and return 1.
+
+    The address of the storage comes in the environment, where `ps` does not show it, and the settings of the task on
+    standard input: not from the study, since on another machine the data may lie elsewhere.
+    """
+    try:
+        work(name, None, task, json.load(sys.stdin), progress=False)
+    except Exception as error:
+        print(f"error: a worker of search {name} failed: {one_line(error)}", file=sys.stderr)
+        return 1
+    return 0

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from datamodules.errors import InputError, did_you_mean, invalid
-from emotion.cli.main import Parser, not_empty, say_what_begins, writable_file
+from emotion.cli.main import Parser, not_empty, print_start, writable_file
 
 USAGE = """usage: emotion detector <fit|test|export> [options]
 
@@ -36,7 +36,7 @@ def main(args: list[str]) -> int:
     if command not in ("fit", "test", "export"):
         hint = did_you_mean(command, ["fit", "test", "export"])
         raise invalid("emotion detector", "must be followed by fit, test or export", command, hint)
-    say_what_begins([f"detector {command}", *rest])
+    print_start([f"detector {command}", *rest])
     return {"fit": _fit, "test": _test, "export": _export}[command](rest)
 
 

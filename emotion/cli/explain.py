@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from datamodules.errors import did_you_mean, invalid
-from emotion.cli.main import Parser, not_empty, say_what_begins
+from emotion.cli.main import Parser, not_empty, print_start
 
 # as in `emotion.explanation.methods`, which imports torch; a test compares them
 METHODS = ("lime", "kernel-shap", "grad-cam", "integrated-gradients")
@@ -86,7 +86,7 @@ def main(args: list[str]) -> int:
     if options.method not in METHODS:
         hint = did_you_mean(options.method, METHODS, cutoff=0.4)
         raise invalid("--method", f"must be one of {', '.join(METHODS)}", options.method, hint)
-    say_what_begins(args)
+    print_start(args)
     from emotion.explanation.explainer import ExplainOptions, explain_run
 
     return explain_run(ExplainOptions(**vars(options)))

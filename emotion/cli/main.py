@@ -77,7 +77,7 @@ def main(args: list[str] | None = None) -> int:
         return 130
 
 
-def say_what_begins(args: list[str]) -> None:
+def print_start(args: list[str]) -> None:
     """Print that a command starts, since its imports take seconds; not on other ranks, nor for --help."""
     asked_for_help = any(word in ("-h", "--help", "--help-all") or word.endswith(".help") for word in args)
     if not asked_for_help and os.environ.get("LOCAL_RANK", "0") == "0":

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datamodules.errors import InputError, invalid
-from emotion.cli.main import Parser, not_empty, say_what_begins, writable_file
+from emotion.cli.main import Parser, not_empty, print_start, writable_file
 
 if TYPE_CHECKING:  # it takes a second to import
     import pandas as pd
@@ -17,7 +17,7 @@ def main(args: list[str]) -> int:
     Raises:
         InputError: Bad input.
     """
-    say_what_begins(args)
+    print_start(args)
     return {"predict": _predict, "export": _export, "register": _register}[args[0]](args[1:])
 
 

@@ -88,21 +88,20 @@ def _add_bias_options(parser: argparse.ArgumentParser) -> None:
 def _compare(options: argparse.Namespace) -> int:
     """Compare runs on the images they share: differences with 95 % intervals and paired tests, b minus a."""
     _require_folder(options.out)
-    from results.compare import compare_runs, comparison_markdown, comparison_page, comparison_tables
+    from results.compare import compare_runs, comparison_files, comparison_tables
     from results.reports.tables import as_text
 
-    found, links = compare_runs(
+    comparison, links = compare_runs(
         options.runs,
         all_pairs=options.pairs,
         resamples=options.resamples,
         permutations=options.permutations,
         directory=options.directory,
     )
-    notes = "\n".join(found.notes)
-    print("\n\n".join([*(as_text(table) for table in comparison_tables(found)), notes]))
+    notes = "\n".join(comparison.notes)
+    print("\n\n".join([*(as_text(table) for table in comparison_tables(comparison)), notes]))
     if options.out is not None:
-        made = {"compare.md": comparison_markdown(found, links), "compare.html": comparison_page(found, links)}
-        _write(options.out, {**made, "compare.csv": found.pairs.to_csv(index=False)})
+        _write(options.out, comparison_files(comparison, links))
     return 0
 
 
@@ -116,21 +115,22 @@ def _certify(options: argparse.Namespace) -> int:
     from results.tracking.runs import find_whole_run
 
     run = find_whole_run(options.run, directory=options.directory)
-    found = certify(run, directory=options.directory)
-    print(certificate_text(found))
+    certificate = certify(run, directory=options.directory)
+    print(certificate_text(certificate))
     if options.out is not None:
         name = f"certificate-{run[:8]}"
-        _write(options.out, {f"{name}.json": certificate_json(found), f"{name}.html": certificate_page(found)})
-    return 1 if found.failed else 2 if found.broken else 0
+        pages = {f"{name}.json": certificate_json(certificate), f"{name}.html": certificate_page(certificate)}
+        _write(options.out, pages)
+    return 1 if certificate.failed else 2 if certificate.broken else 0
 
 
 def _bias(options: argparse.Namespace) -> int:
     """Compare a run's scores between groups of images: differences, intervals, tests, and training images."""
     _require_folder(options.out)
     from results.bias.groups import parse_bins
-    from results.bias.report import Asked, bias_of_runs, files, keep_report, text
+    from results.bias.report import BiasOptions, bias_of_runs, files, keep_report, text
 
-    asked = Asked(
+    settings = BiasOptions(
         by=tuple(options.by),
         cross=options.cross,
         bins=parse_bins(options.bins),
@@ -142,13 +142,13 @@ def _bias(options: argparse.Namespace) -> int:
         permutations=options.permutations,
         seed=options.seed,
     )
-    chosen, found = bias_of_runs(options.runs, asked, manifest=options.manifest, directory=options.directory)
-    print(text(found))
-    made = files(found)
+    chosen, bias = bias_of_runs(options.runs, settings, manifest=options.manifest, directory=options.directory)
+    print(text(bias))
+    content = files(bias)
     if options.out is not None:
-        _write(options.out, made, shown="bias.html")
+        _write(options.out, content, shown="bias.html")
     if not options.not_kept:
-        print("\n".join(keep_report(chosen, made, asked, options.directory)))
+        print("\n".join(keep_report(chosen, content, settings, options.directory)))
     return 0
 
 
@@ -161,13 +161,10 @@ def _require_folder(folder: Path | None) -> None:
 
 def _write(folder: Path, files: Mapping[str, str | bytes], shown: str | None = None) -> None:
     """Write a report's files and print their names, or only that of `shown`."""
-    from datamodules.paths import replacing
+    from results.reports.pages import write_files
 
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in files.items():
-            with replacing(folder / name) as draft:
-                draft.write_bytes(content.encode() if isinstance(content, str) else content)
+        write_files(folder, files)
     except OSError as error:
         msg = f"--out: {folder} cannot be written to ({error.strerror or error}); choose another folder."
         raise InputError(msg) from error

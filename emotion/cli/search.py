@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from datamodules.errors import InputError, invalid
-from emotion.cli.main import Parser, not_empty, port, say_what_begins, whole_from, writable_file
+from emotion.cli.main import Parser, not_empty, port, print_start, whole_from, writable_file
 from lightning_modules.config import HELP, Options, recipe_names
 from sweeps.spaces import SPACES, portable
 from sweeps.workers import EMBEDDED, VARIABLE, PrunerName, SamplerName, address, close, is_shared, open_storage
@@ -70,7 +70,7 @@ def run_search(args: list[str]) -> int:
     add("--sampler-seed", type=whole_from(0), default=0, help="seed of the sampler (default: %(default)s)")
     add("--write", type=not_empty, metavar="FILE", help="file for the winner's config (default: NAME.yaml)")
     options, rest = parser.parse_known_args(args[1:])
-    say_what_begins(args)
+    print_start(args)
     from sweeps.search import Plan, search, search_config
     from sweeps.search_report import keep_search, search_text
 
@@ -90,22 +90,22 @@ def run_search(args: list[str]) -> int:
         msg = f"--write: the winner's config would overwrite the search space {recipe}; give another file"
         raise InputError(msg)
     try:
-        found = search(
+        result = search(
             plan,
             trials=options.trials,
             storage_url=options.storage,
             workers=options.workers,
             warm_start=options.warm_start,
-            keep=lambda found, study: keep_search(found, study, recipe),
+            keep=lambda result, study: keep_search(result, study, recipe),
         )
     except KeyboardInterrupt:
         print("\nfinished trials are kept; to resume, run the same command again", file=sys.stderr)
         raise
-    print(f"\n{search_text(found)}")
-    print(f"parent run {found.run_id}, with its trials below it; winner {found.winner.run_id}; config {recipe}")
+    print(f"\n{search_text(result)}")
+    print(f"parent run {result.run_id}, with its trials below it; winner {result.winner.run_id}; config {recipe}")
     print(f"next:  emotion fit --config {recipe}      train it again, or with other data: --data X --split holdout")
     print("       emotion dashboard                  the trials, in Optuna's page on this machine")
-    return int(bool(found.failed_workers))
+    return int(bool(result.failed_workers))
 
 
 def default_name(spaces: list[str], config: "RunConfig") -> str:

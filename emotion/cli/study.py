@@ -2,16 +2,19 @@
 
 import argparse
 import sys
+from dataclasses import replace
 
 from datamodules.errors import InputError
-from emotion.cli.main import Parser, not_empty, say_what_begins, whole_from
-from sweeps.studies import OWN_DOORS, STUDIES, build_study
+from emotion.cli.main import Parser, not_empty, print_start, whole_from
+from lightning_modules.config import Options
+from sweeps.studies import STUDIES, build_study
 from sweeps.studies.schema import PROTOCOLS, SCALES, Study
 
 DESCRIPTION = (
     "Run the cells (experiments) of a study and write its report (Markdown, HTML, CSV). Other options are those of\n"
-    "`emotion fit`; they override the options of every cell. The same command resumes a stopped study; several\n"
-    "workers, here or on other machines, share a study through PostgreSQL. Exit status 1 if a cell failed."
+    "`emotion fit` (of face-detector those of `emotion detector fit`); they override the options of every cell. The\n"
+    "same command resumes a stopped study; several workers, here or on other machines, share a study through\n"
+    "PostgreSQL. Exit status 1 if a cell failed."
 )
 
 
@@ -54,33 +57,11 @@ def main(args: list[str]) -> int:
     if options.name == "list":
         print(listing())
         return 0
-    if options.name in OWN_DOORS:
-        if options.cells:
-            msg = f"--cells: study {options.name} runs as a whole, got {options.cells}; leave --cells out"
-            raise InputError(msg)
-        from lightning_modules.config import Options
-        from sweeps.studies.face_detector import run_detector_study
-
-        _require_once(options.seeds)
-        say_what_begins(args)
-        return run_detector_study(
-            Options.read(extra, "detector"),
-            scale=options.scale,
-            data=options.data,
-            seeds=tuple(options.seeds) if options.seeds else None,
-            protocol=options.protocol,
-            storage=options.storage,
-            dry_run=options.dry_run,
-            only_report=options.report,
-            workers=options.workers,
-        )
-    from lightning_modules.config import Options
-
-    study = planned(options.name, options)
+    study = _study(options.name, options)
     if options.cells is not None:
         _require_cells(study, options.cells)
-    given = Options.read(["--data", options.data, *extra] if options.data else extra)
-    if options.scale != "tiny" and "data.source" not in given:
+    given = Options.read(["--data", options.data, *extra] if options.data else extra, study.cells[0].kind)
+    if options.scale != "tiny" and "data.source" not in given and not _brings_data(study):
         msg = f"--data: scale {options.scale} needs a data set, got none; only scale tiny uses drawn faces by default"
         raise InputError(msg)
     if options.dry_run:
@@ -88,12 +69,12 @@ def main(args: list[str]) -> int:
 
         print(estimate(study, given, options.cells))
         return 0
-    say_what_begins(args)
-    from sweeps.studies.runner import Conduct
+    print_start(args)
+    from sweeps.studies.runner import StudyRunner
 
-    conduct = Conduct(study, options.scale, options.protocol, given, options.storage, options.cells, options.workers)
+    runner = StudyRunner(study, options.scale, options.protocol, given, options.storage, options.cells, options.workers)
     try:
-        failed = conduct.run(only_report=options.report)
+        failed = runner.run(only_report=options.report)
     except KeyboardInterrupt:
         print("\nfinished cells are kept; to resume, run the same command again", file=sys.stderr)
         raise
@@ -102,20 +83,27 @@ def main(args: list[str]) -> int:
     return int(bool(failed))
 
 
-def planned(name: str, options: argparse.Namespace) -> Study:
+def _study(name: str, options: argparse.Namespace) -> Study:
     """Return the study, with the seeds of ``--seeds`` if given."""
-    from dataclasses import replace
-
     study = build_study(name, options.scale, options.protocol)
     if options.seeds is None:
         return study
-    _require_once(options.seeds)
+    if len(set(options.seeds)) != len(options.seeds):
+        msg = f"--seeds: must not repeat a seed, got {options.seeds}"
+        raise InputError(msg)
     return replace(study, seeds=tuple(options.seeds))
+
+
+def _brings_data(study: Study) -> bool:
+    return all("data.source" in cell.options for cell in study.cells)
 
 
 def _require_cells(study: Study, names: list[str]) -> None:
     """Raise unless the study has these cells, and `names` also has the cells that they start from."""
     known = [cell.name for cell in study.cells]
+    if study.whole:
+        msg = f"--cells: study {study.name} runs as a whole, got {names}; leave --cells out"
+        raise InputError(msg)
     if unknown := [name for name in names if name not in known]:
         msg = f"--cells: study {study.name} has no cell {unknown[0]!r}; it has {'; '.join(map(repr, known))}"
         raise InputError(msg)
@@ -127,18 +115,8 @@ def _require_cells(study: Study, names: list[str]) -> None:
             raise InputError(msg)
 
 
-def _require_once(seeds: list[int] | None) -> None:
-    if seeds is not None and len(set(seeds)) != len(seeds):
-        msg = f"--seeds: must not repeat a seed, got {seeds}"
-        raise InputError(msg)
-
-
 def listing() -> str:
     """Return the studies, one a line."""
-    width = max(map(len, [*STUDIES, *OWN_DOORS]))
-    lines = []
-    for name in STUDIES:
-        study = build_study(name, "tiny", "honest")
-        lines.append(f"  {name:<{width}}  {study.about} ({study.source})")
-    lines += [f"  {name:<{width}}  {about} ({source})" for name, (about, source) in OWN_DOORS.items()]
-    return "studies:\n" + "\n".join(lines)
+    width = max(map(len, STUDIES))
+    studies = [build_study(name, "tiny", "honest") for name in STUDIES]
+    return "studies:\n" + "\n".join(f"  {study.name:<{width}}  {study.about} ({study.source})" for study in studies)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datamodules.errors import InputError
-from emotion.cli.main import Parser, say_what_begins
+from emotion.cli.main import Parser, print_start
 from lightning_modules.config import HELP, Options, RunConfig, all_options, recipe_names
 
 if TYPE_CHECKING:  # importing it takes seconds
@@ -72,7 +72,7 @@ def main(args: list[str]) -> int:
         if "--help-all" in rest:
             print(f"\nall options:\n{all_options()}")
         return 0
-    say_what_begins(args)
+    print_start(args)
     return _fit(rest) if command == "fit" else _evaluate(command, rest)
 
 
@@ -152,7 +152,7 @@ def _cross_validate(args: list[str]) -> int:
         "--resamples", type=int, default=2000, help="bootstrap resamples of the intervals (default: %(default)s)"
     )
     options, rest = parser.parse_known_args(args[1:])
-    say_what_begins(args)
+    print_start(args)
     given = Options.read(rest)
     for fixed in ("data.split", "data.fold", "data.folds", "data.fold_seed"):
         if fixed in given:
@@ -210,7 +210,7 @@ def _reproduce(args: list[str]) -> int:
     )
     parser.add_argument("run", help="run id or its start, name, or latest")
     options = parser.parse_args(args[1:])
-    say_what_begins(args)
+    print_start(args)
     from sweeps.reproduce import reproduce
 
     again = reproduce(options.run)

@@ -15,6 +15,7 @@ from emotion.explanation.regions import REGIONS, Shares, known, shares_of
 from emotion.explanation.superpixels import FILLS, Fill, filled
 from results.bias.gaps import units_of
 from results.bias.groups import Grouping, groupings
+from results.reports.tables import interval, signed
 from results.significance import holm
 
 
@@ -506,8 +507,8 @@ def verdict(deletion: Better, insertion: Better) -> tuple[bool, str]:
 
 def _said(one: Better) -> str:
     p_value = "p < .001" if one.p_value < 0.001 else f"p = {one.p_value:.3f}"
-    span = "" if math.isnan(one.gain.low) else f" ({one.gain.low:+.3f} to {one.gain.high:+.3f})"
-    return f"{one.name} {one.gain.value:+.3f}{span}, {p_value}"
+    limits = interval(one.gain.low, one.gain.high, sign=True)
+    return f"{one.name} {signed(one.gain.value)}{f' ({limits})' if limits else ''}, {p_value}"
 
 
 def agreement(one: np.ndarray, two: np.ndarray, segments: np.ndarray, *, top: int = 5, seed: int = 0) -> pd.DataFrame:
@@ -798,19 +799,3 @@ def constant_maps(maps: np.ndarray) -> int:
 def correct_of(explained: Explained) -> Sequence[bool]:
     """Return whether each image was answered correctly, bool (N,)."""
     return explained.table["label"].to_numpy(object) == explained.table["predicted"].to_numpy(object)
-
-
-def number(value: float) -> str:
-    """Return a number as people read it; nothing where there is none."""
-    return "" if math.isnan(value) else f"{value:.3f}"
-
-
-def signed(value: float) -> str:
-    """Return a difference as people read it; nothing where there is none."""
-    return "" if math.isnan(value) else f"{value:+.3f}"
-
-
-def span(low: float, high: float, *, sign: bool = False) -> str:
-    """Return an interval as people read it; nothing where there is none."""
-    shown = signed if sign else number
-    return "" if math.isnan(low) else f"{shown(low)} to {shown(high)}"

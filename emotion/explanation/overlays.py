@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from emotion.explanation.faithfulness import Better, Curves, clusters_of, marked
 from emotion.explanation.methods import EVERYBODY, Explained
 from emotion.explanation.regions import FRAME, REGIONS, in_frame, known, outlines
-from results.reports.figures import COLOURS, PLAIN, drawable, inches
+from results.reports.figures import COLOURS, drawable, fonts, inches
 
 SIDE = 160  # pixels of a panel
 _PANEL, _GAP, _COUNT, _HEAD = 1.25, 0.12, 0.24, 0.85  # inches
@@ -128,13 +128,13 @@ def overlay_figure(
     together = tuple(groups) == (EVERYBODY,)
     lines = [""] if together else list(classes)
     columns = list(classes) if together else list(groups)
-    names, fonts = drawable(lines)
-    heads, head_fonts = drawable(columns, "class" if together else "group")
-    turned = inches(heads, head_fonts) > _PANEL
-    left = 0.2 + (0.1 + inches(names, fonts) if not together else 0.0)
-    above = _HEAD + (0.66 * inches(heads, head_fonts) if turned else 0.0)
-    beyond = 0.75 * inches(heads[-1:], head_fonts) - 0.5 if turned else 0.0  # the last head leans over the edge
-    across = max(left + len(columns) * (_PANEL + _GAP) + max(0.75, beyond), 0.3 + inches([title], head_fonts, 11))
+    names = drawable(lines)
+    heads = drawable(columns, "class" if together else "group")
+    turned = inches(heads) > _PANEL
+    left = 0.2 + (0.1 + inches(names) if not together else 0.0)
+    above = _HEAD + (0.66 * inches(heads) if turned else 0.0)
+    beyond = 0.75 * inches(heads[-1:]) - 0.5 if turned else 0.0  # the last head leans over the edge
+    across = max(left + len(columns) * (_PANEL + _GAP) + max(0.75, beyond), 0.3 + inches([title], 11))
     up = above + len(lines) * (_PANEL + _COUNT + _GAP) + 0.05
     figure = Figure(figsize=(across, up))
     place = {(one.cell.name, one.cell.group): one for one in drawn}
@@ -147,14 +147,13 @@ def overlay_figure(
             axes.set_xlabel(f"{len(one.cell.rows)} of {n}", fontsize=8, labelpad=3)
             if column == 0 and not together:
                 said: dict[str, Any] = {"rotation": 0, "ha": "right", "va": "center", "labelpad": 6}
-                axes.set_ylabel(names[row], family=fonts, parse_math=False, **said)
+                axes.set_ylabel(names[row], family=fonts(), parse_math=False, **said)
             if row == 0:
                 lean: dict[str, Any] = (
                     {"rotation": 40, "ha": "left", "x": 0.35, "rotation_mode": "anchor"} if turned else {}
                 )
-                axes.set_title(heads[column], fontsize=10, family=head_fonts, pad=5, parse_math=False, **lean)
-    _, title_fonts = drawable([title])
-    figure.text(0.12 / across, 1 - 0.1 / up, title, va="top", fontsize=11, family=title_fonts, parse_math=False)
+                axes.set_title(heads[column], fontsize=10, family=fonts(), pad=5, parse_math=False, **lean)
+    figure.text(0.12 / across, 1 - 0.1 / up, title, va="top", fontsize=11, family=fonts(), parse_math=False)
     figure.text(0.12 / across, 1 - 0.34 / up, "dark: what the images share", va="top", fontsize=8)
     high = min(2.2, up - above - 0.45)
     x = left + len(columns) * (_PANEL + _GAP)
@@ -230,10 +229,10 @@ def regions_figure(table: pd.DataFrame, by: str, groups: Sequence[str]) -> Figur
     """
     shown = table[(table["by"] == by) & (table["class"] == "")]
     groups = [group for group in groups if (shown["group"] == group).any()]
-    names, fonts = drawable([group or "all" for group in groups], "group")
-    key = inches(names, fonts, 8) + 1.3 if by else 0.3
+    names = drawable([group or "all" for group in groups], "group")
+    key = inches(names, 8) + 1.3 if by else 0.3
     high = max(2.4, len(REGIONS) * (0.24 + 0.15 * len(groups)))
-    left, right = 0.35 + inches(REGIONS, [PLAIN], 10), 0.25
+    left, right = 0.35 + inches(REGIONS), 0.25
     across, up = left + 4.6 + key + right, high + 0.95
     figure = Figure(figsize=(across, up))
     axes = figure.add_axes((left / across, 0.6 / up, 4.6 / across, high / up))
@@ -254,9 +253,7 @@ def regions_figure(table: pd.DataFrame, by: str, groups: Sequence[str]) -> Figur
     axes.spines[["top", "right"]].set_visible(False)
     if by:
         axes.legend(
-            loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8, frameon=False, prop={"family": fonts, "size": 8}
+            loc="upper left", bbox_to_anchor=(1.01, 1), fontsize=8, frameon=False, prop={"family": fonts(), "size": 8}
         )
-        figure.text(
-            0.12 / across, 1 - 0.1 / up, f"by {by}", va="top", fontsize=10, family=drawable([by])[1], parse_math=False
-        )
+        figure.text(0.12 / across, 1 - 0.1 / up, f"by {by}", va="top", fontsize=10, family=fonts(), parse_math=False)
     return figure

@@ -1,12 +1,11 @@
-"""All that is said of one run's bias, or of several runs side by side: numbers of groups, gaps, training data."""
+"""Bias report of one run, or of several side by side: scores of groups, gaps between them, training data."""
 
-import io
 import re
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from html import escape
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +15,7 @@ from tqdm import tqdm
 
 from datamodules.errors import InputError
 from results.bias.gaps import gaps
-from results.bias.groups import MINIMUM, Measured, group_columns, groupings, measure
+from results.bias.groups import MINIMUM, Grouping, Measured, group_columns, groupings, measure
 from results.bias.training_data import (
     RUN,
     Composition,
@@ -29,18 +28,24 @@ from results.bias.training_data import (
     shared_only,
 )
 from results.predictions import HONEST, protocol_of
-from results.reports.figures import COLOURS, drawable, inches
-from results.reports.pages import page, run_url, table_html
-from results.reports.tables import as_markdown, as_text
+from results.reports.figures import COLOURS, drawable, fonts, inches
+from results.reports.pages import Image, Section, image_of, render, run_url, write_files
+from results.reports.tables import SCORES, as_text, estimate, number, p_value, percent, signed
 from results.tracking import runs, store
 
 
 @dataclass(frozen=True)
-class Told:
-    """One run: what it is called, its tables, and where its page is.
+class EvaluatedRun:
+    """Tables of one run whose bias is measured.
 
-    `manifest` is the table that it was trained on, if known; `given` says that somebody named it for this report, so
-    that one which does not fit is an error and not merely of no use.
+    Attributes:
+        name: Name of the run on the page.
+        predictions: Its prediction table.
+        split: Its split table, if it has one.
+        url: Address of its page.
+        status: As in MLflow.
+        manifest: Table that it was trained on, if known.
+        manifest_required: Whether a manifest that does not fit is an error; otherwise it is ignored.
     """
 
     name: str
@@ -49,12 +54,12 @@ class Told:
     url: str = ""
     status: str = "FINISHED"
     manifest: pd.DataFrame | None = None
-    given: bool = False
+    manifest_required: bool = False
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a report is asked for; see the options of `emotion report bias`."""
+class BiasOptions:
+    """Groupings and settings of a report; see the options of `emotion report bias`."""
 
     by: tuple[str, ...] = ()
     cross: bool = False
@@ -70,10 +75,10 @@ class Asked:
 
 @dataclass(frozen=True)
 class Bias:
-    """What was found.
+    """Scores of groups, gaps between groups, and the groups of the training data.
 
     Attributes:
-        runs: Name of each run -> its address.
+        runs: Name of each run -> address of its page.
         classes: Classes that were compared.
         measured: Numbers of each grouping.
         gaps: What `gaps` returned.
@@ -91,140 +96,151 @@ class Bias:
     notes: tuple[str, ...]
 
 
-def find_bias(runs: Sequence[Told], asked: Asked) -> Bias:
-    """Return the numbers of each group, the gaps between groups and their chance, and who was trained on.
+def find_bias(runs: Sequence[EvaluatedRun], options: BiasOptions) -> Bias:
+    """Measure each group, test the gaps between groups, and count the groups of the training data.
 
     Args:
         runs: One run; or several with different names, whose images are compared on the classes they share.
-        asked: Groupings and settings.
+        options: Groupings and settings.
 
     Raises:
         InputError: Nothing to group by, or a column that cannot be grouped by.
     """
-    found, by = _evaluated(runs, asked)
-    chosen = groupings(
-        found.table, by, cross=asked.cross and not _set_column(runs, asked), bins=asked.bins, top=asked.top
-    )
-    options = {"minimum": asked.minimum, "resamples": asked.resamples, "seed": asked.seed}
+    images, by = _evaluated(runs, options)
+    sets = _set_column(runs, options)
+    chosen = groupings(images.table, by, cross=options.cross and not sets, bins=options.bins, top=options.top)
     measured = [
-        measure(found.table, one, found.classes, found.said, **options)
-        for one in tqdm(chosen, desc="groups", unit="grouping", disable=None, leave=False)
+        _measured(images.table, grouping, images.classes, images.predicted_classes, options)
+        for grouping in tqdm(chosen, desc="groups", unit="grouping", disable=None, leave=False)
     ]
     tested = gaps(
-        found.table,
+        images.table,
         measured,
-        found.said,
-        by_class=asked.by_class,
-        minimum=asked.minimum,
-        permutations=asked.permutations,
-        seed=asked.seed,
+        images.predicted_classes,
+        by_class=options.by_class,
+        minimum=options.minimum,
+        permutations=options.permutations,
+        seed=options.seed,
     )
     apart = None
-    if len(found.apart):
-        sets = groupings(found.apart, [_set_column(runs, asked)])[0]
-        classes = tuple(one for one in found.said if one in set(found.apart["label"]))
-        apart = measure(found.apart, sets, classes, (*classes, *(x for x in found.said if x not in classes)), **options)
+    if len(images.apart):
+        present = set(images.apart["label"])
+        classes = tuple(name for name in images.predicted_classes if name in present)
+        predicted = (*classes, *(name for name in images.predicted_classes if name not in present))
+        apart = _measured(images.apart, groupings(images.apart, [sets])[0], classes, predicted, options)
     compositions: dict[str, tuple[Composition, ...]] = {}
     notes: list[str] = []
     for run in runs:
-        held, said = _compositions(run, asked, () if _set_column(runs, asked) else measured)
-        compositions |= {run.name: held} if held else {}
-        notes += [f"{run.name}: {one}" if len(runs) > 1 else one for one in said]
-    said = [*found.notes, *_notes(runs, measured, tested, found, asked), *notes]
-    return Bias(
-        {run.name: run.url for run in runs}, found.classes, tuple(measured), tested, compositions, apart, tuple(said)
-    )
+        groups, reasons = _compositions(run, options, () if sets else measured)
+        compositions |= {run.name: groups} if groups else {}
+        notes += [f"{run.name}: {reason}" if len(runs) > 1 else reason for reason in reasons]
+    notes = [*images.notes, *_notes(runs, measured, tested, images, options), *notes]
+    urls = {run.name: run.url for run in runs}
+    return Bias(urls, images.classes, tuple(measured), tested, compositions, apart, tuple(notes))
 
 
-def _set_column(runs: Sequence[Told], asked: Asked) -> str:
-    return RUN if len(runs) > 1 else asked.sets or ""
+def _measured(
+    table: pd.DataFrame, grouping: Grouping, classes: Sequence[str], predicted: Sequence[str], options: BiasOptions
+) -> Measured:
+    settings = {"minimum": options.minimum, "resamples": options.resamples, "seed": options.seed}
+    return measure(table, grouping, classes, predicted, **settings)
 
 
-def _evaluated(runs: Sequence[Told], asked: Asked) -> tuple[Evaluated, list[str]]:
+def _set_column(runs: Sequence[EvaluatedRun], options: BiasOptions) -> str:
+    return RUN if len(runs) > 1 else options.sets or ""
+
+
+def _evaluated(runs: Sequence[EvaluatedRun], options: BiasOptions) -> tuple[Evaluated, list[str]]:
     """Return the images, and what to group by: with sets each set, and each of the columns within the sets."""
-    sets = _set_column(runs, asked)
+    sets = _set_column(runs, options)
     if not sets:
-        if not asked.by:
+        if not options.by:
             columns = group_columns(runs[0].predictions)
             msg = f"--by: name at least one column to group by; the run has: {', '.join(columns) or 'none'}."
             raise InputError(msg)
-        return one_run(runs[0].predictions), list(asked.by)
+        return one_run(runs[0].predictions), list(options.by)
     if len(runs) > 1:
-        if asked.sets is not None:
+        if options.sets is not None:
             msg = f"--sets: compares sets within one run, got it with {len(runs)} runs, which are the sets."
             raise InputError(msg)
-        for run in runs:  # a column that one of them lacks is found before they are joined
-            groupings(run.predictions, asked.by, cross=asked.cross, bins=asked.bins, top=asked.top)
-        whole = several_runs([(run.name, run.predictions) for run in runs])
+        for run in runs:  # a column that one of them lacks is an error before they are joined
+            groupings(run.predictions, options.by, cross=options.cross, bins=options.bins, top=options.top)
+        images = several_runs([(run.name, run.predictions) for run in runs])
     else:
-        whole = one_run(runs[0].predictions)
-        groupings(whole.table, [sets])
+        images = one_run(runs[0].predictions)
+        groupings(images.table, [sets])
     # every grouping stands within the sets
-    specs = [one for one in asked.by if one != sets]
-    if asked.cross:
-        specs += [f"{one}+{two}" for i, one in enumerate(asked.by) for two in asked.by[i + 1 :]]
-    return shared_only(whole, sets, asked.minimum), [sets, *(f"{sets}+{one}" for one in specs)]
+    columns = [column for column in options.by if column != sets]
+    if options.cross:
+        columns += [f"{column}+{other}" for i, column in enumerate(options.by) for other in options.by[i + 1 :]]
+    return shared_only(images, sets, options.minimum), [sets, *(f"{sets}+{column}" for column in columns)]
 
 
-def _compositions(run: Told, asked: Asked, measured: Sequence[Measured]) -> tuple[tuple[Composition, ...], list[str]]:
-    """Return the groups of a run's training data, and why there are none."""
-    if run.split is None or not asked.by:
+def _compositions(
+    run: EvaluatedRun, options: BiasOptions, measured: Sequence[Measured]
+) -> tuple[tuple[Composition, ...], list[str]]:
+    """Return the groups of a run's training data, or the reason why they are not known."""
+    if run.split is None or not options.by:
         return (), []
-    chosen = groupings(run.predictions, asked.by, cross=asked.cross, bins=asked.bins, top=asked.top)
-    columns = list(dict.fromkeys(cut.column for one in chosen for cut in one.cuts))
+    chosen = groupings(run.predictions, options.by, cross=options.cross, bins=options.bins, top=options.top)
+    columns = list(dict.fromkeys(cut.column for grouping in chosen for cut in grouping.cuts))
     try:
         known = known_groups(run.predictions, run.split, run.manifest, columns)
     except InputError:
-        if run.given:
+        if run.manifest_required:
             raise
         known = None
     if known is None:
-        why = (
+        reason = (
             "Who was in the training data is not known: the tables of the run hold the groups of its "
             f"{len(run.predictions)} held-out images alone. Write the manifest with `emotion data prepare --data "
             "SOURCE --output my.csv` and give it: --manifest my.csv."
         )
-        return (), [why]
-    if not measured:  # what was measured is of several sets
-        whole = one_run(run.predictions)
-        options = {"minimum": asked.minimum, "resamples": asked.resamples, "seed": asked.seed}
-        measured = [measure(whole.table, one, whole.classes, whole.said, **options) for one in chosen]
-    return tuple(composition(run.split, known, one, seed=asked.seed) for one in measured), []
+        return (), [reason]
+    if not measured:  # the groupings of the report are within several sets
+        images = one_run(run.predictions)
+        measured = [
+            _measured(images.table, grouping, images.classes, images.predicted_classes, options) for grouping in chosen
+        ]
+    return tuple(composition(run.split, known, groups, seed=options.seed) for groups in measured), []
 
 
 def _notes(
-    runs: Sequence[Told], measured: Sequence[Measured], tested: pd.DataFrame, found: Evaluated, asked: Asked
+    runs: Sequence[EvaluatedRun],
+    measured: Sequence[Measured],
+    tested: pd.DataFrame,
+    images: Evaluated,
+    options: BiasOptions,
 ) -> list[str]:
-    table = found.table
+    table = images.table
     notes = [
         f"{len(table)} images in {table['cluster'].nunique()} clusters (of duplicates, or of one person). Intervals: "
         f"95%; of accuracy, recall and precision Wilson's, with as many trials as the images are worth, since those of "
-        f"one cluster are not independent; of F1 {asked.resamples} resamples of clusters within each class and group; "
-        "(-) where nothing could vary. They cover the choice of test images, not the "
-        "seed of the training.",
+        f"one cluster are not independent; of F1 {options.resamples} resamples of clusters within each class and "
+        "group; (-) where nothing could vary. They cover the choice of test images, not the seed of the training.",
         "In a class, accuracy is correct over images of the class, which is its recall. F1 of a class that is never "
         "predicted is 0, and its precision is not defined (-). Macro F1 of a group is over the classes that the group "
         "has images of.",
     ]
-    small = any((~one.by_group["ranked"]).any() for one in measured)
-    if small:
-        notes.append(f"* fewer than {asked.minimum} images, or what --top left over: shown, never ranked, in no gap.")
-    if any(one.by_group["few_clusters"].any() for one in measured):
+    if any((~groups.by_group["ranked"]).any() for groups in measured):
+        notes.append(f"* fewer than {options.minimum} images, or what --top left over: shown, never ranked, in no gap.")
+    if any(groups.by_group["few_clusters"].any() for groups in measured):
         notes.append("† fewer than 10 clusters: the interval says little.")
-    never = [name for name in found.classes if name not in set(table["predicted"])]
+    never = [name for name in images.classes if name not in set(table["predicted"])]
     if never:
         notes.append(f"Never predicted, for no group: {', '.join(never)}.")
-    for one in measured:
-        lacking = one.by_group.loc[one.by_group["classes"] < len(found.classes), "group"].tolist()
+    for groups in measured:
+        name = groups.grouping.name
+        lacking = groups.by_group.loc[groups.by_group["classes"] < len(images.classes), "group"].tolist()
         if lacking:
             notes.append(
-                f"By {one.grouping.name}, these have no image of some class: {'; '.join(lacking)}. Their accuracy and "
+                f"By {name}, these have no image of some class: {'; '.join(lacking)}. Their accuracy and "
                 "macro F1 are over fewer classes; --sets COLUMN compares on shared ones."
             )
-        if one.unknown:
-            notes.append(f"{one.unknown} images have no {one.grouping.name} and are in no group.")
-        if len(one.ranked) < 2:
-            notes.append(f"By {one.grouping.name}: {len(one.ranked)} group(s) can be ranked, so there is no gap.")
+        if groups.unknown:
+            notes.append(f"{groups.unknown} images have no {name} and are in no group.")
+        if len(groups.ranked) < 2:
+            notes.append(f"By {name}: {len(groups.ranked)} group(s) can be ranked, so there is no gap.")
     if len(tested):
         mixed = int(tested["mixed"].max())
         inside = (
@@ -233,8 +249,8 @@ def _notes(
             else ""
         )
         notes.append(
-            f"p: {asked.permutations} permutations. The names of the ranked groups are dealt anew to whole clusters of "
-            f"the same class, and worst and best are chosen anew in each.{inside} So p asks whether the gap is more "
+            f"p: {options.permutations} permutations. The names of the ranked groups are dealt anew to whole clusters "
+            f"of the same class, and worst and best are chosen anew in each.{inside} So p asks whether the gap is more "
             f"than chance and the groups' shares of the classes explain. p Holm: corrected for all {len(tested)} gaps."
         )
     notes += [f"{run.name} did not finish ({run.status})." for run in runs if run.status != "FINISHED"]
@@ -242,135 +258,123 @@ def _notes(
     return [*notes, *(f"Protocol of {name}: {protocol}." for name, protocol in leaky if protocol != HONEST)]
 
 
-NONE = "-"
-_METRICS = {"accuracy": "accuracy", "f1_macro": "macro F1", "recall": "recall"}
-
-
-def verdicts(found: Bias) -> list[str]:
-    """Return one sentence a grouping: who is worst, by how much, and whether that is chance."""
-    said = []
-    for one in found.measured:
-        rows = found.gaps[(found.gaps["by"] == one.grouping.name) & (found.gaps["metric"] == "accuracy")]
+def verdicts(bias: Bias) -> list[str]:
+    """Return one sentence a grouping: which group is worst, by how much, and whether that is chance."""
+    sentences = []
+    for groups in bias.measured:
+        name = groups.grouping.name
+        rows = bias.gaps[(bias.gaps["by"] == name) & (bias.gaps["metric"] == "accuracy")]
         if rows.empty:
-            said.append(f"By {one.grouping.name}: nothing to compare, fewer than two groups are large enough.")
+            sentences.append(f"By {name}: nothing to compare, fewer than two groups are large enough.")
             continue
         row = rows.iloc[0]
         chance = "more than chance" if row["p_holm"] <= 0.05 else "chance, or other shares of the classes, may do that"
-        said.append(
-            f"By {one.grouping.name}: accuracy is worst for {row['worst']} ({row['worst_value']:.3f}) and best for "
-            f"{row['best']} ({row['other_value']:.3f}), {row['difference']:+.3f}: {chance} "
-            f"(p Holm {p_text(row['p_holm'])})."
+        sentences.append(
+            f"By {name}: accuracy is worst for {row['worst']} ({number(row['worst_value'])}) and best for "
+            f"{row['best']} ({number(row['other_value'])}), {signed(row['difference'])}: {chance} "
+            f"(p Holm {p_value(row['p_holm'])})."
         )
-    return said
+    return sentences
 
 
-def group_table(one: Measured) -> pd.DataFrame:
+def group_table(groups: Measured) -> pd.DataFrame:
     """Return images, correct, accuracy and macro F1 of each group, with intervals."""
-    rows = []
-    for row in one.by_group.to_dict("records"):
-        line = {one.grouping.name: marked(row), "images": str(row["images"]), "clusters": str(row["clusters"])}
-        line |= {"correct": str(row["correct"]), "accuracy": _span(row, "accuracy"), "macro F1": _span(row, "f1_macro")}
-        rows.append(line)
-    return pd.DataFrame(rows)
-
-
-def correct_table(one: Measured, classes: Sequence[str]) -> pd.DataFrame:
-    """Return correct / images (accuracy) of each group and class, one line a group."""
-    cells = one.by_class.set_index(["group", "class"])
-    rows = []
-    for row in one.by_group.to_dict("records"):
-        line = {one.grouping.name: marked(row)}
-        line |= {_column(name, one): _correct(cells.loc[(row["group"], name)], "recall") for name in classes}
-        rows.append({**line, "total": _correct(pd.Series(row), "accuracy")})
-    return pd.DataFrame(rows)
-
-
-def class_table(one: Measured) -> pd.DataFrame:
-    """Return images, correct, recall, precision and F1 of each group and class, with intervals; a line each."""
-    marks = {row["group"]: marked(row) for row in one.by_group.to_dict("records")}
-    rows = []
-    for row in one.by_class.to_dict("records"):
-        line = {one.grouping.name: marks[row["group"]], "class": str(row["class"]), "images": str(row["images"])}
-        line |= {"predicted": str(row["predicted"]), "correct": str(row["correct"])}
-        line |= {
-            "accuracy = recall": _span(row, "recall"),
-            "precision": _span(row, "precision"),
-            "F1": _span(row, "f1"),
+    return pd.DataFrame(
+        {
+            groups.grouping.name: marked(row),
+            "images": str(row["images"]),
+            "clusters": str(row["clusters"]),
+            "correct": str(row["correct"]),
+            "accuracy": _estimate(row, "accuracy"),
+            "macro F1": _estimate(row, "f1_macro"),
         }
-        rows.append(line)
+        for row in groups.by_group.to_dict("records")
+    )
+
+
+def correct_table(groups: Measured, classes: Sequence[str]) -> pd.DataFrame:
+    """Return correct / images (accuracy) of each group and class, one line a group."""
+    cells = groups.by_class.set_index(["group", "class"])
+    rows = []
+    for row in groups.by_group.to_dict("records"):
+        line = {groups.grouping.name: marked(row)}
+        line |= {_column(name, groups): _correct(cells.loc[(row["group"], name)], "recall") for name in classes}
+        rows.append({**line, "total": _correct(row, "accuracy")})
     return pd.DataFrame(rows)
+
+
+def class_table(groups: Measured) -> pd.DataFrame:
+    """Return images, correct, recall, precision and F1 of each group and class, with intervals; a line each."""
+    marks = {row["group"]: marked(row) for row in groups.by_group.to_dict("records")}
+    return pd.DataFrame(
+        {
+            groups.grouping.name: marks[row["group"]],
+            "class": str(row["class"]),
+            "images": str(row["images"]),
+            "predicted": str(row["predicted"]),
+            "correct": str(row["correct"]),
+            "accuracy = recall": _estimate(row, "recall"),
+            "precision": _estimate(row, "precision"),
+            "F1": _estimate(row, "f1"),
+        }
+        for row in groups.by_class.to_dict("records")
+    )
 
 
 def gap_table(gaps: pd.DataFrame) -> pd.DataFrame:
-    """Return the gaps: who is worst, against whom, by how much, p."""
-    rows = []
-    for row in gaps.to_dict("records"):
-        score = _METRICS[row["metric"]] + (f" of {row['class']}" if row["class"] else "")
-        rows.append(
-            {
-                "by": row["by"],
-                "score": score,
-                "worst": f"{row['worst']} ({row['worst_value']:.3f})",
-                "against": f"{row['best'] or 'all others'} ({row['other_value']:.3f})",
-                "difference": f"{row['difference']:+.3f}",
-                "p": p_text(row["p_value"]),
-                "p Holm": p_text(row["p_holm"]),
-            }
-        )
-    return pd.DataFrame(rows)
+    """Return the gaps: the worst group, the one it is compared with, their difference, p."""
+    return pd.DataFrame(
+        {
+            "by": row["by"],
+            "score": SCORES[row["metric"]] + (f" of {row['class']}" if row["class"] else ""),
+            "worst": f"{row['worst']} ({number(row['worst_value'])})",
+            "against": f"{row['best'] or 'all others'} ({number(row['other_value'])})",
+            "difference": signed(row["difference"]),
+            "p": p_value(row["p_value"]),
+            "p Holm": p_value(row["p_holm"]),
+        }
+        for row in gaps.to_dict("records")
+    )
 
 
-def composition_table(one: Composition) -> pd.DataFrame:
+def composition_table(trained_on: Composition) -> pd.DataFrame:
     """Return the share of each group in training beside its accuracy."""
     rows = []
-    for row in one.table.to_dict("records"):
+    for row in trained_on.table.to_dict("records"):
         mark = "" if row["ranked"] or not row["images"] else " *"
-        line = {one.by: f"{row['group']}{mark}", "trained on": f"{row['train']:.0f}", "share": _share(row["share"])}
-        if one.table["copies"].any():
-            line |= {"copies": f"{row['copies']:.0f}", "share with copies": _share(row["share_with_copies"])}
-        line |= {"evaluated": str(row["images"]), "accuracy": _span(row, "accuracy")}
+        line = {trained_on.by: f"{row['group']}{mark}", "trained on": f"{row['train']:.0f}"}
+        line |= {"share": percent(row["share"])}
+        if trained_on.table["copies"].any():
+            line |= {"copies": f"{row['copies']:.0f}", "share with copies": percent(row["share_with_copies"])}
+        line |= {"evaluated": str(row["images"]), "accuracy": _estimate(row, "accuracy")}
         rows.append(line)
     return pd.DataFrame(rows)
 
 
-def correlation_text(one: Composition) -> str:
+def correlation_text(trained_on: Composition) -> str:
     """Return the correlations and the notes of a composition in one paragraph."""
-    said = [
-        f"{row['kind'].capitalize()} correlation {row['correlation']:+.2f} (p {p_text(row['p_value'])})."
-        for row in one.correlations.to_dict("records")
+    sentences = [
+        f"{row['kind'].capitalize()} correlation {row['correlation']:+.2f} (p {p_value(row['p_value'])})."
+        for row in trained_on.correlations.to_dict("records")
     ]
-    return " ".join([*said, *one.notes])
+    return " ".join([*sentences, *trained_on.notes])
 
 
-def marked(row: dict) -> str:
+def marked(row: Mapping[str, Any]) -> str:
     """Return the name of a group: * when it is not ranked, a dagger with few clusters."""
     return f"{row['group']}{'' if row['ranked'] else ' *'}{' †' if row['few_clusters'] else ''}"
 
 
-def p_text(value: float) -> str:
-    """Return a p-value as people read it; nothing where there is none."""
-    if value != value:
-        return ""
-    return "< .001" if value < 0.001 else f"{value:.3f}"
+def _column(name: str, groups: Measured) -> str:
+    return f"{name} " if name in (groups.grouping.name, "total") else name  # a class may be called like the column
 
 
-def _column(name: str, one: Measured) -> str:
-    return f"{name} " if name in (one.grouping.name, "total") else name  # a class may be called like the column
+def _correct(row: Mapping[str, Any] | pd.Series, metric: str) -> str:
+    return f"{row['correct']}/{row['images']} ({number(row[metric])})" if row["images"] else "-"
 
 
-def _correct(row: pd.Series, metric: str) -> str:
-    return f"{row['correct']}/{row['images']} ({row[metric]:.3f})" if row["images"] else NONE
-
-
-def _span(row: dict, metric: str) -> str:
-    if row[metric] != row[metric]:
-        return NONE
-    low, high = row[f"{metric}_low"], row[f"{metric}_high"]
-    return f"{row[metric]:.3f} ({NONE if low != low else f'{low:.3f}-{high:.3f}'})"
-
-
-def _share(value: float) -> str:
-    return f"{value:.2%}" if value < 0.1 else f"{value:.1%}"
+def _estimate(row: Mapping[str, Any], metric: str) -> str:
+    return estimate(row[metric], row[f"{metric}_low"], row[f"{metric}_high"])
 
 
 ALL = "all classes"
@@ -390,35 +394,35 @@ def bias_figure(measured: Measured, classes: Sequence[str]) -> Figure:
         classes: Classes in the order in which they are drawn.
     """
     groups = measured.by_group.head(MOST_DRAWN)
-    names, family = drawable([str(name) for name in groups["group"]], "group")
-    heads, more = drawable([ALL, *classes], "class")
-    (by,), others = drawable([measured.grouping.name], "group")
-    family = list(dict.fromkeys([*family, *more, *others]))
+    names = drawable([str(name) for name in groups["group"]], "group")
+    heads = drawable([ALL, *classes], "class")
+    (by,) = drawable([measured.grouping.name], "group")
+    family = fonts()
     panels = [groups.assign(value=groups["accuracy"], low=groups["accuracy_low"], high=groups["accuracy_high"])]
-    for one in classes:
-        part = measured.by_class[measured.by_class["class"] == one].set_index("group").loc[groups["group"]]
+    for name in classes:
+        part = measured.by_class[measured.by_class["class"] == name].set_index("group").loc[groups["group"]]
         part = part.assign(value=part["recall"], low=part["recall_low"], high=part["recall_high"])
         panels.append(part.assign(ranked=groups["ranked"].to_numpy()))
     across, down = min(_ACROSS, len(panels)), -(-len(panels) // _ACROSS)
-    room = 0.25 + inches(names, family, 9)
+    room = 0.25 + inches(names, 9)
     tall = _LINE * len(groups) + 0.12
     width = room + across * (_WIDE + _SIDE)
     height = _HEAD + down * (_TITLE + tall + _FOOT)
     figure = Figure(figsize=(width, height))
-    for number, (head, panel) in enumerate(zip(heads, panels, strict=True)):
-        column, row = number % across, number // across
+    for place, (head, panel) in enumerate(zip(heads, panels, strict=True)):
+        column, row = place % across, place // across
         left, low = room + column * (_WIDE + _SIDE), height - _HEAD - row * (_TITLE + tall + _FOOT) - _TITLE - tall
         axes = figure.add_axes((left / width, low / height, _WIDE / width, tall / height))
-        _bars(axes, panel, 0 if number == 0 else 1)
+        _bars(axes, panel, 0 if place == 0 else 1)
         axes.set_title(head, fontsize=10, loc="left", family=family, parse_math=False)
         shown = names if column == 0 else [""] * len(names)
         axes.set_yticks(range(len(names)), shown, family=family, fontsize=9, parse_math=False)
     title = f"By {by}" + (f", the first {MOST_DRAWN} groups" if len(measured.by_group) > MOST_DRAWN else "")
     figure.text(0.1 / width, 1 - 0.12 / height, title, va="top", fontsize=11, family=family, parse_math=False)
-    said = "accuracy with 95% interval, correct / images; in a class accuracy is recall; pale: not ranked"
+    note = "accuracy with 95% interval, correct / images; in a class accuracy is recall; pale: not ranked"
     if names != [str(name) for name in groups["group"]]:
-        said += "; names cut or numbered as in the table"
-    figure.text(0.1 / width, 1 - 0.4 / height, said, va="top", fontsize=8)
+        note += "; names cut or numbered as in the table"
+    figure.text(0.1 / width, 1 - 0.4 / height, note, va="top", fontsize=8)
     return figure
 
 
@@ -442,134 +446,85 @@ def _bars(axes: Axes, panel: pd.DataFrame, colour: int) -> None:
     axes.tick_params(axis="y", length=0)
 
 
-Section = tuple[str, list[str | pd.DataFrame | Measured]]  # what was measured stands for its chart
+def files(bias: Bias) -> dict[str, str | bytes]:
+    """Return name -> content of the files of a report: pages, charts, tables."""
+    charts = [
+        image_of(bias_figure(groups, bias.classes), f"chart-{place}.png", "accuracy of each group and class")
+        for place, groups in enumerate(bias.measured, 1)
+    ]
+    page = {
+        "title": f"For whom it is wrong: {' and '.join(bias.runs)}",
+        "runs": bias.runs,
+        "verdicts": verdicts(bias),
+        "sections": [*_sections(bias, charts), *_class_sections(bias)],
+        "notes": bias.notes,
+    }
+    content: dict[str, str | bytes] = {name: render(name, **page) for name in ("bias.html", "bias.md")}
+    content |= {chart.file: chart.png for chart in charts}
+    for name, table in (("groups", "by_group"), ("classes", "by_class")):
+        rows = [getattr(groups, table).assign(by=groups.grouping.name) for groups in bias.measured]
+        content[f"{name}.csv"] = pd.concat(rows, ignore_index=True).to_csv(index=False)
+    content["gaps.csv"] = bias.gaps.to_csv(index=False)
+    if bias.apart is not None:
+        content["apart.csv"] = bias.apart.by_class.to_csv(index=False)
+    rows = [part.table.assign(run=run, by=part.by) for run, parts in bias.compositions.items() for part in parts]
+    if rows:
+        content["composition.csv"] = pd.concat(rows, ignore_index=True).to_csv(index=False)
+    return content
 
 
-def files(found: Bias) -> dict[str, str | bytes]:
-    """Return name -> content of all files; Markdown shows the charts that stand beside it."""
-    made: dict[str, str | bytes] = {"bias.html": html_page(found), "bias.md": markdown(found)}
-    for number, one in enumerate(found.measured, 1):
-        drawn = io.BytesIO()
-        bias_figure(one, found.classes).savefig(drawn, format="png", dpi=130)
-        made[f"chart-{number}.png"] = drawn.getvalue()
-    for name, parts in (("groups", "by_group"), ("classes", "by_class")):
-        tables = [getattr(one, parts).assign(by=one.grouping.name) for one in found.measured]
-        made[f"{name}.csv"] = _csv(pd.concat(tables, ignore_index=True))
-    made["gaps.csv"] = _csv(found.gaps)
-    if found.apart is not None:
-        made["apart.csv"] = _csv(found.apart.by_class)
-    held = [one.table.assign(run=run, by=one.by) for run, parts in found.compositions.items() for one in parts]
-    if held:
-        made["composition.csv"] = _csv(pd.concat(held, ignore_index=True))
-    return made
-
-
-def text(found: Bias) -> str:
+def text(bias: Bias) -> str:
     """Return the report for a terminal: all but the lines of every group and class, which the files have."""
-    parts = [*verdicts(found)]
-    for title, body in _sections(found, whole=False):
-        parts += [f"{title}\n{'-' * len(title)}"]
-        parts += [
-            as_text(one) if isinstance(one, pd.DataFrame) else one for one in body if not isinstance(one, Measured)
+    parts = [*verdicts(bias)]
+    for section in _sections(bias):
+        parts.append(f"{section.title}\n{'-' * len(section.title)}")
+        parts += [as_text(section.table)] if section.table is not None else []
+        parts += section.below
+    return "\n\n".join([*parts, *bias.notes])
+
+
+def _sections(bias: Bias, charts: Sequence[Image] = ()) -> list[Section]:
+    sections = []
+    for place, groups in enumerate(bias.measured):
+        title = f"By {groups.grouping.name}"
+        sections.append(Section(title, (), group_table(groups), tuple(charts[place : place + 1])))
+        sections.append(Section(f"{title}: correct / images (accuracy)", (), correct_table(groups, bias.classes)))
+    if len(bias.gaps):
+        sections.append(Section("Gaps", (), gap_table(bias.gaps)))
+    for run, compositions in bias.compositions.items():
+        of = f" ({run})" if len(bias.runs) > 1 else ""
+        sections += [
+            Section(
+                f"Who was in the training data, by {part.by}{of}",
+                (),
+                composition_table(part),
+                below=tuple(filter(None, [correlation_text(part)])),
+            )
+            for part in compositions
         ]
-    return "\n\n".join([*parts, *found.notes])
+    if bias.apart is not None:
+        table = class_table(bias.apart)
+        table = table[table["images"] != "0"].drop(columns=["predicted", "precision", "F1"])
+        sections.append(Section("Classes that not all sets have", (), table))
+    return sections
 
 
-def markdown(found: Bias) -> str:
-    """Return the report as Markdown, everything that came from the data escaped."""
-    lines = [f"# {_plain(_title(found))}", *map(_plain, verdicts(found))]
-    charts = 0
-    for title, body in _sections(found):
-        lines.append(f"## {_plain(title)}")
-        for one in body:
-            if isinstance(one, pd.DataFrame):
-                lines.append(as_markdown(one.rename(columns=_cell).map(_cell)))
-            elif isinstance(one, Measured):
-                charts += 1
-                lines.append(f"![accuracy of each group and class](chart-{charts}.png)")
-            else:
-                lines.append(_plain(one))
-    return "\n\n".join([*lines, *map(_plain, found.notes)]) + "\n"
-
-
-def html_page(found: Bias) -> str:
-    """Return the report as a page that stands alone, everything that came from the data escaped."""
-    links = "".join(
-        f'<p>Run <a href="{escape(url)}">{escape(name)}</a></p>' if url else f"<p>Run {escape(name)}</p>"
-        for name, url in found.runs.items()
-    )
-    parts = [links, *(f"<p><b>{escape(one)}</b></p>" for one in verdicts(found))]
-    for title, body in _sections(found):
-        parts.append(f"<h2>{escape(title)}</h2>")
-        for one in body:
-            if isinstance(one, pd.DataFrame):
-                parts.append(table_html(one))
-            elif isinstance(one, Measured):
-                drawn = io.StringIO()
-                bias_figure(one, found.classes).savefig(drawn, format="svg", metadata={"Date": None})
-                parts.append(drawn.getvalue()[drawn.getvalue().index("<svg") :])
-            else:
-                parts.append(f"<p>{escape(one)}</p>")
-    return page(_title(found), [*parts, *(f"<p>{escape(one)}</p>" for one in found.notes)])
-
-
-def _title(found: Bias) -> str:
-    return f"For whom it is wrong: {' and '.join(found.runs)}"
-
-
-def _sections(found: Bias, *, whole: bool = True) -> Iterator[Section]:
-    for one in found.measured:
-        body: list[str | pd.DataFrame | Measured] = [group_table(one)]
-        body += [one] if whole else []
-        body += ["Correct / images (accuracy):", correct_table(one, found.classes)]
-        yield f"By {one.grouping.name}", body
-    if len(found.gaps):
-        yield "Gaps", [gap_table(found.gaps)]
-    for run, held in found.compositions.items():
-        for part in held:
-            title = f"Who was in the training data, by {part.by}"
-            title += f" ({run})" if len(found.runs) > 1 else ""
-            yield title, [composition_table(part), correlation_text(part)]
-    if found.apart is not None:
-        yield "Classes that not all sets have", [_apart(found)]
-    if whole:
-        for one in found.measured:
-            yield f"Every class, by {one.grouping.name}", [class_table(one)]
-
-
-def _apart(found: Bias) -> pd.DataFrame:
-    if found.apart is None:
-        return pd.DataFrame()
-    table = class_table(found.apart)
-    return table[table["images"] != "0"].drop(columns=["predicted", "precision", "F1"])
-
-
-def _csv(table: pd.DataFrame) -> str:
-    return table.to_csv(index=False)
-
-
-def _plain(text: str) -> str:
-    """Escape what Markdown or HTML would read as markup."""
-    return "".join(f"\\{one}" if one in "\\`*_[]#|" else one for one in escape(text, quote=False))
-
-
-def _cell(text: str) -> str:
-    # as_markdown escapes bars and stars
-    return "".join(f"\\{one}" if one in "\\`_[]" else one for one in escape(text, quote=False))
+def _class_sections(bias: Bias) -> list[Section]:
+    return [Section(f"Every class, by {groups.grouping.name}", (), class_table(groups)) for groups in bias.measured]
 
 
 def bias_of_runs(
     names: Sequence[str],
-    asked: Asked,
+    options: BiasOptions,
     *,
     manifest: Path | None = None,
     directory: str | Path = store.DIRECTORY,
 ) -> tuple[list[str], Bias]:
-    """Return the ids of the runs that `names` mean, and for whom they are worse.
+    """Measure the bias of tracked runs; return their ids and the result.
 
     Args:
         names: Runs; several are compared as data sets.
-        asked: Groupings and settings.
+        options: Groupings and settings.
         manifest: Table that the one run was trained on; by default what its config names.
         directory: Folder of the runs.
 
@@ -580,17 +535,17 @@ def bias_of_runs(
     if manifest is not None and len(chosen) > 1:
         msg = f"--manifest: is that of one run, got it with {len(chosen)} runs; report each of them alone for that."
         raise InputError(msg)
-    if asked.minimum < 2:
-        msg = f"--minimum: a ranked group has at least 2 images, got {asked.minimum}; {MINIMUM} is usual."
+    if options.minimum < 2:
+        msg = f"--minimum: a ranked group has at least 2 images, got {options.minimum}; {MINIMUM} is usual."
         raise InputError(msg)
-    return chosen, find_bias([_told(run, manifest, directory) for run in chosen], asked)
+    return chosen, find_bias([_read_run(run, manifest, directory) for run in chosen], options)
 
 
-def _told(run_id: str, manifest: Path | None, directory: str | Path) -> Told:
-    """Read what a run left.
+def _read_run(run_id: str, manifest: Path | None, directory: str | Path) -> EvaluatedRun:
+    """Read the tables of a run.
 
     Raises:
-        InputError: It left no predictions.
+        InputError: The run has no predictions.
     """
     info = store.open_client(directory, only_reading=True).get_run(run_id).info
     try:
@@ -609,7 +564,7 @@ def _told(run_id: str, manifest: Path | None, directory: str | Path) -> Told:
     table = read_manifest(manifest) if manifest is not None else _own_manifest(run_id, directory)
     status = "deleted" if info.lifecycle_stage == "deleted" else str(info.status)
     url = run_url(str(info.experiment_id), run_id)
-    return Told(f"{info.run_name} [{run_id[:8]}]", predictions, split, url, status, table, manifest is not None)
+    return EvaluatedRun(f"{info.run_name} [{run_id[:8]}]", predictions, split, url, status, table, manifest is not None)
 
 
 def _own_manifest(run_id: str, directory: str | Path) -> pd.DataFrame | None:
@@ -625,16 +580,15 @@ def _own_manifest(run_id: str, directory: str | Path) -> pd.DataFrame | None:
 def keep_report(
     chosen: Sequence[str],
     files: Mapping[str, str | bytes],
-    asked: Asked,
+    options: BiasOptions,
     directory: str | Path = store.DIRECTORY,
 ) -> list[str]:
     """Keep the files of a report with every run as artifacts under bias/<columns>; return a sentence a run."""
-    columns = [*([asked.sets] if asked.sets else []), *asked.by, *(["cross"] if asked.cross else [])]
+    columns = [*([options.sets] if options.sets else []), *options.by, *(["cross"] if options.cross else [])]
     others = ["with", *sorted(run[:8] for run in chosen)] if len(chosen) > 1 else []
     name = re.sub(r"[^A-Za-z0-9+_.-]", "_", "-".join([*others, *columns]))[:80].lstrip(".")
     with tempfile.TemporaryDirectory() as folder:
-        for file, content in files.items():
-            Path(folder, file).write_bytes(content.encode() if isinstance(content, str) else content)
+        write_files(folder, files)
         artifacts = {f"bias/{name}/{file}": Path(folder, file) for file in files}
         shown = f"bias/{name}/bias.html"
         return [runs.add_to_run(run, artifacts, shown=shown, directory=directory) for run in chosen]

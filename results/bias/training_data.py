@@ -107,11 +107,11 @@ def composition(split: pd.DataFrame, known: pd.DataFrame, measured: Measured, *,
     table["copies"] = copied.reindex(names, fill_value=0).to_numpy() / folds
     seen = table["train"] + table["copies"]
     table["share_with_copies"] = seen / max(seen.sum(), 1)
-    told = ["group", "images", "accuracy", "accuracy_low", "accuracy_high", "f1_macro", "ranked"]
-    table = table.merge(measured.by_group[told], on="group", how="left")
+    columns = ["group", "images", "accuracy", "accuracy_low", "accuracy_high", "f1_macro", "ranked"]
+    table = table.merge(measured.by_group[columns], on="group", how="left")
     table["images"] = table["images"].fillna(0).astype(int)
     table["ranked"] = table["ranked"].eq(True)
-    found, said = _correlations(table[table["ranked"]], seed)
+    correlations, sentences = _correlations(table[table["ranked"]], seed)
     notes = [f"Training images: mean over {folds} folds."] if folds > 1 else []
     unknown = int(((of == "") & ~copies).sum() / folds)
     if unknown:
@@ -119,7 +119,7 @@ def composition(split: pd.DataFrame, known: pd.DataFrame, measured: Measured, *,
     absent = table.loc[table["images"] == 0, "group"].tolist()
     if absent:
         notes.append(f"Trained on and not evaluated: {', '.join(absent)}.")
-    return Composition(measured.grouping.name, table, found, (*notes, *said))
+    return Composition(measured.grouping.name, table, correlations, (*notes, *sentences))
 
 
 def _of(grouping: Grouping, known: pd.DataFrame, rows: np.ndarray) -> np.ndarray:
@@ -128,7 +128,7 @@ def _of(grouping: Grouping, known: pd.DataFrame, rows: np.ndarray) -> np.ndarray
 
 
 def _correlations(table: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, list[str]]:
-    """Return rank and linear correlation with permutation p, and what is to be said of them."""
+    """Return rank and linear correlation with permutation p, and the sentences that belong to them."""
     columns = ["kind", "correlation", "p_value", "groups"]
     groups = len(table)
     share, accuracy = table["share"].to_numpy(np.float64), table["accuracy"].to_numpy(np.float64)
@@ -137,19 +137,19 @@ def _correlations(table: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, list[st
     if np.ptp(share) == 0 or np.ptp(accuracy) == 0:
         return pd.DataFrame(columns=columns), ["Shares, or accuracies, are all alike: there is no correlation."]
     rows = []
-    for kind, one, two in (
+    for kind, x, y in (
         ("rank", stats.rankdata(share), stats.rankdata(accuracy)),
         ("linear", share, accuracy),
     ):
         method = stats.PermutationMethod(n_resamples=_DRAWN, rng=np.random.default_rng(seed))
-        found = stats.pearsonr(one, two, method=method)
-        rows.append((kind, float(found.statistic), float(found.pvalue), groups))
+        test = stats.pearsonr(x, y, method=method)
+        rows.append((kind, float(test.statistic), float(test.pvalue), groups))
     every = factorial(groups)
     how = "all orders of the groups" if every <= _DRAWN else f"{_DRAWN} random orders of the groups"
-    said = f"Correlation of share and accuracy over {groups} groups; p from {how}."
+    basis = f"Correlation of share and accuracy over {groups} groups; p from {how}."
     if 2 / every > 0.05:
-        said += f" {groups} groups are too few: p cannot fall below {2 / every:.3f}, whatever the groups are."
-    return pd.DataFrame(rows, columns=columns), [said, "A correlation over groups shows no cause."]
+        basis += f" {groups} groups are too few: p cannot fall below {2 / every:.3f}, whatever the groups are."
+    return pd.DataFrame(rows, columns=columns), [basis, "A correlation over groups shows no cause."]
 
 
 RUN = "run"  # the column that tells the images of several runs apart
@@ -163,14 +163,14 @@ class Evaluated:
         table: A prediction table; with several runs they have a column `run`, and clusters and rows of their own.
         classes: Classes that count. An image may be taken for a class that is not among them, which is an error
             like any other.
-        said: All classes that predictions are of, those that count first.
+        predicted_classes: All classes that predictions are of, those that count first.
         apart: Images of classes that only some of the sets have, one row an image; empty where all are shared.
         notes: What belongs under the tables.
     """
 
     table: pd.DataFrame
     classes: tuple[str, ...]
-    said: tuple[str, ...]
+    predicted_classes: tuple[str, ...]
     apart: pd.DataFrame
     notes: tuple[str, ...] = ()
 
@@ -192,13 +192,13 @@ def several_runs(tables: Sequence[tuple[str, pd.DataFrame]]) -> Evaluated:
         InputError: A run with two classes that are aliases of one emotion.
     """
     parts: list[pd.DataFrame] = []
-    said: dict[str, None] = {}
+    classes: dict[str, None] = {}
     renamed: dict[str, str] = {}
     for name, predictions in tables:
         check_predictions(predictions)
         names = _canonical_names(name, classes_of(predictions))
         renamed |= {old: new for old, new in names.items() if old != new}
-        said |= dict.fromkeys(names.values())
+        classes |= dict.fromkeys(names.values())
         part = predictions.drop(columns=RUN, errors="ignore")
         part = part.assign(**{RUN: name, **{key: part[key].map(names) for key in ("label", "predicted")}})
         parts.append(part.drop(columns=[column for column in part if str(column).startswith("prob_")]))
@@ -212,45 +212,44 @@ def several_runs(tables: Sequence[tuple[str, pd.DataFrame]]) -> Evaluated:
         notes.append(f"Classes were joined by the aliases of their names: {pairs}.")
     if twice:
         notes.append(
-            f"{twice} pictures are in several of the runs and count in each; on shared pictures "
+            f"{twice} images are in several of the runs and count in each; on shared images "
             "`emotion report compare` is the sharper tool."
         )
-    classes = tuple(said)
-    return Evaluated(table, classes, classes, table.iloc[:0], tuple(notes))
+    return Evaluated(table, tuple(classes), tuple(classes), table.iloc[:0], tuple(notes))
 
 
-def shared_only(found: Evaluated, column: str, minimum: int) -> Evaluated:
+def shared_only(images: Evaluated, column: str, minimum: int) -> Evaluated:
     """Return the images of the classes that every set has, and the others apart.
 
     Args:
-        found: All images.
+        images: All images.
         column: Its values are the sets.
         minimum: A set with fewer images is left out altogether, since its classes are a matter of chance.
 
     Raises:
         InputError: No class is in every set, or fewer than two sets.
     """
-    sets = plain_values(found.table[column])
+    sets = plain_values(images.table[column])
     sizes = pd.Series(sets[sets != ""]).value_counts()
     large = sizes.index[sizes >= minimum]
-    small = [f"{name} ({images})" for name, images in sizes.items() if name not in large]
+    small = [f"{name} ({count})" for name, count in sizes.items() if name not in large]
     if len(large) < 2:
-        shown = ", ".join(f"{name} ({images})" for name, images in sizes.head(8).items())
+        shown = ", ".join(f"{name} ({count})" for name, count in sizes.head(8).items())
         msg = f"--sets: at least two sets of {minimum} images or more are compared, {column!r} has: {shown or 'none'}."
         raise InputError(msg)
-    table = found.table[np.isin(sets, large)].reset_index(drop=True)
-    held = {name: set(part["label"]) for name, part in table.groupby(plain_values(table[column]))}
-    shared = tuple(one for one in found.classes if all(one in labels for labels in held.values()))
+    table = images.table[np.isin(sets, large)].reset_index(drop=True)
+    labels_of = {name: set(part["label"]) for name, part in table.groupby(plain_values(table[column]))}
+    shared = tuple(name for name in images.classes if all(name in labels for labels in labels_of.values()))
     if not shared:
-        lists = "; ".join(f"{name}: {', '.join(sorted(labels))}" for name, labels in held.items())
+        lists = "; ".join(f"{name}: {', '.join(sorted(labels))}" for name, labels in labels_of.items())
         msg = (
             f"--sets: sets must share a class, none is in all of {column!r} ({lists}). Rename those that mean the same."
         )
         raise InputError(msg)
     inside = table["label"].isin(shared)
-    notes = list(found.notes)
+    notes = list(images.notes)
     if not inside.all():
-        others = ", ".join(one for one in found.classes if one in set(table.loc[~inside, "label"]))
+        others = ", ".join(name for name in images.classes if name in set(table.loc[~inside, "label"]))
         notes.append(
             f"Only classes that every {column} has are compared ({', '.join(shared)}); {int((~inside).sum())} images "
             f"of other ones stand apart ({others})."
@@ -260,13 +259,13 @@ def shared_only(found: Evaluated, column: str, minimum: int) -> Evaluated:
     unknown = int((sets == "").sum())
     if unknown:
         notes.append(f"{unknown} images have no {column} and were left out.")
-    said = (*shared, *(one for one in found.said if one not in shared))
+    predicted = (*shared, *(name for name in images.predicted_classes if name not in shared))
     kept = table[inside].reset_index(drop=True)
-    return Evaluated(kept, shared, said, table[~inside].reset_index(drop=True), tuple(notes))
+    return Evaluated(kept, shared, predicted, table[~inside].reset_index(drop=True), tuple(notes))
 
 
 def _canonical_names(run: str, classes: Sequence[str]) -> dict[str, str]:
-    names = {one: canonical(one) or unicodedata.normalize("NFC", one) for one in classes}
+    names = {name: canonical(name) or unicodedata.normalize("NFC", name) for name in classes}
     for new in set(names.values()):
         same = [old for old, other in names.items() if other == new]
         if len(same) > 1:

@@ -1,12 +1,11 @@
-"""A certificate of one run: what its records say of its folds, its numbers and its origin, recomputed line by line.
+"""Certificate of a run: its folds, scores and origin checked line by line against what its tables give.
 
-It finds what is inconsistent. It is no proof against forgery: whoever can write the records can make them agree.
+It detects inconsistency. It is no proof against forgery: whoever can write the records can make them agree.
 """
 
 import functools
 import json
 from dataclasses import asdict, dataclass
-from html import escape
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +15,7 @@ from datamodules.errors import InputError
 from results.certify.checks import Line, member_lines, number_lines, origin_lines, recomputed, table_lines
 from results.certify.run_artifacts import Evidence, read_evidence
 from results.predictions import PROTOCOL, protocol_of
-from results.reports.pages import page, run_url, table_html
+from results.reports.pages import render, run_url
 from results.reports.tables import as_text, class_table, whole_table
 from results.tracking import store
 
@@ -30,7 +29,7 @@ _STATED = ("manifest", "git_commit", "git_dirty", "lock_sha256", "seed", "recipe
 
 @dataclass(frozen=True)
 class Certificate:
-    """The lines about a run, and what it states of itself."""
+    """The checks of a run, and what the run states of itself."""
 
     run_id: str
     name: str
@@ -56,12 +55,12 @@ class Certificate:
 
     @property
     def verdict(self) -> str:
-        """The whole in one sentence."""
+        """The verdict on the whole run, with the number of checks that hold and fail."""
         unchecked = sum(line.verdict == "not checkable" for line in self.lines)
-        held = len(self.lines) - len(self.failed) - len(self.broken) - unchecked
+        holding = len(self.lines) - len(self.failed) - len(self.broken) - unchecked
         head = "FAILS" if self.failed else "HOLDS" if self.holds else "COULD NOT BE CHECKED"
         more = f", {len(self.broken)} could not be checked" if self.broken else ""
-        return f"{head}: {held} statements hold, {len(self.failed)} fail, {unchecked} are not checkable{more}"
+        return f"{head}: {holding} statements hold, {len(self.failed)} fail, {unchecked} are not checkable{more}"
 
 
 def certify(run_id: str, *, directory: str | Path = store.DIRECTORY) -> Certificate:
@@ -94,45 +93,40 @@ def _protocol(found: Evidence) -> str:
         return "several"
 
 
-def certificate_text(one: Certificate) -> str:
+def certificate_text(certificate: Certificate) -> str:
     """Return the certificate for a terminal."""
-    details = "\n".join(f"{_SIGNS[line.verdict]} {line.statement}: {line.detail}" for line in one.lines)
-    stated = "\n".join(f"{name}: {value}" for name, value in one.stated.items())
-    numbers = f"\n\n{as_text(whole_table(one.intervals))}" if one.intervals is not None else ""
-    return f"{one.name} [{one.run_id[:8]}]  {one.verdict}\n\n{details}\n\n{stated}{numbers}\n\n{LIMITS}"
+    details = "\n".join(f"{_SIGNS[line.verdict]} {line.statement}: {line.detail}" for line in certificate.lines)
+    stated = "\n".join(f"{name}: {value}" for name, value in certificate.stated.items())
+    scores = f"\n\n{as_text(whole_table(certificate.intervals))}" if certificate.intervals is not None else ""
+    head = f"{certificate.name} [{certificate.run_id[:8]}]  {certificate.verdict}"
+    return f"{head}\n\n{details}\n\n{stated}{scores}\n\n{LIMITS}"
 
 
-def certificate_json(one: Certificate) -> str:
+def certificate_json(certificate: Certificate) -> str:
     """Return the certificate as JSON: verdict, lines, what the run states, and its intervals."""
-    scores = [] if one.intervals is None else json.loads(one.intervals.to_json(orient="records"))
-    held = {
-        "run_id": one.run_id,
-        "name": one.name,
-        "run": one.url,
-        "holds": one.holds,
-        "verdict": one.verdict,
-        "lines": [asdict(line) for line in one.lines],
-        "stated": one.stated,
-        "intervals": scores,
+    intervals = certificate.intervals
+    content = {
+        "run_id": certificate.run_id,
+        "name": certificate.name,
+        "run": certificate.url,
+        "holds": certificate.holds,
+        "verdict": certificate.verdict,
+        "lines": [asdict(line) for line in certificate.lines],
+        "stated": certificate.stated,
+        "intervals": [] if intervals is None else json.loads(intervals.to_json(orient="records")),
         "limits": LIMITS,
     }
-    return json.dumps(held, ensure_ascii=False, indent=2) + "\n"
+    return json.dumps(content, ensure_ascii=False, indent=2) + "\n"
 
 
-def certificate_page(one: Certificate) -> str:
-    """Return the certificate as a page that stands alone and prints."""
-    lines = pd.DataFrame(
-        [{"": _SIGNS[x.verdict], "statement": x.statement, "verdict": x.verdict, "detail": x.detail} for x in one.lines]
+def certificate_page(certificate: Certificate) -> str:
+    """Return the certificate as an HTML page that stands alone and prints."""
+    intervals = certificate.intervals
+    return render(
+        "certificate.html",
+        title=f"Certificate of {certificate.name}",
+        certificate=certificate,
+        signs=_SIGNS,
+        tables=[] if intervals is None else [whole_table(intervals), class_table(intervals)],
+        limits=LIMITS,
     )
-    stated = pd.DataFrame([{"what": name, "stated by the run": value} for name, value in one.stated.items()])
-    parts = [
-        f'<p class="{"holds" if one.holds else "fails"}">{escape(one.verdict)}</p>',
-        f'<p>Run <a href="{escape(one.url)}">{escape(one.run_id)}</a></p>',
-        table_html(lines, marks="verdict"),
-        "<h2>Stated</h2>",
-        table_html(stated),
-    ]
-    if one.intervals is not None:
-        scores = [table_html(whole_table(one.intervals)), table_html(class_table(one.intervals))]
-        parts += ["<h2>Scores, recomputed</h2>", *scores]
-    return page(f"Certificate of {one.name}", [*parts, f"<p>{escape(LIMITS)}</p>"])

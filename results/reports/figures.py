@@ -1,12 +1,12 @@
-"""The pictures a run leaves: confusion matrix, training curves, and F1 of each class with its interval.
+"""Fonts and files of all figures, and the figures of a run: confusion matrix, training curves, F1 of each class.
 
 A run waits while they are drawn, so margins are computed from the widths of the names: a layout engine draws twice.
 """
 
+import io
 import unicodedata
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from pathlib import Path
+from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -14,73 +14,67 @@ import pandas as pd
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
 
 from datamodules.labels import canonical
 from results.statistics import confusion
 
-PLAIN = "DejaVu Sans"
-_KOREAN = ("Noto Sans CJK KR", "Noto Sans KR", "NanumGothic", "Malgun Gothic", "Apple SD Gothic Neo", "UnDotum")
-_FILES = ("notosanscjk", "notosanskr", "nanumgothic", "malgun", "applesdgothicneo", "undotum")
-LONGEST = 22
+FONTS = ("DejaVu Sans", "Noto Sans CJK KR", "NanumGothic")  # matplotlib draws a character in the first that has it
+LONGEST_NAME = 22
 
 
-def drawable(names: Sequence[str], what: str = "class", longest: int = LONGEST) -> tuple[list[str], list[str]]:
-    """Return names that installed fonts can draw, cut to a length that fits, and the fonts to draw them with.
+@cache
+def fonts() -> list[str]:
+    """Return those of `FONTS` that are installed; matplotlib warns of others."""
+    installed = font_manager.get_font_names()
+    return [name for name in FONTS if name in installed]
+
+
+def drawable(names: Sequence[str], what: str = "class", longest: int = LONGEST_NAME) -> list[str]:
+    """Return names that `fonts` can draw, cut to a length that fits.
 
     Where no font has a name, a Korean emotion gets its English name, and another one its number.
     """
-    fonts = [PLAIN]
-    if not all(_drawn(name, fonts) for name in names):
-        fonts += _korean()
     shown = []
-    for number, name in enumerate(names, 1):
+    for index, name in enumerate(names, 1):
         name = unicodedata.normalize("NFC", name)
-        text = name if _drawn(name, fonts) else (canonical(name) or f"{what} {number}")
+        text = name if _has_glyphs(name) else (canonical(name) or f"{what} {index}")
         shown.append(text if len(text) <= longest else f"{text[: longest - 1]}…")
-    return shown, fonts
+    return shown
 
 
-def inches(names: Sequence[str], fonts: Sequence[str], points: float = 10) -> float:
-    """Return the width of the widest name, each character in the first font that has it."""
-    faces = [font_manager.get_font(font_manager.findfont(font)) for font in fonts]
-    for face in faces:
-        face.set_size(points, 72)
-
-    def width(one: str) -> float:
-        face = next((face for face in faces if face.get_char_index(ord(one))), faces[0])
-        return float(face.load_char(ord(one)).linearHoriAdvance) / 65536 / 72
-
-    return max((sum(map(width, name)) for name in names), default=0.0)
+def _has_glyphs(text: str) -> bool:
+    faces = [font_manager.get_font(font_manager.findfont(name)) for name in fonts()]
+    return all(letter.isspace() or any(face.get_char_index(ord(letter)) for face in faces) for letter in text)
 
 
-@lru_cache(maxsize=1)
-def _korean() -> list[str]:
-    """Return a Korean font, if one is installed; matplotlib's own list may be older than the font."""
-    found = _listed()
-    if not found:
-        for file in font_manager.findSystemFonts():
-            if Path(file).stem.lower().startswith(_FILES):
-                font_manager.fontManager.addfont(file)
-        found = _listed()
-    return found[:1]
+def inches(names: Sequence[str], points: float = 10) -> float:
+    """Return the width of the widest name in inches, drawn in `fonts`."""
+    font = font_manager.FontProperties(family=fonts(), size=points)
+    widths = (text_to_path.get_text_width_height_descent(name, font, ismath=False)[0] for name in names)
+    return max(widths, default=0.0) / 72
 
 
-def _listed() -> list[str]:
-    installed = {entry.name for entry in font_manager.fontManager.ttflist}
-    return [font for font in _KOREAN if font in installed]
+def png_of(figure: Figure) -> bytes:
+    """Return a figure as PNG, compressed quickly: a few kilobytes more, in a fifth of the time."""
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format="png", dpi=130, pil_kwargs={"compress_level": 1})
+    return drawn.getvalue()
 
 
-def _drawn(text: str, fonts: Sequence[str]) -> bool:
-    faces = [font_manager.get_font(font_manager.findfont(font)) for font in fonts]
-    return all(one.isspace() or any(face.get_char_index(ord(one)) for face in faces) for one in text)
+def svg_of(figure: Figure) -> str:
+    """Return a figure as an SVG element for an HTML page."""
+    drawn = io.StringIO()
+    figure.savefig(drawn, format="svg", metadata={"Date": None})
+    return drawn.getvalue()[drawn.getvalue().index("<svg") :]
 
 
 # Okabe and Ito's colours, which colour-blind readers tell apart; line styles tell them apart in grey print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 STYLES: tuple[Literal["-", "--", "-.", ":"], ...] = ("-", "--", "-.", ":")
 
-_LONGEST_NAME = 18
+_SHORT = 18  # characters of a class in figures with an axis of classes
 _HEAD, _GAP = 0.55, 0.25  # inches
 _MAIN_SCORES = ("f1_macro", "accuracy")
 
@@ -91,8 +85,8 @@ def confusion_figure(predictions: pd.DataFrame, classes: Sequence[str], title: s
     label, predicted = (index.get_indexer(pd.Index(predictions[column])) for column in ("label", "predicted"))
     counts = confusion(label, predicted, len(classes))
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)  # (C, C)
-    names, fonts = drawable(classes, longest=_LONGEST_NAME)
-    room = inches(names, fonts)
+    names = drawable(classes, longest=_SHORT)
+    room = inches(names)
     cell = max(0.66, 2.6 / len(classes))
     figure, (axes,) = _framed(cell * len(classes), cell * len(classes), left=0.5 + room, bottom=0.65 + 0.65 * room)
     edges = np.arange(len(classes) + 1) - 0.5
@@ -103,8 +97,8 @@ def confusion_figure(predictions: pd.DataFrame, classes: Sequence[str], title: s
             ink = "white" if share[row, column] > 0.65 else "black"
             text = f"{counts[row, column]:,}\n{share[row, column]:.0%}"
             axes.text(column, row, text, ha="center", va="center", color=ink, fontsize=8)
-    axes.set_xticks(range(len(classes)), names, rotation=40, ha="right", rotation_mode="anchor", family=fonts)
-    axes.set_yticks(range(len(classes)), names, family=fonts)
+    axes.set_xticks(range(len(classes)), names, rotation=40, ha="right", rotation_mode="anchor", family=fonts())
+    axes.set_yticks(range(len(classes)), names, family=fonts())
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     _head(figure, title or f"Confusion matrix, {counts.sum():,} images", "shade and %: share of the true class")
@@ -120,7 +114,7 @@ def class_figure(intervals: pd.DataFrame, title: str = "") -> Figure:
     """
     rows = intervals[intervals["metric"] == "f1"]
     whole = intervals[intervals["metric"] == "f1_macro"].iloc[0]
-    shown, fonts = drawable(list(rows["class"]), longest=_LONGEST_NAME)
+    shown = drawable(list(rows["class"]), longest=_SHORT)
     names = [
         *(f"{name}{' *' if few else ''}" for name, few in zip(shown, rows["few_clusters"], strict=True)),
         "macro F1",
@@ -130,13 +124,13 @@ def class_figure(intervals: pd.DataFrame, title: str = "") -> Figure:
     place = np.arange(len(names), dtype=float)
     place[-1] += 0.5  # set apart
     few = "* fewer than 10 clusters: the interval says little" if rows["few_clusters"].any() else ""
-    figure, (axes,) = _framed(5.2, 0.36 * len(names) + 0.3, left=0.3 + inches(names, fonts), bottom=0.6, right=0.5)
+    figure, (axes,) = _framed(5.2, 0.36 * len(names) + 0.3, left=0.3 + inches(names), bottom=0.6, right=0.5)
     axes.barh(place, value, color=[*[COLOURS[0]] * len(rows), "#666666"], height=0.62)
     reach = np.clip([value - low, high - value], 0, None)  # a percentile interval need not hold the value
     axes.errorbar(value, place, xerr=reach, fmt="none", ecolor="black", elinewidth=1.2, capsize=3)
     for at, number, upper, mean in zip(place, images, high, value, strict=True):
         axes.text(max(upper, mean) + 0.015, at, f"{mean:.2f}  (n = {number:,})", va="center", fontsize=8)
-    axes.set_yticks(place, names, family=fonts)
+    axes.set_yticks(place, names, family=fonts())
     axes.invert_yaxis()
     axes.set_xlim(0, 1.26)
     axes.set_xticks(np.linspace(0, 1, 6))
@@ -164,7 +158,7 @@ def curves_figure(curves: Mapping[str, pd.Series], title: str = "", mark: str = 
         others = {name: curve for name, curve in others.items() if name.endswith(_MAIN_SCORES)} or others
     panels = [(kind, part) for kind, part in (("loss", losses), ("score", others)) if part]
     best = int(curves[mark].idxmax()) if mark in curves and curves[mark].notna().any() else None
-    key = max((inches([*part, f"best {mark}"], [PLAIN], 8) for _, part in panels), default=0)
+    key = max((inches([*part, f"best {mark}"], 8) for _, part in panels), default=0)
     across, up = 5.6, 2.5 * max(len(panels), 1)
     figure, places = _framed(across, up, left=0.75, bottom=0.55, right=0.8 + key, panels=len(panels))
     for number, (axes, (kind, part)) in enumerate(zip(places, panels, strict=True)):
@@ -189,11 +183,11 @@ def curves_figure(curves: Mapping[str, pd.Series], title: str = "", mark: str = 
     return figure
 
 
-class _Picture(Figure):
+class _QuickFigure(Figure):
     """A figure that is saved with little effort: a few kilobytes more, in a fifth of the time."""
 
     def savefig(self, fname: Any, **options: Any) -> None:  # noqa: ANN401
-        """Save as `Figure.savefig` does, a PNG with compression level 1 unless told otherwise."""
+        """Save as `Figure.savefig` does, a PNG with compression level 1 by default."""
         if str(fname).endswith(".png"):
             options.setdefault("pil_kwargs", {"compress_level": 1})
         super().savefig(fname, **options)
@@ -207,7 +201,7 @@ def _framed(
     Margins are in inches, too; a heading has room above.
     """
     across, up = left + width + right, bottom + height + _HEAD
-    figure = _Picture(figsize=(across, up))
+    figure = _QuickFigure(figsize=(across, up))
     high = (height - _GAP * (panels - 1)) / panels if panels else 0
     places = [bottom + (panels - 1 - number) * (high + _GAP) for number in range(panels)]
     return figure, [figure.add_axes((left / across, low / up, width / across, high / up)) for low in places]

@@ -1,80 +1,125 @@
-"""Pages that stand alone: no script, nothing loaded from elsewhere, readable in print; and links to MLflow runs."""
+"""Pages of all reports, rendered from `templates/`: single files without scripts, which load nothing from elsewhere.
 
+Text is escaped as it enters a template: by jinja2's autoescape in HTML, by `escape_markdown` in Markdown.
+"""
+
+import base64
 import os
-from collections.abc import Mapping, Sequence
-from html import escape
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
 
 from datamodules.paths import replacing
+from results.reports.figures import png_of, svg_of
+from results.reports.tables import as_markdown, escape_link, escape_markdown, number_columns, parts_of
 
-_PAGE = "http://127.0.0.1:5000"  # where `emotion ui` serves
-
-# Verdicts differ by sign, word and weight, so that colours may be missing; they are Okabe and Ito's.
-_STYLE = """
-body { font: 15px/1.45 system-ui, "Noto Sans", "Noto Sans KR", sans-serif; color: #111; background: #fff;
-  max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 1.6rem; }
-table { border-collapse: collapse; margin: .6rem 0; }
-th, td { text-align: left; padding: .25rem .7rem .25rem 0; border-bottom: 1px solid #ccc; vertical-align: top;
-  overflow-wrap: break-word; }
-th { border-bottom: 2px solid #111; } a { color: #0072B2; }
-.scroll { overflow-x: auto; }
-.holds { color: #00614a; } .fails { color: #a84300; font-weight: bold; } .not, .could { color: #555; }
-p.holds, p.fails { font-size: 1.1rem; border-left: .4rem solid; padding-left: .6rem; }
-svg { max-width: 100%; height: auto; }
-@media print { body { margin: 0; max-width: none; font-size: 11px; } tr { break-inside: avoid; }
-  .scroll { overflow: visible; } }
-"""
+LOCAL_UI = "http://127.0.0.1:5000"  # where `emotion ui` serves
+_CODE = re.compile(r"`([^`\n]+)`")
 
 
-def page(title: str, parts: Sequence[str]) -> str:
-    """Return a whole HTML page; `parts` are HTML already."""
-    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
-    body = "\n".join(parts)
-    return (
-        f'<!doctype html>\n<html lang="en">\n<head>{head}<style>{_STYLE}</style></head>\n'
-        f"<body>\n<h1>{escape(title)}</h1>\n{body}\n</body>\n</html>\n"
-    )
+@dataclass(frozen=True)
+class Image:
+    """A figure of a report.
+
+    Attributes:
+        file: Its path from the page's folder. Markdown shows this file.
+        words: What it shows.
+        png: Its content. HTML contains it; without content, HTML shows the file.
+        svg: The same as SVG, which HTML contains instead.
+    """
+
+    file: str
+    words: str
+    png: bytes = b""
+    svg: str = ""
+
+    @property
+    def source(self) -> str:
+        """Address of the image in an HTML page."""
+        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}" if self.png else self.file
 
 
-def table_html(table: pd.DataFrame, *, marks: str = "", links: Mapping[str, str] | None = None) -> str:
-    """Return a table of text as HTML, escaped.
+@dataclass(frozen=True)
+class Section:
+    """A heading and what stands below it, in this order: sentences, a table, figures, sentences.
+
+    In sentences, a command or a name may stand between backticks.
+    """
+
+    title: str
+    text: tuple[str, ...] = ()
+    table: pd.DataFrame | None = None
+    images: tuple[Image, ...] = ()
+    below: tuple[str, ...] = ()
+
+
+def image_of(figure: Figure, file: str, words: str) -> Image:
+    """Draw a figure, for a file beside the page and as SVG for the page itself."""
+    return Image(file, words, png_of(figure), svg_of(figure))
+
+
+def render(template: str, **values: object) -> str:
+    """Return the page that a template makes of `values`.
 
     Args:
-        table: Text in every cell.
-        marks: A column whose first word becomes the class of its row's cells, such as `holds`.
-        links: Cell text -> address; such cells become links.
+        template: File in `templates/`, `.html` or `.md`.
+        **values: Names that the template uses; one that is missing is an error.
     """
-    head = "".join(f"<th>{escape(str(name))}</th>" for name in table.columns)
-    rows = []
-    for row in table.to_dict("records"):
-        kind = f' class="{escape(str(row[marks]).split()[0])}"' if marks else ""
-        cells = "".join(f"<td{kind}>{_cell(str(row[name]), links or {})}</td>" for name in table.columns)
-        rows.append(f"<tr>{cells}</tr>")
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    markdown = template.endswith(".md")
+    page = _environment(markdown).get_template(template).render(**values)
+    return re.sub(r"\n{3,}", "\n\n", page).strip() + "\n" if markdown else page
 
 
-def _cell(text: str, links: Mapping[str, str]) -> str:
-    return f'<a href="{escape(links[text])}">{escape(text)}</a>' if text in links else escape(text)
+@cache
+def _environment(markdown: bool) -> Environment:
+    environment = Environment(
+        loader=PackageLoader("results.reports"),
+        autoescape=True,
+        finalize=_markdown_text if markdown else None,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+        keep_trailing_newline=True,
+    )
+    environment.filters["pieces"] = _CODE.split  # every second piece stood between backticks
+    environment.filters["parts"] = parts_of
+    environment.filters["number_columns"] = number_columns
+    environment.filters["markdown_table"] = lambda table: Markup(as_markdown(table))
+    environment.filters["markdown_link"] = lambda address: Markup(escape_link(address))
+    return environment
+
+
+def _markdown_text(value: object) -> Markup:
+    return value if isinstance(value, Markup) else Markup(escape_markdown(str(value)))
 
 
 def run_url(experiment_id: str, run_id: str) -> str:
-    """Return the address of a run on its server's page, or on the page that `emotion ui` serves by default."""
-    remote = os.environ.get("MLFLOW_TRACKING_URI", "")
-    if remote.startswith("http"):
-        scheme, _, rest = remote.rstrip("/").partition("://")
+    """Return the address of a run's page on its server, or on the one that `emotion ui` serves by default."""
+    server = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if server.startswith("http"):
+        scheme, _, rest = server.rstrip("/").partition("://")
         base = f"{scheme}://{rest.rpartition('@')[2]}"  # without user and password
     else:
-        base = _PAGE
+        base = LOCAL_UI
     return f"{base}/#/experiments/{experiment_id}/runs/{run_id}"
 
 
-def write_text(path: str | Path, text: str) -> Path:
-    """Write a file under a temporary name, then give it its own."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as draft:
-        draft.write_text(text, encoding="utf-8")
-    return path
+def write_files(folder: str | Path, files: Mapping[str, str | bytes]) -> list[Path]:
+    """Write files into a folder, each under a temporary name first, and return their paths.
+
+    Raises:
+        OSError: The folder cannot be made or written to.
+    """
+    paths = [Path(folder, name) for name in files]
+    for path, content in zip(paths, files.values(), strict=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as draft:
+            draft.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return paths

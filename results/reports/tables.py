@@ -1,6 +1,14 @@
-"""Results as people read them: aligned text for a terminal, Markdown for a page."""
+"""Tables and number formats of all reports: aligned text for a terminal, Markdown, and the cells of HTML pages.
 
+A table is a `pandas.DataFrame` of cells. A cell is text, or a tuple of `Part` where a piece of it is a link or small.
+"""
+
+import html
+import re
 import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from urllib.parse import quote
 
 import pandas as pd
 
@@ -8,7 +16,70 @@ from results.predictions import HONEST, protocol_of
 from results.statistics import FEW_CLUSTERS, mean_and_sd
 
 MARK = "*"
-_WHOLE = {"f1_macro": "macro F1", "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy"}
+SCORES = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "f1_macro": "macro F1",
+    "recall": "recall",
+}
+_MARKDOWN = re.compile(r"([\\`*_\[\]#|~])")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of a table cell: its text, the address that it links to, and whether it is set in small print."""
+
+    text: str
+    link: str = ""
+    small: bool = False
+
+
+def parts_of(cell: str | Sequence[Part]) -> Sequence[Part]:
+    """Return the pieces of a cell."""
+    return (Part(cell),) if isinstance(cell, str) else cell
+
+
+def number_columns(table: pd.DataFrame) -> list[bool]:
+    """Return which columns hold numbers: where at least half of the cells with text begin like one."""
+    columns = (table.iloc[:, place].map(_first_text) for place in range(table.shape[1]))
+    return [bool(texts[texts != ""].str.match(r"(?:< )?[-+±.\d]").mean() >= 0.5) for texts in columns]
+
+
+def _first_text(cell: str | Sequence[Part]) -> str:
+    return next((part.text for part in parts_of(cell)), "")
+
+
+def number(value: float, missing: str = "") -> str:
+    """Return a number with three decimals, from 1000 on as a whole with thousands separators; NaN as `missing`."""
+    if value != value:
+        return missing
+    return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def signed(value: float) -> str:
+    """Return a difference with its sign and three decimals; nothing for NaN."""
+    return "" if value != value else f"{value:+.3f}"
+
+
+def interval(low: float, high: float, *, sign: bool = False) -> str:
+    """Return an interval, as `0.400 to 0.600`; nothing where its lower bound is NaN."""
+    shown = signed if sign else number
+    return "" if low != low else f"{shown(low)} to {shown(high)}"
+
+
+def estimate(value: float, low: float, high: float) -> str:
+    """Return a value with its interval, as `0.500 (0.400 to 0.600)`; `-` stands for what is NaN."""
+    return "-" if value != value else f"{number(value)} ({interval(low, high) or '-'})"
+
+
+def p_value(value: float) -> str:
+    """Return a p-value with three decimals, the smallest as `< .001`; nothing for NaN."""
+    return "< .001" if value < 0.001 else number(value)
+
+
+def percent(value: float) -> str:
+    """Return a share in percent, with two decimals below 10 %."""
+    return f"{value:.2%}" if value < 0.1 else f"{value:.1%}"
 
 
 def class_table(intervals: pd.DataFrame) -> pd.DataFrame:
@@ -17,24 +88,20 @@ def class_table(intervals: pd.DataFrame) -> pd.DataFrame:
     Args:
         intervals: What `cluster_bootstrap` returned. A class with fewer than ten clusters is marked.
     """
-    span = _span_name(intervals)
     by_class = intervals[intervals["class"] != ""]
     values = by_class.pivot(index="class", columns="metric", values="value")
-    rows = []
-    for _, one in by_class[by_class["metric"] == "f1"].iterrows():
-        name = one["class"]
-        rows.append(
-            {
-                "class": f"{name}{' ' + MARK if one['few_clusters'] else ''}",
-                "precision": _number(values.loc[name, "precision"]),
-                "recall": _number(values.loc[name, "recall"]),
-                "F1": _number(one["value"]),
-                span: _span(one["low"], one["high"]),
-                "images": str(one["images"]),
-                "clusters": str(one["clusters"]),
-            }
-        )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        {
+            "class": f"{row['class']}{' ' + MARK if row['few_clusters'] else ''}",
+            "precision": number(values.loc[row["class"], "precision"]),
+            "recall": number(values.loc[row["class"], "recall"]),
+            "F1": number(row["value"]),
+            _interval_name(intervals): interval(row["low"], row["high"]),
+            "images": str(row["images"]),
+            "clusters": str(row["clusters"]),
+        }
+        for row in by_class[by_class["metric"] == "f1"].to_dict("records")
+    )
 
 
 def whole_table(intervals: pd.DataFrame, folds: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -44,20 +111,18 @@ def whole_table(intervals: pd.DataFrame, folds: pd.DataFrame | None = None) -> p
         intervals: What `cluster_bootstrap` returned for all held-out images together.
         folds: What `fold_scores` returned; adds mean and standard deviation over folds when there are several.
     """
-    span = _span_name(intervals)
     spread = mean_and_sd(folds) if folds is not None and len(folds) > 1 else None
     rows = []
-    for _, one in intervals[intervals["class"] == ""].iterrows():
-        row = {
-            "score": _WHOLE[one["metric"]],
-            "pooled" if spread is not None else "value": _number(one["value"]),
-            span: _span(one["low"], one["high"]),
+    for row in intervals[intervals["class"] == ""].to_dict("records"):
+        line = {
+            "score": SCORES[row["metric"]],
+            "pooled" if spread is not None else "value": number(row["value"]),
+            _interval_name(intervals): interval(row["low"], row["high"]),
         }
         if spread is not None and folds is not None:
-            mean, sd = spread.loc[one["metric"], ["mean", "sd"]]
-            row[f"mean of {len(folds)} folds"] = _number(mean)
-            row["sd over folds"] = _number(sd)
-        rows.append(row)
+            line[f"mean of {len(folds)} folds"] = number(spread.loc[row["metric"], "mean"])
+            line["sd over folds"] = number(spread.loc[row["metric"], "sd"])
+        rows.append(line)
     return pd.DataFrame(rows)
 
 
@@ -65,7 +130,7 @@ def notes(intervals: pd.DataFrame) -> list[str]:
     """Return the sentences that belong under the tables."""
     level, resamples = intervals.attrs["level"], intervals.attrs["resamples"]
     whole = intervals[intervals["class"] == ""].iloc[0]
-    found = [
+    sentences = [
         f"{whole['images']} images in {whole['clusters']} clusters (of duplicates, or of one person). "
         f"Intervals: {level:.0%}, {resamples} resamples of clusters within each class; they cover the choice of "
         "test images, not the seed of the training."
@@ -73,54 +138,58 @@ def notes(intervals: pd.DataFrame) -> list[str]:
     few = intervals.loc[(intervals["metric"] == "f1") & intervals["few_clusters"], "class"]
     if len(few):
         names = ", ".join(few)
-        found.append(f"{MARK} fewer than {FEW_CLUSTERS} clusters, the interval says little: {names}.")
-    return found
+        sentences.append(f"{MARK} fewer than {FEW_CLUSTERS} clusters, the interval says little: {names}.")
+    return sentences
 
 
 def result_text(intervals: pd.DataFrame, folds: pd.DataFrame | None = None, *, markdown: bool = False) -> str:
-    """Return both tables and their notes, ready to print or to put on a page; a leaky protocol stands above them."""
-    draw = as_markdown if markdown else as_text
+    """Return both tables and their notes, for a terminal or as Markdown; a leaky protocol stands above them."""
+    draw, write = (as_markdown, escape_markdown) if markdown else (as_text, str)
     protocol = protocol_of(intervals)
     head = [] if protocol == HONEST else [f"protocol: {protocol}"]
-    parts = [*head, draw(class_table(intervals)), draw(whole_table(intervals, folds)), *notes(intervals)]
-    return "\n\n".join(parts) + "\n"
+    tables = [draw(class_table(intervals)), draw(whole_table(intervals, folds))]
+    return "\n\n".join([*map(write, head), *tables, *map(write, notes(intervals))]) + "\n"
 
 
 def as_text(table: pd.DataFrame) -> str:
     """Return a table of text with aligned columns: the first to the left, the others to the right."""
-    cells = _cells(table)
-    widths = [max(_width(row[i]) for row in cells) for i in range(len(cells[0]))]
+    cells = [list(map(str, row)) for row in (table.columns, *table.to_numpy(object))]
+    widths = [max(map(_width, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(_pad(row[i], width, i > 0) for i, width in enumerate(widths)) for row in cells]
     rule = "  ".join("-" * width for width in widths)
     return "\n".join(line.rstrip() for line in [lines[0], rule, *lines[1:]])
 
 
 def as_markdown(table: pd.DataFrame) -> str:
-    """Return a table as Markdown."""
-    cells = [[cell.replace("|", "\\|").replace(MARK, f"\\{MARK}") for cell in row] for row in _cells(table)]
-    rule = ["---", *["---:"] * (len(cells[0]) - 1)]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [cells[0], rule, *cells[1:]])
+    """Return a table as Markdown, its text escaped."""
+    head = [escape_markdown(str(name)) for name in table.columns]
+    rule = ["---", *["---:"] * (len(head) - 1)]
+    rows = [[_markdown_cell(cell) for cell in row] for row in table.to_numpy(object)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *rows))
 
 
-def _cells(table: pd.DataFrame) -> list[list[str]]:
-    return [[str(name) for name in table.columns], *[[str(cell) for cell in row] for row in table.to_numpy(object)]]
+def _markdown_cell(cell: str | Sequence[Part]) -> str:
+    written = ((escape_markdown(part.text), part.link) for part in parts_of(cell))
+    return " ".join(f"[{text}]({escape_link(link)})" if link else text for text, link in written)
 
 
-def _number(value: float) -> str:
-    return f"{value:.3f}"
+def escape_markdown(text: str) -> str:
+    """Return a text on one line in which Markdown and HTML read no markup."""
+    return _MARKDOWN.sub(r"\\\1", html.escape(text, quote=False)).replace("\n", " ")
 
 
-def _span(low: float, high: float) -> str:
-    return f"{low:.3f} to {high:.3f}"
+def escape_link(address: str) -> str:
+    """Return an address that may stand between the parentheses of a Markdown link."""
+    return quote(address, safe="/:#?&=%@+,;~")
 
 
-def _span_name(table: pd.DataFrame) -> str:
-    return f"{table.attrs['level']:.0%} interval"
+def _interval_name(intervals: pd.DataFrame) -> str:
+    return f"{intervals.attrs['level']:.0%} interval"
 
 
 def _width(text: str) -> int:
     """Return the columns a terminal gives `text`: Hangul takes two a character."""
-    return sum(2 if unicodedata.east_asian_width(one) in "WF" else 1 for one in text)
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 
 def _pad(text: str, width: int, right: bool) -> str:

@@ -1,4 +1,4 @@
-"""What the finished cells of a study say: numbers with intervals or spreads, each with the runs it came from."""
+"""Analysis of a study: numbers with intervals or spreads, tests of claims, and the runs they come from."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -17,14 +17,15 @@ from results.predictions import classes_of, matched
 from results.significance import Metric as Paired
 from results.significance import holm, paired_permutation, seeds_t
 from results.statistics import cluster_bootstrap, paired_difference, scores
+from results.tracking import store
 from results.tracking.runs import children, load_table
 from sweeps.studies.schema import ON, Choice, Claim, Metric, Protocol, Scale, Study
 
-FEW = 3  # seeds, below which their spread says nothing
+FEW = 3  # seeds; fewer do not estimate a spread
 RECALL = "recall_"
 _OF_CLASS = ("recall_", "f1_", "precision_")
 _TIE = 1e-12
-_DEALS = 9999
+_PERMUTATIONS = 9999
 
 
 @dataclass(frozen=True)
@@ -50,16 +51,16 @@ class LeftOut(NamedTuple):
 
 
 def split_metric(metric: Metric) -> tuple[Metric, str]:
-    """Return the metric and the condition of ``accuracy on age=child``; the latter is empty for all images."""
+    """Return metric and condition of, for instance, ``accuracy on age=child``; the condition is "" for all images."""
     plain, _, condition = metric.partition(ON)
     return plain, condition
 
 
 def part_of(predictions: pd.DataFrame, metric: Metric) -> pd.DataFrame:
-    """Return the rows of a prediction table that a metric is about: those of its group, and of its class for recall.
+    """Return the rows of a prediction table that count for a metric: of its subgroup, and for recall of its class.
 
     Raises:
-        InputError: The table has no such group, or a metric that is neither accuracy nor recall is asked for.
+        InputError: The table has no such subgroup, or the metric is neither accuracy nor recall.
     """
     plain, condition = split_metric(metric)
     if condition:
@@ -73,12 +74,12 @@ def part_of(predictions: pd.DataFrame, metric: Metric) -> pd.DataFrame:
 
 
 def stacked(tables: Sequence[pd.DataFrame], metric: Metric) -> pd.DataFrame:
-    """Return what `part_of` keeps of the tables of all seeds, one below the other, with rows of their own."""
-    return below_each_other([part_of(table, metric) for table in tables])
+    """Return the rows that count for a metric, of the tables of all seeds, concatenated with unique row numbers."""
+    return concatenated([part_of(table, metric) for table in tables])
 
 
-def below_each_other(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Return the prediction tables of several seeds as one, with rows of their own and clusters in common."""
+def concatenated(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return the prediction tables of several seeds as one, with unique row numbers and common clusters."""
     step = 1 + max((int(table["row"].max()) for table in tables if len(table)), default=0)
     return pd.concat([table.assign(row=table["row"] + step * i) for i, table in enumerate(tables)], ignore_index=True)
 
@@ -110,62 +111,65 @@ def left_out(tables: Sequence[pd.DataFrame], metrics: Sequence[Metric]) -> LeftO
             inside = inside & (label == classes.index(name))
         if not inside.any():
             return None
-        said = codes.get_indexer(pd.Index(table["predicted"].astype(str)))
-        cell = (label * count + said)[inside]
+        predicted = codes.get_indexer(pd.Index(table["predicted"].astype(str)))
+        cell = (label * count + predicted)[inside]
         each = np.zeros((total, count * count), np.int32)
         np.add.at(each, (cluster[inside], cell), 1)
         whole = each.sum(axis=0)
         has = whole.reshape(count, count).sum(axis=1) > 0  # macro F1 of a group is over the classes that it has
-        found = scores(np.concatenate([whole[None], whole - each]).reshape(-1, count, count))
+        by_metric = scores(np.concatenate([whole[None], whole - each]).reshape(-1, count, count))
         if kind == "f1_macro" and condition:
-            found["f1_macro"] = found["f1"][:, has].mean(axis=1)
-        value = found[kind][:, classes.index(name)] if name else found[kind]
+            by_metric["f1_macro"] = by_metric["f1"][:, has].mean(axis=1)
+        value = by_metric[kind][:, classes.index(name)] if name else by_metric[kind]
         values.append(float(value[0]))
         without.append(value[1:])
         used[cluster[inside]] = True
     return LeftOut(np.array(values), np.stack(without, axis=1)[used])
 
 
-def over_seeds(found: LeftOut) -> Tested:
+def over_seeds(metrics: LeftOut) -> Tested:
     """Test a difference with seeds and images as units.
 
     Args:
-        found: Metrics of the lower runs, one per seed, then of the higher runs of the same seeds.
+        metrics: Metrics of the lower runs, one per seed, then of the higher runs of the same seeds.
     """
-    seeds = len(found.values) // 2
-    differences = found.values[seeds:] - found.values[:seeds]
-    test, low, high = seeds_t(differences, found.without[:, seeds:] - found.without[:, :seeds])
+    seeds = len(metrics.values) // 2
+    differences = metrics.values[seeds:] - metrics.values[:seeds]
+    test, low, high = seeds_t(differences, metrics.without[:, seeds:] - metrics.without[:, :seeds])
     p_value = None if math.isnan(test.p_value) else test.p_value
     return Tested(test.difference, low, high, p_value, test.test, by_seed=True)
 
 
-def paired(one: Sequence[pd.DataFrame], other: Sequence[pd.DataFrame], metric: Metric, seed: int = 0) -> Tested | None:
-    """Test what `other` has more than `one`, on the same images; None where the group has none of the class.
+def paired(
+    before: Sequence[pd.DataFrame], after: Sequence[pd.DataFrame], metric: Metric, seed: int = 0
+) -> Tested | None:
+    """Test the difference of `after` from `before` on the same images; None if the subgroup has none of the class.
 
     With three or more seeds, the seed is a unit of the test, too.
 
     Args:
-        one: Prediction tables, one a seed.
-        other: Those of the other cell, of the same seeds in the same order.
-        metric: Accuracy or the recall of a class, of a group or of all.
+        before: Prediction tables, one a seed.
+        after: Those of the other cell, of the same seeds in the same order.
+        metric: Accuracy or the recall of a class, of a subgroup or of all.
         seed: Of the resamples.
     """
-    before, after = stacked(one, metric), stacked(other, metric)
-    if not len(before):
+    old, new = stacked(before, metric), stacked(after, metric)
+    if not len(old):
         return None
-    if len(one) >= FEW and (shared := left_out([*one, *other], [metric] * 2 * len(one))):
+    if len(before) >= FEW and (shared := left_out([*before, *after], [metric] * 2 * len(before))):
         return over_seeds(shared)
-    classes = classes_of(before)
-    found = paired_permutation(before, after, classes, metric="accuracy", seed=seed)
-    table = paired_difference(before, after, classes, seed=seed)
+    classes = classes_of(old)
+    test = paired_permutation(old, new, classes, metric="accuracy", seed=seed)
+    table = paired_difference(old, new, classes, seed=seed)
     row = table[table["metric"] == "accuracy"].iloc[0]
-    return Tested(found.difference, float(row["low"]), float(row["high"]), found.p_value, _said("paired", one))
+    name = _image_by_image("paired", before)
+    return Tested(test.difference, float(row["low"]), float(row["high"]), test.p_value, name)
 
 
 def between(tables: Sequence[pd.DataFrame], lower: Metric, higher: Metric, seed: int = 0) -> Tested:
-    """Test what one group has more than another in the same runs, whose images differ.
+    """Test the difference between two subgroups in the same runs; their images differ.
 
-    Names of the groups are dealt anew among clusters of one class. The interval joins those of the two groups (Zou and
+    Subgroup names are permuted among clusters of one class. The interval combines those of the two subgroups (Zou and
     Donner 2008), which are independent.
     """
     count = len(tables)
@@ -174,44 +178,47 @@ def between(tables: Sequence[pd.DataFrame], lower: Metric, higher: Metric, seed:
     groups = [stacked(tables, metric).assign(group=name) for name, metric in (("lower", lower), ("higher", higher))]
     both = pd.concat(groups, ignore_index=True)
     classes = classes_of(both)
-    dealt = deal(both, both["group"].to_numpy(object), ["lower", "higher"], classes, permutations=_DEALS, seed=seed)
+    dealt = deal(
+        both, both["group"].to_numpy(object), ["lower", "higher"], classes, permutations=_PERMUTATIONS, seed=seed
+    )
     seen, drawn = (scores(counts)["accuracy"] for counts in (dealt.observed, dealt.deals))
     difference = float(seen[1] - seen[0])
     reached = int((np.abs(drawn[:, 1] - drawn[:, 0]) >= abs(difference) - _TIE).sum())
     (v0, l0, h0), (v1, l1, h1) = (_interval(group, classes, seed) for group in groups)
     low = difference - float(np.hypot(v1 - l1, h0 - v0))
     high = difference + float(np.hypot(h1 - v1, v0 - l0))
-    return Tested(difference, low, high, (reached + 1) / (_DEALS + 1), _said("groups dealt anew", tables))
+    return Tested(
+        difference, low, high, (reached + 1) / (_PERMUTATIONS + 1), _image_by_image("groups dealt anew", tables)
+    )
 
 
 def value(predictions: pd.DataFrame, metric: Metric) -> tuple[float, float, float]:
-    """Return a metric of a group in one run, with its interval; not a number where the group has none of the class."""
+    """Return a metric of a subgroup in one run, with its interval; NaN if the subgroup has none of the class."""
     plain, condition = split_metric(metric)
     if plain == "f1_macro":
-        held = predictions[condition_mask(predictions, condition, "group")]
-        return _macro(held)
-    held = part_of(predictions, metric)
-    return _interval(held, classes_of(held), 0) if len(held) else (np.nan, np.nan, np.nan)
+        return _macro(predictions[condition_mask(predictions, condition, "group")])
+    rows = part_of(predictions, metric)
+    return _interval(rows, classes_of(rows), 0) if len(rows) else (np.nan, np.nan, np.nan)
 
 
-def _macro(held: pd.DataFrame) -> tuple[float, float, float]:
-    """Return macro F1 over the classes that have images here."""
-    classes = [name for name in classes_of(held) if (held["label"] == name).any()]
-    table = cluster_bootstrap(held, classes_of(held))
+def _macro(predictions: pd.DataFrame) -> tuple[float, float, float]:
+    """Return macro F1 over the classes that have images."""
+    classes = [name for name in classes_of(predictions) if (predictions["label"] == name).any()]
+    table = cluster_bootstrap(predictions, classes_of(predictions))
     f1 = table[(table["metric"] == "f1") & table["class"].isin(classes)]["value"].mean()
-    if len(classes) == len(classes_of(held)):
+    if len(classes) == len(classes_of(predictions)):
         row = table[table["metric"] == "f1_macro"].iloc[0]
         return float(row["value"]), float(row["low"]), float(row["high"])
     return float(f1), np.nan, np.nan
 
 
-def _interval(held: pd.DataFrame, classes: Sequence[str], seed: int) -> tuple[float, float, float]:
-    table = cluster_bootstrap(held, classes, seed=seed)
+def _interval(predictions: pd.DataFrame, classes: Sequence[str], seed: int) -> tuple[float, float, float]:
+    table = cluster_bootstrap(predictions, classes, seed=seed)
     row = table[table["metric"] == "accuracy"].iloc[0]
     return float(row["value"]), float(row["low"]), float(row["high"])
 
 
-def _said(how: str, tables: Sequence[pd.DataFrame]) -> str:
+def _image_by_image(how: str, tables: Sequence[pd.DataFrame]) -> str:
     seeds = f", {len(tables)} seeds together" if len(tables) > 1 else ""
     return f"image by image, {how}{seeds}"
 
@@ -222,9 +229,15 @@ CURVES = "curves"
 _BY_CLASS = ("f1_", "recall_", "precision_")
 
 
+def best_epoch(run_id: str, metric: str) -> float:
+    """Return the highest value that a run logged of a metric."""
+    client = store.open_client(only_reading=True)
+    return max(entry.value for entry in client.get_metric_history(run_id, metric))
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """One finished run of a cell; its tables are read when they are asked for."""
+    """One finished run of a cell; its tables are read on first use."""
 
     cell: str
     seed: int
@@ -243,14 +256,14 @@ class Outcome:
 
     @cached_property
     def curves(self) -> pd.DataFrame:
-        """By name and step, what was logged in training."""
+        """Metrics logged in training, by name and step."""
         return load_table(self.run_id, CURVES)
 
     def number(self, metric: Metric) -> tuple[float, float, float]:
-        """Return value, low and high; without an interval the last two are not numbers.
+        """Return value, low and high of a metric; without an interval the last two are NaN.
 
         Raises:
-            InputError: The run has no such number.
+            InputError: The run has no such metric.
         """
         if ON in metric:
             return value(self.predictions, metric)
@@ -260,8 +273,8 @@ class Outcome:
         if metric == "f1_macro":
             row = table[table["metric"] == metric]
         if len(row):
-            one = row.iloc[0]
-            return float(one["value"]), float(one["low"]), float(one["high"])
+            first = row.iloc[0]
+            return float(first["value"]), float(first["low"]), float(first["high"])
         if metric in self.metrics:
             return self.metrics[metric], float("nan"), float("nan")
         msg = f"metric: run {self.run_id} has no {metric!r}; it has {', '.join(sorted(self.metrics))}."
@@ -281,11 +294,11 @@ class Number:
     """A number of a report.
 
     Attributes:
-        value: Of the one run, or the mean over several seeds.
-        low: Lower end of the interval, or the smallest of the seeds.
-        high: Upper end, or the largest.
-        sd: Over seeds; not a number for one.
-        runs: Ids of the runs it came from.
+        value: Of one run, or the mean over several seeds.
+        low: Lower end of the interval, or the smallest value of the seeds.
+        high: Upper end, or the largest value.
+        sd: Standard deviation over seeds; NaN for one seed.
+        runs: Ids of the runs it comes from.
     """
 
     value: float
@@ -298,30 +311,38 @@ class Number:
 class Outcomes:
     """The finished runs of one study."""
 
-    def __init__(self, found: Sequence[Outcome], failed: Mapping[str, str] | None = None) -> None:
-        """Take the runs.
+    def __init__(self, runs: Sequence[Outcome], failed: Mapping[str, str] | None = None) -> None:
+        """Group the runs by cell.
 
         Args:
-            found: In the order in which they were started; of a cell and seed run twice the last one counts.
-            failed: Why a cell has not been finished, by its name.
+            runs: In the order in which they were started; of a cell and seed run twice the last one counts.
+            failed: Why a cell has not finished, by its name.
         """
-        latest = {(one.cell, one.seed): one for one in found}
+        latest = {(run.cell, run.seed): run for run in runs}
         self._by_cell: dict[str, list[Outcome]] = {}
-        for one in sorted(latest.values(), key=lambda one: one.seed):
-            self._by_cell.setdefault(one.cell, []).append(one)
+        for run in sorted(latest.values(), key=lambda run: run.seed):
+            self._by_cell.setdefault(run.cell, []).append(run)
         self.failed = dict(failed or {})
 
     @classmethod
-    def of_parent(cls, parent: str, failed: Mapping[str, str] | None = None) -> "Outcomes":
-        """Read the finished cells under a study's run."""
-        found = children(parent)
-        if f"tags.{CELL}" not in found:
+    def of_parent(
+        cls, parent: str, failed: Mapping[str, str] | None = None, outcome: type[Outcome] = Outcome
+    ) -> "Outcomes":
+        """Return the finished cells below a study's run.
+
+        Args:
+            parent: Run id of the study.
+            failed: Why a cell has not finished, by its name.
+            outcome: How the numbers of a run are read.
+        """
+        below = children(parent)
+        if f"tags.{CELL}" not in below:
             return cls([], failed)
         outcomes = []
-        for row in found[found[f"tags.{CELL}"].notna() & (found["status"] == "FINISHED")].to_dict("records"):
+        for row in below[below[f"tags.{CELL}"].notna() & (below["status"] == "FINISHED")].to_dict("records"):
             metrics = {str(k).removeprefix("metrics."): v for k, v in row.items() if str(k).startswith("metrics.")}
             numbers = {name: float(value) for name, value in metrics.items() if not pd.isna(value)}
-            outcomes.append(Outcome(row[f"tags.{CELL}"], int(row[f"tags.{SEED}"]), row["run_id"], numbers))
+            outcomes.append(outcome(row[f"tags.{CELL}"], int(row[f"tags.{SEED}"]), row["run_id"], numbers))
         return cls(outcomes, failed)
 
     def __len__(self) -> int:
@@ -333,29 +354,29 @@ class Outcomes:
         return [run for runs in self._by_cell.values() for run in runs]
 
     def of(self, cell: str) -> list[Outcome]:
-        """Return the runs of a cell, by seed; none when it has not been finished."""
+        """Return the runs of a cell, by seed; none if it has not finished."""
         return self._by_cell.get(cell, [])
 
     def number(self, cell: str, metric: Metric) -> Number | None:
-        """Return a number of a cell; None when it has not been finished.
+        """Return a metric of a cell; None if the cell has not finished.
 
-        With one seed it has the interval over images, with several the smallest and the largest.
+        With one seed it has the interval over images, with several the smallest and the largest value.
         """
         runs = self.of(cell)
         if not runs:
             return None
-        found = [one.number(metric) for one in runs]
-        ids = tuple(one.run_id for one in runs)
-        if len(found) == 1:
-            return Number(*found[0], float("nan"), ids)
-        values = np.array([value for value, _, _ in found])
+        intervals = [run.number(metric) for run in runs]
+        ids = tuple(run.run_id for run in runs)
+        if len(intervals) == 1:
+            return Number(*intervals[0], float("nan"), ids)
+        values = np.array([value for value, _, _ in intervals])
         return Number(values.mean(), values.min(), values.max(), values.std(ddof=1), ids)
 
     def choose(self, choice: Choice, protocol: Protocol) -> list[str]:
-        """Return the best of a choice by macro F1: on the val part, or, in the papers' protocol, on the reported one.
+        """Return the best of a choice by macro F1: on the val part, or, in the papers' protocol, on the test part.
 
         Raises:
-            InputError: A cell of the choice has not been finished.
+            InputError: A cell of the choice has not finished.
         """
         metric = INNER if protocol == "honest" else "f1_macro"
         numbers = {name: self.number(cell, metric) for name, cell in choice.cells.items()}
@@ -383,17 +404,17 @@ Verdict = Literal[
 
 @dataclass(frozen=True)
 class Judged:
-    """A claim and what was found.
+    """A claim and the result of its test.
 
     Attributes:
         claim: The sentence.
-        higher: The number that is said to be higher, None when its cell has not been finished.
-        lower: The other.
+        higher: The number that is claimed to be higher, None if its cell has not finished.
+        lower: The other number.
         difference: Higher minus lower.
-        low: Lower end of its 95 % interval, not a number where there is none.
+        low: Lower end of its 95 % interval, NaN where there is none.
         high: Upper end.
-        p_value: Two-sided, corrected by Holm's method over the claims of the study; None where nothing could be tested.
-        test: What was tested.
+        p_value: Two-sided, corrected by Holm's method over the claims of the study; None if nothing could be tested.
+        test: Name of the test.
         verdict: At p < .05 confirmed or contradicted, if seeds and images are both units of the test; if only one of
             them is, only that these models differ on these images. At p >= .05 not confirmed.
     """
@@ -420,7 +441,7 @@ def judge(claims: Sequence[Claim], outcomes: Outcomes) -> list[Judged]:
         over seeds, which covers only the training.
     """
     tests = [_test(claim, outcomes) for claim in claims]
-    raw = [one.p_value for one in tests if one and one.p_value is not None]
+    raw = [test.p_value for test in tests if test and test.p_value is not None]
     corrected = iter(holm(raw).tolist() if raw else [])
     judged = []
     for claim, test in zip(claims, tests, strict=True):
@@ -430,8 +451,8 @@ def judge(claims: Sequence[Claim], outcomes: Outcomes) -> list[Judged]:
             test = Tested(nan, nan, nan, None, "a cell has not been finished")
         p_value = None if test.p_value is None else next(corrected)
         verdict = _verdict(test, p_value)
-        found = (test.difference, test.low, test.high, p_value, test.name)
-        judged.append(Judged(claim, higher, lower, *found, verdict))
+        result = (test.difference, test.low, test.high, p_value, test.name)
+        judged.append(Judged(claim, higher, lower, *result, verdict))
     return judged
 
 
@@ -448,8 +469,8 @@ def _verdict(test: Tested, p_value: float | None) -> Verdict:
 
 
 def _test(claim: Claim, outcomes: Outcomes) -> Tested | None:
-    above = {one.seed: one for one in outcomes.of(claim.higher[0])}
-    below = {one.seed: one for one in outcomes.of(claim.lower[0])}
+    above = {run.seed: run for run in outcomes.of(claim.higher[0])}
+    below = {run.seed: run for run in outcomes.of(claim.lower[0])}
     seeds = sorted(above.keys() & below.keys())
     if not seeds:
         return None
@@ -459,41 +480,41 @@ def _test(claim: Claim, outcomes: Outcomes) -> Tested | None:
         if shared := type(runs[0]).left_out(runs, [*[claim.lower[1]] * len(seeds), *[metric] * len(seeds)]):
             return over_seeds(shared)
     if ON in metric:
-        one, other = ([runs[seed].predictions for seed in seeds] for runs in (below, above))
-        return paired(one, other, metric) if metric == claim.lower[1] else between(other, claim.lower[1], metric)
+        lower, higher = ([runs[seed].predictions for seed in seeds] for runs in (below, above))
+        return paired(lower, higher, metric) if metric == claim.lower[1] else between(higher, claim.lower[1], metric)
     if len(seeds) < FEW and metric == claim.lower[1] and metric in PAIRED:
         tables = matched([runs[seed].predictions for runs in (below, above) for seed in seeds])
-        one, other = below_each_other(tables[: len(seeds)]), below_each_other(tables[len(seeds) :])
-        classes = classes_of(one)
-        found = paired_permutation(one, other, classes, metric=cast(Paired, metric))
-        table = paired_difference(one, other, classes)
+        first, second = concatenated(tables[: len(seeds)]), concatenated(tables[len(seeds) :])
+        classes = classes_of(first)
+        test = paired_permutation(first, second, classes, metric=cast(Paired, metric))
+        table = paired_difference(first, second, classes)
         row = table[(table["metric"] == metric) & (table["class"] == "")].iloc[0]
         together = f", {len(seeds)} seeds together" if len(seeds) > 1 else ""
-        return Tested(found.difference, float(row["low"]), float(row["high"]), found.p_value, found.test + together)
+        return Tested(test.difference, float(row["low"]), float(row["high"]), test.p_value, test.test + together)
     pairs = [(above[seed].number(metric)[0], below[seed].number(claim.lower[1])[0]) for seed in seeds]
-    values = np.array([one - other for one, other in pairs])
+    values = np.array([higher - lower for higher, lower in pairs])
     mean, name = float(values.mean()), f"paired t over {len(seeds)} seeds"
     if len(values) < FEW:
         return Tested(mean, float("nan"), float("nan"), None, f"{len(seeds)} seeds are too few for a t-test")
     if np.ptp(values) < SAME:  # as accuracies of few images may be
         return Tested(mean, mean, mean, 1.0 if mean == 0 else None, f"{name}: all differ alike")
-    found_t = stats.ttest_1samp(values, 0.0)
-    low, high = found_t.confidence_interval(0.95)
-    return Tested(mean, float(low), float(high), float(found_t.pvalue), name)
+    t_test = stats.ttest_1samp(values, 0.0)
+    low, high = t_test.confidence_interval(0.95)
+    return Tested(mean, float(low), float(high), float(t_test.pvalue), name)
 
 
 @dataclass(frozen=True)
 class Circumstances:
-    """Under which a study was run.
+    """How a study was run.
 
     Attributes:
         scale: tiny, small or paper.
-        protocol: honest, or paper (selected on the reported part).
+        protocol: honest, or paper (selected on the test part).
         data: Name of the data set.
-        options: Words that were laid over every cell.
-        experiment: Id under which MLflow shows the runs.
+        options: The user's options, as words of a command line.
+        experiment: Id of the MLflow experiment.
         parent: Run id of the study.
-        chosen: Transforms that were chosen, where a study chooses.
+        chosen: Transforms that the study's choice selected.
     """
 
     scale: Scale
@@ -513,8 +534,8 @@ def numbers(study: Study, outcomes: Outcomes, judged: Sequence[Judged], now: Cir
             for column, entry in zip(table.columns, entries, strict=True):
                 if entry is None:
                     continue
-                found = outcomes.number(entry.cell, entry.metric) if entry.cell else None
-                ours = found or Number(math.nan, math.nan, math.nan, math.nan, ())
+                number = outcomes.number(entry.cell, entry.metric) if entry.cell else None
+                ours = number or Number(math.nan, math.nan, math.nan, math.nan, ())
                 rows.append(
                     {
                         "part": table.title,
@@ -530,37 +551,22 @@ def numbers(study: Study, outcomes: Outcomes, judged: Sequence[Judged], now: Cir
                         "runs": " ".join(ours.runs),
                     }
                 )
-    for one in judged:
-        ends = [number for number in (one.higher, one.lower) if number]
-        published = one.claim.published
+    for result in judged:
+        ends = [number for number in (result.higher, result.lower) if number]
+        published = result.claim.published
         rows.append(
             {
                 "part": "claims",
-                "row": one.claim.text,
-                "column": one.verdict,
-                "cell": f"{one.claim.higher[0]} - {one.claim.lower[0]}",
-                "metric": one.claim.higher[1],
-                "value": one.difference,
-                "low": one.low,
-                "high": one.high,
-                "p": one.p_value,
+                "row": result.claim.text,
+                "column": result.verdict,
+                "cell": f"{result.claim.higher[0]} - {result.claim.lower[0]}",
+                "metric": result.claim.higher[1],
+                "value": result.difference,
+                "low": result.low,
+                "high": result.high,
+                "p": result.p_value,
                 "published": published[0] - published[1] if published else None,
                 "runs": " ".join(run for number in ends for run in number.runs),
             }
         )
     return pd.DataFrame(rows).assign(scale=now.scale, protocol=now.protocol, data=now.data)
-
-
-def shown(value: float) -> str:
-    """Return a score with three digits, a count with its thousands."""
-    return f"{value:.3f}" if abs(value) < 1000 else f"{value:,.0f}"
-
-
-def signed(value: float) -> str:
-    """Return a difference with its sign."""
-    return f"{value:+.3f}"
-
-
-def p_text(value: float) -> str:
-    """Return a p-value, the smallest as a bound."""
-    return "< .001" if value < 0.001 else f"{value:.3f}"

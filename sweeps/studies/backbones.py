@@ -1,4 +1,4 @@
-"""Backbones and two dense layers on one data set: what they learn by heart and what they know of other pictures."""
+"""Backbones with two dense layers on one data set: accuracy on training and test images, and cost."""
 
 from sweeps.studies.schema import Cell, Claim, Entry, Picture, Protocol, Scale, Study, Table, Value
 
@@ -75,9 +75,9 @@ def build(scale: Scale, protocol: Protocol) -> Study:
         tables=(
             Table(
                 "Training and test",
-                ("accuracy, training", "accuracy, test", "macro F1, test", "parameters", "FLOPs a picture"),
+                ("accuracy, training", "accuracy, test", "macro F1, test", "parameters", "FLOPs an image"),
                 rows,
-                "Training accuracy is that of the kept epoch on the training pictures as they are.",
+                "Training accuracy is that of the selected epoch on the training images as they are.",
             ),
         ),
         claims=tuple(claims),
@@ -88,6 +88,6 @@ def build(scale: Scale, protocol: Protocol) -> Study:
         notes=(
             "Where the published backbones are not run, the middle one of those that are stands for the claim's best."
             if scale != "paper"
-            else "Pictures keep the recipe's size.",
+            else "Images keep the recipe's size.",
         ),
     )

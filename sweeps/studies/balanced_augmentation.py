@@ -1,5 +1,6 @@
 """Balanced augmentation: single transforms, the best five of them, over-sampling with these, and larger networks."""
 
+from sweeps.spaces import TRANSFORMS
 from sweeps.studies.schema import Cell, Choice, Claim, Entry, Picture, Protocol, Scale, Study, Table, Value
 
 NONE = "none"
@@ -24,7 +25,6 @@ TABLE_4 = {BASELINE: (57.68, 0.249), SAMPLED: (56.81, 0.319), ALL_TEN: (57.13, 0
 LARGEST = "EfficientNet-B5"
 FIGURE_5 = {LARGEST: (59.24, 0.348)}  # the others stand in the paper's figure alone
 
-TRANSFORMS = ("blur", "crop", "flip", "rotation", "translation", "cutout", "contrast", "height", "width", "zoom")
 TWICE = "none, as many steps"
 LOSSES: dict[str, dict[str, Value]] = {
     "cross-entropy": {"model.loss": "CrossEntropy"},
@@ -99,7 +99,7 @@ def build(scale: Scale, protocol: Protocol) -> Study:
             ),
             Table(
                 "Networks under the proposed method",
-                ("accuracy", "macro F1", "parameters", "FLOPs a picture"),
+                ("accuracy", "macro F1", "parameters", "FLOPs an image"),
                 _network_rows(in_figure),
             ),
         ),
@@ -183,7 +183,7 @@ def _single_table(loss: str, networks: list[str]) -> Table:
                 published = PUBLISHED[name][at], PUBLISHED[name][at + 1]
             row += _both(cell, published) if cell or published else (None, None)
         rows[name] = tuple(row)
-    columns = tuple(f"{network}, {said}" for network in shown for said in ("accuracy", "macro F1"))
+    columns = tuple(f"{network}, {metric}" for network in shown for metric in ("accuracy", "macro F1"))
     return Table(f"Single transforms, {loss}", columns, rows)
 
 
@@ -220,8 +220,8 @@ def _claims(main: str, final: dict[str, str], networks: dict[str, str]) -> list[
         for name in ("crop", "zoom")
     ]
     claims += [
-        Claim(said, (final[higher], metric), (final[lower], metric), _pair(higher, lower, metric))
-        for said, higher, lower, metric in (
+        Claim(text, (final[higher], metric), (final[lower], metric), _pair(higher, lower, metric))
+        for text, higher, lower, metric in (
             ("over-sampling raises macro F1", SAMPLED, BASELINE, "f1_macro"),
             ("over-sampling costs accuracy", BASELINE, SAMPLED, "accuracy"),
             ("the proposed method raises macro F1", PROPOSED, BASELINE, "f1_macro"),

@@ -1,4 +1,4 @@
-"""Children left out of training: how much worse a model is on them, what mends it, and what that makes it forget."""
+"""A subgroup (children) left out of training: the gap, further training on it, forgetting, and remedies."""
 
 import os
 
@@ -123,8 +123,9 @@ def build(scale: Scale, protocol: Protocol) -> Study:
         notes=(
             *(DRAWN,) * (scale == "tiny"),
             f"The group that is missing is {group}; {GROUP_VARIABLE}=column=value names another one.",
-            "One division serves all cells, drawn by label and group, people and twins together: what is reported of "
-            "the group and of the others was never trained or selected on by any cell, nor by the one it starts from.",
+            "One division serves all cells, drawn by label and group, people and near-duplicates together: what is "
+            "reported of the group and of the others was never trained or selected on by any cell, nor by the one it "
+            "starts from.",
             "Every cell that trains further starts from the kept weights of the first one with the same seed, and "
             "keeps the epoch that is best on the val part of the group alone, whatever it rehearses.",
             "Rehearsal draws its images once from what the first cell was trained on; an epoch is longer by them. From "

@@ -1,4 +1,4 @@
-"""K-EmotionNet's study: the whole picture, a crop by OpenCV's cascade and one by a detector, seen by three networks."""
+"""K-EmotionNet's study: whole images, face crops by OpenCV's cascade and by a detector, and three networks."""
 
 import os
 
@@ -101,8 +101,8 @@ def build(scale: Scale, protocol: Protocol) -> Study:
         if "K-EmotionNet" in RUN[scale] and model != "K-EmotionNet"
     ]
     spread = "; ".join(
-        f"{name}: " + ", ".join(f"{model} {mean:.2f} ± {sd:.2f}" for model, (mean, sd) in held.items())
-        for name, held in PUBLISHED.items()
+        f"{name}: " + ", ".join(f"{model} {mean:.2f} ± {sd:.2f}" for model, (mean, sd) in accuracies.items())
+        for name, accuracies in PUBLISHED.items()
     )
     which = "the boxes that annotators drew" if detector == BOXES else detector.rsplit("/", 1)[-1]
     return Study(

@@ -1,4 +1,4 @@
-"""A head trained in seconds on features that are computed once, as Teachable Machine does it."""
+"""Training a head on frozen features, which are computed once, as Teachable Machine does."""
 
 import hashlib
 import json
@@ -28,20 +28,20 @@ from results.statistics import confusion, scores
 from sweeps.studies.schema import Cell
 
 FEATURES_VERSION = 1
-"""Version of the computation; features of another version are computed again."""
+"""Version of the computation; cached features of another version are not used."""
 
 
 def features(data: EmotionDataModule, backbone: str, weights: str, *, flipped: bool = False) -> np.ndarray:
-    """Return (N, F) float32 features of every picture, computed once and kept beside the pixel cache.
+    """Return the features (N, F) float32 of every image, cached beside the pixel cache.
 
-    They are cached under a hash of everything that they depend on, including the decoded pixels in the order of the
+    The key of the cache is a hash of everything that they depend on, including the decoded pixels in the order of the
     rows. With weights ``none`` the backbone is random, always with the same seed.
 
     Args:
-        data: The pictures.
+        data: Data module of the images.
         backbone: Name of a timm model.
-        weights: Of it, as in `EmotionClassifier`.
-        flipped: Mirror the pictures, left to right.
+        weights: Its weights, as in `EmotionClassifier`.
+        flipped: Mirror the images, left to right.
 
     Raises:
         InputError: The backbone is unknown, or its weights cannot be read.
@@ -54,7 +54,7 @@ def features(data: EmotionDataModule, backbone: str, weights: str, *, flipped: b
         torch.manual_seed(0)
         model, _, expected = build_backbone(backbone, weights)
     device = best_device()
-    mean, std = (255 * torch.tensor(one, device=device).view(1, 3, 1, 1) for one in (expected.mean, expected.std))
+    mean, std = (255 * torch.tensor(rgb, device=device).view(1, 3, 1, 1) for rgb in (expected.mean, expected.std))
     model.to(device).eval()
     parts = []
     loader = data.evaluation_loader(np.arange(len(data.manifest)))
@@ -63,11 +63,11 @@ def features(data: EmotionDataModule, backbone: str, weights: str, *, flipped: b
         image = image.flip(-1) if flipped else image
         with torch.inference_mode():
             parts.append(model((image - mean) / std).float().cpu().numpy())
-    found = np.concatenate(parts)
+    computed = np.concatenate(parts)
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file, suffix=".npy") as draft:
-        np.save(draft, found)
-    return found
+        np.save(draft, computed)
+    return computed
 
 
 def _key(data: EmotionDataModule, backbone: str, weights: str, flipped: bool) -> str:
@@ -112,9 +112,9 @@ class Part:
 
     def of(self, logits: Tensor) -> dict[str, float]:
         """Return loss, accuracy and macro F1 of logits (N, C)."""
-        found = scores(confusion(self.y.cpu().numpy(), logits.argmax(1).cpu().numpy(), logits.shape[1]))
+        by_metric = scores(confusion(self.y.cpu().numpy(), logits.argmax(1).cpu().numpy(), logits.shape[1]))
         loss = float(F.cross_entropy(logits, self.y))
-        return {"loss": loss, "accuracy": float(found["accuracy"]), "f1_macro": float(found["f1_macro"])}
+        return {"loss": loss, "accuracy": float(by_metric["accuracy"]), "f1_macro": float(by_metric["f1_macro"])}
 
 
 @dataclass(frozen=True)
@@ -122,10 +122,10 @@ class Head:
     """A trained head.
 
     Attributes:
-        probabilities: (M, C) of the test part, by the weights of the best epoch on the part that is selected on.
+        probabilities: (M, C) of the test part, by the weights of the epoch that is best on the part selected on.
         best: Macro F1 of that epoch on that part.
-        marks: Accuracy on the test part after so many epochs.
-        history: By the end of each epoch, loss, accuracy and macro F1 of training and of what is selected on.
+        marks: Accuracy on the test part by number of epochs.
+        history: Loss, accuracy and macro F1 after each epoch, on the train part and on the part selected on.
     """
 
     probabilities: np.ndarray
@@ -150,15 +150,15 @@ def train_head(
     """Train two dense layers with Adam; the same seed gives the same head.
 
     Args:
-        train: To learn from.
-        selected_on: The epoch with the best macro F1 on it is kept; the first of equal ones.
-        test: To report on.
-        classes: C.
-        width: Of the hidden layer.
-        learning_rate: Constant.
-        epochs: How often each row is seen.
-        batch_size: Rows a step.
-        seed: Of first weights and order.
+        train: Features and labels of the train part.
+        selected_on: The first epoch with the highest macro F1 on it is selected.
+        test: Features and labels of the test part.
+        classes: Number of classes C.
+        width: Units of the hidden layer.
+        learning_rate: Constant learning rate.
+        epochs: Number of epochs.
+        batch_size: Rows per step.
+        seed: Seed of initial weights and order.
         marks: Epochs after which accuracy on the test part is noted; it selects nothing.
     """
     with torch.random.fork_rng(devices=[]):
@@ -196,14 +196,14 @@ def _logits(head: nn.Module, x: Tensor) -> Tensor:
 
 
 def run_frozen(config: RunConfig, cell: Cell) -> tuple[str, dict[str, float]]:
-    """Train a cell's head and keep it as a run; return the run's id and its numbers.
+    """Train a cell's head and log it as a run; return the run's id and its numbers.
 
     Args:
-        config: with the run's name, parent and seed.
-        cell: says, besides, whether the training part is doubled and after which epochs accuracy is noted.
+        config: With the run's name, parent and seed.
+        cell: Its ``frozen`` options.
     """
     seed = config.seed_everything
-    if config.data["split"] == "given":  # the reported part stays; what is set aside in the rest changes
+    if config.data["split"] == "given":  # the test part stays; the val part differs by seed
         config = config.override({"data.fold_seed": seed})
     data = data_module(config)
     check_weights(data, str(config.model["weights"]))
@@ -214,7 +214,7 @@ def run_frozen(config: RunConfig, cell: Cell) -> tuple[str, dict[str, float]]:
         parent_run_id=config.run["parent"],
         system_metrics=False,
         tags={
-            "recipe": cell.recipe,
+            "recipe": str(cell.recipe),
             "seed": str(seed),
             "fold": "0",
             "identity": config.identity(content),

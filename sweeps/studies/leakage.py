@@ -1,4 +1,4 @@
-"""What the common leaky protocols are worth: one recipe, the same images, and only the protocol differs."""
+"""Inflation by leaking protocols: one recipe and the same images under each protocol."""
 
 from sweeps.studies.schema import Cell, Claim, Entry, Picture, Protocol, Scale, Study, Table, Value
 
@@ -43,14 +43,14 @@ def build(scale: Scale, protocol: Protocol) -> Study:
         cells=tuple(cells),
         tables=(Table("The same images under each protocol", columns, rows),),
         claims=tuple(
-            Claim(f"{name}: inflates {said}", (name, metric), (HONEST, metric))
+            Claim(f"{name}: inflates {shown}", (name, metric), (HONEST, metric))
             for name in LEAKS
-            for metric, said in (("f1_macro", "macro F1"), ("accuracy", "accuracy"))
+            for metric, shown in (("f1_macro", "macro F1"), ("accuracy", "accuracy"))
         ),
         pictures=(Picture("differences", "Inflation over the honest protocol", {n: n for n in LEAKS}, ("f1_macro",)),),
         notes=(
             "Who selects on the reported fold also trains on what an honest run sets aside; the inflation holds both.",
-            "Where no picture has a twin and no person stands in two, dividing them changes nothing.",
+            "Where images have no near-duplicates and no person is in two images, dividing them changes nothing.",
             "Every image is predicted once under each protocol, so protocols are compared image by image.",
             "Over-sampling goes to the size of the largest class in all cells; only when it is done differs.",
         ),

@@ -1,10 +1,6 @@
 """The report of a study: our numbers beside the published ones, claims with p-values, figures, every number's runs."""
 
-import base64
-import html
-import io
 import math
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,11 +11,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from datamodules.paths import replacing
 from results.predictions import classes_of
-from results.reports.figures import COLOURS, STYLES
+from results.reports.figures import COLOURS, STYLES, png_of
+from results.reports.pages import Image, Section, render, run_url, write_files
+from results.reports.tables import SCORES, Part, interval, number, p_value, signed
 from results.significance import holm
-from results.tracking import store
 from sweeps.studies.analysis import (
     RECALL,
     Circumstances,
@@ -29,69 +25,22 @@ from sweeps.studies.analysis import (
     Tested,
     judge,
     numbers,
-    p_text,
     paired,
-    shown,
-    signed,
 )
-from sweeps.studies.schema import ON, Changes, Entry, Metric, Picture, Study, Table
-
-LOCAL_PAGE = "http://127.0.0.1:5000"  # where `emotion ui` serves the embedded store
-
-
-@dataclass(frozen=True)
-class Part:
-    """A piece of a table's cell; with a run it links to it, small print is set smaller where that is possible."""
-
-    text: str
-    run: str = ""
-    small: bool = False
-
+from sweeps.studies.detection import seed_changes
+from sweeps.studies.schema import ON, Changes, Entry, Metric, Picture, SeedChanges, Study, Table
 
 CellText = tuple[Part, ...]
 
 
 @dataclass(frozen=True)
-class Grid:
-    """A table: names of the columns, and rows of cells of which the first names the row."""
-
-    columns: tuple[str, ...]
-    rows: tuple[tuple[CellText, ...], ...]
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A figure: its file name, its bytes (PNG), and what it shows in words."""
-
-    file: str
-    png: bytes
-    words: str
-
-
-@dataclass(frozen=True)
-class Block:
-    """A heading and what stands below it."""
-
-    title: str
-    text: tuple[str, ...] = ()
-    grid: Grid | None = None
-    figure: Shown | None = None
-
-
-@dataclass(frozen=True)
 class Page:
-    """A whole report; `experiment` is the id under which MLflow shows its runs."""
+    """A whole report. Links of its tables are run ids; `experiment` is the id of their MLflow experiment."""
 
     title: str
     lead: tuple[str, ...]
-    blocks: tuple[Block, ...]
+    blocks: tuple[Section, ...]
     experiment: str
-
-    def link(self, run: str) -> str:
-        """Return the address of a run's page: on the tracking server, or where `emotion ui` serves it."""
-        uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-        base = store.without_password(uri).rstrip("/") if uri.startswith("http") else LOCAL_PAGE
-        return f"{base}/#/experiments/{self.experiment}/runs/{run}"
 
 
 def text(value: str, *, small: bool = False) -> CellText:
@@ -99,98 +48,25 @@ def text(value: str, *, small: bool = False) -> CellText:
     return (Part(value, small=small),)
 
 
-def as_markdown(page: Page) -> str:
-    """Return the page as Markdown; figures are the files `figures/<name>` beside it."""
-    lines = [f"# {_plain(page.title)}", "", *_paragraphs(page.lead)]
-    for block in page.blocks:
-        lines += [f"## {_plain(block.title)}", "", *_paragraphs(block.text)]
-        if block.grid:
-            lines += [_row([_plain(name) for name in block.grid.columns])]
-            lines += ["|---|" + "---:|" * (len(block.grid.columns) - 1)]
-            lines += [_row([_markdown_cell(page, cell) for cell in row]) for row in block.grid.rows] + [""]
-        if block.figure:
-            lines += [f"![{_plain(block.figure.words)}](figures/{block.figure.file})", ""]
-    return "\n".join(lines).rstrip() + "\n"
+def grid(columns: Sequence[str], rows: Sequence[Sequence[CellText]]) -> pd.DataFrame:
+    """Return a table of cells; the first cell of a row names it."""
+    return pd.DataFrame(list(rows), columns=list(columns))
 
 
-def _paragraphs(texts: Sequence[str]) -> list[str]:
-    return [line for one in texts for line in (_plain(one), "")]
+def _rendered(page: Page, suffix: str) -> str:
+    """Return the page as `md` or `html`, its numbers linked to their runs."""
 
+    def linked(cell: CellText) -> CellText:
+        return tuple(replace(part, link=run_url(page.experiment, part.link)) if part.link else part for part in cell)
 
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
-
-
-def _plain(value: str) -> str:
-    for mark in "\\|*<>[]":
-        value = value.replace(mark, f"\\{mark}")
-    return value.replace("\n", " ")
-
-
-def _markdown_cell(page: Page, cell: CellText) -> str:
-    return " ".join(f"[{_plain(one.text)}]({page.link(one.run)})" if one.run else _plain(one.text) for one in cell)
-
-
-_STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.35rem; border-bottom: 2px solid #0072b2; padding-bottom: .4rem; }
-h2 { font-size: 1.1rem; margin-top: 2.2rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid #ccc; text-align: right; vertical-align: top; }
-th:first-child, td:first-child { text-align: left; }
-thead th { border-bottom: 2px solid #444; vertical-align: bottom; }
-tbody tr:nth-child(even) { background: #f6f8fa; }
-a { color: #0b5394; }
-small { color: #555; display: block; font-size: .8rem; white-space: nowrap; }
-img { max-width: 100%; height: auto; }
-p { max-width: 60rem; }
-@media print { body { margin: 0; font-size: 10pt; } .wide { overflow: visible; } h2, tr, img { break-inside: avoid; } }
-"""
-
-
-def as_html(page: Page) -> str:
-    """Return the page as one HTML file, everything escaped, figures inside."""
-    body = [f"<h1>{html.escape(page.title)}</h1>", *(f"<p>{_prose(one)}</p>" for one in page.lead)]
-    for block in page.blocks:
-        body.append(f"<h2>{html.escape(block.title)}</h2>")
-        body += [f"<p>{_prose(one)}</p>" for one in block.text]
-        if block.grid:
-            head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in block.grid.columns)
-            rows = "\n".join(_html_row(page, row) for row in block.grid.rows)
-            body.append(
-                f'<div class="wide"><table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{rows}\n</tbody></table></div>'
-            )
-        if block.figure:
-            data = base64.b64encode(block.figure.png).decode()
-            body.append(f'<img alt="{html.escape(block.figure.words)}" src="data:image/png;base64,{data}">')
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
-        f"<title>{html.escape(page.title)}</title>\n"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<style>{_STYLE}</style></head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n"
-    )
-
-
-def _prose(value: str) -> str:
-    """Return a sentence as HTML; what stands between backticks is a command or a name."""
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(value))
-
-
-def _html_row(page: Page, row: Sequence[CellText]) -> str:
-    first, *rest = (" ".join(_html_part(page, part) for part in cell) for cell in row)
-    return f'<tr><th scope="row">{first}</th>' + "".join(f"<td>{cell}</td>" for cell in rest) + "</tr>"
-
-
-def _html_part(page: Page, part: Part) -> str:
-    shown = html.escape(part.text)
-    if part.run:
-        shown = f'<a href="{html.escape(page.link(part.run))}">{shown}</a>'
-    return f"<small>{shown}</small>" if part.small else shown
+    sections = [
+        section if section.table is None else replace(section, table=section.table.map(linked))
+        for section in page.blocks
+    ]
+    return render(f"study.{suffix}", title=page.title, lead=page.lead, sections=sections)
 
 
 _MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
-_SAID = {"f1_macro": "macro F1", "accuracy": "accuracy", "model/flops": "FLOPs a picture", "train/loss": "loss"}
 
 
 def draw(picture: Picture, outcomes: Outcomes, judged: Sequence[Judged]) -> bytes | None:
@@ -199,11 +75,7 @@ def draw(picture: Picture, outcomes: Outcomes, judged: Sequence[Judged]) -> byte
         return None
     drawing = {"curves": _curves, "trade": _trade, "spread": _spread, "plane": _plane}.get(picture.kind)
     figure = drawing(picture, outcomes) if drawing else _differences(picture, judged)
-    if figure is None:
-        return None
-    written = io.BytesIO()
-    figure.savefig(written, format="png", dpi=130)
-    return written.getvalue()
+    return png_of(figure) if figure else None
 
 
 def _curves(picture: Picture, outcomes: Outcomes) -> Figure:
@@ -211,17 +83,17 @@ def _curves(picture: Picture, outcomes: Outcomes) -> Figure:
     figure = Figure(figsize=(5.2 * len(picture.metrics), 3.8), layout="constrained")
     panels = figure.subplots(1, len(picture.metrics), squeeze=False)[0]
     for axes, metric in zip(panels, picture.metrics, strict=True):
-        for number, (name, cell) in enumerate(picture.cells.items()):
-            for one in outcomes.of(cell)[:1]:
+        for place, (name, cell) in enumerate(picture.cells.items()):
+            for outcome in outcomes.of(cell)[:1]:
                 for stage, style in (("train", "-"), ("val", "--")):
-                    curve = one.curves[one.curves["name"] == f"{stage}/{metric}"].sort_values("step")
+                    curve = outcome.curves[outcome.curves["name"] == f"{stage}/{metric}"].sort_values("step")
                     if len(curve):
                         epochs = np.arange(1, len(curve) + 1)
-                        said = "training" if stage == "train" else "selected on"
-                        colour = COLOURS[number % len(COLOURS)]
-                        axes.plot(epochs, curve["value"], style, color=colour, label=f"{name}, {said}")
+                        part = "training" if stage == "train" else "selected on"
+                        colour = COLOURS[place % len(COLOURS)]
+                        axes.plot(epochs, curve["value"], style, color=colour, label=f"{name}, {part}")
         axes.set_xlabel("epoch")
-        axes.set_ylabel(_SAID.get(metric, metric))
+        axes.set_ylabel(SCORES.get(metric, metric))
         axes.grid(alpha=0.3)
         if axes.has_data():
             axes.legend(fontsize=7)
@@ -236,16 +108,16 @@ def _trade(picture: Picture, outcomes: Outcomes) -> Figure:
     panels = figure.subplots(len(picture.metrics), len(costs), squeeze=False)
     for line, metric in zip(panels, picture.metrics, strict=True):
         for axes, cost in zip(line, costs, strict=True):
-            for number, (name, cell) in enumerate(picture.cells.items()):
+            for place, (name, cell) in enumerate(picture.cells.items()):
                 at, score = outcomes.number(cell, cost), outcomes.number(cell, metric)
                 if at is None or score is None:
                     continue
-                colour, mark = COLOURS[number % len(COLOURS)], _MARKS[number % len(_MARKS)]
+                colour, mark = COLOURS[place % len(COLOURS)], _MARKS[place % len(_MARKS)]
                 spread = [[score.value - score.low], [score.high - score.value]]
                 axes.errorbar(at.value, score.value, spread, fmt=mark, color=colour, capsize=3, label=name)
             axes.set_xscale("log")
-            axes.set_xlabel("parameters" if cost.endswith("parameters") else "FLOPs of one picture")
-            axes.set_ylabel(_SAID.get(metric, metric))
+            axes.set_xlabel("parameters" if cost.endswith("parameters") else "FLOPs of one image")
+            axes.set_ylabel(SCORES.get(metric, metric))
             axes.grid(alpha=0.3, which="both")
     panels[0][0].legend(fontsize=7)
     return figure
@@ -256,11 +128,13 @@ def _spread(picture: Picture, outcomes: Outcomes) -> Figure:
     figure = Figure(figsize=(7.5, 3.8), layout="constrained")
     axes = figure.subplots()
     metrics = picture.metrics if len(picture.metrics) > 1 else picture.metrics * len(picture.cells)
-    names = list(picture.cells) if len(picture.metrics) == 1 else [one.rpartition(" ")[2] for one in picture.metrics]
+    names = (
+        list(picture.cells) if len(picture.metrics) == 1 else [metric.rpartition(" ")[2] for metric in picture.metrics]
+    )
     cells = list(picture.cells.values()) * (len(metrics) // len(picture.cells))
     means = []
     for place, (cell, metric) in enumerate(zip(cells, metrics, strict=True)):
-        values = [one.number(metric)[0] for one in outcomes.of(cell)]
+        values = [outcome.number(metric)[0] for outcome in outcomes.of(cell)]
         label = "one repeat" if place == 0 else None
         axes.plot([place] * len(values), values, "o", color=COLOURS[0], alpha=0.5, ms=5, label=label)
         means.append(float(np.mean(values)) if values else np.nan)
@@ -278,12 +152,12 @@ def _plane(picture: Picture, outcomes: Outcomes) -> Figure:
     """One metric over another: a mark a cell, with the range of its seeds or its interval; a line where both agree."""
     figure = Figure(figsize=(6.4, 4.8), layout="constrained")
     axes = figure.subplots()
-    for number, (name, cell) in enumerate(picture.cells.items()):
+    for place, (name, cell) in enumerate(picture.cells.items()):
         across, up = (outcomes.number(cell, metric) for metric in picture.metrics)
         if across is None or up is None:
             continue
-        reach = [[[max(0.0, one.value - one.low)], [max(0.0, one.high - one.value)]] for one in (across, up)]
-        colour, mark = COLOURS[number % len(COLOURS)], _MARKS[number % len(_MARKS)]
+        reach = [[[max(0.0, axis.value - axis.low)], [max(0.0, axis.high - axis.value)]] for axis in (across, up)]
+        colour, mark = COLOURS[place % len(COLOURS)], _MARKS[place % len(_MARKS)]
         axes.errorbar(across.value, up.value, reach[1], reach[0], fmt=mark, color=colour, capsize=3, ms=7, label=name)
     ends = [max(axes.get_xlim()[0], axes.get_ylim()[0]), min(axes.get_xlim()[1], axes.get_ylim()[1])]
     if ends[0] < ends[1]:
@@ -311,8 +185,8 @@ def _differences(picture: Picture, judged: Sequence[Judged]) -> Figure | None:
         axes.errorbar(one.difference, place, xerr=drawn, fmt=mark, color=colour, capsize=3)
     axes.axvline(0, color="black", lw=1, ls=STYLES[1])
     axes.set_yticks(range(len(shown)), [one.claim.text for one in reversed(shown)], fontsize=8)
-    said = "difference with its 95 % interval; at p < .05 square: confirmed, diamond: these models on these images"
-    axes.set_xlabel(said, loc="right", fontsize=8)
+    label = "difference with its 95 % interval; at p < .05 square: confirmed, diamond: these models on these images"
+    axes.set_xlabel(label, loc="right", fontsize=8)
     axes.grid(alpha=0.3, axis="x")
     return figure
 
@@ -384,7 +258,7 @@ def _corrected(found: list[Change]) -> list[Change]:
     ]
 
 
-def block(changes: Changes, found: Sequence[Change]) -> Block:
+def block(changes: Changes, found: Sequence[Change]) -> Section:
     """Return the table: a row a class, a column a cell."""
     names = list(dict.fromkeys(one.name for one in found))
     columns = list(changes.after)
@@ -394,15 +268,15 @@ def block(changes: Changes, found: Sequence[Change]) -> Block:
         first = of[columns[0]]
         before: CellText = _number(first.before)
         if first.published:
-            before = (*before, Part(f"paper {shown(first.published[0])}", small=True))
+            before = (*before, _paper(first.published[0]))
         rows.append((text(name), before, *(_changed(of[column]) for column in columns)))
-    said = (
+    note = (
         f"The group {changes.on} of the reported images. For each class the share of correct answers: before, after "
         "and the difference, with its 95 % interval and p. With three or more seeds, seeds and images are both units "
         "of the test; with fewer, only the images are. p is corrected by Holm's method over the whole table; ! marks "
         "p < .05."
     )
-    return Block(changes.title, (said, *filter(None, [changes.note])), Grid(("", "before", *columns), tuple(rows)))
+    return Section(changes.title, (note, *filter(None, [changes.note])), grid(("", "before", *columns), rows))
 
 
 def rows(changes: Changes, found: Sequence[Change]) -> list[dict[str, object]]:
@@ -419,63 +293,107 @@ def rows(changes: Changes, found: Sequence[Change]) -> list[dict[str, object]]:
             "high": one.tested.high if one.tested else math.nan,
             "p": one.tested.p_value if one.tested else None,
             "published": one.published[1] - one.published[0] if one.published else None,
-            "runs": " ".join(run for number in (one.after, one.before) if number for run in number.runs),
+            "runs": " ".join(run for result in (one.after, one.before) if result for run in result.runs),
         }
         for one in found
     ]
 
 
-def _number(number: Number | None) -> CellText:
-    return (Part(shown(number.value), number.runs[0]),) if number else text("not run", small=True)
+def seed_block(changes: SeedChanges, found: pd.DataFrame) -> Section:
+    """Return a table of differences by seed: a row a set of images, seed and metric."""
+    names = ("", "metric", "held-out images", "faces", "before", "after", "difference", "95 % interval", "p")
+    rows: list[tuple[CellText, ...]] = [
+        (
+            text(f"{row.pictures}, seed {row.seed}"),
+            text(changes.metrics[row.metric]),
+            text(str(row.held_out)),
+            text(str(row.faces)),
+            (Part(number(row.before), row.run_before),),
+            (Part(number(row.after), row.run_after),),
+            text(signed(row.difference)),
+            text(interval(row.low, row.high, sign=True)),
+            text(p_value(row.p)),
+        )
+        for row in found.itertuples()
+    ]
+    note = (
+        "Intervals: held-out images drawn anew 1,000 times, the same ones before and after. p: at random, images "
+        "swap what was found before and after, 1,000 times; not corrected for the number of lines."
+    )
+    return Section(changes.title, (note,), grid(names, rows))
+
+
+def seed_rows(found: pd.DataFrame) -> list[dict[str, object]]:
+    """Return the table of differences by seed for the report's file of numbers."""
+    return [
+        {
+            "part": "after - before",
+            "row": f"{row.pictures}, seed {row.seed}",
+            "metric": row.metric,
+            "value": row.difference,
+            "low": row.low,
+            "high": row.high,
+            "p": row.p,
+            "runs": f"{row.run_before} {row.run_after}",
+            "before": row.before,
+            "after": row.after,
+            "held_out": row.held_out,
+            "faces": row.faces,
+        }
+        for row in found.itertuples()
+    ]
+
+
+def _number(result: Number | None) -> CellText:
+    return (Part(number(result.value, "-"), result.runs[0]),) if result else text("not run", small=True)
+
+
+def _paper(value: float) -> Part:
+    return Part(f"paper {number(value)}", small=True)
 
 
 def _changed(one: Change) -> CellText:
     if one.tested is None or one.after is None:
         return text("not run", small=True)
-    p_value = one.tested.p_value
-    sure = p_value is not None and p_value < 0.05
+    chance = one.tested.p_value
+    sure = chance is not None and chance < 0.05
     parts = [*_number(one.after), Part(f"{'!' if sure else ''}{signed(one.tested.difference)}")]
-    parts.append(Part(f"{signed(one.tested.low)} to {signed(one.tested.high)}", small=True))
-    if p_value is not None:
-        parts.append(Part(f"p {p_text(p_value)}", small=True))
+    parts.append(Part(interval(one.tested.low, one.tested.high, sign=True), small=True))
+    if chance is not None:
+        parts.append(Part(f"p {p_value(chance)}", small=True))
     if one.published:
-        paper = f"paper {shown(one.published[1])} ({signed(one.published[1] - one.published[0])})"
+        paper = f"paper {number(one.published[1])} ({signed(one.published[1] - one.published[0])})"
         parts.append(Part(paper, small=True))
     return tuple(parts)
 
 
 _SCALES = {
     "tiny": "Scale tiny shows that the study runs from end to end; its numbers say nothing of photographs.",
-    "small": "Scale small is a smaller experiment than the published one (fewer pictures, pixels or epochs, and only "
+    "small": "Scale small is a smaller experiment than the published one (fewer images, pixels or epochs, and only "
     "backbones whose weights are installed); it can agree or disagree in direction, not in size.",
     "paper": "Scale paper follows the published protocol in data sizes, epochs and optimizer.",
 }
 
 
 def write_report(study: Study, outcomes: Outcomes, now: Circumstances, folder: Path) -> list[Path]:
-    """Write report.md, report.html, report.csv and the figures; return their paths."""
+    """Write report.md, report.html, report.csv and the figures into a folder; return their paths."""
     judged = judge(study.claims, outcomes)
     changed = [found_changes(one, outcomes) for one in study.changes]
-    page = compose(study, outcomes, judged, now, changed)
+    by_seed = [seed_changes(one, outcomes) for one in study.seed_changes]
+    page = compose(study, outcomes, judged, now, changed, by_seed)
     table = numbers(study, outcomes, judged, now)
     more = [row for one, found in zip(study.changes, changed, strict=True) for row in rows(one, found)]
+    more += [row for found in by_seed for row in seed_rows(found)]
     if more:
         same = {name: table[name].iloc[0] for name in ("scale", "protocol", "data")}
         table = pd.concat([table, pd.DataFrame(more).assign(**same)], ignore_index=True)
     files: dict[str, str | bytes] = {
-        "report.md": as_markdown(page),
-        "report.html": as_html(page),
+        "report.md": _rendered(page, "md"),
+        "report.html": _rendered(page, "html"),
         "report.csv": table.to_csv(index=False),
     }
-    files |= {f"figures/{block.figure.file}": block.figure.png for block in page.blocks if block.figure}
-    paths = []
-    for name, content in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as draft:
-            draft.write_bytes(content.encode() if isinstance(content, str) else content)
-        paths.append(path)
-    return paths
+    files |= {image.file: image.png for section in page.blocks for image in section.images}
+    return write_files(folder, files)
 
 
 def compose(
@@ -484,6 +402,7 @@ def compose(
     judged: Sequence[Judged],
     now: Circumstances,
     changed: Sequence[list[Change]] = (),
+    by_seed: Sequence[pd.DataFrame] = (),
 ) -> Page:
     """Return the page; its first line states scale and protocol."""
     protocol = {"honest": "honest", "paper": "of the papers (selected and reported on the same part)"}[now.protocol]
@@ -498,8 +417,8 @@ def compose(
         _reading(study),
     ]
     if now.options:
-        said = [re.sub(r"[^:=]*/(?=[^/]+/?$)", "", word) for word in now.options]  # names, not where they lie
-        lead.append(f"Options laid over every cell: {' '.join(said)}")
+        options = [re.sub(r"[^:=]*/(?=[^/]+/?$)", "", word) for word in now.options]  # names without their folders
+        lead.append(f"Options laid over every cell: {' '.join(options)}")
     if now.chosen:
         where = "the part selected on" if now.protocol == "honest" else "the reported part itself"
         lead.append(f"Chosen transforms, by macro F1 on {where}: {', '.join(now.chosen)}.")
@@ -508,25 +427,26 @@ def compose(
                 "The choice is one for all folds, made on the val parts of all of them: an image that one fold "
                 "reports took part in it in another fold, so what was chosen looks a little better than it is."
             )
-    blocks = [Block(one.title, (one.note,) if one.note else (), _grid(one, outcomes)) for one in study.tables]
+    blocks = [Section(one.title, (one.note,) if one.note else (), _grid(one, outcomes)) for one in study.tables]
     blocks += [block(one, found) for one, found in zip(study.changes, changed, strict=False) if found]
+    blocks += [seed_block(one, found) for one, found in zip(study.seed_changes, by_seed, strict=False) if len(found)]
     if judged:
         blocks.append(_claims(judged))
-    for number, picture in enumerate(study.pictures):
+    for place, picture in enumerate(study.pictures, 1):
         png = draw(picture, outcomes, judged)
         if png:
-            file = f"{number + 1}-{picture.kind}.png"
-            blocks.append(Block(picture.title, figure=Shown(file, png, f"{picture.title} ({picture.kind})")))
+            image = Image(f"figures/{place}-{picture.kind}.png", f"{picture.title} ({picture.kind})", png)
+            blocks.append(Section(picture.title, images=(image,)))
     if outcomes.failed:
-        rows = tuple((text(name), text(reason)) for name, reason in sorted(outcomes.failed.items()))
-        blocks.append(Block("Cells that failed", grid=Grid(("cell", "reason"), rows)))
+        rows = [(text(name), text(reason)) for name, reason in sorted(outcomes.failed.items())]
+        blocks.append(Section("Cells that failed", table=grid(("cell", "reason"), rows)))
     title = f"{study.name}: scale {now.scale}, protocol {protocol}, data {now.data}"
     return Page(title, tuple(lead), tuple(blocks), now.experiment)
 
 
 def _reading(study: Study) -> str:
     numbers = (
-        "Small print below a number: its 95 % interval (clusters of twins and people resampled within classes)"
+        "Small print below a number: its 95 % interval (clusters of duplicates and people resampled within classes)"
         if len(study.seeds) == 1
         else "A number is the mean over seeds, ± their standard deviation; small print: the smallest and the largest"
     )
@@ -536,34 +456,32 @@ def _reading(study: Study) -> str:
     )
 
 
-def _grid(table: Table, outcomes: Outcomes) -> Grid:
+def _grid(table: Table, outcomes: Outcomes) -> pd.DataFrame:
     rows = [
         (text(name), *(_cell(entry, outcomes) if entry else text("") for entry in row))
         for name, row in table.rows.items()
     ]
-    return Grid(("", *table.columns), tuple(rows))
+    return grid(("", *table.columns), rows)
 
 
 def _cell(entry: Entry, outcomes: Outcomes) -> CellText:
-    number = outcomes.number(entry.cell, entry.metric) if entry.cell else None
-    published = (Part(f"paper {shown(entry.published)}", small=True),) if entry.published is not None else ()
-    if number is None:
+    result = outcomes.number(entry.cell, entry.metric) if entry.cell else None
+    published = (_paper(entry.published),) if entry.published is not None else ()
+    if result is None:
         missing = (Part("failed" if entry.cell in outcomes.failed else "not run", small=True),) if entry.cell else ()
         return (*missing, *published)
-    return (*_linked(number), *published)
+    return (*_linked(result), *published)
 
 
-def _linked(number: Number) -> CellText:
-    first: CellText = (Part(shown(number.value), number.runs[0]),)
-    if not math.isnan(number.sd):
-        others = tuple(Part(f"run {place}", run) for place, run in enumerate(number.runs[1:], start=2))
-        first = (*first, Part(f"± {shown(number.sd)}"), *others)
-    if math.isnan(number.low):
-        return first
-    return (*first, Part(f"{shown(number.low)} to {shown(number.high)}", small=True))
+def _linked(result: Number) -> CellText:
+    parts = _number(result)
+    if not math.isnan(result.sd):
+        others = tuple(Part(f"run {place}", run) for place, run in enumerate(result.runs[1:], start=2))
+        parts = (*parts, Part(f"± {number(result.sd)}"), *others)
+    return parts if math.isnan(result.low) else (*parts, Part(interval(result.low, result.high), small=True))
 
 
-def _claims(judged: Sequence[Judged]) -> Block:
+def _claims(judged: Sequence[Judged]) -> Section:
     any_published = any(one.claim.published for one in judged)
     columns = (
         "claim",
@@ -578,22 +496,21 @@ def _claims(judged: Sequence[Judged]) -> Block:
     rows = []
     for one in judged:
         published = one.claim.published
-        paper = f"{shown(published[0])} and {shown(published[1])}" if published else ""
+        paper = f"{number(published[0])} and {number(published[1])}" if published else ""
         ours = tuple(
             part
-            for number, joint in ((one.higher, "and"), (one.lower, ""))
-            if number
-            for part in (Part(shown(number.value), number.runs[0]), *((Part(joint),) if joint else ()))
+            for result, joint in ((one.higher, "and"), (one.lower, ""))
+            if result
+            for part in (*_number(result), *((Part(joint),) if joint else ()))
         )
-        known = not math.isnan(one.difference)
         rows.append(
             (
                 text(one.claim.text),
                 *(text(paper),) * any_published,
                 ours or text("not run"),
-                text(signed(one.difference) if known else ""),
-                text("" if math.isnan(one.low) else f"{signed(one.low)} to {signed(one.high)}"),
-                text("" if one.p_value is None else p_text(one.p_value)),
+                text(signed(one.difference)),
+                text(interval(one.low, one.high, sign=True)),
+                text("" if one.p_value is None else p_value(one.p_value)),
                 text(one.test, small=True),
                 text(verdict_text(one)),
             )
@@ -607,7 +524,7 @@ def _claims(judged: Sequence[Judged]) -> Block:
         "was logged without predictions, p < .05 says only that these models differ on these images; models of other "
         "seeds may not."
     )
-    return Block("Claims", (note,), Grid(columns, tuple(rows)))
+    return Section("Claims", (note,), grid(columns, rows))
 
 
 def verdict_text(one: Judged) -> str:

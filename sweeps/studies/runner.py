@@ -1,4 +1,4 @@
-"""Runs a study's cells stage by stage as a queue that workers share, under one MLflow run, and writes the report."""
+"""Run the experiments of a study, resumable and shared between workers, and write its report."""
 
 import hashlib
 import json
@@ -12,21 +12,29 @@ from typing import Any
 import numpy as np
 import optuna
 import pandas as pd
+import torch
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from tqdm import tqdm
 
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
-from lightning_modules.backbones import best_device, describe_device
-from lightning_modules.config import Options, RunConfig, data_module
-from lightning_modules.training import FORWARD, STARTUP, duration, note_other_code, prepare, seconds_an_image
+from datamodules.face_boxes import BoxesDataModule
+from lightning_modules.backbones import best_device, build_backbone, describe_device
+from lightning_modules.config import Kind, Options, RunConfig, data_module
+from lightning_modules.heads import build_head
+from lightning_modules.run import MONITOR
+from lightning_modules.training import FORWARD, STARTUP, RunResult, duration, prepare, seconds_an_image, train
+from results.predictions import PREDICTIONS, classes_of
 from results.reports.tables import as_text
 from results.tracking import store
 from results.tracking.logger import TrackingLogger
-from results.tracking.runs import find_runs, has_store
-from sweeps.search import work_together
-from sweeps.studies.analysis import Circumstances, Outcomes
+from results.tracking.runs import children, find_runs, has_store, load_table, run_config
+from sweeps.cross_validation import cross_validate, end_stale_run, record_resume
+from sweeps.search import count_flops
+from sweeps.studies import build_study, detection
+from sweeps.studies.analysis import CELL, CURVES, INNER, SEED, Circumstances, Outcome, Outcomes, best_epoch
+from sweeps.studies.frozen_features import run_frozen
 from sweeps.studies.report import write_report
 from sweeps.studies.schema import Cell, Protocol, Scale, Study, cell_config
 from sweeps.workers import (
@@ -39,18 +47,23 @@ from sweeps.workers import (
     quiet,
     require_one_device,
     require_one_worker,
+    work_together,
 )
+
+TASK = "sweeps.studies.runner:run_cell"
+KEY = "study_key"  # tag of a study's run, by which every worker finds it
+OUTCOMES: dict[Kind, type[Outcome]] = {"emotion": Outcome, "detector": detection.DetectorOutcome}
 
 
 def study_key(study: Study, scale: Scale, protocol: Protocol, configs: Mapping[str, RunConfig], content: str) -> str:
     """Return the key of a study, under which every worker finds it.
 
     Args:
-        study: the study; its cells count by the identity of their configs, so an edited recipe makes another study.
+        study: The study; its cells count by the identity of their configs, so an edited recipe makes another study.
         scale: tiny, small or paper.
         protocol: honest or paper.
-        configs: the config of each cell.
-        content: hash of the images.
+        configs: Config of each cell.
+        content: Hash of the images.
     """
     experiment = next(iter(configs.values())).run["experiment"]
     cells = [
@@ -66,12 +79,14 @@ def cell_configs(study: Study, given: Options) -> dict[str, RunConfig]:
     return {cell.name: cell_config(cell, given, ["rotation"]) for cell in study.cells}
 
 
-def check_study(study: Study, configs: Mapping[str, RunConfig]) -> EmotionDataModule:
-    """Return the data of a study's first cell; reads the tables of images, opens no image.
+def check_study(study: Study, configs: Mapping[str, RunConfig]) -> list[Any]:
+    """Return the data modules whose images identify a study; reads tables of images, opens no image of a classifier.
 
     Raises:
-        InputError: A cell's options do not go together, or a cell wants the given split of data that bring none.
+        InputError: A cell's options do not go together, or a cell needs the given split of data that have none.
     """
+    if study.cells[0].kind == "detector":
+        return [_divided_boxes(config) for config in configs.values()]
     first: dict[str, EmotionDataModule] = {}
     for cell in study.cells:
         config = configs[cell.name]
@@ -93,14 +108,17 @@ def check_study(study: Study, configs: Mapping[str, RunConfig]) -> EmotionDataMo
                 "aside add --data.split holdout --data.holdout_fraction 0.2"
             )
             raise InputError(msg)
-    return next(iter(first.values()))
+    return [next(iter(first.values()))]
 
 
-TASK = "sweeps.studies.run:run_cell"
-KEY = "study_key"  # tag of a study's run, by which every worker finds it
+def _divided_boxes(config: RunConfig) -> BoxesDataModule:
+    data = BoxesDataModule(**config.data)
+    prepare(data)
+    data.setup("fit")  # a part without faces is refused before anything runs
+    return data
 
 
-class Conduct:
+class StudyRunner:
     """One study at one scale, by one protocol, on one data set.
 
     Notes:
@@ -118,15 +136,25 @@ class Conduct:
         only_cells: list[str] | None = None,
         workers: int = 1,
     ) -> None:
+        """Resolve the config of every cell.
+
+        Args:
+            study: The study.
+            scale: tiny, small or paper.
+            protocol: honest or paper.
+            given: Options of the user, for every cell.
+            storage: Address of Optuna's storage; None: $OPTUNA_STORAGE, or else the embedded file.
+            only_cells: Names of the cells to run; None: all.
+            workers: Processes on this machine.
+
+        Raises:
+            InputError: Several workers on a SQLite file, or wrong options.
+        """
         require_one_worker(address(storage), workers)
         self.study, self.scale, self.protocol, self.given = study, scale, protocol, given
-        self.configs = self._resolved()
+        self.configs = cell_configs(study, given)
         self._url, self._workers = storage, workers
         self._only_cells = only_cells
-
-    def _resolved(self) -> dict[str, RunConfig]:
-        """Return the config of each cell."""
-        return cell_configs(self.study, self.given)
 
     @cached_property
     def key(self) -> str:
@@ -135,13 +163,12 @@ class Conduct:
         Raises:
             InputError: Options or data that no cell could run with.
         """
-        return study_key(self.study, self.scale, self.protocol, self.configs, self._content())
-
-    def _content(self) -> str:
-        """Return the hash of the images."""
-        data = check_study(self.study, self.configs)
-        prepare(data)
-        return data.content_hash
+        contents = []
+        for data in check_study(self.study, self.configs):
+            prepare(data)
+            contents.append(data.content_hash)
+        content = contents[0] if len(contents) == 1 else hashlib.sha256("".join(contents).encode()).hexdigest()
+        return study_key(self.study, self.scale, self.protocol, self.configs, content)
 
     def run(self, *, only_report: bool = False) -> dict[str, str]:
         """Run what has not finished, write the report, and return why which cells failed.
@@ -153,7 +180,7 @@ class Conduct:
             require_one_device(config, "a study")
         parent = None
         if only_report:
-            parent = self._known()
+            parent = self.find_parent()
             if parent is None:
                 msg = f"--report: study {self.key} has not begun here with these options; run it without --report first"
                 raise InputError(msg)
@@ -166,7 +193,7 @@ class Conduct:
                 study_name=self.key, storage=storage, direction=StudyDirection.MAXIMIZE, load_if_exists=True
             )
         if parent is None:
-            parent = self._parent()
+            parent = self.open_parent()
         chosen: list[str] = []
         wanted = [cell for cell in self.study.cells if self._only_cells is None or cell.name in self._only_cells]
         for stage in self.study.stages:
@@ -178,11 +205,11 @@ class Conduct:
                     chosen = outcomes.choose(self.study.choice, self.protocol)
             if only_report or not cells:
                 continue
-            enqueue(queue, self._todo(queue, parent, cells), retry_failed=True)
-            work_together(self.key, address(self._url), TASK, self._settings(parent), self._workers)
+            enqueue(queue, self._unfinished(queue, parent, cells), retry_failed=True)
+            work_together(self.key, address(self._url), TASK, self.settings(parent), self._workers)
         return self._report(queue, parent, chosen)
 
-    def _todo(self, queue: optuna.Study, parent: str, cells: list[str]) -> list[dict[str, Any]]:
+    def _unfinished(self, queue: optuna.Study, parent: str, cells: list[str]) -> list[dict[str, Any]]:
         """Return the cells, with each seed, that have no finished run below the study's run.
 
         It is the runs that count, not the trials: another storage may have been used before, and a run whose trial is
@@ -198,7 +225,8 @@ class Conduct:
         left = [(name, seed) for seed in self.study.seeds for name in cells if (name, seed) not in done]
         return [{"cell": name, "seed": seed, "parent": parent, "attempt": complete[name, seed]} for name, seed in left]
 
-    def _settings(self, parent: str) -> dict[str, Any]:
+    def settings(self, parent: str) -> dict[str, Any]:
+        """Return what `run_cell` needs besides its trial: study, scale, protocol, run id of the study, configs."""
         return {
             "study": self.study.name,
             "scale": self.scale,
@@ -207,13 +235,13 @@ class Conduct:
             "configs": {name: config.as_dict() for name, config in self.configs.items()},
         }
 
-    def _parent(self) -> str:
+    def open_parent(self) -> str:
         """Return the study's run; of two that were made at the same moment the earlier one counts."""
-        if found := self._known():
-            note_other_code(found)
-            return found
+        if known := self.find_parent():
+            record_resume(known)
+            return known
         made = TrackingLogger(
-            experiment=self._experiment(),
+            experiment=self._experiment,
             run_name=self.key,
             system_metrics=False,
             tags={
@@ -228,25 +256,28 @@ class Conduct:
         made.open()
         made.log_text(json.dumps({"key": self.key, "options": self.given.words()}, indent=2), "study.json")
         made.close()
-        first = self._known() or str(made.run_id)
+        first = self.find_parent() or str(made.run_id)
         if first != made.run_id:
-            store.open_client(store.DIRECTORY, store.tracking_uri(store.DIRECTORY)).delete_run(str(made.run_id))
+            store.open_client().delete_run(str(made.run_id))
         return first
 
-    def _known(self) -> str | None:
+    def find_parent(self) -> str | None:
+        """Return the id of the study's run, None if the study has not begun."""
         if not has_store():
             return None
-        found = find_runs(where=f"tags.{KEY} = '{self.key}'")
-        return str(found.sort_values(["start", "run_id"]).iloc[0]["run_id"]) if len(found) else None
+        runs = find_runs(where=f"tags.{KEY} = '{self.key}'")
+        return str(runs.sort_values(["start", "run_id"]).iloc[0]["run_id"]) if len(runs) else None
 
+    @property
     def _experiment(self) -> str:
         return str(next(iter(self.configs.values())).run["experiment"])
 
-    def _data(self) -> str:
-        """Return the name of the data set; where it lies is nobody's business on a page."""
-        config = next(iter(self.configs.values()))
+    @property
+    def _data_name(self) -> str:
+        """Name of the data set, without its folder; of several that of the last cell."""
+        config = list(self.configs.values())[-1]
         source = str(config.data["source"])
-        return source if source.startswith("drawn") else config.data_name
+        return source if source.startswith(("drawn", "scenes")) else config.data_name
 
     def _failed(self, queue: optuna.Study) -> dict[str, str]:
         """Return why which cells failed, unless a later attempt finished."""
@@ -263,12 +294,12 @@ class Conduct:
 
     def _report(self, queue: optuna.Study, parent: str, chosen: list[str]) -> dict[str, str]:
         failed = self._failed(queue)
-        outcomes = Outcomes.of_parent(parent, failed)
-        client = store.open_client(store.DIRECTORY, store.tracking_uri(store.DIRECTORY), only_reading=True)
+        outcomes = Outcomes.of_parent(parent, failed, OUTCOMES[self.study.cells[0].kind])
+        client = store.open_client(only_reading=True)
         now = Circumstances(
             self.scale,
             self.protocol,
-            self._data(),
+            self._data_name,
             tuple(self.given.words()),
             str(client.get_run(parent).info.experiment_id),
             parent,
@@ -286,9 +317,119 @@ class Conduct:
         return failed
 
 
+def run_cell(trial: optuna.Trial, settings: dict[str, Any]) -> float:
+    """Run one cell with one seed, and store with its run what the study's report needs.
+
+    Args:
+        trial: Names the cell and the seed.
+        settings: From `StudyRunner.settings`.
+
+    Returns:
+        Macro F1 on the val part, of a detector mAP@.5.
+
+    Notes:
+        Chosen transforms are read from what has finished, not handed over: a worker that waits for others in one stage
+        takes cells of the next before it is there itself.
+    """
+    wanted, parent = trial.user_attrs[ENQUEUED], settings["parent"]
+    study = build_study(settings["study"], settings["scale"], settings["protocol"])
+    cell, seed = study.cell(wanted["cell"]), int(wanted["seed"])
+    name = f"{cell.name} seed {seed}"
+    end_stale_run(parent, name)
+    changes: dict[str, Any] = {"seed_everything": seed, "run.parent": parent, "run.name": name}
+    if cell.chosen and study.choice:
+        changes["data.transforms"] = Outcomes.of_parent(parent).choose(study.choice, settings["protocol"])
+    if cell.start_from:
+        changes["run.start_from"] = _start_run(cell, seed, parent)
+    configs = {of: RunConfig.from_dict(config, study.cell(of).kind) for of, config in settings["configs"].items()}
+    config, objective = configs[cell.name].override(changes), INNER
+    if cell.task == "frozen":
+        run_id, numbers = run_frozen(config, cell)
+    elif cell.task == "detector":
+        run_id, numbers = detection.run_detector(config, configs[cell.test_on] if cell.test_on else None)
+        objective = detection.BEST_MAP
+    elif cell.folds:
+        run_id, numbers = _run_folds(config, cell)
+    else:
+        run_id, numbers = _run_once(config)
+    if cell.task == "fit":
+        numbers |= complexity(run_config(run_id), len(classes_of(load_table(run_id, PREDICTIONS))))
+    add_to_run(run_id, numbers, {CELL: cell.name, SEED: str(seed), "study": study.name, "kind": "cell"})
+    trial.set_user_attr("run_id", run_id)
+    return numbers[objective]
+
+
+def _start_run(cell: Cell, seed: int, parent: str) -> str:
+    """Return the run whose weights the cell trains further.
+
+    Raises:
+        InputError: It has not finished.
+    """
+    for outcome in Outcomes.of_parent(parent).of(str(cell.start_from)):
+        if outcome.seed == seed:
+            return outcome.run_id
+    msg = (
+        f"cell {cell.name}: goes on from {cell.start_from!r} with seed {seed}, which has not finished; run the study "
+        "again, and what failed is tried anew first"
+    )
+    raise InputError(msg)
+
+
+def add_to_run(
+    run_id: str, numbers: dict[str, float], tags: dict[str, str], curves: pd.DataFrame | None = None
+) -> None:
+    """Add numbers, tags and curves to a run that has ended."""
+    tracker = TrackingLogger(run_id=run_id, system_metrics=False)
+    tracker.log_metrics(numbers)
+    if curves is not None:
+        tracker.log_table(curves, CURVES)
+    tracker.set_tags(tags)  # last: they say that the cell is done
+    tracker.finalize("success")
+
+
+def _run_once(config: RunConfig) -> tuple[str, dict[str, float]]:
+    done = train(config)
+    assert done is not None  # a trial is one process
+    curves = done.curves
+    long = [pd.DataFrame({"name": key, "step": curve.index, "value": curve.values}) for key, curve in curves.items()]
+    add_to_run(done.run_id, {}, {}, pd.concat(long, ignore_index=True))
+    return done.run_id, {INNER: float(curves[MONITOR].max()), **training_scores(done)}
+
+
+def _run_folds(config: RunConfig, cell: Cell) -> tuple[str, dict[str, float]]:
+    run = config.run
+    done = cross_validate(
+        config, folds=cell.folds, seeds=[config.seed_everything], above=run["parent"], name=run["name"]
+    )
+    assert done is not None  # a trial is one process
+    best = [best_epoch(str(run_id), MONITOR) for run_id in children(done.run_id)["run_id"]]
+    return done.run_id, {INNER: float(np.mean(best))}
+
+
+def training_scores(done: RunResult) -> dict[str, float]:
+    """Return the accuracy of the selected weights on the images of the train part as they are, each once."""
+    data, model = done.data, done.model.eval()  # Lightning gives it back in training mode
+    right = total = 0
+    for batch in data.evaluation_loader(data.fold_rows.train):
+        with torch.inference_mode():
+            predicted = model.probabilities(batch["image"].to(model.device)).argmax(1).cpu()
+        right, total = right + int((predicted == batch["label"]).sum()), total + len(predicted)
+    return {"train/accuracy": right / total}
+
+
+def complexity(config: dict[str, Any], classes: int) -> dict[str, float]:
+    """Return the parameters of a run's network, and the FLOPs of one image through it (a multiply-add is two)."""
+    model, size = config["model"], config["data"]["size"]
+    backbone, features, _ = build_backbone(model["backbone"], "none")
+    head = build_head(model.get("head", "linear"), features, classes, width=model.get("head_width"))
+    network = torch.nn.Sequential(backbone, head)
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return {"model/parameters": float(parameters), "model/flops": count_flops(network, size)}
+
+
 @dataclass(frozen=True)
 class Cost:
-    """Of one cell with all its seeds: runs, pictures learnt from and looked at, seconds."""
+    """Cost of one cell with all its seeds: runs, images trained on and evaluated (over all epochs), seconds."""
 
     stage: int
     runs: int
@@ -298,7 +439,10 @@ class Cost:
 
 
 def estimate(study: Study, given: Options, only_cells: list[str] | None = None) -> str:
-    """Return the estimate for all cells or some of them as text; opens no image and stores nothing."""
+    """Return the estimated cost of all cells or some of them as text; opens no image and stores nothing.
+
+    The images of a detector's study are opened, since their boxes divide them.
+    """
     speed: dict[str, float] = {}
     data: dict[str, EmotionDataModule] = {}
     cells = [cell for cell in study.cells if only_cells is None or cell.name in only_cells]
@@ -308,7 +452,7 @@ def estimate(study: Study, given: Options, only_cells: list[str] | None = None) 
         of = [cost for cost in costs if cost.stage == stage]
         rows.append([f"stage {stage + 1}", len(of), *_sums(of)])
     rows.append(["together", len(costs), *_sums(costs)])
-    names = ["", "cells", "runs", "pictures learnt from", "pictures looked at", "about"]
+    names = ["", "cells", "runs", "images trained on", "images evaluated", "about"]
     table = pd.DataFrame(rows, columns=names)
     device = describe_device(best_device())
     return (
@@ -326,25 +470,27 @@ def _cost(
     study: Study, cell: Cell, given: Options, speed: dict[str, float], known: dict[str, EmotionDataModule]
 ) -> Cost:
     config = cell_config(cell, given, ["rotation"])  # any transform costs about the same as the chosen ones
-    data = data_module(config)
-    data.share(known.setdefault(f"{data.source} {data.read_options}", data))  # reading a large set takes a while
-    epochs = int(config.trainer["max_epochs"])
-    runs = max(cell.folds, 1)
-    trained, val, test = _sizes(data, cell.folds)
-    repeats = len(study.seeds)
-    if study.task == "frozen":  # every picture once through the network for all cells; heads cost little
+    repeats, runs = len(study.seeds), max(cell.folds, 1)
+    if cell.kind == "detector":
+        epochs, startup, timed = int(config.run["epochs"]), detection.STARTUP, detection.seconds_a_detector_image
+        trained, val, test = detection.detector_sizes(config)
+    else:
+        epochs, startup, timed = int(config.trainer["max_epochs"]), STARTUP, seconds_an_image
+        data = data_module(config)
+        data.share(known.setdefault(f"{data.source} {data.read_options}", data))  # reading a large set takes a while
+        trained, val, test = _sizes(data, cell.folds)
+    if cell.task == "frozen":  # every image once through the network for all cells; heads cost little
         return Cost(cell.stage, repeats, 0, 0, repeats * (STARTUP + epochs * trained / 1e4))
     key = f"{config.model['backbone']} {config.data['size']} {config.data['batch_size']}"
     if key not in speed:
-        speed[key] = seconds_an_image(config)
-    per_picture = speed[key]
-    learnt, seen = runs * epochs * trained, runs * (epochs * val + test)
-    seconds = runs * STARTUP + per_picture * (learnt + seen / FORWARD)
-    return Cost(cell.stage, repeats * runs, repeats * learnt, repeats * seen, repeats * seconds)
+        speed[key] = timed(config)
+    trained_on, evaluated = runs * epochs * trained, runs * (epochs * val + test)
+    seconds = runs * startup + speed[key] * (trained_on + evaluated / FORWARD)
+    return Cost(cell.stage, repeats * runs, repeats * trained_on, repeats * evaluated, repeats * seconds)
 
 
 def _sizes(data: EmotionDataModule, folds: int) -> tuple[int, int, int]:
-    """Return pictures of an epoch, of the part selected on and of the reported part, from class counts alone."""
+    """Return images of an epoch, of the part selected on and of the test part, from class counts alone."""
     plan, counts = data.plan, data.groups.counts(data.manifest)
     test = 1 / (folds or plan.folds) if folds or plan.split == "folds" else plan.holdout_fraction
     if plan.split == "given" and not folds and "split" in data.manifest.table:

@@ -1,52 +1,65 @@
-"""What a study is made of: cells that are run, tables that show them beside published numbers, and claims to test."""
+"""Schema of a study: cells to run, tables beside published numbers, and claims to test."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from datamodules.errors import InputError
-from lightning_modules.config import Options, RunConfig
+from lightning_modules.config import Kind, Options, RunConfig
 
 Value = str | int | float | bool | None | list[str]
 Scale = Literal["tiny", "small", "paper"]
 Protocol = Literal["honest", "paper"]
 SCALES: tuple[Scale, ...] = ("tiny", "small", "paper")
 PROTOCOLS: tuple[Protocol, ...] = ("honest", "paper")
-# f1_macro, accuracy, recall_<class>, f1_<class>, or any other metric that a run logged; the first four also of a group
-# of the reported images: `accuracy on age=child`
+# f1_macro, accuracy, recall_<class>, f1_<class>, or any other metric that a run logged; the first four also of a
+# subgroup of the test images: `accuracy on age=child`; of a detector map and map_50, and other/map on other images
 Metric = str
 ON = " on "
+OTHER = "other/"
+Task = Literal["fit", "frozen", "detector"]  # train a classifier, a head on frozen features, or a face detector
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One thing that is measured, once with each seed of its study.
+    """One experiment of a study, run once with each seed.
 
     Attributes:
         name: Unique within the study; stands in its tables.
-        recipe: What the options are put on.
-        options: Of `emotion fit`, by their dotted names.
-        frozen: Of a study of frozen features: ``flips`` doubles the training part by mirrored images, ``marks`` lists
-            the epochs after which accuracy on the reported part is noted.
+        recipe: Recipe that the options override; None for a detector, which has no recipes.
+        options: Options of `emotion fit` or `emotion detector fit`, by their dotted names.
+        task: What is trained.
+        fixed: Names of options that the user's options do not replace.
+        frozen: Of a head on frozen features: ``flips`` doubles the train part by mirrored images, ``marks`` lists
+            the epochs after which accuracy on the test part is noted.
         folds: Number of folds of a cross-validation; 0 for one division.
         stage: Cells of a later stage begin when those of the earlier ones are done.
-        chosen: Takes the transforms that the study's choice found in an earlier stage.
+        chosen: Uses the transforms that the study's choice selected in an earlier stage.
         start_from: A cell of an earlier stage, whose weights, of the same seed, are trained further.
+        test_on: A cell on whose test images this cell's detector is evaluated, too.
     """
 
     name: str
-    recipe: str
+    recipe: str | None
     options: Mapping[str, Value] = field(default_factory=dict)
+    task: Task = "fit"
+    fixed: tuple[str, ...] = ()
     frozen: Mapping[str, Any] = field(default_factory=dict)
     folds: int = 0
     stage: int = 0
     chosen: bool = False
     start_from: str | None = None
+    test_on: str | None = None
+
+    @property
+    def kind(self) -> Kind:
+        """Whose options it takes: those of `emotion fit`, or of `emotion detector fit`."""
+        return "detector" if self.task == "detector" else "emotion"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What stands in one place of a table: a metric of a cell (None: not run at this scale), and what was published."""
+    """An entry of a table: a metric of a cell (None: not run at this scale), and the published number."""
 
     cell: str | None
     metric: Metric
@@ -65,13 +78,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence of the form: one number is higher than another.
+    """A statement that one number is higher than another.
 
     Attributes:
         text: The sentence.
-        higher: Cell and metric that are said to be higher.
-        lower: Cell and metric that are said to be lower.
-        published: The two numbers as published, the higher first; None where no paper gives them.
+        higher: Cell and metric that are claimed to be higher.
+        lower: Cell and metric that are claimed to be lower.
+        published: The two published numbers, the higher first; None where no paper gives them.
     """
 
     text: str
@@ -82,15 +95,15 @@ class Claim:
 
 @dataclass(frozen=True)
 class Changes:
-    """What several cells know more or less than one of them, of a group of the reported images, class by class.
+    """A table of differences between one cell and others, on a subgroup of the test images, class by class.
 
     Attributes:
-        title: Stands above it.
-        on: The group, as a condition (`age=child`).
+        title: Heading.
+        on: The subgroup, as a condition (`age=child`).
         before: The cell that the others are compared with.
         after: The others, by the name of their column.
-        published: By class, and "" for all together, what was published: before and after, of the first column.
-        note: Stands above it, too.
+        published: Published numbers before and after, of the first column, by class; "" for all classes together.
+        note: Text under the heading.
     """
 
     title: str
@@ -102,18 +115,36 @@ class Changes:
 
 
 @dataclass(frozen=True)
+class SeedChanges:
+    """A table of differences between two detectors, seed by seed, each on the same test images.
+
+    Attributes:
+        title: Heading.
+        before: The cell that the other one is compared with.
+        after: The other cell.
+        images: Prefix of the metrics before and after, by the name of the test images: "" for a cell's own test
+            images, `OTHER` for those of its `test_on`.
+        metrics: Name of each metric that is compared, as it is shown.
+    """
+
+    title: str
+    before: str
+    after: str
+    images: Mapping[str, tuple[str, str]]
+    metrics: Mapping[Metric, str]
+
+
+@dataclass(frozen=True)
 class Picture:
     """A figure.
 
-    Its kinds are `curves` over epochs, `trade` of scores over parameters and FLOPs, `spread` of repeats, `differences`,
-    and the `plane` of two metrics.
-
     Attributes:
-        kind: Which of these.
-        title: Stands above it.
-        cells: Whose numbers it shows, by the name they have in it.
-        metrics: What of them.
-        published: Numbers beside ours, by the same names.
+        kind: `curves` over epochs, `trade` of scores over parameters and FLOPs, `spread` of repeats, `differences` of
+            the claims, or the `plane` of two metrics.
+        title: Heading.
+        cells: The cells it shows, by their name in the figure.
+        metrics: The metrics it shows.
+        published: Published numbers, by the same names.
     """
 
     kind: Literal["curves", "trade", "spread", "differences", "plane"]
@@ -125,10 +156,10 @@ class Picture:
 
 @dataclass(frozen=True)
 class Choice:
-    """The best of several cells, by macro F1, which cells of the next stage take.
+    """The best of several cells, by macro F1, which cells of the next stage use.
 
     Attributes:
-        cells: Name of the cell of each thing that can be chosen.
+        cells: Name of the cell of each candidate.
         count: How many are chosen.
     """
 
@@ -138,10 +169,25 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """A question over many runs.
+    """A question that is answered by many runs.
+
+    Attributes:
+        name: Name on the command line.
+        about: The question, in one sentence.
+        source: The paper.
+        cells: The experiments.
+        tables: Tables of the report.
+        claims: Statements that are tested together.
+        pictures: Figures of the report.
+        choice: Of transforms, for cells of a later stage.
+        seeds: Training seeds of every cell.
+        notes: Paragraphs of the report.
+        changes: Tables of differences by class.
+        seed_changes: Tables of differences by seed.
+        whole: All cells are run together; the command refuses ``--cells``.
 
     Raises:
-        InputError: Two cells have one name, or a table, a claim or a figure names a cell that is not there.
+        InputError: Two cells have one name, or a table, a claim or a figure names a cell that does not exist.
     """
 
     name: str
@@ -153,9 +199,10 @@ class Study:
     pictures: tuple[Picture, ...] = ()
     choice: Choice | None = None
     seeds: tuple[int, ...] = (0,)
-    task: Literal["fit", "frozen"] = "fit"
     notes: tuple[str, ...] = ()
     changes: tuple[Changes, ...] = ()
+    seed_changes: tuple[SeedChanges, ...] = ()
+    whole: bool = False
 
     def __post_init__(self) -> None:
         names = [cell.name for cell in self.cells]
@@ -163,8 +210,9 @@ class Study:
         used |= {end[0] for claim in self.claims for end in (claim.higher, claim.lower)}
         used |= {name for picture in self.pictures for name in picture.cells.values()}
         used |= set(self.choice.cells.values() if self.choice else ())
-        used |= {name for one in self.changes for name in (one.before, *one.after.values())}
-        used |= {cell.start_from for cell in self.cells}
+        used |= {name for change in self.changes for name in (change.before, *change.after.values())}
+        used |= {name for change in self.seed_changes for name in (change.before, change.after)}
+        used |= {name for cell in self.cells for name in (cell.start_from, cell.test_on)}
         unknown = sorted(name for name in used if name is not None and name not in names)
         if unknown or len(set(names)) != len(names):
             twice = sorted({name for name in names if names.count(name) > 1})
@@ -190,27 +238,28 @@ class Study:
 
 
 def cell_config(cell: Cell, given: Options, transforms: list[str] | None = None) -> RunConfig:
-    """Return the config of a cell; the options that a user gave win over those of the cell.
+    """Return the config of a cell; the user's options replace those of the cell, except its fixed ones.
 
     Args:
         cell: The cell.
         given: The user's options.
-        transforms: What the study's choice found in an earlier stage, for a cell that takes it.
+        transforms: Transforms that the study's choice selected in an earlier stage, for a cell that uses them.
 
     Raises:
-        InputError: An option or value that does not fit, or the cell takes chosen transforms and there are none.
+        InputError: An option or value that does not fit, or the cell uses chosen transforms and there are none.
     """
-    options: dict[str, Any] = _that_fit(cell.options, given)
+    options: dict[str, Any] = _compatible(cell.options, given)
     if cell.chosen:
         if not transforms:
             msg = f"cell {cell.name}: takes the transforms that an earlier stage chooses, and none were chosen."
             raise InputError(msg)
         options["data.transforms"] = transforms
-    return RunConfig.layered(given.over(cell.recipe, options))
+    options |= {name: value for name, value in given.values.items() if name not in cell.fixed}
+    return RunConfig.layered(Options(given.recipe or cell.recipe, given.files, options, given.typed), cell.kind)
 
 
-def _that_fit(options: Mapping[str, Value], given: Options) -> dict[str, Value]:
-    """Return a cell's options without those that another way of dividing, chosen by the user, does not take."""
+def _compatible(options: Mapping[str, Value], given: Options) -> dict[str, Value]:
+    """Return a cell's options without those that do not apply to the split that the user chose."""
     split = given.values.get("data.split")
     left = dict(options)
     if split is not None and split != "holdout":

@@ -109,7 +109,7 @@ def build(scale: Scale, protocol: Protocol) -> Study:
         for name in BY_CLASS
         if name != "expressionless"
     ]
-    claims.append(Claim("mirrored pictures that double the set raise accuracy", (flips, at[last]), (usual, at[last])))
+    claims.append(Claim("mirrored images that double the set raise accuracy", (flips, at[last]), (usual, at[last])))
     return Study(
         name="teachable",
         about="a small head on frozen features: accuracy over epochs and learning rates, with repeats",
@@ -143,9 +143,8 @@ def build(scale: Scale, protocol: Protocol) -> Study:
             ),
         ),
         seeds=tuple(range(SEEDS[scale])),
-        task="frozen",
         notes=(
-            "The paper's numbers are single runs tested on 30 pictures, where one picture is 3.3 points; a standard "
+            "The paper's numbers are single runs tested on 30 images, where one image is 3.3 points; a standard "
             "deviation over our repeats says how far two single runs may lie apart by chance.",
             "Accuracy after so many epochs is read off the reported part and selects nothing; choosing the best of "
             "them by it, as the paper does, is optimistic.",
@@ -155,7 +154,8 @@ def build(scale: Scale, protocol: Protocol) -> Study:
 
 
 def _cell(name: str, options: dict[str, Value], marks: list[int], *, flips: bool = False) -> Cell:
-    return Cell(name=name, recipe="dense-dense", options=options, frozen={"flips": flips, "marks": marks})
+    frozen = {"flips": flips, "marks": marks}
+    return Cell(name=name, recipe="dense-dense", options=options, task="frozen", frozen=frozen)
 
 
 def _ours(name: str) -> str:

@@ -14,8 +14,8 @@ import pytest
 from datamodules.faces.crop import PARTS, write_crop
 from datamodules.manifest import make_manifest
 from datamodules.paths import replacing
-from emotion.explanation.report import write_figure
-from results.reports.pages import write_text
+from results.reports.figures import png_of
+from results.reports.pages import write_files
 from sweeps.search import write as write_winner
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,7 +46,7 @@ def save_crop(path: Path) -> None:
 
 def save_figure(path: Path) -> None:
     figure = plt.figure()
-    write_figure(figure, path)
+    write_files(path.parent, {path.name: png_of(figure)})
     plt.close(figure)
 
 
@@ -55,7 +55,7 @@ WRITERS: dict[str, Callable[[Path], object]] = {
     "manifest.parquet": save_manifest,
     "crop.jpg": save_crop,
     "figure.png": save_figure,
-    "page.html": lambda path: write_text(path, "text"),
+    "page.html": lambda path: write_files(path.parent, {path.name: "text"}),
     "best.yaml": lambda path: write_winner(path, "text"),
 }
 

@@ -15,7 +15,7 @@ from datamodules.errors import InputError
 from emotion.cli.report import main
 from emotion.cli.runs import main as sync
 from results.bias.groups import groupings, measure
-from results.bias.report import Asked, Told, bias_figure, correct_table, find_bias, html_page, markdown, text, verdicts
+from results.bias.report import BiasOptions, EvaluatedRun, bias_figure, correct_table, files, find_bias, text, verdicts
 from results.tracking.logger import TrackingLogger
 from results.tracking.runs import add_to_run, download, run_row
 
@@ -53,7 +53,7 @@ def hostile(draw_predictions: Draw) -> pd.DataFrame:
 
 
 def test_a_published_table_comes_out(published: pd.DataFrame) -> None:
-    found = find_bias([Told("CAFE", published)], Asked(by=("gender",), by_class=True, **QUICK))
+    found = find_bias([EvaluatedRun("CAFE", published)], BiasOptions(by=("gender",), by_class=True, **QUICK))
     table = correct_table(found.measured[0], found.classes).set_index("gender")
     assert table.loc["Male"].tolist() == [
         "20/35 (0.571)", "32/34 (0.941)", "11/22 (0.500)", "38/41 (0.927)", "22/44 (0.500)", "8/19 (0.421)",
@@ -69,14 +69,15 @@ def test_a_published_table_comes_out(published: pd.DataFrame) -> None:
 
 
 def test_everything_that_came_from_the_data_is_escaped(hostile: pd.DataFrame) -> None:
-    run = Told("run <img src=x>", hostile.replace({"label": {}}))
-    found = find_bias([run], Asked(by=("<b>who</b>",), **QUICK))
-    for written in (html_page(found), markdown(found)):
+    run = EvaluatedRun("run <img src=x>", hostile.replace({"label": {}}))
+    found = find_bias([run], BiasOptions(by=("<b>who</b>",), **QUICK))
+    written_files = files(found)
+    for written in (str(written_files["bias.html"]), str(written_files["bias.md"])):
         assert "<script>" not in written
         assert "<b>who" not in written
         assert "<img src=x" not in written
         assert "&lt;script&gt;alert" in written
-    assert "[d](e)" not in markdown(found)
+    assert "[d](e)" not in str(written_files["bias.md"])
     assert "남성" in text(found)
 
 
@@ -88,8 +89,8 @@ def test_what_the_numbers_rest_on_is_said(hostile: pd.DataFrame) -> None:
         hour=["night"] * 3 + ["day"] * 237,
     )
     table.loc[:2, ["label", "predicted"]] = "happy"
-    run = Told("x", table, status="FAILED")
-    said = "\n".join(find_bias([run], Asked(by=("age", "site", "hour"), **QUICK)).notes)
+    run = EvaluatedRun("x", table, status="FAILED")
+    said = "\n".join(find_bias([run], BiasOptions(by=("age", "site", "hour"), **QUICK)).notes)
     for sentence in (
         "Never predicted, for no group: sad.",
         "80 images have no age and are in no group.",
@@ -274,10 +275,10 @@ def test_who_was_trained_on_comes_from_the_manifest_of_one_run(
     Path("other.csv").write_text("path\nother.png\n")
     with pytest.raises(InputError, match="its rows are other images"):
         main(["report", "bias", run, "--by", "gender", *OPTIONS, "--not-kept", "--manifest", "other.csv"])
-    changed = Told(
+    changed = EvaluatedRun(
         "one", held, split, manifest=pd.read_csv("other.csv")
     )  # named by the run's own config, and not given
-    assert not find_bias([changed], Asked(by=("gender",), **QUICK)).compositions
+    assert not find_bias([changed], BiasOptions(by=("gender",), **QUICK)).compositions
     trained = split.loc[split["role"] == "train", "row"]
     male = int((published.loc[trained, "gender"] == "Male").sum())
     assert f"{male / len(trained):.1%}" in said

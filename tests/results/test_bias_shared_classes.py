@@ -41,7 +41,7 @@ def test_runs_are_joined_by_the_aliases_of_their_labels() -> None:
 def test_only_shared_classes_are_compared_and_a_foreign_answer_is_wrong() -> None:
     found = shared_only(several_runs([("CAFE", CAFE), ("NIMH", NIMH)]), RUN, minimum=5)
     assert found.classes == ("angry", "happy")
-    assert found.said == ("angry", "happy", "disgust")
+    assert found.predicted_classes == ("angry", "happy", "disgust")
     assert set(found.table["label"]) == {"angry", "happy"}
     assert (found.table["predicted"] == "disgust").sum() == 4
     assert found.apart["label"].tolist() == ["disgust"] * 2
@@ -68,7 +68,7 @@ def test_a_column_can_be_the_sets_and_small_ones_are_left_out() -> None:
 def test_pictures_in_several_runs_are_one_cluster() -> None:
     found = several_runs([("a", CAFE), ("b", CAFE)])
     assert found.table["cluster"].nunique() == 5
-    assert any("10 pictures are in several of the runs" in note for note in found.notes)
+    assert any("10 images are in several of the runs" in note for note in found.notes)
 
 
 def test_two_classes_that_mean_one_emotion_are_refused() -> None:

@@ -1,20 +1,26 @@
-"""The study of the face detector: its published table, one small study that goes on after a stop, and its page."""
+"""The study of the face detector: its published table, one small study that is resumed after a stop, and its page."""
 
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pandas as pd
 import pytest
+from optuna.trial import TrialState
 
 import emotion
 from datamodules.errors import InputError
 from lightning_modules.config import Options, RunConfig
 from results.tracking.runs import children, find_runs, load_table
-from sweeps.studies import face_detector as conduct
-from sweeps.studies.analysis import Circumstances
-from sweeps.studies.face_detector import NEW, OLD, SETTINGS, TRAINED, TUNED, build, cell_name, write_detector_report
+from sweeps.studies import build_study, detection, runner
+from sweeps.studies.analysis import Circumstances, Outcomes
+from sweeps.studies.detection import DetectorOutcome
+from sweeps.studies.face_detector import NEW, OLD, SETTINGS, TRAINED, TUNED
+from sweeps.studies.report import write_report
+from sweeps.studies.schema import OTHER, cell_config
+from sweeps.workers import close, open_storage
 
 SMALL = (
     *("--model.backbone", "resnet10t", "--model.weights", "none", "--model.width", "8", "--size", "64"),
@@ -24,7 +30,7 @@ SMALL = (
 
 def test_the_published_table_and_the_claims() -> None:
     for scale in SETTINGS:
-        study = build(scale)
+        study = build_study("face-detector", scale, "honest")
         new, old = study.tables
         published = {name: [entry.published for entry in row if entry] for name, row in new.rows.items()}
         assert published == {TRAINED: [0.8223, 0.984], TUNED: [0.8672, 0.994]}
@@ -33,12 +39,13 @@ def test_the_published_table_and_the_claims() -> None:
         assert len(study.seeds) == 3
 
 
-def test_pictures_of_the_user_take_the_place_of_drawn_ones() -> None:
-    study = build("small", "photographs", "boxes.csv", (7,))
-    assert study.cell(cell_name(TUNED, NEW)).options["data.source"] == "photographs"
-    assert study.cell(cell_name(TUNED, NEW)).options["data.boxes"] == "boxes.csv"
-    assert "data.boxes" not in study.cell(cell_name(TRAINED, NEW)).options
-    assert study.seeds == (7,)
+def test_images_of_the_user_take_the_place_of_the_new_ones_alone() -> None:
+    study = build_study("face-detector", "small", "honest")
+    given = Options.read(["--data", "photographs", "--boxes", "boxes.csv", "--epochs", "2"], "detector")
+    first, new = (cell_config(study.cell(name), given) for name in (TRAINED, TUNED))
+    assert (new.data["source"], new.data["boxes"], new.run["epochs"]) == ("photographs", "boxes.csv", 2)
+    assert (first.data["boxes"], first.run["epochs"]) == (None, 2)
+    assert first.data["source"].startswith("scenes:")
 
 
 @pytest.fixture
@@ -49,11 +56,27 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SETTINGS, "tiny", type(SETTINGS["tiny"])(first, new, (0,)))
 
 
-def test_a_study_goes_on_where_it_was_stopped(
+def in_this_process(name: str, url: str, task: str, settings: dict[str, Any], workers: int) -> None:
+    """Run the waiting cells of a study; one that is interrupted waits again."""
+    storage = open_storage(url)
+    study = optuna.load_study(study_name=name, storage=storage, pruner=optuna.pruners.NopPruner())
+    while study.get_trials(states=(TrialState.WAITING,)):
+        trial = study.ask()
+        try:
+            study.tell(trial, runner.run_cell(trial, settings))
+        except KeyboardInterrupt:
+            study.tell(trial, state=TrialState.FAIL)
+            study.enqueue_trial({}, user_attrs=trial.user_attrs)
+            raise
+    close(storage)
+
+
+@pytest.mark.filterwarnings("ignore")  # Optuna's advice on heartbeats
+def test_a_study_is_resumed_where_it_was_stopped(
     workplace: Path, few: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["study", "face-detector", *SMALL]
-    real, trained = conduct.train, []
+    real, trained = detection.train, []
 
     def train(config: RunConfig) -> Any:
         trained.append(config)
@@ -61,27 +84,31 @@ def test_a_study_goes_on_where_it_was_stopped(
             raise KeyboardInterrupt
         return real(config)
 
-    monkeypatch.setattr(conduct, "train", train)
+    monkeypatch.setattr(detection, "train", train)
+    monkeypatch.setattr(runner, "work_together", in_this_process)
     assert emotion.main(words) == 130
-    (first,) = find_runs(where="tags.kind = 'detector'").itertuples()
+    (first,) = find_runs(where="tags.kind = 'cell'").itertuples()
     assert emotion.main(words) == 0
     assert len(trained) == 3  # the first training was not repeated
     assert trained[-1].run["start_from"] == first.run_id
     (parent,) = find_runs(where="tags.kind = 'study'").itertuples()
     runs = children(parent.run_id)
     assert sorted(runs["name"]) == [f"{TUNED} seed 0", f"{TRAINED} seed 0"]
+    assert sorted(runs["tags.cell"]) == [TUNED, TRAINED]
+    assert runs["tags.identity"].nunique() == 2
     split = {name: load_table(run, "split") for name, run in zip(runs["name"], runs["run_id"], strict=True)}
     for name, run in zip(runs["name"], runs["run_id"], strict=True):
         other = split[next(one for one in split if one != name)]
-        elsewhere = load_table(run, conduct.ELSEWHERE)
-        assert set(elsewhere["row"]) <= set(other.loc[other["role"] == "test", "row"])
+        tested = set(other.loc[other["role"] == "test", "row"])
+        found, truth = (load_table(run, table) for table in detection.TABLES[OTHER])
+        assert set(found["row"]) <= tested == set(truth["row"])
     (folder,) = Path("mlruns/reports").iterdir()
     table = pd.read_csv(folder / "report.csv")
     ours = table[table["part"] == "On the new pictures, held out"]
     assert ours["published"].tolist() == [0.8223, 0.984, 0.8672, 0.994]
     assert ours["value"].between(0, 1).all()
     change = table[table["part"] == "after - before"]
-    assert len(change) == 4  # two metrics on two kinds of pictures
+    assert len(change) == 4  # two metrics on two kinds of images
     np.testing.assert_allclose(change["value"], change["after"] - change["before"])
     before = (folder / "report.md").read_text()
     capsys.readouterr()
@@ -90,20 +117,27 @@ def test_a_study_goes_on_where_it_was_stopped(
     assert (folder / "report.md").read_text() == before
 
 
-def test_the_page_shows_what_was_won_and_forgotten(tmp_path: Path) -> None:
+def test_the_page_shows_gains_and_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     truth = pd.DataFrame({"row": range(10), "path": "x", "x0": 0.0, "y0": 0.0, "x1": 10.0, "y1": 10.0})
     right, wrong = truth.assign(score=0.9), truth.assign(score=0.9, x0=50.0, x1=60.0)
 
-    def tables(model: str, pictures: str, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-        known = (model == TUNED) == (pictures == NEW)
-        found = pd.concat([right.iloc[: 9 - seed], wrong.iloc[9 - seed :]]) if known else wrong.iloc[:1]
-        return found, truth
+    def tables(run_id: str, name: str) -> pd.DataFrame:
+        seed = run_id.split()[1]
+        if name.startswith("truth"):
+            return truth
+        if name not in detection.TABLES[""]:  # on the images of the other detector
+            return wrong.iloc[:1]
+        return pd.concat([right.iloc[: 9 - int(seed)], wrong.iloc[9 - int(seed) :]])
 
-    runs = {(model, seed): f"{model} {seed}" for model in (TRAINED, TUNED) for seed in range(3)}
+    monkeypatch.setattr(detection, "load_table", tables)
+    monkeypatch.setattr(detection, "RESAMPLES", 100)
+    outcomes = Outcomes(
+        [DetectorOutcome(cell, seed, f"{cell} {seed}") for cell in (TRAINED, TUNED) for seed in range(3)]
+    )
     now = Circumstances("small", "honest", "photographs", (), "1", "parent")
-    paths = write_detector_report(build("small"), runs, tables, now, tmp_path, resamples=100)
+    paths = write_report(build_study("face-detector", "small", "honest"), outcomes, now, tmp_path)
     page = paths[0].read_text()
-    assert "3 of 3 seeds finished" in page
+    assert "2 of 2 cells finished, 6 runs, seeds 0, 1, 2" in page
     assert "paper 0.867" in page
     rows = pd.read_csv(paths[2])
     claims = rows[rows["part"] == "claims"]
@@ -115,19 +149,17 @@ def test_the_page_shows_what_was_won_and_forgotten(tmp_path: Path) -> None:
     lines = [line for line in page.splitlines() if line.startswith(f"| {OLD}, seed 1 ")]
     assert len(lines) == 2
     assert all(re.search(r"0\.802.*0\.000.*-0\.802", line) for line in lines)
+    assert sum(line.startswith(f"| {NEW}, seed") for line in page.splitlines()) == 6
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"storage": "postgresql://x"}, r"--storage: study face-detector runs in one process"),
-        ({"protocol": "paper"}, r"--protocol: .* by the honest protocol, got paper"),
-        ({"only_report": True}, r"--report: study face-detector-tiny-honest-\w+ has not begun here"),
-    ],
-)
-def test_wrong_words_are_refused(workplace: Path, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        conduct.run_detector_study(Options(), scale="tiny", **options)
+def test_a_study_without_runs_or_of_the_papers_protocol_is_refused(
+    workplace: Path, few: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(InputError, match=r"--protocol: .* by the honest protocol, got paper"):
+        build_study("face-detector", "tiny", "paper")
+    assert emotion.main(["study", "face-detector", "--report", *SMALL]) == 1
+    error = capsys.readouterr().err
+    assert re.search(r"--report: study face-detector-tiny-honest-\w+ has not begun here", error)
 
 
 def test_seeds_are_given_once(capsys: pytest.CaptureFixture[str]) -> None:

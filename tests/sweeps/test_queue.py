@@ -19,13 +19,13 @@ from datamodules.errors import InputError
 from results.tracking.store import DIRECTORY
 from sweeps.workers import (
     address,
-    checked,
     close,
     enqueue,
     exclusive,
     once_each,
     only_worker,
     open_storage,
+    outcome_of,
     require_one_worker,
     work,
 )
@@ -124,9 +124,9 @@ def test_every_trial_runs_once_and_a_bad_one_fails_alone(url: str, workplace: Pa
 
 
 def test_an_objective_is_finite_and_of_the_right_number() -> None:
-    assert checked(1, 1).values == (1.0,)
-    assert checked((1.0, 2.0), 2).state == TrialState.COMPLETE
-    assert checked((1.0, float("-inf")), 2).state == TrialState.FAIL
+    assert outcome_of(1, 1).values == (1.0,)
+    assert outcome_of((1.0, 2.0), 2).state == TrialState.COMPLETE
+    assert outcome_of((1.0, float("-inf")), 2).state == TrialState.FAIL
 
 
 def test_a_killed_worker_takes_its_trial_along_and_loses_nothing(

@@ -15,9 +15,11 @@ from optuna.trial import TrialState, create_trial
 import emotion
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
+from lightning_modules import training
 from lightning_modules.config import Options
 from results.tracking.runs import find_runs
-from sweeps.cross_validation import end_lost_run_of, end_lost_runs
+from sweeps import search
+from sweeps.cross_validation import end_stale_run, end_stale_runs
 from sweeps.search import (
     Plan,
     Report,
@@ -25,6 +27,8 @@ from sweeps.search import (
     check_names,
     check_options,
     check_same,
+    open_study,
+    run_trial,
     search_config,
     wanted_trials,
 )
@@ -47,7 +51,7 @@ def plan(*words: str, name: str = "x", space: Sequence[str] = ("size",), folds: 
 def test_reports_are_running_means_at_steps_of_their_own() -> None:
     told: list[tuple[float, int]] = []
     trial: Any = SimpleNamespace(report=lambda value, step: told.append((value, step)), should_prune=lambda: True)
-    report = Report(trial, [0.4], folds=2, epochs=3, tell=True)
+    report = Report(trial, [0.4], folds=2, epochs=3, each_epoch=True)
     for epoch, value in enumerate([0.2, 0.1, 0.6]):
         metrics = {"val/f1_macro": torch.tensor(value)}
         trainer: Any = SimpleNamespace(
@@ -122,12 +126,41 @@ def test_a_lost_trials_runs_are_closed(workplace: Path) -> None:
     with contextlib.ExitStack() as end:
         end.callback(lost.close)
         end.callback(fold.close)
-        end_lost_run_of(str(lost.run_id), "another")
+        end_stale_run(str(lost.run_id), "another")
         assert set(find_runs()["status"]) == {"RUNNING"}
-        end_lost_run_of(str(lost.run_id), "fold")
+        end_stale_run(str(lost.run_id), "fold")
         assert sorted(find_runs()["status"]) == ["KILLED", "RUNNING"]
-        end_lost_runs([str(lost.run_id)])
+        end_stale_runs([str(lost.run_id)])
         assert set(find_runs()["status"]) == {"KILLED"}
+
+
+def test_the_run_of_a_trial_has_an_identity(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "_folds", lambda *_: ([0.5], 1.0))
+    settings = plan(*TINY, folds=2).settings("parent")
+    study = optuna.create_study(direction="maximize")
+    for size in (48, 48, 64):
+        study.enqueue_trial({"data.size": size})
+        run_trial(study.ask(), settings)
+    study.enqueue_trial({"data.size": 48})
+    run_trial(study.ask(), settings | {"data": "other images"})
+    runs = find_runs(where="tags.kind = 'trial'").set_index("tags.trial")["tags.identity"]
+    assert runs["0"] == runs["1"]
+    assert runs.nunique() == 3
+
+
+def test_a_search_that_is_resumed_by_other_code_says_so(
+    storage: optuna.storages.RDBStorage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small = plan(*TINY)
+    open_study(small, storage)
+    open_study(small, storage)
+    assert "was started with" not in capsys.readouterr().err
+    monkeypatch.setattr(training, "environment", lambda: {"git_commit": "f" * 40, "lock_sha256": "other"})
+    open_study(small, storage)
+    (note,) = [line for line in capsys.readouterr().err.splitlines() if "was started with" in line]
+    assert "other packages (requirements.lock differs); it is resumed, and records this" in note
+    (parent,) = find_runs(where="tags.kind = 'search'").to_dict("records")
+    assert parent["tags.resumed_with"] == f"{'f' * 40} other"
 
 
 def test_each_trial_draws_from_a_stream_of_its_own() -> None:

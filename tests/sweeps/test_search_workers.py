@@ -18,9 +18,9 @@ from optuna.trial import TrialState, create_trial
 
 import emotion
 from datamodules.errors import InputError
-from sweeps import search, search_report, search_worker
-from sweeps.search import OPTIONS, work_together
-from sweeps.workers import address, close, enqueue, exclusive, open_storage, work, worker_gpus
+from sweeps import search, search_report, workers
+from sweeps.search import OPTIONS
+from sweeps.workers import address, close, enqueue, exclusive, open_storage, work, work_together, worker_gpus
 
 HERE = Path(__file__).parent
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -118,7 +118,7 @@ def test_the_end_of_a_worker_is_told(
     worker = workplace / "worker"
     worker.write_text(f"#!/bin/sh\n{end}\n")
     worker.chmod(0o755)
-    monkeypatch.setattr(search, "sys", SimpleNamespace(executable=str(worker), stderr=search.sys.stderr))
+    monkeypatch.setattr(workers, "sys", SimpleNamespace(executable=str(worker), stderr=workers.sys.stderr))
     assert work_together("s", url, "queue_tasks:square", {"folder": str(workplace)}, 2) == failed
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning:")]
     assert lines == ([f"warning: worker 2 of 2 {told}; the others ran its trials"] if told else [])
@@ -134,7 +134,7 @@ def test_a_worker_that_cannot_begin_says_why_in_one_line(
     ):
         monkeypatch.setenv("OPTUNA_STORAGE", url)
         monkeypatch.setattr("sys.stdin", io.StringIO("{}"))
-        assert search_worker.main("nothing") == 1
+        assert workers.main("nothing", search.TRIAL_TASK) == 1
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith(f"error: a worker of search nothing failed: {why}"), line
 

@@ -12,11 +12,11 @@ import pytest
 from datamodules.errors import InputError
 from lightning_modules.config import Options, RunConfig, data_module
 from results.significance import exchange_test
-from sweeps.studies import build_study, run
+from sweeps.studies import build_study, runner
 from sweeps.studies.analysis import Circumstances, Outcome, Outcomes, between, judge, paired, stacked
 from sweeps.studies.data_imbalance import BEFORE, FURTHER, GROUP_VARIABLE, REHEARSE, SCRATCH, SLOWER
 from sweeps.studies.report import ALL, found_changes, write_report
-from sweeps.studies.runner import Conduct
+from sweeps.studies.runner import StudyRunner
 from sweeps.studies.schema import Cell, Changes, Claim, Study, cell_config
 from sweeps.workers import ENQUEUED
 
@@ -201,16 +201,16 @@ def test_a_cell_starts_from_the_run_of_its_seed(monkeypatch: pytest.MonkeyPatch)
         requested.append(config)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "_one_division", trains)
-    monkeypatch.setattr(run, "end_lost_run_of", lambda *_: None)
+    monkeypatch.setattr(runner, "_run_once", trains)
+    monkeypatch.setattr(runner, "end_stale_run", lambda *_: None)
     runs = Outcomes([Outcome(BEFORE, 0, "run-0", {}), Outcome(BEFORE, 1, "run-1", {})])
-    monkeypatch.setattr(run.Outcomes, "of_parent", lambda parent: runs)
+    monkeypatch.setattr(Outcomes, "of_parent", lambda parent: runs)
     given = Options.read(["--data.size", "32"])
-    settings = Conduct(build_study("data-imbalance", "tiny", "honest"), "tiny", "honest", given)._settings("p")
+    settings = StudyRunner(build_study("data-imbalance", "tiny", "honest"), "tiny", "honest", given).settings("p")
 
     def begin(cell: str, seed: int) -> None:
         trial = SimpleNamespace(user_attrs={ENQUEUED: {"cell": cell, "seed": seed}})
-        run.run_cell(cast(optuna.Trial, trial), settings)
+        runner.run_cell(cast(optuna.Trial, trial), settings)
 
     for cell, start in ((FURTHER, "run-1"), (BEFORE, None)):
         with pytest.raises(KeyboardInterrupt):
@@ -220,6 +220,7 @@ def test_a_cell_starts_from_the_run_of_its_seed(monkeypatch: pytest.MonkeyPatch)
         begin(FURTHER, 2)
 
 
+@pytest.mark.filterwarnings("ignore")  # jsonargparse's, when a process is spawned to draw the faces
 def test_a_start_is_an_earlier_cell_and_part_of_what_a_study_is() -> None:
     few: dict[str, Any] = {"recipe": "quick", "options": {"data.source": "drawn:largest=8,ratio=2,size=32"}}
     first, late = Cell(name="a", **few), Cell(name="b", **few, start_from="a")
@@ -233,5 +234,5 @@ def test_a_start_is_an_earlier_cell_and_part_of_what_a_study_is() -> None:
               **common)
         for start in ("a", "c")
     ]  # fmt: skip
-    keys = {Conduct(study, "tiny", "honest").key for study in two}
+    keys = {StudyRunner(study, "tiny", "honest").key for study in two}
     assert len(keys) == 2

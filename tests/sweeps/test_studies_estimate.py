@@ -7,7 +7,7 @@ import torch
 from lightning_modules import backbones
 from lightning_modules import training as run_estimate
 from lightning_modules.config import Options, RunConfig, data_module
-from sweeps.studies import face_detector
+from sweeps.studies import detection
 from sweeps.studies import runner as estimate_module
 from sweeps.studies.runner import _sizes, estimate
 from sweeps.studies.schema import Cell, Study
@@ -74,10 +74,10 @@ def test_the_best_device_is_a_gpu_where_there_is_one(
 
 def test_estimates_are_timed_on_the_best_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """The meta device computes nothing, so that no loss can be read from it: a stand-in for a GPU."""
-    for module in (run_estimate, face_detector):
+    for module in (run_estimate, detection):
         monkeypatch.setattr(module, "best_device", lambda: torch.device("meta"))
     config = RunConfig({"backbone": "test_resnet"}, {"size": 32, "batch_size": 2}, {})
     with pytest.raises((NotImplementedError, RuntimeError), match=r"[Mm]eta"):
         run_estimate.seconds_an_image(config)
     with pytest.raises((NotImplementedError, RuntimeError), match=r"[Mm]eta"):
-        face_detector._seconds({}, 64, 2)
+        detection.seconds_a_detector_image(RunConfig({}, {"size": 64, "batch_size": 2}, {}, kind="detector"))

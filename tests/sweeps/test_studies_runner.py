@@ -19,10 +19,9 @@ from datamodules.readers import read
 from lightning_modules import config
 from lightning_modules.config import Options, RunConfig, data_module
 from results.tracking.runs import find_runs, has_store
-from sweeps.studies import build_study, run
-from sweeps.studies import runner as conduct_module
+from sweeps.studies import build_study, runner
 from sweeps.studies.analysis import INNER, Outcome, Outcomes
-from sweeps.studies.runner import Conduct, cell_configs, check_study
+from sweeps.studies.runner import StudyRunner, cell_configs, check_study
 from sweeps.studies.schema import Study, cell_config
 from sweeps.workers import ENQUEUED, close, open_storage
 
@@ -31,7 +30,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # MLflow's and Optuna's advic
 
 
 def checked(study: Study, *words: str) -> EmotionDataModule:
-    return check_study(study, cell_configs(study, Options.read(words)))
+    (data,) = check_study(study, cell_configs(study, Options.read(words)))
+    return cast(EmotionDataModule, data)
 
 
 @pytest.fixture
@@ -81,19 +81,19 @@ def test_a_report_of_nothing_is_told_and_leaves_nothing(workplace: Path, capsys:
 def test_other_images_or_another_experiment_are_another_study(folder: Path) -> None:
     study = build_study("backbones", "tiny", "honest")
 
-    def begun(*words: str) -> Conduct:
-        return Conduct(study, "tiny", "honest", Options.read(["--data", str(folder), *words]))
+    def begun(*words: str) -> StudyRunner:
+        return StudyRunner(study, "tiny", "honest", Options.read(["--data", str(folder), *words]))
 
     first = begun()
-    parent = first._parent()
-    assert begun()._parent() == parent
+    parent = first.open_parent()
+    assert begun().open_parent() == parent
     assert begun("--run.experiment", "other").key != first.key
     assert begun("--run.name", "other").key == first.key
     next((folder / "sad").iterdir()).unlink()
     changed = begun()
     assert changed.key != first.key
-    assert changed._known() is None
-    assert changed._parent() != parent
+    assert changed.find_parent() is None
+    assert changed.open_parent() != parent
     assert len(find_runs()) == 2
 
 
@@ -103,14 +103,14 @@ def test_cells_that_have_finished_are_not_queued_again_even_in_another_storage(
     study = build_study("backbones", "tiny", "honest")
     finished, *others = [cell.name for cell in study.cells]
     monkeypatch.setattr(Outcomes, "of_parent", lambda *_: Outcomes([Outcome(finished, study.seeds[0], "id", {})]))
-    monkeypatch.setattr(Conduct, "_report", lambda *_: {})
-    monkeypatch.setattr(Conduct, "_parent", lambda _: "parent")
+    monkeypatch.setattr(StudyRunner, "_report", lambda *_: {})
+    monkeypatch.setattr(StudyRunner, "open_parent", lambda _: "parent")
     settings: list[dict[str, Any]] = []
-    monkeypatch.setattr(conduct_module, "work_together", lambda *words: settings.append(words[3]))
-    conduct = Conduct(study, "tiny", "honest", Options.read(["--data", str(folder)]), "sqlite:///other.db")
-    conduct.run()
+    monkeypatch.setattr(runner, "work_together", lambda *words: settings.append(words[3]))
+    made = StudyRunner(study, "tiny", "honest", Options.read(["--data", str(folder)]), "sqlite:///other.db")
+    made.run()
     storage = open_storage("sqlite:///other.db")
-    queued = optuna.load_study(study_name=conduct.key, storage=storage).get_trials()
+    queued = optuna.load_study(study_name=made.key, storage=storage).get_trials()
     close(storage)
     wanted = {(trial.user_attrs[ENQUEUED]["cell"], trial.user_attrs[ENQUEUED]["seed"]) for trial in queued}
     assert wanted == {(name, seed) for name in others for seed in study.seeds} | {
@@ -124,8 +124,8 @@ def test_a_cell_whose_run_was_deleted_is_run_again(folder: Path, monkeypatch: py
     study = replace(build_study("backbones", "tiny", "honest"), seeds=(0,))
     done: list[Outcome] = []
     monkeypatch.setattr(Outcomes, "of_parent", lambda *_: Outcomes(done))
-    monkeypatch.setattr(Conduct, "_report", lambda *_: {})
-    monkeypatch.setattr(Conduct, "_parent", lambda _: "parent")
+    monkeypatch.setattr(StudyRunner, "_report", lambda *_: {})
+    monkeypatch.setattr(StudyRunner, "open_parent", lambda _: "parent")
     rounds: list[list[str]] = []
 
     def work(name: str, url: str, *_: object) -> None:
@@ -140,22 +140,22 @@ def test_a_cell_whose_run_was_deleted_is_run_again(folder: Path, monkeypatch: py
         rounds.append(ran)
         done[:] = [Outcome(cell.name, 0, "id", {}) for cell in study.cells]
 
-    monkeypatch.setattr(conduct_module, "work_together", work)
-    conduct = Conduct(study, "tiny", "honest", Options.read(["--data", str(folder)]), "sqlite:///trials.db")
-    conduct.run()
-    conduct.run()
+    monkeypatch.setattr(runner, "work_together", work)
+    made = StudyRunner(study, "tiny", "honest", Options.read(["--data", str(folder)]), "sqlite:///trials.db")
+    made.run()
+    made.run()
     deleted = done.pop()
-    conduct.run()
+    made.run()
     assert sorted(rounds[0]) == sorted(cell.name for cell in study.cells)
     assert rounds[1:] == [[], [deleted.cell]]
 
 
 def test_a_report_before_the_choice_is_made_says_what_there_is(folder: Path) -> None:
     study = build_study("balanced-augmentation", "tiny", "honest")
-    conduct = Conduct(study, "tiny", "honest", Options.read(["--data", str(folder)]))
-    conduct._parent()
-    assert conduct.run(only_report=True) == {}
-    report = Path("mlruns", "reports", conduct.key, "report.md").read_text()
+    made = StudyRunner(study, "tiny", "honest", Options.read(["--data", str(folder)]))
+    made.open_parent()
+    assert made.run(only_report=True) == {}
+    report = Path("mlruns", "reports", made.key, "report.md").read_text()
     assert "0 of 29 cells finished" in report
     assert "Chosen transforms" not in report
 
@@ -174,12 +174,12 @@ def test_a_cell_reads_the_choice_itself(monkeypatch: pytest.MonkeyPatch) -> None
         requested.append(config)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "_one_division", trains)
-    monkeypatch.setattr(run, "end_lost_run_of", lambda *_: None)
+    monkeypatch.setattr(runner, "_run_once", trains)
+    monkeypatch.setattr(runner, "end_stale_run", lambda *_: None)
     trial = SimpleNamespace(user_attrs={ENQUEUED: {"cell": "over-sampling, chosen five", "seed": 0}})
-    settings = Conduct(build_study("balanced-augmentation", "tiny", "honest"), "tiny", "honest")._settings("p")
+    settings = StudyRunner(build_study("balanced-augmentation", "tiny", "honest"), "tiny", "honest").settings("p")
     with pytest.raises(KeyboardInterrupt):
-        run.run_cell(cast(optuna.Trial, trial), settings)
+        runner.run_cell(cast(optuna.Trial, trial), settings)
     assert requested[0].data["transforms"] == ["blur", "crop", "flip", "rotation", "zoom"]
 
 
@@ -187,24 +187,24 @@ def test_a_recipe_edited_while_a_study_runs_changes_no_cell(workplace: Path, mon
     """Its cells were resolved when the command began, so all of them are of the recipe as it was then."""
     shutil.copytree(config.RECIPES, workplace / "recipes")
     monkeypatch.setattr(config, "RECIPES", workplace / "recipes")
-    monkeypatch.setattr(run, "end_lost_run_of", lambda *_: None)
+    monkeypatch.setattr(runner, "end_stale_run", lambda *_: None)
     decay: list[float] = []
 
     def trains(config: RunConfig) -> tuple[str, dict[str, float]]:
         decay.append(config.model["weight_decay"])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "_one_division", trains)
+    monkeypatch.setattr(runner, "_run_once", trains)
     study = build_study("backbones", "tiny", "honest")
-    first = Conduct(study, "tiny", "honest")
+    first = StudyRunner(study, "tiny", "honest")
     recipe = workplace / "recipes" / "dense-dense.yaml"
     recipe.write_text(recipe.read_text().replace("weight_decay: 0.0", "weight_decay: 0.1"))
-    second = Conduct(study, "tiny", "honest")
+    second = StudyRunner(study, "tiny", "honest")
     assert second.key != first.key
-    for conduct in (first, second):
+    for made in (first, second):
         trial = SimpleNamespace(user_attrs={ENQUEUED: {"cell": study.cells[0].name, "seed": 0}})
         with pytest.raises(KeyboardInterrupt):
-            run.run_cell(cast(optuna.Trial, trial), conduct._settings("p"))
+            runner.run_cell(cast(optuna.Trial, trial), made.settings("p"))
     assert decay == [0.0, 0.1]
 
 
@@ -227,7 +227,7 @@ def test_training_scores_are_those_of_evaluation() -> None:
     ]
     data = SimpleNamespace(evaluation_loader=lambda rows: batches, fold_rows=SimpleNamespace(train=None))
     done = SimpleNamespace(data=data, model=Model().train())
-    assert run.training_scores(cast(Any, done)) == {"train/accuracy": pytest.approx(2 / 3)}
+    assert runner.training_scores(cast(Any, done)) == {"train/accuracy": pytest.approx(2 / 3)}
 
 
 def test_a_study_read_off_at_certain_epochs_keeps_them() -> None:
