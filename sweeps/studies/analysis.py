@@ -12,7 +12,7 @@ from scipy import stats
 
 from datamodules.errors import InputError
 from datamodules.splits.subgroups import condition_mask
-from results.bias.gaps import deal
+from results.bias.gaps import permute_groups
 from results.predictions import classes_of, matched
 from results.significance import Metric as Paired
 from results.significance import holm, paired_permutation, seeds_t
@@ -174,7 +174,9 @@ def between(tables: Sequence[pd.DataFrame], lower: Metric, higher: Metric, seed:
     groups = [stacked(tables, metric).assign(group=name) for name, metric in (("lower", lower), ("higher", higher))]
     both = pd.concat(groups, ignore_index=True)
     classes = classes_of(both)
-    dealt = deal(both, both["group"].to_numpy(object), ["lower", "higher"], classes, permutations=_DEALS, seed=seed)
+    dealt = permute_groups(
+        both, both["group"].to_numpy(object), ["lower", "higher"], classes, permutations=_DEALS, seed=seed
+    )
     seen, drawn = (scores(counts)["accuracy"] for counts in (dealt.observed, dealt.deals))
     difference = float(seen[1] - seen[0])
     reached = int((np.abs(drawn[:, 1] - drawn[:, 0]) >= abs(difference) - _TIE).sum())
