@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from functools import reduce
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from datamodules.errors import InputError
-from datamodules.manifest import Manifest
+
+if TYPE_CHECKING:
+    from datamodules.manifest import Manifest  # imports pyarrow, which `emotion runs list` does not need
 
 PREDICTIONS = "predictions"  # names of the two tables of a run
 SPLIT = "split"
@@ -20,7 +23,7 @@ HONEST = "honest"
 
 
 def build_predictions(
-    manifest: Manifest,
+    manifest: "Manifest",
     rows: np.ndarray,
     probabilities: np.ndarray,
     *,
