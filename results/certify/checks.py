@@ -39,12 +39,12 @@ class NotCheckableError(Exception):
 class Faults(list[str]):
     """Records that contradict a statement, one text each."""
 
-    def count(self, number: int, text: str) -> None:
+    def add_count(self, number: int, text: str) -> None:
         """Add "NUMBER TEXT", unless the number is zero."""
         if number:
             self.append(f"{number} {text}")
 
-    def names(self, text: str, names: Iterable[str]) -> None:
+    def add_names(self, text: str, names: Iterable[str]) -> None:
         """Add "TEXT NAME, NAME", unless there are no names."""
         if joined := ", ".join(names):
             self.append(f"{text} {joined}")
@@ -98,8 +98,8 @@ def _well_formed(predictions: pd.DataFrame) -> Outcome:
     highest = predictions[[f"prob_{name}" for name in classes]].to_numpy().argmax(axis=1)
     other = predictions["row"][predictions["predicted"].astype(str).to_numpy() != np.array(classes, object)[highest]]
     faults = Faults()
-    faults.count(len(other), f"predicted classes are not the most probable ones (rows {other.tolist()[:3]})")
-    faults.count(_several(predictions, "content", "cluster"), "images are in several clusters")
+    faults.add_count(len(other), f"predicted classes are not the most probable ones (rows {other.tolist()[:3]})")
+    faults.add_count(_several(predictions, "content", "cluster"), "images are in several clusters")
     return faults, f"{len(predictions)} images; probabilities sum to 1 and give the predictions"
 
 
@@ -118,32 +118,32 @@ def _predicted_once(predictions: pd.DataFrame, split: pd.DataFrame) -> Outcome:
     expected, predicted = _places(test), _places(predictions)
     folds = split["fold"].nunique()
     faults = Faults()
-    faults.count(int(predictions["row"].duplicated().sum()), "rows are predicted again")
-    faults.count(len(expected.difference(predicted, sort=False)), "held-out images were not predicted")
-    faults.count(
+    faults.add_count(int(predictions["row"].duplicated().sum()), "rows are predicted again")
+    faults.add_count(len(expected.difference(predicted, sort=False)), "held-out images were not predicted")
+    faults.add_count(
         len(predicted.difference(expected, sort=False)), "predictions are of images that their fold did not hold out"
     )
-    faults.count(int(test["row"].duplicated().sum()), "images are held out by more than one fold")
+    faults.add_count(int(test["row"].duplicated().sum()), "images are held out by more than one fold")
     if folds > 1:
-        faults.count(len(set(split["row"]) - set(test["row"])), "images are held out by no fold")
+        faults.add_count(len(set(split["row"]) - set(test["row"])), "images are held out by no fold")
     return faults, f"{len(predictions)} images, {folds} fold(s)"
 
 
 @statement("folds are disjoint by image")
 def _one_part(split: pd.DataFrame) -> Outcome:
     faults = Faults()
-    faults.names("the split table has no column", [name for name in SPLIT_COLUMNS if name not in split])
+    faults.add_names("the split table has no column", [name for name in SPLIT_COLUMNS if name not in split])
     if faults:
         return faults, ""
-    faults.names("unknown roles", sorted(set(split["role"].astype(str)) - set(ROLES)))
+    faults.add_names("unknown roles", sorted(set(split["role"].astype(str)) - set(ROLES)))
     uses = split[split["role"] == "train"].groupby(["fold", "row"]).size()
     doubled = len(uses) > 0 and bool((uses == 2).all())  # a recipe may train on every image exactly twice
     if not doubled:
         originals = split[~split["is_copy"].astype(bool)]
-        faults.count(int(originals.duplicated(["fold", "row", "role"]).sum()), "images are twice in one part")
+        faults.add_count(int(originals.duplicated(["fold", "row", "role"]).sum()), "images are twice in one part")
     roles = split.groupby(["fold", "row"])["role"].nunique()
     several = roles.index[roles > 1].tolist()
-    faults.count(len(several), f"images are in several parts of a fold (fold, row: {several[:3]})")
+    faults.add_count(len(several), f"images are in several parts of a fold (fold, row: {several[:3]})")
     return faults, "no image, nor a copy of it, is in two parts of a fold"
 
 
@@ -164,20 +164,20 @@ def _apart(predictions: pd.DataFrame, split: pd.DataFrame, column: str) -> tuple
         msg = f"neither table has the {column} of the images that were not held out"
         raise NotCheckableError(msg)
     faults = Faults()
-    faults.count(_several(both, "row", column), f"images have another {column} in another place of the tables")
+    faults.add_count(_several(both, "row", column), f"images have another {column} in another place of the tables")
     parts = split[["fold", "role"]].assign(value=values.reindex(split["row"]).to_numpy())
     roles = parts[parts["value"] != ""].drop_duplicates().groupby(["fold", "value"]).size()
     divided = roles[roles > 1]
-    faults.count(len(divided), f"values of {column} are in several parts of a fold")
+    faults.add_count(len(divided), f"values of {column} are in several parts of a fold")
     return faults, values
 
 
 @statement("folds are disjoint by content (equal images)")
 def _contents_apart(predictions: pd.DataFrame, split: pd.DataFrame) -> Outcome:
     faults, values = _apart(predictions, split, "content")
-    faults.count(int((values == "").sum()), "images have no content hash")
+    faults.add_count(int((values == "").sum()), "images have no content hash")
     if {"content", "cluster"} <= set(split):
-        faults.count(_several(split, "content", "cluster"), "contents are in several clusters")
+        faults.add_count(_several(split, "content", "cluster"), "contents are in several clusters")
     return faults, f"{values.nunique()} contents, none divided"
 
 
@@ -202,8 +202,8 @@ def _copies(split: pd.DataFrame) -> Outcome:
     is_copy, in_train = split["is_copy"].astype(bool), split["role"] == "train"
     copied, originals = _places(split[is_copy & in_train]), _places(split[~is_copy & in_train])
     faults = Faults()
-    faults.count(int((is_copy & ~in_train).sum()), "copies are outside of the train part")
-    faults.count(int((~copied.isin(originals)).sum()), "copies in the train part are of images that are not in it")
+    faults.add_count(int((is_copy & ~in_train).sum()), "copies are outside of the train part")
+    faults.add_count(int((~copied.isin(originals)).sum()), "copies in the train part are of images that are not in it")
     return faults, f"{is_copy.sum()} copies, each of an image in training"
 
 
@@ -211,16 +211,16 @@ def _copies(split: pd.DataFrame) -> Outcome:
 def _selection(run: RunArtifacts) -> Outcome:
     faults = Faults()
     needed = {"protocol"} if run.folded else {"protocol", "selected_on"}
-    faults.names("no tag", sorted(needed - set(run.tags)))
+    faults.add_names("no tag", sorted(needed - set(run.tags)))
     protocols = {"tag": run.tags.get("protocol", HONEST)}
     for name in ("predictions", "split"):
         try:
             protocols[name] = protocol_of(run.tables[name])
         except InputError as error:
             faults.append(str(error))
-    faults.names("protocol:", sorted(set(protocols.values()) - {HONEST}))
+    faults.add_names("protocol:", sorted(set(protocols.values()) - {HONEST}))
     if len(set(protocols.values())) > 1:
-        faults.names("the protocol differs:", (f"{place} {value!r}" for place, value in protocols.items()))
+        faults.add_names("the protocol differs:", (f"{place} {value!r}" for place, value in protocols.items()))
     options = data_options(run)
     for name, value in sorted(options.items()):
         if (name, value) in {("protocol", "paper"), ("leak", "duplicates"), ("leak", "oversample_first")}:
@@ -230,7 +230,7 @@ def _selection(run: RunArtifacts) -> Outcome:
         faults.append(f"selected on the {selected}")
     val = run.split[run.split["role"] == "val"]
     without = sorted(set(run.split["fold"]) - set(val["fold"]))
-    faults.names("no val part to select on in fold", map(str, without))
+    faults.add_names("no val part to select on in fold", map(str, without))
     faults += _recorded_leak(run, options.get("leak"))
     return faults, f"{len(val)} val rows, apart from the test rows"
 
@@ -289,8 +289,8 @@ def _hashes(run: RunArtifacts) -> Outcome:
     if not logged and not faults:
         msg = "the run logged no hashes of its tables"
         raise NotCheckableError(msg)
-    faults.names("no logged hash of", (name for name in run.digests if name not in logged))
-    faults.names("changed since:", run.changed_tables)
+    faults.add_names("no logged hash of", (name for name in run.digests if name not in logged))
+    faults.add_names("changed since:", run.changed_tables)
     return faults, "SHA-256 equal to those logged"
 
 
@@ -341,7 +341,7 @@ def _equal_intervals(run: RunArtifacts, scores: Callable[[], Scores]) -> Outcome
         numbers = ["value", "low", "high", "images", "clusters"]
         apart = np.abs(both[numbers].to_numpy(np.float64) - both[[f"{n}_now" for n in numbers]].to_numpy(np.float64))
         count = len(both)
-        faults.count(int((~(apart <= TOLERANCE)).any(axis=1).sum()), "rows of its table of intervals differ")
+        faults.add_count(int((~(apart <= TOLERANCE)).any(axis=1).sum()), "rows of its table of intervals differ")
     return faults, f"{count} recomputed"
 
 
@@ -351,7 +351,7 @@ def _compare(values: Mapping[str, float], logged: Mapping[str, float], names: It
     wrong = [name for name in there if not abs(values[name] - logged[name]) <= TOLERANCE]
     shown = ", ".join(f"{name} logged {logged[name]:.6f}, recomputed {values[name]:.6f}" for name in wrong[:3])
     faults = Faults()
-    faults.count(len(wrong), f"differ: {shown}")
+    faults.add_count(len(wrong), f"differ: {shown}")
     return faults, len(there)
 
 
@@ -388,11 +388,11 @@ def _own_tables(run: RunArtifacts) -> Outcome:
         faults.append(f"no run of a fold has seed {first}")
     else:
         order = {"predictions": ["row"], "split": ["fold", "row", "role", "is_copy"]}
-        faults.names("different:", (name for name, keys in order.items() if not _same_rows(run, folds, name, keys)))
+        faults.add_names("different:", (name for name, keys in order.items() if not _same_rows(run, folds, name, keys)))
     members = run.members
-    faults.names("not finished:", (one.name for one in members if one.status != "FINISHED" or one.deleted))
-    faults.names("tables changed since they were kept:", (one.name for one in members if one.changed_tables))
-    faults.names("not below it:", (one.name for one in members if one.tags.get("mlflow.parentRunId") != run.run_id))
+    faults.add_names("not finished:", (one.name for one in members if one.status != "FINISHED" or one.deleted))
+    faults.add_names("tables changed since they were kept:", (one.name for one in members if one.changed_tables))
+    faults.add_names("not below it:", (one.name for one in members if one.tags.get("mlflow.parentRunId") != run.run_id))
     return faults, f"{len(folds)} folds"
 
 
@@ -461,7 +461,7 @@ def _one_config(run: RunArtifacts) -> Outcome:
         msg = "the config of some run is missing"
         raise NotCheckableError(msg)
     faults, shared = Faults(), _shared(run.config)
-    faults.names("other options in", (member.name for member in run.members if _shared(member.config) != shared))
+    faults.add_names("other options in", (member.name for member in run.members if _shared(member.config) != shared))
     return faults, f"{len(run.members)} runs"
 
 
@@ -543,7 +543,7 @@ def _settings(run: RunArtifacts) -> Outcome:
         params = {**run.params, **resumed}
         names = sorted(name for name in {*config, *params} if config.get(name) != params.get(name))
         shown = [f"{name} is {params.get(name, 'absent')}, in the config {config.get(name)}" for name in names[:3]]
-        faults.count(len(names), f"differ: {', '.join(shown)}")
+        faults.add_count(len(names), f"differ: {', '.join(shown)}")
     faults += [f"tag {name} is {run.tags.get(name)}, but {why}" for name, why in _other_tags(run, config)]
     return faults, f"{len(config)} options"
 
@@ -570,7 +570,7 @@ def _other_tags(run: RunArtifacts, config: Mapping[str, str]) -> Iterator[tuple[
 def _manifest(run: RunArtifacts) -> Outcome:
     stated = run.tags.get("manifest", "")
     faults = Faults()
-    faults.names("other data in", (member.name for member in run.members if member.tags.get("manifest") != stated))
+    faults.add_names("other data in", (member.name for member in run.members if member.tags.get("manifest") != stated))
     return (faults, "") if faults else _compared({"tag": stated, "data set": run.dataset.get("digest")})
 
 
@@ -582,10 +582,10 @@ def _labels(run: RunArtifacts) -> Outcome:
         raise NotCheckableError(msg)
     total, faults = sum(classes.values()), Faults()
     beyond = int((run.split["row"] >= total).sum() + (run.predictions["row"] >= total).sum())
-    faults.count(beyond, f"rows are beyond its {total} images")
+    faults.add_count(beyond, f"rows are beyond its {total} images")
     unused = sum(int(run.tags.get(f"leak.{name}", 0)) for name in ("unused_rows", "dropped_rows"))
     for fold, part in run.split.groupby("fold"):
-        faults.count(total - part["row"].nunique() - unused, f"images are in no part of fold {fold}")
+        faults.add_count(total - part["row"].nunique() - unused, f"images are in no part of fold {fold}")
     counts = run.predictions["label"].astype(str).value_counts().to_dict()
     whole = len(run.predictions) == total
     for name in sorted({*classes, *counts}):
@@ -609,7 +609,7 @@ def _code(run: RunArtifacts) -> Outcome:
         faults.append(f"files differed from {stated[:12]} when it ran")
     if resumed := run.tags.get("resumed_with"):
         faults.append(f"the run was resumed with other code or packages ({resumed[:12]})")
-    faults.names("other or changed code in", sorted({one.name for one in run.members if _other_code(stated, one)}))
+    faults.add_names("other or changed code in", sorted({one.name for one in run.members if _other_code(stated, one)}))
     if not faults:
         why = "" if commit else "the commit is recorded in one place only"
         if not why and changes["tag"] != "false":
@@ -636,7 +636,7 @@ def _lock(run: RunArtifacts) -> Outcome:
         raise NotCheckableError(msg)
     faults = Faults()
     others = (member.name for member in run.members if member.tags.get("lock_sha256", stated) != stated)
-    faults.names("another lock hash in", others)
+    faults.add_names("another lock hash in", others)
     if faults:
         return faults, ""
     if run.tags.get("git_dirty") == "false":

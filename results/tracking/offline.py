@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -212,11 +212,12 @@ def _send_metrics(client: MlflowClient, run_id: str, spool: Spool, operations: l
 
 def _send_one(client: MlflowClient, run_id: str, spool: Spool, operation: Operation) -> None:
     kind = operation["op"]
-    if kind in ("params", "tags"):
-        entity = Param if kind == "params" else RunTag
-        entries = [entity(key, value) for key, value in operation["values"].items()]
-        for start in range(0, len(entries), _PARAMS_IN_A_REQUEST):
-            client.log_batch(run_id, **{kind: entries[start : start + _PARAMS_IN_A_REQUEST]})
+    if kind == "params":
+        for pairs in _requests(operation["values"]):
+            client.log_batch(run_id, params=[Param(key, value) for key, value in pairs])
+    elif kind == "tags":
+        for pairs in _requests(operation["values"]):
+            client.log_batch(run_id, tags=[RunTag(key, value) for key, value in pairs])
     elif kind == "dataset":
         source, profile = operation["source"], operation["profile"]
         dataset = Dataset(operation["name"], operation["digest"], "local", source, profile=profile)
@@ -228,6 +229,13 @@ def _send_one(client: MlflowClient, run_id: str, spool: Spool, operation: Operat
             client.set_terminated(run_id, operation["value"], operation["time"])
     elif kind == "file":
         _send_file(client, run_id, spool.folder / operation["from"], operation["to"])
+
+
+def _requests(values: dict[str, str]) -> Iterator[list[tuple[str, str]]]:
+    """Yield names and values in portions that MLflow accepts."""
+    pairs = list(values.items())
+    for start in range(0, len(pairs), _PARAMS_IN_A_REQUEST):
+        yield pairs[start : start + _PARAMS_IN_A_REQUEST]
 
 
 def _send_file(client: MlflowClient, run_id: str, path: Path, artifact: str) -> None:
