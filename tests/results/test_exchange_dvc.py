@@ -149,7 +149,7 @@ def test_nothing_to_pull_is_a_clear_error(clones: tuple[Path, Path], monkeypatch
     with pytest.raises(InputError, match=r"git left two versions in it; take theirs"):
         main(["runs", "pull"])
     monkeypatch.chdir(clone.parent)
-    with pytest.raises(InputError, match=r"is in none\. Go to the clone"):
+    with pytest.raises(InputError, match=r"is in none; go to the clone"):
         main(["runs", "pull"])
     monkeypatch.chdir(clone)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
