@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import time
-import uuid
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -23,7 +22,15 @@ from datamodules.cache_build import CHUNK, FEW, Record, decode_all
 from datamodules.errors import InputError, invalid
 from datamodules.images import DECODE_POLICY, FITS, GREY_SIDE, PIXEL_LIMIT, Fit, decode, fit_to_square
 from datamodules.manifest import Manifest
-from datamodules.paths import CACHE_BUDGET_GB, cache_root, file_hashes, folder_bytes
+from datamodules.paths import (
+    CACHE_BUDGET_GB,
+    cache_root,
+    file_hashes,
+    folder_bytes,
+    remove,
+    remove_drafts,
+    replacing,
+)
 from datamodules.processes import cores, processes
 
 VERSION = "3"
@@ -297,12 +304,10 @@ def _standing(final: Path, images: int) -> Literal["whole", "index", "nothing"]:
 
 def _build(cache: PixelCache, paths: list[str], name: str, keep: bool, pool: ProcessPoolExecutor | None) -> None:
     final = cache.directory
-    shutil.rmtree(final, ignore_errors=True)
-    for left in final.parent.glob(f".{final.name}.*"):  # of a build that was killed; the lock says it is not running
-        shutil.rmtree(left, ignore_errors=True)
-    work = final.parent / f".{final.name}.{uuid.uuid4().hex[:8]}"
-    work.mkdir()
-    try:
+    remove(final)  # before the new one takes its space
+    remove_drafts(final)
+    with replacing(final) as work:
+        work.mkdir()
         records = decode_all(
             cache.root,
             paths,
@@ -330,9 +335,6 @@ def _build(cache: PixelCache, paths: list[str], name: str, keep: bool, pool: Pro
             "built": time.strftime("%Y-%m-%dT%H:%M:%S"),
         }
         (work / "meta.json").write_text(json.dumps(meta, indent=1))
-        os.replace(work, final)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _room(parent: Path, need: int, budget_gb: float, on_full: str) -> bool:

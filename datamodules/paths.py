@@ -1,5 +1,6 @@
 """Files: the cache folder, atomic writing, and content hashes that are stored between runs."""
 
+import glob
 import hashlib
 import os
 import shutil
@@ -42,9 +43,11 @@ def folder_bytes(folder: Path) -> int:
 
 
 def rename(part: Path, path: Path) -> None:
-    """Rename a finished temporary file; it gets the mode of the file that it replaces, if there is one."""
+    """Rename a finished temporary file or folder; it gets the mode of what it replaces, if there is something."""
     with suppress(FileNotFoundError):
         part.chmod(stat.S_IMODE(path.stat().st_mode))
+    if part.is_dir():
+        shutil.rmtree(path, ignore_errors=True)  # a folder can replace only an empty one
     os.replace(part, path)
 
 
@@ -53,19 +56,34 @@ def replacing(path: Path, suffix: str = ".part") -> Iterator[Path]:
     """Yield a temporary path beside ``path``, and rename it to ``path`` when the block ends without an error.
 
     The file has the mode that ``open`` gives a new file, or that of the file it replaces, so that a folder shared by
-    several people stays readable to them. A write that fails leaves no file behind.
+    several people stays readable to them. A write that fails leaves no file behind. The same holds for a folder, if
+    the block creates one at the temporary path.
 
     Args:
-        path: The file; its folder exists.
+        path: The file or folder; the folder that contains it exists.
         suffix: Suffix of the temporary name, for writers that choose the format by it.
     """
-    part = path.with_name(f".{path.name[:40]}.{os.getpid()}.{uuid.uuid4().hex[:8]}{suffix}")
+    part = path.with_name(f".{path.name[-40:]}.{os.getpid()}.{uuid.uuid4().hex[:8]}{suffix}")
     try:
         yield part
         rename(part, path)
     finally:
+        remove(part)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder, if it exists and can be deleted."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
         with suppress(OSError):
-            part.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+
+
+def remove_drafts(path: Path) -> None:
+    """Delete what killed processes left of ``replacing(path)``; the caller has a lock, so no other one is at work."""
+    for draft in path.parent.glob(f".{glob.escape(path.name[-40:])}.*.part"):
+        remove(draft)
 
 
 @contextmanager
@@ -73,22 +91,18 @@ def build_once(folder: Path) -> Iterator[tuple[Path, Path | None]]:
     """Give a temporary folder to fill, which becomes ``folder`` if all goes well; None where ``folder`` exists.
 
     Raises:
-        InputError: the place cannot be written.
+        InputError: The place cannot be written.
     """
-    draft = folder.with_name(f".{folder.name}.part")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             if folder.is_dir():
                 yield folder, None
                 return
-            shutil.rmtree(draft, ignore_errors=True)  # left behind by a process that was killed
-            draft.mkdir()
-            try:
+            remove_drafts(folder)
+            with replacing(folder) as draft:
+                draft.mkdir()
                 yield folder, draft
-                os.replace(draft, folder)
-            finally:
-                shutil.rmtree(draft, ignore_errors=True)
     except OSError as error:
         msg = f"cannot write {folder}: {error.strerror or error}; free disk space or set EMOTION_CACHE_DIR"
         raise InputError(msg) from error

@@ -1,15 +1,16 @@
-"""The two tables a run leaves: what was predicted for every held-out image, and which rows played which role."""
+"""The two tables of a run: predictions of every held-out image, and the split into train, val and test rows."""
 
 from collections.abc import Sequence
 from functools import reduce
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from datamodules.errors import InputError
-from datamodules.manifest import Manifest
+
+if TYPE_CHECKING:
+    from datamodules.manifest import Manifest  # imports pyarrow, which `emotion runs list` does not need
 
 PREDICTIONS = "predictions"  # names of the two tables of a run
 SPLIT = "split"
@@ -17,12 +18,12 @@ PROBABILITY = "prob_"
 COLUMNS = ("row", "path", "content", "cluster", "subject", "fold", "label", "predicted")
 SPLIT_COLUMNS = ("fold", "row", "role", "is_copy")
 ROLES = ("train", "val", "test")
-PROTOCOL = "run_protocol"  # stands in the tables of leaky runs alone; apart from any group of a manifest
+PROTOCOL = "run_protocol"  # column of the tables of leaky runs only; no subgroup column of a manifest
 HONEST = "honest"
 
 
 def build_predictions(
-    manifest: Manifest,
+    manifest: "Manifest",
     rows: np.ndarray,
     probabilities: np.ndarray,
     *,
@@ -76,7 +77,11 @@ def classes_of(predictions: pd.DataFrame) -> tuple[str, ...]:
 
 
 def check_predictions(table: pd.DataFrame) -> None:
-    """Raise InputError unless `table` is a prediction table with every image at most once."""
+    """Check that a table is a prediction table with every image at most once.
+
+    Raises:
+        InputError: A column is missing, an image is there twice, or classes or probabilities are not valid.
+    """
     _need_columns(table, COLUMNS, "prediction table")
     classes = classes_of(table)
     if len(classes) < 2 or not len(table):
@@ -106,7 +111,11 @@ def check_predictions(table: pd.DataFrame) -> None:
 
 
 def join_folds(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """Return the out-of-fold table of a cross-validation: every image once, from the fold that held it out."""
+    """Return the out-of-fold table of a cross-validation: every image once, predicted by the fold that held it out.
+
+    Raises:
+        InputError: The folds have different classes or protocols, or an image is in several of them.
+    """
     orders = {classes_of(table) for table in tables}
     if len(orders) != 1:
         msg = f"tables: the folds of one cross-validation have the same classes, got {sorted(orders)}."
@@ -121,17 +130,21 @@ def join_folds(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
 
 
 def flag_protocol(table: pd.DataFrame, protocol: str) -> pd.DataFrame:
-    """Return a table that carries the protocol of its run; that of an honest run is returned as it is."""
+    """Return a table with the protocol of its run in a column; the table of an honest run does not change."""
     return table if protocol == HONEST else table.assign(**{PROTOCOL: protocol})
 
 
 def protocol_of(table: pd.DataFrame) -> str:
-    """Return the protocol that a table carries: `honest`, or in what it leaks."""
-    found = table[PROTOCOL].astype(str).unique().tolist() if PROTOCOL in table else [HONEST]
-    if len(found) != 1:
-        msg = f"{PROTOCOL}: a table is of one protocol, got {found}; tables of different ones cannot be joined."
+    """Return the protocol of a table: `honest`, or what leaks.
+
+    Raises:
+        InputError: The table has rows of several protocols.
+    """
+    protocols = table[PROTOCOL].astype(str).unique().tolist() if PROTOCOL in table else [HONEST]
+    if len(protocols) != 1:
+        msg = f"{PROTOCOL}: a table must have one protocol, got {protocols}; tables of several cannot be joined"
         raise InputError(msg)
-    return str(found[0])
+    return str(protocols[0])
 
 
 def check_split(table: pd.DataFrame, predictions: pd.DataFrame | None = None) -> None:
@@ -191,22 +204,22 @@ SOURCE, DETECTOR = "face_source", "face_detector"  # what cutting faces writes i
 
 
 def matched(tables: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
-    """Return the rows of the images that all tables hold, in one order, numbered anew, with one clustering.
+    """Return the rows of the images that all tables have, in one order, renumbered, with one clustering.
 
-    An image is known by the hash of its decoded pixels and its label, so runs of different manifests can be compared
-    on what they share. Tables of faces that were cut out in different ways, or not at all, are matched by the
-    photograph they were cut from. Where a table holds one picture several times, those that stand in the same row of
-    every table meet, as in runs of one manifest; of the rest the first meets the first of the other tables, and so on.
+    Images are matched by the hash of their decoded pixels and their label, so runs of different manifests can be
+    compared on the images that they share. Tables of faces that were cropped in different ways, or not at all, are
+    matched by their photograph. If a table has an image several times, occurrences in the same row of every table are
+    matched, as in runs of one manifest; of the rest, the first matches the first of the other tables, and so on.
 
     Args:
         tables: Prediction tables with the same classes, in any order.
 
     Returns:
-        One table for each, where equal positions are the same image. `cluster` is the finest clustering that is
-        coarser than all of theirs; `classes_of` gives the order of the first.
+        One table for each; equal positions are the same image. `cluster` is the finest clustering that is coarser than
+        all of theirs; the classes are in the order of the first table.
 
     Raises:
-        InputError: Other classes, no image in common, or a picture that has one label here and another there.
+        InputError: The tables have different classes, share no image, or give an image different labels.
     """
     classes = classes_of(tables[0])
     tables = [table.reset_index(drop=True) for table in tables]
@@ -221,9 +234,9 @@ def matched(tables: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
             )
             raise InputError(msg)
     tables = [table.assign(key=_key(table, by_source)) for table in tables]
-    rows = [_identity(table).set_index(["key", "label", "row"]).index for table in tables]
-    same = reduce(lambda left, right: left.intersection(right), rows)
-    keyed = [_keyed(table, index.isin(same)) for table, index in zip(tables, rows, strict=True)]
+    indices = [_identity(table).set_index(["key", "label", "row"]).index for table in tables]
+    same = reduce(lambda left, right: left.intersection(right), indices)
+    keyed = [_keyed(table, index.isin(same)) for table, index in zip(tables, indices, strict=True)]
     shared = keyed[0].index
     for table in keyed[1:]:
         shared = shared[shared.isin(table.index)]
@@ -231,27 +244,30 @@ def matched(tables: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
         raise InputError(_why_nothing(tables))
     _refuse_other_labels(tables)
     aligned = [table.loc[shared] for table in keyed]
-    together = joined([table["cluster"].to_numpy() for table in aligned])
-    places = np.arange(len(shared))
-    if by_source:  # for tests that pair images, the photograph is what they share
+    clusters = joined([table["cluster"].to_numpy() for table in aligned])
+    rows = np.arange(len(shared))
+    if by_source:  # tests that pair images match them by the photograph
         aligned = [table.assign(content=table["key"]) for table in aligned]
     aligned = [table.drop(columns="key") for table in aligned]
-    return [table.reset_index(drop=True).assign(row=places, cluster=together) for table in aligned]
+    return [table.reset_index(drop=True).assign(row=rows, cluster=clusters) for table in aligned]
 
 
 def joined(clusterings: Sequence[np.ndarray]) -> np.ndarray:
     """Return the finest clustering that is coarser than all, numbered from zero; each has shape (N,)."""
-    found = np.unique(clusterings[0], return_inverse=True)[1]
+    from scipy.sparse import coo_matrix  # slow to import, and commands that only list runs import this module
+    from scipy.sparse.csgraph import connected_components
+
+    first = np.unique(clusterings[0], return_inverse=True)[1]
     for other in clusterings[1:]:
         second = np.unique(other, return_inverse=True)[1]
-        total = found.max() + second.max() + 2
-        links = coo_matrix((np.ones(len(found)), (found, second + found.max() + 1)), shape=(total, total))
-        found = np.unique(connected_components(links, directed=False)[1][found], return_inverse=True)[1]
-    return found
+        total = first.max() + second.max() + 2
+        links = coo_matrix((np.ones(len(first)), (first, second + first.max() + 1)), shape=(total, total))
+        first = np.unique(connected_components(links, directed=False)[1][first], return_inverse=True)[1]
+    return first
 
 
 def cut_differently(tables: Sequence[pd.DataFrame]) -> bool:
-    """Return whether the tables are of faces cut in several ways, or of faces and whole photographs."""
+    """Return whether the tables are of faces that were cropped in several ways, or of faces and whole photographs."""
     if len({_cut(table) for table in tables}) > 1:
         return True
     contents = (set(table["content"].astype(str)) for table in tables)
@@ -259,7 +275,7 @@ def cut_differently(tables: Sequence[pd.DataFrame]) -> bool:
 
 
 def _cut(table: pd.DataFrame) -> str:
-    """Return what cut a table's faces; nothing where the pictures are whole."""
+    """Return what cropped the faces of a table; "" if the images are whole."""
     if SOURCE not in table:
         return ""
     by = table.get(DETECTOR)
@@ -292,7 +308,7 @@ def _why_nothing(tables: Sequence[pd.DataFrame]) -> str:
     contents = set.intersection(*(set(table["content"].astype(str)) for table in tables))
     why = "They evaluated different images: compare runs on one data set and one test part."
     if contents:
-        why = f"{len(contents)} pictures are in all, with other labels. Compare runs made with one labelling."
+        why = f"{len(contents)} images are in all, with other labels. Compare runs made with one labelling."
     elif paths:
         why = (
             f"{len(paths)} paths are in all, but the pixels behind them are not the same: the files changed, or were "
@@ -302,7 +318,11 @@ def _why_nothing(tables: Sequence[pd.DataFrame]) -> str:
 
 
 def _refuse_other_labels(tables: Sequence[pd.DataFrame]) -> None:
-    """Refuse a picture whose labels in one table are all foreign to another one that has it, too."""
+    """Check that no image has labels in one table of which another table with that image has none.
+
+    Raises:
+        InputError: There is such an image.
+    """
     first = tables[0][["key", "label"]].astype(str).drop_duplicates()
     for table in tables[1:]:
         other = table[["key", "label"]].astype(str).drop_duplicates()
@@ -310,7 +330,7 @@ def _refuse_other_labels(tables: Sequence[pd.DataFrame]) -> None:
         differing = first.loc[first["key"].isin(other["key"]) & ~first["key"].isin(agreeing), "key"]
         if len(differing):
             msg = (
-                f"runs: must have the same labels, {differing.nunique()} pictures have others. Compare runs made with "
+                f"runs: must have the same labels, {differing.nunique()} images have others. Compare runs made with "
                 "one labelling of the data."
             )
             raise InputError(msg)

@@ -1,9 +1,9 @@
-"""Whether two runs differ by more than chance: paired tests on the same images or folds, and their correction.
+"""Significance tests of the difference between two runs, on the same images, folds or seeds, and Holm's correction.
 
-The primary test is a paired cluster permutation on macro F1: were the two models alike, it would not matter which of
-them made which prediction, so for every cluster the two are exchanged or not by the toss of a coin. Images of a
-cluster (an image with its duplicates, or a person) are exchanged together, since they are not independent. Like the
-intervals, it speaks of the choice of test images, not of the seed of the training.
+The primary test is a paired cluster permutation on macro F1: under the null hypothesis both models are alike, so their
+predictions are exchanged in each cluster with probability 1/2. Images of a cluster (an image with its duplicates, or a
+person) are exchanged together, since they are not independent. Like the intervals, the test covers the choice of test
+images, not the seed of the training.
 """
 
 import math
@@ -29,14 +29,14 @@ _TIE = 1e-12  # sums in another order differ in their last digits
 
 @dataclass(frozen=True)
 class Finding:
-    """What a test says.
+    """Result of a test.
 
     Attributes:
-        test: Its name.
+        test: Name of the test.
         difference: Second minus first.
-        p_value: Two-sided; NaN where the test says nothing.
-        units: What was independent: clusters, images or folds.
-        differing: Units on which the two are not alike; the others say nothing in a paired test.
+        p_value: Two-sided; NaN if the test has no result.
+        units: Number of independent units: clusters, images, folds or seeds.
+        differing: Units in which the two differ; the others do not count in a paired test.
     """
 
     test: str
@@ -55,16 +55,16 @@ def paired_permutation(
     permutations: int = 9999,
     seed: int = 0,
 ) -> Finding:
-    """Test whether `b` scores other than `a`, exchanging their predictions cluster by cluster.
+    """Test whether the scores of `a` and `b` differ, by a paired permutation of clusters.
 
     Args:
         a: Prediction table.
-        b: Another one; images are matched by content, and those of only one table left out.
+        b: Another prediction table; images are matched by content, and those of only one table are left out.
         classes: Class names; all count in macro F1.
         metric: `f1_macro` or `accuracy`.
-        permutations: So many are drawn, or all taken if there are no more; a drawn p is at least 1 / (drawn + 1)
-            (Phipson and Smyth 2010).
-        seed: Of the draw.
+        permutations: Number of random permutations; if no more exist, all are taken. The p-value of n random ones is
+            at least 1 / (n + 1) (Phipson and Smyth 2010).
+        seed: Seed of the permutations.
 
     Raises:
         InputError: No image in common, or settings that give no p-value.
@@ -79,27 +79,27 @@ def paired_permutation(
 def exchange_test(
     cluster: np.ndarray,
     label: np.ndarray,
-    said_a: np.ndarray,
-    said_b: np.ndarray,
+    predicted_a: np.ndarray,
+    predicted_b: np.ndarray,
     classes: int,
     *,
     metric: Metric = "f1_macro",
     permutations: int = 9999,
     seed: int = 0,
 ) -> Finding:
-    """Do what `paired_permutation` does, on integers of shape (N,): cluster, true class, and what each model said."""
+    """Like `paired_permutation`, for integers of shape (N,): cluster, true class, and predicted class of each model."""
     if metric not in ("f1_macro", "accuracy"):
         msg = f"metric: must be f1_macro or accuracy, got {metric!r}."
         raise InputError(msg)
     if permutations < 99:
         msg = f"permutations: at least 99, got {permutations}; 9999 is usual."
         raise InputError(msg)
-    before, after = (scores(confusion(label, said, classes))[metric] for said in (said_a, said_b))
+    before, after = (scores(confusion(label, each, classes))[metric] for each in (predicted_a, predicted_b))
     cluster = np.unique(cluster, return_inverse=True)[1]
     difference, clusters = float(after - before), int(cluster.max()) + 1
     kind = f"paired cluster permutation, {'macro F1' if metric == 'f1_macro' else 'accuracy'}"
-    half, middle = _exchanged(cluster, label, said_a, said_b, classes)
-    if len(half) < 2:  # exchanged or not, one cluster makes a difference of the same size
+    half, middle = _exchanged(cluster, label, predicted_a, predicted_b, classes)
+    if len(half) < 2:  # exchanging a single cluster gives a difference of the same size
         return Finding(kind, difference, 1.0, clusters, len(half))
     images = np.bincount(label, minlength=classes)
 
@@ -121,8 +121,8 @@ def exchange_test(
             rng=np.random.default_rng(seed),
         )
     reached = int((drawn.null_distribution >= float(statistic(ones, ones)) - _TIE).sum())
-    every = 2 ** min(len(half), 60) <= permutations  # then scipy took each once, and none is added
-    p_value = reached / len(drawn.null_distribution) if every else (reached + 1) / (permutations + 1)
+    exact = 2 ** min(len(half), 60) <= permutations  # scipy took each permutation once
+    p_value = reached / len(drawn.null_distribution) if exact else (reached + 1) / (permutations + 1)
     return Finding(kind, difference, float(p_value), clusters, len(half))
 
 
@@ -130,13 +130,13 @@ def mcnemar(a: pd.DataFrame, b: pd.DataFrame, classes: Sequence[str]) -> Finding
     """Test whether the accuracies differ, by the exact binomial form of McNemar's test.
 
     Returns:
-        None where images share clusters: the test takes images to be independent, so it may not be used.
+        None if images share clusters, since the test assumes independent images.
     """
     a, b = matched([a, b])
     if a["cluster"].duplicated().any():
         return None
-    label, said_a, said_b = _codes(a, b, classes)
-    right_a, right_b = said_a == label, said_b == label
+    label, predicted_a, predicted_b = _codes(a, b, classes)
+    right_a, right_b = predicted_a == label, predicted_b == label
     table = np.array([[(right_a & right_b).sum(), (right_a & ~right_b).sum()],
                       [(~right_a & right_b).sum(), (~right_a & ~right_b).sum()]])  # fmt: skip
     differing = int(table[0, 1] + table[1, 0])
@@ -149,35 +149,35 @@ def corrected_t(differences: Sequence[float] | np.ndarray, ratio: float) -> Find
 
     .. math:: t = \bar d / \sqrt{(1/n + \rho) s^2}, \quad n - 1 \text{ degrees of freedom}
 
-    Folds share training images, so the plain t-test calls too much significant.
+    Folds share training images, so the p-values of the plain t-test are too small.
 
     Args:
-        differences: Shape (n,), one a fold and repetition.
-        ratio: :math:`\rho`, tested over trained images: 1 / (k - 1) for k folds.
+        differences: Shape (n,), one for each fold and repetition.
+        ratio: :math:`\rho`, test images over training images: 1 / (k - 1) for k folds.
     """
     values = np.asarray(differences, np.float64)
     if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
         msg = f"differences: at least 2 finite numbers, one a fold, got {values.tolist()}."
         raise InputError(msg)
     if not ratio > 0:
-        msg = f"ratio: tested over trained images, above 0 (1 / (k - 1) for k folds), got {ratio}."
+        msg = f"ratio: test images over training images, above 0 (1 / (k - 1) for k folds), got {ratio}."
         raise InputError(msg)
     mean, spread = float(values.mean()), float(values.std(ddof=1))
     differing = int((values != 0).sum())
-    if spread <= _TIE:  # so few folds that all moved alike; an infinite t would claim what they cannot show
+    if spread <= _TIE:  # all differences are equal; an infinite t would claim too much for so few folds
         return Finding("corrected t", mean, 1.0 if abs(mean) <= _TIE else math.nan, len(values), differing)
     t = mean / (spread * np.sqrt(1 / len(values) + ratio))
     return Finding("corrected t", mean, float(2 * stats.t.sf(abs(t), len(values) - 1)), len(values), differing)
 
 
 def seeds_t(differences: np.ndarray, left_out: np.ndarray) -> tuple[Finding, float, float]:
-    r"""Test a mean difference over training seeds that all predicted the same images.
+    r"""Test a mean difference over training seeds that predicted the same images.
 
     .. math:: t = \bar d / \sqrt{s^2 / S + \max(c, 0)}
 
     where :math:`s^2` is the variance of the S differences and :math:`c` the covariance of two seeds' differences that
-    comes from their common images, by a jackknife over clusters. The plain t-test over seeds leaves
-    :math:`c` out, and so takes the images for the whole population. Seeds and clusters are crossed random effects, as
+    is due to their common images, by a jackknife over clusters. The plain t-test over seeds leaves
+    :math:`c` out, as if the images were the whole population. Seeds and clusters are crossed random effects, as
     readers and cases are in the method of Obuchowski and Rockette (1995); the degrees of freedom are Satterthwaite's,
     with S - 1 for the seeds (Hillis 2007).
 
@@ -194,7 +194,7 @@ def seeds_t(differences: np.ndarray, left_out: np.ndarray) -> tuple[Finding, flo
     if seeds < 2 or left_out.shape != (clusters, seeds):
         msg = f"differences: at least 2 seeds, each with all clusters, got {values.shape} and {left_out.shape}."
         raise InputError(msg)
-    # clusters are not drawn within classes: strata of one or two clusters, as people make, would hide their spread
+    # not within classes: strata of one or two clusters, as people make, would hide the variance between clusters
     apart = left_out - left_out.mean(axis=0)
     covariance = (clusters - 1) / clusters * apart.T @ apart
     shared = max(0.0, float((covariance.sum() - np.trace(covariance)) / (seeds * (seeds - 1))))
@@ -212,7 +212,7 @@ def seeds_t(differences: np.ndarray, left_out: np.ndarray) -> tuple[Finding, flo
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """Return p-values corrected for their number by Holm's method, in the order given."""
+    """Return p-values corrected by Holm's method, in the given order."""
     values = np.asarray(p_values, np.float64)
     if not len(values) or not ((values >= 0) & (values <= 1)).all():
         msg = f"p_values: at least one, each between 0 and 1, got {values.tolist()}."
@@ -230,25 +230,25 @@ def _codes(a: pd.DataFrame, b: pd.DataFrame, classes: Sequence[str]) -> tuple[np
 
 
 def _exchanged(
-    cluster: np.ndarray, label: np.ndarray, said_a: np.ndarray, said_b: np.ndarray, classes: int
+    cluster: np.ndarray, label: np.ndarray, predicted_a: np.ndarray, predicted_b: np.ndarray, classes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return half of what each differing cluster moves, (D, 2 C), and the mean of both models' counts, (2 C,).
+    """Return half the change by exchanging each differing cluster, (D, 2 C), and mean counts of both models, (2 C,).
 
-    The counts are the hits of each class, and how often it is said; with the fixed number of its images they give F1.
+    The counts are correct and all predictions of each class; with the number of its images they give F1.
     """
     counts = []
-    for said in (said_a, said_b):
-        one = np.zeros((cluster.max() + 1, 2 * classes))
-        np.add.at(one, (cluster, said), said == label)
-        np.add.at(one, (cluster, classes + said), 1)
-        counts.append(one)
+    for predicted in (predicted_a, predicted_b):
+        of_model = np.zeros((cluster.max() + 1, 2 * classes))
+        np.add.at(of_model, (cluster, predicted), predicted == label)
+        np.add.at(of_model, (cluster, classes + predicted), 1)
+        counts.append(of_model)
     half = (counts[1] - counts[0]) / 2
     return half[half.any(axis=1)], (counts[0] + counts[1]).sum(axis=0) / 2
 
 
 def _score(counts: np.ndarray, images: np.ndarray, metric: Metric) -> np.ndarray:
-    hits, said = np.split(counts, 2, axis=-1)
+    hits, predicted = np.split(counts, 2, axis=-1)
     if metric == "accuracy":
         return hits.sum(axis=-1) / images.sum()
-    below = said + images
+    below = predicted + images
     return np.divide(2 * hits, below, out=np.zeros(hits.shape), where=below > 0).mean(axis=-1)

@@ -1,4 +1,4 @@
-"""What a prediction table says, and how sure that is: F1 scores, calibration, bootstrap intervals, paired differences.
+"""Scores of a prediction table with bootstrap intervals: F1, accuracy, calibration, paired differences.
 
 Every interval resamples whole clusters (an image with its duplicates, or a person), since images of one cluster are
 not independent. Resampling is stratified by class: a cluster belongs to the stratum of its majority label (the first
@@ -11,12 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import coo_matrix
 
 from datamodules.errors import InputError
 from results.predictions import PROBABILITY, check_predictions, joined
 
-FEW_CLUSTERS = 10  # below, an interval says little, and tables mark the class
+FEW_CLUSTERS = 10  # with fewer, an interval is not reliable, and tables mark the class
 
 
 def confusion(label: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
@@ -32,11 +31,11 @@ def scores(counts: np.ndarray) -> dict[str, np.ndarray]:
     mean recall of the classes that have images.
     """
     hit = np.diagonal(counts, axis1=-2, axis2=-1).astype(np.float64)
-    true, said = counts.sum(axis=-1), counts.sum(axis=-2)
+    true, predicted = counts.sum(axis=-1), counts.sum(axis=-2)
     recall = _ratio(hit, true)
-    f1 = _ratio(2 * hit, true + said)
+    f1 = _ratio(2 * hit, true + predicted)
     return {
-        "precision": _ratio(hit, said),
+        "precision": _ratio(hit, predicted),
         "recall": recall,
         "f1": f1,
         "f1_macro": f1.mean(axis=-1),
@@ -52,14 +51,14 @@ def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Kinds:
-    """Clusters that count alike: a resample draws so many of each kind, which is the same as drawing clusters.
+    """Kinds of clusters with equal counts; drawing a number of each kind is the same as drawing clusters.
 
-    Most clusters are one image, so a stratum has few kinds however many clusters it has, and drawing is cheap.
+    Most clusters are one image, so a stratum has few kinds, and resampling is cheap.
     """
 
-    counts: np.ndarray  # (K, F) what one cluster of the kind adds to the flattened confusion counts
+    counts: np.ndarray  # (K, F) flattened confusion counts of one cluster of the kind
     stratum: np.ndarray  # (K,)
-    clusters: np.ndarray  # (K,) how many clusters there are of the kind
+    clusters: np.ndarray  # (K,) number of clusters of the kind
 
     def resample(self, resamples: int, seed: int) -> np.ndarray:
         """Return confusion counts of shape (resamples, F)."""
@@ -74,7 +73,7 @@ class _Kinds:
 
 
 def _kinds(cluster: np.ndarray, label: np.ndarray, cells: Sequence[np.ndarray], classes: int) -> _Kinds:
-    """Group clusters by stratum and counts; `cells` holds one flat confusion cell an image, for each model."""
+    """Group clusters by stratum and counts; `cells` has one flat confusion cell an image, for each model."""
     numbers = np.unique(cluster, return_inverse=True)[1]  # (N,)
     total = numbers.max() + 1
     labels = _counts(numbers, label, total, classes)  # (clusters, C)
@@ -87,6 +86,8 @@ def _kinds(cluster: np.ndarray, label: np.ndarray, cells: Sequence[np.ndarray], 
 
 
 def _counts(row: np.ndarray, column: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    from scipy.sparse import coo_matrix  # slow to import, and commands that only list runs import this module
+
     return coo_matrix((np.ones(len(row), np.int32), (row, column)), shape=(rows, columns)).toarray()
 
 
@@ -102,8 +103,11 @@ def cluster_bootstrap(
 
     Returns:
         One row a score: `metric` (f1_macro, accuracy, balanced_accuracy, precision, recall, f1), `class` ("" for the
-        first three), `value`, `low`, `high`, `images`, `clusters` (that hold an image of the class) and
-        `few_clusters` (fewer than 10). `attrs` keeps level, resamples and seed.
+        first three), `value`, `low`, `high`, `images`, `clusters` (that have an image of the class) and
+        `few_clusters` (fewer than 10). `attrs` has level, resamples and seed.
+
+    Raises:
+        InputError: `resamples` is below 100, `level` is not between 0 and 1, or the table has other classes.
     """
     _check_settings(resamples, level)
     label, predicted = _codes(predictions, classes)
@@ -113,8 +117,8 @@ def cluster_bootstrap(
     value = scores(confusion(label, predicted, count))
     tails = [50 * (1 - level), 50 * (1 + level)]
     images = np.bincount(label, minlength=count)
-    held = pd.DataFrame({"label": label, "cluster": cluster}).drop_duplicates()["label"].value_counts()
-    clusters = held.reindex(range(count), fill_value=0).to_numpy()
+    in_class = pd.DataFrame({"label": label, "cluster": cluster}).drop_duplicates()["label"].value_counts()
+    clusters = in_class.reindex(range(count), fill_value=0).to_numpy()
     few = clusters < FEW_CLUSTERS
     rows = []
     for metric in ("f1_macro", "accuracy", "balanced_accuracy"):
@@ -143,28 +147,28 @@ def paired_difference(
 ) -> pd.DataFrame:
     """Return the scores of `b` minus those of `a` on the same images, with intervals.
 
-    Both models meet the same resampled clusters, so what makes a test set hard for both cancels. Images are matched
-    by row and content. When the tables cut clusters differently, clusters that share an image are taken together.
+    Both models are scored on the same resampled clusters, so the difficulty of a test set for both cancels. Images are
+    matched by row and content. If the tables have different clusters, clusters that share an image are joined.
 
     Returns:
         One row a score: `metric`, `class`, `a`, `b`, `difference`, `low`, `high`.
     """
     _check_settings(resamples, level)
     both = _match(a, b)
-    label, said_a = _codes(both[["label", "predicted"]], classes)
-    said_b = _codes(both[["label", "predicted_b"]].set_axis(["label", "predicted"], axis=1), classes)[1]
+    label, predicted_a = _codes(both[["label", "predicted"]], classes)
+    predicted_b = _codes(both[["label", "predicted_b"]].set_axis(["label", "predicted"], axis=1), classes)[1]
     count = len(classes)
-    cells = [label * count + said for said in (said_a, said_b)]
+    cells = [label * count + predicted for predicted in (predicted_a, predicted_b)]
     kinds = _kinds(joined([both["cluster"].to_numpy(), both["cluster_b"].to_numpy()]), label, cells, count)
     drawn = kinds.resample(resamples, seed).reshape(resamples, 2, count, count)
     before, after = scores(drawn[:, 0]), scores(drawn[:, 1])
-    value_a, value_b = (scores(confusion(label, said, count)) for said in (said_a, said_b))
+    value_a, value_b = (scores(confusion(label, predicted, count)) for predicted in (predicted_a, predicted_b))
     tails = [50 * (1 - level), 50 * (1 + level)]
     rows = []
     for metric in ("f1_macro", "accuracy", "balanced_accuracy"):
         low, high = np.percentile(after[metric] - before[metric], tails)
-        one, two = float(value_a[metric]), float(value_b[metric])
-        rows.append((metric, "", one, two, two - one, low, high))
+        score_a, score_b = float(value_a[metric]), float(value_b[metric])
+        rows.append((metric, "", score_a, score_b, score_b - score_a, low, high))
     low, high = np.percentile(after["f1"] - before["f1"], tails, axis=0)
     rows += [
         ("f1", name, value_a["f1"][i], value_b["f1"][i], value_b["f1"][i] - value_a["f1"][i], low[i], high[i])

@@ -225,10 +225,10 @@ FAULTS = (
     ),
     Fault(
         "certificate",
-        "results/certify/checks.py",
+        "results/certify/run_artifacts.py",
         "the check of the tables' hashes always holds",
-        "if logged.get(name, digest) != digest]",
-        "if found.digests.get(name, digest) != digest]",
+        'if self.tags.get(f"sha256.{name}", digest) != digest]',
+        "if self.digests.get(name, digest) != digest]",
         COMPARISON,
     ),
     Fault(

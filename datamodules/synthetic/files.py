@@ -1,8 +1,5 @@
 """Writes a set of drawn faces as files once, and opens it as a manifest."""
 
-import os
-import shutil
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -16,7 +13,7 @@ from tqdm import tqdm
 
 from datamodules.errors import InputError
 from datamodules.manifest import CORNERS, VOTES, Manifest, make_manifest, read_table
-from datamodules.paths import cache_root
+from datamodules.paths import cache_root, remove_drafts, replacing
 from datamodules.processes import cores, processes
 from datamodules.synthetic.action_units import DrawnFaces
 from datamodules.synthetic.faces import draw
@@ -73,13 +70,10 @@ def _standing(final: Path) -> Manifest | None:
 
 
 def _write(spec: DrawnFaces, final: Path, pool: ProcessPoolExecutor | None) -> Manifest:
-    shutil.rmtree(final, ignore_errors=True)
-    for left in final.parent.glob(f".{final.name}.*"):  # of a process that was killed; the lock says it is gone
-        shutil.rmtree(left, ignore_errors=True)
-    work = final.parent / f".{final.name}.{uuid.uuid4().hex[:8]}"
-    for name in spec.classes:
-        (work / name).mkdir(parents=True)
-    try:
+    remove_drafts(final)
+    with replacing(final) as work:
+        for name in spec.classes:
+            (work / name).mkdir(parents=True)
         jobs = [(spec, work, first, min(first + _CHUNK, len(spec))) for first in range(0, len(spec), _CHUNK)]
         rows: list[dict[str, object]] = []
         boxes: list[dict[str, object]] = []
@@ -90,9 +84,6 @@ def _write(spec: DrawnFaces, final: Path, pool: ProcessPoolExecutor | None) -> M
                 bar.update(len(known))
         pd.DataFrame(boxes).to_csv(work / BOXES, index=False, float_format="%.2f")
         make_manifest(pd.DataFrame(rows), work, name="drawn", classes=spec.classes).save(work / "manifest.csv")
-        os.replace(work, final)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
     return Manifest.load(final / "manifest.csv").with_boxes(read_table(final / BOXES))
 
 
@@ -170,10 +161,9 @@ def prepare_scenes(spec: DrawnScenes, directory: Path | None = None, *, workers:
         with processes(workers) as pool, filelock.FileLock(parent / f"{final.name}.lock"):
             if _complete_scenes(final, len(spec)):  # another process may have been faster
                 return final
-            shutil.rmtree(final, ignore_errors=True)
-            work = parent / f".{final.name}.{uuid.uuid4().hex[:8]}"
-            work.mkdir()
-            try:
+            remove_drafts(final)
+            with replacing(final) as work:
+                work.mkdir()
                 jobs = [
                     (spec, work, first, min(first + _SCENE_CHUNK, len(spec)))
                     for first in range(0, len(spec), _SCENE_CHUNK)
@@ -184,9 +174,6 @@ def prepare_scenes(spec: DrawnScenes, directory: Path | None = None, *, workers:
                         rows += done
                         bar.update(last - first)
                 pd.DataFrame(rows).to_csv(work / "boxes.csv", index=False, float_format="%.2f")
-                os.replace(work, final)
-            finally:
-                shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
         msg = f"drawn scenes cannot be written to {parent}: {error}. Set EMOTION_CACHE_DIR to a folder with room"
         raise InputError(msg) from error

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -585,6 +584,4 @@ def _write_jpeg(path: Path, image: np.ndarray, *, sideways: bool) -> None:
     if sideways:
         image = cv2.rotate(image, cv2.ROTATE_90_COUNTERCLOCKWISE)
         exif[0x0112] = 6
-    draft = path.with_name(f".{path.stem[:40]}.part")
-    Image.fromarray(image).save(draft, "JPEG", quality=92, exif=exif)
-    os.replace(draft, path)
+    Image.fromarray(image).save(path, "JPEG", quality=92, exif=exif)

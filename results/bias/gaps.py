@@ -1,13 +1,13 @@
-"""How far groups are apart, and whether chance alone puts them so far apart.
+"""Gaps between the scores of groups, with p-values of a permutation test.
 
-Worst and best are chosen after looking, so the test chooses them anew: were the group of no matter, its name could as
-well be another's, so names are dealt again to whole clusters, and the worst and best of each deal are taken. Names are
-dealt among clusters of one class (that of most of their images, the first on a tie), so that a group that merely has
-the harder emotions is not called worse. A cluster whose images are of several groups keeps them, and deals their names
-among its images of one class. p is the share of deals whose gap is as large, the observed one among them (Phipson and
-Smyth 2010).
+The worst and the best group are chosen from the data, so the test chooses them again in every permutation. Under the
+null hypothesis the group does not matter, so the group names of whole clusters are permuted, and the worst and the best
+group of each permutation are taken. Names are permuted among clusters of one class (the class of most of their images,
+the first on a tie), so that a group that has more images of difficult classes is not called worse. In a cluster whose
+images are of several groups, names are permuted among its images of one class. The p-value is the share of
+permutations with a gap at least as large, counting the observed one (Phipson and Smyth 2010).
 
-A deal is a table of groups by kinds of clusters with given margins, which scipy draws without dealing one by one.
+A permutation is a table of groups by kinds of clusters with given margins, which scipy draws directly.
 """
 
 from collections.abc import Sequence
@@ -26,14 +26,14 @@ from results.statistics import scores
 
 @dataclass(frozen=True)
 class Units:
-    """Images as the units that a test exchanges.
+    """Exchangeable units of a permutation test: clusters, or images within a cluster.
 
     Attributes:
-        of: (N,) the unit of each image, numbered from 0: its cluster, or itself where its cluster is of several groups.
-        pool: (U,) units of one pool may change places: whole clusters of the same class (that of most of their images,
-            the first on a tie), or the images of one class within a cluster that is of several groups.
+        of: (N,) unit of each image, numbered from 0: its cluster, or the image if its cluster is of several groups.
+        pool: (U,) pool of each unit; units are exchanged within a pool: whole clusters of the same class (the class of
+            most of their images, the first on a tie), or the images of one class in a cluster of several groups.
         first: (U,) an image of each unit.
-        mixed: How many clusters are of several groups.
+        mixed: Number of clusters that are of several groups.
     """
 
     of: np.ndarray
@@ -43,12 +43,12 @@ class Units:
 
 
 def units_of(group: np.ndarray, cluster: np.ndarray, label: np.ndarray) -> Units:
-    """Return what may be exchanged.
+    """Return the exchangeable units of images.
 
     Args:
-        group: int (N,), at least one.
-        cluster: (N,).
-        label: int (N,) class, from 0.
+        group: Group of each image, int (N,), N at least 1.
+        cluster: Cluster of each image, (N,).
+        label: Class of each image, int (N,), from 0.
     """
     cluster = np.unique(cluster, return_inverse=True)[1]
     low, high = np.full(cluster.max() + 1, group.max()), np.full(cluster.max() + 1, group.min())
@@ -67,7 +67,7 @@ def units_of(group: np.ndarray, cluster: np.ndarray, label: np.ndarray) -> Units
 
 METRICS = ("accuracy", "f1_macro")
 _TIE = 1e-12
-_CELLS = 4_000_000  # of one batch of deals
+_CELLS = 4_000_000  # of one batch of permutations
 _KINDS = {"best": "worst minus best", "rest": "worst minus all others"}
 
 
@@ -76,30 +76,30 @@ class _Pool:
     """Units whose groups may be exchanged.
 
     Attributes:
-        held: Units of each group, (G,).
-        number: Units of each kind, (K,).
+        sizes: Number of units of each group, (G,).
+        number: Number of units of each kind, (K,).
         counts: Flattened confusion counts of one unit of the kind, (K, C * C).
     """
 
-    held: np.ndarray
+    sizes: np.ndarray
     number: np.ndarray
     counts: np.ndarray
 
-    def deal(self, times: int, generator: np.random.Generator) -> np.ndarray:
-        """Return counts of the groups in so many deals, (times, G, C * C)."""
-        drawn = random_table(self.held, self.number, seed=generator).rvs(size=times)  # (times, G, K)
+    def permute(self, times: int, generator: np.random.Generator) -> np.ndarray:
+        """Return the counts of the groups in random permutations, (times, G, C * C)."""
+        drawn = random_table(self.sizes, self.number, seed=generator).rvs(size=times)  # (times, G, K)
         return np.asarray(drawn, np.float64) @ self.counts
 
 
 @dataclass(frozen=True)
-class Dealt:
-    """What the groups got, as it is and in every deal.
+class Permuted:
+    """Confusion counts of groups, observed and in every permutation.
 
     Attributes:
         observed: Confusion counts of the groups, (G, C, C).
-        deals: Those of the deals, (P, G, C, C).
-        units: What could be exchanged: clusters, and images of clusters that are of several groups.
-        mixed: Clusters that are of several groups.
+        deals: Those of the permutations, (P, G, C, C).
+        units: Number of exchangeable units: clusters, and images of clusters that are of several groups.
+        mixed: Number of clusters that are of several groups.
     """
 
     observed: np.ndarray
@@ -111,7 +111,7 @@ class Dealt:
 def gaps(
     table: pd.DataFrame,
     measured: Sequence[Measured],
-    said: Sequence[str],
+    all_classes: Sequence[str],
     *,
     by_class: bool = False,
     minimum: int,
@@ -123,42 +123,62 @@ def gaps(
     Args:
         table: The prediction table that was measured.
         measured: Its groupings; one with fewer than two ranked groups has no gap.
-        said: All classes that predictions are of.
-        by_class: Test the recall of each class, too; that makes the family larger.
-        minimum: Images a class needs in a group for that.
-        permutations: Deals.
-        seed: Of the deals.
+        all_classes: All classes that may be predicted.
+        by_class: Also test the recall of each class; Holm's correction is then over more tests.
+        minimum: Number of images that a class needs in a group for that.
+        permutations: Number of permutations, at least 99.
+        seed: Seed of the permutations.
 
     Returns:
         One row a gap: by, metric, class, gap (what is subtracted), worst, best, worst_value, other_value, difference,
-        p_value, p_holm (over all rows), units, mixed. Of two groups, the best is all others, so there is one row.
+        p_value, p_holm (over all rows), units, mixed. With two groups there is one row, since the best is the rest.
+
+    Raises:
+        InputError: `permutations` is below 99.
     """
     if permutations < 99:
         msg = f"--permutations: at least 99, got {permutations}; 9999 is usual."
         raise InputError(msg)
     rows = []
-    for one in tqdm(measured, desc="gaps", unit="grouping", disable=None, leave=False):
-        ranked = one.ranked
+    for part in tqdm(measured, desc="gaps", unit="grouping", disable=None, leave=False):
+        ranked = part.ranked
         if len(ranked) < 2:
             continue
-        dealt = deal(table, one.grouping.of(table), ranked, said, permutations=permutations, seed=seed)
-        rows += [row | {"by": one.grouping.name} for row in _rows(dealt, ranked)]
+        permuted = permute_groups(
+            table, part.grouping.of(table), ranked, all_classes, permutations=permutations, seed=seed
+        )
+        rows += [row | {"by": part.grouping.name} for row in _rows(permuted, ranked)]
         if by_class:
-            rows += [row | {"by": one.grouping.name} for row in _class_rows(dealt, one, said, minimum)]
+            rows += [row | {"by": part.grouping.name} for row in _class_rows(permuted, part, all_classes, minimum)]
     names = ["by", "metric", "class", "gap", "worst", "best", "worst_value", "other_value", "difference", "p_value"]
     found = pd.DataFrame(rows, columns=[*names, "units", "mixed"])
     return found.assign(p_holm=holm(found["p_value"].tolist()) if len(found) else [])
 
 
-def deal(
-    table: pd.DataFrame, of: np.ndarray, groups: Sequence[str], said: Sequence[str], *, permutations: int, seed: int
-) -> Dealt:
-    """Deal the names of `groups` anew; `of` holds the group of each row, and rows of no such group are left out."""
+def permute_groups(
+    table: pd.DataFrame,
+    of: np.ndarray,
+    groups: Sequence[str],
+    all_classes: Sequence[str],
+    *,
+    permutations: int,
+    seed: int,
+) -> Permuted:
+    """Permute the names of groups.
+
+    Args:
+        table: A prediction table.
+        of: Group of each row, (N,); rows of other groups are left out.
+        groups: Names of the groups.
+        all_classes: All classes that may be predicted.
+        permutations: Number of permutations.
+        seed: Seed of the permutations.
+    """
     group = pd.Index(list(groups)).get_indexer(pd.Index(of))
     inside = group >= 0
-    codes = pd.Index(list(said))
+    codes = pd.Index(list(all_classes))
     label, predicted = (codes.get_indexer(pd.Index(table[name]))[inside] for name in ("label", "predicted"))
-    group, classes = group[inside], len(said)
+    group, classes = group[inside], len(all_classes)
     cell = label * classes + predicted
     units = units_of(group, table["cluster"].to_numpy()[inside], label)
     counts = np.zeros((len(units.first), classes * classes), np.int32)
@@ -166,29 +186,29 @@ def deal(
     observed = np.zeros((len(groups), classes * classes))
     np.add.at(observed, (group, cell), 1)
     pools, fixed, moving = _pools(group[units.first], units.pool, counts, len(groups))
-    largest = max((len(one.number) for one in pools), default=1)
+    largest = max((len(each.number) for each in pools), default=1)
     batch = max(1, _CELLS // (len(groups) * max(largest, classes * classes)))
     generator = np.random.default_rng(seed)
     deals = np.empty((permutations, *observed.shape), np.float32)
     for start in range(0, permutations, batch):
         times = min(batch, permutations - start)
-        deals[start : start + times] = fixed + sum((one.deal(times, generator) for one in pools), np.zeros(()))
+        deals[start : start + times] = fixed + sum((each.permute(times, generator) for each in pools), np.zeros(()))
     shape = (len(groups), classes, classes)
-    return Dealt(observed.reshape(shape), deals.reshape(permutations, *shape), moving, units.mixed)
+    return Permuted(observed.reshape(shape), deals.reshape(permutations, *shape), moving, units.mixed)
 
 
 def _pools(group: np.ndarray, pool: np.ndarray, counts: np.ndarray, groups: int) -> tuple[list[_Pool], np.ndarray, int]:
-    """Return the pools in which an exchange changes anything, the counts of all others by group, and units in pools."""
+    """Return the pools in which an exchange changes counts, the counts of other units by group, and units in pools."""
     fixed = np.zeros((groups, counts.shape[1]))
     found, moving = [], 0
     order = np.argsort(pool, kind="stable")
     for rows in np.split(order, np.flatnonzero(np.diff(pool[order])) + 1):
-        held = np.bincount(group[rows], minlength=groups)
+        sizes = np.bincount(group[rows], minlength=groups)
         kinds, number = np.unique(counts[rows], axis=0, return_counts=True)
-        if (held > 0).sum() < 2 or len(kinds) < 2:
+        if (sizes > 0).sum() < 2 or len(kinds) < 2:
             np.add.at(fixed, group[rows], counts[rows])
         else:
-            found.append(_Pool(held, number, kinds.astype(np.float64)))
+            found.append(_Pool(sizes, number, kinds.astype(np.float64)))
             moving += len(rows)
     return found, fixed, moving
 
@@ -213,38 +233,40 @@ def _worst_and_other(counts: np.ndarray, metric: str, other: str) -> tuple[np.nd
     return worst, value, values(counts.sum(axis=-3) - own, metric)
 
 
-def _rows(dealt: Dealt, groups: Sequence[str]) -> list[dict[str, object]]:
+def _rows(permuted: Permuted, groups: Sequence[str]) -> list[dict[str, object]]:
     rows = []
     for metric in METRICS:
-        best = groups[int(values(dealt.observed, metric).argmax())]
+        best = groups[int(values(permuted.observed, metric).argmax())]
         for other in ("best", "rest") if len(groups) > 2 else ("best",):
-            worst, low, high = _worst_and_other(dealt.observed, metric, other)
-            _, lows, highs = _worst_and_other(dealt.deals, metric, other)
+            worst, low, high = _worst_and_other(permuted.observed, metric, other)
+            _, lows, highs = _worst_and_other(permuted.deals, metric, other)
             row: dict[str, object] = {"metric": metric, "class": "", "gap": _KINDS[other], "worst": groups[int(worst)]}
             row |= {"best": best if other == "best" else ""}
-            rows.append(row | _judged(float(low), float(high), highs - lows, dealt))
+            rows.append(row | _tested(float(low), float(high), highs - lows, permuted))
     return rows
 
 
-def _class_rows(dealt: Dealt, one: Measured, said: Sequence[str], minimum: int) -> list[dict[str, object]]:
-    """Return the gaps of recall, worst minus best, of the classes that two ranked groups have enough images of."""
+def _class_rows(
+    permuted: Permuted, measured: Measured, all_classes: Sequence[str], minimum: int
+) -> list[dict[str, object]]:
+    """Return the gaps of recall, worst minus best, of classes with enough images in two ranked groups."""
     rows = []
-    cells = one.by_class[one.by_class["group"].isin(one.ranked)]
+    cells = measured.by_class[measured.by_class["group"].isin(measured.ranked)]
     for name, part in cells.groupby("class", sort=False):
         enough = part.loc[part["images"] >= minimum, "group"].tolist()
         if len(enough) < 2:
             continue
-        places, number = [one.ranked.index(group) for group in enough], list(said).index(str(name))
-        seen = scores(dealt.observed[places])["recall"][:, number]
-        drawn = scores(dealt.deals[:, places])["recall"][..., number]  # (P, groups)
+        places, number = [measured.ranked.index(group) for group in enough], list(all_classes).index(str(name))
+        observed = scores(permuted.observed[places])["recall"][:, number]
+        drawn = scores(permuted.deals[:, places])["recall"][..., number]  # (P, groups)
         row: dict[str, object] = {"metric": "recall", "class": name, "gap": _KINDS["best"]}
-        row |= {"worst": enough[int(seen.argmin())], "best": enough[int(seen.argmax())]}
-        rows.append(row | _judged(seen.min(), seen.max(), drawn.max(axis=1) - drawn.min(axis=1), dealt))
+        row |= {"worst": enough[int(observed.argmin())], "best": enough[int(observed.argmax())]}
+        rows.append(row | _tested(observed.min(), observed.max(), drawn.max(axis=1) - drawn.min(axis=1), permuted))
     return rows
 
 
-def _judged(low: float, high: float, drawn: np.ndarray, dealt: Dealt) -> dict[str, object]:
+def _tested(low: float, high: float, drawn: np.ndarray, permuted: Permuted) -> dict[str, object]:
     reached = int((drawn >= high - low - _TIE).sum())
     p_value = (reached + 1) / (len(drawn) + 1)
     found = {"worst_value": low, "other_value": high, "difference": low - high, "p_value": p_value}
-    return {**found, "units": dealt.units, "mixed": dealt.mixed}
+    return {**found, "units": permuted.units, "mixed": permuted.mixed}

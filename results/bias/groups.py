@@ -1,17 +1,17 @@
-"""How good the predictions are in each group, and in each class of each group, with intervals.
+"""Scores of each group, and of each class in each group, with intervals.
 
-Counts come from fairlearn's MetricFrame. Accuracy, recall and precision get Wilson's interval with as many trials as
-the images are worth: images of one cluster are not independent, so their number is divided by the design effect, the
-variance over clusters beside that of independent images (Kish 1965). The cluster bootstrap keeps the number of
-clusters of each class, and in a group of few clusters, one or two of a class, that leaves too little to vary. F1 is no
-proportion and gets the bootstrap.
+Counts come from fairlearn's MetricFrame. Accuracy, recall and precision have Wilson's interval for the effective number
+of images: images of one cluster are not independent, so their number is divided by the design effect, the variance over
+clusters divided by that of independent images (Kish 1965). The cluster bootstrap keeps the number of clusters of each
+class, which underestimates the variance in a group with one or two clusters of a class. F1 is no proportion and has the
+bootstrap interval.
 """
 
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
@@ -23,17 +23,17 @@ from datamodules.errors import InputError, did_you_mean
 from results.predictions import PROBABILITY, PROTOCOL
 from results.statistics import FEW_CLUSTERS, cluster_bootstrap
 
-OTHERS = "(others)"  # what `--top` leaves over; a mixture, so it is shown and never ranked
+OTHERS = "(others)"  # the values that `--top` joins; a mixture, so it is shown and never ranked
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A column and how its values become groups.
+    """Rule that makes groups of the values of a column.
 
     Attributes:
-        column: Its name.
-        edges: Lower ends of bins, rising, where its values are numbers.
-        kept: The values that stay themselves, all others are `(others)`; empty: all.
+        column: Name of the column.
+        edges: Ascending lower ends of bins, if its values are numbers.
+        kept: Values that are groups of their own; all others are `(others)`. Empty: all.
     """
 
     column: str
@@ -41,7 +41,7 @@ class Cut:
     kept: tuple[str, ...] = ()
 
     def values(self, table: pd.DataFrame) -> np.ndarray:
-        """Return the group of each row as text, objects of shape (N,); "" where it is not known."""
+        """Return the group of each row as text, objects of shape (N,); "" if it is not known."""
         text = plain_values(table[self.column])
         if self.edges:
             return _binned(text, self, table)
@@ -50,7 +50,7 @@ class Cut:
         return text
 
     def ordered(self, values: Sequence[str]) -> list[str]:
-        """Return groups in the order in which they are shown: bins as they rise, numbers, then the alphabet."""
+        """Return groups in the order in which they are shown: bins and numbers ascending, text alphabetically."""
         if self.edges:
             names = _bin_names(self.edges)
             return sorted(values, key=names.index)
@@ -58,7 +58,11 @@ class Cut:
 
 
 def parse_bins(texts: Sequence[str]) -> dict[str, tuple[float, ...]]:
-    """Return the bins that `age=0,10,18,60` names: lower ends, of which the last bin is open above."""
+    """Return the lower ends of the bins of each column in texts such as `age=0,10,18,60`; the last bin is open.
+
+    Raises:
+        InputError: A text has another form.
+    """
     found: dict[str, tuple[float, ...]] = {}
     for text in texts:
         column, _, ends = text.rpartition("=")
@@ -74,7 +78,7 @@ def parse_bins(texts: Sequence[str]) -> dict[str, tuple[float, ...]]:
 
 
 def plain_values(column: pd.Series) -> np.ndarray:
-    """Return a column as text in one Unicode form, without control characters; "" where nothing is known."""
+    """Return a column as text in one Unicode form, without control characters; "" for missing values."""
     text = column.astype(object).where(column.notna(), "").astype(str)
     return text.map({value: clean(value).strip() for value in text.unique()}).to_numpy(object)
 
@@ -112,7 +116,7 @@ def _bin_names(edges: tuple[float, ...]) -> list[str]:
 
 
 def numbers(text: np.ndarray) -> np.ndarray | None:
-    """Return texts as finite numbers; None where one of them is none."""
+    """Return texts as finite numbers; None if one of them is not a number."""
     number = pd.to_numeric(pd.Series(text, dtype=object), errors="coerce").to_numpy(np.float64)
     return number if np.isfinite(number).all() else None
 
@@ -128,15 +132,15 @@ def _number_first(value: str) -> tuple[bool, float, str]:
     return (found is None, float(found[0]) if found else 0.0, value)
 
 
-MOST_GROUPS = 40  # more are no table that anybody reads, and leave few images to each
+MOST_GROUPS = 40  # with more, the table is too long to read, and groups are small
 _OFFERED = 8
-_BETWEEN = " / "  # in the name of a crossing's group
+_BETWEEN = " / "  # in the name of a group of a crossing
 _NOT_GROUPS = ("row", "path", "content", "cluster", "label", "predicted", "role", "is_copy", PROTOCOL)
 
 
 @dataclass(frozen=True)
 class Grouping:
-    """A column, or a crossing of several, and the groups that the evaluated images make.
+    """A column or a crossing of several columns, and their groups among the evaluated images.
 
     Attributes:
         cuts: The columns.
@@ -152,13 +156,13 @@ class Grouping:
         return " x ".join(clean(cut.column) for cut in self.cuts)
 
     def of(self, table: pd.DataFrame) -> np.ndarray:
-        """Return the group of each row, objects of shape (N,); "" where one of the columns is not known."""
+        """Return the group of each row, objects of shape (N,); "" if the value of a column is missing."""
         parts = [cut.values(table) for cut in self.cuts]
         known = np.logical_and.reduce([part != "" for part in parts])
         return np.where(known, [_BETWEEN.join(row) for row in zip(*parts, strict=True)], "").astype(object)
 
     def is_mixture(self, group: str) -> bool:
-        """Whether a group is what `--top` left over."""
+        """Whether a group has the values that `--top` joined."""
         return OTHERS in group.split(_BETWEEN)
 
 
@@ -176,27 +180,27 @@ def groupings(
     bins: Mapping[str, Sequence[float]] | None = None,
     top: int | None = None,
 ) -> list[Grouping]:
-    """Return what to group by, checked.
+    """Return the groupings that were requested.
 
     Args:
         table: A prediction table.
         by: Names of columns, or of several joined by `+` for their crossing.
         cross: Add the crossing of every two of the single columns.
-        bins: Column -> lower ends of its bins.
-        top: Keep so many most frequent values of each column; the rest becomes `(others)`.
+        bins: Lower ends of the bins of each binned column.
+        top: Number of most frequent values of each column to keep; the rest becomes `(others)`.
 
     Raises:
         InputError: A column that does not exist, is empty, or has too many values; bins of no such column.
     """
-    specs = list(dict.fromkeys(_columns_of(table, one) for one in by))  # a column given twice is one
+    specs = list(dict.fromkeys(_columns_of(table, spec) for spec in by))  # without repeated columns
     if cross:
         single = [spec[0] for spec in specs if len(spec) == 1]
-        specs += [(one, two) for i, one in enumerate(single) for two in single[i + 1 :]]
+        specs += combinations(single, 2)
     specs = list(dict.fromkeys(specs))
     cut: dict[str, Cut] = {}
-    stray = sorted(set(bins or {}) - {column for spec in specs for column in spec})
-    if stray:
-        msg = f"--bins: {stray[0]!r} is not among --by ({', '.join(by)}); add it there."
+    unused = sorted(set(bins or {}) - {column for spec in specs for column in spec})
+    if unused:
+        msg = f"--bins: {unused[0]!r} is not among --by ({', '.join(by)}); add it there."
         raise InputError(msg)
     if top is not None and top < 1:
         msg = f"--top: keeps the most frequent values of a column, at least 1, got {top}."
@@ -238,7 +242,7 @@ def _cut(table: pd.DataFrame, column: str, edges: tuple[float, ...], top: int | 
         frequent = ", ".join(f"{value} ({images})" for value, images in counts.head(_OFFERED).items())
         binned = f"cut it into bins, such as --bins {column}={suggested(number)}" if number is not None else ""
         msg = (
-            f"--by: column {column!r} has {len(counts)} values, at most {MOST_GROUPS} can be told apart; "
+            f"--by: column {column!r} has {len(counts)} values, at most {MOST_GROUPS} are shown; "
             f"{binned + ', or ' if binned else ''}keep the most frequent with --top {_OFFERED}: {frequent}."
         )
         raise InputError(msg)
@@ -259,14 +263,14 @@ def _grouping(table: pd.DataFrame, cuts: tuple[Cut, ...]) -> Grouping:
             )
         )
     )
-    named = tuple(str(one[-1]) for one in found)
+    named = tuple(str(entry[-1]) for entry in found)
     name = " x ".join(cut.column for cut in cuts)
     if not named:
         msg = f"--by: no image has a value in every column of {name}. Fill them in the manifest, or choose others."
         raise InputError(msg)
     if len(named) > MOST_GROUPS:
         msg = (
-            f"--by: {name} makes {len(named)} groups, at most {MOST_GROUPS} can be told apart; cross fewer columns, "
+            f"--by: {name} makes {len(named)} groups, at most {MOST_GROUPS} are shown; cross fewer columns, "
             "or make their groups fewer with --bins or --top."
         )
         raise InputError(msg)
@@ -280,15 +284,15 @@ Ends = tuple[float, float]
 
 @dataclass(frozen=True)
 class Measured:
-    """One grouping and its numbers.
+    """Scores of the groups of one grouping.
 
     Attributes:
-        grouping: What the images are grouped by.
+        grouping: The grouping.
         by_group: One row a group: group, images, clusters, correct, `accuracy` and `f1_macro` with `_low` and `_high`,
-            classes (that the group has images of), ranked, few_clusters.
+            classes (number with images in the group), ranked, few_clusters.
         by_class: One row a group and class: group, class, images, clusters, correct, predicted, `recall`, `precision`
-            and `f1` with `_low` and `_high` (NaN where a class has no image), few_clusters.
-        unknown: Images that are in no group.
+            and `f1` with `_low` and `_high` (NaN if a class has no image), few_clusters.
+        unknown: Number of images in no group.
     """
 
     grouping: Grouping
@@ -306,26 +310,26 @@ def measure(
     table: pd.DataFrame,
     grouping: Grouping,
     classes: Sequence[str],
-    said: Sequence[str],
+    all_classes: Sequence[str],
     *,
     minimum: int = MINIMUM,
     resamples: int = 2000,
     seed: int = 0,
 ) -> Measured:
-    """Return the numbers of each group.
+    """Return the scores of each group.
 
-    Macro F1 of a group is the mean over the classes that the group has images of: a class that it lacks is neither
-    right nor wrong in it. F1 of a class is twice the correct images over its images plus the times it was predicted, so
-    that of a class that is never predicted is 0, and its precision is not defined (NaN).
+    Macro F1 of a group is the mean over the classes that have images in the group. F1 of a class is twice the correct
+    images over its images plus its predictions, so that of a class that is never predicted is 0, and its precision is
+    not defined (NaN).
 
     Args:
         table: A prediction table.
-        grouping: What to group by.
+        grouping: The grouping.
         classes: Classes that count.
-        said: All classes that predictions are of.
-        minimum: Images that a group needs to be ranked.
-        resamples: Of the cluster bootstrap.
-        seed: Of the cluster bootstrap.
+        all_classes: All classes that may be predicted.
+        minimum: Number of images that a group needs to be ranked.
+        resamples: Number of resamples of the cluster bootstrap.
+        seed: Seed of the cluster bootstrap.
     """
     of = grouping.of(table)
     known = table.assign(group=of)[of != ""]
@@ -333,11 +337,11 @@ def measure(
     by_group, by_class = [], []
     for name in grouping.groups:
         part, numbers = known[known["group"] == name], counts.loc[name]
-        spread = cluster_bootstrap(part, said, resamples=resamples, level=LEVEL, seed=seed)
+        spread = cluster_bootstrap(part, all_classes, resamples=resamples, level=LEVEL, seed=seed)
         cells = []
-        for place, one in enumerate(classes):
-            held = tuple(int(numbers[f"{kind} {place}"]) for kind in _KINDS)
-            cells.append(_class_row(part, one, held, spread[spread["class"] == one].set_index("metric")))
+        for number, label in enumerate(classes):
+            counted = tuple(int(numbers[f"{kind} {number}"]) for kind in _KINDS)
+            cells.append(_class_row(part, label, counted, spread[spread["class"] == label].set_index("metric")))
         f1 = [float(cell["f1"]) for cell in cells if cell["images"]]
         few = part["cluster"].nunique() < FEW_CLUSTERS
         row = {"group": name, "images": int(numbers["images"]), "clusters": part["cluster"].nunique()}
@@ -346,70 +350,71 @@ def measure(
         right = (part["label"] == part["predicted"]).to_numpy()
         ends = proportion_interval(right, part["cluster"].to_numpy())
         row |= _three("accuracy", float(numbers["correct"] / numbers["images"]), ends)
-        macro, one = float(np.mean(f1)), spread[spread["metric"] == "f1_macro"].iloc[0]
-        times = len(said) / len(f1)  # every class counts in the bootstrap's mean, those without images as 0
-        by_group.append(row | _three("f1_macro", macro, _f1_ends(macro, one["low"] * times, one["high"] * times, ends)))
+        macro, drawn = float(np.mean(f1)), spread[spread["metric"] == "f1_macro"].iloc[0]
+        factor = len(all_classes) / len(f1)  # every class counts in the bootstrap's mean, those without images as 0
+        macro_ends = _f1_ends(macro, drawn["low"] * factor, drawn["high"] * factor, ends)
+        by_group.append(row | _three("f1_macro", macro, macro_ends))
         by_class += [{"group": name, **cell} for cell in cells]
     return Measured(grouping, pd.DataFrame(by_group), pd.DataFrame(by_class), int((of == "").sum()))
 
 
 def group_counts(known: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """Return images and correct ones of each group, and of its n-th class `images n`, `predicted n`, `correct n`.
+    """Return `images` and `correct` of each group, and of its n-th class `images n`, `predicted n`, `correct n`.
 
     Args:
-        known: A prediction table with a column `group`, which is the index of what is returned.
+        known: A prediction table with a column `group`, which is the index of the result.
         classes: The classes.
     """
 
-    def correct(true: np.ndarray, said: np.ndarray) -> int:
-        return int((true == said).sum())
+    def correct(true: np.ndarray, predicted: np.ndarray) -> int:
+        return int((true == predicted).sum())
 
     metrics: dict[str, Callable] = {"images": count, "correct": correct}
     for number in range(len(classes)):
         metrics |= {f"{kind} {number}": _counted(kind, number) for kind in _KINDS}
     codes = pd.Index(list(classes))
-    # an image may be taken for a class that does not count; its label may not be one
-    true, said = (codes.get_indexer(pd.Index(known[column])) for column in ("label", "predicted"))
+    # a prediction, but no label, may be of a class that does not count
+    true, predicted = (codes.get_indexer(pd.Index(known[column])) for column in ("label", "predicted"))
     groups = known["group"].to_numpy(object)
-    return MetricFrame(metrics=metrics, y_true=true, y_pred=said, sensitive_features=groups).by_group
+    return MetricFrame(metrics=metrics, y_true=true, y_pred=predicted, sensitive_features=groups).by_group
 
 
 _KINDS = ("images", "predicted", "correct")
 
 
 def _counted(kind: str, number: int) -> Callable[[np.ndarray, np.ndarray], int]:
-    def counted(true: np.ndarray, said: np.ndarray) -> int:
-        right, taken = np.asarray(true) == number, np.asarray(said) == number
-        return int({"images": right, "predicted": taken, "correct": right & taken}[kind].sum())
+    def counted(true: np.ndarray, predicted: np.ndarray) -> int:
+        of_class, as_class = np.asarray(true) == number, np.asarray(predicted) == number
+        return int({"images": of_class, "predicted": as_class, "correct": of_class & as_class}[kind].sum())
 
     return counted
 
 
-def _class_row(part: pd.DataFrame, name: str, held: tuple[int, ...], spread: pd.DataFrame) -> dict[str, Any]:
-    images, predicted, correct = held
-    inside, taken = (part[part[column] == name] for column in ("label", "predicted"))
-    clusters = inside["cluster"].nunique()
+def _class_row(part: pd.DataFrame, name: str, counted: tuple[int, ...], spread: pd.DataFrame) -> dict[str, Any]:
+    images, predicted, correct = counted
+    of_class, as_class = (part[part[column] == name] for column in ("label", "predicted"))
+    clusters = of_class["cluster"].nunique()
     row: dict[str, Any] = {"class": name, "images": images, "clusters": clusters}
     row |= {"correct": correct, "predicted": predicted, "few_clusters": clusters < FEW_CLUSTERS}
     if not images:
         return row | {key: np.nan for metric in ("recall", "precision", "f1") for key in _three(metric, 0, (0, 0))}
-    ends = proportion_interval((inside["predicted"] == name).to_numpy(), inside["cluster"].to_numpy())
+    ends = proportion_interval((of_class["predicted"] == name).to_numpy(), of_class["cluster"].to_numpy())
     row |= _three("recall", correct / images, ends)
-    sure = proportion_interval((taken["label"] == name).to_numpy(), taken["cluster"].to_numpy())
-    row |= _three("precision", correct / predicted if predicted else np.nan, sure)
+    precision_ends = proportion_interval((as_class["label"] == name).to_numpy(), as_class["cluster"].to_numpy())
+    row |= _three("precision", correct / predicted if predicted else np.nan, precision_ends)
     f1 = 2 * correct / (images + predicted)
-    # no image right: at most as many as recall allows; all right: at least what recall and precision allow
-    limits = (min(ends[0], sure[0]), min(1.0, 2 * images * ends[1] / (images + predicted)))
+    # no image correct: the upper end follows from recall; all correct: the lower one from recall and precision
+    limits = (min(ends[0], precision_ends[0]), min(1.0, 2 * images * ends[1] / (images + predicted)))
     return row | _three("f1", f1, _f1_ends(f1, spread.loc["f1", "low"], spread.loc["f1", "high"], limits))
 
 
 def proportion_interval(right: np.ndarray, cluster: np.ndarray) -> Ends:
-    r"""Return Wilson's 95 % interval of a share, (N,) yes or no in clusters, with :math:`n / d` trials.
+    r"""Return Wilson's 95 % interval of the share of correct images, bool (N,) in clusters, with :math:`n / d` trials.
 
     .. math:: d = \frac{m}{m - 1} \frac{\sum_j (y_j - \hat p n_j)^2}{n \hat p (1 - \hat p)}, \quad d \ge 1
 
-    over m clusters with :math:`y_j` of :math:`n_j`. Independent images have d = 1. Where all or none are right, or in
-    one cluster, d cannot be estimated, and there are as many trials as clusters. NaN without images.
+    over m clusters with :math:`y_j` correct of :math:`n_j` images. Independent images have d = 1. If all or none are
+    correct, or with one cluster, d cannot be estimated, and the trials are the clusters. NaN without images.
     """
     images = len(right)
     if not images:
@@ -428,7 +433,7 @@ def proportion_interval(right: np.ndarray, cluster: np.ndarray) -> Ends:
 
 
 def _f1_ends(value: float, low: float, high: float, limits: Ends) -> Ends:
-    """Return the bootstrap's interval; where F1 is 0 or 1 the limits; NaN where nothing varied."""
+    """Return the bootstrap interval; if F1 is 0 or 1, the limits; NaN if nothing varied."""
     if value in (0, 1):
         return (0.0, limits[1]) if value == 0 else (limits[0], 1.0)
     return (float(low), min(float(high), 1.0)) if high > low else (np.nan, np.nan)

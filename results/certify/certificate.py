@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 
 from datamodules.errors import InputError
 from results.certify.checks import Line, member_lines, number_lines, origin_lines, recomputed, table_lines
-from results.certify.run_artifacts import Evidence, read_evidence
+from results.certify.run_artifacts import RunArtifacts, read_artifacts
 from results.predictions import PROTOCOL, protocol_of
 from results.reports.pages import render, run_url
 from results.reports.tables import as_text, class_table, whole_table
@@ -64,31 +64,31 @@ class Certificate:
 
 
 def certify(run_id: str, *, directory: str | Path = store.DIRECTORY) -> Certificate:
-    """Recompute and judge what a run left.
+    """Check the records of a run.
 
     Raises:
         InputError: The run has no tables, or they cannot be read from the store.
     """
     try:
-        found = read_evidence(run_id, directory=directory)
+        run = read_artifacts(run_id, directory=directory)
     except (MlflowException, OSError) as error:
-        msg = f"RUN: the records of run {run_id} cannot be read ({store.reason(error)}); check its tracking store."
+        msg = f"RUN: the records of run {run_id} cannot be read ({store.reason(error)}); check its tracking store"
         raise InputError(msg) from error
-    scores = functools.cache(lambda: recomputed(found))
-    lines = [*table_lines(found), *number_lines(found, scores), *origin_lines(found), *member_lines(found)]
+    scores = functools.cache(lambda: recomputed(run))
+    lines = [*table_lines(run), *number_lines(run, scores), *origin_lines(run), *member_lines(run)]
     try:
         intervals = scores()[1]
     except Exception:  # one of the lines reports it
         intervals = None
-    stated = {name: found.tags[name] for name in _STATED if name in found.tags}
-    stated.setdefault("protocol", _protocol(found))
-    url = run_url(found.experiment_id, run_id)
-    return Certificate(run_id, found.name, url, tuple(lines), stated, intervals)
+    stated = {name: run.tags[name] for name in _STATED if name in run.tags}
+    stated.setdefault("protocol", _protocol(run))
+    url = run_url(run.experiment_id, run_id)
+    return Certificate(run_id, run.name, url, tuple(lines), stated, intervals)
 
 
-def _protocol(found: Evidence) -> str:
+def _protocol(run: RunArtifacts) -> str:
     try:
-        return protocol_of(found.predictions) if PROTOCOL in found.predictions else "not stated"
+        return protocol_of(run.predictions) if PROTOCOL in run.predictions else "not stated"
     except InputError:
         return "several"
 

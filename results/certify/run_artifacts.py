@@ -1,9 +1,8 @@
-"""All that a run left and a certificate looks at: its tables, tags, parameters, metrics, and its folds' own."""
+"""The records of a run that a certificate checks: tables, tags, parameters, metrics, and those of its folds."""
 
 import hashlib
 import json
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,25 +20,17 @@ TABLES = ("predictions", "split", "intervals", "folds", "seeds")
 _T = TypeVar("_T")
 
 
-def _flat_params(params: Mapping[str, str]) -> dict[str, str]:
-    """Return a run's parameters; version 0.1 named the classes of data and model in them."""
-    classes = ("data.class_path", "model.class_path")
-    flat = {re.sub(r"^(data|model)\.init_args\.", r"\1.", name): value for name, value in params.items()}
-    return {name: value for name, value in flat.items() if name not in classes}
-
-
 @dataclass(frozen=True)
-class Evidence:
-    """What one run left; what it did not leave is empty.
+class RunArtifacts:
+    """The records of one run; those that it does not have are empty.
 
     Attributes:
-        digests: SHA-256 of each table's file as it is now.
-        dataset: What the run logged of its data: `name`, `digest` (the beginning of the manifest's hash), `classes`
-            (images of each) and `images`.
-        members: The runs of a cross-validation's folds, of all its seeds, oldest first.
-        missing: Files that cannot be read, one sentence each.
-        gone: Runs of folds that are not below a cross-validation any more, or left no tables, one sentence each.
-        deleted: Whether the run was deleted; its records are there until the store is emptied.
+        digests: SHA-256 of the present file of each table.
+        dataset: Logged data set: `name`, `digest` (hash of the manifest), `classes` (number of images of each class).
+        members: Runs of the folds of a cross-validation, of all its seeds, oldest first.
+        unreadable: A text for each file that cannot be read.
+        missing_folds: A text for each run of a fold that is no longer below its cross-validation, or has no tables.
+        deleted: Whether the run was deleted; its records exist until the store is emptied.
     """
 
     run_id: str
@@ -54,14 +45,14 @@ class Evidence:
     config: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
     dataset: dict[str, Any] = field(default_factory=dict)
-    members: tuple["Evidence", ...] = ()
-    missing: tuple[str, ...] = ()
-    gone: tuple[str, ...] = ()
+    members: tuple["RunArtifacts", ...] = ()
+    unreadable: tuple[str, ...] = ()
+    missing_folds: tuple[str, ...] = ()
     deleted: bool = False
 
     @property
     def folded(self) -> bool:
-        """Whether it stands for several folds, whatever its tag `kind` says: a study calls its members cells."""
+        """Whether the run has several folds, whatever its tag `kind` is: runs of a study have the kind `cell`."""
         several = "split" in self.tables and "fold" in self.split and self.split["fold"].nunique() > 1
         return self.tags.get("kind") == "cross-validation" or "folds" in self.tables or several
 
@@ -75,81 +66,86 @@ class Evidence:
         """The split table."""
         return self.tables["split"]
 
+    @property
+    def changed_tables(self) -> list[str]:
+        """Names of the tables whose files are not those that the run logged."""
+        return [name for name, digest in self.digests.items() if self.tags.get(f"sha256.{name}", digest) != digest]
 
-def read_evidence(run_id: str, *, directory: str | Path = store.DIRECTORY, with_members: bool = True) -> Evidence:
-    """Read what a run left.
+
+def read_artifacts(run_id: str, *, directory: str | Path = store.DIRECTORY, with_members: bool = True) -> RunArtifacts:
+    """Read the records of a run, and of its folds.
 
     Raises:
-        InputError: It left no predictions, so there is nothing to certify.
+        InputError: The run has no predictions or no split table, or version 0.1 wrote them.
     """
     run = store.open_client(directory, only_reading=True).get_run(run_id)
-    broken: list[str] = []
+    unreadable: list[str] = []
 
-    def kept(path: str, read: Callable[[Path], _T], otherwise: _T) -> _T:
+    def read_file(name: str, read: Callable[[Path], _T], default: _T) -> _T:
         try:
-            found = download(run_id, path, directory=directory)
+            path = download(run_id, name, directory=directory)
         except InputError:
-            return otherwise
+            return default
         try:
-            return read(found)
+            return read(path)
         except (ValueError, TypeError, yaml.YAMLError) as error:
-            broken.append(f"{path} cannot be read ({type(error).__name__})")
-            return otherwise
+            unreadable.append(f"{name} cannot be read ({type(error).__name__})")
+            return default
 
-    paths = {name: kept(f"tables/{name}.parquet", lambda path: path, None) for name in TABLES}
-    missing = [name for name in ("predictions", "split") if paths[name] is None]
+    files = {name: read_file(f"tables/{name}.parquet", lambda path: path, None) for name in TABLES}
+    paths = {name: path for name, path in files.items() if path is not None}
+    missing = [name for name in ("predictions", "split") if name not in paths]
     if missing:
         msg = (
-            f"run: {run.info.run_name!r} ({run.info.status}) left no table {' and '.join(missing)}, so nothing can be "
-            "checked. Choose a run that was evaluated: a finished `emotion fit` or `emotion cross-validate`."
+            f"run: {run.info.run_name!r} ({run.info.status}) has no table {' and '.join(missing)}, so nothing can be "
+            "checked; choose a run that was evaluated, from a finished `emotion fit` or `emotion cross-validate`"
         )
         raise InputError(msg)
-    there = {name: path for name, path in paths.items() if path is not None}
-    tables = {name: _read(path) for name, path in there.items()}
+    tables = {name: _read(path) for name, path in paths.items()}
     for name in ("predictions", "split"):
         store.check_table(tables[name], run_id)
-    found = Evidence(
+    artifacts = RunArtifacts(
         run_id=run_id,
         name=str(run.info.run_name),
         experiment_id=str(run.info.experiment_id),
         status=str(run.info.status),
         tags=dict(run.data.tags),
-        params=_flat_params(run.data.params),
+        params=dict(run.data.params),
         metrics=dict(run.data.metrics),
         tables=tables,
-        digests={name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in there.items()},
-        config=kept(CONFIG, read_config, {}),
-        environment=kept("environment.json", lambda path: dict(json.loads(path.read_text(encoding="utf-8"))), {}),
+        digests={name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in paths.items()},
+        config=read_file(CONFIG, read_config, {}),
+        environment=read_file("environment.json", lambda path: dict(json.loads(path.read_text(encoding="utf-8"))), {}),
         dataset=_dataset(run),
-        missing=tuple(broken),
+        unreadable=tuple(unreadable),
         deleted=run.info.lifecycle_stage == "deleted",
     )
-    return _with_members(found, directory) if with_members and found.folded else found
+    return _with_members(artifacts, directory) if with_members and artifacts.folded else artifacts
 
 
-def _with_members(parent: Evidence, directory: str | Path) -> Evidence:
-    """Return a cross-validation with the runs of its folds, and in `gone` those that are missing."""
+def _with_members(parent: RunArtifacts, directory: str | Path) -> RunArtifacts:
+    """Return a cross-validation with the runs of its folds."""
     ids = children(parent.run_id, directory=directory)["run_id"].tolist()
-    folds = parent.tables.get("folds")
-    gone: list[str] = []
-    named = set(folds["run_id"].astype(str)) if folds is not None and "run_id" in folds else set()
-    if named.intersection(ids):  # earlier tries stand below it, too; a server renames imported runs
-        gone += [f"run {one[:8]} of a fold is not below it" for one in sorted(named.difference(ids))]
-        ids = [one for one in ids if one in named]
-    members: list[Evidence] = []
-    for one in tqdm(ids, desc="folds", unit="fold", disable=None):
+    folds = parent.tables.get("folds", pd.DataFrame())
+    missing: list[str] = []
+    named = set(folds["run_id"].astype(str)) if "run_id" in folds else set()
+    if named.intersection(ids):  # interrupted tries of a fold are below it, too; a server renames imported runs
+        missing += [f"run {run_id[:8]} of a fold is not below it" for run_id in sorted(named.difference(ids))]
+        ids = [run_id for run_id in ids if run_id in named]
+    members: list[RunArtifacts] = []
+    for run_id in tqdm(ids, desc="folds", unit="fold", disable=None):
         try:
-            members.append(read_evidence(one, directory=directory, with_members=False))
+            members.append(read_artifacts(run_id, directory=directory, with_members=False))
         except InputError as error:
-            gone.append(str(error))
-    return replace(parent, members=tuple(members), gone=tuple(gone))
+            missing.append(str(error))
+    return replace(parent, members=tuple(members), missing_folds=tuple(missing))
 
 
 def _read(path: Path) -> pd.DataFrame:
     try:
         return pd.read_parquet(path)
     except (ValueError, OSError) as error:  # pyarrow's errors are ValueErrors
-        msg = f"run: its table {path.name} cannot be read ({error}). Fetch it again from where the run was made."
+        msg = f"run: its table {path.name} cannot be read ({error}); fetch it again from where the run was made"
         raise InputError(msg) from error
 
 
@@ -159,8 +155,6 @@ def _dataset(run: Run) -> dict[str, Any]:
             profile = dict(json.loads(entry.dataset.profile or "{}"))
         except ValueError:
             profile = {}
-        digest, whole = str(entry.dataset.digest), str(profile.get("digest", ""))
-        found = whole if whole.startswith(digest) else digest  # older runs kept its beginning alone
-        classes, images = dict(profile.get("classes", {})), profile.get("images")
-        return {"name": str(entry.dataset.name), "digest": found, "classes": classes, "images": images}
+        digest, classes = str(profile.get("digest", "")), dict(profile.get("classes", {}))
+        return {"name": str(entry.dataset.name), "digest": digest, "classes": classes}
     return {}

@@ -1,4 +1,4 @@
-"""Disk space of runs: show it and free it."""
+"""Disk use of runs, and deleting them."""
 
 import contextlib
 import shutil
@@ -35,7 +35,7 @@ def disk_use(directory: str | Path = store.DIRECTORY) -> pd.DataFrame:
     """
     home = Path(directory).absolute()
     client = store.open_client(directory, only_reading=True) if runs.has_store(directory) else None
-    known = runs.find_runs(directory=directory, limit=1_000_000, deleted=True) if client else pd.DataFrame()
+    known = runs.find_runs(directory=directory, limit=runs.ALL, deleted=True) if client else pd.DataFrame()
     names = {row["run_id"]: (row["name"], row["status"]) for row in known.to_dict("records")}
     on_disk = {path.name for place in ("runs", "artifacts") for path in home.glob(f"{place}/*") if path.is_dir()}
     rows = []
@@ -60,7 +60,7 @@ def _checkpoints(place: Path | None) -> int:
 
 
 def _artifacts(client: MlflowClient | None, run_id: str, home: Path) -> Path | None:
-    """Return the folder that has only the artifacts of a run, None if they are not on this machine.
+    """Return the folder that contains only the artifacts of a run, None if they are not on this machine.
 
     The embedded store keeps them in its own folder, whatever address is recorded: that of a copied store may still name
     the folder that it was copied from.
@@ -113,7 +113,7 @@ def delete_runs(
     """
     home = Path(directory).absolute()
     client = store.open_client(directory)
-    found = runs.find_runs(directory=directory, limit=1_000_000, deleted=True)
+    found = runs.find_runs(directory=directory, limit=runs.ALL, deleted=True)
     members = [client.get_run(run_id) for run_id in family(found, chosen)]
     deleted = []
     with contextlib.ExitStack() as locks:

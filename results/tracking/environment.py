@@ -1,4 +1,4 @@
-"""Environment of a run and of this machine: git commit, lock file, package versions, devices, disks."""
+"""Environment of a run and of this machine: git commit, lock file, package versions, devices and disks."""
 
 import contextlib
 import hashlib
@@ -24,6 +24,7 @@ from datamodules.paths import CACHE_BUDGET_GB, cache_root, folder_bytes
 from results.tracking import runs, store
 
 ROOT = Path(__file__).resolve().parents[2]
+_PROGRAM = ("*.py", "*.yaml", "*.toml", "*.lock")  # files that affect results
 
 PACKAGES = (
     "torch",
@@ -43,12 +44,12 @@ PACKAGES = (
 
 
 def git_state(root: Path = ROOT) -> dict[str, str]:
-    """Return `git_commit` and `git_dirty` ("true" when tracked files differ), "unknown" outside a clone."""
+    """Return `git_commit` and `git_dirty` ("true" if source files differ from it); "unknown" outside a clone."""
     top = _git(root, "rev-parse", "--show-toplevel")
-    if top is None or Path(top).resolve() != root.resolve():  # installed inside somebody else's repository
+    if top is None or Path(top).resolve() != root.resolve():  # installed inside another repository
         return {"git_commit": "unknown", "git_dirty": "unknown"}
-    # a module that was never committed makes a result just as hard to have again as one that was changed
-    changes = _git(root, "status", "--porcelain", "--untracked-files=all", "--", "*.py", "*.yaml", "*.toml", "*.lock")
+    # a module that was never committed makes a result just as hard to reproduce as a changed one
+    changes = _git(root, "status", "--porcelain", "--untracked-files=all", "--", *_PROGRAM)
     return {
         "git_commit": _git(root, "rev-parse", "HEAD") or "unknown",
         "git_dirty": "unknown" if changes is None else str(bool(changes)).lower(),
@@ -56,28 +57,32 @@ def git_state(root: Path = ROOT) -> dict[str, str]:
 
 
 def _git(root: Path, *arguments: str) -> str | None:
+    output = _git_output(root, *arguments)
+    return None if output is None else output.decode(errors="replace").strip()
+
+
+def _git_output(root: Path, *arguments: str) -> bytes | None:
+    """Return what a git command prints, None if it fails."""
     try:
-        done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=20, check=True
-        )
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return done.stdout
 
 
 def lock_hash(root: Path = ROOT) -> str:
-    """Return the sha256 of requirements.lock, "unknown" when the package was installed without it."""
+    """Return the SHA-256 of requirements.lock, "unknown" if the package was installed without it."""
     path = root / "requirements.lock"
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "unknown"
 
 
 def environment(root: Path = ROOT) -> dict[str, str]:
-    """Return commit, lock, Python, platform, processors and the versions of the packages that shape a result."""
+    """Return commit, lock hash, Python, platform, processors and the versions of the packages that affect results."""
     found = {**git_state(root), "lock_sha256": lock_hash(root)}
     found |= {"python": platform.python_version(), "platform": platform.platform()}
     found |= {"processor": platform.processor() or platform.machine(), "cores": str(os.cpu_count())}
     found |= {f"version_{package}": _version(package) for package in PACKAGES}
-    torch = sys.modules.get("torch")  # a command that only reads records should not load it
+    torch = sys.modules.get("torch")  # a command that only reads runs should not import it
     if torch is not None and torch.cuda.is_available():
         found["accelerator"] = torch.cuda.get_device_name()
         found["cuda"] = str(torch.version.cuda)
@@ -131,7 +136,7 @@ def installation(directory: str | Path = store.DIRECTORY) -> Installation:
     versions = {"python": platform.python_version()}
     versions |= {name: _version(name) for name in ("emotion-pipeline", "torch", "lightning", "timm", "mlflow")}
     git = git_state()
-    answer, count = _ask_store(directory)
+    answer, count = _store_state(directory)
     cache, home = cache_root(), Path(directory).absolute()
     return Installation(
         versions=versions,
@@ -150,11 +155,11 @@ def installation(directory: str | Path = store.DIRECTORY) -> Installation:
     )
 
 
-def _ask_store(directory: str | Path) -> tuple[str, int | None]:
+def _store_state(directory: str | Path) -> tuple[str, int | None]:
     if not runs.has_store(directory):
         return "created by the first run", 0
     try:
-        return "reachable", len(runs.find_runs(directory=directory, limit=1_000_000))
+        return "reachable", len(runs.find_runs(directory=directory, limit=runs.ALL))
     except InputError as error:
         return str(error), None
 
@@ -174,10 +179,10 @@ def _free(folder: Path) -> int:
 
 
 class SystemMetrics:
-    """A thread that samples every `interval` seconds and hands the values to `write(metrics, step)`.
+    """Thread that samples the use of the system every `interval` seconds and calls `write(metrics, step)`.
 
-    MLflow's SystemMetricsMonitor sends each sample itself and ends at the first failed request; this one writes to the
-    spool, so that its curve has no hole where the store was away.
+    MLflow's SystemMetricsMonitor sends each sample itself and ends at the first failed request; this thread writes to
+    the spool, so that its curve has no gap after an outage of the store.
     """
 
     def __init__(
@@ -211,39 +216,32 @@ class SystemMetrics:
                 monitor.clear_metrics()
             try:
                 self._write({f"system/{key}": float(value) for key, value in metrics.items()}, self._step)
-            except Exception:  # the training thread meets the same full disk, and says so
+            except Exception:  # a full disk, which the training thread reports
                 return
             self._step += 1
             pause = self._interval
 
 
-_PROGRAM = ("*.py", "*.yaml", "*.toml", "*.lock")  # what makes a run's numbers
-
-
 def known_commit(commit: str, root: Path = ROOT) -> bool:
-    """Whether the repository holds this commit; false outside of a repository."""
-    return _git_bytes(root, "cat-file", "-e", f"{commit}^{{commit}}", commit=commit) is not None
+    """Whether the repository has this commit; false outside of a repository."""
+    return _at_commits(root, "cat-file", "-e", f"{commit}^{{commit}}", commits=commit) is not None
 
 
 def lock_of(commit: str, root: Path = ROOT) -> str | None:
-    """Return the SHA-256 of requirements.lock at a commit, None where that is not known."""
-    text = _git_bytes(root, "show", f"{commit}:requirements.lock", commit=commit)
+    """Return the SHA-256 of requirements.lock at a commit, None if it is not known."""
+    text = _at_commits(root, "show", f"{commit}:requirements.lock", commits=commit)
     return None if text is None else hashlib.sha256(text).hexdigest()
 
 
-def changed_between(one: str, other: str, root: Path = ROOT) -> bool:
-    """Whether the program differs between two commits; also where one of them is not known."""
-    where = (one, other, "--", *_PROGRAM, ":(exclude)tests", ":(exclude)benchmarks")
-    changed = _git_bytes(root, "diff", "--name-only", *where, commit=one + other)
+def changed_between(first: str, second: str, root: Path = ROOT) -> bool:
+    """Whether the program differs between two commits; also true if one of them is not known."""
+    paths = (first, second, "--", *_PROGRAM, ":(exclude)tests", ":(exclude)benchmarks")
+    changed = _at_commits(root, "diff", "--name-only", *paths, commits=first + second)
     return changed is None or bool(changed.strip())
 
 
-def _git_bytes(root: Path, *arguments: str, commit: str) -> bytes | None:
-    # what a record says must not become an option of git
-    if not re.fullmatch(r"(?:[0-9a-f]{40}){1,2}", commit) or not (root / ".git").exists():
+def _at_commits(root: Path, *arguments: str, commits: str) -> bytes | None:
+    # a tag of a run must not become an option of git
+    if not re.fullmatch(r"(?:[0-9a-f]{40}){1,2}", commits) or not (root / ".git").exists():
         return None
-    try:
-        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout
+    return _git_output(root, *arguments)

@@ -1,9 +1,8 @@
-"""Carry runs between stores as a folder of plain files: written from one store, taken into another."""
+"""Export runs of a tracking store as plain files, and import them into another store."""
 
 import contextlib
 import hashlib
 import json
-import os
 import re
 import shutil
 import sqlite3
@@ -34,8 +33,15 @@ _COLUMNS = ("key", "step", "time", "value")
 
 
 @dataclass(frozen=True)
-class Portrait:
-    """What a store knows of one run; times are milliseconds, `metrics` has columns key, step, time, value."""
+class RunRecord:
+    """All data of a run except its artifacts.
+
+    Attributes:
+        start: Milliseconds since 1970.
+        end: The same; 0 if the run has not ended.
+        files: SHA-256 of each artifact; only of an exported run.
+        metrics: Every logged value: columns key, step, time (milliseconds), value.
+    """
 
     run_id: str
     name: str
@@ -46,19 +52,19 @@ class Portrait:
     params: dict[str, str]
     tags: dict[str, str]
     datasets: list[dict[str, str]]
-    files: dict[str, str] = field(default_factory=dict)  # artifact -> SHA-256, only of an exported run
+    files: dict[str, str] = field(default_factory=dict)
     metrics: pd.DataFrame = field(default_factory=lambda: pd.DataFrame(columns=list(_COLUMNS)), compare=False)
 
 
-def portray(client: MlflowClient, run: Run) -> Portrait:
-    """Return what the store knows of `run`, without its artifacts."""
+def record_of(client: MlflowClient, run: Run) -> RunRecord:
+    """Return the data of a run of a store."""
     datasets = []
-    for one in run.inputs.dataset_inputs if run.inputs else []:
-        context = next((tag.value for tag in one.tags if tag.key == "mlflow.data.context"), "training")
-        data = one.dataset
-        entry = {"name": data.name, "digest": data.digest, "type": data.source_type, "source": data.source}
-        datasets.append({**entry, "profile": data.profile or "", "context": context})
-    return Portrait(
+    for entry in run.inputs.dataset_inputs if run.inputs else []:
+        context = next((tag.value for tag in entry.tags if tag.key == "mlflow.data.context"), "training")
+        data = entry.dataset
+        origin = {"name": data.name, "digest": data.digest, "type": data.source_type, "source": data.source}
+        datasets.append({**origin, "profile": data.profile or "", "context": context})
+    return RunRecord(
         run_id=run.info.run_id,
         name=run.info.run_name or "",
         experiment=client.get_experiment(run.info.experiment_id).name,
@@ -67,34 +73,33 @@ def portray(client: MlflowClient, run: Run) -> Portrait:
         end=int(run.info.end_time or 0),
         params=dict(sorted(run.data.params.items())),
         tags=dict(sorted(run.data.tags.items())),
-        datasets=sorted(datasets, key=lambda one: (one["name"], one["digest"])),
+        datasets=sorted(datasets, key=lambda data: (data["name"], data["digest"])),
         metrics=_points(client, run),
     )
 
 
 def _points(client: MlflowClient, run: Run) -> pd.DataFrame:
-    """Return every logged value; from SQLite in one query, since the client asks once a metric."""
+    """Return every logged value; from SQLite with one query, since the client sends one for each metric."""
     if client.tracking_uri.startswith("sqlite:///"):
         query = "SELECT key, step, timestamp, CASE is_nan WHEN 1 THEN NULL ELSE value END FROM metrics WHERE run_uuid=?"
-        path = client.tracking_uri.removeprefix("sqlite:///")
-        with contextlib.closing(sqlite3.connect(path, timeout=20)) as database:
+        with store.open_database(Path(client.tracking_uri.removeprefix("sqlite:///"))) as database:
             rows = database.execute(query, (run.info.run_id,)).fetchall()
     else:
         rows = [
-            (one.key, one.step, one.timestamp, one.value)
+            (point.key, point.step, point.timestamp, point.value)
             for key in run.data.metrics
-            for one in client.get_metric_history(run.info.run_id, key)
+            for point in client.get_metric_history(run.info.run_id, key)
         ]
     table = pd.DataFrame(rows, columns=list(_COLUMNS))
     table = table.astype({"key": "str", "step": "int64", "time": "int64", "value": "float64"})
     return table.sort_values(["key", "step", "time"], kind="stable", ignore_index=True)
 
 
-def write_portrait(portrait: Portrait, folder: Path) -> None:
-    """Write the description of a run whose artifacts are in `folder` already."""
+def write_record(record: RunRecord, folder: Path) -> None:
+    """Write the data of a run into `folder`, which has its artifacts already."""
     artifacts = sorted(path for path in (folder / ARTIFACTS).rglob("*") if path.is_file())
-    portrait.metrics.to_parquet(folder / METRICS, index=False, compression="zstd")
-    facts = {key: value for key, value in asdict(portrait).items() if key != "metrics"}
+    record.metrics.to_parquet(folder / METRICS, index=False, compression="zstd")
+    facts = {key: value for key, value in asdict(record).items() if key != "metrics"}
     facts["files"] = {path.relative_to(folder / ARTIFACTS).as_posix(): sha256(path) for path in artifacts}
     text = json.dumps({"format": FORMAT, "metrics": sha256(folder / METRICS), **facts}, ensure_ascii=False, indent=1)
     (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
@@ -107,7 +112,7 @@ def sha256(path: Path) -> str:
 
 
 def is_export(folder: str | Path) -> bool:
-    """Whether `folder` holds exported runs."""
+    """Whether `folder` contains exported runs."""
     return (Path(folder) / MARKER).is_file()
 
 
@@ -115,18 +120,21 @@ def exported_runs(folder: str | Path) -> list[Path]:
     """Return the folders of the runs in an export.
 
     Raises:
-        InputError: not an export, or one of another format.
+        InputError: Not an export, or one of another format.
     """
     marker = Path(folder) / MARKER
     if not marker.is_file():
-        msg = f"path: {folder} holds no exported runs ({MARKER} is not there). Make one with: emotion runs export PATH"
+        msg = f"path: {folder} has no exported runs (no file {MARKER}); make an export with `emotion runs export PATH`"
         raise InputError(msg)
     try:
         version = json.loads(marker.read_text()).get("format")
     except (ValueError, AttributeError):
         version = "unreadable"
     if version != FORMAT:
-        msg = f"path: {folder} has format {version}, this program reads format {FORMAT}. Update it, or export anew."
+        msg = (
+            f"path: {folder} has format {version}, this program reads format {FORMAT}; update the program, or export "
+            "the runs again"
+        )
         raise InputError(msg)
     return sorted(path.parent for path in Path(folder).glob(f"[!.]*/{DESCRIPTION}"))
 
@@ -135,15 +143,15 @@ def read_exported(folder: str | Path) -> pd.DataFrame:
     """Return one row for each run in an export, newest first, with the columns of `runs.as_tree`."""
     rows = [
         {
-            "run_id": portrait.run_id,
-            "name": portrait.name,
-            "experiment": portrait.experiment,
-            "status": portrait.status,
-            "parent": portrait.tags.get("mlflow.parentRunId"),
-            "start": pd.Timestamp(portrait.start, unit="ms", tz="UTC"),
-            "tags.kind": portrait.tags.get("kind", ""),
+            "run_id": record.run_id,
+            "name": record.name,
+            "experiment": record.experiment,
+            "status": record.status,
+            "parent": record.tags.get("mlflow.parentRunId"),
+            "start": pd.Timestamp(record.start, unit="ms", tz="UTC"),
+            "tags.kind": record.tags.get("kind", ""),
         }
-        for portrait in map(read_portrait, exported_runs(folder))
+        for record in map(read_record, exported_runs(folder))
     ]
     return pd.DataFrame(rows).sort_values("start", ascending=False) if rows else pd.DataFrame()
 
@@ -152,19 +160,19 @@ _FACTS = {"run_id": str, "name": str, "experiment": str, "status": str, "start":
 _FACTS |= {"params": dict, "tags": dict, "files": dict, "datasets": list}
 
 
-def read_portrait(folder: Path) -> Portrait:
-    """Read one exported run and check all of it; the files come from somebody else.
+def read_record(folder: Path) -> RunRecord:
+    """Read and check one exported run; its files may come from anybody.
 
     Raises:
-        InputError: damaged, incomplete, or with names that would lead out of the folder.
+        InputError: It is damaged or incomplete, or has names that lead out of the folder.
     """
     try:
         facts: dict[str, Any] = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         for key, kind in _FACTS.items():
             _require(isinstance(facts[key], kind), folder, f"{key} must be of type {kind.__name__}, got {facts[key]!r}")
         texts = [*facts["params"].values(), *facts["tags"].values(), *facts["files"].values()]
-        texts += [value for one in facts["datasets"] for value in one.values()]
-        _require(all(isinstance(one, str) for one in texts), folder, "params, tags and datasets must be text")
+        texts += [value for data in facts["datasets"] for value in data.values()]
+        _require(all(isinstance(text, str) for text in texts), folder, "params, tags and datasets must be text")
         _require(re.fullmatch(r"[0-9a-f]{32}", facts["run_id"]) is not None, folder, "run_id must be 32 hex digits")
         _require(folder.name == facts["run_id"], folder, f"the folder must be named {facts['run_id']}")
         _require(facts["status"] in ENDED, folder, f"status must be one of {', '.join(ENDED)}, got {facts['status']}")
@@ -179,13 +187,13 @@ def read_portrait(folder: Path) -> Portrait:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, InputError):
             raise
-        _require(False, folder, f"it cannot be read ({type(error).__name__}: {store.reason(error)})")
-    return Portrait(**{key: facts[key] for key in _FACTS}, metrics=metrics)
+        _require(False, folder, f"cannot be read ({type(error).__name__}: {store.reason(error)})")
+    return RunRecord(**{key: facts[key] for key in _FACTS}, metrics=metrics)
 
 
 def _require(condition: bool, folder: Path, what: str) -> None:
     if not condition:
-        msg = f"path: the exported run {folder.name} is damaged: {what}. Export or fetch it again."
+        msg = f"path: the exported run {folder.name} is damaged: {what}; export or fetch it again"
         raise InputError(msg)
 
 
@@ -193,13 +201,13 @@ MODELS = ("checkpoint/*", "*.ckpt", "*.safetensors", "*.onnx", "*.pt", "*.pt2", 
 
 
 def family(found: pd.DataFrame, chosen: Iterable[str]) -> list[str]:
-    """Return the chosen runs and everything under them, parents first; `found` is what `find_runs` returned."""
+    """Return the chosen runs and all runs below them, parents first; `found` is a result of `find_runs`."""
     members: dict[str, list[str]] = {}
     for run_id, parent in zip(found["run_id"], found["parent"], strict=True):
         members.setdefault(str(parent), []).append(run_id)
     ordered = list(dict.fromkeys(chosen))
     for run_id in ordered:  # grows while it is walked
-        ordered += [one for one in members.get(run_id, []) if one not in ordered]
+        ordered += [member for member in members.get(run_id, []) if member not in ordered]
     return ordered
 
 
@@ -210,21 +218,21 @@ def export_runs(
     skip: Sequence[str] = MODELS,
     directory: str | Path = store.DIRECTORY,
 ) -> dict[str, str]:
-    """Write runs into the folder `destination`, one folder a run; return what became of each run.
+    """Write runs into the folder `destination`, one folder a run, and return the outcome of each run.
 
     Notes:
-        * A run that is not over, or that has entries waiting to be sent, is left out and named.
-        * In a folder that is an export already, other runs stay; a run that is there is brought up to date, keeps the
-          files it had, and stays as it is when it ended later than the one here.
+        * A run that has not ended, or has entries that were not sent, is left out; its outcome says so.
+        * If the folder is an export already, its other runs stay. A run that exists there is updated and keeps its
+          files; it does not change if it ended later than the run of this store.
 
     Args:
-        destination: A folder that is absent, empty, or an export.
-        chosen: Run ids; what is under them comes along. None: every run.
-        skip: Patterns of artifacts that stay behind.
-        directory: Folder of the embedded store, where $MLFLOW_TRACKING_URI does not name another.
+        destination: A new or empty folder, or an export.
+        chosen: Run ids; the runs below them are included. Empty: all runs.
+        skip: Patterns of artifacts to leave out.
+        directory: Folder of the embedded store, unless $MLFLOW_TRACKING_URI names another store.
 
     Raises:
-        InputError: a destination that holds something else, or cannot be written.
+        InputError: The destination contains something else, or cannot be written.
     """
     found = runs.find_runs(directory=directory, limit=100_000)
     ids = family(found, chosen) if chosen else found["run_id"].tolist()
@@ -236,7 +244,7 @@ def export_runs(
         for run_id in tqdm(ids, desc="exporting", unit="run", disable=None):
             outcome[run_id] = _export(client, run_id, target / run_id, skip, Path(directory).absolute())
     except OSError as error:
-        msg = f"path: writing to {target} failed: {error}. Free space, or choose another folder."
+        msg = f"path: writing to {target} failed: {error}; free disk space or choose another folder"
         raise InputError(msg) from error
     return outcome
 
@@ -245,7 +253,7 @@ def _begin(target: Path) -> None:
     if is_export(target):
         return
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        msg = f"path: runs are exported into a new or empty folder or an earlier export, {target} is something else."
+        msg = f"path: must be a new or empty folder or an earlier export, {target} is something else"
         raise InputError(msg)
     target.mkdir(parents=True, exist_ok=True)
     (target / MARKER).write_text(json.dumps({"format": FORMAT}) + "\n")
@@ -257,34 +265,27 @@ def _export(client: MlflowClient, run_id: str, target: Path, skip: Sequence[str]
         return f"left out: its status is {run.info.status}"
     if Spool.has_pending(directory / "runs" / run_id / "spool"):
         return "left out: entries wait to be sent; run `emotion sync` first"
-    portrait = portray(client, run)
-    there = read_portrait(target) if target.exists() else None
-    if there is not None and there.end > portrait.end:
+    record = record_of(client, run)
+    there = read_record(target) if target.exists() else None
+    if there is not None and there.end > record.end:
         return "kept: the one there ended later"
-    temporary = target.with_name(f".{run_id}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    (temporary / ARTIFACTS).mkdir(parents=True)
-    try:
-        with _artifacts(client, run) as source:
-            for path in sorted(one for one in source.rglob("*") if one.is_file() and not one.is_symlink()):
-                name = path.relative_to(source).as_posix()
-                had = there is not None and name in there.files
-                if had or not any(fnmatch(name, pattern) for pattern in skip):
-                    _copy(path, temporary / ARTIFACTS / name)
-        for name in there.files if there is not None else ():
-            if not (temporary / ARTIFACTS / name).exists():
-                _copy(target / ARTIFACTS / name, temporary / ARTIFACTS / name)
-        write_portrait(portrait, temporary)
-        shutil.rmtree(target, ignore_errors=True)
-        os.replace(temporary, target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    before = there.files if there is not None else {}
+    with replacing(target) as draft, _artifacts(client, run) as source:
+        (draft / ARTIFACTS).mkdir(parents=True)
+        for path in sorted(path for path in source.rglob("*") if path.is_file() and not path.is_symlink()):
+            name = path.relative_to(source).as_posix()
+            if name in before or not any(fnmatch(name, pattern) for pattern in skip):
+                _copy(path, draft / ARTIFACTS / name)
+        for name in before:
+            if not (draft / ARTIFACTS / name).exists():
+                _copy(target / ARTIFACTS / name, draft / ARTIFACTS / name)
+        write_record(record, draft)
     return "exported"
 
 
 @contextlib.contextmanager
 def _artifacts(client: MlflowClient, run: Run) -> Iterator[Path]:
-    """Give the folder of a run's artifacts: the store's own on this machine, otherwise fetched and removed again."""
+    """Yield a folder with the artifacts of a run: that of a local store, or a download, which is removed afterwards."""
     place = store.local_path(run.info.artifact_uri)
     if place is not None:
         yield place
@@ -292,7 +293,7 @@ def _artifacts(client: MlflowClient, run: Run) -> Iterator[Path]:
     try:
         fetched = Path(download_artifacts(run.info.artifact_uri, tracking_uri=client.tracking_uri))
     except (MlflowException, OSError) as error:
-        msg = f"run: the artifacts of {run.info.run_id} cannot be fetched ({store.reason(error)}). Try again later."
+        msg = f"run: the artifacts of {run.info.run_id} cannot be downloaded ({store.reason(error)}); try again later"
         raise InputError(msg) from error
     try:
         yield fetched
@@ -309,25 +310,24 @@ _LOCK_SECONDS = 300.0
 
 
 def import_runs(folder: str | Path, *, directory: str | Path = store.DIRECTORY) -> dict[str, str]:
-    """Take every run of an export into the embedded store in `directory`; return what became of each run.
+    """Import the runs of an export into the embedded store in `directory`, and return the outcome of each run.
 
     Notes:
-        * A run keeps its id, so it is one run wherever it goes; experiments are matched by name, and artifacts go to
-          this store's own folder, whatever path they had before.
-        * A run that is here already gets what it lacks. Where both sides differ, the one that ended later wins, and
-          this store at a tie. A run that is deleted or not over here is left alone.
-        * A run is complete only after its last entry; one that was interrupted on the way is completed next time.
-        * A damaged run is refused by itself; the others are taken.
+        * A run keeps its id in every store. Experiments are matched by name; artifacts go to the folder of this store.
+        * A run that exists here gets what it lacks. Where both differ, the run that ended later wins, and this store if
+          they ended at the same time. A run that is deleted here, or has not ended here, does not change.
+        * An interrupted import is completed by the next one.
+        * A damaged run is refused; the other runs are imported.
 
     Raises:
-        InputError: not an export, or runs are kept elsewhere than in the embedded store.
+        InputError: Not an export, or $MLFLOW_TRACKING_URI names another store than the embedded one.
     """
     found = exported_runs(folder)
     uri = store.embedded_uri(directory)
     if store.tracking_uri(directory) != uri:
         msg = (
-            "MLFLOW_TRACKING_URI: runs are taken into the folder mlruns only, since a server gives runs new ids; "
-            f"the variable is {store.without_password(store.tracking_uri(directory))}. Unset it and import again."
+            "MLFLOW_TRACKING_URI: runs are imported into the folder mlruns only, since a server gives runs new ids; "
+            f"the variable is {store.without_password(store.tracking_uri(directory))}; unset it and import again"
         )
         raise InputError(msg)
     client = store.open_client(directory)
@@ -335,32 +335,32 @@ def import_runs(folder: str | Path, *, directory: str | Path = store.DIRECTORY) 
     outcome = {}
     try:
         with FileLock(home / ".import.lock", timeout=_LOCK_SECONDS):
-            for one in tqdm(found, desc="importing", unit="run", disable=None):
+            for run in tqdm(found, desc="importing", unit="run", disable=None):
                 try:
-                    outcome[one.name] = _take(client, one, home)
+                    outcome[run.name] = _import(client, run, home)
                 except (InputError, MlflowException) as error:
-                    outcome[one.name] = f"refused: {store.reason(error)}"
+                    outcome[run.name] = f"refused: {store.reason(error)}"
     except Timeout as error:
-        msg = f"directory: another import into {home} has been going on for five minutes. End it and try again."
+        msg = f"directory: another import into {home} has been running for five minutes; end it and try again"
         raise InputError(msg) from error
     except (OSError, sqlite3.Error) as error:
-        msg = f"directory: runs are written to {home}, which failed: {error}. Free space, or choose another folder."
+        msg = f"directory: writing runs to {home} failed: {error}; free disk space or choose another folder"
         raise InputError(msg) from error
     return outcome
 
 
-def _take(client: MlflowClient, folder: Path, home: Path) -> str:
-    portrait = read_portrait(folder)
-    known = _get(client, portrait.run_id)
+def _import(client: MlflowClient, folder: Path, home: Path) -> str:
+    record = read_record(folder)
+    known = _get(client, record.run_id)
     if known is not None and known.info.lifecycle_stage == "deleted":
         return "left: it was deleted here"
     if known is not None and known.info.status not in ENDED:
         return f"left: its status here is {known.info.status}"
+    fresh = known is None
     if known is None:
-        _insert(client, portrait, home)
-        known = client.get_run(portrait.run_id)
-        return _merge(client, portrait, known, folder, fresh=True)
-    return _merge(client, portrait, known, folder, fresh=False)
+        _insert(client, record, home)
+        known = client.get_run(record.run_id)
+    return _merge(client, record, known, folder, fresh=fresh)
 
 
 def _get(client: MlflowClient, run_id: str) -> Run | None:
@@ -372,32 +372,32 @@ def _get(client: MlflowClient, run_id: str) -> Run | None:
         return None
 
 
-def _insert(client: MlflowClient, portrait: Portrait, home: Path) -> None:
-    """Make a run with the id it has elsewhere, which MLflow's own calls do not allow."""
-    experiment = store.experiment_id(client, portrait.experiment, home, store.embedded_uri(home))
+def _insert(client: MlflowClient, record: RunRecord, home: Path) -> None:
+    """Create a run with a given id, which MLflow's API does not allow."""
+    experiment = store.experiment_id(client, record.experiment, home, store.embedded_uri(home))
     row = {
-        "run_uuid": portrait.run_id,
-        "name": portrait.name,
+        "run_uuid": record.run_id,
+        "name": record.name,
         "source_type": "UNKNOWN",
         "source_name": "",
         "entry_point_name": "",
-        "user_id": portrait.tags.get("mlflow.user", "unknown"),
-        "status": portrait.status,
-        "start_time": portrait.start,
-        "end_time": portrait.end,
+        "user_id": record.tags.get("mlflow.user", "unknown"),
+        "status": record.status,
+        "start_time": record.start,
+        "end_time": record.end,
         "source_version": "",
         "lifecycle_stage": "active",
-        "artifact_uri": str(home / "artifacts" / portrait.run_id / "artifacts"),
+        "artifact_uri": str(home / "artifacts" / record.run_id / "artifacts"),
         "experiment_id": int(experiment),
     }
     statement = f"INSERT INTO runs ({', '.join(row)}) VALUES ({', '.join(f':{name}' for name in row)})"
-    with contextlib.closing(sqlite3.connect(home / "mlflow.db", timeout=60)) as database, database:
+    with store.open_database(home / "mlflow.db", timeout=60) as database:
         database.execute(statement, row)
 
 
-def _merge(client: MlflowClient, theirs: Portrait, run: Run, folder: Path, *, fresh: bool) -> str:
-    """Give `run` what it lacks of `theirs`; say what was done."""
-    ours = portray(client, run)
+def _merge(client: MlflowClient, theirs: RunRecord, run: Run, folder: Path, *, fresh: bool) -> str:
+    """Add to `run` what it lacks of `theirs`, and return the outcome."""
+    ours = record_of(client, run)
     newer = theirs.end > ours.end
     changed = _merge_files(theirs, folder / ARTIFACTS, store.local_path(run.info.artifact_uri), replace=newer)
     params = [Param(key, value) for key, value in theirs.params.items() if key not in ours.params]
@@ -407,8 +407,8 @@ def _merge(client: MlflowClient, theirs: Portrait, run: Run, folder: Path, *, fr
         if key not in ours.tags or (newer and ours.tags[key] != value)
     ]
     metrics = _missing(theirs.metrics, ours.metrics)
-    held = {(one["name"], one["digest"]) for one in ours.datasets}
-    datasets = [_dataset(one) for one in theirs.datasets if (one["name"], one["digest"]) not in held]
+    known = {(data["name"], data["digest"]) for data in ours.datasets}
+    datasets = [_dataset(data) for data in theirs.datasets if (data["name"], data["digest"]) not in known]
     for at in range(0, len(params), 100):  # MLflow takes so many in a request
         client.log_batch(theirs.run_id, params=params[at : at + 100])
     for at in range(0, len(tags), 100):
@@ -425,23 +425,23 @@ def _merge(client: MlflowClient, theirs: Portrait, run: Run, folder: Path, *, fr
 
 
 def _missing(theirs: pd.DataFrame, ours: pd.DataFrame) -> list[Metric]:
-    held = set(zip(ours["key"], ours["step"], ours["time"], strict=True))
+    known = set(zip(ours["key"], ours["step"], ours["time"], strict=True))
     return [
-        Metric(str(one.key), float(one.value), int(one.time), int(one.step))
-        for one in theirs.itertuples()
-        if (one.key, one.step, one.time) not in held
+        Metric(str(point.key), float(point.value), int(point.time), int(point.step))
+        for point in theirs.itertuples()
+        if (point.key, point.step, point.time) not in known
     ]
 
 
-def _dataset(one: dict[str, str]) -> DatasetInput:
-    dataset = Dataset(one["name"], one["digest"], one["type"], one["source"], profile=one["profile"] or None)
-    return DatasetInput(dataset, [InputTag("mlflow.data.context", one["context"])])
+def _dataset(data: dict[str, str]) -> DatasetInput:
+    dataset = Dataset(data["name"], data["digest"], data["type"], data["source"], profile=data["profile"] or None)
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", data["context"])])
 
 
-def _merge_files(theirs: Portrait, source: Path, target: Path | None, *, replace: bool) -> bool:
-    """Copy artifacts that are missing, and with `replace` those that differ; say whether there were any."""
+def _merge_files(theirs: RunRecord, source: Path, target: Path | None, *, replace: bool) -> bool:
+    """Copy artifacts that are missing, and with `replace` those that differ; return whether there were any."""
     if target is None:
-        msg = f"run: the artifacts of {theirs.run_id} are kept elsewhere than on this machine. Import there."
+        msg = f"run: the artifacts of {theirs.run_id} are not on this machine; import on the machine that has them"
         raise InputError(msg)
     changed = False
     for name, digest in theirs.files.items():

@@ -1,4 +1,4 @@
-"""The logger of a run: writes to the run's own spool at once, and to MLflow in the background."""
+"""Lightning logger for MLflow that writes to a local queue and sends it in the background."""
 
 import atexit
 import contextlib
@@ -8,7 +8,6 @@ import hashlib
 import json
 import math
 import os
-import re
 import shutil
 import socket
 import sys
@@ -41,10 +40,10 @@ FRESH = 120.0  # seconds without a heartbeat after which a process counts as dea
 
 
 class Heartbeat:
-    """A thread that renews the heartbeat tag of the run that this process writes.
+    """Thread that renews the heartbeat tag of the run that this process writes.
 
-    It writes to the store itself and not to the spool: a heartbeat that could not be sent is of no use later. It is a
-    separate thread, since the upload of a large file would delay it.
+    It writes to the store and not to the spool, since a late heartbeat is useless. It has its own thread, since the
+    upload of a large file would delay it.
     """
 
     def __init__(self, client: MlflowClient, run_id: str) -> None:
@@ -54,7 +53,7 @@ class Heartbeat:
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread; if it waits for a store that does not answer, it ends by itself later."""
+        """End the thread; if it is waiting for the store, it ends when the request does."""
         self._ending.set()
         self._thread.join(timeout=2.0)
 
@@ -81,16 +80,16 @@ def _machine() -> dict[str, str]:
 
 
 def refuse_written(run_id: str, status: str, tags: Mapping[str, str], option: str) -> None:
-    """Refuse to go on with a run that another process is writing.
+    """Check that no other process is writing a run that is to be resumed or deleted.
 
-    On this machine the process itself is looked up, so a run can be resumed as soon as its process has ended. For
-    another machine only the heartbeat is known.
+    On this machine the process is looked up, so a run can be resumed as soon as its process has ended. On another
+    machine the last heartbeat decides.
 
     Args:
         run_id: The run.
-        status: Its status; only one that is RUNNING has a process.
+        status: Its status; only a run with status RUNNING has a process.
         tags: Its tags.
-        option: The option that asks to resume it, for the message.
+        option: The option that names the run, for the message.
 
     Raises:
         InputError: Its process is alive, or its last heartbeat is recent.
@@ -98,7 +97,7 @@ def refuse_written(run_id: str, status: str, tags: Mapping[str, str], option: st
     try:
         writer = dict(json.loads(tags[TAG]))
         pid, started, seen = int(writer["pid"]), float(writer["started"]), float(writer["seen"])
-    except (LookupError, ValueError, TypeError):  # started by an older version, or not started
+    except (LookupError, ValueError, TypeError):  # not started, or by an older version
         return
     if status != "RUNNING":
         return
@@ -127,24 +126,24 @@ def _alive(pid: int, started: float) -> bool:
         return True
 
 
-RESERVED = "SCHEDULED"  # MLflow's status of a run that was made and has not begun
+RESERVED = "SCHEDULED"  # MLflow's status of a run that was created and not started
 LOCK_SECONDS = 10.0  # loader workers of a killed process keep its lock until they notice
 
 
 class OpenRun:
-    """Writes to the spool, remembers which step of which metric was logged, and starts and stops the threads.
+    """Open run: writes to the spool, knows the logged steps of each metric, and starts and stops the threads.
 
     Notes:
-        * Only `__init__` needs the store to answer, and that only when the folder has no spool of the run;
-          `activate` after `close` goes on without it.
-        * `reserved`: the run was made and nothing was logged to it yet.
-        * One process at a time writes a run: a lock in its folder, given back when the process ends.
+        * Only `__init__` needs the store, and only if the folder has no spool of the run; `activate` after `close` does
+          not need it.
+        * `reserved`: the run was created and nothing was logged to it.
+        * One process at a time writes a run: it locks a file in the folder of the run.
 
     Args:
         client: A client of the store.
-        run_id: The run, which exists.
+        run_id: An existing run.
         folder: Local folder of the run.
-        address: What `emotion sync` needs to find the store: None for the embedded one.
+        address: Tracking URI for `emotion sync`; None for the embedded store.
         send_every: Seconds between two messages to the store.
         system_metrics: Whether to log use of processors, memory, disk and GPUs.
     """
@@ -166,12 +165,12 @@ class OpenRun:
         self._logged: dict[str, dict[int, float]] = {}
         self._params: dict[str, str] = {}
         self._status = ""
-        self.ended_as = "FAILED"  # what a process that ends without a word leaves behind
+        self.ended_as = "FAILED"  # status if the process ends without calling finalize
         self.active = False
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            msg = f"directory: the run writes to {folder}, which failed: {error}. Free space or choose another folder."
+            msg = f"directory: writing to {folder} failed: {error}; free disk space or choose another folder"
             raise InputError(msg) from error
         self._lock = FileLock(folder / "lock")
         self._acquire()
@@ -183,7 +182,7 @@ class OpenRun:
         self.activate()
 
     def activate(self) -> None:
-        """Start, or start again, writing to the run."""
+        """Start or resume writing to the run."""
         if self.active:
             return
         self._acquire()
@@ -202,20 +201,21 @@ class OpenRun:
         try:
             self._lock.acquire(timeout=LOCK_SECONDS)
         except Timeout as error:
-            msg = f"run_id: run {self.run_id} is being written by another process. End it first, or start a new run."
+            msg = f"run_id: run {self.run_id} is being written by another process; end it first, or start a new run"
             raise InputError(msg) from error
 
     def _recall(self) -> None:
-        """Learn what was logged before, from the spool or, when that is gone, from the store."""
+        """Read what was logged before, from the spool or, if there is none, from the store."""
         operations = self.spool.all()
-        self.reserved = [one["value"] for one in operations if one["op"] == "status"] == [RESERVED]
-        for one in operations:
-            if one["op"] == "metrics":
-                for key, value in one["values"].items():
-                    self._logged.setdefault(key, {})[one["step"]] = value
-            elif one["op"] == "params":
-                self._params.update(one["values"])
-        if not any(one["op"] == "status" for one in operations):  # it is empty, or contains only what a report added
+        statuses = [operation["value"] for operation in operations if operation["op"] == "status"]
+        self.reserved = statuses == [RESERVED]
+        for operation in operations:
+            if operation["op"] == "metrics":
+                for key, value in operation["values"].items():
+                    self._logged.setdefault(key, {})[operation["step"]] = value
+            elif operation["op"] == "params":
+                self._params.update(operation["values"])
+        if not statuses:  # the spool is empty, or contains only what a report added
             run = self.client.get_run(self.run_id)
             data, self.reserved = run.data, run.info.status == RESERVED
             self._params = dict(data.params) | self._params
@@ -224,26 +224,26 @@ class OpenRun:
                 self._logged[key] = {metric.step: metric.value for metric in history} | self._logged.get(key, {})
 
     def metrics(self, values: Mapping[str, float], step: int | None) -> None:
-        """Log values, each step of a metric once; without a step a changed value takes the next one."""
+        """Log values, each step of a metric once; without a step, a changed value gets the next step."""
         by_step: dict[int, dict[str, float]] = {}
         with self._guard:
             for key, value in values.items():
                 known = self._logged.setdefault(key, {})
-                at = _next_step(known, value) if step is None else step
-                if at is not None and at not in known:
-                    known[at] = value
-                    by_step.setdefault(at, {})[key] = value
-            for at, fresh in by_step.items():
-                self.spool.append({"op": "metrics", "step": at, "time": _now(), "values": fresh})
+                new_step = _next_step(known, value) if step is None else step
+                if new_step is not None and new_step not in known:
+                    known[new_step] = value
+                    by_step.setdefault(new_step, {})[key] = value
+            for new_step, new_values in by_step.items():
+                self.spool.append({"op": "metrics", "step": new_step, "time": _now(), "values": new_values})
 
     def history(self, names: Sequence[str] = ()) -> dict[str, pd.Series]:
-        """Return values by step of the metrics `names`, or of all but the system's."""
+        """Return values by step of the metrics `names`, or of all but the system metrics."""
         with self._guard:
             chosen = names or sorted(key for key in self._logged if not key.startswith("system/"))
             return {key: pd.Series(self._logged.get(key, {}), dtype=float, name=key).sort_index() for key in chosen}
 
     def params(self, values: Mapping[str, str]) -> None:
-        """Log parameters; MLflow keeps the first value, so one that changed becomes a tag `resumed.<name>`."""
+        """Log parameters; MLflow keeps the first value, so a changed parameter becomes a tag `resumed.<name>`."""
         new = {key: value for key, value in values.items() if key not in self._params}
         changed = {key: value for key, value in values.items() if self._params.get(key, value) != value}
         if new:
@@ -251,7 +251,7 @@ class OpenRun:
             self.spool.append({"op": "params", "values": new})
         if changed:
             self.tags({f"resumed.{key}": value for key, value in changed.items()})
-            log.warning("The run was started with other values of: %s", ", ".join(sorted(changed)))
+            log.warning("The run was started with other values of the parameters: %s", ", ".join(sorted(changed)))
 
     def tags(self, values: Mapping[str, Any]) -> None:
         """Set tags."""
@@ -264,7 +264,7 @@ class OpenRun:
         self._status = status
 
     def close(self) -> bool:
-        """Send what is left and give the run back; False when the store does not answer (the spool stays)."""
+        """Send what is left and release the run; False if the store does not answer (the spool stays)."""
         if not self.active or self.pid != os.getpid():
             return True
         if self._system is not None:
@@ -278,8 +278,8 @@ class OpenRun:
             self.spool.clear_files()
         else:
             log.error(
-                "\nThe tracking store %s does not answer. Nothing is lost: what this run logged waits in\n  %s\n"
-                "When the store is back, send it with:\n  emotion sync\n",
+                "\nThe tracking store %s does not answer. Nothing is lost: the entries of this run wait in\n  %s\n"
+                "When the store answers again, send them with:\n  emotion sync\n",
                 store.without_password(self._place),
                 self.spool.folder,
             )
@@ -289,17 +289,15 @@ class OpenRun:
         return sent
 
     def _at_exit(self) -> None:
-        """A process that ends without `finalize` says how it ended, as far as can be known."""
+        """Log the status of a process that ends without `finalize`."""
         if self.active and self.pid == os.getpid():
-            with contextlib.suppress(
-                InputError, OSError
-            ):  # the disk is full; the error that ended the run was reported
+            with contextlib.suppress(InputError, OSError):  # a full disk; that error was reported
                 self.set_status("FAILED" if getattr(sys, "last_value", None) is not None else self.ended_as)
             self.close()
 
 
 def _next_step(known: Mapping[int, float], value: float) -> int | None:
-    """Return the step of a value without one, None when the last value was the same."""
+    """Return the step of a value that was logged without a step, None if the last value is the same."""
     last = max(known, default=None)
     if last is None:
         return 0
@@ -312,13 +310,12 @@ def _now() -> int:
 
 
 _STATUS = {"success": "FINISHED", "finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
-_LONGEST_VALUE = 6000  # of a parameter, in MLflow
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
 def _timed(method: Callable[_P, _R]) -> Callable[_P, _R]:
-    """Add the time a log call takes in the calling thread to `logger.seconds`; other ranks log nothing."""
+    """Add the duration of a log call to `logger.seconds`; on other ranks than zero, log nothing."""
 
     @functools.wraps(method)
     def timed(*args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -340,25 +337,25 @@ def _first_rank() -> bool:
 
 
 class TrackingLogger(Logger):
-    """One MLflow run that outlives an outage of its store.
+    """Logger of one MLflow run; an outage of the tracking store neither stops the training nor loses an entry.
 
     Notes:
         * Every log call writes to `run_folder/spool` and returns; a thread sends. What could not be sent is sent when
-          the store answers again, at the end, when the run is resumed, or by `emotion sync`: nothing lost or doubled.
-        * A metric has one value a step. A step that was logged before (a resumed run does some again) stays as it is.
-        * Only rank zero writes. Other ranks make no run and no folder.
-        * `seconds` is the time that log calls took in the thread that made them; opening the run is not in it.
+          the store answers again, at the end, when the run is resumed, or by `emotion sync`, and only once.
+        * A metric has one value a step. A step that was logged before (a resumed run repeats some) does not change.
+        * Only rank zero writes. Other ranks create no run and no folder.
+        * `seconds` is the duration of all log calls in the threads that made them, without opening the run.
 
     Args:
         experiment: Name under which runs are grouped.
-        run_name: Readable name of a new run; MLflow invents one when None.
-        run_id: An existing run to go on with.
-        parent_run_id: The run this one is part of.
+        run_name: Name of a new run; by default MLflow chooses one.
+        run_id: An existing run to resume.
+        parent_run_id: Parent of a new run.
         tags: More tags of a new run.
-        tracking_uri: Address of the store; None is $MLFLOW_TRACKING_URI, or else the embedded one in `directory`.
+        tracking_uri: The store; by default $MLFLOW_TRACKING_URI, or the embedded store in `directory`.
         directory: Folder of the embedded store, and of the local folder of every run.
-        system_metrics: Whether to log use of processors, memory, disk and GPUs every ten seconds.
-        send_every: Seconds between two messages to the store.
+        system_metrics: Whether to log the use of processors, memory, disk and GPUs every ten seconds.
+        send_every: Seconds between two requests to the store.
     """
 
     def __init__(
@@ -383,35 +380,38 @@ class TrackingLogger(Logger):
         self.seconds = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave the open run behind when the logger travels to another process, which opens it itself."""
+        """Pickle without the open run; the other process opens it again."""
         self.close()
         return {**self.__dict__, "_open": None}
 
     # ---- opening and closing
 
     def open(self) -> OpenRun:
-        """Make the run, or go on with it; log calls do this themselves.
+        """Create or resume the run; log calls do this themselves.
 
-        The store must answer for a new run, and for one whose spool is not in its folder.
+        The store must answer for a new run, and for a run without a spool in its folder.
+
+        Raises:
+            InputError: The store does not answer, the run does not exist, or another process is writing it.
         """
         if self._open is None or self._open.pid != os.getpid():
-            made = self._run_id is None
+            is_new = self._run_id is None
             client = self._reach()
-            if made:
+            if is_new:
                 self._run_id = self._new_run(client)
             run = OpenRun(
                 client, str(self._run_id), self.run_folder, self._address, self._send_every, self._system_metrics
             )
             self._open = run
-            if made or run.reserved:
+            if is_new or run.reserved:
                 named = {"mlflow.runName": self._run_name} if self._run_name else {}
-                run.tags({**self._tags, **named})  # in the spool, too: it answers for a store that is away
+                run.tags({**self._tags, **named})  # also in the spool, which is read while the store does not answer
                 self._log_environment(run)
         self._open.activate()
         return self._open
 
     def reserve(self) -> str:
-        """Make the run without beginning it, and return its id; a logger of that id can begin without the store.
+        """Create the run without starting it, and return its id; a logger of that id can start without the store.
 
         Until then its status is SCHEDULED.
         """
@@ -424,13 +424,13 @@ class TrackingLogger(Logger):
         return self._run_id
 
     def withdraw(self) -> None:
-        """Take a reserved run that never began out of the store; one that began stays."""
+        """Delete a reserved run that was never started; a run that was started stays."""
         if Spool.state(self.run_folder / "spool")[0] == RESERVED:
             store.open_client(self._directory, self._uri).delete_run(str(self._run_id))
             shutil.rmtree(self.run_folder, ignore_errors=True)
 
     def _reach(self) -> MlflowClient:
-        """Return a client; of a store that is away only for a run whose spool is here."""
+        """Return a client; if the store does not answer, only for a run with a spool in its folder."""
         try:
             client = store.open_client(self._directory, self._uri)
         except InputError:
@@ -444,11 +444,11 @@ class TrackingLogger(Logger):
 
     @property
     def _address(self) -> str | None:
-        """What `emotion sync` needs to find the store: None for the embedded one."""
+        """Tracking URI for `emotion sync`; None for the embedded store."""
         return None if self._uri == store.embedded_uri(self._directory) else store.without_password(self._uri)
 
     def close(self) -> bool:
-        """Send what is left, leaving the run's status alone; False when the store does not answer."""
+        """Send what is left without changing the status of the run; False if the store does not answer."""
         return self._open is None or self._open.close()
 
     def _new_run(self, client: MlflowClient) -> str:
@@ -468,7 +468,7 @@ class TrackingLogger(Logger):
         except MlflowException as error:
             msg = (
                 f"run_id: no run {self._run_id!r} in {store.without_password(self._uri)}. "
-                "Look it up on the page that `emotion ui` serves."
+                "List the runs with `emotion runs list`."
             )
             raise InputError(msg) from error
         require_active(client, run)
@@ -482,11 +482,11 @@ class TrackingLogger(Logger):
         path.write_text(json.dumps(found, indent=2) + "\n")
         run.spool.append_file(path, "environment.json")
 
-    # ---- what Lightning asks for
+    # ---- the interface of Lightning's loggers
 
     @property
     def name(self) -> str:
-        """Empty, so that checkpoints land in `<save_dir>/<version>`, which is the run's folder."""
+        """Empty, so that checkpoints are written to `<save_dir>/<version>`, the folder of the run."""
         return ""
 
     @property
@@ -496,52 +496,52 @@ class TrackingLogger(Logger):
 
     @property
     def save_dir(self) -> str:
-        """Folder that holds the local folders of all runs."""
+        """Folder that contains the local folders of all runs."""
         return str(self._directory / "runs")
 
     @property
     @rank_zero_experiment
     def experiment(self) -> MlflowClient:
-        """The MLflow client of the run; looking does not start an ended run again, logging does."""
+        """MLflow client of the run; reading it does not restart a run that has ended."""
         run = self._open if self._open is not None and self._open.pid == os.getpid() else self.open()
         return run.client
 
     @property
     def run_id(self) -> str | None:
-        """Id of the MLflow run; only rank zero knows the id of a new one."""
+        """Id of the MLflow run; only rank zero knows the id of a new run."""
         if self._run_id is None and _first_rank():
             self.open()
         return self._run_id
 
     @property
     def run_folder(self) -> Path:
-        """Local folder of the run: spool and checkpoints."""
+        """Local folder of the run, with spool and checkpoints."""
         if self.run_id is None:
-            msg = "run_folder: only rank zero knows the run. Ask for it there, or broadcast it."
+            msg = "run_folder: only rank zero knows the run; read it there, or broadcast it"
             raise InputError(msg)
         return self._directory / "runs" / str(self._run_id)
 
     @_timed
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log values at `step`; without a step they are a summary, and a changed one comes after the former."""
-        self.open().metrics({_clean(key): float(value) for key, value in metrics.items()}, step)
+        """Log values at `step`; without a step they are a summary, and a changed value gets the next step."""
+        self.open().metrics({store.clean_name(key): float(value) for key, value in metrics.items()}, step)
 
     def history(self, *names: str) -> dict[str, pd.Series]:
-        """Return the curves logged so far, values by step; all but the system's when no name is given.
+        """Return the values by step of the metrics `names`, by default of all but the system metrics.
 
-        They come from memory, so they are whole also while the store is away.
+        They come from memory, so they are complete also while the store does not answer.
         """
         return {} if self._open is None else self._open.history(names)
 
     @_timed
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401
-        """Log parameters under dotted names; one that a resumed run changed becomes a tag `resumed.<name>`."""
-        self.open().params(flatten(vars(params) if isinstance(params, Namespace) else params))
+        """Log parameters under dotted names; one that a resumed run changes becomes a tag `resumed.<name>`."""
+        self.open().params(store.flatten(vars(params) if isinstance(params, Namespace) else params))
 
     def finalize(self, status: str = "success") -> None:
-        """End the run: success, failed or interrupted. Lightning calls this after each of fit and test."""
+        """End the run: success, failed or interrupted. Lightning calls this after `fit` and after `test`."""
         if status not in _STATUS:
-            msg = f"status: one of {', '.join(_STATUS)}, got {status!r}."
+            msg = f"status: must be one of {', '.join(_STATUS)}, got {status!r}"
             raise InputError(msg)
         if self._open is None or (not self._open.active and self._open.ended_as == _STATUS[status]):
             return  # nothing was logged (since)
@@ -554,7 +554,7 @@ class TrackingLogger(Logger):
         run.set_status(status)
         run.close()
 
-    # ---- what else a run leaves
+    # ---- other records of a run
 
     @_timed
     def set_tags(self, tags: Mapping[str, Any]) -> None:
@@ -571,10 +571,10 @@ class TrackingLogger(Logger):
         context: str = "training",
         profile: Mapping[str, Any] | None = None,
     ) -> None:
-        """Log which data the run used; MLflow keeps 36 characters of `digest`, the profile all of them."""
+        """Log the data set of the run; MLflow keeps 36 characters of `digest`, the profile all of them."""
         origin = json.dumps({"uri": source}, ensure_ascii=False)
-        facts = json.dumps({**(profile or {}), "digest": digest}, ensure_ascii=False, default=str)
-        entry = {"name": name[:500], "digest": digest[:36], "source": origin, "profile": facts, "context": context}
+        described = json.dumps({**(profile or {}), "digest": digest}, ensure_ascii=False, default=str)
+        entry = {"name": name[:500], "digest": digest[:36], "source": origin, "profile": described, "context": context}
         self.open().spool.append({"op": "dataset", **entry})
 
     @_timed
@@ -582,28 +582,28 @@ class TrackingLogger(Logger):
         """Copy a file into the run's artifacts under `folder`."""
         path = Path(path)
         if not path.is_file():
-            msg = f"path: a file to keep with the run must exist, got {path}."
+            msg = f"path: must be an existing file, got {path}"
             raise InputError(msg)
         self.open().spool.copy_file(path, f"{folder.strip('/')}/{path.name}" if folder else path.name)
 
     @_timed
     def log_text(self, text: str, name: str) -> None:
-        """Keep `text` as the artifact `name`, for instance `config.yaml`."""
+        """Log `text` as the artifact `name`, for instance `config.yaml`."""
         self._write(name, lambda path: path.write_text(text, encoding="utf-8"))
 
     @_timed
     def log_table(self, table: pd.DataFrame, name: str) -> None:
-        """Keep a table as `tables/<name>.parquet`, and its SHA-256 as a tag; `load_table` reads it."""
+        """Log a table as `tables/<name>.parquet`, and its SHA-256 as a tag; `load_table` reads it."""
 
         def write(path: Path) -> None:
             store.write_table(table, path)
-            self.open().tags({f"sha256.{_clean(name)}": hashlib.sha256(path.read_bytes()).hexdigest()})
+            self.open().tags({f"sha256.{store.clean_name(name)}": hashlib.sha256(path.read_bytes()).hexdigest()})
 
         self._write(f"tables/{name}.parquet", write)
 
     @_timed
     def log_figure(self, figure: Figure, name: str) -> None:
-        """Keep a figure as `figures/<name>.png`."""
+        """Log a figure as `figures/<name>.png`."""
         self._write(f"figures/{name}.png", lambda path: figure.savefig(path, dpi=150))
 
     def _write(self, artifact: str, write: Callable[[Path], Any]) -> None:
@@ -611,21 +611,3 @@ class TrackingLogger(Logger):
         path = spool.new_file(artifact)
         write(path)
         spool.append_file(path, artifact)
-
-
-def _clean(name: str) -> str:
-    """Return a name with only the characters that MLflow takes."""
-    return re.sub(r"[^\w/. -]", "_", name)
-
-
-def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return nested parameters under dotted names, as the strings MLflow keeps."""
-    flat: dict[str, str] = {}
-    for key, value in params.items():
-        name = _clean(f"{prefix}{key}")
-        inner = vars(value) if isinstance(value, Namespace) else value
-        if isinstance(inner, Mapping) and inner:
-            flat |= flatten(inner, f"{name}.")
-        else:
-            flat[name] = str(inner)[:_LONGEST_VALUE]
-    return flat

@@ -1,4 +1,4 @@
-"""Everything a run logs, written to its own folder first, so that no outage of the tracking server loses it."""
+"""Offline queue of a run: entries are written to its local folder first and sent to the tracking store later."""
 
 import functools
 import json
@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +22,14 @@ Operation = dict[str, Any]
 
 
 class Spool:
-    """A journal of JSON lines, and how far it has been sent.
+    """Queue of log operations on disk: a journal of JSON lines, and the position up to which it was sent.
 
     Notes:
-        * A line is an operation that may be sent twice with the same effect (metrics carry their timestamp), so
-          sending first and marking afterwards neither loses nor doubles anything.
-        * A line torn by a killed process is cut off when the journal is opened again.
-        * Files wait in `files/<number>/<artifact path>`; a file logged again gets a new number, so that removing the
-          copy that was sent never removes one that was not.
+        * Sending an operation twice has the same effect as once (metrics have their timestamp), so sending first and
+          marking afterwards neither loses nor repeats an entry.
+        * An incomplete last line of a killed process is removed when the journal is opened again.
+        * Files wait in `files/<number>/<artifact path>`. A file that is logged again gets a new number, so that
+          removing a copy that was sent never removes one that was not.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -39,11 +39,15 @@ class Spool:
         self._files = folder / "files"
         self._lock = threading.Lock()
         self._guard(lambda: self.folder.mkdir(parents=True, exist_ok=True))
-        self._cut_torn_line()
+        self._cut_incomplete_line()
         self._number = max((int(path.name) for path in self._files.glob("[0-9]*")), default=-1) + 1
 
     def append(self, operation: Operation) -> None:
-        """Add one operation; it is on disk when this returns (flushed to the system, which outlives this process)."""
+        """Add an operation, which outlives this process once this returns.
+
+        Raises:
+            InputError: The folder cannot be written.
+        """
         line = (json.dumps(operation, ensure_ascii=False) + "\n").encode()
 
         def write() -> None:
@@ -54,7 +58,7 @@ class Spool:
             self._guard(write)
 
     def new_file(self, artifact: str) -> Path:
-        """Return a fresh place for a file that will be logged as `artifact`; write it, then call `append_file`."""
+        """Return a new path for a file that will be logged as `artifact`; write it, then call `append_file`."""
         with self._lock:
             path = self._files / str(self._number) / artifact
             self._number += 1
@@ -62,49 +66,49 @@ class Spool:
         return path
 
     def append_file(self, path: Path, artifact: str) -> None:
-        """Queue a file written at a place from `new_file`."""
+        """Queue a file written at a path from `new_file`."""
         self.append({"op": "file", "from": path.relative_to(self.folder).as_posix(), "to": artifact})
 
     def copy_file(self, source: Path, artifact: str) -> None:
-        """Queue a copy of `source`, which may change or vanish afterwards."""
+        """Queue a copy of `source`, which may change or be deleted afterwards."""
         path = self.new_file(artifact)
         self._guard(lambda: shutil.copyfile(source, path))
         self.append_file(path, artifact)
 
     @staticmethod
     def peek(folder: Path, artifact: str) -> Path | None:
-        """Return the newest copy of `artifact` in the spool `folder` that has not been sent; changes nothing."""
+        """Return the newest copy of `artifact` in the spool `folder` that was not sent, if any; changes nothing."""
         numbers = sorted((int(path.name) for path in folder.glob("files/[0-9]*")), reverse=True)
-        places = (folder / "files" / str(number) / artifact for number in numbers)
-        return next((path for path in places if path.exists()), None)
+        paths = (folder / "files" / str(number) / artifact for number in numbers)
+        return next((path for path in paths if path.exists()), None)
 
     @staticmethod
     def has_pending(folder: Path) -> bool:
-        """Whether something in the spool `folder` has not been sent; changes nothing."""
+        """Whether the spool `folder` has operations that were not sent; changes nothing."""
         journal, cursor = folder / "journal.jsonl", folder / "sent"
         done = int(cursor.read_text()) if cursor.exists() else 0
         return journal.exists() and journal.stat().st_size > done
 
     @staticmethod
     def state(folder: Path) -> tuple[str, dict[str, str]]:
-        """Return the last status and the tags in the spool `folder`, "" and none without one; changes nothing."""
+        """Return the last status (or "") and the tags in the spool `folder`; changes nothing."""
         status = ""
         tags: dict[str, str] = {}
-        for one in _read(folder / "journal.jsonl", 0, -1)[0]:
-            if one["op"] == "status":
-                status = one["value"]
-            elif one["op"] == "tags":
-                tags |= one["values"]
+        for operation in _read(folder / "journal.jsonl", 0, -1)[0]:
+            if operation["op"] == "status":
+                status = operation["value"]
+            elif operation["op"] == "tags":
+                tags |= operation["values"]
         return status, tags
 
     def clear_files(self) -> None:
-        """Remove the places of files that were all sent."""
+        """Remove the folders of files, if everything was sent."""
         if not self.pending:
             shutil.rmtree(self._files, ignore_errors=True)
 
     @property
     def sent(self) -> int:
-        """Bytes of the journal that the server has."""
+        """Number of bytes of the journal that were sent."""
         try:
             return int(self._cursor.read_text())
         except (FileNotFoundError, ValueError):
@@ -112,45 +116,45 @@ class Spool:
 
     @property
     def pending(self) -> bool:
-        """Whether something has not been sent yet."""
+        """Whether there are operations that were not sent."""
         return self.journal.exists() and self.journal.stat().st_size > self.sent
 
     def read(self, start: int, limit: int = 256) -> tuple[list[Operation], int]:
-        """Return at most `limit` whole operations from byte `start`, and the byte after them."""
+        """Return at most `limit` complete operations from byte `start`, and the position after them."""
         return _read(self.journal, start, limit)
 
     def all(self) -> list[Operation]:
-        """Return every operation since the run began."""
+        """Return all operations since the run was created."""
         return self.read(0, limit=-1)[0]
 
     def mark_sent(self, end: int) -> None:
-        """Remember that the server has everything before byte `end`."""
+        """Store that everything before byte `end` was sent."""
         with replacing(self._cursor) as draft:
             draft.write_text(str(end))
 
     def reject(self, operation: Operation, reason: str) -> None:
-        """Keep an operation that the server refuses for good, so that it does not hold up the rest."""
+        """Set aside an operation that the store will never accept, so that it does not block the others."""
         with open(self.folder / "rejected.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps({"reason": reason, **operation}, ensure_ascii=False) + "\n")
 
-    def _cut_torn_line(self) -> None:
+    def _cut_incomplete_line(self) -> None:
         if not self.journal.exists():
             return
         data = self.journal.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data):
-            os.truncate(self.journal, whole)
+        end = data.rfind(b"\n") + 1
+        if end < len(data):
+            os.truncate(self.journal, end)
 
     def _guard(self, action: Callable[[], Any]) -> None:
         try:
             action()
         except OSError as error:
-            msg = f"directory: writing to {self.folder} failed: {error}. Free space or choose another folder."
+            msg = f"directory: writing to {self.folder} failed: {error}; free disk space or choose another folder"
             raise InputError(msg) from error
 
 
 def write_address(spool: Spool, run_id: str, address: str | None) -> None:
-    """Write beside a spool which run of which store it belongs to, for `emotion sync`."""
+    """Store the run id and the tracking URI of a spool in its folder, for `emotion sync`."""
     (spool.folder / "address.json").write_text(json.dumps({"run_id": run_id, "tracking_uri": address}))
 
 
@@ -175,8 +179,8 @@ _PARAMS_IN_A_REQUEST = 100
 _LONGEST_PAUSE = 30.0
 
 
-def deliver(client: MlflowClient, run_id: str, spool: Spool, operations: list[Operation]) -> None:
-    """Send operations in order; sending the same ones again changes nothing."""
+def send(client: MlflowClient, run_id: str, spool: Spool, operations: list[Operation]) -> None:
+    """Send operations in order; sending the same operations again changes nothing."""
     metrics: list[Operation] = []
     for operation in [*operations, {"op": "end"}]:
         if operation["op"] == "metrics":
@@ -191,9 +195,9 @@ def deliver(client: MlflowClient, run_id: str, spool: Spool, operations: list[Op
 
 def _send_metrics(client: MlflowClient, run_id: str, spool: Spool, operations: list[Operation]) -> None:
     entries = [
-        Metric(key, float(value), one["time"], one["step"])
-        for one in operations
-        for key, value in one["values"].items()
+        Metric(key, float(value), operation["time"], operation["step"])
+        for operation in operations
+        for key, value in operation["values"].items()
     ]
     try:
         for start in range(0, len(entries), _METRICS_IN_A_REQUEST):
@@ -201,41 +205,46 @@ def _send_metrics(client: MlflowClient, run_id: str, spool: Spool, operations: l
     except MlflowException as error:
         if not _refused(error):
             raise
-        for one in operations:  # find the one that is refused, keep the others
-            for key, value in one["values"].items():
-                entry = Metric(key, float(value), one["time"], one["step"])
-                single = {**one, "values": {key: value}}
-                _or_reject(spool, single, functools.partial(client.log_batch, run_id, metrics=[entry]))
+        for entry in entries:  # find the refused entry and keep the others
+            single = {"op": "metrics", "step": entry.step, "time": entry.timestamp, "values": {entry.key: entry.value}}
+            _or_reject(spool, single, functools.partial(client.log_batch, run_id, metrics=[entry]))
 
 
-def _send_one(client: MlflowClient, run_id: str, spool: Spool, one: Operation) -> None:
-    if one["op"] == "params":
-        params = [Param(key, value) for key, value in one["values"].items()]
-        for start in range(0, len(params), _PARAMS_IN_A_REQUEST):
-            client.log_batch(run_id, params=params[start : start + _PARAMS_IN_A_REQUEST])
-    elif one["op"] == "tags":
-        tags = [RunTag(key, value) for key, value in one["values"].items()]
-        for start in range(0, len(tags), _PARAMS_IN_A_REQUEST):
-            client.log_batch(run_id, tags=tags[start : start + _PARAMS_IN_A_REQUEST])
-    elif one["op"] == "dataset":
-        dataset = Dataset(one["name"], one["digest"], "local", one["source"], profile=one["profile"])
-        client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", one["context"])])])
-    elif one["op"] == "status":
-        if one["value"] in ("RUNNING", "SCHEDULED"):
-            client.update_run(run_id, status=one["value"])
+def _send_one(client: MlflowClient, run_id: str, spool: Spool, operation: Operation) -> None:
+    kind = operation["op"]
+    if kind == "params":
+        for pairs in _requests(operation["values"]):
+            client.log_batch(run_id, params=[Param(key, value) for key, value in pairs])
+    elif kind == "tags":
+        for pairs in _requests(operation["values"]):
+            client.log_batch(run_id, tags=[RunTag(key, value) for key, value in pairs])
+    elif kind == "dataset":
+        source, profile = operation["source"], operation["profile"]
+        dataset = Dataset(operation["name"], operation["digest"], "local", source, profile=profile)
+        client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", operation["context"])])])
+    elif kind == "status":
+        if operation["value"] in ("RUNNING", "SCHEDULED"):
+            client.update_run(run_id, status=operation["value"])
         else:
-            client.set_terminated(run_id, one["value"], one["time"])
-    elif one["op"] == "file":
-        _send_file(client, run_id, spool.folder / one["from"], one["to"])
+            client.set_terminated(run_id, operation["value"], operation["time"])
+    elif kind == "file":
+        _send_file(client, run_id, spool.folder / operation["from"], operation["to"])
+
+
+def _requests(values: dict[str, str]) -> Iterator[list[tuple[str, str]]]:
+    """Yield names and values in portions that MLflow accepts."""
+    pairs = list(values.items())
+    for start in range(0, len(pairs), _PARAMS_IN_A_REQUEST):
+        yield pairs[start : start + _PARAMS_IN_A_REQUEST]
 
 
 def _send_file(client: MlflowClient, run_id: str, path: Path, artifact: str) -> None:
-    if not path.exists():  # sent before, and the process ended before it was marked
+    if not path.exists():  # it was sent, and the process ended before it was marked
         return
     target = local_path(client.get_run(run_id).info.artifact_uri)
     if target is None:
         client.log_artifact(run_id, str(path), str(Path(artifact).parent) if "/" in artifact else None)
-    else:  # by a temporary name, so that a page or a reader never meets half a file
+    else:  # MLflow's copy is not atomic: a page could read half a file
         final = target / artifact
         final.parent.mkdir(parents=True, exist_ok=True)
         with replacing(final) as draft:
@@ -244,34 +253,43 @@ def _send_file(client: MlflowClient, run_id: str, path: Path, artifact: str) -> 
 
 
 def _refused(error: MlflowException) -> bool:
-    """Whether sending again could never succeed."""
+    """Whether the store will never accept the request."""
     return error.error_code == "INVALID_PARAMETER_VALUE"
 
 
-def _or_reject(spool: Spool, operation: Operation, send: Callable[[], object]) -> None:
+def _or_reject(spool: Spool, operation: Operation, request: Callable[[], object]) -> None:
     try:
-        send()
+        request()
     except MlflowException as error:
         if not _refused(error):
             raise
         spool.reject(operation, reason(error))
         log.warning(
-            "The tracking store refuses an entry, kept in %s: %s", spool.folder / "rejected.jsonl", reason(error)
+            "The tracking store refuses an entry, which is kept in %s: %s",
+            spool.folder / "rejected.jsonl",
+            reason(error),
         )
 
 
 def send_all(client: MlflowClient, run_id: str, spool: Spool) -> None:
-    """Send what is pending, in this thread; raises when the store does not answer."""
+    """Send all pending operations.
+
+    Raises:
+        MlflowException: The store does not answer.
+    """
     while spool.pending:
         operations, end = spool.read(spool.sent)
         if not operations:
             return
-        deliver(client, run_id, spool, operations)
+        send(client, run_id, spool, operations)
         spool.mark_sent(end)
 
 
 class Sender:
-    """A thread that sends a spool every `interval` seconds and waits out an outage; training never waits for it."""
+    """Thread that sends a spool every `interval` seconds; training never waits for it.
+
+    While the store does not answer, the pauses grow to at most 30 seconds.
+    """
 
     def __init__(self, client: MlflowClient, run_id: str, spool: Spool, interval: float = 2.0) -> None:
         self._client, self._run_id, self._spool, self._interval = client, run_id, spool, interval
@@ -280,14 +298,14 @@ class Sender:
         self.failures = 0
 
     def start(self) -> None:
-        """Start the thread unless it runs."""
+        """Start the thread, unless it is running."""
         if self._thread is None or not self._thread.is_alive():
             self._closing.clear()
             self._thread = threading.Thread(target=self._run, name="tracking", daemon=True)
             self._thread.start()
 
     def drain(self) -> bool:
-        """Send what is left and end the thread; False when the store does not answer (the spool stays)."""
+        """Send what is left and end the thread; False if the store does not answer (the spool stays)."""
         self.start()
         self._closing.set()
         if self._thread is not None:
@@ -297,10 +315,10 @@ class Sender:
     def _run(self) -> None:
         pause = self._interval
         while True:
-            closing = self._closing.wait(pause)  # read before sending, so that nothing appended earlier is left behind
+            closing = self._closing.wait(pause)  # before sending, so that everything appended until now is sent
             try:
                 send_all(self._client, self._run_id, self._spool)
-            except Exception as error:  # whatever fails here must not end the training
+            except Exception as error:  # a failure here must not end the training
                 self.failures += 1
                 if self.failures == 1:
                     log.warning(

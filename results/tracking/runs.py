@@ -1,4 +1,4 @@
-"""Find runs that were made, read what they left, and send what still waits after an outage."""
+"""Find runs, read their tables and config, add files to them, and send what waits after an outage."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from results.tracking import store
 from results.tracking.offline import Spool, log, send_all, write_address
 
 CONFIG = "config.yaml"
-_ALL = 1_000_000  # more than any store has
+ALL = 1_000_000  # more runs than any store has
 _LOCK_SECONDS = 10.0
 
 
@@ -47,7 +47,7 @@ def find_runs(
         where: A filter in MLflow's language, for instance `metrics."test/f1_macro" > 0.5`.
         directory: Folder of the embedded store.
         tracking_uri: Address of another store.
-        limit: At most so many rows.
+        limit: Maximum number of rows.
         deleted: Also runs that were deleted; their status is "deleted".
     """
     client = _client(directory, tracking_uri)
@@ -69,12 +69,12 @@ def find_runs(
 
 
 def _experiments(client: MlflowClient, view: int) -> dict[str, str]:
-    """Return the names of all experiments by their id, page by page."""
+    """Return the name of each experiment, by id."""
     found: dict[str, str] = {}
     token = None
     while True:
         page = client.search_experiments(view, page_token=token)
-        found |= {str(one.experiment_id): str(one.name) for one in page}
+        found |= {str(experiment.experiment_id): str(experiment.name) for experiment in page}
         token = page.token
         if not token:
             return found
@@ -101,7 +101,7 @@ def _row(run: Run, experiment: str) -> dict[str, Any]:
 
 
 def as_tree(found: pd.DataFrame) -> pd.DataFrame:
-    """Return what `find_runs` or `read_exported` found as text, one row a run, members indented below their parent."""
+    """Return a result of `find_runs` or `read_exported` as text, one row a run, children indented below parents."""
     kinds = found.get("tags.kind", pd.Series("", found.index)).fillna("")
     found = found.assign(**{"tags.kind": kinds})
     present = set(found["run_id"])
@@ -130,14 +130,14 @@ def run_row(run_id: str, *, directory: str | Path = store.DIRECTORY, tracking_ur
         experiment = client.get_experiment(run.info.experiment_id)
     except MlflowException as error:
         place = store.without_password(client.tracking_uri)
-        msg = f"run: no run {run_id!r} in {place} ({store.reason(error)}). Look it up with `emotion runs list`."
+        msg = f"run: no run {run_id!r} in {place} ({store.reason(error)}); list the runs with `emotion runs list`"
         raise InputError(msg) from error
     require_active(client, run)
     return _row(run, str(experiment.name))
 
 
 def require_active(client: MlflowClient, run: Run) -> None:
-    """Refuse a run that was deleted, by itself or with its experiment.
+    """Check that a run was not deleted, by itself or with its experiment.
 
     Raises:
         InputError: The run was deleted; the message says how to restore it.
@@ -152,7 +152,7 @@ def require_active(client: MlflowClient, run: Run) -> None:
     place = store.without_password(client.tracking_uri)
     msg = (
         f"run: {run.info.run_id} was deleted; restore it with `MLFLOW_TRACKING_URI={place} mlflow {restore}`, or name "
-        "another run."
+        "another run"
     )
     raise InputError(msg)
 
@@ -161,30 +161,34 @@ def children(
     parent_id: str, *, directory: str | Path = store.DIRECTORY, tracking_uri: str | None = None
 ) -> pd.DataFrame:
     """Return the children of a run in the order in which they were started."""
-    found = find_runs(parent=parent_id, directory=directory, tracking_uri=tracking_uri, limit=_ALL)
+    found = find_runs(parent=parent_id, directory=directory, tracking_uri=tracking_uri, limit=ALL)
     return found.sort_values("start", kind="stable", ignore_index=True)
 
 
 def find_run(text: str, *, directory: str | Path = store.DIRECTORY, tracking_uri: str | None = None) -> str:
-    """Return the id of the one run that `text` means: an id, the beginning of one, a name, or `latest`."""
+    """Return the id of the run that `text` means: an id, its start, a name, or `latest`.
+
+    Raises:
+        InputError: No run or several runs fit.
+    """
     client = _client(directory, tracking_uri)
     try:
         return str(client.get_run(text).info.run_id)
     except MlflowException:
         pass
-    found = find_runs(directory=directory, tracking_uri=tracking_uri, limit=_ALL)
+    found = find_runs(directory=directory, tracking_uri=tracking_uri, limit=ALL)
     if text == "latest" and len(found):
         return str(found["run_id"].iloc[0])
-    fitting = found[found["run_id"].str.startswith(text) | (found["name"] == text)] if len(found) else found
-    if len(fitting) != 1 or not text:
-        offered = (fitting if len(fitting) else found).head(8)
-        known = ", ".join(f"{key[:8]} ({name})" for key, name in zip(offered["run_id"], offered["name"], strict=True))
+    matches = found[found["run_id"].str.startswith(text) | (found["name"] == text)] if len(found) else found
+    if len(matches) != 1 or not text:
+        shown = (matches if len(matches) else found).head(8)
+        known = ", ".join(f"{key[:8]} ({name})" for key, name in zip(shown["run_id"], shown["name"], strict=True))
         msg = (
-            f"run: {text!r} must mean one run, it means {len(fitting)}. Give a run id, its beginning, a name, or "
-            f"`latest`; {'these fit' if len(fitting) else 'the newest runs are'}: {known or 'none'}."
+            f"run: {text!r} must mean one run, it means {len(matches)}; give a run id, its start, a name, or `latest`; "
+            f"{'these fit' if len(matches) else 'the newest runs are'}: {known or 'none'}"
         )
         raise InputError(msg)
-    return str(fitting["run_id"].iloc[0])
+    return str(matches["run_id"].iloc[0])
 
 
 def select_runs(
@@ -197,16 +201,16 @@ def select_runs(
     """
     chosen = [find_run(name, directory=directory) for name in names]
     if experiment is not None:
-        found = find_runs(experiment, directory=directory, limit=_ALL)
+        found = find_runs(experiment, directory=directory, limit=ALL)
         if not len(found):
-            msg = f"--experiment: {experiment!r} has no runs here. `emotion runs list` shows what there is."
+            msg = f"--experiment: {experiment!r} has no runs here; `emotion runs list` shows the runs that exist"
             raise InputError(msg)
         chosen += found["run_id"].tolist()
     return chosen
 
 
 def find_whole_run(text: str, *, directory: str | Path = store.DIRECTORY, tracking_uri: str | None = None) -> str:
-    """Do what `find_run` does, but `latest` after a cross-validation is that, and not its last fold."""
+    """Like `find_run`, but `latest` means a cross-validation and not its last fold."""
     run_id = find_run(text, directory=directory, tracking_uri=tracking_uri)
     if text != "latest":
         return run_id
@@ -218,14 +222,14 @@ def find_whole_run(text: str, *, directory: str | Path = store.DIRECTORY, tracki
 
 
 def find_different_runs(names: Sequence[str], *, directory: str | Path = store.DIRECTORY) -> list[str]:
-    """Do what `find_whole_run` does for several names.
+    """Like `find_whole_run`, for several names.
 
     Raises:
         InputError: Two of them mean the same run.
     """
     chosen = [find_whole_run(name, directory=directory) for name in names]
     if len(set(chosen)) < len(chosen):
-        msg = f"RUN: give different runs, some of {', '.join(names)} are the same."
+        msg = f"RUN: give different runs, some of {', '.join(names)} are the same"
         raise InputError(msg)
     return chosen
 
@@ -233,10 +237,13 @@ def find_different_runs(names: Sequence[str], *, directory: str | Path = store.D
 def download(
     run_id: str, path: str, *, directory: str | Path = store.DIRECTORY, tracking_uri: str | None = None
 ) -> Path:
-    """Return a local path of an artifact (file or folder); do not write to it, it may be the store's own.
+    """Return a local path of an artifact (file or folder); do not write to it, it may belong to the store.
 
-    A file that still waits to be sent is read from the run's own folder, so an outage of the store hides nothing from
-    the process that made it. Artifacts of the embedded store are found where the folder is now, not where it was.
+    A file that was not sent yet is read from the spool of the run. Artifacts of the embedded store are looked up in
+    its present folder, also if the folder was moved.
+
+    Raises:
+        InputError: There is no such run or artifact, or the store does not answer.
     """
     folder = Path(directory).absolute()
     waiting = Spool.peek(folder / "runs" / run_id / "spool", path)
@@ -247,7 +254,7 @@ def download(
         uri = str(client.get_run(run_id).info.artifact_uri)
     except MlflowException as error:
         place = store.without_password(client.tracking_uri)
-        msg = f"run: no run {run_id!r} in {place}. Look it up on the page that `emotion ui` serves."
+        msg = f"run: no run {run_id!r} in {place}; list the runs with `emotion runs list`"
         raise InputError(msg) from error
     present, recorded = folder / "artifacts" / run_id / "artifacts", store.local_path(uri)
     if recorded is None:
@@ -256,8 +263,8 @@ def download(
     for root in places:
         if (root / path).exists():
             return root / path
-    there = sorted(one.relative_to(root).as_posix() for root in places for one in root.rglob("*") if one.is_file())
-    msg = f"path: run {run_id} keeps no {path!r}. It keeps: {', '.join(there[:20]) or 'nothing'}."
+    files = sorted(file.relative_to(root).as_posix() for root in places for file in root.rglob("*") if file.is_file())
+    msg = f"path: run {run_id} has no artifact {path!r}; its artifacts: {', '.join(files[:20]) or 'none'}"
     raise InputError(msg)
 
 
@@ -266,7 +273,7 @@ def _fetch(client: MlflowClient, run_id: str, uri: str, path: str) -> Path:
         target = tempfile.mkdtemp(prefix="emotion-")
         return Path(download_artifacts(f"{uri.rstrip('/')}/{path}", dst_path=target, tracking_uri=client.tracking_uri))
     except (MlflowException, OSError) as error:
-        msg = f"path: run {run_id} keeps no {path!r}, or the store cannot give it ({store.reason(error)})."
+        msg = f"path: run {run_id} has no artifact {path!r}, or it cannot be downloaded ({store.reason(error)})"
         raise InputError(msg) from error
 
 
@@ -278,10 +285,10 @@ def load_table(
     tracking_uri: str | None = None,
     any_version: bool = False,
 ) -> pd.DataFrame:
-    """Return the table that a run kept with `log_table(table, name)`.
+    """Return the table that a run logged with `log_table(table, name)`.
 
     Raises:
-        InputError: there is none, or, unless `any_version`, version 0.1 wrote it.
+        InputError: There is none; or version 0.1 wrote it, unless `any_version` is set.
     """
     path = download(run_id, f"tables/{name}.parquet", directory=directory, tracking_uri=tracking_uri)
     table = pd.read_parquet(path)
@@ -293,7 +300,7 @@ def load_table(
 def run_config(
     run_id: str, *, directory: str | Path = store.DIRECTORY, tracking_uri: str | None = None
 ) -> dict[str, Any]:
-    """Return the configuration that a run kept as `config.yaml`."""
+    """Return the config that a run logged as `config.yaml`."""
     return read_config(download(run_id, CONFIG, directory=directory, tracking_uri=tracking_uri))
 
 
@@ -310,19 +317,18 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def replay_spools(directory: str | Path = store.DIRECTORY) -> dict[str, str]:
-    """Send what waits in the local folders of runs; return what became of each run that had something.
+    """Send the entries that wait in the local folders of runs; return the outcome of each run that had some.
 
-    A run that another process is writing is left to it. A run whose process died without a last word is marked KILLED.
+    A run that another process is writing is left out. A run whose process died gets the status KILLED.
     """
     outcome: dict[str, str] = {}
-    waiting = [path.parent for path in sorted(Path(directory).absolute().glob("runs/*/spool/journal.jsonl"))]
-    for folder in tqdm([one for one in waiting if Spool.has_pending(one)], desc="sending", unit="run", disable=None):
+    spools = [path.parent for path in sorted(Path(directory).absolute().glob("runs/*/spool/journal.jsonl"))]
+    for folder in tqdm(list(filter(Spool.has_pending, spools)), desc="sending", unit="run", disable=None):
         run_id = folder.parent.name
         try:
             with FileLock(folder.parent / "lock", timeout=0):
                 spool = Spool(folder)
-                states = [one["value"] for one in spool.all() if one["op"] == "status"]
-                if states and states[-1] == "RUNNING":  # a spool without a status contains what a report added
+                if Spool.state(folder)[0] == "RUNNING":  # a spool without a status contains what a report added
                     spool.append({"op": "status", "value": "KILLED", "time": int(folder.stat().st_mtime * 1000)})
                 send_all(store.open_client(directory, _address(folder)), run_id, spool)
                 spool.clear_files()
@@ -343,19 +349,19 @@ def add_to_run(
     shown: str = "",
     directory: str | Path = store.DIRECTORY,
 ) -> str:
-    """Add files and numbers to a run that has ended; its status does not change.
+    """Add files and metrics to a run that has ended; its status does not change.
 
-    They go through the run's spool: if the store does not answer, they wait there until `emotion sync` sends them.
+    If the store does not answer, they wait in the spool of the run until `emotion sync` sends them.
 
     Args:
         run_id: The run.
-        files: Artifact name -> file.
-        metrics: Name -> value.
-        shown: The artifact that the sentence names.
+        files: File of each artifact name.
+        metrics: Value of each metric.
+        shown: The artifact that the result names.
         directory: Folder of the embedded store, and of the local folder of every run.
 
     Returns:
-        One sentence to print: "kept with run ...", or why they were not kept.
+        A sentence to print: "kept with run ...", or why they were not kept.
     """
     folder = Path(directory).absolute() / "runs" / run_id
     uri = store.tracking_uri(directory)
@@ -375,7 +381,7 @@ def add_to_run(
             try:
                 send_all(store.open_client(directory, _address(spool.folder)), run_id, spool)
                 spool.clear_files()
-                if fresh:  # the run was made elsewhere, and nothing of it waits here
+                if fresh:  # the run was made elsewhere, and has nothing to send here
                     shutil.rmtree(folder, ignore_errors=True)
             except (InputError, MlflowException, OSError) as error:
                 why = f"the tracking store does not answer ({store.reason(error)})"
@@ -387,8 +393,8 @@ def add_to_run(
     return f"kept with {what}: {shown}"
 
 
-def _address(folder: Path) -> str | None:
-    """Return the store a spool belongs to, None for the embedded one; a password comes from the environment."""
+def _address(folder: Path) -> str:
+    """Return the tracking URI of a spool; a password comes from $MLFLOW_TRACKING_URI."""
     written = json.loads((folder / "address.json").read_text())["tracking_uri"]
     present = os.environ.get("MLFLOW_TRACKING_URI", "")
     if written is None:
@@ -397,7 +403,7 @@ def _address(folder: Path) -> str | None:
 
 
 def _client(directory: str | Path, uri: str | None) -> MlflowClient:
-    """Return a client for reading: an embedded store that is absent is an error, not a new empty store."""
+    """Return a client for reading; a missing embedded store is an error, and is not created."""
     uri = uri or store.tracking_uri(directory)
     if uri == store.embedded_uri(directory):
         require_store(directory)
@@ -405,14 +411,18 @@ def _client(directory: str | Path, uri: str | None) -> MlflowClient:
 
 
 def has_store(directory: str | Path = store.DIRECTORY) -> bool:
-    """Return whether there is a store to look into: a server, or the embedded one once a run has made it."""
+    """Return whether there is a store: a server, or the embedded one, which the first run creates."""
     elsewhere = store.tracking_uri(directory) != store.embedded_uri(directory)
     return elsewhere or (Path(directory).absolute() / "mlflow.db").exists()
 
 
 def require_store(directory: str | Path) -> None:
-    """Raise when the embedded store has not been made yet."""
+    """Check that the embedded store exists.
+
+    Raises:
+        InputError: It does not exist.
+    """
     path = Path(directory).absolute() / "mlflow.db"
     if not path.exists():
-        msg = f"directory: no runs are kept here, {path} does not exist. Train first, or go to the folder of mlruns."
+        msg = f"directory: no runs are kept here, {path} does not exist; train first, or go to the folder of mlruns"
         raise InputError(msg)

@@ -1,4 +1,4 @@
-"""Serve the MLflow page of the runs on this machine."""
+"""Serve the MLflow page of the runs in a folder."""
 
 import contextlib
 import os
@@ -16,7 +16,11 @@ HOST = "127.0.0.1"
 
 
 def ui_command(directory: str | Path = store.DIRECTORY, port: int = 5000) -> list[str]:
-    """Return the command that serves the page of the runs in `directory`, after checking store and port."""
+    """Return the command that serves the page of the runs in `directory`.
+
+    Raises:
+        InputError: The runs are on a server, there are none, or the port cannot be used.
+    """
     remote = os.environ.get("MLFLOW_TRACKING_URI", "")
     if remote.startswith("http"):
         msg = f"MLFLOW_TRACKING_URI: runs are on a server; open its page {store.without_password(remote)}"
@@ -25,14 +29,14 @@ def ui_command(directory: str | Path = store.DIRECTORY, port: int = 5000) -> lis
         runs.require_store(directory)
         store.ensure_store(directory)
     if not 1 <= port <= 65535:
-        msg = f"--port: must be from 1 to 65535, got {port}."
+        msg = f"--port: must be from 1 to 65535, got {port}"
         raise InputError(msg)
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port just left may be taken again
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port that was just released may be used
         try:
             probe.bind((HOST, port))
         except OSError as error:
-            msg = f"--port: {port} cannot be used ({error.strerror}). Choose another: emotion ui --port {_free_port()}"
+            msg = f"--port: {port} cannot be used ({error.strerror}); choose another: emotion ui --port {_free_port()}"
             raise InputError(msg) from error
     artifacts = str(Path(directory).absolute() / "artifacts")
     uri = store.tracking_uri(directory)
@@ -41,11 +45,11 @@ def ui_command(directory: str | Path = store.DIRECTORY, port: int = 5000) -> lis
 
 
 def serve(command: Sequence[str]) -> int:
-    """Run the command of `ui_command` until it ends, Ctrl-C or SIGTERM; return its exit status, 0 if it was stopped."""
+    """Run the command of `ui_command` until it ends, Ctrl-C or SIGTERM; return its exit status, 0 if it is stopped."""
     # No telemetry, and no queue of background jobs (evaluations of language models), which would be more processes.
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     previous = signal.signal(signal.SIGTERM, _stop)
-    # The server starts a worker of its own: a process group ends both, however this command is ended.
+    # The server starts a worker process: a process group ends both, however this command ends.
     server = subprocess.Popen(command, env={**os.environ, **quiet}, start_new_session=True)
     try:
         return server.wait()

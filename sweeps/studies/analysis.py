@@ -12,7 +12,7 @@ from scipy import stats
 
 from datamodules.errors import InputError
 from datamodules.splits.subgroups import condition_mask
-from results.bias.gaps import deal
+from results.bias.gaps import permute_groups
 from results.predictions import classes_of, matched
 from results.significance import Metric as Paired
 from results.significance import holm, paired_permutation, seeds_t
@@ -178,10 +178,10 @@ def between(tables: Sequence[pd.DataFrame], lower: Metric, higher: Metric, seed:
     groups = [stacked(tables, metric).assign(group=name) for name, metric in (("lower", lower), ("higher", higher))]
     both = pd.concat(groups, ignore_index=True)
     classes = classes_of(both)
-    dealt = deal(
+    permuted = permute_groups(
         both, both["group"].to_numpy(object), ["lower", "higher"], classes, permutations=_PERMUTATIONS, seed=seed
     )
-    seen, drawn = (scores(counts)["accuracy"] for counts in (dealt.observed, dealt.deals))
+    seen, drawn = (scores(counts)["accuracy"] for counts in (permuted.observed, permuted.deals))
     difference = float(seen[1] - seen[0])
     reached = int((np.abs(drawn[:, 1] - drawn[:, 0]) >= abs(difference) - _TIE).sum())
     (v0, l0, h0), (v1, l1, h1) = (_interval(group, classes, seed) for group in groups)

@@ -208,12 +208,12 @@ def test_a_killed_build_leaves_nothing_behind(manifest: Manifest, shelf: Path, m
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("datamodules.cache.os.replace", killed)
+        patch.setattr("datamodules.paths.os.replace", killed)
         with pytest.raises(KeyboardInterrupt):
             build(manifest, shelf)
     assert [entry for entry in shelf.iterdir() if entry.is_dir()] == []
     final = build(manifest, shelf).directory
-    (shelf / f".{final.name}.dead").mkdir()  # of a process that had no time to clean up
+    (shelf / f".{final.name}.1.dead.part").mkdir()  # of a process that had no time to clean up
     (final / "meta.json").unlink()
     build(manifest, shelf)
     assert [entry.name for entry in shelf.iterdir() if entry.is_dir()] == [final.name]

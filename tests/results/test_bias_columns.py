@@ -86,7 +86,7 @@ def test_groups_can_be_printed_and_one_unicode_form_is_one_group(table: pd.DataF
         ),
         (
             {"by": ["name"]},
-            r"'name' has 52 values, .* told apart; keep the most frequent with --top 8: n51 \(9\), n0 \(1\)",
+            r"'name' has 52 values, .* are shown; keep the most frequent with --top 8: n51 \(9\), n0 \(1\)",
         ),
         ({"by": ["serial+fold"], "top": 39}, "serial x fold makes .* groups, at most 40"),
         ({"by": ["xyzzy"]}, r"no column 'xyzzy' to group by\. The columns are"),

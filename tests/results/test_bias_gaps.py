@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from datamodules.errors import InputError
-from results.bias.gaps import deal, gaps, values
+from results.bias.gaps import gaps, permute_groups, values
 from results.bias.groups import Measured, groupings, measure
 from results.significance import holm
 
@@ -103,7 +103,7 @@ def test_p_is_uniform_where_groups_do_not_matter() -> None:
         skill = np.repeat(generator.choice([0.35, 0.95], 20), 3)  # people differ, groups do not
         right = generator.random(60) < skill
         table = drawn(group, right, cluster=cluster)
-        dealt = deal(table, group, list("abcd"), CLASSES, permutations=199, seed=number)
+        dealt = permute_groups(table, group, list("abcd"), CLASSES, permutations=199, seed=number)
         each = values(dealt.deals, "accuracy")
         largest = each.max(axis=1) - each.min(axis=1)
         found.append((1 + (largest >= spread(group, right) - 1e-12).sum()) / 200)
@@ -155,7 +155,7 @@ def test_batches_are_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
     group, right = np.array(list("abc") * 20), np.arange(60) % 7 < 4
     monkeypatch.setattr("results.bias.gaps._CELLS", 500)
     table = drawn(group, right, label=np.arange(60) % 2)
-    dealt = deal(table, group, list("abc"), CLASSES, permutations=120, seed=0)
+    dealt = permute_groups(table, group, list("abc"), CLASSES, permutations=120, seed=0)
     assert dealt.deals.shape == (120, 3, 2, 2)
     # every deal has the images of each class and group, and the hits of each class
     np.testing.assert_array_equal(dealt.deals.sum(axis=1), np.broadcast_to(dealt.observed.sum(axis=0), (120, 2, 2)))

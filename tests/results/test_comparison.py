@@ -56,7 +56,7 @@ def test_nothing_shared_other_labels_and_other_classes_are_errors(draw_predictio
     with pytest.raises(InputError, match="They evaluated different images"):
         matched([a, a.assign(content="f" + a["content"], path="other/" + a["path"])])
     other = a.assign(label=np.where(a.index < 3, np.where(a["label"] == "sad", "angry", "sad"), a["label"]))
-    with pytest.raises(InputError, match="must have the same labels, 3 pictures have others"):
+    with pytest.raises(InputError, match="must have the same labels, 3 images have others"):
         matched([a, other])
     with pytest.raises(InputError, match="must have the same classes"):
         matched([a, a.rename(columns={"prob_sad": "prob_fear"}).replace("sad", "fear")])
@@ -78,7 +78,7 @@ def test_faces_cut_in_different_ways_meet_by_their_photograph(draw_predictions: 
     with pytest.raises(InputError, match="must share photographs, none is shared"):
         matched([whole, cut.assign(face_source="other/" + cut["face_source"])])
     other = cut.assign(label=np.where(cut.index < 3, np.where(cut["label"] == "sad", "angry", "sad"), cut["label"]))
-    with pytest.raises(InputError, match="must have the same labels, 3 pictures"):
+    with pytest.raises(InputError, match="must have the same labels, 3 images"):
         matched([whole, other])
 
 

@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import mlflow
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,7 +18,7 @@ from mlflow import MlflowClient
 from datamodules.errors import InputError
 from emotion.cli.runs import main
 from results.tracking import store
-from results.tracking.export_import import export_runs, import_runs, portray
+from results.tracking.export_import import export_runs, import_runs, record_of
 from results.tracking.logger import TrackingLogger
 from results.tracking.runs import children, find_runs, load_table
 
@@ -67,8 +69,8 @@ def _client(directory: Path) -> MlflowClient:
 
 def _look(directory: Path, run_id: str) -> tuple[object, list[tuple[object, ...]]]:
     client = _client(directory)
-    portrait = portray(client, client.get_run(run_id))
-    return portrait, list(portrait.metrics.fillna(-1.0).itertuples(index=False, name=None))
+    record = record_of(client, client.get_run(run_id))
+    return record, list(record.metrics.fillna(-1.0).itertuples(index=False, name=None))
 
 
 def test_runs_arrive_whole_and_open_without_where_they_came_from(
@@ -276,7 +278,7 @@ def test_bad_input_is_a_clear_error(
     (full / "mine.txt").write_text("")
     with pytest.raises(InputError, match="full is something else"):
         export_runs(full)
-    with pytest.raises(InputError, match="full holds no exported runs"):
+    with pytest.raises(InputError, match="full has no exported runs"):
         import_runs(full)
     export_runs("out")
     Path("out/exchange.json").write_text('{"format": 2}')
@@ -284,7 +286,7 @@ def test_bad_input_is_a_clear_error(
         import_runs("out")
     Path("out/exchange.json").write_text('{"format": 1}')
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:secret@127.0.0.1:9")
-    with pytest.raises(InputError, match=r"folder mlruns only.*http://127\.0\.0\.1:9\. Unset it"):
+    with pytest.raises(InputError, match=r"folder mlruns only.*http://127\.0\.0\.1:9; unset it"):
         import_runs("out")
 
 
@@ -308,3 +310,23 @@ def test_commands(
     assert f"{ids[0][:8]}  refused: path: the exported run" in capsys.readouterr().out
     with pytest.raises(InputError, match="'nothing' has no runs here"):
         main(["runs", "export", "out", "--experiment", "nothing"])
+
+
+@pytest.mark.parametrize(
+    ("version", "advice"),
+    [("451aebb31d03", "mlflow db upgrade sqlite:///"), ("f" * 12, "pip install --upgrade mlflow")],
+    ids=["older", "newer"],
+)
+def test_tables_of_another_mlflow_version_are_refused(family: Family, other: Path, version: str, advice: str) -> None:
+    family()
+    export_runs("out")
+    for directory in (Path("mlruns"), other):
+        with sqlite3.connect(directory / "mlflow.db") as database:
+            ((needed,),) = database.execute("SELECT version_num FROM alembic_version").fetchall()
+            database.execute("UPDATE alembic_version SET version_num = ?", (version,))
+    message = f"schema version {version}, MLflow {re.escape(mlflow.__version__)} needs {needed}; .*{advice}"
+    with pytest.raises(InputError, match=message):  # the client of this store was opened before
+        export_runs("again")
+    assert all(re.search(message, outcome) for outcome in import_runs("out").values())
+    with pytest.raises(InputError, match=message):  # this store is opened now
+        import_runs("out", directory=other)

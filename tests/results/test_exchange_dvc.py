@@ -121,7 +121,7 @@ def test_a_push_that_fails_changes_nothing_and_a_remote_may_be_a_path(
     clone = clones[0]
     monkeypatch.chdir(clone)
     _run(clone, "first", new_logger)
-    with pytest.raises(InputError, match=r"'team' is not a DVC remote here \(known: reference\)"):
+    with pytest.raises(InputError, match=r"'team' is no DVC remote here \(known: reference\)"):
         main(["runs", "push", "--remote", "team"])
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"`dvc push --remote given mlruns\.dvc` failed"):
@@ -146,10 +146,10 @@ def test_nothing_to_pull_is_a_clear_error(clones: tuple[Path, Path], monkeypatch
     with pytest.raises(InputError, match="--replace: needs the runs to share, got none"):
         main(["runs", "push", "--replace"])
     Path("mlruns.dvc").write_text("<<<<<<< HEAD\n- md5: a\n=======\n- md5: b\n>>>>>>> other\n")
-    with pytest.raises(InputError, match=r"git left two versions in it\. Take theirs"):
+    with pytest.raises(InputError, match=r"git left two versions in it; take theirs"):
         main(["runs", "pull"])
     monkeypatch.chdir(clone.parent)
-    with pytest.raises(InputError, match=r"is in none\. Go to the clone"):
+    with pytest.raises(InputError, match=r"is in none; go to the clone"):
         main(["runs", "pull"])
     monkeypatch.chdir(clone)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)

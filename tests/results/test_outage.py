@@ -1,6 +1,7 @@
-"""A real MLflow server that dies while runs log to it: nothing is lost, nothing is doubled, nothing waits for it."""
+"""A real MLflow server: a running fit is visible there, and an outage loses, repeats and delays nothing."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -11,9 +12,13 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import lightning.pytorch as pl
 import pandas as pd
 import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
 
 from datamodules.errors import InputError
 from emotion.cli.runs import main
@@ -34,6 +39,8 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        if self._process is not None:
+            return
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
         command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self._folder / 'mlflow.db'}"]
         command += ["--artifacts-destination", str(self._folder / "served")]
@@ -54,15 +61,79 @@ class Server:
             self._process.wait()
             self._process = None
 
+    def run(self, run_id: str) -> dict[str, Any]:
+        """Return a run as the server's own interface gives it."""
+        with urllib.request.urlopen(f"{self.uri}/api/2.0/mlflow/runs/get?run_id={run_id}", timeout=10) as answer:
+            return dict(json.load(answer)["run"])
 
-@pytest.fixture
-def server(tmp_path: Path, empty_store: Path) -> Iterator[Server]:
-    folder = tmp_path / "server"
-    folder.mkdir()
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("server")
     shutil.copy(empty_store / "mlflow.db", folder)
     made = Server(folder)
     yield made
     made.kill()
+
+
+class _Line(pl.LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 1)
+
+    def training_step(self, batch: list[torch.Tensor], index: int) -> torch.Tensor:
+        loss = self.layer(batch[0]).square().mean()
+        self.log("train/loss", loss, on_step=True, on_epoch=False)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.01)
+
+
+class _Reader(pl.Callback):
+    """Before the second step, waits until the server has the first one's loss, for 30 seconds at most."""
+
+    def __init__(self, server: Server, logger: TrackingLogger) -> None:
+        self._server, self._logger = server, logger
+        self.seen: dict[str, Any] = {}
+        self.losses: list[float] = []
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: object, index: int) -> None:
+        end = time.monotonic() + 30
+        while index == 1 and not self.losses and time.monotonic() < end:
+            self.seen = self._server.run(str(self._logger.run_id))
+            metrics = self.seen["data"].get("metrics", [])
+            self.losses = [metric["value"] for metric in metrics if metric["key"] == "train/loss"]
+            time.sleep(0.2)
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated:FutureWarning")  # Lightning under torch 2.15
+@pytest.mark.filterwarnings("ignore:The .*dataloader.* does not have many workers")
+def test_a_metric_of_a_running_fit_is_visible_at_the_server(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    try:
+        server.start()
+    except AssertionError as error:
+        pytest.skip(f"mlflow server does not start here: {str(error)[-300:]}")
+    logger = TrackingLogger(experiment="visible", system_metrics=False)
+    reader = _Reader(server, logger)
+    trainer = pl.Trainer(
+        max_epochs=1,
+        logger=logger,
+        callbacks=[reader],
+        accelerator="cpu",
+        log_every_n_steps=1,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(_Line(), DataLoader(TensorDataset(torch.ones(4, 1)), batch_size=2))
+    assert len(reader.losses) == 1
+    assert reader.seen["info"]["status"] == "RUNNING"
+    assert server.run(str(logger.run_id))["info"]["status"] == "FINISHED"
 
 
 def test_outage_loses_and_doubles_nothing(
@@ -116,7 +187,7 @@ def test_outage_loses_and_doubles_nothing(
         assert client.get_run(run_id).info.status == "FINISHED"
         assert load_table(run_id, "predictions")["row"].tolist() == [1, 2, 3]
         assert not list(logger.run_folder.glob("spool/files/*"))
-    assert len(find_runs()) == 2
+    assert len(find_runs("emotion")) == 2
 
 
 def test_page_needs_runs_and_a_free_port(mlruns: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -130,5 +130,5 @@ def test_folds_carry_their_protocol_and_do_not_mix(manifest: Manifest) -> None:
     assert protocol_of(join_folds(leaky)) == "selected on what is reported"
     with pytest.raises(InputError, match=r"the same protocol, got \['honest', 'selected on what is reported'\]"):
         join_folds([first, leaky[1]])
-    with pytest.raises(InputError, match="a table is of one protocol, got"):
+    with pytest.raises(InputError, match="a table must have one protocol, got"):
         protocol_of(pd.concat([first, leaky[1]]))

@@ -161,7 +161,7 @@ def test_what_gives_no_p_value_is_an_error(draw_predictions: Draw) -> None:
         paired_permutation(table, table, CLASSES[:2])
     with pytest.raises(InputError, match="differences: at least 2 finite numbers"):
         corrected_t([0.1], 0.25)
-    with pytest.raises(InputError, match="ratio: tested over trained images, above 0"):
+    with pytest.raises(InputError, match="ratio: test images over training images, above 0"):
         corrected_t([0.1, 0.2], 0)
     with pytest.raises(InputError, match="p_values: at least one"):
         holm([])
