@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from datamodules.errors import InputError
 from datamodules.images import DECODE_POLICY
 from datamodules.paths import replacing
-from lightning_modules.predictor import Trained, load_trained, run_checkpoint
-from results.tracking.runs import find_run
+from lightning_modules.predictor import Trained, load_trained
+from results.tracking.runs import find_run, run_checkpoint
 
 BATCH = {0: torch.export.Dim("batch", min=1, max=65536)}  # the axis of images, free
 

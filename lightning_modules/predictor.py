@@ -14,11 +14,8 @@ from datamodules.paths import replacing
 from datamodules.readers.face_crops import FaceCrops
 from lightning_modules.backbones import best_device
 from lightning_modules.classifier import EmotionClassifier
-from results.tracking.runs import children, download, find_run, run_config, run_row
+from results.tracking.runs import find_run, run_row
 from results.tracking.store import FORMAT, made_by_version_0_1
-
-CHECKPOINT = "checkpoint/best.ckpt"
-CONFIG = "config.yaml"
 
 
 @dataclass(frozen=True)
@@ -30,38 +27,6 @@ class Trained:
     size: int
     fit: Fit
     faces: FaceCrops | None = None
-
-
-def run_checkpoint(run_id: str) -> Path:
-    """Return the local path of the checkpoint the val part chose in a run (its id, its beginning, name or latest).
-
-    Raises:
-        InputError: there is no such run, it was deleted, it has no checkpoint, or it is the parent of a
-            cross-validation.
-    """
-    run_id = find_run(run_id)
-    run_row(run_id)
-    try:
-        return download(run_id, CHECKPOINT)
-    except InputError as error:
-        folds = children(run_id)
-        if len(folds):
-            names = ", ".join(folds["run_id"].head(5))
-            msg = (
-                f"--run: {run_id} is the parent of {len(folds)} runs and has no model itself; name one of them: {names}"
-            )
-            raise InputError(msg) from error
-        if (run_config(run_id).get("run") or {}).get("keep") == "none":
-            msg = f"--run: {run_id} was trained with --run.keep none, so it left no checkpoint; train it again without"
-            raise InputError(msg) from error
-        raise
-
-
-def stored_run(run_id: str) -> tuple[Path, Path]:
-    """Return the config file and the checkpoint of a run."""
-    run_id = find_run(run_id)
-    checkpoint = run_checkpoint(run_id)  # first: it says what is wrong with the parent of a cross-validation
-    return download(run_id, CONFIG), checkpoint
 
 
 def load_trained(checkpoint: Path) -> Trained:

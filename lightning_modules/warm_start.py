@@ -14,9 +14,8 @@ from datamodules.splits.protocol import SeenImages
 from lightning_modules.checkpoints import CONFIG_KEY, load_plain, read_checkpoint, require_classes
 from lightning_modules.classifier import EmotionClassifier
 from lightning_modules.heads import used_alone
-from lightning_modules.predictor import run_checkpoint
 from results.predictions import SPLIT
-from results.tracking.runs import find_run, load_table, run_config, run_row
+from results.tracking.runs import find_run, load_table, run_checkpoint, run_config, run_row
 
 _ALIKE = "the same data.split, fold, fold_seed, holdout_fraction and stratify_by"
 

@@ -26,7 +26,6 @@ from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError, invalid
 from lightning_modules.callbacks import EpochLines, how_it_ended, quiet, sigterm_ends
 from lightning_modules.config import RunConfig, data_module
-from lightning_modules.predictor import CONFIG
 from lightning_modules.run import first_rank
 from lightning_modules.training import (
     RunResult,
@@ -44,7 +43,7 @@ from lightning_modules.training import (
 from results.predictions import join_folds
 from results.tracking import store
 from results.tracking.logger import TrackingLogger
-from results.tracking.runs import children, download, find_run, find_runs, has_store, run_row
+from results.tracking.runs import CONFIG, children, download, find_run, find_runs, has_store, run_row
 from sweeps.workers import VISIBLE_GPUS, environment_variables, require_one_device, worker_variables
 
 

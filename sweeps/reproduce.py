@@ -7,11 +7,10 @@ import numpy as np
 import pandas as pd
 
 from lightning_modules.config import RunConfig
-from lightning_modules.predictor import CONFIG
 from lightning_modules.training import RunResult, train
 from results.predictions import PROBABILITY
 from results.tracking.environment import environment
-from results.tracking.runs import download, find_run, load_table, run_row
+from results.tracking.runs import CONFIG, download, find_run, load_table, run_row
 from sweeps.cross_validation import CrossValidation, cross_validate
 
 COMPARED = ("git_commit", "git_dirty", "lock_sha256", "python", "platform", "processor", "cores")

@@ -46,7 +46,8 @@ def _predict(args: list[str]) -> int:
         raise InputError(msg)
     if options.output:
         writable_file("--output", Path(options.output))
-    from lightning_modules.predictor import header, load_trained, predict_table, run_checkpoint, write_predictions
+    from lightning_modules.predictor import header, load_trained, predict_table, write_predictions
+    from results.tracking.runs import run_checkpoint
 
     trained = load_trained(run_checkpoint(options.run) if options.run else Path(options.checkpoint))
     if options.run:
@@ -79,7 +80,8 @@ def _export(args: list[str]) -> int:
     parser.add_argument("--output", type=not_empty, help="file to write (default: RUN.onnx in this folder)")
     options = parser.parse_args(args)
     from lightning_modules.export import export_onnx, refuse_face_crops
-    from lightning_modules.predictor import header, load_trained, run_checkpoint
+    from lightning_modules.predictor import header, load_trained
+    from results.tracking.runs import run_checkpoint
 
     path = writable_file("--output", Path(options.output or f"{options.run}.onnx"))
     trained = load_trained(run_checkpoint(options.run))

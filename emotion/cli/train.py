@@ -112,7 +112,7 @@ def _evaluate(command: str, args: list[str]) -> int:
     options = Options.read(args)
     values = {name: value for name, value in options.values.items() if name != "run"}
     if run := options.values.get("run"):
-        from lightning_modules.predictor import stored_run
+        from results.tracking.runs import stored_run
 
         file, checkpoint = stored_run(run)
         config = RunConfig.layered(Options(options.recipe, (str(file), *options.files), values))

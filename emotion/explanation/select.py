@@ -19,10 +19,10 @@ from datamodules.synthetic import draw, parse_spec
 from emotion.explanation.methods import Network
 from lightning_modules.backbones import best_device
 from lightning_modules.checkpoints import require_classes
-from lightning_modules.predictor import Trained, load_trained, run_checkpoint
+from lightning_modules.predictor import Trained, load_trained
 from results.bias.groups import Grouping
 from results.predictions import check_predictions, classes_of
-from results.tracking.runs import children, find_whole_run, load_table, run_config, run_row
+from results.tracking.runs import children, find_whole_run, load_table, run_checkpoint, run_config, run_row
 
 Answers = Literal["correct", "wrong", "any"]
 ANSWERS: tuple[Answers, ...] = get_args(Answers)

@@ -239,8 +239,7 @@ def text_of(table: pd.DataFrame, pictures: int, faces: int, kind: str = "held-ou
 
 def checkpoint_of(which: str) -> Path:
     """Return the checkpoint that a file's name or a run (its id, the beginning of that, name, or latest) stands for."""
-    from lightning_modules.predictor import CHECKPOINT
-    from results.tracking.runs import download, find_run
+    from results.tracking.runs import CHECKPOINT, download, find_run
 
     path = Path(which).expanduser()
     if path.is_file() or path.suffix == ".ckpt":

@@ -23,6 +23,7 @@ from results.tracking import store
 from results.tracking.offline import Spool, log, send_all, write_address
 
 CONFIG = "config.yaml"
+CHECKPOINT = "checkpoint/best.ckpt"
 ALL = 1_000_000  # more runs than any store has
 _LOCK_SECONDS = 10.0
 
@@ -426,3 +427,35 @@ def require_store(directory: str | Path) -> None:
     if not path.exists():
         msg = f"directory: no runs are kept here, {path} does not exist; train first, or go to the folder of mlruns"
         raise InputError(msg)
+
+
+def run_checkpoint(run_id: str) -> Path:
+    """Return the local path of the checkpoint the val part chose in a run (its id, its beginning, name or latest).
+
+    Raises:
+        InputError: there is no such run, it was deleted, it has no checkpoint, or it is the parent of a
+            cross-validation.
+    """
+    run_id = find_run(run_id)
+    run_row(run_id)
+    try:
+        return download(run_id, CHECKPOINT)
+    except InputError as error:
+        folds = children(run_id)
+        if len(folds):
+            names = ", ".join(folds["run_id"].head(5))
+            msg = (
+                f"--run: {run_id} is the parent of {len(folds)} runs and has no model itself; name one of them: {names}"
+            )
+            raise InputError(msg) from error
+        if (run_config(run_id).get("run") or {}).get("keep") == "none":
+            msg = f"--run: {run_id} was trained with --run.keep none, so it left no checkpoint; train it again without"
+            raise InputError(msg) from error
+        raise
+
+
+def stored_run(run_id: str) -> tuple[Path, Path]:
+    """Return the config file and the checkpoint of a run."""
+    run_id = find_run(run_id)
+    checkpoint = run_checkpoint(run_id)  # first: it says what is wrong with the parent of a cross-validation
+    return download(run_id, CONFIG), checkpoint
