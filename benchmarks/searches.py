@@ -9,7 +9,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from datamodules.emotion import EmotionDataModule
-from lightning_modules.run import MONITOR
+from lightning_modules.config import MONITOR
 from results.tracking import store
 from results.tracking.runs import children, find_runs, load_table, run_config
 from sweeps.search import RUN

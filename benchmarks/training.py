@@ -14,11 +14,10 @@ from benchmarks.report import Figure, paired, say
 from datamodules.dataset import keep
 from datamodules.emotion import EmotionDataModule
 from datamodules.sampling import EpochBatchSampler
-from lightning_modules.callbacks import quiet
+from lightning_modules.callbacks import quiet, run_callbacks
 from lightning_modules.classifier import EmotionClassifier
-from lightning_modules.config import TRAINER_DEFAULTS
+from lightning_modules.config import TRAINER_DEFAULTS, RunOptions
 from lightning_modules.optimizers import build_optimizer
-from lightning_modules.run import RunOptions, run_callbacks
 from results.tracking.logger import TrackingLogger
 
 LEARNING_RATE, DECAY, SEED = 1e-3, 0.01, 0

@@ -1,8 +1,9 @@
-"""What watches over a training: non-finite losses, refused checkpoints, lack of memory; the average of the weights."""
+"""Callbacks and checkpoints of a run: guards, progress, graceful stop, and the point where a stopped run resumes."""
 
 import errno
 import logging
 import os
+import pickle
 import signal
 import sys
 import threading
@@ -12,18 +13,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, TQDMProgressBar
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from datamodules.errors import InputError
+from lightning_modules.config import MONITOR, Keep, RunOptions
 from lightning_modules.ema import AverageWeights
 
+BEST, LAST = "best.ckpt", "last.ckpt"
 SHOWN = 16  # rows named in a message
 
 
@@ -378,3 +382,93 @@ def explained(batch_size: int) -> Iterator[None]:
         advice = "let this user write there" if refused else "free space there"
         msg = f"cannot write to {place}: {error.strerror or error}; {advice}, then go on with --resume"
         raise InputError(msg) from error
+
+
+def first_rank() -> bool:
+    """Return whether this process writes the run: the only one, or rank zero of several."""
+    return getattr(rank_zero_only, "rank", 0) in (0, None)
+
+
+class GoOnAtBatch(Callback):
+    """Resume an epoch at the batch where it was stopped.
+
+    Lightning would do it, but not when the model asked for its number of steps to plan a schedule: then the loader is
+    made before the checkpoint's state of it is read, and that is never handed over.
+    """
+
+    def __init__(self) -> None:
+        self._states: list[dict[str, Any]] = []
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Remember how far the loader was."""
+        self._states = checkpoint.get("loops", {}).get("fit_loop", {}).get("state_dict", {}).get("combined_loader", [])
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tell the loader; its first batch has not been asked for yet."""
+        for state in self._states:
+            cast(Any, trainer.train_dataloader).load_state_dict(state)
+        self._states = []
+
+
+def run_callbacks(options: RunOptions, folder: Path, *, progress: bool = True) -> list[Callback]:
+    """Return the callbacks of every run: best and last checkpoint, early stopping, guards, progress bar."""
+    callbacks: list[Callback] = [
+        ModelCheckpoint(
+            dirpath=folder,
+            filename="best",
+            monitor=MONITOR,
+            mode="max",
+            save_weights_only=True,
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+        ),
+        ModelCheckpoint(
+            dirpath=folder,
+            filename="last",
+            save_top_k=1,
+            monitor=None,
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+            save_on_train_epoch_end=True,
+        ),
+        StopGracefully(folder),
+        GoOnAtBatch(),
+        NonFiniteLoss(),
+    ]
+    if progress:
+        callbacks.append(run_progress())
+    if options.patience is not None:
+        callbacks.append(EarlyStopping(monitor=MONITOR, mode="max", patience=options.patience))
+    if options.ema_decay is not None:
+        callbacks.append(average_weights(options.ema_decay))
+    return callbacks
+
+
+def resume_checkpoint(folder: Path) -> Path | None:
+    """Return the newest checkpoint of a stopped run, or None if there is none.
+
+    Raises:
+        InputError: both checkpoints are damaged.
+    """
+    found: dict[Path, int] = {}
+    damaged: list[str] = []
+    for path in (folder / LAST, folder / INTERRUPTED):
+        if path.is_file():
+            try:
+                found[path] = int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+            except (RuntimeError, OSError, LookupError, EOFError, ValueError, pickle.UnpicklingError) as error:
+                damaged.append(f"{path.name} ({str(error).partition(chr(10))[0][:80]})")
+    if not found and damaged:
+        msg = (
+            f"--resume: every checkpoint of the run is damaged: {', '.join(damaged)}; "
+            f"start again without --resume, or delete {folder} to start the same run again"
+        )
+        raise InputError(msg)
+    return max(found, key=lambda path: found[path]) if found else None
+
+
+def remove_checkpoints(folder: Path, keep: Keep = "best") -> None:
+    """Remove the checkpoints of a finished run except those to keep; training state is three times the weights."""
+    kept = {"best": {BEST}, "last": {BEST, LAST}, "none": set()}[keep]
+    for name in {BEST, LAST, INTERRUPTED} - kept:
+        (folder / name).unlink(missing_ok=True)

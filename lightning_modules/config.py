@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 RECIPES = Path(__file__).resolve().parent / "recipes"  # package data: they are in the wheel, too
 DEFAULT_RECIPE = "quick"
 SECTIONS = ("model", "data", "run", "trainer")
+MONITOR = "val/f1_macro"  # of the val part: what is selected on is never what is reported
+Keep = Literal["best", "last", "none"]
 Kind = Literal["emotion", "detector"]  # what is trained: an emotion classifier, or a face detector
 TRAINER_DEFAULTS: dict[str, Any] = {
     "accelerator": "auto",
@@ -89,6 +91,102 @@ HELP = """short options:
   --resume [RUN]    resume RUN, or the newest unfinished run of the same config
 all options of the model, the data and the trainer: emotion fit --help-all
 """
+
+
+class RunOptions:
+    """Options of a run: name, experiment, start, stop and checkpoints.
+
+    Args:
+        recipe: name of the recipe, shown with the run.
+        name: the run's name on the MLflow page; by default recipe, data, fold and seed.
+        experiment: MLflow experiment.
+        parent: run id of the parent, for the folds of a cross-validation.
+        resume: run id to resume, or "auto": the newest unfinished run of the same config.
+        start_from: start with the weights (backbone and head) of a run (id or name) or a .ckpt file.
+        patience: stop after this many epochs without a better macro F1 on the val part; None: train all epochs.
+        ema_decay: average the weights with this decay per step and evaluate the average; None: do not.
+        evaluate: predict the held-out part once at the end and write the tables of predictions and split.
+        resamples: bootstrap resamples of the printed intervals.
+        keep: checkpoint to keep when the run has ended: "best", the selected weights; "last", also the training
+            state of the last epoch; or "none", after which `emotion predict` cannot use the run.
+    """
+
+    def __init__(
+        self,
+        recipe: str = "custom",
+        name: str | None = None,
+        experiment: str = "emotion",
+        parent: str | None = None,
+        resume: str | None = None,
+        start_from: str | None = None,
+        patience: int | None = None,
+        ema_decay: float | None = None,
+        evaluate: bool = True,
+        resamples: int = 2000,
+        keep: Keep = "best",
+    ) -> None:
+        if patience is not None and patience < 1:
+            raise invalid("--run.patience", "must be at least 1 epoch", patience, "leave it out to train all epochs")
+        if ema_decay is not None and not 0 < ema_decay < 1:
+            raise invalid("--run.ema_decay", "must be between 0 and 1, such as 0.998", ema_decay)
+        if resamples < 100:
+            raise invalid("--run.resamples", "must be at least 100 for an interval (2000 is usual)", resamples)
+        self.recipe = recipe
+        self.name = name
+        self.experiment = experiment
+        self.parent = parent
+        self.resume = resume
+        self.start_from = start_from
+        self.patience = patience
+        self.ema_decay = ema_decay
+        self.evaluate = evaluate
+        self.resamples = resamples
+        self.keep = keep
+
+
+@dataclass(frozen=True)
+class DetectorRun:
+    """What a run is called, how long it trains and where.
+
+    Attributes:
+        name: the run's name on the MLflow page; by default data, backbone and seed.
+        experiment: MLflow experiment.
+        parent: run id of the parent, for the members of a study.
+        resume: run id to go on with, or "auto": the newest unfinished run of the same config.
+        start_from: begin with the weights of a run (id or name) or .ckpt file: further training.
+        epochs: most epochs.
+        patience: stop after this many epochs without a better val map_50; None: train all epochs.
+        ema_decay: average the weights with this decay per step and keep the average; None: do not.
+        accelerator: "auto", "cpu" or "gpu".
+        precision: of the computations, such as "bf16-mixed".
+        clip: largest norm of the gradient.
+        resamples: bootstrap resamples of the printed intervals.
+        keep: which checkpoint stays when the run has ended: "best", "last" (with the training state) or "none".
+    """
+
+    name: str | None = None
+    experiment: str = "face-detector"
+    parent: str | None = None
+    resume: str | None = None
+    start_from: str | None = None
+    epochs: int = 12
+    patience: int | None = None
+    ema_decay: float | None = None
+    accelerator: str = "auto"
+    precision: str = "32-true"
+    clip: float = 10.0
+    resamples: int = 1000
+    keep: Keep = "best"
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("patience", 1), ("resamples", 100)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise invalid(f"--run.{name}", f"must be at least {least}", value)
+        if self.ema_decay is not None and not 0 < self.ema_decay < 1:
+            raise invalid("--run.ema_decay", "must be between 0 and 1, such as 0.998", self.ema_decay)
+        if not self.clip > 0:
+            raise invalid("--run.clip", "must be above 0", self.clip)
 
 
 @dataclass(frozen=True)
@@ -414,13 +512,13 @@ _OWNERS: dict[Kind, dict[str, tuple[str, set[str]]]] = {
     "emotion": {
         "model": ("lightning_modules.classifier:EmotionClassifier", {"classes"}),
         "data": ("datamodules.emotion:EmotionDataModule", set()),
-        "run": ("lightning_modules.run:RunOptions", set()),
+        "run": ("lightning_modules.config:RunOptions", set()),
         "trainer": ("lightning.pytorch:Trainer", set()),
     },
     "detector": {
         "model": ("lightning_modules.face_detector.network:FaceDetector", {"size"}),
         "data": ("datamodules.face_boxes:BoxesDataModule", {"seed"}),
-        "run": ("lightning_modules.run:DetectorRun", set()),
+        "run": ("lightning_modules.config:DetectorRun", set()),
     },
 }  # section -> the class whose arguments are its options, imported when needed, and which arguments are no options
 

@@ -28,19 +28,23 @@ from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError, invalid
 from lightning_modules.backbones import best_device, build_backbone, describe_device
 from lightning_modules.callbacks import (
+    LAST,
     CheckedCheckpointIO,
     explained,
+    first_rank,
     has_bar,
     how_it_ended,
     quiet,
+    remove_checkpoints,
+    resume_checkpoint,
+    run_callbacks,
     say_stage,
     sigterm_ends,
 )
 from lightning_modules.checkpoints import load_tensors, read_checkpoint
 from lightning_modules.classifier import EmotionClassifier, check_model
-from lightning_modules.config import RunConfig, data_module
+from lightning_modules.config import RunConfig, RunOptions, data_module
 from lightning_modules.heads import build_head
-from lightning_modules.run import LAST, RunOptions, first_rank, remove_checkpoints, resume_checkpoint, run_callbacks
 from lightning_modules.warm_start import begin_from, check_resumed, check_weights, read_start
 from results.predictions import (
     PREDICTIONS,

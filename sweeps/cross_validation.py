@@ -24,9 +24,8 @@ from tqdm import tqdm
 
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError, invalid
-from lightning_modules.callbacks import EpochLines, how_it_ended, quiet, sigterm_ends
+from lightning_modules.callbacks import EpochLines, first_rank, how_it_ended, quiet, sigterm_ends
 from lightning_modules.config import RunConfig, data_module
-from lightning_modules.run import first_rank
 from lightning_modules.training import (
     RunResult,
     check_options,

@@ -28,8 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError, did_you_mean
 from datamodules.paths import replacing
-from lightning_modules.config import Options, RunConfig, data_module, option_names
-from lightning_modules.run import MONITOR
+from lightning_modules.config import MONITOR, Options, RunConfig, data_module, option_names
 from lightning_modules.training import train
 from results.tracking.logger import TrackingLogger
 from results.tracking.runs import find_runs, load_table, run_config

@@ -16,8 +16,8 @@ from tqdm import tqdm
 from datamodules.face_boxes import BoxesDataModule
 from datamodules.manifest import CORNERS
 from lightning_modules.backbones import best_device
-from lightning_modules.callbacks import NonFiniteLoss, StopGracefully, average_weights, run_progress
-from lightning_modules.config import Options, RunConfig
+from lightning_modules.callbacks import GoOnAtBatch, NonFiniteLoss, StopGracefully, average_weights, run_progress
+from lightning_modules.config import DetectorRun, Options, RunConfig
 from lightning_modules.face_detector.network import (
     CONFIG_KEY,
     MONITOR,
@@ -27,7 +27,6 @@ from lightning_modules.face_detector.network import (
     match,
     read_detector,
 )
-from lightning_modules.run import DetectorRun, GoOnAtBatch
 from lightning_modules.training import RunLogger, Task, log_config
 from lightning_modules.warm_start import refuse_seen, seen_by
 from results.tracking.runs import find_run
