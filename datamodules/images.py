@@ -1,9 +1,10 @@
 """How an image file becomes pixels: one decode policy for training, evaluation, prediction, export and the cache."""
 
 import hashlib
+import io
 import warnings
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -46,18 +47,31 @@ def decode(path: Path | str, *, pixel_limit: int = PIXEL_LIMIT) -> np.ndarray:
     return decode_file(path, pixel_limit=pixel_limit).image.copy()
 
 
+def decode_bytes(data: bytes, name: str, *, pixel_limit: int = PIXEL_LIMIT) -> np.ndarray:
+    """Return the image in the bytes of a file, as :func:`decode` does; ``name`` stands in errors."""
+    return _decode(io.BytesIO(data), name, len(data), pixel_limit).image.copy()
+
+
 def decode_file(path: Path | str, *, pixel_limit: int = PIXEL_LIMIT) -> Decoded:
     """Like :func:`decode`, with the format found in the file's header."""
+    try:
+        size = Path(path).stat().st_size
+    except OSError as error:
+        msg = f"Image {path} cannot be read: {error}. Copy it again, or leave it out of the manifest."
+        raise InputError(msg) from error
+    return _decode(Path(path), str(path), size, pixel_limit)
+
+
+def _decode(source: Path | BinaryIO, path: str, size: int, pixel_limit: int) -> Decoded:
     global _decoded
     _decoded += 1
-    path = Path(path)
     try:
-        if path.stat().st_size == 0:
+        if size == 0:
             msg = f"Image {path} is empty (0 bytes). Copy it again, or leave it out of the manifest."
             raise InputError(msg)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large images, where our own limit decides, and of odd metadata
-            with Image.open(path, formats=FORMATS) as picture:
+            with Image.open(source, formats=FORMATS) as picture:
                 if picture.width * picture.height > pixel_limit:
                     raise _too_large(path, f"{picture.width} x {picture.height}", pixel_limit)
                 found = picture.format or ""
@@ -77,7 +91,7 @@ def decode_file(path: Path | str, *, pixel_limit: int = PIXEL_LIMIT) -> Decoded:
         raise InputError(msg) from error
 
 
-def _too_large(path: Path, found: str, pixel_limit: int) -> InputError:
+def _too_large(path: str, found: str, pixel_limit: int) -> InputError:
     return InputError(
         f"Image {path} is larger than pixel_limit = {pixel_limit:,} pixels: {found}. "
         "Make it smaller, or raise the limit if you trust the file."

@@ -1,28 +1,43 @@
-"""Classify an image, a folder or a table of paths with a trained model."""
+"""From photograph to answer: `Predictor`, for a run, a cross-validation, an ensemble, a checkpoint or an ONNX file."""
 
+import json
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+import numpy as np
 import pandas as pd
-import torch
 from tqdm import tqdm
 
-from datamodules.dataset import PictureDataModule
-from datamodules.errors import InputError
-from datamodules.images import Fit
+from datamodules.errors import InputError, invalid
+from datamodules.images import DECODE_POLICY, Fit, content_hash, decode_bytes, fit_to_square
 from datamodules.paths import replacing
-from datamodules.readers.face_crops import FaceCrops
-from lightning_modules.backbones import best_device
-from lightning_modules.classifier import EmotionClassifier
-from results.tracking.runs import find_run, run_row
+from datamodules.processes import cores
+from datamodules.readers.archives import is_archive, unpack
+from datamodules.readers.face_crops import FaceCrops, list_crops
+from datamodules.unlabelled import Photograph, find_images, from_bytes, photographs
+from results.tracking.runs import children, find_run, load_table, run_checkpoint, run_row
 from results.tracking.store import FORMAT, made_by_version_0_1
+
+if TYPE_CHECKING:  # neither is needed for an ONNX file
+    from lightning_modules.classifier import EmotionClassifier
+
+Engine = Literal["auto", "torch", "onnxruntime"]
+SMALL_FACE = 32  # pixels; a note is written of smaller ones
+OUTPUTS = (".csv", ".json", ".jsonl", ".parquet")
+COLUMNS = ("path", "frame", "face", "x0", "y0", "x1", "y1", "label", "confidence")
 
 
 @dataclass(frozen=True)
 class Trained:
     """A trained model and how its images must be prepared; ``faces`` if they must be face crops."""
 
-    model: EmotionClassifier
+    model: "EmotionClassifier"
     classes: list[str]
     size: int
     fit: Fit
@@ -30,11 +45,15 @@ class Trained:
 
 
 def load_trained(checkpoint: Path) -> Trained:
-    """Load a model for use.
+    """Load the model of a checkpoint.
 
     Raises:
         InputError: not a file, damaged, not ours, or one that would run code when opened.
     """
+    import torch
+
+    from lightning_modules.classifier import EmotionClassifier
+
     model = EmotionClassifier.from_checkpoint(checkpoint)
     content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     if content.get("format") != FORMAT:
@@ -43,76 +62,450 @@ def load_trained(checkpoint: Path) -> Trained:
     if not {"size", "fit"} <= set(data):
         msg = f"--checkpoint: {checkpoint} does not say how its images were prepared; use one that `emotion fit` wrote"
         raise InputError(msg)
-    faces = FaceCrops(**data["faces"]) if data.get("faces") else None  # older checkpoints do not record it
+    faces = FaceCrops(**data["faces"]) if data.get("faces") else None
     return Trained(model.eval(), list(model.classes), int(data["size"]), data["fit"], faces)
 
 
-def header(run: str, trained: Trained) -> str:
-    """Return what a run is, in two lines: its name and id, its backbone and its classes.
-
-    Args:
-        run: its id, the beginning of that, its name or latest.
-        trained: the model it left.
-    """
+def header(run: str, trained: "Trained | Predictor") -> str:
+    """Return what a run is, in two lines: its name and id, its backbone and its classes."""
     run_id = find_run(run)
-    name = run_row(run_id)["name"]
-    return (
-        f"run {name} [{run_id[:8]}], backbone {trained.model.plain['backbone']}\nclasses: {', '.join(trained.classes)}"
-    )
+    row = run_row(run_id)
+    what = f", backbone {trained.model.plain['backbone']}" if isinstance(trained, Trained) else trained.summary
+    return f"run {row['name']} [{run_id[:8]}]{what}\nclasses: {', '.join(trained.classes)}"
 
 
-def predict_table(
-    trained: Trained, source: str, *, batch_size: int = 64, num_workers: int = 0, run: str = "the model"
-) -> pd.DataFrame:
-    """Classify images.
+class Member(Protocol):
+    """One network of a predictor.
 
-    Args:
-        trained: the model, and how its images are prepared.
-        source: an image, a folder, or a table with a ``path`` column.
-        batch_size: images a step.
-        num_workers: processes that decode.
-        run: the name of the model in errors.
+    Attributes:
+        classes: Names of the classes, in the order of its probabilities.
+        size: Side of its square input in pixels.
+        fit: How an image that is not square is made so.
+        faces: How the faces of its training images were cut out; None for whole images.
+        fold: The fold and the seed of a run of a cross-validation, None for others.
+    """
 
-    Returns:
-        One row an image: ``path``, ``predicted``, ``prob_<class>`` (sum 1) and ``error``; an image that cannot be
-        read has an error and no prediction.
+    classes: list[str]
+    size: int
+    fit: Fit
+    faces: FaceCrops | None
+    fold: tuple[int, int] | None
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Return probabilities (B, C), float32, of images uint8 (B, size, size, 3) RGB."""
+
+
+class TorchMember:
+    """A network of a checkpoint, on a GPU where there is one."""
+
+    def __init__(self, checkpoint: Path, fold: tuple[int, int] | None = None) -> None:
+        from lightning_modules.backbones import best_device
+
+        trained = load_trained(checkpoint)
+        self.device = best_device()
+        self.model = trained.model.to(self.device).eval()
+        self.classes, self.size, self.fit, self.faces = trained.classes, trained.size, trained.fit, trained.faces
+        self.fold = fold
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Return probabilities (B, C), float32, of images uint8 (B, size, size, 3) RGB."""
+        import torch
+
+        with torch.inference_mode():
+            batch = torch.from_numpy(images).permute(0, 3, 1, 2).to(self.device)  # (B, 3, S, S)
+            probabilities: np.ndarray = self.model.probabilities(batch).cpu().numpy()
+        return probabilities
+
+
+class OnnxMember:
+    """A network that `emotion export` wrote, run by onnxruntime.
 
     Raises:
-        InputError: the images are whole photographs and the model is one of face crops, or there are no images.
+        InputError: no such file, not an ONNX model, or not one of `emotion export` of this version.
     """
-    pictures = PictureDataModule(source, trained.size, trained.fit, batch_size, num_workers)
-    if trained.faces is not None:
-        trained.faces.require_crops(run, "--data", source, pictures.paths)
-    probabilities, errors = [], []
-    device = best_device()
-    model = trained.model.to(device).eval()
-    with torch.inference_mode():
-        for batch in tqdm(pictures.predict_dataloader(), desc="classifying", unit="batch", delay=1, disable=None):
-            probabilities.append(model.probabilities(batch["image"].to(device)).cpu())  # (B, C)
-            errors += batch["error"]
-    table = pd.DataFrame(torch.cat(probabilities).numpy(), columns=[f"prob_{name}" for name in trained.classes])
-    best = table.to_numpy().argmax(axis=1)
-    table.insert(0, "path", [str(path) for path in pictures.paths])
-    table.insert(1, "predicted", [trained.classes[index] for index in best])
-    table["error"] = errors
-    bad = table["error"] != ""
-    table.loc[bad, [name for name in table if name.startswith("prob_")]] = float("nan")
-    table.loc[bad, "predicted"] = ""
-    return table
+
+    fold: tuple[int, int] | None = None
+
+    def __init__(self, path: Path) -> None:
+        import onnxruntime
+
+        if not path.is_file():
+            raise invalid("RUN", "must be an ONNX file that exists", str(path))
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # its complaints about bad files are raised as well
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=_providers(onnxruntime))
+        except Exception as error:  # onnxruntime has a dozen exceptions without a common parent
+            msg = f"RUN: {path} is no ONNX model, or is damaged ({str(error).splitlines()[0][:200]}); export it again"
+            raise InputError(msg) from error
+        about = self._session.get_modelmeta().custom_metadata_map
+        if not {"classes", "size", "fit", "decode_policy"} <= set(about):
+            msg = f"RUN: {path} was not written by `emotion export`: its metadata lacks classes, size or fit; export it"
+            raise InputError(msg)
+        if about["decode_policy"] != DECODE_POLICY:
+            msg = (
+                f"RUN: {path} was exported by another version, which decoded images in another way "
+                f"({about['decode_policy']}, here {DECODE_POLICY}); run `emotion export` again"
+            )
+            raise InputError(msg)
+        self.classes, self.size, self.fit = json.loads(about["classes"]), int(about["size"]), _fit(about["fit"])
+        self.faces = FaceCrops(**json.loads(about["faces"])) if about.get("faces") else None
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Return probabilities (B, C), float32, of images uint8 (B, size, size, 3) RGB."""
+        pixels = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+        probabilities: np.ndarray = self._session.run(None, {"image": pixels})[0]
+        return probabilities
+
+
+def _fit(text: str) -> Fit:
+    return text  # type: ignore[return-value] # as the exporter wrote it
+
+
+def _providers(onnxruntime: Any) -> list[str]:  # noqa: ANN401 - the module
+    wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    return [name for name in wanted if name in onnxruntime.get_available_providers()]
+
+
+@dataclass
+class _Input:
+    """One row of the answer, before its probabilities are known."""
+
+    row: dict[str, Any]
+    pixels: np.ndarray | None = None  # uint8 (H, W, 3): a face crop or a whole image; None where there is no answer
+
+
+class Predictor:
+    """Answers for photographs: finds and cuts faces where the model needs them, and averages its networks.
+
+    Args:
+        members: Networks of the same classes and the same way of cutting faces; their probabilities are averaged.
+        name: What errors call it.
+        faces: A face detector that replaces the recorded one: haar, yunet:FILE or FILE.onnx.
+
+    Raises:
+        InputError: Members of other classes or other face crops, or faces that were cut by boxes that only the
+            training set had, or a detector whose file is missing or was changed.
+    """
+
+    def __init__(self, members: Sequence[Member], name: str = "the model", *, faces: str | None = None) -> None:
+        first = members[0]
+        for member in members[1:]:
+            if member.classes != first.classes:
+                msg = (
+                    f"--run: networks of other classes cannot be averaged: {', '.join(first.classes)} and "
+                    f"{', '.join(member.classes)}; name runs of the same classes"
+                )
+                raise InputError(msg)
+            if member.faces != first.faces:
+                msg = (
+                    "--run: networks cannot be averaged whose images were prepared differently: "
+                    f"{first.faces or 'whole images'} and {member.faces or 'whole images'}; "
+                    "name runs of equally prepared images"
+                )
+                raise InputError(msg)
+        self.members, self.name = list(members), name
+        self.classes: list[str] = list(first.classes)
+        self.faces = first.faces
+        self._folds: dict[str, set[tuple[int, int]]] = {}  # content of an image -> the members that did not see it
+        if faces is not None and self.faces is None:
+            msg = f"--faces: {name} was trained on whole images, so no faces are looked for; leave --faces out"
+            raise InputError(msg)
+        self._finder = faces if faces is not None else self.faces.require_detector(name) if self.faces else None
+        self._local = threading.local()
+
+    @property
+    def summary(self) -> str:
+        """What answers, to follow the name of a run."""
+        networks = f", mean of {len(self.members)} networks" if len(self.members) > 1 else ""
+        return f"{networks}, {self.faces}" if self.faces else networks
+
+    @classmethod
+    def load(cls, *sources: str, engine: Engine = "auto", faces: str | None = None) -> "Predictor":
+        """Load a predictor.
+
+        Args:
+            sources: Runs (id, its beginning, name or latest; of a cross-validation all folds are averaged),
+                checkpoints (.ckpt), ONNX files (.onnx) or registered models (models:/NAME/VERSION or
+                models:/NAME@ALIAS). Several are averaged.
+            engine: ``torch`` for runs and checkpoints, ``onnxruntime`` for ONNX files and registered models;
+                ``auto`` takes what fits.
+            faces: A face detector that replaces the recorded one.
+
+        Raises:
+            InputError: There is no such model, it cannot be used, or the models do not go together.
+        """
+        if not sources:
+            msg = "RUN: name at least one run, checkpoint or ONNX file"
+            raise InputError(msg)
+        members = [member for source in sources for member in _members(source, engine)]
+        return cls(members, " + ".join(sources), faces=faces)
+
+    def load_out_of_fold(self, run: str) -> None:
+        """Answer images of a cross-validation's own data by the networks that had them in their test part.
+
+        Raises:
+            InputError: The run is no cross-validation.
+        """
+        parent = find_run(run)
+        folds = _folds_of(parent)
+        if folds.empty:
+            raise invalid("--out-of-fold", "needs the parent run of a cross-validation", run)
+        for row in folds.itertuples():
+            contents = load_table(str(row.run_id), "predictions")["content"]
+            for content in contents:
+                self._folds.setdefault(content, set()).add((int(row.fold), int(row.seed)))
+
+    def predict(self, *sources: str, **options: Any) -> pd.DataFrame:  # noqa: ANN401 - those of `stream`
+        """Classify images and return the whole table; see `stream` for sources, options and columns."""
+        rows = [row for batch in self.stream(*sources, **options) for row in batch]
+        return pd.DataFrame(rows, columns=self.columns)
+
+    @property
+    def columns(self) -> list[str]:
+        """Columns of the table."""
+        return [*COLUMNS, *(f"prob_{name}" for name in self.classes), "note"]
+
+    def stream(
+        self,
+        *sources: str,
+        every: float | None = None,
+        batch_size: int = 64,
+        workers: int | None = None,
+        stdin: bytes | None = None,
+    ) -> Iterator[list[dict[str, Any]]]:
+        """Classify images and yield rows batch by batch, in the order of the sources.
+
+        Args:
+            sources: Images, folders, globs, archives, tables with a path column, videos, or - for ``stdin``.
+            every: Seconds between two frames of a video; default 1.
+            batch_size: Images that go through a network at a time.
+            workers: Threads that decode images and find faces; default one a core.
+            stdin: Bytes of the image called -.
+
+        Yields:
+            Rows with path, frame (of a video), face (0 is the largest one of an image), x0 y0 x1 y1 (its box in pixels
+            of the image), label, confidence, prob_<class> (sum 1) and note. An image that cannot be read, or a
+            photograph without a face where the model needs one, has a note, and no label.
+
+        Raises:
+            InputError: There are no images, or a wrong option.
+        """
+        if batch_size < 1:
+            raise invalid("--batch-size", "must be at least 1", batch_size)
+        if every is not None and not every > 0:
+            raise invalid("--every", "must be above 0 seconds", every)
+        paths, crops = self._expand(sources)
+        items: Iterator[Photograph] = photographs(paths, every)
+        total = len(paths)
+        if "-" in sources:
+            items, total = iter([from_bytes(stdin or b""), *items]), total + 1
+        bar = tqdm(total=total, desc="classifying", unit="image", delay=1, disable=None)
+        waiting: list[_Input] = []
+        with bar, ThreadPoolExecutor(workers or cores()) as pool:
+            for prepared in _in_order(pool, lambda item: self._prepare(item, crops), items, ahead=4 * batch_size):
+                waiting += prepared
+                bar.update(prepared[0].row["frame"] is None)
+                if len(waiting) >= batch_size:
+                    yield self._answer(waiting)
+                    waiting = []
+            if waiting:
+                yield self._answer(waiting)
+
+    def _expand(self, sources: Sequence[str]) -> tuple[list[Path], set[Path]]:
+        """Return the files that the sources name, and those among them that are face crops already."""
+        paths: list[Path] = []
+        crops: set[Path] = set()
+        for source in sources:
+            if source == "-":
+                continue
+            place = Path(source).expanduser()
+            named = str(unpack(place.resolve())) if place.is_file() and is_archive(place) else source
+            files = find_images(named)
+            paths += files
+            if self.faces is not None:
+                crops |= list_crops(named, files)
+        return paths, crops
+
+    def _prepare(self, item: Photograph, crops: set[Path]) -> list[_Input]:
+        """Return the inputs of one image: the image, or its faces, largest first."""
+        row = {"path": item.path, "frame": item.frame, "face": None, "label": "", "note": ""}
+        try:
+            image = item.read()
+        except InputError as error:
+            return [_Input(row | {"note": f"error: {error}"})]
+        if self.faces is None or (item.frame is None and Path(item.path).resolve() in crops):
+            return [_Input(row, image)]
+        faces = self._detector().find(image)
+        if not faces:
+            return [_Input(row | {"note": "no face found"})]
+        inputs = []
+        for number, (box, crop) in enumerate(faces):
+            notes = [f"{len(faces)} faces"] if len(faces) > 1 else []
+            side = round(float(max(box[2] - box[0], box[3] - box[1])))
+            notes += [f"small face ({side} pixels)"] if side < SMALL_FACE else []
+            corners = dict(zip(("x0", "y0", "x1", "y1"), (round(float(value), 1) for value in box), strict=True))
+            inputs.append(_Input(row | {"face": number, "note": "; ".join(notes)} | corners, crop))
+        return inputs
+
+    def _detector(self) -> "_FaceCutter":
+        """Return the detector of this thread; OpenCV's are not safe to share."""
+        if not hasattr(self._local, "cutter"):
+            assert self.faces is not None
+            self._local.cutter = _FaceCutter(str(self._finder), self.faces)
+        cutter: _FaceCutter = self._local.cutter
+        return cutter
+
+    def _answer(self, inputs: list[_Input]) -> list[dict[str, Any]]:
+        """Run the networks on a batch and return its rows."""
+        there = [number for number, one in enumerate(inputs) if one.pixels is not None]
+        pixels = [inputs[number].pixels for number in there]
+        rows = [one.row for one in inputs]
+        if not there:
+            return rows
+        probabilities, seen = self.probabilities([image for image in pixels if image is not None])
+        for number, values, by_all in zip(there, probabilities, seen, strict=True):
+            best = int(values.argmax())
+            rows[number] |= {"label": self.classes[best], "confidence": float(values[best])}
+            rows[number] |= {f"prob_{name}": float(value) for name, value in zip(self.classes, values, strict=True)}
+            if by_all and self._folds:
+                notes = [rows[number]["note"], "not among the images of the run"]
+                rows[number]["note"] = "; ".join(filter(None, notes))
+        return rows
+
+    def probabilities(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+        """Return probabilities (B, C) of prepared images of any size, and which (B,) were answered by all members.
+
+        Args:
+            images: uint8 (H, W, 3) RGB: face crops where the model was trained on such, else whole images.
+        """
+        squares: dict[tuple[int, Fit], np.ndarray] = {}
+        answers = np.empty((len(self.members), len(images), len(self.classes)), np.float64)
+        for place, member in enumerate(self.members):
+            key = (member.size, member.fit)
+            if key not in squares:
+                squares[key] = np.stack([fit_to_square(image, *key) for image in images])
+            answers[place] = member.probabilities(squares[key])
+        chosen = np.ones((len(self.members), len(images)), bool)
+        for column, image in enumerate(images if self._folds else ()):
+            folds = self._folds.get(content_hash(image), set())
+            by_fold = np.array([member.fold in folds for member in self.members])
+            chosen[:, column] = by_fold if by_fold.any() else True
+        weights = chosen / chosen.sum(axis=0)
+        by_all: np.ndarray = np.all(chosen, axis=0)
+        return np.einsum("mb,mbc->bc", weights, answers), by_all
+
+
+class _FaceCutter:
+    """Finds faces and cuts them as the training images were cut, through the same JPEG file."""
+
+    def __init__(self, detector: str, faces: FaceCrops) -> None:
+        from datamodules.faces.detectors import open_detector
+
+        self._detector, self._options = open_detector(detector), faces.options()
+
+    def find(self, image: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Return box (4,) in pixels within the image and crop (size, size, 3) of each face, the largest first.
+
+        Face 0 is the one that `emotion data prepare` would choose.
+        """
+        from datamodules.faces.boxes import areas, clip
+        from datamodules.faces.crop import choose, cut, encode_crop, turn_of
+
+        height, width = image.shape[:2]
+        faces = self._detector.detect([image])[0].rounded()
+        first = choose(faces, height, width, self._options.rule)
+        if first is None:
+            return []
+        boxes = clip(faces.boxes, height, width)
+        by_size = np.argsort(-areas(boxes), kind="stable").tolist()
+        found = []
+        for number in sorted(by_size, key=lambda number: number != first):
+            box, options = faces.boxes[number], self._options
+            turn = turn_of(self._detector, image, box, faces.landmarks[number]) if options.upright else 0.0
+            crop = cut(image, box, options.size, margin=options.margin, border=options.border, turn=turn)
+            found.append((boxes[number], decode_bytes(encode_crop(crop), "a face")))
+        return found
+
+
+def _in_order(pool: ThreadPoolExecutor, function: Any, items: Iterator[Any], *, ahead: int) -> Iterator[Any]:  # noqa: ANN401 - a generic map
+    """Yield the results of a function for each item, in order; at most `ahead` items are held at a time."""
+    running = deque(pool.submit(function, item) for item in islice(items, ahead))
+    while running:
+        yield running.popleft().result()
+        running.extend(pool.submit(function, item) for item in islice(items, 1))
+
+
+def _members(source: str, engine: Engine) -> list[Member]:
+    """Return the networks that a source names."""
+    if source.endswith(".onnx") or source.startswith("models:/"):
+        if engine == "torch":
+            raise invalid("--engine", "must be onnxruntime for ONNX files and registered models", engine)
+        return [OnnxMember(_registered(source) if source.startswith("models:/") else Path(source).expanduser())]
+    if engine == "onnxruntime":
+        msg = f"--engine: onnxruntime needs an ONNX file, got {source}; write one with `emotion export {source}`"
+        raise InputError(msg)
+    if source.endswith(".ckpt"):
+        return [TorchMember(Path(source).expanduser())]
+    run_id = find_run(source)
+    folds = _folds_of(run_id)
+    if folds.empty:
+        return [TorchMember(run_checkpoint(run_id))]
+    unfinished = int((folds["status"] != "FINISHED").sum())
+    if unfinished:
+        msg = (
+            f"--run: {unfinished} of the {len(folds)} folds of cross-validation {run_id} have not finished; finish it "
+            f"with `emotion cross-validate ... --resume {run_id}`, or name one fold: {folds['run_id'].iloc[0]}"
+        )
+        raise InputError(msg)
+    return [TorchMember(run_checkpoint(row.run_id), (int(row.fold), int(row.seed))) for row in folds.itertuples()]
+
+
+def _folds_of(run_id: str) -> pd.DataFrame:
+    """Return run_id, status, fold and seed of the runs below a cross-validation; empty for any other run."""
+    if run_row(run_id)["tags.kind"] != "cross-validation":
+        return pd.DataFrame(columns=["run_id", "status", "fold", "seed"])
+    below = children(run_id)
+    return below.assign(fold=below["tags.fold"], seed=below["params.seed_everything"])
+
+
+def _registered(uri: str) -> Path:
+    """Return the ONNX file of a registered model.
+
+    Raises:
+        InputError: No such model, or it has no ONNX file.
+    """
+    from mlflow.artifacts import download_artifacts
+    from mlflow.exceptions import MlflowException
+
+    from results.tracking.store import tracking_uri
+
+    try:
+        folder = Path(download_artifacts(artifact_uri=uri, tracking_uri=tracking_uri()))
+    except MlflowException as error:
+        msg = f"RUN: no registered model {uri} ({str(error).splitlines()[0]}); `emotion ui`, page Models, lists them"
+        raise InputError(msg) from error
+    files = sorted(folder.rglob("*.onnx"))
+    if not files:
+        msg = f"RUN: registered model {uri} has no ONNX file; register a run with `emotion register RUN`"
+        raise InputError(msg)
+    return files[0]
 
 
 def write_predictions(table: pd.DataFrame, path: Path) -> None:
-    """Write the table of `predict_table` as .csv or .parquet.
+    """Write a table of predictions as .csv, .json, .jsonl or .parquet.
 
     Raises:
         InputError: The file cannot be written.
     """
     try:
         with replacing(path) as part:
-            if path.suffix == ".csv":
+            if path.suffix == ".parquet":
+                table.to_parquet(part, index=False)
+            elif path.suffix == ".csv":
                 table.to_csv(part, index=False)
             else:
-                table.to_parquet(part, index=False)
+                table.to_json(part, orient="records", lines=path.suffix == ".jsonl", force_ascii=False)
     except OSError as error:
         msg = f"--output: cannot write {path}: {error.strerror or error}; choose a folder that exists and is writable"
         raise InputError(msg) from error

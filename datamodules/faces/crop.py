@@ -305,8 +305,8 @@ def _batch(
 
 def _rows(faces: Faces) -> list[list[float | None]]:
     """Return boxes, scores and landmarks as rounded numbers, so that a crop is the same when they were kept."""
-    numbers = np.column_stack([faces.boxes, faces.scores, faces.landmarks.reshape(-1, 10)]).astype(np.float64)
-    rounded = np.round(numbers, 4).tolist()
+    exact = faces.rounded()
+    rounded = np.column_stack([exact.boxes, exact.scores, exact.landmarks.reshape(-1, 10)]).tolist()
     return [[None if value != value else value for value in row] for row in rounded]
 
 
@@ -316,21 +316,26 @@ def as_found(rows: list[list[float | None]]) -> Faces:
     return Faces(numbers[:, :4], numbers[:, 4], numbers[:, 5:].reshape(-1, 5, 2))
 
 
+def encode_crop(image: np.ndarray) -> bytes:
+    """Return an RGB image uint8 (H, W, 3) as the bytes of a JPEG file."""
+    flags = [
+        *(cv2.IMWRITE_JPEG_QUALITY, QUALITY),
+        *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),  # no second loss of colour
+    ]
+    return cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), flags)[1].tobytes()
+
+
 def write_crop(output: Path, crop: str, picture: np.ndarray) -> int:
     """Write an RGB image as JPEG under its name or not at all; return its bytes.
 
     Raises:
         InputError: the folder is full, read-only or gone.
     """
-    flags = [
-        *(cv2.IMWRITE_JPEG_QUALITY, QUALITY),
-        *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),  # no second loss of colour
-    ]
-    data = cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), flags)[1]
+    data = encode_crop(picture)
     part = output / PARTS / uuid.uuid4().hex
     try:
         (output / crop).parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(data.data)
+        part.write_bytes(data)
         rename(part, output / crop)
     except OSError as error:
         part.unlink(missing_ok=True)
@@ -339,4 +344,4 @@ def write_crop(output: Path, crop: str, picture: np.ndarray) -> int:
             "command goes on where this one stopped"
         )
         raise InputError(msg) from error
-    return int(data.size)
+    return len(data)

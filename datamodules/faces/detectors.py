@@ -28,6 +28,10 @@ class Faces(NamedTuple):
     scores: np.ndarray  # float32 (F,), higher is surer; each detector has its own scale
     landmarks: np.ndarray  # float32 (F, 5, 2) x, y, see LANDMARKS; NaN where the detector tells none
 
+    def rounded(self) -> "Faces":
+        """Return the same faces as float64 with four decimals, as tables keep them: crops do not depend on the way."""
+        return Faces(*(np.round(np.asarray(numbers, np.float64), 4) for numbers in self))
+
 
 class Detector(Protocol):
     """Finds faces.
@@ -95,6 +99,20 @@ def open_detector(name: str, *, threads: int | None = None) -> Detector:
         raise InputError(msg)
     msg = f"faces must be haar, yunet:FILE or FILE.onnx (a detector trained here), got {name!r}"
     raise InputError(msg)
+
+
+def model_file(name: str) -> Path | None:
+    """Return the file that a detector's name names, None for one that comes with OpenCV."""
+    kind, _, file = name.partition(":")
+    if kind == "yunet" and file:
+        return Path(file).expanduser()
+    return Path(name).expanduser() if name.lower().endswith(".onnx") else None
+
+
+def model_digest(name: str) -> str:
+    """Return the first 16 hex digits of the SHA-256 of a detector's file; "" where there is none to read."""
+    file = model_file(name)
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file is not None and file.is_file() else ""
 
 
 def read_model(path: Path) -> bytes:

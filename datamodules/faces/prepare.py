@@ -21,7 +21,7 @@ from tqdm import tqdm
 from datamodules.errors import InputError
 from datamodules.faces.boxes import clip
 from datamodules.faces.crop import CUT_VERSION, PARTS, QUALITY, CutOptions, Job, Record, as_found, cut, work
-from datamodules.faces.detectors import FIND_VERSION, LANDMARKS, Detector, open_detector
+from datamodules.faces.detectors import FIND_VERSION, LANDMARKS, Detector, model_digest, open_detector
 from datamodules.images import DECODE_POLICY, PIXEL_LIMIT, decode_file, fit_to_square
 from datamodules.labels import VOCABULARIES
 from datamodules.manifest import Manifest, make_manifest
@@ -100,14 +100,17 @@ def _lines(path: Path) -> Iterator[Record]:
                 yield record
 
 
-COLUMNS = ("face_source", "face", "face_box", "face_score", "face_count", "face_detector", "face_size", "face_margin")
+COLUMNS = (
+    *("face_source", "face", "face_box", "face_score", "face_count", "face_detector", "face_size", "face_margin"),
+    *("face_cut", "face_digest"),
+)
 """What the crops' manifest says beyond the photographs' own. ``face`` is face, whole or centre."""
 
 NO_FACE_REASON = "no face found"
 
 
 def write_tables(
-    manifest: Manifest, records: list[Record], detector: str, output: Path, options: CutOptions
+    manifest: Manifest, records: list[Record], detector: str, output: Path, options: CutOptions, digest: str = ""
 ) -> Manifest:
     """Write the three tables and return the crops' manifest.
 
@@ -117,6 +120,7 @@ def write_tables(
         detector: its name.
         output: the crops' folder.
         options: how they were cut.
+        digest: of the detector's file; "" where it has none.
 
     Raises:
         InputError: there is no crop at all; the other two tables are written then, too.
@@ -143,6 +147,8 @@ def write_tables(
         face_detector=detector,
         face_size=str(options.size),
         face_margin=f"{options.margin:g}",
+        face_cut=f"{options.rule} {options.border}{' upright' if options.upright else ''}",
+        face_digest=digest,
     )
     notes = [*manifest.notes, f"faces cut by {detector} from {manifest.root}"]
     if left := len(records) - len(rows):
@@ -224,9 +230,9 @@ def unlabelled_images(source: str) -> Manifest:
     Raises:
         InputError: There is no image.
     """
-    from datamodules.dataset import find_pictures  # torch takes seconds to import
+    from datamodules.unlabelled import find_images
 
-    images = find_pictures(source)
+    images = find_images(source)
     root = images_root(source, images)
     table = pd.DataFrame({"path": [path.absolute().relative_to(root.absolute()).as_posix() for path in images]})
     classes = (UNLABELLED, *VOCABULARIES["fer2013"])  # a manifest needs at least two classes
@@ -245,7 +251,7 @@ def prepare_faces(
     """Cut the faces out of a set of photographs.
 
     ``output`` gets ``faces/`` (the crops, JPEG), ``manifest.csv`` (all columns of the photographs' manifest and
-    face_source, face, face_box, face_score, face_count, face_detector, face_size, face_margin), ``boxes.csv`` (every
+    the columns `COLUMNS`), ``boxes.csv`` (every
     face that was found, by the photograph's path) and ``no_face.csv`` (photographs without one, and unreadable ones,
     with the reason).
 
@@ -280,7 +286,7 @@ def prepare_faces(
                 journal = Journal(output, fresh=fresh)
                 jobs = _plan(manifest, contents, opened, options, journal, output)
                 _work_all(jobs, detector, opened, options, output, journal, pool)
-                return _finish(manifest, opened, options, output, journal, len(jobs))
+                return _finish(manifest, opened, options, output, journal, len(jobs), model_digest(detector))
     except filelock.Timeout as error:
         msg = f"another process is cutting faces into {output}; wait for it, or give another --output"
         raise InputError(msg) from error
@@ -421,14 +427,20 @@ def _results(
 
 
 def _finish(
-    manifest: Manifest, detector: Detector, options: CutOptions, output: Path, journal: Journal, done: int
+    manifest: Manifest,
+    detector: Detector,
+    options: CutOptions,
+    output: Path,
+    journal: Journal,
+    done: int,
+    digest: str,
 ) -> Prepared:
     records = [journal.records[str(path)] for path in manifest.table["path"]]
     removed = journal.tidy(record["path"] for record in records)
     _remove_empty(output / CROPS)
     shutil.rmtree(output / PARTS, ignore_errors=True)
     return Prepared(
-        manifest=write_tables(manifest, records, detector.name, output, options),
+        manifest=write_tables(manifest, records, detector.name, output, options, digest),
         found=sum(record["chosen"] is not None for record in records),
         several=sum(len(record["faces"]) > 1 for record in records),
         empty=sum(not record["faces"] and not record["error"] for record in records),

@@ -17,10 +17,12 @@ from datamodules.paths import build_once, cache_root, file_hashes, images_root
 from datamodules.readers.base import ReadOptions
 
 if TYPE_CHECKING:
-    from datamodules.readers.base import ReadOptions
+    from datamodules.faces.crop import CutOptions
 
 SOURCE, DETECTOR, SIZE, MARGIN = "face_source", "face_detector", "face_size", "face_margin"
-"""Columns that `emotion data prepare --faces` writes: photograph, detector, side of the crop in pixels, margin."""
+CUT, DIGEST = "face_cut", "face_digest"
+"""Columns that `emotion data prepare --faces` writes: photograph, detector, side of the crop in pixels, margin; the
+rule, the border and whether faces were turned upright, such as ``largest reflect``; the hash of the detector's file."""
 
 WITH_FILE = {"yunet": "yunet:FILE", "haar": "haar"}  # a manifest keeps a detector's name, not its file
 
@@ -33,25 +35,34 @@ class FaceCrops:
         finder: ``boxes`` (those of the data set), or the detector as a value of ``--faces``.
         size: Side of the crops in pixels; None where it is not known.
         margin: Share of the box's longer side added on every side; None where it is not known.
+        digest: First 16 hex digits of the SHA-256 of the detector's file; "" where it has none, or is not known.
+        cut: Which face was chosen, what lies beyond the border of an image, and ``upright`` where eyes were levelled.
     """
 
     finder: str
     size: int | None = None
     margin: float | None = None
+    digest: str = ""
+    cut: str = "largest reflect"
 
     @classmethod
     def of(cls, manifest: Manifest, options: ReadOptions) -> "FaceCrops | None":
         """Return how the faces of a data set were cut out when it was read or prepared; None for whole images."""
         if options.faces is not None:
-            return cls(str(options.faces), options.face_size, options.face_margin)
+            from datamodules.faces.detectors import model_digest
+
+            finder = str(options.faces)
+            return cls(finder, options.face_size, options.face_margin, model_digest(finder))
         if SOURCE not in manifest.table:
             return None
         crops = manifest.table[manifest.table[SOURCE] != ""]
         if crops.empty:
             return None
-        detector, size, margin = (_most_frequent(crops, column) for column in (DETECTOR, SIZE, MARGIN))
+        detector, size, margin, cut, digest = (
+            _most_frequent(crops, column) for column in (DETECTOR, SIZE, MARGIN, CUT, DIGEST)
+        )
         finder = WITH_FILE.get(detector, f"{detector}.onnx") if detector else BOXES
-        return cls(finder, int(size) if size else None, float(margin) if margin else None)
+        return cls(finder, int(size) if size else None, float(margin) if margin else None, digest, cut or cls.cut)
 
     def __str__(self) -> str:
         return "faces cut at the boxes of its data set" if self.finder == BOXES else f"faces cut by {self.finder}"
@@ -68,6 +79,52 @@ class FaceCrops:
         if self.size not in (None, usual.face_size):
             words += ["--size", str(self.size)]
         return shlex.join([*words, "--unlabelled", "--data", source, "--output", output])
+
+    def options(self) -> "CutOptions":
+        """Return how to cut; what is not known is as `emotion data prepare` does it."""
+        from datamodules.faces.crop import CutOptions
+
+        usual = ReadOptions()
+        margin = usual.face_margin if self.margin is None else self.margin
+        rule, border, *upright = self.cut.split()
+        return CutOptions(
+            margin=margin,
+            size=self.size or usual.face_size,
+            rule=rule,  # type: ignore[arg-type] # CutOptions checks both
+            border=border,  # type: ignore[arg-type]
+            upright=bool(upright),
+        )
+
+    def require_detector(self, run: str) -> str:
+        """Return the detector that finds faces in photographs as in the training images.
+
+        Args:
+            run: Name of the model, for the message.
+
+        Raises:
+            InputError: The faces were cut by boxes of the data set, or the detector's file is not known, not there or
+                another one.
+        """
+        from datamodules.faces.detectors import model_digest, model_file
+
+        replace_it = "name a detector with --faces haar, --faces yunet:FILE or --faces FILE.onnx"
+        if self.finder == BOXES:
+            msg = f"--faces: {run} was trained on {self}, which photographs do not have; {replace_it}"
+            raise InputError(msg)
+        if self.finder == WITH_FILE["yunet"]:
+            msg = f"--faces: {run} was trained on {self}, and its record does not name the file; {replace_it}"
+            raise InputError(msg)
+        file = model_file(self.finder)
+        if file is not None and not file.is_file():
+            msg = f"--faces: {run} was trained on faces found with {file}, which is not there; {replace_it}"
+            raise InputError(msg)
+        if self.digest and model_digest(self.finder) != self.digest:
+            msg = (
+                f"--faces: the detector's file {file} has changed since {run} was trained (SHA-256 begins with "
+                f"{model_digest(self.finder)}, was {self.digest}); bring the old file back, or {replace_it}"
+            )
+            raise InputError(msg)
+        return self.finder
 
     def require_crops(self, run: str, option: str, source: str, images: Sequence[Path]) -> None:
         """Raise unless all images are face crops.
@@ -93,6 +150,17 @@ class FaceCrops:
             f"face crops; cut the faces out with `{self.command(source, shown)}`, then use {option} {table}"
         )
         raise InputError(msg)
+
+
+def list_crops(source: str, images: Sequence[Path]) -> set[Path]:
+    """Return those of the images, resolved, that a manifest of `emotion data prepare --faces` lists as face crops.
+
+    Args:
+        source: What named the images: a folder, a table or an image.
+        images: The images found there.
+    """
+    whole = {path.resolve() for path in _not_crops(source, images)}
+    return {path.resolve() for path in images} - whole
 
 
 def _most_frequent(table: pd.DataFrame, column: str) -> str:

@@ -1,11 +1,12 @@
 """Commands that use a trained model: `emotion predict`, `export` and `register`."""
 
+import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from datamodules.errors import InputError, invalid
-from emotion.cli.main import Parser, not_empty, print_start, writable_file
+from emotion.cli.main import Parser, not_empty, print_start, whole_from, writable_file
 
 if TYPE_CHECKING:  # it takes a second to import
     import pandas as pd
@@ -25,50 +26,135 @@ def _predict(args: list[str]) -> int:
     """Classify images; exit status 1 when one of them could not be read."""
     parser = Parser(
         prog="emotion predict",
-        description="Classify an image, a folder or a table of paths with the model of a tracked run or a checkpoint. "
-        "Exit status 1 if an image cannot be read.",
+        usage="emotion predict RUN SOURCE... [options]   or   emotion predict --run RUN... --data SOURCE... [options]",
+        description="Classify images, folders, globs, archives, tables of paths and videos with a trained model. A "
+        "model of faces finds and cuts the faces itself. Exit status 1 if an image cannot be read.",
     )
-    which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--run", help="run id of a finished run; for a cross-validation, of one of its folds")
-    which.add_argument("--checkpoint", help="a checkpoint file")
+    parser.add_argument("words", nargs="*", metavar="RUN SOURCE", help="a run, then images; - is an image on stdin")
     parser.add_argument(
-        "--data", type=not_empty, required=True, help="an image, a folder, or a CSV/Parquet table with a path column"
+        "--run",
+        nargs="+",
+        type=not_empty,
+        metavar="RUN",
+        help="runs (of a cross-validation all folds), .ckpt or .onnx files, or models:/NAME/VERSION; averaged",
     )
-    parser.add_argument("--output", type=not_empty, help="file for the table, .csv or .parquet (default: only print)")
-    parser.add_argument("--batch-size", type=int, default=64, help="images in a batch (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=0, help="processes that load images (default: %(default)s)")
+    parser.add_argument("--checkpoint", type=not_empty, help="a checkpoint file, as --run FILE.ckpt")
+    parser.add_argument("--data", nargs="+", type=not_empty, metavar="SOURCE", help="images, instead of SOURCE")
+    parser.add_argument("--output", type=not_empty, help="write the table here: .csv, .json, .jsonl or .parquet")
+    parser.add_argument("--format", choices=["csv", "json", "jsonl"], help="print the whole table in this format")
+    parser.add_argument(
+        "--draw", type=not_empty, metavar="DIR", help="write images with boxes and bars into this folder"
+    )
+    parser.add_argument(
+        "--every", type=float, metavar="SECONDS", help="time between two frames of a video (default: 1)"
+    )
+    parser.add_argument(
+        "--out-of-fold",
+        action="store_true",
+        help="answer the images of a cross-validation by the fold that did not see them",
+    )
+    parser.add_argument("--faces", type=not_empty, metavar="DETECTOR", help="find faces with haar, yunet:FILE or "
+                        "FILE.onnx (default: as in training)")  # fmt: skip
+    parser.add_argument(
+        "--engine", choices=["auto", "torch", "onnxruntime"], default="auto", help="what runs the network"
+    )
+    parser.add_argument("--batch-size", type=whole_from(1), default=64, help="images in a batch (default: %(default)s)")
+    parser.add_argument(
+        "--workers", type=whole_from(0), default=0, help="threads that read images (default: all cores)"
+    )
     options = parser.parse_args(args)
-    if options.batch_size < 1 or options.workers < 0:
-        msg = f"--batch-size and --workers: must be at least 1 and 0, got {options.batch_size} and {options.workers}"
-        raise InputError(msg)
-    if options.output and Path(options.output).suffix not in (".csv", ".parquet"):
-        msg = f"--output: must end in .csv or .parquet, got {options.output}"
-        raise InputError(msg)
+    runs, sources = _runs_and_sources(parser, options)
     if options.output:
+        if Path(options.output).suffix not in (".csv", ".json", ".jsonl", ".parquet"):
+            msg = f"--output: must end in .csv, .json, .jsonl or .parquet, got {options.output}"
+            raise InputError(msg)
         writable_file("--output", Path(options.output))
-    from lightning_modules.predictor import header, load_trained, predict_table, write_predictions
-    from results.tracking.runs import run_checkpoint
+    if options.every is not None and not 0 < options.every < float("inf"):
+        raise invalid("--every", "must be above 0 seconds", options.every)
+    draw = Path(options.draw) if options.draw else None
+    if draw is not None:
+        _make_folder(draw)
+    from lightning_modules.predictor import Predictor, header, write_predictions
 
-    trained = load_trained(run_checkpoint(options.run) if options.run else Path(options.checkpoint))
-    if options.run:
-        print(header(options.run, trained), file=sys.stderr)  # stdout has only the table
-    run = f"run {options.run}" if options.run else options.checkpoint
-    table = predict_table(trained, options.data, batch_size=options.batch_size, num_workers=options.workers, run=run)
-    _show(table)
+    predictor = Predictor.load(*runs, engine=options.engine, faces=options.faces)
+    if options.out_of_fold:
+        predictor.load_out_of_fold(runs[0])
+    if not runs[0].endswith((".ckpt", ".onnx")) and not runs[0].startswith("models:/"):
+        print(header(runs[0], predictor), file=sys.stderr)  # stdout has only the table
+    stdin = sys.stdin.buffer.read() if "-" in sources else None
+    rows: list[dict[str, Any]] = []
+    stopped = False
+    try:
+        for batch in predictor.stream(
+            *sources, every=options.every, batch_size=options.batch_size, workers=options.workers or None, stdin=stdin
+        ):
+            rows += batch
+            if draw is not None:
+                from emotion.drawings import draw_answers
+
+                draw_answers(batch, predictor.classes, draw, stdin)
+    except KeyboardInterrupt:
+        stopped = True
+    import pandas as pd
+
+    table = pd.DataFrame(rows, columns=predictor.columns)
+    _show(table, options.format)
     if options.output:
         write_predictions(table, Path(options.output))
-        print(f"written: {options.output} ({len(table)} rows)")
-    return int((table["error"] != "").any())
+        print(f"written: {options.output} ({len(table)} rows)", file=sys.stderr if options.format else sys.stdout)
+    if stopped:
+        print(f"stopped after {len(table)} rows, which are kept", file=sys.stderr)
+        return 130
+    return int(table["note"].str.startswith("error: ").any())
 
 
-def _show(table: "pd.DataFrame") -> None:
-    probabilities = table.filter(like="prob_")
-    for row in table[table["error"] == ""].head(20).itertuples():
-        print(f"{row.path}\t{row.predicted}\t{probabilities.loc[row.Index].max():.3f}")
-    for row in table[table["error"] != ""].head(20).itertuples():
-        print(f"{row.path}\terror: {row.error}", file=sys.stderr)
+def _runs_and_sources(parser: Parser, options: Any) -> tuple[list[str], list[str]]:  # noqa: ANN401 - of argparse
+    """Return the models and the images that the two spellings name."""
+    words = list(options.words)
+    runs = [*(options.run or []), *([options.checkpoint] if options.checkpoint else [])]
+    if options.run and options.checkpoint:
+        parser.error("argument --checkpoint: not allowed with argument --run")
+    if not runs:
+        if not words:
+            parser.error("a run is required: emotion predict RUN SOURCE..., or --run RUN")
+        runs.append(words.pop(0))
+    sources = [*words, *(options.data or [])]
+    if not sources:
+        parser.error("images are required: emotion predict RUN SOURCE..., or --data SOURCE")
+    return runs, sources
+
+
+def _make_folder(folder: Path) -> None:
+    """Make the folder of --draw.
+
+    Raises:
+        InputError: it cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise invalid("--draw", f"must be a folder that can be made ({error.strerror})", str(folder)) from error
+    if not os.access(folder, os.W_OK):
+        raise invalid("--draw", "must be a folder that you may write to", str(folder))
+
+
+def _show(table: "pd.DataFrame", form: str | None) -> None:
+    """Print the table as asked for, or the first rows of it; unreadable images on standard error."""
+    wrong = table["note"].str.startswith("error: ")
+    for row in table[wrong].head(20).itertuples():
+        print(f"{row.path}\t{row.note}", file=sys.stderr)
+    if form == "csv":
+        print(table.to_csv(index=False), end="")
+    elif form is not None:
+        print(table.to_json(orient="records", lines=form == "jsonl", force_ascii=False).rstrip())
+    if form is not None:
+        return
+    for row in table[~wrong].head(20).itertuples():
+        place = row.path if row.frame is None or row.frame != row.frame else f"{row.path} frame {int(row.frame)}"
+        answer = [row.label, f"{row.confidence:.3f}"] if row.label else []
+        print("\t".join([place, *answer, *([row.note] if row.note else [])]))
     if len(table) > 20:
-        counts = table["predicted"].replace("", "(unreadable)").value_counts()
+        counts = table["label"].replace("", "(no answer)").value_counts()
         print(f"... {len(table) - 20} more. Total: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
 
 

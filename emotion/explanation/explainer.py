@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from datamodules.dataset import find_pictures
 from datamodules.errors import InputError, did_you_mean, invalid
 from datamodules.faces.detectors import Detector, open_detector
 from datamodules.images import Fit, content_hash, decode, fit_to_square
 from datamodules.manifest import Manifest
+from datamodules.unlabelled import find_images
 from emotion.explanation.faithfulness import ReportOptions
 from emotion.explanation.methods import (
     QUALITY,
@@ -383,7 +383,7 @@ def sort_paths(held: HeldOut, manifest: Manifest, names: Sequence[str]) -> tuple
             rows.append(by_path[name])
             continue
         try:
-            found = find_pictures(name)
+            found = find_images(name)
         except InputError as error:
             msg = f"--paths: {name} is no image of the run's data, and: {str(error).removeprefix('--data: ')}"
             raise InputError(msg) from error
@@ -563,7 +563,7 @@ def _subjects(
         fold = min(held.members) if options.fold is None else options.fold
         if faces := networks.faces(fold):
             for name in options.paths or ():
-                faces.require_crops(f"run {options.run}", "--paths", name, find_pictures(name))
+                faces.require_crops(f"run {options.run}", "--paths", name, find_images(name))
         subjects = new_subjects(networks, files, fold, options.target, detector)
         return subjects, [f"{len(files)} new images, which no fold held out, explained by fold {fold}'s checkpoint"]
     if options.fold is not None:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from datamodules.dataset import PictureDataModule, find_pictures
+from datamodules.dataset import PictureDataModule, find_images
 from datamodules.errors import InputError
 from datamodules.manifest import make_manifest
 
@@ -22,9 +22,9 @@ def test_a_file_a_folder_and_a_table(tmp_path: Path) -> None:
     one, two = picture(tmp_path / "b.png"), picture(tmp_path / "deep" / "a.jpg")
     (tmp_path / "notes.txt").write_text("not an image")
     pd.DataFrame({"path": ["deep/a.jpg", "b.png"]}).to_csv(tmp_path / "list.csv", index=False)
-    assert find_pictures(str(one)) == [one]
-    assert find_pictures(str(tmp_path)) == [one, two]
-    assert find_pictures(str(tmp_path / "list.csv")) == [two.resolve(), one.resolve()]
+    assert find_images(str(one)) == [one]
+    assert find_images(str(tmp_path)) == [one, two]
+    assert find_images(str(tmp_path / "list.csv")) == [two.resolve(), one.resolve()]
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -32,11 +32,11 @@ def test_names_in_a_table_are_text_as_written(tmp_path: Path, suffix: str) -> No
     names = ["NA", "None", "null", "007", "1e5"]
     table = pd.DataFrame({"path": names})
     table.to_csv(tmp_path / "t.csv", index=False) if suffix == "csv" else table.to_parquet(tmp_path / "t.parquet")
-    assert find_pictures(str(tmp_path / f"t.{suffix}")) == [(tmp_path / name).resolve() for name in names]
+    assert find_images(str(tmp_path / f"t.{suffix}")) == [(tmp_path / name).resolve() for name in names]
     if suffix == "csv":
         (tmp_path / "t.csv").write_text("path,more\na.png,1\n,2\n")
         with pytest.raises(InputError, match=r"row 2 below the header of .* has no path"):
-            find_pictures(str(tmp_path / "t.csv"))
+            find_images(str(tmp_path / "t.csv"))
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
@@ -46,11 +46,11 @@ def test_a_manifest_that_lies_elsewhere(tmp_path: Path, suffix: str) -> None:
     table = pd.DataFrame({"path": ["a.png", "deep/b.png"], "label": ["happy", "sad"]})
     (tmp_path / "lists").mkdir()
     saved = make_manifest(table, tmp_path / "images", name="two").save(tmp_path / "lists" / f"clean.{suffix}")
-    assert find_pictures(str(saved)) == images
+    assert find_images(str(saved)) == images
     if suffix == "csv":
         pd.read_csv(saved).assign(path=["a.png", "../lists/secret.png"]).to_csv(saved, index=False)
         with pytest.raises(InputError, match=r"row 1 of .* leads out of .*images: '\.\./lists/secret\.png'"):
-            find_pictures(str(saved))
+            find_images(str(saved))
 
 
 def test_a_bad_picture_is_named_and_the_others_are_read(tmp_path: Path) -> None:
@@ -77,4 +77,4 @@ def test_sources_that_cannot_be_used(tmp_path: Path, source: str, complaint: str
     pd.DataFrame({"name": ["a"]}).to_csv(tmp_path / "no_path.csv", index=False)
     pd.DataFrame({"path": ["../secret.png"]}).to_csv(tmp_path / "out.csv", index=False)
     with pytest.raises(InputError, match=complaint):
-        find_pictures(str(tmp_path / source))
+        find_images(str(tmp_path / source))
