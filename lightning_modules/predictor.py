@@ -184,8 +184,7 @@ class Predictor:
         faces: A face detector that replaces the recorded one: haar, yunet:FILE or FILE.onnx.
 
     Raises:
-        InputError: Members of other classes or other face crops, or faces that were cut by boxes that only the
-            training set had, or a detector whose file is missing or was changed.
+        InputError: Members of other classes or other face crops, or a detector for a model of whole images.
     """
 
     def __init__(self, members: Sequence[Member], name: str = "the model", *, faces: str | None = None) -> None:
@@ -211,7 +210,7 @@ class Predictor:
         if faces is not None and self.faces is None:
             msg = f"--faces: {name} was trained on whole images, so no faces are looked for; leave --faces out"
             raise InputError(msg)
-        self._finder = faces if faces is not None else self.faces.require_detector(name) if self.faces else None
+        self._finder = faces
         self._local = threading.local()
 
     @property
@@ -289,7 +288,7 @@ class Predictor:
             photograph without a face where the model needs one, has a note, and no label.
 
         Raises:
-            InputError: There are no images, or a wrong option.
+            InputError: There are no images, a wrong option, or a detector that is missing or was changed.
         """
         if batch_size < 1:
             raise invalid("--batch-size", "must be at least 1", batch_size)
@@ -298,6 +297,12 @@ class Predictor:
         paths, crops = self._expand(sources)
         items: Iterator[Photograph] = photographs(paths, every)
         total = len(paths)
+        if (
+            self.faces is not None
+            and self._finder is None
+            and ("-" in sources or not {path.resolve() for path in paths} <= crops)
+        ):
+            self._finder = self.faces.require_detector(self.name)
         if "-" in sources:
             items, total = iter([from_bytes(stdin or b""), *items]), total + 1
         bar = tqdm(total=total, desc="classifying", unit="image", delay=1, disable=None)
@@ -324,7 +329,7 @@ class Predictor:
             files = find_images(named)
             paths += files
             if self.faces is not None:
-                crops |= list_crops(named, files)
+                crops |= list_crops(named, files)  # resolved
         return paths, crops
 
     def _prepare(self, item: Photograph, crops: set[Path]) -> list[_Input]:

@@ -1,9 +1,14 @@
 """`emotion predict`: an image, a folder, a table; the same numbers as the evaluation of the run."""
 
+import io
+import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import cv2
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -25,7 +30,7 @@ def test_an_image_a_folder_and_a_table(emotion: Any, fitted: str, faces: Path) -
     assert len(folder) == 20
     names = probabilities(folder)
     assert folder[names].sum(axis=1).to_numpy() == pytest.approx(1, abs=1e-5)
-    assert (folder[names].idxmax(axis=1) == "prob_" + folder["predicted"]).all()
+    assert (folder[names].idxmax(axis=1) == "prob_" + folder["label"]).all()
 
     pd.DataFrame({"path": [str(image)]}).to_csv("table.csv", index=False)
     emotion("predict", "--run", fitted[:8], "--data", "table.csv", "--output", "one.parquet")
@@ -41,9 +46,9 @@ def test_a_broken_file_is_named_and_the_others_are_predicted(emotion: Any, fitte
     assert "Traceback" not in done.err
     table = pd.read_csv("all.csv", keep_default_na=False)
     assert len(table) == 21
-    wrong = table["error"] != ""
+    wrong = table["note"].str.startswith("error: ")
     assert [Path(path).name for path in table.loc[wrong, "path"]] == ["broken.png"]
-    assert (table.loc[~wrong, "predicted"] != "").all()
+    assert (table.loc[~wrong, "label"] != "").all()
 
 
 def test_it_gives_the_probabilities_of_the_evaluation(emotion: Any, fitted: str, drawn: str) -> None:
@@ -53,9 +58,9 @@ def test_it_gives_the_probabilities_of_the_evaluation(emotion: Any, fitted: str,
     table, again = emotion.table(fitted, "predictions"), pd.read_parquet("again.parquet")
     assert len(again) > len(table) > 50
     again = again.iloc[table["row"]]
-    assert list(again["predicted"]) == list(table["predicted"])
+    assert list(again["label"]) == list(table["predicted"])
     names = probabilities(table)
-    assert again[names].to_numpy() == pytest.approx(table[names].to_numpy(), abs=1e-5)
+    assert again[names].to_numpy() == pytest.approx(table[names].to_numpy(), abs=1e-6)
 
 
 @pytest.mark.parametrize(("command", "metric"), [("test", "test/f1_macro"), ("validate", "val/f1_macro")])
@@ -64,3 +69,100 @@ def test_evaluating_again_gives_the_numbers_of_the_run(emotion: Any, fitted: str
     (shown,) = re.findall(rf" {metric} \D*([\d.]+)", done.out)
     assert float(shown) == pytest.approx(max(emotion.history(fitted, metric).values()), abs=1e-5)
     assert len(emotion.runs()) == 1  # it makes no run
+
+
+def test_both_spellings_and_every_form_of_output_have_the_same_rows(emotion: Any, fitted: str, faces: Path) -> None:
+    emotion("predict", fitted, str(faces), "--output", "all.csv")
+    table = pd.read_csv("all.csv", keep_default_na=False)
+    assert [*table.columns[:9], table.columns[-1]] == [
+        *("path", "frame", "face", "x0", "y0", "x1", "y1", "label", "confidence", "note")
+    ]
+    printed = emotion("predict", "--run", fitted, "--data", str(faces), "--format", "jsonl").out
+    rows = [json.loads(line) for line in printed.splitlines()]
+    assert [row["path"] for row in rows] == list(table["path"])
+    for name in probabilities(table):
+        assert [row[name] for row in rows] == pytest.approx(table[name].to_numpy(), abs=1e-6)
+    emotion("predict", fitted, str(faces / "happy"), str(faces / "*" / "*.png"), "--output", "some.json")
+    some = pd.read_json("some.json")
+    happy = table["path"].str.contains("/happy/")
+    assert len(some) == len(table) + happy.sum()
+
+
+def test_a_video_and_an_image_on_standard_input(
+    emotion: Any, fitted: str, faces: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [cv2.imread(str(path)) for path in sorted(faces.rglob("*.png"))[:6]]
+    video = cv2.VideoWriter("faces.avi", cv2.VideoWriter_fourcc(*"MJPG"), 2.0, images[0].shape[1::-1])
+    for image in images:
+        video.write(image)
+    video.release()
+    emotion("predict", fitted, "faces.avi", "--output", "all.csv", "--draw", "drawn")
+    table = pd.read_csv("all.csv")
+    assert list(table["frame"]) == [0, 2, 4]  # one a second of two frames
+    assert len(list(Path("drawn").glob("*.png"))) == 3
+    emotion("predict", fitted, "faces.avi", "--every", "0.5", "--output", "all.csv")
+    assert len(pd.read_csv("all.csv")) == 6
+
+    file = next(faces.rglob("*.png"))
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(file.read_bytes())))
+    (row,) = json.loads(emotion("predict", fitted, "-", "--format", "json").out)
+    (same,) = json.loads(emotion("predict", fitted, str(file), "--format", "json").out)
+    assert row | {"path": str(file)} == same
+
+    Path("none.mp4").write_bytes(b"no video")
+    (error,) = emotion("predict", fitted, "none.mp4", status=1).errors
+    assert "video none.mp4 has no frame that OpenCV can read" in error
+
+
+def test_a_cross_validation_answers_by_the_mean_of_its_folds_and_out_of_fold(
+    emotion: Any, tiny: tuple[str, ...], drawn: str
+) -> None:
+    emotion("cross-validate", *tiny, "--folds", "2", "--trainer.max_epochs", "1")
+    parent = emotion.runs("tags.kind = 'cross-validation'")[0].info.run_id
+    emotion("data", "prepare", "--data", drawn, "--output", "drawn.csv")
+    emotion("predict", parent, "drawn.csv", "--output", "mean.parquet")
+    mean, names = pd.read_parquet("mean.parquet"), probabilities(pd.read_parquet("mean.parquet"))
+    folds = []
+    for run in emotion.children(parent):
+        emotion("predict", run.info.run_id, "drawn.csv", "--output", "fold.parquet")
+        folds.append(pd.read_parquet("fold.parquet")[names].to_numpy())
+    assert mean[names].to_numpy() == pytest.approx(np.mean(folds, axis=0), abs=1e-6)
+
+    emotion("predict", parent, "drawn.csv", "--out-of-fold", "--output", "out.parquet")
+    out, stored = pd.read_parquet("out.parquet"), emotion.table(parent, "predictions")
+    assert sorted(stored["row"]) == list(range(len(out)))
+    answers = out.iloc[stored["row"]]
+    assert answers[names].to_numpy() == pytest.approx(stored[names].to_numpy(), abs=1e-6)
+    assert set(out["note"]) == {""}
+    other = next(Path("mlruns").rglob("confusion_matrix.png"))
+    (row,) = json.loads(emotion("predict", parent, str(other), "--out-of-fold", "--format", "json").out)
+    assert row["note"] == "not among the images of the run"
+    (error,) = emotion("predict", "latest", str(other), "--run", "nope", status=1).errors
+    assert "nope" in error
+
+
+def test_models_that_do_not_go_together(emotion: Any, fitted: str, tiny: tuple[str, ...]) -> None:
+    two = "drawn:largest=20,ratio=1,size=32,classes=happy+sad"
+    emotion("fit", *tiny, "--data", two, "--trainer.max_epochs", "1")
+    other = emotion.runs()[0].info.run_id
+    (error,) = emotion("predict", "--run", fitted, other, "--data", "x.png", status=1).errors
+    assert "networks of other classes cannot be averaged" in error
+    (error,) = emotion("predict", fitted, "x.png", "--faces", "haar", status=1).errors
+    assert "was trained on whole images, so no faces are looked for" in error
+    (error,) = emotion("predict", fitted, "x.png", "--out-of-fold", status=1).errors
+    assert "--out-of-fold: needs the parent run of a cross-validation" in error
+    (error,) = emotion("predict", fitted, "x.png", "--engine", "onnxruntime", status=1).errors
+    assert f"write one with `emotion export {fitted}`" in error
+
+
+def test_an_onnx_file_gives_the_same_answers(emotion: Any, fitted: str, faces: Path) -> None:
+    emotion("export", fitted, "--output", "model.onnx")
+    emotion("predict", fitted, str(faces), "--output", "torch.parquet")
+    emotion("predict", "model.onnx", str(faces), "--output", "onnx.parquet")
+    by_torch, by_onnx = pd.read_parquet("torch.parquet"), pd.read_parquet("onnx.parquet")
+    names = probabilities(by_torch)
+    assert by_onnx[names].to_numpy() == pytest.approx(by_torch[names].to_numpy(), abs=1e-4)
+    assert list(by_onnx["path"]) == list(by_torch["path"])
+    Path("bad.onnx").write_bytes(b"no model")
+    (error,) = emotion("predict", "bad.onnx", str(faces), status=1).errors
+    assert "bad.onnx is no ONNX model, or is damaged" in error

@@ -1,4 +1,4 @@
-"""A model of face crops refuses whole photographs, and names the command that cuts the faces out of them."""
+"""A model of face crops finds and cuts the faces of photographs itself, as its training images were cut."""
 
 import re
 import shlex
@@ -13,6 +13,8 @@ import torch
 from PIL import Image
 
 import emotion
+from datamodules.faces.detectors import open_detector
+from datamodules.images import decode
 from datamodules.readers import ReadOptions, read
 from results.tracking.runs import download, find_runs
 
@@ -85,59 +87,100 @@ def _named_commands(message: str) -> Sequence[list[str]]:
     return [shlex.split(words)[1:] for words in re.findall(r"`(emotion [^`]*)`", message)]
 
 
-def test_predict_names_a_command_that_works(run: str, capsys: Capture) -> None:
-    message = _refused(capsys, "predict", "--run", run, "--data", "album", "--output", "none.csv")
-    assert "faces cut at the boxes of its data set, and 3 of the 3 images in album are not face crops" in message
+def _predicted(*words: str) -> pd.DataFrame:
+    assert emotion.main(["predict", *words, "--output", "answers.parquet"]) == 0
+    return pd.read_parquet("answers.parquet")
+
+
+def _probabilities(table: pd.DataFrame) -> np.ndarray:
+    return table.filter(like="prob_").to_numpy(float)
+
+
+def test_photographs_are_cut_as_prepared_crops_are(run: str, capsys: Capture) -> None:
+    message = _refused(capsys, "predict", run, "album", "--output", "none.csv")
+    assert "faces cut at the boxes of its data set, which photographs do not have; name a detector with" in message
     assert not Path("none.csv").exists()
+    answers = _predicted(run, "album", "--faces", "haar")
+    assert answers[["x0", "y0", "x1", "y1", "confidence"]].notna().all().all()
+    assert (answers.groupby("path")["face"].min() == 0).all()
 
-    (command,) = _named_commands(message)
-    assert command[:4] == ["data", "prepare", "--faces", "haar"]
-    assert command[command.index("--margin") + 1] == "0.4"
-    assert emotion.main(command) == 0
-    assert message.endswith("then use --data album-faces/manifest.csv")
+    prepare = ["data", "prepare", "--faces", "haar", "--margin", "0.4", "--unlabelled", "--data", "album"]
+    assert emotion.main([*prepare, "--output", "album-faces"]) == 0
+    largest = answers[answers["face"] == 0]
     for crops in ("album-faces/manifest.csv", "album-faces", "album-faces/faces/photo_1.jpg"):
-        assert emotion.main(["predict", "--run", run, "--data", crops, "--output", "answers.csv"]) == 0
-        answers = pd.read_csv("answers.csv")
-        assert len(answers) == (1 if crops.endswith("jpg") else 3)
-        assert answers["path"].str.contains("album-faces/faces/photo_").all()
+        cut_before = _predicted("--run", run, "--data", crops)  # needs no detector
+        assert cut_before["path"].str.contains("album-faces/faces/photo_").all()
+        assert cut_before["x0"].isna().all()
+        names = {Path(path).stem for path in cut_before["path"]}
+        same = largest[largest["path"].map(lambda path: Path(path).stem).isin(names)]
+        assert _probabilities(cut_before) == pytest.approx(_probabilities(same), abs=1e-6)
 
 
-@pytest.mark.parametrize("source", ["photo one.jpg", "list.csv", "nested"])
-def test_every_kind_of_source_is_refused_with_its_own_command(run: str, source: str, capsys: Capture) -> None:
+@pytest.mark.parametrize("source", ["photo one.jpg", "list.csv", "nested", "album/*.jpg", "album.zip"])
+def test_every_kind_of_source_gives_the_same_answers(run: str, source: str) -> None:
+    expected = _predicted(run, "album", "--faces", "haar")
     if source == "list.csv":
-        pd.DataFrame({"path": ["album/photo_0.jpg", "album/photo_1.jpg"], "label": "?"}).to_csv(source)
+        pd.DataFrame({"path": [f"album/photo_{number}.jpg" for number in range(3)], "label": "?"}).to_csv(source)
     elif source == "nested":
         shutil.copytree("album", "nested/2024/summer")
-    else:
+    elif source == "album.zip":
+        shutil.make_archive("album", "zip", ".", "album")
+    elif source == "photo one.jpg":
         shutil.copy("album/photo_0.jpg", source)
-    message = _refused(capsys, "predict", "--run", run, "--data", source)
-    (command,) = _named_commands(message)
-    assert emotion.main(command) == 0
-    manifest = shlex.split(message.partition("then use --data ")[2])[0]
-    assert emotion.main(["predict", "--run", run, "--data", manifest]) == 0
+        expected = expected[expected["path"].str.endswith("photo_0.jpg")]
+    answers = _predicted(run, source, "--faces", "haar")
+    assert _probabilities(answers) == pytest.approx(_probabilities(expected), abs=1e-6)
 
 
-def test_photographs_among_crops_are_refused(run: str, capsys: Capture) -> None:
-    prepare = ["data", "prepare", "--faces", "haar", "--unlabelled", "--data", "album", "--output", "crops"]
-    assert emotion.main(prepare) == 0
-    unlabelled = [word for word in prepare[1:] if word not in ("--faces", "haar")]
-    assert "--unlabelled: needs --faces, got True; add --faces" in _refused(capsys, "data", *unlabelled)
-    shutil.copy("album/photo_0.jpg", "crops/faces/added.jpg")
-    assert "1 of the 4 images in crops are not" in _refused(capsys, "predict", "--run", run, "--data", "crops")
-
-
-def test_photographs_that_were_kept_whole_are_no_crops(run: str, capsys: Capture) -> None:
+def test_a_photograph_without_a_face_gets_a_note_and_no_answer(run: str) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
-    Image.fromarray(noise).save("album/noise.jpg")
+    Image.fromarray(noise).save("album/noise.png")
+    answers = _predicted(run, "album", "--faces", "haar")
+    (row,) = answers[answers["path"].str.endswith("noise.png")].to_dict("records")
+    assert (row["label"], row["note"]) == ("", "no face found")
+    assert np.isnan(row["confidence"])
+
     prepare = ["data", "prepare", "--faces", "haar", "--unlabelled", "--data", "album", "--output", "crops"]
     assert emotion.main([*prepare, "--no-face", "keep"]) == 0
-    for source in ("crops/manifest.csv", "crops"):
-        assert "1 of the 4 images" in _refused(capsys, "predict", "--run", run, "--data", source)
-    found = pd.read_csv("crops/manifest.csv")
-    mine = found.loc[found["face"] == "face", ["path"]]
+    for source in ("crops/manifest.csv", "crops"):  # a photograph that was kept whole is no crop
+        answers = _predicted(run, source, "--faces", "haar")
+        (row,) = answers[answers["path"].str.contains("noise")].to_dict("records")
+        assert row["note"] == "no face found"
+    table = pd.read_csv("crops/manifest.csv")
+    mine = table.loc[table["face"] == "face", ["path"]]
     mine["path"] = "crops/" + mine["path"]
     mine.to_csv("mine.csv", index=False)  # a table of one's own that lists crops
-    assert emotion.main(["predict", "--run", run, "--data", "mine.csv"]) == 0
+    assert emotion.main(["predict", run, "mine.csv"]) == 0
+
+
+def test_several_and_small_faces_are_noted(run: str) -> None:
+    photographs, detector = read("scenes:images=16,size=400,seed=0"), open_detector("haar")
+    files = [photographs.file(row) for row in range(16)]
+    crowd = next(file for file in files if len(detector.detect([decode(file)])[0].boxes) > 1)
+    both = _predicted(run, str(crowd), "--faces", "haar")
+    assert list(both["face"]) == list(range(len(both)))
+    assert len(both) >= 2
+    assert both["note"].str.contains(f"{len(both)} faces").all()
+    sides = (both["x1"] - both["x0"]).to_numpy()
+    assert (np.diff(sides) <= 0).all()  # the largest first
+    assert (both["note"].str.contains("small face") == (sides < 32)).all()
+
+
+def test_a_detector_that_is_not_there_or_was_changed(run: str, capsys: Capture) -> None:
+    content = torch.load(download(run, "checkpoint/best.ckpt"), weights_only=True)
+    faces = content["EmotionDataModule"]["faces"]
+    for finder, digest, complaint in (
+        ("gone.onnx", "", "found with gone.onnx, which is not there; name a detector with --faces haar"),
+        ("yunet:FILE", "", "its record does not name the file; name a detector with"),
+        ("other.onnx", "0" * 16, "file other.onnx has changed since other.ckpt was trained"),
+    ):
+        Path("other.onnx").write_bytes(b"another file")
+        faces |= {"finder": finder, "digest": digest}
+        torch.save(content, "other.ckpt")
+        assert complaint in _refused(capsys, "predict", "other.ckpt", "album")
+    assert "faces: cannot read the detector's file none.onnx" in _refused(
+        capsys, "predict", run, "album", "--faces", "none.onnx"
+    )
 
 
 def test_no_run_reports_on_photographs_that_the_model_has_seen_cut_in_another_way(run: str, capsys: Capture) -> None:
@@ -169,20 +212,23 @@ def test_the_data_of_the_run_is_evaluated_as_before(run: str) -> None:
 
 def test_a_checkpoint_without_the_record_loads_as_before(run: str) -> None:
     content = torch.load(download(run, "checkpoint/best.ckpt"), weights_only=True)
-    assert content["EmotionDataModule"].pop("faces") == {"finder": "boxes", "size": 500, "margin": 0.4}
+    recorded = {"finder": "boxes", "size": 500, "margin": 0.4, "digest": "", "cut": "largest reflect"}
+    assert content["EmotionDataModule"].pop("faces") == recorded
     torch.save(content, "old.ckpt")
     assert emotion.main(["predict", "--checkpoint", "old.ckpt", "--data", "album"]) == 0
 
 
 @pytest.mark.usefixtures("run")
-def test_a_prepared_manifest_makes_a_model_of_face_crops(capsys: Capture) -> None:
-    cut = ["--faces", "haar", "--margin", "0.1", "--size", "64", "--no-face", "keep"]
+def test_a_prepared_manifest_makes_a_model_of_face_crops() -> None:
+    cut = ["--faces", "haar", "--margin", "0.1", "--size", "64", "--rule", "central", "--no-face", "keep"]
     assert emotion.main(["data", "prepare", "--data", SCENES, *cut, "--output", "../crops"]) == 0
     _train(Path.cwd(), "--data", "../crops/manifest.csv")
+    checkpoint = download(find_runs().iloc[0]["run_id"], "checkpoint/best.ckpt")
+    recorded = torch.load(checkpoint, weights_only=True)["EmotionDataModule"]["faces"]
+    assert recorded == {"finder": "haar", "size": 64, "margin": 0.1, "digest": "", "cut": "central reflect"}
 
-    message = _refused(capsys, "predict", "--run", "latest", "--data", "album")
-    assert "run latest was trained on faces cut by haar" in message
-    (command,) = _named_commands(message)
-    assert command[3:8] == ["haar", "--margin", "0.1", "--size", "64"]
-    assert emotion.main(command) == 0
-    assert emotion.main(["predict", "--run", "latest", "--data", "album-faces"]) == 0
+    answers = _predicted("latest", "album")  # the detector of the run
+    largest_first = answers[answers["face"] == 0]
+    crops = ["data", "prepare", *cut[:8], "--unlabelled", "--data", "album", "--output", "album-faces"]
+    assert emotion.main(crops) == 0
+    assert _probabilities(_predicted("latest", "album-faces")) == pytest.approx(_probabilities(largest_first), abs=1e-6)
