@@ -20,6 +20,7 @@ from datamodules.paths import replacing
 from datamodules.processes import cores
 from datamodules.readers.archives import is_archive, unpack
 from datamodules.readers.face_crops import FaceCrops, list_crops
+from datamodules.splits.protocol import SeenImages
 from datamodules.unlabelled import Photograph, find_images, from_bytes, photographs
 from results.tracking.runs import children, find_run, load_table, run_checkpoint, run_row
 from results.tracking.store import FORMAT, made_by_version_0_1
@@ -42,6 +43,7 @@ class Trained:
     size: int
     fit: Fit
     faces: FaceCrops | None = None
+    seen: SeenImages | None = None  # None: it is not recorded
 
 
 def load_trained(checkpoint: Path) -> Trained:
@@ -63,7 +65,8 @@ def load_trained(checkpoint: Path) -> Trained:
         msg = f"--checkpoint: {checkpoint} does not say how its images were prepared; use one that `emotion fit` wrote"
         raise InputError(msg)
     faces = FaceCrops(**data["faces"]) if data.get("faces") else None
-    return Trained(model.eval(), list(model.classes), int(data["size"]), data["fit"], faces)
+    seen = SeenImages.read(data.get("seen"))
+    return Trained(model.eval(), list(model.classes), int(data["size"]), data["fit"], faces, seen)
 
 
 def header(run: str, trained: "Trained | Predictor") -> str:
@@ -83,6 +86,7 @@ class Member(Protocol):
         fit: How an image that is not square is made so.
         faces: How the faces of its training images were cut out; None for whole images.
         fold: The fold and the seed of a run of a cross-validation, None for others.
+        seen: The images that it was trained and selected on; None where that is not known.
     """
 
     classes: list[str]
@@ -90,6 +94,7 @@ class Member(Protocol):
     fit: Fit
     faces: FaceCrops | None
     fold: tuple[int, int] | None
+    seen: SeenImages | None
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Return probabilities (B, C), float32, of images uint8 (B, size, size, 3) RGB."""
@@ -105,7 +110,7 @@ class TorchMember:
         self.device = best_device()
         self.model = trained.model.to(self.device).eval()
         self.classes, self.size, self.fit, self.faces = trained.classes, trained.size, trained.fit, trained.faces
-        self.fold = fold
+        self.fold, self.seen = fold, trained.seen
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Return probabilities (B, C), float32, of images uint8 (B, size, size, 3) RGB."""
@@ -125,6 +130,7 @@ class OnnxMember:
     """
 
     fold: tuple[int, int] | None = None
+    seen: SeenImages | None = None
 
     def __init__(self, path: Path) -> None:
         import onnxruntime
@@ -168,7 +174,7 @@ def _providers(onnxruntime: Any) -> list[str]:  # noqa: ANN401 - the module
 
 
 @dataclass
-class _Input:
+class Input:
     """One row of the answer, before its probabilities are known."""
 
     row: dict[str, Any]
@@ -305,17 +311,47 @@ class Predictor:
             self._finder = self.faces.require_detector(self.name)
         if "-" in sources:
             items, total = iter([from_bytes(stdin or b""), *items]), total + 1
+        for inputs in self.prepared(items, crops, total=total, batch_size=batch_size, workers=workers):
+            yield self._answer(inputs)
+
+    def prepared(
+        self,
+        items: Iterator[Photograph],
+        crops: set[Path],
+        *,
+        total: int | None = None,
+        batch_size: int = 64,
+        workers: int | None = None,
+    ) -> Iterator[list[Input]]:
+        """Decode images and find faces in threads, and yield the inputs of the networks batch by batch, in order.
+
+        Args:
+            items: The images.
+            crops: Files, resolved, that are face crops already.
+            total: Number of images, for the progress bar.
+            batch_size: Inputs in a batch, at least.
+            workers: Threads; default one a core.
+        """
         bar = tqdm(total=total, desc="classifying", unit="image", delay=1, disable=None)
-        waiting: list[_Input] = []
+        waiting: list[Input] = []
         with bar, ThreadPoolExecutor(workers or cores()) as pool:
-            for prepared in _in_order(pool, lambda item: self._prepare(item, crops), items, ahead=4 * batch_size):
-                waiting += prepared
-                bar.update(prepared[0].row["frame"] is None)
+            for inputs in _in_order(pool, lambda item: self._prepare(item, crops), items, ahead=4 * batch_size):
+                waiting += inputs
+                bar.update(inputs[0].row["frame"] is None)
                 if len(waiting) >= batch_size:
-                    yield self._answer(waiting)
+                    yield waiting
                     waiting = []
             if waiting:
-                yield self._answer(waiting)
+                yield waiting
+
+    def require_detector(self) -> None:
+        """Check that faces can be found in photographs, where the model needs that.
+
+        Raises:
+            InputError: The detector is not known, or its file is missing or was changed.
+        """
+        if self.faces is not None and self._finder is None:
+            self._finder = self.faces.require_detector(self.name)
 
     def _expand(self, sources: Sequence[str]) -> tuple[list[Path], set[Path]]:
         """Return the files that the sources name, and those among them that are face crops already."""
@@ -332,25 +368,25 @@ class Predictor:
                 crops |= list_crops(named, files)  # resolved
         return paths, crops
 
-    def _prepare(self, item: Photograph, crops: set[Path]) -> list[_Input]:
+    def _prepare(self, item: Photograph, crops: set[Path]) -> list[Input]:
         """Return the inputs of one image: the image, or its faces, largest first."""
         row = {"path": item.path, "frame": item.frame, "face": None, "label": "", "note": ""}
         try:
             image = item.read()
         except InputError as error:
-            return [_Input(row | {"note": f"error: {error}"})]
+            return [Input(row | {"note": f"error: {error}"})]
         if self.faces is None or (item.frame is None and Path(item.path).resolve() in crops):
-            return [_Input(row, image)]
+            return [Input(row, image)]
         faces = self._detector().find(image)
         if not faces:
-            return [_Input(row | {"note": "no face found"})]
+            return [Input(row | {"note": "no face found"})]
         inputs = []
         for number, (box, crop) in enumerate(faces):
             notes = [f"{len(faces)} faces"] if len(faces) > 1 else []
             side = round(float(max(box[2] - box[0], box[3] - box[1])))
             notes += [f"small face ({side} pixels)"] if side < SMALL_FACE else []
             corners = dict(zip(("x0", "y0", "x1", "y1"), (round(float(value), 1) for value in box), strict=True))
-            inputs.append(_Input(row | {"face": number, "note": "; ".join(notes)} | corners, crop))
+            inputs.append(Input(row | {"face": number, "note": "; ".join(notes)} | corners, crop))
         return inputs
 
     def _detector(self) -> "_FaceCutter":
@@ -361,7 +397,7 @@ class Predictor:
         cutter: _FaceCutter = self._local.cutter
         return cutter
 
-    def _answer(self, inputs: list[_Input]) -> list[dict[str, Any]]:
+    def _answer(self, inputs: list[Input]) -> list[dict[str, Any]]:
         """Run the networks on a batch and return its rows."""
         there = [number for number, one in enumerate(inputs) if one.pixels is not None]
         pixels = [inputs[number].pixels for number in there]

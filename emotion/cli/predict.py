@@ -1,4 +1,4 @@
-"""Commands that use a trained model: `emotion predict`, `export` and `register`."""
+"""Commands that use a trained model: `emotion predict`, `evaluate`, `export` and `register`."""
 
 import os
 import sys
@@ -13,13 +13,14 @@ if TYPE_CHECKING:  # it takes a second to import
 
 
 def main(args: list[str]) -> int:
-    """Run `predict`, `export` or `register` and return the exit status.
+    """Run `predict`, `evaluate`, `export` or `register` and return the exit status.
 
     Raises:
         InputError: Bad input.
     """
     print_start(args)
-    return {"predict": _predict, "export": _export, "register": _register}[args[0]](args[1:])
+    commands = {"predict": _predict, "evaluate": _evaluate, "export": _export, "register": _register}
+    return commands[args[0]](args[1:])
 
 
 def _predict(args: list[str]) -> int:
@@ -156,6 +157,82 @@ def _show(table: "pd.DataFrame", form: str | None) -> None:
     if len(table) > 20:
         counts = table["label"].replace("", "(no answer)").value_counts()
         print(f"... {len(table) - 20} more. Total: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
+
+
+def _evaluate(args: list[str]) -> int:
+    """Score trained models on other labelled data sets, as tracked runs."""
+    parser = Parser(
+        prog="emotion evaluate",
+        description="Score models on all images of other labelled data sets. (`emotion test` scores a run on its own "
+        "test part, `emotion validate` on its val part.) Several models and data sets print the matrix of macro F1.",
+    )
+    parser.add_argument("run", nargs="+", metavar="RUN", help="run, .ckpt or .onnx file, or models:/NAME/VERSION")
+    parser.add_argument("--data", nargs="+", type=not_empty, required=True, metavar="SOURCE", help="labelled data sets")
+    parser.add_argument("--ensemble", action="store_true", help="average the models instead of scoring each")
+    parser.add_argument("--part", type=not_empty, help="only this part of the data set's own split, such as test")
+    parser.add_argument("--alias", nargs="+", default=[], metavar="NAME=CLASS", help="other names of classes")
+    parser.add_argument(
+        "--allow-seen", action="store_true", help="score images that a model was trained on, too, marked"
+    )
+    parser.add_argument(
+        "--degrade",
+        nargs="+",
+        default=[],
+        metavar="KIND",
+        help="also score damaged copies: blur, dark, small, occluded, noise",
+    )
+    parser.add_argument("--faces", type=not_empty, metavar="DETECTOR", help="find faces with haar, yunet:FILE or "
+                        "FILE.onnx (default: as in training)")  # fmt: skip
+    parser.add_argument(
+        "--resamples", type=whole_from(100), default=2000, help="of the bootstrap (default: %(default)s)"
+    )
+    parser.add_argument("--batch-size", type=whole_from(1), default=64, help="images in a batch (default: %(default)s)")
+    parser.add_argument(
+        "--experiment", type=not_empty, default="emotion", help="MLflow experiment (default: %(default)s)"
+    )
+    options = parser.parse_args(args)
+    from datamodules.readers import ReadOptions
+    from lightning_modules.evaluation import evaluate_on
+    from lightning_modules.predictor import Predictor
+
+    groups = [options.run] if options.ensemble else [[name] for name in options.run]
+    read_options = ReadOptions(alias=tuple(options.alias))
+    scores: dict[str, dict[str, float]] = {}
+    for names in groups:
+        predictor = Predictor.load(*names, faces=options.faces)
+        for source in options.data:
+            print(f"{predictor.name} on {source} ...", file=sys.stderr, flush=True)
+            found = evaluate_on(
+                predictor,
+                source,
+                read_options,
+                part=options.part,
+                allow_seen=options.allow_seen,
+                degrade=options.degrade,
+                resamples=options.resamples,
+                batch_size=options.batch_size,
+                experiment=options.experiment,
+            )
+            print(found.text)
+            print(*(f"note: {line}" for line in found.left_out), sep="\n", file=sys.stderr)
+            if len(found.degraded):
+                _show_degraded(found.degraded)
+            print(f"run {found.run_id} keeps both tables: emotion report compare, bias and certify take it\n")
+            scores.setdefault(predictor.name, {})[source] = found.scores["f1_macro"]
+    if len(scores) > 1 or len(options.data) > 1:
+        import pandas as pd
+
+        print("macro F1\n" + pd.DataFrame(scores).T.to_string(float_format=lambda value: f"{value:.3f}"))
+    return 0
+
+
+def _show_degraded(table: "pd.DataFrame") -> None:
+    print("damaged copies against the images as they are, paired, 95% intervals")
+    for row in table.itertuples():
+        name = {"f1_macro": "macro F1"}.get(row.metric, row.metric)
+        interval = f"({row.low:+.3f} to {row.high:+.3f})"
+        print(f"  {row.degraded:<9} {name:<9} {row.value:.3f}  difference {row.difference:+.3f} {interval}")
+    print()
 
 
 def _export(args: list[str]) -> int:

@@ -1,0 +1,334 @@
+"""Evaluation of a trained model on another labelled data set, as a tracked run with both tables."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from datamodules.errors import InputError, did_you_mean, invalid
+from datamodules.images import content_hash
+from datamodules.labels import canonical
+from datamodules.manifest import Manifest
+from datamodules.readers import ReadOptions, read
+from datamodules.readers.face_crops import SOURCE, list_crops
+from datamodules.unlabelled import photographs
+from lightning_modules.predictor import Input, Predictor
+from results.predictions import check_predictions
+from results.statistics import fold_scores, paired_difference
+from results.tracking.logger import TrackingLogger
+from results.tracking.runs import find_run
+
+SEED = 0  # of what is drawn to degrade images
+
+
+def _noise(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return np.clip(image + rng.normal(0, 20, image.shape), 0, 255).astype(np.uint8)
+
+
+def _occluded(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    covered, side = image.copy(), max(1, round(0.4 * min(image.shape[:2])))
+    top, left = (int(rng.integers(0, length - side + 1)) for length in image.shape[:2])
+    covered[top : top + side, left : left + side] = 128
+    return covered
+
+
+def _small(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    height, width = image.shape[:2]
+    size = (max(1, round(width / 4)), max(1, round(height / 4)))
+    return cv2.resize(cv2.resize(image, size, interpolation=cv2.INTER_AREA), (width, height))
+
+
+def _blur(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return cv2.GaussianBlur(image, (0, 0), max(0.3, 0.03 * min(image.shape[:2])))
+
+
+def _dark(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return np.round(image * 0.3).astype(np.uint8)
+
+
+DEGRADE: dict[str, Callable[[np.ndarray, np.random.Generator], np.ndarray]] = {
+    "blur": _blur,  # Gaussian, standard deviation 3 % of the shorter side
+    "dark": _dark,  # 30 % of the light
+    "small": _small,  # a quarter of the width and height, enlarged again
+    "occluded": _occluded,  # a grey square of 40 % of the shorter side
+    "noise": _noise,  # Gaussian, standard deviation 20 of 255
+}
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores of a model on a labelled data set.
+
+    Attributes:
+        run_id: MLflow's id of the run that keeps the tables.
+        data: Name of the data set.
+        classes: The classes that model and data share, which are scored.
+        predictions: Prediction table.
+        text: The result as it is printed.
+        left_out: Lines that say what was left out, and why.
+        degraded: One row a kind of damage and score: metric, as_they_are, value, difference, low, high, degraded.
+    """
+
+    run_id: str
+    data: str
+    classes: tuple[str, ...]
+    predictions: pd.DataFrame
+    text: str
+    left_out: tuple[str, ...]
+    degraded: pd.DataFrame
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """Macro F1, accuracy and balanced accuracy over all images."""
+        return _scores(self.predictions, self.classes)
+
+
+def evaluate_on(
+    predictor: Predictor,
+    source: str,
+    read_options: ReadOptions = ReadOptions(),  # noqa: B008 - frozen
+    *,
+    part: str | None = None,
+    allow_seen: bool = False,
+    degrade: Sequence[str] = (),
+    resamples: int = 2000,
+    batch_size: int = 64,
+    experiment: str = "emotion",
+) -> Evaluation:
+    """Score a model on all images of a labelled data set, or on one part of it, and track the result.
+
+    Classes are joined by name and alias. Images of a class that the model does not know are left out and counted; of
+    the model's classes that the data set does not have, the probability is spread over the others.
+
+    Args:
+        predictor: The model.
+        source: A data set as `emotion fit` takes it.
+        read_options: How it is read.
+        part: Only rows of this part of the data set's own split, such as test.
+        allow_seen: Score images that the model was trained or selected on, too; column ``seen`` marks them.
+        degrade: Names of `DEGRADE`: score damaged copies of all images as well.
+        resamples: Bootstrap resamples of the intervals.
+        batch_size: Images that go through a network at a time.
+        experiment: MLflow experiment of the new run.
+
+    Raises:
+        InputError: There are no such images, fewer than two classes are shared, or the model has seen some images.
+    """
+    for name in degrade:
+        if name not in DEGRADE:
+            hint = did_you_mean(name, DEGRADE)
+            raise invalid("--degrade", f"must be {', '.join(DEGRADE)}", name, hint)
+    manifest = read(source, read_options)
+    columns, classes, left_out = _shared_classes(predictor.classes, manifest, predictor.name, source)
+    rows = _rows(manifest, part, set(columns))
+    inputs = _inputs(predictor, manifest, rows, source, batch_size)
+    answered = [number for number, one in enumerate(inputs) if one.pixels is not None]
+    for reason in ("no face found", "error: "):
+        count = sum(one.pixels is None and str(one.row["note"]).startswith(reason) for one in inputs)
+        if count:
+            left_out.append(f"{count} of {len(rows)} images are left out: {reason.removesuffix(': ')}")
+    if not answered:
+        msg = f"--data: none of the {len(rows)} images of {source} can be scored: {inputs[0].row['note']}"
+        raise InputError(msg)
+    pixels = [image for one in inputs if (image := one.pixels) is not None]
+    rows = rows[answered]
+    contents = np.array([content_hash(image) for image in pixels], dtype=object)
+    seen = _seen(predictor, contents)
+    if seen is None:
+        left_out.append("which images the model was trained on is not recorded, so none could be recognised")
+    elif seen.any() and not allow_seen:
+        msg = (
+            f"--data: {predictor.name} was trained or selected on {seen.sum()} of the {len(rows)} images of {source}, "
+            "so their score would mislead; name another data set or --part, or mark them with --allow-seen"
+        )
+        raise InputError(msg)
+    table = manifest.table.iloc[rows].reset_index(drop=True)
+    label = table["label"].map(columns).to_numpy(object)
+    clusters = pd.factorize(contents)[0]
+    if "subject" in table and (table["subject"] != "").any():
+        clusters = _joined(
+            clusters, table["subject"].where(table["subject"] != "", pd.Series(contents)).to_numpy(object)
+        )
+    base = pd.DataFrame({"row": rows, "path": table["path"], "content": contents, "cluster": clusters})
+    base = base.assign(subject=table["subject"] if "subject" in table else "", fold=np.int64(0), label=label)
+    groups = table[[name for name in manifest.groups if name not in base]]
+    if seen is not None and seen.any():
+        groups = groups.assign(seen=np.where(seen, "yes", "no"))
+    predictions = _table(predictor, pixels, classes, base, groups, batch_size)
+    damaged = [
+        _difference(name, predictor, pixels, classes, base, groups, predictions, resamples, batch_size)
+        for name in degrade
+    ]
+    degraded = pd.concat(damaged, ignore_index=True) if damaged else pd.DataFrame()
+    run_id, text = _track(
+        predictor, manifest, source, part, predictions, degraded, left_out, resamples=resamples, experiment=experiment
+    )
+    return Evaluation(run_id, manifest.name, classes, predictions, text, tuple(left_out), degraded)
+
+
+def _shared_classes(
+    known: Sequence[str], manifest: Manifest, name: str, source: str
+) -> tuple[dict[str, str], tuple[str, ...], list[str]]:
+    """Return the data set's classes as the model calls them, the shared ones in the model's order, and notes."""
+    by_canon = {canonical(own) or own: own for own in known}
+    columns = {own: by_canon[canonical(own) or own] for own in manifest.classes if (canonical(own) or own) in by_canon}
+    classes = tuple(own for own in known if own in columns.values())
+    if len(classes) < 2:
+        msg = (
+            f"--data: at least 2 classes must be shared; {name} knows {', '.join(known)}, and {source} has "
+            f"{', '.join(manifest.classes)}; rename classes with --alias"
+        )
+        raise InputError(msg)
+    notes = []
+    counts = manifest.table["label"].value_counts()
+    if other := [own for own in manifest.classes if own not in columns]:
+        shown = ", ".join(f"{own} {int(counts.get(own, 0))}" for own in other)
+        notes.append(f"classes that the model does not know, whose images are left out: {shown}")
+    if unused := [own for own in known if own not in classes]:
+        notes.append(f"classes of the model that the data set does not have, which are not scored: {', '.join(unused)}")
+    return columns, classes, notes
+
+
+def _rows(manifest: Manifest, part: str | None, labels: set[str]) -> np.ndarray:
+    """Return the rows of a part whose class is shared."""
+    chosen = manifest.table["label"].isin(labels).to_numpy()
+    if part is not None:
+        parts = sorted(set(manifest.table["split"])) if "split" in manifest.table else []
+        if part not in parts:
+            raise invalid("--part", f"must be a part of the data set ({', '.join(parts) or 'it names none'})", part)
+        chosen &= (manifest.table["split"] == part).to_numpy()
+    if not chosen.any():
+        msg = f"--data: no image of a shared class is in part {part}; leave --part out"
+        raise InputError(msg)
+    return np.flatnonzero(chosen)
+
+
+def _inputs(predictor: Predictor, manifest: Manifest, rows: np.ndarray, source: str, batch_size: int) -> list[Input]:
+    """Return the input of each row; of an image with several faces the first, which is the one that training takes."""
+    files = [manifest.file(int(row)) for row in rows]
+    crops: set[Path] = set()
+    if predictor.faces is not None:
+        table = manifest.table.iloc[rows]
+        if SOURCE in table:  # faces that were cut while the data set was read, or before
+            cut = (table[SOURCE].fillna("") != "").to_numpy()
+            cut &= (table["face"] == "face").to_numpy() if "face" in table else True
+            crops = {file.resolve() for file, is_crop in zip(files, cut, strict=True) if is_crop}
+        else:
+            crops = list_crops(source, files) if Path(source).exists() else set()
+        if not {file.resolve() for file in files} <= crops:
+            predictor.require_detector()
+    batches = predictor.prepared(photographs(files), crops, total=len(files), batch_size=batch_size)
+    inputs = [one for batch in batches for one in batch if one.row["face"] in (None, 0)]
+    if len(inputs) != len(files):
+        msg = f"{len(files)} images gave {len(inputs)} inputs"
+        raise AssertionError(msg)
+    return inputs
+
+
+def _seen(predictor: Predictor, contents: np.ndarray) -> np.ndarray | None:
+    """Return which images any network was trained or selected on; None where one does not record it."""
+    seen = np.zeros(len(contents), bool)
+    for member in predictor.members:
+        if member.seen is None:
+            return None
+        seen |= member.seen.among(contents)
+    return seen
+
+
+def _joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    from results.predictions import joined
+
+    return joined([first, pd.factorize(second)[0]])
+
+
+def _table(
+    predictor: Predictor,
+    pixels: Sequence[np.ndarray],
+    classes: Sequence[str],
+    base: pd.DataFrame,
+    groups: pd.DataFrame,
+    batch_size: int,
+) -> pd.DataFrame:
+    """Return the prediction table of images, with the probabilities of the shared classes."""
+    parts = [predictor.probabilities(pixels[at : at + batch_size])[0] for at in range(0, len(pixels), batch_size)]
+    shared = np.concatenate(parts)[:, [predictor.classes.index(name) for name in classes]]
+    shared = shared / np.maximum(shared.sum(axis=1, keepdims=True), 1e-12)
+    names = np.asarray(classes, dtype=object)
+    table = base.assign(predicted=names[shared.argmax(axis=1)])
+    columns = pd.DataFrame(shared, columns=[f"prob_{name}" for name in classes])
+    table = pd.concat([table, columns, groups], axis=1)
+    check_predictions(table)
+    return table
+
+
+def _track(
+    predictor: Predictor,
+    manifest: Manifest,
+    source: str,
+    part: str | None,
+    predictions: pd.DataFrame,
+    degraded: pd.DataFrame,
+    left_out: Sequence[str],
+    *,
+    resamples: int,
+    experiment: str,
+) -> tuple[str, str]:
+    """Keep the tables and what is computed from them in a new run; return its id and the printed result."""
+    from lightning_modules.training import keep_evaluation
+
+    shown = manifest.name if part is None else f"{manifest.name} {part}"
+    tags = {"kind": "evaluation", "model": predictor.name, "left_out": "; ".join(left_out)}
+    tags |= {"model_runs": ",".join(_run_ids(predictor.name))} if _run_ids(predictor.name) else {}
+    tracker = TrackingLogger(
+        experiment=experiment, run_name=f"{predictor.name} on {shown}", tags=tags, system_metrics=False
+    )
+    tracker.open()
+    try:
+        counts = predictions["label"].value_counts()
+        profile = {"images": len(predictions), "classes": {str(name): int(count) for name, count in counts.items()}}
+        tracker.log_dataset(manifest.name, source, manifest.fingerprint(), profile=profile)
+        split = predictions[["fold", "row", "content", "cluster", "subject"]].assign(role="test", is_copy=False)
+        text = keep_evaluation(tracker, predictions, split, resamples=resamples)
+        if len(degraded):
+            tracker.log_table(degraded, "degraded")
+            tracker.log_text(degraded.to_csv(index=False), "degraded.csv")
+    except BaseException:
+        tracker.finalize("failed")
+        raise
+    tracker.finalize("success")
+    return str(tracker.run_id), text
+
+
+def _scores(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str, float]:
+    row = fold_scores(predictions.assign(fold=0), classes).iloc[0]
+    return {str(name): float(value) for name, value in row.items()}
+
+
+def _run_ids(name: str) -> list[str]:
+    found = []
+    for one in name.split(" + "):
+        if not one.endswith((".ckpt", ".onnx")) and not one.startswith("models:/"):
+            found.append(find_run(one))
+    return found
+
+
+def _difference(
+    name: str,
+    predictor: Predictor,
+    pixels: Sequence[np.ndarray],
+    classes: Sequence[str],
+    base: pd.DataFrame,
+    groups: pd.DataFrame,
+    predictions: pd.DataFrame,
+    resamples: int,
+    batch_size: int,
+) -> pd.DataFrame:
+    """Return the scores of damaged copies, and their differences to the images as they are, with intervals."""
+    damaged = [DEGRADE[name](image, np.random.default_rng((SEED, row))) for row, image in enumerate(pixels)]
+    table = _table(predictor, damaged, classes, base, groups, batch_size)
+    difference = paired_difference(predictions, table, classes, resamples=resamples)
+    whole = difference[(difference["class"] == "") & difference["metric"].isin(["f1_macro", "accuracy"])]
+    return whole.drop(columns="class").rename(columns={"a": "as_they_are", "b": "value"}).assign(degraded=name)
