@@ -32,7 +32,11 @@ STATISTICS = (
     "tests/results/test_significance.py",
     "tests/lightning_modules/test_metrics.py",
 )
-COMPARISON = ("tests/results/test_comparison.py", "tests/results/test_verdicts.py", "tests/results/test_certificate.py")
+COMPARISON = (
+    "tests/results/test_compare.py",
+    "tests/results/certify/test_checks.py",
+    "tests/results/certify/test_certificate.py",
+)
 IDENTITY = (
     "tests/lightning_modules/test_tracked_run.py",
     "tests/commands/test_resume.py::test_images_that_changed_since_are_noticed",
@@ -45,7 +49,7 @@ LEARNING = (
     "tests/lightning_modules/test_losses.py",
     "tests/lightning_modules/test_averaging.py",
 )
-QUEUE = ("tests/sweeps/test_queue.py",)
+QUEUE = ("tests/sweeps/test_workers.py",)
 
 
 @dataclass(frozen=True)

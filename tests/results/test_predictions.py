@@ -1,4 +1,4 @@
-"""The prediction and split tables: built right, and wrong ones refused."""
+"""Prediction and split tables: correct ones are built, and wrong ones are refused."""
 
 from collections.abc import Callable
 from pathlib import Path

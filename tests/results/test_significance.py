@@ -1,4 +1,4 @@
-"""Paired tests against references that share no code, and how often they err where nothing is to be found."""
+"""Paired tests against independent references, and their rate of false positives."""
 
 import itertools
 from collections.abc import Callable

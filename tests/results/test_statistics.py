@@ -1,4 +1,4 @@
-"""Scores and intervals against scikit-learn, a naive loop, and simulated data whose truth is known."""
+"""Scores and intervals against scikit-learn, a plain loop, and simulated data."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""A search from its queue to its recipe, on a few drawn faces; and its parts, on studies made by hand."""
+"""A search from its first trial to its recipe, on a few drawn faces; and its parts, on studies made by hand."""
 
 import contextlib
 from collections.abc import Iterator, Sequence

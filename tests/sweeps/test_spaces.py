@@ -1,4 +1,4 @@
-"""Spaces: what is drawn, what a grid holds, what a file may say."""
+"""Search spaces: what is drawn, the points of a grid, and the format of a file."""
 
 import json
 from pathlib import Path
