@@ -13,7 +13,7 @@ from lightning_modules.config import MONITOR
 from results.tracking import store
 from results.tracking.runs import children, find_runs, load_table, run_config
 from sweeps.search import RUN
-from sweeps.workers import ERROR, close, once_each, open_storage
+from sweeps.workers import ERROR, close, distinct_trials, open_storage
 
 
 @contextlib.contextmanager
@@ -32,7 +32,7 @@ def finished(study: optuna.Study) -> list[FrozenTrial]:
     Raises:
         RuntimeError: one failed, so times and counts would mean something else.
     """
-    trials = once_each(study)
+    trials = distinct_trials(study)
     failed = [trial for trial in trials if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED)]
     if failed:
         why = failed[0].user_attrs.get(ERROR, failed[0].state.name)

@@ -15,7 +15,7 @@ from datamodules.readers.face_crops import FaceCrops
 from lightning_modules.backbones import best_device
 from lightning_modules.classifier import EmotionClassifier
 from results.tracking.runs import find_run, run_row
-from results.tracking.store import FORMAT, made_by_version_0_1
+from results.tracking.store import FORMAT, version_0_1_message
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def load_trained(checkpoint: Path) -> Trained:
     model = EmotionClassifier.from_checkpoint(checkpoint)
     content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     if content.get("format") != FORMAT:
-        raise InputError(made_by_version_0_1(f"--checkpoint: {checkpoint}"))
+        raise InputError(version_0_1_message(f"--checkpoint: {checkpoint}"))
     data = content.get("EmotionDataModule", {})
     if not {"size", "fit"} <= set(data):
         msg = f"--checkpoint: {checkpoint} does not say how its images were prepared; use one that `emotion fit` wrote"

@@ -204,8 +204,8 @@ def _prepare_faces(args: argparse.Namespace) -> int:
     print(f"{total:,} images: a face in {done.found:,} (several in {done.several:,}), none in {done.empty:,}")
     if done.unreadable:
         print(f"{done.unreadable:,} cannot be read")
-    stood = f", {total - done.done:,} were done before" if done.done < total else ""
-    print(f"processed {done.done:,}{stood}" + (f"; {done.removed:,} old crops removed" if done.removed else ""))
+    before = f", {total - done.done:,} were done before" if done.done < total else ""
+    print(f"processed {done.done:,}{before}" + (f"; {done.removed:,} old crops removed" if done.removed else ""))
     left = total - len(done.manifest)
     if done.empty or done.unreadable:
         print(f"listed: {output / 'no_face.csv'}")

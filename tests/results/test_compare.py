@@ -10,8 +10,8 @@ import pytest
 
 from datamodules.errors import InputError
 from emotion.cli.report import main
-from results.compare import Compared, compare, difference_figure, over_folds
-from results.predictions import flag_protocol, joined, matched
+from results.compare import ComparedRun, compare, difference_figure, over_folds
+from results.predictions import flag_protocol, join_clusterings, matched
 from results.significance import holm, paired_permutation
 from results.statistics import fold_scores
 from results.tracking.logger import TrackingLogger
@@ -45,7 +45,7 @@ def test_duplicates_of_one_manifest_meet_by_row(draw_predictions: Draw) -> None:
 
 
 def test_clusters_that_share_an_image_are_one() -> None:
-    found = joined([np.array([0, 0, 1, 2, 3]), np.array([5, 6, 6, 7, 8]), np.array([1, 2, 3, 4, 4])])
+    found = join_clusterings([np.array([0, 0, 1, 2, 3]), np.array([5, 6, 6, 7, 8]), np.array([1, 2, 3, 4, 4])])
     assert found.tolist() == [0, 0, 0, 1, 1]
 
 
@@ -73,7 +73,7 @@ def test_faces_cut_in_different_ways_meet_by_their_photograph(draw_predictions: 
     assert one["path"].tolist() == two["face_source"].tolist() == three["face_source"].tolist()
     wider = cut.assign(content="wide" + cut["content"])  # the same detector with another margin
     assert len(matched([cut, wider])[0]) == 60
-    found = compare([Compared("whole", whole), Compared("haar", cut)], resamples=100, permutations=99)
+    found = compare([ComparedRun("whole", whole), ComparedRun("haar", cut)], resamples=100, permutations=99)
     assert "matched by the photograph they were cut from" in found.notes[0]
     with pytest.raises(InputError, match="must share photographs, none is shared"):
         matched([whole, cut.assign(face_source="other/" + cut["face_source"])])
@@ -84,7 +84,7 @@ def test_faces_cut_in_different_ways_meet_by_their_photograph(draw_predictions: 
 
 def test_every_pair_is_tested_and_the_family_corrected(draw_predictions: Draw) -> None:
     tables = {name: draw_predictions(200, skill=skill) for name, skill in (("low", 1.0), ("mid", 1.2), ("high", 1.8))}
-    runs = [Compared(name, table) for name, table in tables.items()]
+    runs = [ComparedRun(name, table) for name, table in tables.items()]
     found = compare(runs, all_pairs=True, resamples=200, permutations=499)
     macro = found.pairs[found.pairs["metric"] == "f1_macro"]
     assert list(zip(macro["a"], macro["b"], strict=True)) == [("low", "mid"), ("low", "high"), ("mid", "high")]
@@ -97,16 +97,16 @@ def test_every_pair_is_tested_and_the_family_corrected(draw_predictions: Draw) -
     assert set(found.pairs.loc[found.pairs["metric"] == "accuracy", "test"]) == {"McNemar, exact"}
     reference = compare(runs, resamples=200, permutations=199).pairs
     assert set(reference["a"]) == {"low"}
-    together = [Compared(run.name, run.predictions.assign(cluster=run.predictions["row"] // 2)) for run in runs[:2]]
+    together = [ComparedRun(run.name, run.predictions.assign(cluster=run.predictions["row"] // 2)) for run in runs[:2]]
     other = compare(together, resamples=200, permutations=199)
     assert set(other.pairs["test"]) == {"paired cluster permutation, macro F1", "paired cluster permutation, accuracy"}
 
 
 def test_folds_are_tested_where_both_have_the_same(draw_predictions: Draw) -> None:
-    def run(name: str, skill: float) -> Compared:
+    def run(name: str, skill: float) -> ComparedRun:
         table = draw_predictions(200, skill=skill)
         folds = fold_scores(table, CLASSES).reset_index()
-        return Compared(name, table, pd.concat([folds.assign(seed=0), folds.assign(seed=1)]))
+        return ComparedRun(name, table, pd.concat([folds.assign(seed=0), folds.assign(seed=1)]))
 
     a, b = run("a", 1.0), run("b", 2.0)
     found = over_folds(a, b)
@@ -116,15 +116,15 @@ def test_folds_are_tested_where_both_have_the_same(draw_predictions: Draw) -> No
     whole = compare([a, b], resamples=100, permutations=99)
     assert any(note.startswith("Several seeds: a, b.") for note in whole.notes)
     assert whole.pairs["fold_t"].notna().tolist() == [True, False]
-    moved = Compared("b", b.predictions.assign(fold=(b.predictions["fold"] + 1) % 4), b.folds)
+    moved = ComparedRun("b", b.predictions.assign(fold=(b.predictions["fold"] + 1) % 4), b.folds)
     assert over_folds(a, moved) is None
 
 
 def test_what_a_comparison_rests_on_is_said(draw_predictions: Draw) -> None:
-    honest = Compared("cost $x and $\\bad$", draw_predictions(60))
+    honest = ComparedRun("cost $x and $\\bad$", draw_predictions(60))
     flagged = flag_protocol(draw_predictions(80, seed=1, skill=2.0), "selected on the reported fold")
     flagged["label"] = draw_predictions(80)["label"]
-    found = compare([honest, Compared("other", flagged, status="FAILED")], resamples=100, permutations=99)
+    found = compare([honest, ComparedRun("other", flagged, status="FAILED")], resamples=100, permutations=99)
     assert found.images == 60
     assert "Runs with other images besides: other 80." in found.notes
     assert "other did not finish (FAILED)." in found.notes

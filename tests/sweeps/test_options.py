@@ -136,7 +136,7 @@ def test_a_search_goes_on_with_the_same_options_in_any_order(mine: Path, capsys:
     told = failed(capsys, *command, "--model.dropout=3e-1", "--config=same.yaml", "--data.batch_size=16")
     assert "power cut" in told
     told = failed(capsys, *command, "--model.dropout=3e-1", "--config=same.yaml", "--data.batch_size=8")
-    assert "study s was begun with other recipe or options" in told
+    assert "study s was started with other recipe or options" in told
 
 
 def test_a_study_is_found_again_by_what_its_cells_are(

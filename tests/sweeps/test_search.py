@@ -260,7 +260,7 @@ def test_where_the_data_lie_is_nobodys_business_but_what_they_are_is(workplace: 
     first.select(range(len(first) - 1)).save("less.csv")
     one = identity("--data", "one.csv")
     check_same("x", one, identity("--data.source", "two.csv"))
-    with pytest.raises(InputError, match=r"study x was begun with other data \(images or labels\); give"):
+    with pytest.raises(InputError, match=r"study x was started with other data \(images or labels\); give"):
         check_same("x", one, identity("--data", "less.csv"))
     with pytest.raises(InputError, match=r"other data"):
         check_same("x", identity("--data", faces), identity("--data", faces.replace("32", "40")))

@@ -20,9 +20,9 @@ from results.tracking.store import DIRECTORY
 from sweeps.workers import (
     address,
     close,
+    distinct_trials,
     enqueue,
     exclusive,
-    once_each,
     only_worker,
     open_storage,
     outcome_of,
@@ -148,7 +148,7 @@ def test_a_killed_worker_takes_its_trial_along_and_loses_nothing(
     (workplace / "go").touch()
     work("s", url, "queue_tasks:waits", {"folder": str(workplace)}, progress=False)
     assert Counter(trial.state for trial in study.get_trials()) == {TrialState.COMPLETE: 2, TrialState.FAIL: 1}
-    assert [trial.state for trial in once_each(study)] == [TrialState.COMPLETE] * 2
+    assert [trial.state for trial in distinct_trials(study)] == [TrialState.COMPLETE] * 2
     assert enqueue(study, [{}, {}]) == 0
 
 
@@ -193,7 +193,7 @@ def test_workers_on_postgresql_share_the_trials(postgresql: str, workplace: Path
     until(lambda: len({trial.user_attrs["worker"] for trial in study.get_trials(states=complete)}) == 2)
     workers[0].kill()
     assert workers[1].wait(120) == 0
-    each = once_each(study)
+    each = distinct_trials(study)
     assert len(each) == 12
     assert {trial.state for trial in each} == {TrialState.COMPLETE}
     assert Counter(trial.state for trial in study.get_trials())[TrialState.FAIL] <= 1

@@ -21,9 +21,9 @@ from datamodules.readers import read
 from datamodules.synthetic import draw, parse_spec
 from datamodules.synthetic.files import write_png
 from emotion.explanation import explainer
-from emotion.explanation.explainer import Explainer, Source, held_out_subjects, load
+from emotion.explanation.explainer import Explainer, Source, held_out_inputs, load
 from emotion.explanation.methods import MethodOptions, Network, explain_image
-from emotion.explanation.select import FoldNetworks, HeldOut
+from emotion.explanation.select import FoldNetworks, HeldOutPredictions
 from emotion.explanation.superpixels import superpixels
 from lightning_modules.classifier import EmotionClassifier
 from lightning_modules.predictor import load_trained
@@ -135,7 +135,7 @@ def test_what_the_store_cannot_take_waits_for_sync(
         patch.setattr("results.tracking.runs.send_all", away)
         explain("here", runs[1], "--images", "1", "--method", "grad-cam", *QUICK, "--out", "here")
     said = capsys.readouterr().out
-    assert f"not kept with run {runs[1][:8]} yet: the tracking store does not answer (connection refused)" in said
+    assert f"not stored with run {runs[1][:8]} yet: the tracking store does not answer (connection refused)" in said
     client = MlflowClient(embedded_uri("mlruns"))
     assert client.list_artifacts(runs[1], "explain") == []
     assert emotion.main(["sync"]) == 0
@@ -303,30 +303,30 @@ def test_what_is_wrong_is_said(runs: tuple[str, ...], capsys: Capture, monkeypat
     checkpoint.unlink()
     assert f"fold 0 (run {zero[:8]}) keeps no checkpoint" in fails(capsys, parent, *QUICK)
     table.unlink()
-    assert "'fold 0' (FINISHED) left no prediction table" in fails(capsys, zero, *QUICK)
+    assert "'fold 0' (FINISHED) has no prediction table" in fails(capsys, zero, *QUICK)
     assert len(find_runs()) == 3  # it makes no run
     assert not list(Path().glob("explain-*"))
 
 
 def test_again_and_probabilities_are_of_the_same_images_and_folds(runs: tuple[str, ...]) -> None:
-    held = HeldOut.of(runs[0])
+    held = HeldOutPredictions.of(runs[0])
     networks = FoldNetworks(held)
     table = held.predictions.iloc[[0, 1, 6]].reset_index(drop=True)
-    subjects, notes = held_out_subjects(networks, Source(*held.manifest()), table, "predicted", None)
+    inputs, notes = held_out_inputs(networks, Source(*held.manifest()), table, "predicted", None)
     options = MethodOptions(superpixels=20, samples=30, seed=4)
-    explainer = Explainer(subjects, networks, options, superpixels(subjects.images, 20), progress=False)
+    explainer = Explainer(inputs, networks, options, superpixels(inputs.images, 20), progress=False)
     found = explainer.explain({})
 
     assert notes == []
-    assert explainer.again("lime", 4) == pytest.approx(found.explained.maps, abs=1e-7)
-    assert not np.allclose(explainer.again("lime", 5), found.explained.maps)
-    assert explainer.again("kernel-shap", 4).shape == found.explained.maps.shape
+    assert explainer.repeat("lime", 4) == pytest.approx(found.explained.maps, abs=1e-7)
+    assert not np.allclose(explainer.repeat("lime", 5), found.explained.maps)
+    assert explainer.repeat("kernel-shap", 4).shape == found.explained.maps.shape
     with pytest.raises(InputError, match="--method: must be one of"):
-        explainer.again("guess", 0)
+        explainer.repeat("guess", 0)
     own = table[[f"prob_{name}" for name in held.classes]].to_numpy()
     rows = np.array([2, 0, 1])
-    assert explainer.probabilities(subjects.images[rows], rows) == pytest.approx(own[rows], abs=1e-5)
-    mixed = explainer.probabilities(subjects.images[[0, 0]], np.array([0, 1]))
+    assert explainer.probabilities(inputs.images[rows], rows) == pytest.approx(own[rows], abs=1e-5)
+    mixed = explainer.probabilities(inputs.images[[0, 0]], np.array([0, 1]))
     assert mixed[0] == pytest.approx(own[0], abs=1e-5)
     assert not np.allclose(mixed[0], mixed[1], atol=1e-3)
     assert json.dumps(found.explained.options)

@@ -6,7 +6,7 @@ import pytest
 
 from datamodules.errors import InputError
 from emotion.explanation.faithfulness import (
-    Better,
+    ChanceComparison,
     Curves,
     against_masks,
     against_random,
@@ -15,8 +15,8 @@ from emotion.explanation.faithfulness import (
     other_fill,
     verdict,
 )
-from emotion.explanation.methods import Explained
-from emotion.explanation.superpixels import filled
+from emotion.explanation.methods import ExplainedImages
+from emotion.explanation.superpixels import baseline_image
 
 SIDE, COUNT = 24, 12
 PATCH = (slice(8, 16), slice(4, 12))  # four of the 36 superpixels
@@ -30,14 +30,14 @@ def network(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return np.stack([1 - bright, bright], axis=1).astype(np.float32)
 
 
-def _explained(maps: np.ndarray | None = None, options: dict[str, object] | None = None) -> Explained:
+def _explained(maps: np.ndarray | None = None, options: dict[str, object] | None = None) -> ExplainedImages:
     generator = np.random.default_rng(0)
     images = generator.integers(0, 60, (COUNT, SIDE, SIDE, 3), dtype=np.uint8)
     images[:, PATCH[0], PATCH[1]] += 180
     masks = np.zeros((COUNT, SIDE, SIDE), bool)
     masks[:, PATCH[0], PATCH[1]] = True
     true = masks + 0.1 * generator.random((COUNT, 36))[:, SEGMENTS]
-    return Explained(
+    return ExplainedImages(
         table=pd.DataFrame({"fold": np.arange(COUNT) % 3, "label": ["yes"] * COUNT, "predicted": ["yes"] * COUNT}),
         classes=("no", "yes"),
         images=images,
@@ -56,7 +56,7 @@ def _shuffled(seed: int) -> np.ndarray:
     return np.random.default_rng(seed).random((COUNT, 36))[:, SEGMENTS]
 
 
-def _tried(explained: Explained, **options: int) -> tuple[Curves, Better, Better]:
+def _tried(explained: ExplainedImages, **options: int) -> tuple[Curves, ChanceComparison, ChanceComparison]:
     found = curves(explained, network, fill="black", **options)  # type: ignore[arg-type]
     return found, *against_random(explained.table, found)
 
@@ -202,7 +202,7 @@ def test_what_is_taken_away_shows_the_fill() -> None:
     curves(explained, keeping, fill="blur", steps=2, draws=1, images=1)
     whole, empty = np.concatenate(shown)[:2]
     row = next(i for i in range(COUNT) if (explained.images[i] == whole).all())
-    np.testing.assert_array_equal(empty, filled(explained.images[row], explained.segments[row], "blur"))
+    np.testing.assert_array_equal(empty, baseline_image(explained.images[row], explained.segments[row], "blur"))
 
 
 # --- known pixels -----------------------------------------------------------------------------------------------------
@@ -220,7 +220,7 @@ def test_share_inside_and_pointing_game_by_hand() -> None:
     maps[4] = -1.0
     maps[4, 0, 0] = -0.5  # speaks against the class everywhere
     maps[5] = 1.0  # the same everywhere
-    found = against_masks(Explained(**{**vars(explained), "masks": masks}))
+    found = against_masks(ExplainedImages(**{**vars(explained), "masks": masks}))
     assert found is not None
     inside, pointing = found
     assert (inside.gain.images, pointing.gain.images) == (3, 3)
@@ -245,7 +245,7 @@ def test_maps_that_say_nothing_are_not_counted_and_unknown_pixels_give_nothing()
     assert found is not None
     assert [one.gain.images for one in found] == [0, 0]
     assert np.isnan([one.p_value for one in found]).all()
-    assert against_masks(Explained(**{**vars(_explained()), "masks": None})) is None
+    assert against_masks(ExplainedImages(**{**vars(_explained()), "masks": None})) is None
 
 
 # --- agreement --------------------------------------------------------------------------------------------------------

@@ -14,17 +14,17 @@ from datamodules.errors import InputError
 from emotion.explanation.explainer import MAPS, load, save
 from emotion.explanation.methods import (
     METHODS,
-    Explained,
+    ExplainedImages,
     MethodOptions,
     Network,
-    cells,
     explain_image,
     grad_cam,
+    grid_shape,
     known_method,
     last_layer,
-    undisturbed,
+    temporarily_frozen,
 )
-from emotion.explanation.superpixels import filled, spread, superpixels
+from emotion.explanation.superpixels import baseline_image, superpixels, weights_to_map
 
 SIDE = 16
 SEGMENTS = (np.arange(SIDE)[:, None] // 8 * 3 + np.arange(SIDE)[None] // 6).astype(np.int32)  # 2 x 3 blocks
@@ -169,7 +169,7 @@ def test_a_network_is_left_as_it_was() -> None:
     for method in METHODS:
         options = MethodOptions(method=method, superpixels=6, samples=20, layer="conv", steps=4)
         explain_image(given, IMAGE, SEGMENTS, 1, 0, options)
-    cells(module, module, IMAGE, "conv")
+    grid_shape(module, module, IMAGE, "conv")
 
     assert [one.training for one in (module, module.conv, module.act)] == [True, True, False]
     assert [one.requires_grad for one in (module.conv.weight, module.head.weight)] == [False, True]
@@ -181,7 +181,7 @@ def test_a_network_is_left_as_it_was() -> None:
 
 def test_undisturbed_gives_back_what_it_lent_after_an_error() -> None:
     module = TwoChannels().train()
-    lent = undisturbed(module)
+    lent = temporarily_frozen(module)
     with pytest.raises(RuntimeError, match="channels"), lent:
         module(torch.zeros(1, 5, 2, 2))
     assert module.training
@@ -227,18 +227,22 @@ def test_what_stands_where_nothing_is_left() -> None:
     segments = np.repeat([[0, 0, 1, 1]], 4, axis=0)
     image[0, 2] = 5
 
-    assert filled(image, segments, "superpixel")[:, 2:].max() == filled(image, segments, "superpixel")[0, 2].max() == 89
-    assert np.unique(filled(image, segments, "mean")).tolist() == [44]
-    assert np.unique(filled(image, segments, "grey")).tolist() == [128]
-    assert filled(image, segments, "black").max() == 0
-    blurred = filled(np.tile(image, (4, 4, 1)), np.tile(segments, (4, 4)), "blur")
+    assert (
+        baseline_image(image, segments, "superpixel")[:, 2:].max()
+        == baseline_image(image, segments, "superpixel")[0, 2].max()
+        == 89
+    )
+    assert np.unique(baseline_image(image, segments, "mean")).tolist() == [44]
+    assert np.unique(baseline_image(image, segments, "grey")).tolist() == [128]
+    assert baseline_image(image, segments, "black").max() == 0
+    blurred = baseline_image(np.tile(image, (4, 4, 1)), np.tile(segments, (4, 4)), "blur")
     assert 20 < blurred.min() <= blurred.max() < 90
     assert image.max() == 101
 
 
 def test_a_map_sums_to_the_weights() -> None:
     segments = np.array([[0, 0, 0, 1]])
-    assert spread(np.array([3.0, -2.0]), segments).tolist() == [[1.0, 1.0, 1.0, -2.0]]
+    assert weights_to_map(np.array([3.0, -2.0]), segments).tolist() == [[1.0, 1.0, 1.0, -2.0]]
 
 
 @pytest.mark.parametrize(
@@ -277,13 +281,13 @@ def test_options_that_cannot_work(options: dict[str, object], message: str) -> N
 def test_layers_that_cannot_be() -> None:
     module = TwoChannels()
     assert last_layer(module) == "unused"  # the last convolution; whether it is used is seen when it runs
-    assert cells(module, module, IMAGE, "conv") == (SIDE, SIDE)
+    assert grid_shape(module, module, IMAGE, "conv") == (SIDE, SIDE)
     with pytest.raises(InputError, match=r"--layer: must be .* got 'con'; did you mean conv"):
-        cells(module, module, IMAGE, "con")
+        grid_shape(module, module, IMAGE, "con")
     with pytest.raises(InputError, match="does not use its layer 'unused'"):
-        cells(module, module, IMAGE, "unused")
+        grid_shape(module, module, IMAGE, "unused")
     with pytest.raises(InputError, match=r"the output of 'head', \(1, 2\), has no place"):
-        cells(module, module, IMAGE, "head")
+        grid_shape(module, module, IMAGE, "head")
     with pytest.raises(InputError, match=r"Sequential has no convolution.*name one with --layer, such as 0, 1"):
         last_layer(nn.Sequential(nn.Flatten(), nn.Linear(3, 2)))
     assert not any(len(one._forward_hooks) for one in module.modules())
@@ -293,7 +297,7 @@ def test_saved_explanations_are_read_again_without_running_code(tmp_path: Path) 
     folder = tmp_path
     table = pd.DataFrame({"row": [3, 5], "path": ["a.png", "b.png"], "fold": [0, 1], "label": ["x", "NA"]})
     count = len(table)
-    made = Explained(
+    made = ExplainedImages(
         table.assign(predicted=["x", "NA"], prob_x=[0.7, 0.1], prob_NA=[0.3, 0.9], age=["", "child"]),
         ("x", "NA"),
         np.arange(count * 48, dtype=np.uint8).reshape(count, 4, 4, 3),

@@ -8,9 +8,19 @@ from skimage.transform import SimilarityTransform
 
 from datamodules.synthetic.action_units import DrawnFaces
 from datamodules.synthetic.faces import draw
-from emotion.explanation.faithfulness import above_zero, group_difference, group_table, mean_interval, region_table
-from emotion.explanation.methods import Explained
-from emotion.explanation.regions import EYES, FRAME, REGIONS, in_frame, known, moved, region_map, shares_of, similarity
+from emotion.explanation.faithfulness import group_difference, group_table, mean_interval, region_table, sign_flip_test
+from emotion.explanation.methods import ExplainedImages
+from emotion.explanation.regions import (
+    EYES,
+    FRAME,
+    REGIONS,
+    alignable,
+    in_frame,
+    region_map,
+    shares_of,
+    similarity,
+    transform_points,
+)
 from results.bias.groups import groupings
 
 SIDE = 200
@@ -131,19 +141,19 @@ def test_one_cluster_has_a_mean_and_no_interval_and_nothing_has_neither() -> Non
 
 def test_signs_of_few_clusters_are_all_taken() -> None:
     assert (
-        above_zero(np.array([1.0, 2.0, 3.0]), np.arange(3)) == 1 / 8
+        sign_flip_test(np.array([1.0, 2.0, 3.0]), np.arange(3)) == 1 / 8
     )  # of 2 x 2 x 2 sums only the seen one is as high
-    assert above_zero(np.array([1.0, 2.0, -3.0]), np.arange(3)) == 5 / 8  # 0 is reached by 6, 4, 2, 0 and 0
-    assert above_zero(np.array([1.0, 2.0, 3.0]), np.zeros(3)) == 1 / 2
-    assert above_zero(np.zeros(4), np.arange(4)) == 1
-    assert np.isnan(above_zero(np.array([np.nan]), np.arange(1)))
+    assert sign_flip_test(np.array([1.0, 2.0, -3.0]), np.arange(3)) == 5 / 8  # 0 is reached by 6, 4, 2, 0 and 0
+    assert sign_flip_test(np.array([1.0, 2.0, 3.0]), np.zeros(3)) == 1 / 2
+    assert sign_flip_test(np.zeros(4), np.arange(4)) == 1
+    assert np.isnan(sign_flip_test(np.array([np.nan]), np.arange(1)))
 
 
 def test_many_signs_are_drawn_and_agree_with_a_t_test() -> None:
     values = np.random.default_rng(3).normal(0.15, 1, 60)
     expected = stats.ttest_1samp(values, 0, alternative="greater").pvalue
-    assert above_zero(values, np.arange(60)) == pytest.approx(expected, abs=0.02)
-    assert above_zero(values + 5, np.arange(60)) == 1 / 10_000
+    assert sign_flip_test(values, np.arange(60)) == pytest.approx(expected, abs=0.02)
+    assert sign_flip_test(values + 5, np.arange(60)) == 1 / 10_000
 
 
 def test_p_values_are_uniform_when_nothing_differs() -> None:
@@ -159,7 +169,7 @@ def test_p_values_are_uniform_when_nothing_differs() -> None:
             noise + 4 * stratum, inside, cluster, stratum, permutations=199, resamples=100, seed=seed
         )
         of_groups.append(found.p_value)
-        of_zero.append(above_zero(generator.normal(size=40)[cluster], cluster, permutations=199, seed=seed))
+        of_zero.append(sign_flip_test(generator.normal(size=40)[cluster], cluster, permutations=199, seed=seed))
     for p_values in (of_groups, of_zero):
         assert stats.kstest(p_values, "uniform").pvalue > 0.01
         assert np.mean(np.array(p_values) <= 0.05) < 0.09
@@ -215,11 +225,11 @@ def test_the_difference_by_hand() -> None:
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
-def _explained(maps: np.ndarray, group: list[str], predicted: list[str] | None = None) -> Explained:
+def _explained(maps: np.ndarray, group: list[str], predicted: list[str] | None = None) -> ExplainedImages:
     count = len(maps)
     label = ["happy" if i % 2 else "sad" for i in range(count)]
     table = pd.DataFrame({"label": label, "predicted": predicted or label, "cluster": range(count), "age": group})
-    return Explained(
+    return ExplainedImages(
         table=table,
         classes=("happy", "sad", "fear"),
         images=np.zeros((count, SIDE, SIDE, 3), np.uint8),
@@ -286,7 +296,7 @@ def test_one_group_has_nothing_to_be_compared_with() -> None:
 def test_a_known_turn_scale_and_shift_are_undone(angle: float, scale: float, shift: tuple[float, float]) -> None:
     was = SimilarityTransform(scale=scale, rotation=angle, translation=shift)
     found = similarity(was(FRAME))
-    np.testing.assert_allclose(moved(was(FRAME), found), FRAME, atol=1e-9)
+    np.testing.assert_allclose(transform_points(was(FRAME), found), FRAME, atol=1e-9)
     np.testing.assert_allclose(found, np.linalg.inv(was.params)[:2], atol=1e-9)
 
 
@@ -306,8 +316,8 @@ def test_unknown_and_collapsed_landmarks_are_told_apart_from_known_ones() -> Non
     landmarks[1, 3, 0] = np.nan
     landmarks[2] = 7.0
     landmarks[3] = np.nan
-    assert known(landmarks).tolist() == [True, False, False, False]
-    assert known(np.zeros((0, 5, 2))).tolist() == []
+    assert alignable(landmarks).tolist() == [True, False, False, False]
+    assert alignable(np.zeros((0, 5, 2))).tolist() == []
 
 
 @pytest.mark.parametrize("turn", [0, 1, 2, 3])
@@ -324,7 +334,7 @@ def test_a_picture_goes_where_its_landmarks_go(turn: int) -> None:
         )
     found = in_frame(picture, landmarks, 80)
     rows, columns = np.nonzero(np.nan_to_num(found) > 127)
-    place = moved(centre[None], similarity(landmarks))[0] * 80
+    place = transform_points(centre[None], similarity(landmarks))[0] * 80
     assert abs(columns.mean() + 0.5 - place[0]) < 0.6
     assert abs(rows.mean() + 0.5 - place[1]) < 0.6
     assert abs(place[0] - 59) < 1e-6  # the same place for every turn

@@ -11,7 +11,7 @@ import pytest
 
 from datamodules.errors import InputError
 from emotion.explanation.faithfulness import ReportOptions
-from emotion.explanation.methods import Explained
+from emotion.explanation.methods import ExplainedImages
 from emotion.explanation.regions import FRAME
 from emotion.explanation.report import Summary, write_report
 
@@ -30,7 +30,7 @@ def network(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return answer.astype(np.float32)
 
 
-def _explained(count: int = 18, *, inverted: bool = False) -> Explained:
+def _explained(count: int = 18, *, inverted: bool = False) -> ExplainedImages:
     generator = np.random.default_rng(0)
     images = generator.integers(0, 60, (count, SIDE, SIDE, 3), dtype=np.uint8)
     images[:, MOUTH[0], MOUTH[1]] += 180
@@ -42,7 +42,7 @@ def _explained(count: int = 18, *, inverted: bool = False) -> Explained:
     table = table.assign(
         predicted=label, cluster=range(count), gender=["여", "남 | <i>"] * (count // 2) + [""] * (count % 2)
     )
-    return Explained(
+    return ExplainedImages(
         table=table,
         classes=CLASSES,
         images=images,
@@ -56,7 +56,7 @@ def _explained(count: int = 18, *, inverted: bool = False) -> Explained:
     )
 
 
-def _again(explained: Explained, asked: list[tuple[str, int]] | None = None) -> Callable[[str, int], np.ndarray]:
+def _again(explained: ExplainedImages, asked: list[tuple[str, int]] | None = None) -> Callable[[str, int], np.ndarray]:
     def explain(method: str, seed: int) -> np.ndarray:
         if asked is not None:
             asked.append((method, seed))
@@ -65,7 +65,7 @@ def _again(explained: Explained, asked: list[tuple[str, int]] | None = None) -> 
     return explain
 
 
-def _report(explained: Explained, folder: Path, **options: object) -> Summary:
+def _report(explained: ExplainedImages, folder: Path, **options: object) -> Summary:
     return write_report(explained, network, _again(explained), folder, replace(QUICK, **options))  # type: ignore[arg-type]
 
 
@@ -97,8 +97,8 @@ def test_a_true_explanation_holds_and_everything_that_is_named_is_written(tmp_pa
     assert found.first.startswith("HOLDS")
     assert found.lines[0] == found.first
     names = {file.name for file in tmp_path.iterdir()}
-    assert names == {file.name for file in (*found.files, *found.pictures)}
-    assert {file.name for file in found.pictures} == {"overlays.png", "overlays-gender.png"}
+    assert names == {file.name for file in (*found.files, *found.with_people)}
+    assert {file.name for file in found.with_people} == {"overlays.png", "overlays-gender.png"}
     assert names >= {"report.md", "report.html", "images.csv", "regions.csv", "region-differences.csv", "agreement.csv"}
     markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert markdown.splitlines()[0].startswith("**HOLDS against random superpixels (18 images)")

@@ -15,9 +15,9 @@ from datamodules.manifest import Manifest
 from emotion.explanation import explainer
 from emotion.explanation.select import (
     Answers,
-    carriers,
     cell_lines,
     choose_images,
+    emotion_masks,
     found_landmarks,
     known_landmarks,
     onto_square,
@@ -152,11 +152,11 @@ def test_landmarks_of_a_detector_are_those_of_the_largest_face() -> None:
 
 
 def test_only_drawn_faces_tell_what_carries_the_emotion() -> None:
-    assert carriers("photographs", manifest(None), np.array([0]), 32, "crop") is None
-    assert carriers("scenes:images=4", manifest(None), np.array([0]), 32, "crop") is None
+    assert emotion_masks("photographs", manifest(None), np.array([0]), 32, "crop") is None
+    assert emotion_masks("scenes:images=4", manifest(None), np.array([0]), 32, "crop") is None
     drawn = Manifest(Path(), pd.DataFrame({"path": ["happy/000002.png"]}), CLASSES, "drawn")
-    large = carriers("drawn:size=64", drawn, np.array([0]), 64, "crop")
-    small = carriers("drawn:size=64", drawn, np.array([0]), 32, "crop")
+    large = emotion_masks("drawn:size=64", drawn, np.array([0]), 64, "crop")
+    small = emotion_masks("drawn:size=64", drawn, np.array([0]), 32, "crop")
     assert large is not None
     assert small is not None
     assert 0.02 < large.mean() < 0.3
@@ -169,4 +169,4 @@ def test_new_pictures_have_no_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     options = SimpleNamespace(rows=None, paths=["new.png"], fold=None, by=["age"])
     networks, source = SimpleNamespace(held=None), SimpleNamespace(manifest=None)
     with pytest.raises(InputError, match="--by: new images are in no group, got age; leave --by out"):
-        explainer._subjects(options, networks, source, groupings(predictions(), ["age"]), None)  # type: ignore[arg-type]
+        explainer._inputs(options, networks, source, groupings(predictions(), ["age"]), None)  # type: ignore[arg-type]

@@ -104,7 +104,7 @@ def test_p_is_uniform_where_groups_do_not_matter() -> None:
         right = generator.random(60) < skill
         table = drawn(group, right, cluster=cluster)
         dealt = permute_groups(table, group, list("abcd"), CLASSES, permutations=199, seed=number)
-        each = values(dealt.deals, "accuracy")
+        each = values(dealt.permuted, "accuracy")
         largest = each.max(axis=1) - each.min(axis=1)
         found.append((1 + (largest >= spread(group, right) - 1e-12).sum()) / 200)
         means = [right[group == name] for name in "abcd"]
@@ -156,11 +156,11 @@ def test_batches_are_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("results.bias.gaps._CELLS", 500)
     table = drawn(group, right, label=np.arange(60) % 2)
     dealt = permute_groups(table, group, list("abc"), CLASSES, permutations=120, seed=0)
-    assert dealt.deals.shape == (120, 3, 2, 2)
+    assert dealt.permuted.shape == (120, 3, 2, 2)
     # every deal has the images of each class and group, and the hits of each class
-    np.testing.assert_array_equal(dealt.deals.sum(axis=1), np.broadcast_to(dealt.observed.sum(axis=0), (120, 2, 2)))
-    np.testing.assert_array_equal(dealt.deals.sum(axis=3), np.broadcast_to(dealt.observed.sum(axis=2), (120, 3, 2)))
-    assert len(np.unique(values(dealt.deals, "accuracy"), axis=0)) > 20
+    np.testing.assert_array_equal(dealt.permuted.sum(axis=1), np.broadcast_to(dealt.observed.sum(axis=0), (120, 2, 2)))
+    np.testing.assert_array_equal(dealt.permuted.sum(axis=3), np.broadcast_to(dealt.observed.sum(axis=2), (120, 3, 2)))
+    assert len(np.unique(values(dealt.permuted, "accuracy"), axis=0)) > 20
 
 
 def test_too_few_permutations_are_refused() -> None:

@@ -97,7 +97,7 @@ def test_what_the_numbers_rest_on_is_said(hostile: pd.DataFrame) -> None:
         "* fewer than 30 images",
         "By site: 1 group(s) can be ranked, so there is no gap.",
         "By hour, these have no image of some class: night.",
-        "p: 199 permutations. The names of the ranked groups are dealt anew to whole clusters of the same class",
+        "p: 199 permutations. In each, the names of the ranked groups are permuted among whole clusters",
         "x did not finish (FAILED).",
     ):
         assert sentence in said
@@ -155,8 +155,8 @@ def test_the_command_prints_writes_and_keeps(
     assert main(words) == 0
     said = capsys.readouterr().out
     assert "By age x years" in said
-    assert "Who was in the training data, by age" in said
-    assert f"kept with run {run[:8]}: bias/age-years-cross/bias.html" in said
+    assert "Groups in the training data, by age" in said
+    assert f"stored with run {run[:8]}: bias/age-years-cross/bias.html" in said
     kept = download(run, "bias/age-years-cross")
     names = {path.name for path in kept.iterdir()}
     assert names == {path.name for path in Path("out").iterdir()}
@@ -168,7 +168,7 @@ def test_the_command_prints_writes_and_keeps(
     assert len(classes) == (2 + 2 + 4) * 4
     assert {"images", "correct", "recall", "recall_low", "recall_high", "f1", "f1_low", "f1_high"} <= set(classes)
     assert main([*words[:5], *OPTIONS, "--not-kept"]) == 0
-    assert "kept with" not in capsys.readouterr().out
+    assert "stored with" not in capsys.readouterr().out
 
 
 def test_two_runs_are_compared_on_the_classes_they_share(
@@ -213,7 +213,7 @@ def test_what_the_store_cannot_take_waits_for_sync(
             patch.setattr("results.tracking.runs.send_all", away)
             assert main(["report", "bias", run, "--by", "gender", *OPTIONS]) == 0
         said = capsys.readouterr().out
-        assert f"not kept with run {run[:8]} yet: the tracking store does not answer (connection refused)" in said
+        assert f"not stored with run {run[:8]} yet: the tracking store does not answer (connection refused)" in said
         assert "send it with `emotion sync`" in said
         assert not (mlruns / "artifacts" / run / "artifacts" / "bias").exists()
     assert sync(["sync"]) == 0
@@ -222,7 +222,7 @@ def test_what_the_store_cannot_take_waits_for_sync(
         assert run_row(run)["status"] == "FINISHED"
     shutil.rmtree(mlruns / "runs" / elsewhere)
     assert main(["report", "bias", elsewhere, "--by", "fold", *OPTIONS]) == 0
-    assert f"kept with run {elsewhere[:8]}: bias/fold/bias.html" in capsys.readouterr().out
+    assert f"stored with run {elsewhere[:8]}: bias/fold/bias.html" in capsys.readouterr().out
     assert not (mlruns / "runs" / elsewhere).exists()
 
 
@@ -245,7 +245,7 @@ def test_a_run_that_only_a_report_left_a_spool_of_is_recalled_from_the_store(
 
 def test_runs_and_options_that_say_nothing_are_refused(mlruns: Path, published: pd.DataFrame, tmp_path: Path) -> None:
     empty, run = keep("not evaluated"), keep("CAFE", predictions=published)
-    with pytest.raises(InputError, match=r"'not evaluated' \(FINISHED\) left no prediction table"):
+    with pytest.raises(InputError, match=r"'not evaluated' \(FINISHED\) has no prediction table"):
         main(["report", "bias", empty, "--by", "gender"])
     with pytest.raises(InputError, match="name at least one column to group by; the run has: gender, subject, fold"):
         main(["report", "bias", run])
@@ -267,11 +267,11 @@ def test_who_was_trained_on_comes_from_the_manifest_of_one_run(
     split.loc[split["row"].isin(held["row"]), "role"] = "test"
     run = keep("one", predictions=held, split=split)
     assert main(["report", "bias", run, "--by", "gender", *OPTIONS, "--not-kept"]) == 0
-    assert "Who was in the training data is not known" in capsys.readouterr().out
+    assert "The groups of the training data are not known" in capsys.readouterr().out
     published[["path", "label", "gender"]].to_csv("m.csv", index=False)
     assert main(["report", "bias", run, "--by", "gender", *OPTIONS, "--not-kept", "--manifest", "m.csv"]) == 0
     said = capsys.readouterr().out
-    assert "Who was in the training data, by gender" in said
+    assert "Groups in the training data, by gender" in said
     Path("other.csv").write_text("path\nother.png\n")
     with pytest.raises(InputError, match="its rows are other images"):
         main(["report", "bias", run, "--by", "gender", *OPTIONS, "--not-kept", "--manifest", "other.csv"])

@@ -181,7 +181,7 @@ def test_only_shared_classes_are_compared_and_a_foreign_answer_is_wrong() -> Non
     assert found.predicted_classes == ("angry", "happy", "disgust")
     assert set(found.table["label"]) == {"angry", "happy"}
     assert (found.table["predicted"] == "disgust").sum() == 4
-    assert found.apart["label"].tolist() == ["disgust"] * 2
+    assert found.unshared["label"].tolist() == ["disgust"] * 2
     assert any("2 images of other ones stand apart (disgust)" in note for note in found.notes)
 
 

@@ -102,7 +102,7 @@ def test_result_names_what_it_rests_on(draw_predictions: Callable[..., pd.DataFr
     text = result_text(intervals, fold_scores(table, CLASSES))
     assert "angry *" in text
     assert "happy *" not in text
-    assert "* fewer than 10 clusters, the interval says little: angry." in text
+    assert "* fewer than 10 clusters, the interval is not reliable: angry." in text
     assert f"{len(table)} images in {len(table)} clusters" in text
     assert "mean of 5 folds" in text
     value = intervals.iloc[0]

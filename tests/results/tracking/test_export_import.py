@@ -162,8 +162,8 @@ def test_what_is_not_over_is_left_out_and_what_was_deleted_stays_deleted(
     _client(other).delete_run(ids[1])
     _client(other).update_run(ids[2], status="RUNNING")
     again = import_runs("out", directory=other)
-    assert again[ids[1]] == "left: it was deleted here"
-    assert again[ids[2]] == "left: its status here is RUNNING"
+    assert again[ids[1]] == "skipped: it was deleted here"
+    assert again[ids[2]] == "skipped: its status here is RUNNING"
     with open(mlruns / "runs" / ids[0] / "spool" / "journal.jsonl", "a") as journal:
         journal.write('{"op": "tags", "values": {"late": "1"}}\n')
     assert "emotion sync" in export_runs("out", [ids[0]])[ids[0]]

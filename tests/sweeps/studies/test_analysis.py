@@ -7,7 +7,7 @@ from scipy import stats
 
 from datamodules.errors import InputError
 from results.statistics import cluster_bootstrap
-from sweeps.studies.analysis import Outcome, Outcomes, judge
+from sweeps.studies.analysis import Outcome, Outcomes, evaluate_claims
 from sweeps.studies.schema import Choice, Claim
 
 CLASSES = ("happy", "sad")
@@ -39,14 +39,16 @@ def test_one_seed_is_compared_image_by_image() -> None:
         Claim("good is better than much the same", ("good", "f1_macro"), ("same", "f1_macro")),
         Claim("good is better than what failed", ("good", "f1_macro"), ("gone", "f1_macro")),
     ]
-    judged = judge(claims, outcomes)
-    assert [one.verdict for one in judged] == [DIFFERS, OTHER_WAY, "not confirmed", "not tested"]
-    assert judged[0].difference == pytest.approx(0.4)
-    assert judged[1].difference == pytest.approx(-0.4)
-    assert judged[0].low < 0.4 < judged[0].high
-    assert judged[0].p_value == pytest.approx(3 / 10_000)  # the smallest there is, times the three that were tested
-    assert judged[3].p_value is None
-    assert np.isnan(judged[3].difference)
+    claim_results = evaluate_claims(claims, outcomes)
+    assert [one.verdict for one in claim_results] == [DIFFERS, OTHER_WAY, "not confirmed", "not tested"]
+    assert claim_results[0].difference == pytest.approx(0.4)
+    assert claim_results[1].difference == pytest.approx(-0.4)
+    assert claim_results[0].low < 0.4 < claim_results[0].high
+    assert claim_results[0].p_value == pytest.approx(
+        3 / 10_000
+    )  # the smallest there is, times the three that were tested
+    assert claim_results[3].p_value is None
+    assert np.isnan(claim_results[3].difference)
 
 
 def test_faces_cut_in_different_ways_are_compared_by_photograph() -> None:
@@ -55,7 +57,7 @@ def test_faces_cut_in_different_ways_are_compared_by_photograph() -> None:
     runs[1].__dict__["predictions"] = table.assign(
         content="cut" + table["content"], face_source=table["path"], path="faces/" + table["path"], face_detector="haar"
     )
-    found = judge([Claim("faces are better", ("cut", "accuracy"), ("whole", "accuracy"))], Outcomes(runs))[0]
+    found = evaluate_claims([Claim("faces are better", ("cut", "accuracy"), ("whole", "accuracy"))], Outcomes(runs))[0]
     assert (found.difference, found.verdict) == (pytest.approx(0.4), DIFFERS)
 
 
@@ -89,13 +91,13 @@ def test_from_three_seeds_on_seeds_and_images_are_units() -> None:
     rights = [(0.8, 0.55), (0.9, 0.60), (0.85, 0.62), (0.88, 0.55)]
     runs = [noisy("a", one, seed) for seed, (one, _) in enumerate(rights)]
     runs += [noisy("bb", other, seed) for seed, (_, other) in enumerate(rights)]
-    found = judge([Claim("a is better", ("a", "recall_sad"), ("bb", "recall_sad"))], Outcomes(runs))[0]
+    found = evaluate_claims([Claim("a is better", ("a", "recall_sad"), ("bb", "recall_sad"))], Outcomes(runs))[0]
     right = [(run.predictions["predicted"] == "sad")[run.predictions["label"] == "sad"].to_numpy(float) for run in runs]
     p_value, low, high = by_variance(np.array(right[:4]) - np.array(right[4:]))
     assert found.p_value == pytest.approx(p_value)
     assert (found.low, found.high) == pytest.approx((low, high))
     assert found.test == "t over 4 seeds and the images they share"
-    both = judge(
+    both = evaluate_claims(
         [
             Claim("a is better", ("a", "f1_macro"), ("bb", "f1_macro")),
             Claim("a is worse", ("bb", "accuracy"), ("a", "accuracy")),
@@ -104,7 +106,9 @@ def test_from_three_seeds_on_seeds_and_images_are_units() -> None:
         Outcomes(runs),
     )
     assert [one.verdict for one in both] == ["confirmed", "contradicted", "not confirmed"]
-    two = judge([Claim("a is better", ("a", "accuracy"), ("bb", "accuracy"))], Outcomes([*runs[:2], *runs[4:6]]))[0]
+    two = evaluate_claims(
+        [Claim("a is better", ("a", "accuracy"), ("bb", "accuracy"))], Outcomes([*runs[:2], *runs[4:6]])
+    )[0]
     assert two.test.endswith(", 2 seeds together")
     assert two.difference == pytest.approx(np.mean([rights[seed][0] - rights[seed][1] for seed in (0, 1)]), abs=0.2)
     assert two.p_value is not None
@@ -115,7 +119,7 @@ def test_a_difference_of_images_alone_is_not_confirmed() -> None:
     """Of seeds that differ by chance as much as the cells, all images together would show a difference."""
     runs = [noisy("a", one, seed) for seed, one in enumerate((0.95, 0.5, 0.9))]
     runs += [noisy("bb", other, seed) for seed, other in enumerate((0.55, 0.6, 0.65))]
-    found = judge([Claim("a is better", ("a", "accuracy"), ("bb", "accuracy"))], Outcomes(runs))[0]
+    found = evaluate_claims([Claim("a is better", ("a", "accuracy"), ("bb", "accuracy"))], Outcomes(runs))[0]
     assert found.difference > 0.1
     assert found.verdict == "not confirmed"
 
@@ -125,25 +129,25 @@ def test_numbers_without_predictions_are_compared_by_a_paired_t_over_seeds() -> 
     runs = [outcome("a", one, seed, late=one) for seed, (one, _) in enumerate(rights)]
     runs += [outcome("b", other, seed, late=other) for seed, (_, other) in enumerate(rights)]
     claim = Claim("a is better", ("a", "late"), ("b", "late"))
-    found = judge([claim], Outcomes(runs))[0]
+    found = evaluate_claims([claim], Outcomes(runs))[0]
     reference = stats.ttest_rel(*zip(*rights, strict=True))
     assert found.p_value == pytest.approx(reference.pvalue)
     assert (found.low, found.high) == pytest.approx(tuple(reference.confidence_interval()))
     assert found.verdict == DIFFERS  # the images were not drawn anew
     noted = [outcome("a", one, seed, noted=one - 0.45 - 0.05 * (seed % 2) * 2) for seed, (one, _) in enumerate(rights)]
-    few = judge([claim], Outcomes([one for one in runs if one.seed < 2]))[0]
+    few = evaluate_claims([claim], Outcomes([one for one in runs if one.seed < 2]))[0]
     assert (few.p_value, few.verdict) == (None, "not tested")
-    within = judge([Claim("one metric over another", ("a", "accuracy"), ("a", "noted"))], Outcomes(noted))[0]
+    within = evaluate_claims([Claim("one metric over another", ("a", "accuracy"), ("a", "noted"))], Outcomes(noted))[0]
     assert within.test == "paired t over 4 seeds"
     assert within.difference == pytest.approx(0.5)
-    alike = judge([Claim("by the same each time", ("a", "noted"), ("a", "noted"))], Outcomes(noted))[0]
+    alike = evaluate_claims([Claim("by the same each time", ("a", "noted"), ("a", "noted"))], Outcomes(noted))[0]
     assert alike.p_value == 1.0
 
 
 def test_p_values_are_corrected_together() -> None:
     outcomes = Outcomes([outcome("a", 0.55), outcome("b", 0.51)])
     claim = Claim("a is better", ("a", "accuracy"), ("b", "accuracy"))
-    alone, among = judge([claim], outcomes)[0].p_value, judge([claim] * 3, outcomes)[0].p_value
+    alone, among = evaluate_claims([claim], outcomes)[0].p_value, evaluate_claims([claim] * 3, outcomes)[0].p_value
     assert alone is not None
     assert among == pytest.approx(min(1, 3 * alone))
 

@@ -13,9 +13,9 @@ from datamodules.errors import InputError
 from lightning_modules.config import Options, RunConfig, data_module
 from results.significance import exchange_test
 from sweeps.studies import build_study, runner
-from sweeps.studies.analysis import Circumstances, Outcome, Outcomes, between, judge, paired, stacked
+from sweeps.studies.analysis import Outcome, Outcomes, RunContext, between, evaluate_claims, paired, stacked
 from sweeps.studies.data_imbalance import BEFORE, FURTHER, GROUP_VARIABLE, REHEARSE, SCRATCH, SLOWER
-from sweeps.studies.report import ALL, found_changes, write_report
+from sweeps.studies.report import ALL, compute_changes, write_report
 from sweeps.studies.runner import StudyRunner
 from sweeps.studies.schema import Cell, Changes, Claim, Study, cell_config
 from sweeps.workers import ENQUEUED
@@ -124,18 +124,20 @@ def made(changes: tuple[Changes, ...]) -> tuple[Study, Outcomes]:
 def test_claims_of_groups_and_changes_by_class(tmp_path: Path) -> None:
     changes = Changes("Forgotten", "age!=child", "a", {"later": "b"}, {"": (0.8, 0.5), "sad": (0.9, 0.2)})
     study, outcomes = made((changes,))
-    judged = judge(study.claims, outcomes)
-    assert [one.verdict for one in judged] == ["differs on these images for these models"] * 3
-    assert all("2 seeds together" in one.test for one in judged)
+    claim_results = evaluate_claims(study.claims, outcomes)
+    assert [one.verdict for one in claim_results] == ["differs on these images for these models"] * 3
+    assert all("2 seeds together" in one.test for one in claim_results)
     third = [outcome("a", 2, 0.5, 0.9), outcome("b", 3, 0.95, 0.6), outcome("a", 3, 0.5, 0.9)]
-    three = judge(study.claims, Outcomes([*outcomes.of("a"), *outcomes.of("b"), *third]))
+    three = evaluate_claims(study.claims, Outcomes([*outcomes.of("a"), *outcomes.of("b"), *third]))
     assert [one.verdict for one in three] == ["confirmed"] * 3
     assert all(one.test == "t over 4 seeds and the images they share" for one in three)
-    assert [one.difference for one in three[:1]] == pytest.approx([one.difference for one in judged[:1]], abs=0.1)
-    found = found_changes(changes, outcomes)
+    assert [one.difference for one in three[:1]] == pytest.approx(
+        [one.difference for one in claim_results[:1]], abs=0.1
+    )
+    found = compute_changes(changes, outcomes)
     assert [one.name for one in found] == [ALL, *CLASSES]
     assert found[0].tested is not None
-    assert found[0].tested.difference == pytest.approx(-judged[2].difference)  # of the two seeds that both have
+    assert found[0].tested.difference == pytest.approx(-claim_results[2].difference)  # of the two seeds that both have
     assert [one.published for one in found] == [(0.8, 0.5), None, (0.9, 0.2)]
     single = paired([one.predictions for one in outcomes.of("a")], [o.predictions for o in outcomes.of("b")[:2]],
                     "recall_sad on age!=child")  # fmt: skip
@@ -143,14 +145,14 @@ def test_claims_of_groups_and_changes_by_class(tmp_path: Path) -> None:
     assert single.p_value is not None
     assert found[2].tested is not None
     assert found[2].tested.p_value >= single.p_value  # type: ignore[operator] # corrected over the table
-    now = Circumstances("tiny", "honest", "made", (), "1", "parent")
+    now = RunContext("tiny", "honest", "made", (), "1", "parent")
     paths = write_report(study, outcomes, now, tmp_path)
     text = paths[0].read_text()
     assert "## Forgotten" in text
     assert "paper 0.200 (-0.700)" in text
     numbers = pd.read_csv(paths[2]).set_index(["part", "row"])
     assert numbers.loc[("Forgotten", "sad"), "value"].item() == pytest.approx(found[2].tested.difference)
-    assert found_changes(changes, Outcomes([])) == []
+    assert compute_changes(changes, Outcomes([])) == []
 
 
 @pytest.mark.parametrize("scale", ["tiny", "small", "paper"])

@@ -15,7 +15,7 @@ from datamodules.errors import InputError
 from lightning_modules.config import Options, RunConfig
 from results.tracking.runs import children, find_runs, load_table
 from sweeps.studies import build_study, detection, runner
-from sweeps.studies.analysis import Circumstances, Outcomes
+from sweeps.studies.analysis import Outcomes, RunContext
 from sweeps.studies.detection import DetectorOutcome
 from sweeps.studies.face_detector import NEW, OLD, SETTINGS, TRAINED, TUNED
 from sweeps.studies.report import write_report
@@ -104,7 +104,7 @@ def test_a_study_is_resumed_where_it_was_stopped(
         assert set(found["row"]) <= tested == set(truth["row"])
     (folder,) = Path("mlruns/reports").iterdir()
     table = pd.read_csv(folder / "report.csv")
-    ours = table[table["part"] == "On the new pictures, held out"]
+    ours = table[table["part"] == "On the new images, held out"]
     assert ours["published"].tolist() == [0.8223, 0.984, 0.8672, 0.994]
     assert ours["value"].between(0, 1).all()
     change = table[table["part"] == "after - before"]
@@ -134,7 +134,7 @@ def test_the_page_shows_gains_and_losses(tmp_path: Path, monkeypatch: pytest.Mon
     outcomes = Outcomes(
         [DetectorOutcome(cell, seed, f"{cell} {seed}") for cell in (TRAINED, TUNED) for seed in range(3)]
     )
-    now = Circumstances("small", "honest", "photographs", (), "1", "parent")
+    now = RunContext("small", "honest", "photographs", (), "1", "parent")
     paths = write_report(build_study("face-detector", "small", "honest"), outcomes, now, tmp_path)
     page = paths[0].read_text()
     assert "2 of 2 cells finished, 6 runs, seeds 0, 1, 2" in page

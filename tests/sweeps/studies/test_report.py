@@ -6,9 +6,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from sweeps.studies.analysis import Circumstances, Outcome, Outcomes
+from sweeps.studies.analysis import Outcome, Outcomes, RunContext
 from sweeps.studies.report import write_report
-from sweeps.studies.schema import Cell, Claim, Entry, Picture, Study, Table
+from sweeps.studies.schema import Cell, Claim, Entry, FigureSpec, Study, Table
 
 ODD = "a|b <script>alert(1)</script>"
 
@@ -36,12 +36,12 @@ def study() -> Study:
         cells=cells,
         tables=(Table("Numbers", ("accuracy", "parameters"), rows),),
         claims=(Claim("odd is better", (ODD, "accuracy"), ("broken", "accuracy"), (0.4, 0.3)),),
-        pictures=(Picture("trade", "Cost", {ODD: ODD}, ("accuracy",)),),
+        figures=(FigureSpec("trade", "Cost", {ODD: ODD}, ("accuracy",)),),
     )
 
 
 def written(study: Study, outcomes: Outcomes, folder: Path, protocol: str = "honest") -> dict[str, str]:
-    now = Circumstances(
+    now = RunContext(
         "small", protocol, "faces", ("--data", "csv:/home/me/faces.csv", "--data.size", "40"), "7", "parent"
     )  # type: ignore[arg-type]
     paths = write_report(study, outcomes, now, folder)
