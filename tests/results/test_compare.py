@@ -126,7 +126,7 @@ def test_what_a_comparison_rests_on_is_said(draw_predictions: Draw) -> None:
     flagged["label"] = draw_predictions(80)["label"]
     found = compare([honest, ComparedRun("other", flagged, status="FAILED")], resamples=100, permutations=99)
     assert found.images == 60
-    assert "Runs with other images besides: other 80." in found.notes
+    assert "Runs with more images: other 80." in found.notes
     assert "other did not finish (FAILED)." in found.notes
     assert "Protocol of other: selected on the reported fold." in found.notes
     assert not any(note.startswith("Several seeds") for note in found.notes)

@@ -148,7 +148,7 @@ def test_a_study_is_found_again_by_what_its_cells_are(
 
     def key(*words: str) -> str:
         told = failed(capsys, "study", "backbones", "--report", *words)
-        assert "has not begun here with these options" in told
+        assert "has not been started here with these options" in told
         return told.partition("study backbones")[2].split()[0]
 
     first = key("--data.size", "40", "--model.dropout", "0.1")

@@ -212,7 +212,7 @@ def test_what_no_trial_could_run_with_is_refused() -> None:
     for divides in ("data.holdout_fraction", "data.leak", "data.read.part"):
         with pytest.raises(InputError, match=rf"{divides} cannot be searched, it is the same for all trials"):
             check_names({divides: Choice((0.1, 0.2))})
-    with pytest.raises(InputError, match=r"--folds: at least 2 inner folds, got 1"):
+    with pytest.raises(InputError, match=r"--folds: must be at least 2 inner folds, got 1"):
         plan(folds=1).check()
 
 

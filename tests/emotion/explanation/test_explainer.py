@@ -185,7 +185,7 @@ def test_every_image_is_explained_by_the_fold_that_held_it_out(runs: tuple[str, 
     assert client.get_run(runs[0]).info.status == "FINISHED"
 
 
-def test_pictures_of_people_are_not_kept_unless_asked_for(runs: tuple[str, ...], capsys: Capture) -> None:
+def test_images_of_people_are_not_stored_by_default(runs: tuple[str, ...], capsys: Capture) -> None:
     explain("here", runs[1], "--images", "1", "--method", "grad-cam", *QUICK, "--out", "here")
     assert "layer layer4: 1 x 1 cells" in (said := capsys.readouterr()).out + said.err
     client = MlflowClient(embedded_uri("mlruns"))
@@ -199,7 +199,7 @@ def test_pictures_of_people_are_not_kept_unless_asked_for(runs: tuple[str, ...],
     assert load(Path("here")).options["run"] == runs[2]
     Path("mine").mkdir()
     Path("mine", "letter.txt").write_text("dear")
-    assert "mine is there and is no explanation" in fails(capsys, runs[2], *words, "--out", "mine")
+    assert "mine exists and is not an explanation" in fails(capsys, runs[2], *words, "--out", "mine")
     assert Path("mine", "letter.txt").read_text() == "dear"
 
 
@@ -209,7 +209,7 @@ def test_checkpoints_of_other_folds_are_noticed(runs: tuple[str, ...], capsys: C
     one.write_bytes(two.read_bytes())
     two.write_bytes(first)
     said = fails(capsys, runs[0], "--images", "1", *QUICK)
-    assert "away from the prediction table" in said
+    assert "from the prediction table" in said
 
 
 def test_rows_that_no_fold_held_out_are_refused(runs: tuple[str, ...], capsys: Capture) -> None:
@@ -233,11 +233,11 @@ def test_rows_that_no_fold_held_out_are_refused(runs: tuple[str, ...], capsys: C
     assert found.options["target"] == "sad"
 
     said = fails(capsys, runs[1], "--rows", "2", "5", *QUICK)
-    assert "row 5 was held out by no fold (fold 0 had it for its train part)" in said
-    assert "row 500 was held out by no fold, so" in fails(capsys, runs[0], "--rows", "500", *QUICK)
+    assert "must be rows that a fold held out, got 5 (it is in the train part of fold 0)" in said
+    assert "must be rows that a fold held out, got 500;" in fails(capsys, runs[0], "--rows", "500", *QUICK)
 
 
-def test_paths_of_the_data_and_new_pictures(runs: tuple[str, ...], capsys: Capture) -> None:
+def test_paths_of_the_data_and_new_images(runs: tuple[str, ...], capsys: Capture) -> None:
     manifest = read(SOURCE)
     path = manifest.table["path"].iloc[3]
     shutil.copy(manifest.file(4), "copy.png")
@@ -253,11 +253,15 @@ def test_paths_of_the_data_and_new_pictures(runs: tuple[str, ...], capsys: Captu
     assert (table["fold"].item(), table["row"].item(), table["label"].item()) == (1, -1, "")
     assert table["predicted"].item() in manifest.classes
 
-    assert "the run has the folds 0, 1, got 7" in fails(capsys, runs[0], "--paths", "new.png", "--fold", "7", *words)
-    assert "explain the new ones apart" in fails(capsys, runs[0], "--paths", "new.png", "copy.png", *words)
-    assert "--fold: is for new images, got 1" in fails(capsys, runs[0], "--paths", path, "--fold", "1", *words)
-    assert "gone.png is no image of the run's data" in fails(capsys, runs[0], "--paths", "gone.png", *words)
-    assert "row 3 was held out by no fold" in fails(capsys, runs[1], "--paths", str(manifest.file(3)), *words)
+    assert "must be a fold of the run (0, 1), got 7" in fails(
+        capsys, runs[0], "--paths", "new.png", "--fold", "7", *words
+    )
+    assert "explain the new ones separately" in fails(capsys, runs[0], "--paths", "new.png", "copy.png", *words)
+    assert "--fold: is only for new images, got 1" in fails(capsys, runs[0], "--paths", path, "--fold", "1", *words)
+    assert "gone.png is not an image of the run's data" in fails(capsys, runs[0], "--paths", "gone.png", *words)
+    assert "must be rows that a fold held out, got 3" in fails(
+        capsys, runs[1], "--paths", str(manifest.file(3)), *words
+    )
 
 
 def test_what_is_wrong_is_said(runs: tuple[str, ...], capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,33 +269,33 @@ def test_what_is_wrong_is_said(runs: tuple[str, ...], capsys: Capture, monkeypat
     assert "got 'gradcam'; did you mean grad-cam" in fails(capsys, parent, "--method", "gradcam")
     assert "got 'happi'; did you mean happy" in fails(capsys, parent, "--target", "happi", *QUICK)
     assert "got 'correkt'; did you mean correct" in fails(capsys, parent, "--answers", "correkt", *QUICK)
-    assert "cannot tell 50 superpixels apart" in fails(capsys, parent, "--samples", "40")
-    assert "32 x 32 = 1024 pixels" in fails(capsys, parent, "--superpixels", "1025", "--samples", "2000")
+    assert "50 superpixels needs at least 52, got 40" in fails(capsys, parent, "--samples", "40")
+    assert "32 x 32 = 1024, got 1025" in fails(capsys, parent, "--superpixels", "1025", "--samples", "2000")
     assert "no column 'agee' to group by; did you mean age" in fails(capsys, parent, "--by", "agee", *QUICK)
-    assert "haar finds faces but tells no landmarks" in fails(capsys, parent, "--faces", "haar", *QUICK)
-    assert "--rows and --paths: give one" in fails(capsys, parent, "--rows", "1", "--paths", "a.png", *QUICK)
-    assert "--seeds: at least 0, got -1" in fails(capsys, parent, *QUICK, "--seeds", "-1")
-    assert "--images: at least 1 of each class, got 0" in fails(capsys, parent, *QUICK, "--images", "0")
+    assert "haar finds faces without landmarks" in fails(capsys, parent, "--faces", "haar", *QUICK)
+    assert "--rows and --paths: only one of them" in fails(capsys, parent, "--rows", "1", "--paths", "a.png", *QUICK)
+    assert "--seeds: must be at least 0, got -1" in fails(capsys, parent, *QUICK, "--seeds", "-1")
+    assert "--images: must be at least 1, got 0" in fails(capsys, parent, *QUICK, "--images", "0")
     Path("taken").mkdir()
     Path("taken", "mine.txt").write_text("mine")
     with monkeypatch.context() as early:  # before minutes are spent on explaining
         early.setattr(explainer, "FoldNetworks", lambda _: pytest.fail("the folder is looked at first"))
-        assert "taken is there and is no explanation" in fails(capsys, parent, "--out", "taken", *QUICK)
+        assert "taken exists and is not an explanation" in fails(capsys, parent, "--out", "taken", *QUICK)
     other = SOURCE.replace("happy+sad+angry", "happy+sad+fear")
     assert "was trained on the classes angry, happy, sad; the data has fear, happy, sad" in fails(
         capsys, parent, "--data", other, *QUICK
     )
-    assert "other images stand at its rows" in fails(
+    assert "its rows are other images" in fails(
         capsys, parent, "--data", SOURCE.replace("largest=8", "largest=7"), *QUICK
     )
     changed = SOURCE + ",seed=3"  # the same names, other faces
-    assert "images changed since run 'cv' was evaluated" in fails(capsys, parent, "--data", changed, *QUICK)
+    assert "images changed after run 'cv' was evaluated" in fails(capsys, parent, "--data", changed, *QUICK)
 
     table = download(zero, "tables/predictions.parquet")
     wrong = pd.read_parquet(table)
     wrong["predicted"] = wrong["label"].map({"happy": "sad", "sad": "happy", "angry": "happy"})
     wrong.to_parquet(table)
-    assert "none of the 12 held-out images was answered correctly" in fails(capsys, zero, *QUICK)
+    assert "none of the 12 held-out images was predicted correctly" in fails(capsys, zero, *QUICK)
 
     shutil.copy(table, "kept.parquet")
     checkpoint = download(zero, "checkpoint/best.ckpt")
@@ -301,7 +305,7 @@ def test_what_is_wrong_is_said(runs: tuple[str, ...], capsys: Capture, monkeypat
     said = fails(capsys, parent, *QUICK)
     assert "the checkpoint of fold 0 was trained on the classes happy, sad, fear" in said
     checkpoint.unlink()
-    assert f"fold 0 (run {zero[:8]}) keeps no checkpoint" in fails(capsys, parent, *QUICK)
+    assert f"fold 0 (run {zero[:8]}) has no checkpoint" in fails(capsys, parent, *QUICK)
     table.unlink()
     assert "'fold 0' (FINISHED) has no prediction table" in fails(capsys, zero, *QUICK)
     assert len(find_runs()) == 3  # it makes no run

@@ -140,7 +140,7 @@ def test_curves_are_those_of_a_plain_loop() -> None:
             np.testing.assert_allclose(getattr(found, name)[i], np.interp(found.grid, share, heights), atol=1e-5)
 
 
-def test_pictures_are_shown_in_batches_with_their_row() -> None:
+def test_images_are_predicted_in_batches_with_their_row() -> None:
     sizes, seen = [], set()
     explained = _explained()
 
@@ -183,9 +183,9 @@ def test_the_fill_is_another_than_the_explainers() -> None:
     assert other_fill(_explained(options={"fill": "blur"})) == "mean"
     assert other_fill(_explained(options={"layer": "x"})) == "blur"
     assert other_fill(_explained(options={"fill": "blur"}), "grey") == "grey"
-    with pytest.raises(InputError, match="fill: curves need another fill than the explainer's own, got blur for both"):
+    with pytest.raises(InputError, match="fill: the curves need another fill than the explainer, got blur for both"):
         other_fill(_explained(options={"fill": "blur"}), "blur")
-    with pytest.raises(InputError, match="fill: one of auto, superpixel, mean, blur, grey, black, got 'pink'"):
+    with pytest.raises(InputError, match="fill: must be one of auto, superpixel, mean, blur, grey, black, got 'pink'"):
         other_fill(_explained(), "pink")
     with pytest.raises(InputError, match="draws: must be at least 1, got 0"):
         curves(_explained(), network, draws=0)

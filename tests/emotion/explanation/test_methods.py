@@ -249,8 +249,8 @@ def test_a_map_sums_to_the_weights() -> None:
     ("number", "message"),
     [
         (1, "at least 2, got 1"),
-        (65, r"65 are asked for, but the network sees 8 x 8 = 64"),
-        (2, "comes out as one piece"),
+        (65, r"network's input, 8 x 8 = 64, got 65"),
+        (2, "is a single superpixel"),
     ],
 )
 def test_superpixels_that_cannot_be(number: int, message: str) -> None:
@@ -262,7 +262,7 @@ def test_superpixels_that_cannot_be(number: int, message: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"samples": 51}, "51 samples cannot tell 50 superpixels apart"),
+        ({"samples": 51}, "50 superpixels needs at least 52, got 51"),
         ({"samples": 0, "method": "grad-cam"}, "--samples: must be at least 2, got 0"),
         ({"method": "limes"}, "got 'limes'; did you mean lime"),
         ({"fill": "gray"}, "got 'gray'; did you mean grey"),
@@ -284,11 +284,11 @@ def test_layers_that_cannot_be() -> None:
     assert grid_shape(module, module, IMAGE, "conv") == (SIDE, SIDE)
     with pytest.raises(InputError, match=r"--layer: must be .* got 'con'; did you mean conv"):
         grid_shape(module, module, IMAGE, "con")
-    with pytest.raises(InputError, match="does not use its layer 'unused'"):
+    with pytest.raises(InputError, match="a layer that the network uses, got 'unused'"):
         grid_shape(module, module, IMAGE, "unused")
-    with pytest.raises(InputError, match=r"the output of 'head', \(1, 2\), has no place"):
+    with pytest.raises(InputError, match=r"spatial output, got 'head' with output \(1, 2\)"):
         grid_shape(module, module, IMAGE, "head")
-    with pytest.raises(InputError, match=r"Sequential has no convolution.*name one with --layer, such as 0, 1"):
+    with pytest.raises(InputError, match=r"Sequential has no convolution.*choose a layer with --layer, such as 0, 1"):
         last_layer(nn.Sequential(nn.Flatten(), nn.Linear(3, 2)))
     assert not any(len(one._forward_hooks) for one in module.modules())
 
@@ -320,5 +320,5 @@ def test_saved_explanations_are_read_again_without_running_code(tmp_path: Path) 
     with np.load(folder / MAPS, allow_pickle=False) as arrays:
         assert all(arrays[name].dtype != object for name in arrays)
     (folder / MAPS).write_bytes(b"PK nothing")
-    with pytest.raises(InputError, match="holds no whole explanation"):
+    with pytest.raises(InputError, match="has no complete explanation"):
         load(folder)

@@ -82,7 +82,7 @@ def test_a_cell_without_any_correct_image_is_empty_and_drawn() -> None:
 
 
 def test_what_turned_faces_share_turns_dark() -> None:
-    """Faces lie anywhere in their pictures; all mark the left eye, and each another place beside it."""
+    """Faces lie anywhere in their images; all mark the left eye, and each another place beside it."""
     generator, count = np.random.default_rng(0), 6
     landmarks = np.stack(
         [

@@ -161,16 +161,16 @@ def test_maps_of_zeros_are_told_and_crash_nothing(tmp_path: Path) -> None:
     )
     assert not found.holds
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
-    assert "18 of 18 maps say the same of every pixel: they explain nothing." in text
+    assert "18 of 18 maps are constant: they explain nothing." in text
     assert "Not defined for 18 images" in text
-    assert "nothing can be said of eyes, brows, nose and mouth" in text
+    assert "nothing is known about the regions of the face" in text
     assert "pointing game): not defined" in "\n".join(found.lines)
     assert "explain/pointing" not in found.numbers
 
 
 def test_one_image_has_numbers_and_no_interval(tmp_path: Path) -> None:
     found = _report(_explained(1), tmp_path)
-    assert found.first.startswith("FAILS the random baseline, for too few images were tried (1 cluster, ")
+    assert found.first.startswith("FAILS the random baseline, since too few images were tried (1 cluster, ")
     assert "explain/deletion/low" not in found.numbers
     assert "1 of 4" not in found.first
 
@@ -180,8 +180,8 @@ def test_without_landmarks_images_are_laid_on_each_other_as_they_are(tmp_path: P
     explained.landmarks[:] = np.nan
     found = _report(explained, tmp_path)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
-    assert "No image has landmarks, so images are laid on each other as they are." in text
-    assert "No image has landmarks, so nothing can be said of eyes" in text
+    assert "No image has landmarks, so the images are not aligned." in text
+    assert "No image has landmarks, so nothing is known about the regions" in text
     assert not any(file.name.startswith("regions") for file in found.files)
 
 
@@ -191,10 +191,10 @@ def test_images_without_landmarks_are_counted_and_classes_never_right_are_named(
     explained.table.loc[2::3, "predicted"] = "happy"  # the third class is never predicted
     _report(explained, tmp_path)
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
-    assert "3 correctly answered images have no landmarks and are left out." in text
-    assert "No image was answered correctly: a&lt;b&gt;\\|c." in text
-    assert "12 of them answered correctly" in text
-    assert "Correctly answered images with landmarks: 9 in 9 clusters, fewer than 10" in text
+    assert "3 correctly predicted images have no landmarks and are left out." in text
+    assert "No image was predicted correctly: a&lt;b&gt;\\|c." in text
+    assert "12 of them predicted correctly" in text
+    assert "Correctly predicted images with landmarks: 9 in 9 clusters, fewer than 10" in text
 
 
 def test_no_correct_image_at_all_is_told(tmp_path: Path) -> None:
@@ -203,8 +203,8 @@ def test_no_correct_image_at_all_is_told(tmp_path: Path) -> None:
     found = _report(explained, tmp_path, by=("gender",))
     assert found.holds  # what the map of a wrong answer says may well be true
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
-    assert "0 of them answered correctly" in text
-    assert "No correctly answered image has landmarks and positive importance" in text
+    assert "0 of them predicted correctly" in text
+    assert "No correctly predicted image has landmarks and positive importance" in text
 
 
 def test_what_cannot_be_reported_is_refused_before_anything_is_shown(tmp_path: Path) -> None:
@@ -214,14 +214,14 @@ def test_what_cannot_be_reported_is_refused_before_anything_is_shown(tmp_path: P
     explained = _explained()
     for wrong, options, match in (
         (explained, {"by": ("gendr",)}, "no column 'gendr' to group by; did you mean gender"),
-        (explained, {"fill": "mean"}, "curves need another fill than the explainer's own"),
+        (explained, {"fill": "mean"}, "the curves need another fill than the explainer"),
         (explained, {"n": 0}, "n: must be at least 1, got 0"),
         (
             replace(explained, maps=np.full_like(explained.maps, np.nan)),
             {},
             "maps: must be finite, those of lime are not",
         ),
-        (replace(explained, table=explained.table.iloc[:0]), {}, "images: nothing was explained"),
+        (replace(explained, table=explained.table.iloc[:0]), {}, "images: must be at least one, got none"),
     ):
         with pytest.raises(InputError, match=match):
             write_report(wrong, never, _again(explained), tmp_path, replace(QUICK, **options))  # type: ignore[arg-type]

@@ -71,9 +71,9 @@ def test_so_many_of_every_class_and_group() -> None:
         ("sad", "adult"): 2,
     }
     assert cell_lines(cells, predictions(), 2, "correct") == [
-        "fear / adult: 0 of 2 wanted; 0 of its 0 images are answered correctly",
-        "sad / child: 0 of 2 wanted; 0 of its 3 images are answered correctly",
-        "fear / child: 0 of 2 wanted; 0 of its 0 images are answered correctly",
+        "fear / adult: 0 of 2 images chosen; 0 of its 0 images are predicted correctly",
+        "sad / child: 0 of 2 images chosen; 0 of its 3 images are predicted correctly",
+        "fear / child: 0 of 2 images chosen; 0 of its 0 images are predicted correctly",
         "fear was never predicted",
     ]
     both, _ = chosen(2, "age", "gender")  # the same images serve both where they can
@@ -87,9 +87,9 @@ def test_wrong_ones_and_all() -> None:
     assert (found["label"] != found["predicted"]).all()
     assert len(chosen(100, answers="any")[0]) == 18
     table = predictions().assign(predicted="fear")
-    with pytest.raises(InputError, match="none of the 18 held-out images was answered correctly"):
+    with pytest.raises(InputError, match="none of the 18 held-out images was predicted correctly"):
         choose_images(table, CLASSES, 3)
-    with pytest.raises(InputError, match="--images: at least 1 of each class, got 0"):
+    with pytest.raises(InputError, match="--images: must be at least 1, got 0"):
         choose_images(table, CLASSES, 0)
 
 
@@ -164,9 +164,9 @@ def test_only_drawn_faces_tell_what_carries_the_emotion() -> None:
     assert not large[0, :8].any()
 
 
-def test_new_pictures_have_no_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_new_images_have_no_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(explainer, "sort_paths", lambda *_: ([], [Path("new.png")]))
     options = SimpleNamespace(rows=None, paths=["new.png"], fold=None, by=["age"])
-    networks, source = SimpleNamespace(held=None), SimpleNamespace(manifest=None)
-    with pytest.raises(InputError, match="--by: new images are in no group, got age; leave --by out"):
+    networks, source = SimpleNamespace(held_out=None), SimpleNamespace(manifest=None)
+    with pytest.raises(InputError, match="--by: new images have no group, got age; leave --by out"):
         explainer._inputs(options, networks, source, groupings(predictions(), ["age"]), None)  # type: ignore[arg-type]

@@ -197,10 +197,10 @@ def test_groups_can_be_printed_and_one_unicode_form_is_one_group(table: pd.DataF
         ({"by": ["serial+fold"], "top": 39}, "serial x fold makes .* groups, at most 40"),
         ({"by": ["xyzzy"]}, r"no column 'xyzzy' to group by\. The columns are"),
         ({"by": ["label"]}, r"by; the class is what is measured in each group\. The columns are"),  # and no guess
-        ({"by": ["age+age"]}, "a crossing is of different columns"),
+        ({"by": ["age+age"]}, "must combine different columns"),
         ({"by": ["gender"], "bins": {"gender": (0.0, 1.0)}}, r"'gender' must hold numbers, got '여성' for '.+\.png'"),
         ({"by": ["gender"], "bins": {"age": (0.0, 1.0)}}, "'age' is not among --by"),
-        ({"by": ["gender"], "top": 0}, "at least 1, got 0"),
+        ({"by": ["gender"], "top": 0}, "--top: must be at least 1, .* got 0"),
     ],
 )
 def test_what_cannot_be_grouped_by_is_refused(table: pd.DataFrame, options: dict, match: str) -> None:
@@ -223,7 +223,7 @@ def test_words_that_mean_missing_elsewhere_are_groups(table: pd.DataFrame, word:
 
 @pytest.mark.parametrize("text", ["age", "age=", "=1,2", "age=5,5", "age=3,1", "age=a,b", "age=0,nan", "age=0,inf"])
 def test_bins_that_are_none_are_refused(text: str) -> None:
-    with pytest.raises(InputError, match="rising lower ends of its bins"):
+    with pytest.raises(InputError, match="ascending lower bounds of bins"):
         parse_bins([text])
 
 

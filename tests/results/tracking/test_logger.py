@@ -300,7 +300,7 @@ def test_bad_addresses_are_clear_errors(mlruns: Path, new_logger: NewLogger, mon
         find_runs(directory="elsewhere")
     assert not Path("elsewhere").exists()
     Path("file").write_text("")
-    with pytest.raises(InputError, match=r"directory: runs are written to .*file"):
+    with pytest.raises(InputError, match=r"directory: writing runs to .*file"):
         ensure_store("file")
 
 

@@ -16,7 +16,7 @@ OTHER_WAY = "differs the other way on these images for these models"
 
 
 def outcome(cell: str, right: float, seed: int = 0, images: int = 200, inner: float = 0, **metrics: float) -> Outcome:
-    """A run that is right on the first so many of its pictures."""
+    """A run that is right on the first so many of its images."""
     label = np.array(CLASSES, dtype=object)[np.arange(images) % 2]
     wrong = np.arange(images) >= right * images
     predicted = np.where(wrong, np.where(label == "happy", "sad", "happy"), label)
@@ -76,7 +76,7 @@ def by_variance(d: np.ndarray) -> tuple[float, float, float]:
 
 
 def noisy(cell: str, right: float, seed: int) -> Outcome:
-    """A run that is right on so many pictures: some are hard for every seed, and each seed has its own luck."""
+    """A run that is right on so many images: some are hard for every seed, and each seed has its own luck."""
     hard = np.random.default_rng(9).random(200)
     luck = np.random.default_rng([seed, len(cell)]).random(200)
     found = outcome(cell, 1.0, seed)

@@ -31,7 +31,7 @@ def _no_group(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def seen(child: float, other: float, seed: int = 0, images: int = 120) -> pd.DataFrame:
-    """Predictions of which these shares are right: 120 pictures of 60 people, every third person a child."""
+    """Predictions of which these shares are right: 120 images of 60 people, every third person a child."""
     generator = np.random.default_rng(seed)
     rows = np.arange(images)
     label = np.array(CLASSES, dtype=object)[rows % 2]
@@ -218,7 +218,7 @@ def test_a_cell_starts_from_the_run_of_its_seed(monkeypatch: pytest.MonkeyPatch)
         with pytest.raises(KeyboardInterrupt):
             begin(cell, 1)
         assert (requested[-1].run["start_from"], requested[-1].data["size"]) == (start, 32)
-    with pytest.raises(InputError, match="goes on from 'without the group' with seed 2, which has not finished"):
+    with pytest.raises(InputError, match="starts from 'without the group' with seed 2, which has not finished"):
         begin(FURTHER, 2)
 
 
@@ -227,7 +227,7 @@ def test_a_start_is_an_earlier_cell_and_part_of_what_a_study_is() -> None:
     few: dict[str, Any] = {"recipe": "quick", "options": {"data.source": "drawn:largest=8,ratio=2,size=32"}}
     first, late = Cell(name="a", **few), Cell(name="b", **few, start_from="a")
     common: dict[str, Any] = {"name": "s", "about": "", "source": "", "tables": (), "claims": ()}
-    with pytest.raises(InputError, match=r"starts from one of an earlier stage, not so \['b'\]"):
+    with pytest.raises(InputError, match=r"must start from a cell of an earlier stage, got \['b'\]"):
         Study(cells=(first, late), **common)
     with pytest.raises(InputError, match=r"no \['gone'\]"):
         Study(cells=(first, Cell(name="b", **few, stage=1, start_from="gone")), **common)

@@ -44,7 +44,7 @@ def test_sizes_are_those_of_the_division(options: list[str], folds: int) -> None
     assert outer == pytest.approx(len(data.fold_rows.test), abs=len(data.classes))
 
 
-def test_runs_and_pictures_are_counted_over_cells_seeds_and_folds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_and_images_are_counted_over_cells_seeds_and_folds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(estimate_module, "seconds_an_image", lambda *_: 0.5)
     options = {"trainer.max_epochs": 3, "data.inner_fraction": 0.1}
     cells = (

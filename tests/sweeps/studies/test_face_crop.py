@@ -47,7 +47,7 @@ def test_a_detector_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(DETECTOR_VARIABLE, "yunet:some/where/face.onnx")
     study = build_study("face-crop", "tiny", "honest")
     assert study.cells[-1].options["data.read.faces"] == "yunet:some/where/face.onnx"
-    assert study.notes[0].startswith("The detector crop is cut by face.onnx;")
+    assert study.notes[0].startswith("The detector crop is made by face.onnx;")
     monkeypatch.setenv(DETECTOR_VARIABLE, "best")
     with pytest.raises(InputError, match=r"EMOTION_FACE_DETECTOR must be yunet:FILE, FILE.onnx or boxes, got 'best'"):
         build_study("face-crop", "tiny", "honest")

@@ -155,11 +155,11 @@ def test_the_page_shows_gains_and_losses(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_study_without_runs_or_of_the_papers_protocol_is_refused(
     workplace: Path, few: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(InputError, match=r"--protocol: .* by the honest protocol, got paper"):
+    with pytest.raises(InputError, match=r"--protocol: .* has only the honest protocol, got paper"):
         build_study("face-detector", "tiny", "paper")
     assert emotion.main(["study", "face-detector", "--report", *SMALL]) == 1
     error = capsys.readouterr().err
-    assert re.search(r"--report: study face-detector-tiny-honest-\w+ has not begun here", error)
+    assert re.search(r"--report: study face-detector-tiny-honest-\w+ has not been started here", error)
 
 
 def test_seeds_are_given_once(capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,7 +36,7 @@ def checked(study: Study, *words: str) -> EmotionDataModule:
 
 @pytest.fixture
 def folder(workplace: Path) -> Path:
-    """Two folders of pictures, without train/ and test/."""
+    """Two folders of images, without train/ and test/."""
     manifest = read(FACES)
     for path in manifest.table["path"]:
         (workplace / "faces" / path).parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +74,7 @@ def test_wrong_options_are_told_before_anything_runs(folder: Path, capsys: pytes
 
 def test_a_report_of_nothing_is_told_and_leaves_nothing(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert emotion.main(["study", "balanced-augmentation", "--report"]) == 1
-    assert "has not begun here with these options; run it without --report first" in capsys.readouterr().err
+    assert "has not been started here with these options; leave --report out first" in capsys.readouterr().err
     assert not (workplace / "mlruns").exists()
 
 
