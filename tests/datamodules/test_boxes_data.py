@@ -136,7 +136,7 @@ def test_a_manifest_brings_its_own_pictures_and_split(tmp_path: Path) -> None:
     assert data.fold.test.tolist() == [9, 10, 11]
     assert data.fold.val.tolist() == [7, 8]
     table(tmp_path, [*good_rows(), "사진 99.png,1,1,2,2"], "elsewhere.csv")
-    with pytest.raises(InputError, match=r"1 rows are of images that set has not, first row 12, '사진 99.png'"):
+    with pytest.raises(InputError, match=r"1 rows name images that are not in set, first row 12, '사진 99.png'"):
         _ = BoxesDataModule(str(saved), str(boxes), size=96).boxes
 
 
