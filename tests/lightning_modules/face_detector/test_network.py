@@ -186,7 +186,7 @@ def test_the_onnx_file_runs_without_torch_and_says_the_same(checkpoint: Path, tm
     with torch.inference_mode():
         ((boxes, scores),) = model.decode(model(picture))
     words = [str(path), str(tmp_path / "image.npy"), str(tmp_path / "found.npz")]
-    subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *words], check=True, cwd=Path(__file__).parents[2])
+    subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *words], check=True, cwd=Path(__file__).parents[3])
     found = np.load(tmp_path / "found.npz")
     assert len(scores) > 0
     np.testing.assert_allclose(found["scores"][:100], scores, atol=1e-3)
