@@ -1,4 +1,4 @@
-"""Draws become batches of pixels: uint8 images, labels, row numbers and the mark of a copy."""
+"""Datasets: batches of uint8 images with label, row and copy flag; images without labels for prediction."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,15 +18,14 @@ from datamodules.manifest import plain_text, read_table, saved_meta
 from datamodules.sampling import Batch, Draws
 from datamodules.transforms import reseed
 
-ONCE = 2  # the stream of transforms that are drawn once, beside those of batches.py
+ONCE = 2  # random stream of transforms that are drawn once, beside those of sampling.py
 
 
 class EmotionDataset(Dataset):
-    """Images by their place in a list of draws.
+    """Images by their position in an epoch's list of draws.
 
-    Reads whole batches: pixels of untransformed images go from the map to the tensor in one copy, and the random
-    stream of the transforms is seeded once a batch by what the batch sampler says, so which worker reads a batch makes
-    no difference.
+    Whole batches are read at once: pixels of untransformed images are copied once, from the cache to the tensor. The
+    batch sampler gives the seed of each batch's transforms, so a batch is the same whichever worker reads it.
     """
 
     def __init__(
@@ -41,16 +40,16 @@ class EmotionDataset(Dataset):
         seed: int = 0,
         votes: np.ndarray | None = None,
     ) -> None:
-        """Bind pixels, labels and transforms together.
+        """Create the dataset.
 
         Args:
-            cache: Where pixels come from.
-            labels: (N,) int64 of the manifest.
+            cache: The decoded images.
+            labels: (N,) int64, labels of all rows of the manifest.
             draws: (M,) rows of the manifest and which of them are copies.
-            originals: What images go through that are not copies.
-            copies: What copies go through.
-            once: Draw the transform of each place in ``draws`` once, the same in every epoch.
-            seed: Seed of what is drawn once.
+            originals: Transform of images that are not copies.
+            copies: Transform of copies.
+            once: Draw the transform of each position in ``draws`` once, so that it is the same in every epoch.
+            seed: Seed of transforms that are drawn once.
             votes: (N, C) shares of the annotators' votes, passed on as ``target``.
         """
         self.cache, self.labels, self.draws = cache, labels, draws
@@ -67,8 +66,8 @@ class EmotionDataset(Dataset):
     def __getitems__(self, wanted: Batch | Sequence[int]) -> dict[str, torch.Tensor] | InputError:
         """Return a batch: image (B, 3, S, S) uint8 in channels-last memory, label (B,), row (B,), is_copy (B,).
 
-        With votes also target (B, C) float32. A loading process returns the error of an image that cannot be read,
-        for `PlainLoader` to raise.
+        With votes, also target (B, C) float32. A worker returns the error of an unreadable image, which `PlainLoader`
+        raises in the main process.
         """
         try:
             return self._read(wanted)
@@ -115,12 +114,12 @@ class EmotionDataset(Dataset):
 
 
 def keep(batch: dict[str, torch.Tensor] | InputError) -> dict[str, torch.Tensor] | InputError:
-    """Collate function: the dataset already made a batch."""
+    """Collate function of datasets that return whole batches: return the batch unchanged."""
     return batch
 
 
 def start_worker(worker: int) -> None:
-    """Keep OpenCV to one thread in each worker; they would fight over the cores."""
+    """Limit OpenCV to one thread in each worker, since all workers share the cores."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
 
@@ -129,21 +128,21 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", "
 
 
 def find_pictures(source: str) -> list[Path]:
-    """Return the images that ``source`` names, sorted as the folder or the table has them.
+    """Return the paths of the images in ``source``, in the order of the folder or table.
 
     Args:
-        source: an image, a folder (searched whole), or a CSV or Parquet table with a ``path`` column.
+        source: an image, a folder (with its subfolders), or a CSV or Parquet table with a ``path`` column.
 
     Raises:
-        InputError: there is nothing there, or no image in it, or a path of the table leaves the table's folder.
+        InputError: the source does not exist or has no image, or a path of the table leads out of its folder.
     """
     place = Path(source).expanduser()
     if place.is_dir():
-        found = sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES)
-        if not found:
+        paths = sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES)
+        if not paths:
             msg = f"--data: the folder {source} holds no image ({' '.join(SUFFIXES)}); name another folder"
             raise InputError(msg)
-        return found
+        return paths
     if not place.is_file():
         msg = f"--data: {source} does not exist; give an image, a folder of images, or a CSV with a path column"
         raise InputError(msg)
@@ -163,7 +162,7 @@ def _listed(place: Path) -> list[Path]:
         msg = f"--data: {place} needs a column path and at least one row; it has {len(table)} rows of {list(table)}"
         raise InputError(msg)
     root = place.resolve().parent
-    if meta := saved_meta(place):  # a manifest names its images' folder, which need not be its own
+    if meta := saved_meta(place):  # the images of a manifest may be in another folder
         root = (root / meta["root"]).resolve()
     names = plain_text(table[column])
     paths = [(root / name).resolve() for name in names]
@@ -177,7 +176,7 @@ def _listed(place: Path) -> list[Path]:
     return paths
 
 
-class _Pictures(Dataset):
+class _Images(Dataset):
     def __init__(self, paths: Sequence[Path], size: int, fit: Fit) -> None:
         self.paths = list(paths)
         self.size = size
@@ -187,7 +186,7 @@ class _Pictures(Dataset):
         return len(self.paths)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        """Return {"image": uint8 (3, size, size), "row": int, "error": str}; a bad image is black and named."""
+        """Return {"image": uint8 (3, size, size), "row": int, "error": str}; unreadable images are black."""
         try:
             image, error = fit_to_square(decode(self.paths[row]), self.size, self.fit).copy(), ""
         except InputError as problem:
@@ -195,15 +194,15 @@ class _Pictures(Dataset):
         return {"image": torch.from_numpy(image).permute(2, 0, 1), "row": row, "error": error}
 
 
-class PictureDataModule(L.LightningDataModule):
+class ImageDataModule(L.LightningDataModule):
     """Unlabelled images, decoded exactly as in training.
 
     Args:
         source: an image, a folder, or a CSV or Parquet table with a ``path`` column.
-        size: side of the square input, pixels; the training run's.
-        fit: how an image that is not square is made so; the training run's.
-        batch_size: images a step.
-        num_workers: processes that decode.
+        size: side of the square input in pixels, as in training.
+        fit: how an image is made square, as in training.
+        batch_size: images per batch.
+        num_workers: decoding processes.
     """
 
     def __init__(
@@ -218,5 +217,5 @@ class PictureDataModule(L.LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader:
         """Return batches {"image": uint8 (B, 3, size, size), "row": int64 (B,), "error": list of str}."""
-        pictures = _Pictures(self.paths, self.size, self.fit)
+        pictures = _Images(self.paths, self.size, self.fit)
         return DataLoader(pictures, batch_size=self.batch_size, num_workers=self.num_workers)

@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from datamodules.dataset import PictureDataModule
+from datamodules.dataset import ImageDataModule
 from datamodules.errors import InputError
 from datamodules.images import Fit
 from datamodules.paths import replacing
@@ -33,7 +33,7 @@ def load_trained(checkpoint: Path) -> Trained:
     """Load a model for use.
 
     Raises:
-        InputError: not a file, damaged, not ours, or one that would run code when opened.
+        InputError: not a file, damaged, not written by this project, or one that would run code when opened.
     """
     model = EmotionClassifier.from_checkpoint(checkpoint)
     content = torch.load(checkpoint, map_location="cpu", weights_only=True)
@@ -48,11 +48,11 @@ def load_trained(checkpoint: Path) -> Trained:
 
 
 def header(run: str, trained: Trained) -> str:
-    """Return what a run is, in two lines: its name and id, its backbone and its classes.
+    """Return a run's name, id, backbone and classes as two lines of text.
 
     Args:
         run: its id, the beginning of that, its name or latest.
-        trained: the model it left.
+        trained: the model of the run.
     """
     run_id = find_run(run)
     name = run_row(run_id)["name"]
@@ -69,18 +69,18 @@ def predict_table(
     Args:
         trained: the model, and how its images are prepared.
         source: an image, a folder, or a table with a ``path`` column.
-        batch_size: images a step.
-        num_workers: processes that decode.
-        run: the name of the model in errors.
+        batch_size: images per batch.
+        num_workers: decoding processes.
+        run: name of the model in errors.
 
     Returns:
         One row an image: ``path``, ``predicted``, ``prob_<class>`` (sum 1) and ``error``; an image that cannot be
         read has an error and no prediction.
 
     Raises:
-        InputError: the images are whole photographs and the model is one of face crops, or there are no images.
+        InputError: the images are whole photographs and the model was trained on face crops, or there are no images.
     """
-    pictures = PictureDataModule(source, trained.size, trained.fit, batch_size, num_workers)
+    pictures = ImageDataModule(source, trained.size, trained.fit, batch_size, num_workers)
     if trained.faces is not None:
         trained.faces.require_crops(run, "--data", source, pictures.paths)
     probabilities, errors = [], []

@@ -540,7 +540,7 @@ def _options(options: ExplainOptions) -> tuple[MethodOptions, ReportOptions]:
 
 def _detector(name: str | None) -> Detector | None:
     detector = open_detector(name) if name else None
-    if detector is not None and not detector.tells_eyes:
+    if detector is not None and not detector.has_landmarks:
         msg = f"--faces: {name} finds faces without landmarks; use yunet:FILE"
         raise InputError(msg)
     return detector

@@ -136,7 +136,7 @@ def test_landmarks_of_the_datas_own_table() -> None:
 
 def test_landmarks_of_a_detector_are_those_of_the_largest_face() -> None:
     class Two:
-        name, identity, tells_eyes = "two", "two", True
+        name, identity, has_landmarks = "two", "two", True
 
         def detect(self, images: object) -> list[Faces]:
             boxes = np.array([[0, 0, 9, 9], [20, 20, 60, 60]], np.float32)

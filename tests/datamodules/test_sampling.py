@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from datamodules.errors import InputError
-from datamodules.sampling import as_they_are, doubled, oversample
+from datamodules.sampling import doubled, each_once, oversample
 
 LABELS = np.repeat([0, 1, 2], [200, 60, 10])
 TRAIN = np.sort(np.random.default_rng(0).permutation(270)[:180])
@@ -62,6 +62,6 @@ def test_doubled() -> None:
 
 
 def test_as_they_are() -> None:
-    draws = as_they_are(TRAIN)
+    draws = each_once(TRAIN)
     np.testing.assert_array_equal(draws.rows, TRAIN)
     assert not draws.is_copy.any()

@@ -161,7 +161,7 @@ def test_people_stay_whole_in_parts_of_8_1_1(miniature: Path) -> None:
     assert shares["test"] == pytest.approx(0.1, abs=0.05)
     assert (manifest.table.groupby(["split", "label"]).size() > 0).sum() == 21
     assert read(str(miniature)).table["split"].tolist() == manifest.table["split"].tolist()
-    assert any("84 of 84 images tell the person" in note for note in manifest.notes)
+    assert any("84 of 84 images contain the person" in note for note in manifest.notes)
 
 
 def test_drawn_scenes_are_a_source(workplace: Path) -> None:
@@ -203,7 +203,7 @@ def test_options_that_cannot_be(options: dict, message: str) -> None:
 
 
 def test_agreement_needs_annotators(workplace: Path) -> None:
-    with pytest.raises(InputError, match="drawn: agreement=2 needs to know how many annotators gave the label"):
+    with pytest.raises(InputError, match="drawn: agreement=2 needs a data set with the answer of each annotator"):
         read("drawn:largest=2,ratio=1,size=32", ReadOptions(agreement=2))
 
 
@@ -250,7 +250,7 @@ def test_json_cut_short(tmp_path: Path, left: float) -> None:
     whole = (folder / "labels.json").read_bytes()
     (folder / "labels.json").write_bytes(whole[: int(left * len(whole))])
     for drop in ("error", "drop"):
-        with pytest.raises(InputError, match=r"labels.json is not whole JSON \(.*line 1, column .*fetch it again"):
+        with pytest.raises(InputError, match=r"labels.json is not whole JSON \(.*line 1, column .*download it again"):
             read(str(folder), ReadOptions(bad_records=drop))
 
 

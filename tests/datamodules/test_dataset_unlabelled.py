@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from datamodules.dataset import PictureDataModule, find_pictures
+from datamodules.dataset import ImageDataModule, find_pictures
 from datamodules.errors import InputError
 from datamodules.manifest import make_manifest
 
@@ -56,7 +56,7 @@ def test_a_manifest_that_lies_elsewhere(tmp_path: Path, suffix: str) -> None:
 def test_a_bad_picture_is_named_and_the_others_are_read(tmp_path: Path) -> None:
     picture(tmp_path / "a.png", 7)
     (tmp_path / "b.png").write_bytes(b"")
-    (batch,) = PictureDataModule(str(tmp_path), size=8).predict_dataloader()
+    (batch,) = ImageDataModule(str(tmp_path), size=8).predict_dataloader()
     assert batch["image"].shape == (2, 3, 8, 8)
     assert batch["image"][0].unique().tolist() == [7]
     assert batch["error"][0] == ""

@@ -20,7 +20,7 @@ from lightning_modules.face_detector.network import (
     match,
     permutation,
 )
-from lightning_modules.face_detector.training import detection_table, matched, pictures_of, truth_table
+from lightning_modules.face_detector.training import detection_table, image_matches, matched, truth_table
 from results.tracking.runs import download, find_runs, load_table
 from results.tracking.store import embedded_uri
 
@@ -67,7 +67,7 @@ def test_eight_scenes_are_learnt_by_heart() -> None:
         schedule.step()
     model.eval()
     with torch.inference_mode():
-        found = model.found(model(images))
+        found = model.decode(model(images))
     precision = average_precision([match(*one, data.boxes[row]) for one, row in zip(found, rows, strict=True)])
     assert precision[0] > 0.9
     assert precision.mean() > 0.7
@@ -87,7 +87,7 @@ def test_tables_lead_back_to_the_same_pictures(data: BoxesDataModule) -> None:
         found[row] = boxes, generator.random(len(boxes)).astype(np.float32)
     found[7] = np.zeros((0, 4), np.float32), np.zeros(0, np.float32)
     again = matched(detection_table(found, data), truth_table(data, [9, 7, 5, 3]))
-    for one, other in zip(pictures_of(found, data), again, strict=True):
+    for one, other in zip(image_matches(found, data), again, strict=True):
         np.testing.assert_array_equal(one.hits, other.hits)
         assert one.faces == other.faces
 

@@ -66,7 +66,7 @@ class FixedDetector:
     """Finds one face, where its model file says."""
 
     name = "fixed"
-    tells_eyes = False
+    has_landmarks = False
 
     def __init__(self, name: str) -> None:
         self.model = Path(name.partition(":")[2]).read_text()

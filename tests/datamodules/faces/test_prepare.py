@@ -18,7 +18,7 @@ from spots import spotted
 from datamodules.errors import InputError
 from datamodules.faces import crop, prepare
 from datamodules.faces.crop import CutOptions, roll, turn_of
-from datamodules.faces.detectors import OwnDetector, open_detector
+from datamodules.faces.detectors import TrainedDetector, open_detector
 from datamodules.faces.prepare import Prepared, crop_names, prepare_faces
 from datamodules.images import decode, decode_count, fit_to_square
 from datamodules.manifest import Manifest, make_manifest
@@ -85,7 +85,7 @@ def test_every_box_and_every_picture_without_one_is_listed(photographs: Manifest
     missing = pd.read_csv(tmp_path / "out" / "no_face.csv")
     assert missing["path"].tolist() == ["sad/3.png", "happy/4.png"]
     assert missing["reason"][0] == "no face found"
-    assert "is not in a format that is read here" in missing["reason"][1]
+    assert "is not in a supported format" in missing["reason"][1]
     assert missing["label"].tolist() == ["sad", "happy"]
     assert missing["used"].tolist() == ["left out", "left out"]
 
@@ -140,13 +140,13 @@ def test_several_processes_write_the_same(photographs: Manifest, spots: Path, tm
 def searched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Count the images that the detector is given."""
     counts: list[int] = []
-    real = OwnDetector.detect
+    real = TrainedDetector.detect
 
-    def detect(self: OwnDetector, images: Any) -> Any:
+    def detect(self: TrainedDetector, images: Any) -> Any:
         counts.append(len(images))
         return real(self, images)
 
-    monkeypatch.setattr(OwnDetector, "detect", detect)
+    monkeypatch.setattr(TrainedDetector, "detect", detect)
     return counts
 
 
@@ -392,7 +392,7 @@ def small_disk(photographs: Manifest, spots: Path) -> Iterator[None]:
 @pytest.mark.usefixtures("small_disk")
 def test_a_full_disk(photographs: Manifest, spots: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match=r"cannot write .*0\.jpg: File too large\. Free some disk or choose another --out"
+        InputError, match=r"cannot write .*0\.jpg: File too large\. Free disk space or choose another --out"
     ):
         cut_all(photographs, spots, tmp_path / "out")
     assert files(tmp_path / "out") == {}  # whole or not at all
@@ -406,14 +406,14 @@ def test_a_folder_that_may_not_be_written(
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"output .*file is a file; faces are written into a folder"):
         cut_all(photographs, spots, tmp_path / "file")
-    with pytest.raises(InputError, match=r"cannot write to .*: Not a directory\. Choose a folder of yours"):
+    with pytest.raises(InputError, match=r"cannot write to .*: Not a directory\. Choose an --output that you may"):
         cut_all(photographs, spots, tmp_path / "file" / "out")
 
     def refuse(*_: Any, **__: Any) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
     monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(InputError, match=r"cannot write to .*: Read-only file system\. Choose a folder of yours"):
+    with pytest.raises(InputError, match=r"cannot write to .*: Read-only file system\. Choose an --output that"):
         cut_all(photographs, spots, tmp_path / "new")
 
 
@@ -423,7 +423,7 @@ def test_a_folder_that_is_not_ours(photographs: Manifest, spots: Path, tmp_path:
     with pytest.raises(InputError, match="holds files that this command did not write; give a new or an empty folder"):
         cut_all(photographs, spots, tmp_path / "mine")
     for inside in (photographs.root / "crops", photographs.root.parent):
-        with pytest.raises(InputError, match=r"lie in one another, .* such as .*photographs-faces"):
+        with pytest.raises(InputError, match=r"contain one another, .* such as .*photographs-faces"):
             cut_all(photographs, spots, inside)
 
 
@@ -475,7 +475,7 @@ def test_the_command_says_what_it_did(
         (["--margin", "-1"], r"margin must lie in 0\.\.10, got -1"),
         (["--size", "4"], r"size must lie in 8\.\.4096 pixels, got 4"),
         (["--workers", "0"], "--workers: must be at least 1, got 0"),
-        (["--upright"], "upright needs the eyes, which spots does not tell; choose yunet:FILE"),
+        (["--upright"], "upright needs eye landmarks, which spots does not give; choose yunet:FILE"),
     ],
 )
 def test_options_that_cannot_be(
@@ -493,7 +493,7 @@ def test_options_that_cannot_be(
 
 def test_faces_are_not_cut_twice(photographs: Manifest, spots: Path, tmp_path: Path) -> None:
     crops = cut_all(photographs, spots, tmp_path / "out").manifest
-    with pytest.raises(InputError, match="the column 'face_source' is one that cutting faces writes itself"):
+    with pytest.raises(InputError, match="would overwrite the column 'face_source'"):
         prepare_faces(crops, str(spots), tmp_path / "again", SMALL)
 
 

@@ -68,7 +68,7 @@ def test_what_cannot_be_cut(tmp_path: Path) -> None:
     for label in ("happy", "sad"):
         (tmp_path / "set" / label).mkdir(parents=True)
         Image.new("RGB", (40, 40)).save(tmp_path / "set" / label / "1.png")
-    with pytest.raises(InputError, match="set: faces=boxes needs a data set that brings boxes of faces"):
+    with pytest.raises(InputError, match="set: faces=boxes needs a data set with face boxes"):
         read(str(tmp_path / "set"), ReadOptions(faces="boxes"))
     with pytest.raises(InputError, match=r"faces must be haar, yunet:FILE or FILE.onnx"):
         read(str(tmp_path / "set"), ReadOptions(faces="magic"))

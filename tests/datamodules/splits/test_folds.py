@@ -233,16 +233,16 @@ def test_a_division_that_tears_clusters_apart_is_refused(
 
     monkeypatch.setattr("datamodules.splits.folds.divide", torn)
     labels, clusters = np.tile(np.arange(len(CLASSES)), 12), np.arange(48) // 8
-    with pytest.raises(InputError, match=r"fold 0: \d+ clusters stand both in train and (val|test)"):
+    with pytest.raises(InputError, match=r"fold 0: \d+ clusters are both in train and (val|test)"):
         make(labels, clusters, CLASSES, seed=0)
 
 
 @pytest.mark.parametrize(
     ("parts", "message"),
     [
-        (([0, 1, 2, 3], [3, 4, 5], [6, 7]), "1 rows stand twice"),
+        (([0, 1, 2, 3], [3, 4, 5], [6, 7]), "1 rows are in two parts"),
         (([0, 1, 2], [4, 5], [6, 7]), "parts hold 7 rows"),
-        (([0, 1, 4], [2, 3, 5], [6, 7]), "1 clusters stand both in train and val"),
+        (([0, 1, 4], [2, 3, 5], [6, 7]), "1 clusters are both in train and val"),
         (([0, 1, 2, 3], [4, 6], [5, 7]), "val part .* holds no row of class 1"),
         (([0, 1, 2, 3], [4, 5], [6, 8]), r"rows must lie in 0\.\.7"),
     ],

@@ -61,7 +61,7 @@ def test_hand_computed_cases(case: list, map_50: float, map_all: float) -> None:
 def test_a_second_box_of_one_face_is_suppressed_or_wrong() -> None:
     near = [9.0, 8.0, 25.0, 24.0]
     model, batch = fixed_detector([([(A, 0.9), (near, 0.8)], [A])])
-    ((boxes, scores),) = model.found(model(batch["image"]))
+    ((boxes, scores),) = model.decode(model(batch["image"]))
     np.testing.assert_allclose(boxes, [A], atol=1e-3)
     np.testing.assert_allclose(scores, [0.9], atol=1e-4)
     pictures = [match(np.array([A, near]), np.array([0.8, 0.9]), np.array([A]))]

@@ -73,7 +73,7 @@ def test_what_the_folder_reader_leaves_out_it_says(plant: Plant) -> None:
         (("sad/readme.txt",), "no images found in"),
         (("1.png", "2.png"), "2 images in .* are in no class folder, the first is '1.png'"),
         (("train/1.png", "train/sad/2.png"), "1 images in .* are in no class folder, the first is 'train/1.png'"),
-        (("train/sad/1.png", "happy/1.png"), r"split folders \(train\) beside others \(happy\)"),
+        (("train/sad/1.png", "happy/1.png"), r"split folders \(train\) beside other folders \(happy\)"),
         (("sad/1.png", "sad/2.png"), "fewer than 2 classes, every image is 'sad'"),
         (("sad/1.png", "cat/1.png", "cat/2.png", "dog/1.png"), r"unknown labels \(images\): 'cat' \(2\), 'dog' \(1\)"),
     ],
@@ -229,7 +229,7 @@ def test_pattern_gives_label_subject_and_groups(plant: Plant) -> None:
     [
         (r"(\w+)\.png", "has no group named label"),
         (r"(?P<label>\w+", "is not a regular expression"),
-        (r"^(?P<label>sad)\d", "1 of 3 images do not match .* the first is 'x3.png'; mend the pattern"),
+        (r"^(?P<label>sad)\d", "1 of 3 images do not match .* the first is 'x3.png'; correct the pattern"),
         (r"(?P<path>\w)(?P<label>\w)", "a group may not be called path"),
     ],
 )

@@ -16,7 +16,7 @@ from timm.layers import Conv2dSame
 from datamodules.errors import InputError
 from datamodules.face_boxes import BoxesDataModule
 from datamodules.faces.boxes import grid
-from datamodules.faces.detectors import OwnDetector
+from datamodules.faces.detectors import TrainedDetector
 from lightning_modules.callbacks import quiet
 from lightning_modules.classifier import EmotionClassifier
 from lightning_modules.face_detector import FaceDetector
@@ -184,14 +184,14 @@ def test_the_onnx_file_runs_without_torch_and_says_the_same(checkpoint: Path, tm
     picture = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8, generator=generator)
     np.save(tmp_path / "image.npy", picture[0].permute(1, 2, 0).numpy())
     with torch.inference_mode():
-        ((boxes, scores),) = model.found(model(picture))
+        ((boxes, scores),) = model.decode(model(picture))
     words = [str(path), str(tmp_path / "image.npy"), str(tmp_path / "found.npz")]
-    subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *words], check=True, cwd=Path(__file__).parents[2])
+    subprocess.run([sys.executable, "-c", WITHOUT_TORCH, *words], check=True, cwd=Path(__file__).parents[3])
     found = np.load(tmp_path / "found.npz")
     assert len(scores) > 0
     np.testing.assert_allclose(found["scores"][:100], scores, atol=1e-3)
     np.testing.assert_allclose(np.clip(found["boxes"][:100], 0, 64), boxes, atol=0.05)
-    assert OwnDetector(path).strides == STRIDES
+    assert TrainedDetector(path).strides == STRIDES
 
 
 def test_padding_without_formulas_is_the_same() -> None:

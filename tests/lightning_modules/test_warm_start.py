@@ -15,7 +15,7 @@ from datamodules.splits.protocol import SeenImages
 from lightning_modules import warm_start
 from lightning_modules.checkpoints import CONFIG_KEY
 from lightning_modules.classifier import EmotionClassifier
-from lightning_modules.warm_start import begin_from, check_resumed, check_weights
+from lightning_modules.warm_start import check_resumed, check_weights, start_from_weights
 
 SMALL: dict[str, Any] = {"backbone": "test_resnet", "weights": "none"}
 CONTENTS = [f"{row:032x}"[::-1] for row in range(6)]
@@ -51,7 +51,7 @@ def test_backbone_and_head_are_those_of_the_file(tmp_path: Path) -> None:
     model = EmotionClassifier(["happy", "sad"], **SMALL)
     heads = [one.head.state_dict().values() for one in (model, known)]
     assert not all(torch.equal(one, other) for one, other in zip(*heads, strict=True))
-    begin_from(model, images(), str(path))
+    start_from_weights(model, images(), str(path))
     for name, tensor in known.state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor), name
 
@@ -61,12 +61,12 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"--run.start_from .* was trained on the classes happy, sad; the data has sad, happy"
     ):
-        begin_from(EmotionClassifier(["sad", "happy"], **SMALL), images(), str(path))
+        start_from_weights(EmotionClassifier(["sad", "happy"], **SMALL), images(), str(path))
     dense = EmotionClassifier(["happy", "sad"], head="dense_dense", **SMALL)
     with pytest.raises(InputError, match=r"best.ckpt has head 'linear', this run 'dense_dense'; give both the same"):
-        begin_from(dense, images(), str(path))
+        start_from_weights(dense, images(), str(path))
     with pytest.raises(InputError, match="no such file"):
-        begin_from(dense, images(), "gone.ckpt")
+        start_from_weights(dense, images(), "gone.ckpt")
 
 
 @pytest.mark.parametrize(
@@ -90,8 +90,8 @@ def test_a_model_that_has_seen_what_is_reported_is_refused(
     data = images(manifest=SimpleNamespace(fingerprint=lambda: "of no other run", table=()))
     model = EmotionClassifier(["happy", "sad"], **SMALL)
     begin: dict[str, Callable[[], None]] = {
-        "file": lambda: begin_from(model, data, str(path)),
-        "run": lambda: begin_from(model, data, "abc"),
+        "file": lambda: start_from_weights(model, data, str(path)),
+        "run": lambda: start_from_weights(model, data, "abc"),
         "ckpt_path": lambda: check_resumed(model, data, str(path)),
         "weights": lambda: check_weights(data, str(path)),
     }
@@ -107,18 +107,18 @@ def test_a_model_that_has_seen_what_is_reported_is_refused(
 def test_images_of_one_cluster_with_the_reported_ones_count_too(tmp_path: Path) -> None:
     _, path = kept(tmp_path, ["happy", "sad"], SeenImages.of([CONTENTS[0]], []))
     model = EmotionClassifier(["happy", "sad"], **SMALL)
-    begin_from(model, images(), str(path))
+    start_from_weights(model, images(), str(path))
     with pytest.raises(InputError, match=r"on 1 of the 2 images .* \(or on near-duplicates of them or images of the"):
-        begin_from(model, images(clusters=np.array([0, 0, 1, 1, 0, 3])), str(path))
+        start_from_weights(model, images(clusters=np.array([0, 0, 1, 1, 0, 3])), str(path))
 
 
 def test_a_run_that_selects_on_what_it_reports_may_begin_with_one_that_did(tmp_path: Path) -> None:
     model = EmotionClassifier(["happy", "sad"], **SMALL)
     _, path = kept(tmp_path, ["happy", "sad"], SeenImages.of(CONTENTS[:4], CONTENTS[4:]))
-    begin_from(model, images(protocol="paper"), str(path))
+    start_from_weights(model, images(protocol="paper"), str(path))
     _, path = kept(tmp_path, ["happy", "sad"], SeenImages.of(CONTENTS[3:5], CONTENTS[4:]))
     with pytest.raises(InputError, match="on 1 of the 2 images"):
-        begin_from(model, images(protocol="paper"), str(path))
+        start_from_weights(model, images(protocol="paper"), str(path))
 
 
 def test_a_file_that_does_not_say_what_it_has_seen_is_refused(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_file_that_does_not_say_what_it_has_seen_is_refused(tmp_path: Path) ->
     with pytest.raises(
         InputError, match=r"does not record which images .* name the run that wrote the file instead, or"
     ):
-        begin_from(model, images(), str(path))
+        start_from_weights(model, images(), str(path))
     with pytest.raises(InputError, match=r"^--ckpt_path: .* does not record .* use --run.start_from with the run"):
         check_resumed(model, images(), str(path))
     torch.save({"state_dict": model.backbone.state_dict()}, tmp_path / "published.pth")
@@ -163,7 +163,7 @@ def test_of_an_older_run_its_split_table_tells(
     monkeypatch.setattr(warm_start, "load_table", lambda *_: split)
     model = EmotionClassifier(["happy", "sad"], **SMALL)
     if message is None:
-        begin_from(model, images(), "abc")
+        start_from_weights(model, images(), "abc")
         return
     with pytest.raises(InputError, match=message):
-        begin_from(model, images(), "abc")
+        start_from_weights(model, images(), "abc")
