@@ -49,7 +49,7 @@ lint: $(READY)  ## check format, style, types and imports
 faults: $(READY)  ## put small faults into copies of the code, see whether the tests notice them (up to an hour; options in ARGS)
 	@$(BIN)/python tests/faults.py $(ARGS)
 
-bench: $(READY)  ## measure speed and memory as ratios, write benchmarks/results.json
+bench: $(READY)  ## measure speed as ratios, write benchmarks/results.json
 	@$(BIN)/python -m benchmarks
 
 ui: $(READY)  ## open the MLflow page of mlruns/ (this machine only)

@@ -1,64 +1,94 @@
-"""Commands of ours run and timed as a user runs them, and what their searches and trainings leave behind."""
+"""Time of complete commands: how soon they answer, and two search workers against one."""
 
-import json
 import os
+import statistics
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
-import emotion
+from benchmarks import Figure, median_ratio
 
 ROOT = Path(__file__).resolve().parent.parent
-CLOCKED = '--trainer.callbacks=[{"class_path": "benchmarks.clock.Clock"}]'
-TIMES = "clock.jsonl"  # in the current folder; a server of processes may know an older environment
+HELPS = (
+    *("data describe", "data check", "data prepare", "data cache", "predict", "explain", "export", "register"),
+    *("runs list", "runs export", "runs du", "report compare", "report certify", "report bias", "ui", "sync", "info"),
+)
+PREDICT_NEEDS = "torch, lightning, timm, torchmetrics, mlflow"
 
 
-def small(largest: int, epochs: int, ratio: int = 1) -> list[str]:
-    """Return options of `emotion fit` for a training of seconds, in which what surrounds it shows."""
+def seconds(*words: str) -> float:
+    """Return the seconds that a new Python process with these words takes.
+
+    Raises:
+        RuntimeError: It failed; with the end of what it printed.
+    """
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        msg = f"{' '.join(words)} ended with status {done.returncode}: {(done.stdout + done.stderr)[-2000:]}"
+        raise RuntimeError(msg)
+    return time.perf_counter() - start
+
+
+def emotion(*words: str) -> float:
+    """Return the seconds that a command of ours takes."""
+    return seconds("-m", "emotion", *words)
+
+
+def small(largest: int, epochs: int) -> list[str]:
+    """Return options for a training of seconds, in which what surrounds it shows."""
     return [
-        *("--data", f"drawn:largest={largest},ratio={ratio},size=32", "--data.size", "32", "--data.batch_size", "32"),
+        *("--data", f"drawn:largest={largest},ratio=1,size=32", "--data.size", "32", "--data.batch_size", "32"),
         *("--model.backbone", "test_resnet", "--model.weights", "none", "--trainer.accelerator", "cpu"),
         *("--trainer.max_epochs", str(epochs), "--trainer.enable_progress_bar", "false"),
     ]
 
 
-def run(words: list[str], *, apart: bool = True) -> float:
-    """Run ``emotion`` with these words in the current folder and return the seconds it took.
-
-    Args:
-        words: the command and its options.
-        apart: in a process of its own; False saves the imports where only the code is tried.
-
-    Raises:
-        RuntimeError: it failed; with the end of what it printed.
-    """
-    start = time.perf_counter()
-    if not apart:
-        status, printed = emotion.main(words), "see above"
-    else:
-        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-        command = [sys.executable, "-m", "emotion", *words]
-        done = subprocess.run(
-            command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
+def startup(folder: Path, *, toy: bool = False) -> list[Figure]:
+    """Measure help texts, the prediction of one image and `runs list` over the imports that they cannot do without."""
+    repeats = 1 if toy else 3
+    stack = statistics.median(seconds("-c", "import torch, lightning") for _ in range(repeats))
+    names = [*HELPS[: 2 if toy else None], "fit"]
+    helps = {name: min(emotion(*name.split(), "--help") for _ in range(repeats)) for name in names}
+    fit = helps.pop("fit")
+    slowest = max(helps.values())
+    detail = {"import torch, lightning": stack, "helps": helps, "fit --help": fit}
+    about = "over import torch, lightning"
+    figures = [
+        Figure("help", slowest / stack, f"seconds of the slowest help {about}", "<= 0.15", detail),
+        Figure("help_of_fit", fit / stack, f"seconds of fit --help {about}", detail=detail),
+    ]
+    emotion("fit", *small(8, 1), "--run.resamples", "100")  # a run to predict with and to list
+    image = next((folder / "cache" / "drawn").rglob("*.png"))
+    for name, words, imports, target in (
+        ("predict_one_image", ["predict", "--run", "latest", "--data", str(image)], PREDICT_NEEDS, "<= 1.3"),
+        ("runs_list", ["runs", "list"], "mlflow", "<= 1.5"),
+    ):
+        turns = [(emotion(*words), seconds("-c", f"import {imports}")) for _ in range(repeats)]
+        ours, theirs = zip(*turns, strict=True)
+        about = f"seconds of {words[0]} over import {imports}"
+        figures.append(
+            Figure(name, median_ratio(ours, theirs), about, target, {"seconds": ours, "reference_seconds": theirs})
         )
-        status, printed = done.returncode, (done.stdout + done.stderr)[-2000:]
-    if status:
-        msg = f"emotion {words[0]} ended with status {status}: {printed}"
-        raise RuntimeError(msg)
-    return time.perf_counter() - start
+    return figures
 
 
-@dataclass(frozen=True)
-class Training:
-    """When one training began and ended, in seconds of the system's clock."""
-
-    began: float
-    ended: float
-
-
-def trainings() -> list[Training]:
-    """Return the trainings in the current folder that were run with `CLOCKED`, in the order of their ends."""
-    lines = Path(TIMES).read_text(encoding="utf-8").splitlines()
-    return [Training(**json.loads(line)) for line in lines]
+def workers(folder: Path, *, toy: bool = False) -> list[Figure]:
+    """Measure the seconds of a search by one worker over those by two, on the PostgreSQL of OPTUNA_STORAGE."""
+    if not os.environ.get("OPTUNA_STORAGE", "").startswith("postgresql"):
+        why = "not measured: set OPTUNA_STORAGE to the address of a PostgreSQL database for tests"
+        return [Figure("two_workers", None, why)]
+    largest, epochs, trials = (24, 1, 1) if toy else (60, 3, 6)
+    search = ["search", "--space", "optimizer", "--pruner", "none", "--folds", "2", "--trials", str(trials)]
+    one, two = (
+        emotion(*search, *small(largest, epochs), "--name", f"bench-{time.time_ns()}", "--workers", str(number))
+        for number in (1, 2)
+    )
+    detail = {
+        "seconds": [one, two],
+        "setting": f"{trials} trials of 2 folds, test_resnet at 32 px, largest class {largest}, {epochs} epochs; "
+        "complete commands, with the start of each worker and the winner's training",
+    }
+    return [Figure("two_workers", one / two, "seconds of a search by one worker over those by two", detail=detail)]

@@ -13,21 +13,27 @@ import os
 import re
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from numbers import Number
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
+import mlflow.entities
 import numpy as np
+import optuna
 import pandas as pd
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from optuna.distributions import CategoricalDistribution
+from sqlalchemy.exc import SQLAlchemyError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CLOSE = 1e-4  # of what a network computes
@@ -155,18 +161,22 @@ COMMANDS = (
     ),
     Command("study", "study leakage --dry-run", after=()),
 )
-RUNNER = """\
+FOREIGN = 120  # status of a command that loads code of the project from elsewhere, such as an editable installation
+RUNNER = f"""\
 import os, sys
+def check():
+    code, own = os.environ["GOLDEN_CODE"], os.environ["GOLDEN_OWN"].split()
+    for name, module in list(sys.modules.items()):
+        path = os.path.realpath(getattr(module, "__file__", None) or code)
+        if name.partition(".")[0] in own and not path.startswith(code):
+            print(f"must load its own code, it loaded {{path}}", flush=True)
+            os._exit({FOREIGN})
 import emotion
-def loaded():
-    modules = [(name, getattr(module, "__file__", None)) for name, module in list(sys.modules.items())]
-    with open(os.environ["GOLDEN_MODULES"], "w") as file:
-        file.writelines(f"{name}\\t{path}\\n" for name, path in modules if path)
-loaded()
+check()
 try:
     sys.exit(emotion.main())
 finally:
-    loaded()
+    check()
 """
 
 
@@ -239,13 +249,12 @@ class Side:
         except (KeyError, IndexError):
             self.outcomes[command.name] = Outcome(-1000, "not run: a command that it needs left no run")
             return
-        before, began = set(self._known_runs()), time.monotonic()
+        before, began = set(self._runs()), time.monotonic()
         log = self.work / f"{command.name}.log"
         with log.open("w") as file:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", RUNNER, *words],
-                cwd=self.work, env=self._environment(command), stdin=subprocess.DEVNULL, stdout=file,
-                stderr=subprocess.STDOUT,
+                [sys.executable, "-c", RUNNER, *words], cwd=self.work, env=self.environment(command),
+                stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.STDOUT,
             )  # fmt: skip
             try:
                 status = self.process.wait(SECONDS)
@@ -253,21 +262,21 @@ class Side:
                 self.end()
         output = log.read_text(errors="replace")
         print(f"{self.name:<4}  {command.name:<14}  {time.monotonic() - began:4.0f} s  status {status}", flush=True)
-        self._check_modules(command.name, output)
-        if self.name == "BASE" and status not in command.statuses:
+        if status == FOREIGN or (self.name == "BASE" and status not in command.statuses):
             tail = "\n".join(output.splitlines()[-15:])
-            msg = f"{command.name} ended with status {status} at BASE, expected {command.statuses}:\n{tail}"
+            msg = f"{command.name} ended with status {status} at {self.name}, expected {command.statuses}:\n{tail}"
             raise CannotRunError(msg)
         missing = [pattern for pattern in command.files if not any(self.work.glob(pattern))]
         if self.name == "BASE" and missing:
             msg = f"{command.name} must write {', '.join(missing)} at BASE; correct `files` or the words in COMMANDS"
             raise CannotRunError(msg)
         self.outcomes[command.name] = Outcome(status, output)
-        self.run_ids[command.name] = [run for run in self._known_runs() if run not in before]
+        self.run_ids[command.name] = [run for run in self._runs() if run not in before]
         if command.name == "prepare" and status == 0:
             add_people(self.work)
 
-    def _environment(self, command: Command) -> dict[str, str]:
+    def environment(self, command: Command) -> dict[str, str]:
+        """Return the environment of a command: nothing of this process's settings, one thread, no GPU."""
         ours = ("PYTHON", "MLFLOW_", "OPTUNA_", "EMOTION_", "PL_", "GOLDEN_")
         path = [str(self.work / "killer")] if command.killed else []
         return {
@@ -277,60 +286,36 @@ class Side:
             "EMOTION_CACHE_DIR": str(self.work / "cache"),
             "OMP_NUM_THREADS": "1",
             "CUDA_VISIBLE_DEVICES": "",
-            "GOLDEN_MODULES": str(self.work / "modules.txt"),
+            "GOLDEN_CODE": str(self.code),
+            "GOLDEN_OWN": " ".join(self.own_modules),
             **({"GOLDEN_KILL_AT_STEP": str(KILL_AT_STEP)} if command.killed else {}),
         }
 
-    def _check_modules(self, command: str, output: str) -> None:
-        """Refuse to go on when a module of the project came from elsewhere, such as an editable installation."""
-        file = self.work / "modules.txt"
-        if not file.exists():
-            msg = f"{command}: `import emotion` fails at {self.name}:\n{output[-2000:]}"
-            raise CannotRunError(msg)
-        loaded = dict(line.split("\t", 1) for line in file.read_text().splitlines())
-        file.unlink()
-        foreign = [
-            path
-            for name, path in loaded.items()
-            if name.partition(".")[0] in self.own_modules and not Path(path).resolve().is_relative_to(self.code)
-        ]
-        if foreign:
-            msg = f"{command}: {self.name} must load its own code, it loaded {foreign[0]}"
-            raise CannotRunError(msg)
+    def _runs(self) -> dict[str, mlflow.entities.Run]:
+        """Return all runs by their ids: parents first, then by seed, fold and start."""
+        database = self.work / "mlruns" / "mlflow.db"
+        if not database.exists():
+            return {}
+        client = MlflowClient(f"sqlite:///{database}")
+        runs = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
 
-    def _known_runs(self) -> list[str]:
-        """Return the ids of all runs: parents first, then by fold, seed and start."""
-        if not (self.work / "mlruns" / "mlflow.db").exists():
-            return []
-        query = (
-            "SELECT run_uuid, EXISTS (SELECT 1 FROM tags t WHERE t.run_uuid = r.run_uuid AND t.key = "
-            "'mlflow.parentRunId'), start_time FROM runs r"
-        )
-        found = []
-        for run, child, start in self._query(query):
-            values = self._parameters(run)
-            numbers = [values.get(name, "") for name in ("seed_everything", "data.fold")]
-            found.append((child, *(int(text) if text.isdecimal() else -1 for text in numbers), start, run))
-        return [run for *_, run in sorted(found)]
+        def order(run: mlflow.entities.Run) -> tuple[int, ...]:
+            numbers = [run.data.params.get(name, "") for name in ("seed_everything", "data.fold")]
+            places = [int(text) if text.isdecimal() else -1 for text in numbers]
+            return ("mlflow.parentRunId" in run.data.tags, *places, run.info.start_time)
 
-    def _query(self, text: str, *values: str) -> list[tuple]:
-        with contextlib.closing(sqlite3.connect(self.work / "mlruns" / "mlflow.db", timeout=30)) as database:
-            return database.execute(text, values).fetchall()
-
-    def _parameters(self, run: str) -> dict[str, str]:
-        held = self._query("SELECT key, value FROM params WHERE run_uuid = ?", run)
-        return {name.replace(".init_args", ""): value for name, value in held}
+        return {run.info.run_id: run for run in sorted(runs, key=order)}
 
     def read_runs(self) -> None:
         """Read every run after the last command; a resumed run counts for the command that began it."""
+        known = self._runs()
         for name, ids in self.run_ids.items():
-            for number, run in enumerate(ids):
-                ((status, where),) = self._query("SELECT status, artifact_uri FROM runs WHERE run_uuid = ?", run)
-                rows = self._query("SELECT key, value, is_nan FROM latest_metrics WHERE run_uuid = ?", run)
-                metrics = {METRIC_NAMES.get(key, key): float("nan") if nan else value for key, value, nan in rows}
-                artifacts = Path(unquote(urlsplit(where).path))
-                read = Run(f"run {number + 1} of {len(ids)}", status, metrics, self._parameters(run), artifacts)
-                self.outcomes[name].runs.append(read)
+            for number, run in enumerate((known[run_id] for run_id in ids), 1):
+                metrics = {METRIC_NAMES.get(key, key): value for key, value in run.data.metrics.items()}
+                parameters = {key.replace(".init_args", ""): value for key, value in run.data.params.items()}
+                artifacts = Path(unquote(urlsplit(run.info.artifact_uri).path))
+                label = f"run {number} of {len(ids)}"
+                self.outcomes[name].runs.append(Run(label, run.info.status, metrics, parameters, artifacts))
         for command in [command for command in COMMANDS if command.trains and command.name in self.outcomes]:
             runs = self.outcomes[command.name].runs
             kept = [name for run in runs for name in ("predictions", "split", "intervals") if name in run.tables]
@@ -367,42 +352,58 @@ class Finding(NamedTuple):
 Difference = tuple[str, str]  # verdict and detail
 
 
-def compare_tables(base: pd.DataFrame, head: pd.DataFrame, kind: Table, tolerance: float) -> list[Difference]:
-    """Return what differs between two tables: rows that one of them lacks, and values by column.
+def lacking(base: Collection[Any], head: Collection[Any]) -> list[tuple[str, list[Any]]]:
+    """Return the sides that hold something which the other lacks, and what that is."""
+    only = {"BASE": [name for name in base if name not in head], "HEAD": [name for name in head if name not in base]}
+    return [(side, names) for side, names in only.items() if names]
 
-    A column that one of them lacks is a note. Numbers are equal within the tolerance, all else as text.
+
+def compare_values(base: Mapping[str, Any], head: Mapping[str, Any], tolerance: float = 0.0) -> list[Difference]:
+    """Return what differs between named values: numbers beyond the tolerance, all else as text."""
+    found = [(f"only in {side}", ", ".join(sorted(names))) for side, names in lacking(base, head)]
+    both = [name for name in base if name in head]
+    wrong = [name for name in both if not _equal(base[name], head[name], tolerance)]
+    if wrong:
+        shown = "; ".join(f"{name}: {_short(base[name])} / {_short(head[name])}" for name in wrong[:3])
+        found.append(("differs", f"{len(wrong)} of {len(both)}: {shown}"))
+    return found
+
+
+def _equal(one: object, other: object, tolerance: float) -> bool:
+    if isinstance(one, Number) and isinstance(other, Number):
+        return bool(np.isclose(one, other, rtol=0, atol=tolerance, equal_nan=True))  # type: ignore[call-overload]
+    texts = ["" if pd.isna(value) is True else str(value) for value in (one, other)]
+    return texts[0] == texts[1]  # an empty cell equals an empty cell
+
+
+def _short(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def compare_tables(base: pd.DataFrame, head: pd.DataFrame, kind: Table, tolerance: float) -> list[Difference]:
+    """Return what differs between two tables: classes, rows that one of them lacks, and values by column.
+
+    A column that one of them lacks is a note.
     """
     base, head = (_prepared(table, kind) for table in (base, head))
-    found = [
-        (NOTE, f"columns only in {side}: {', '.join(sorted(lacking))}")
-        for side, lacking in (("BASE", set(base) - set(head)), ("HEAD", set(head) - set(base)))
-        if lacking
-    ]
-    classes = [[name for name in table if name.startswith("prob_")] for table in (base, head)]
+    found = [(NOTE, f"columns only in {side}: {', '.join(sorted(names))}") for side, names in lacking([*base], [*head])]
+    classes = [" ".join(name for name in table if name.startswith("prob_")) for table in (base, head)]
     if classes[0] != classes[1]:
-        found.append(("differs", f"classes {' '.join(classes[0])} / {' '.join(classes[1])}"))
-    common = [name for name in base if name in set(head)]
+        found.append(("differs", f"classes {classes[0]} / {classes[1]}"))
+    common = [name for name in base if name in head]
     key = [name for name in kind.key if name in common] or [
         name for name in common if not all(pd.api.types.is_numeric_dtype(table[name]) for table in (base, head))
     ]
-    base, head = (_numbered(table[common], key) for table in (base, head))
-    for side, one, other in (("BASE", base, head), ("HEAD", head, base)):
-        lonely = one.index.difference(other.index)
-        if len(lonely):
-            shown = "; ".join(" ".join(map(str, row)) for row in lonely[:3])
-            found.append(
-                (f"only in {side}", f"{len(lonely)} of {len(one)} rows, by {' '.join(key)} and count: {shown}")
-            )
-    both = base.index.intersection(head.index)
+    left, right = (_by_row(table[common], key) for table in (base, head))
+    for side, rows in lacking(left.index, right.index):
+        count = len(base if side == "BASE" else head)
+        found.append(
+            (f"only in {side}", f"{len(rows)} of {count} rows, by {' '.join(key)}, count: {'; '.join(rows[:3])}")
+        )
+    both = left.index.intersection(right.index)
     for name in [name for name in common if name not in key]:
-        one, other = base.loc[both, name], head.loc[both, name]
-        wrong = _unequal(one, other, tolerance)
-        if wrong.any():
-            rows = list(zip(both[wrong], one[wrong], other[wrong], strict=True))[:3]
-            shown = "; ".join(
-                f"{' '.join(map(str, row))}: {_short(left)} / {_short(right)}" for row, left, right in rows
-            )
-            found.append(("differs", f"{name} in {wrong.sum()} of {len(both)} rows: {shown}"))
+        differing = compare_values(left.loc[both, name].to_dict(), right.loc[both, name].to_dict(), tolerance)
+        found += [(verdict, f"{name} in {detail}") for verdict, detail in differing]
     return found
 
 
@@ -417,75 +418,52 @@ def _prepared(table: pd.DataFrame, kind: Table) -> pd.DataFrame:
     return table
 
 
-def _numbered(table: pd.DataFrame, key: list[str]) -> pd.DataFrame:
-    """Return a table indexed by its key and by the count of rows with the same key."""
+def _by_row(table: pd.DataFrame, key: list[str]) -> pd.DataFrame:
+    """Return a table indexed by its key and by the count of rows with the same key, as one text."""
     texts = table[key].astype(str)
     count = texts.groupby(key, sort=False).cumcount() if key else pd.Series(range(len(table)), table.index)
-    return table.set_index(pd.MultiIndex.from_arrays([*(texts[name] for name in key), count]))
+    return table.set_index(texts.assign(count=count.astype(str)).agg(", ".join, axis=1))
 
 
-def _unequal(one: pd.Series, other: pd.Series, tolerance: float) -> np.ndarray:
-    if all(pd.api.types.is_numeric_dtype(column) for column in (one, other)):
-        left, right = (column.to_numpy(np.float64, na_value=np.nan) for column in (one, other))
-        return ~np.isclose(left, right, rtol=0, atol=tolerance, equal_nan=True)
-    left, right = (column.where(column.notna(), "").astype(str).to_numpy(object) for column in (one, other))
-    return left != right  # an empty cell equals an empty cell
-
-
-def _short(value: object) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def compare_numbers(base: dict[str, float], head: dict[str, float], tolerance: float) -> list[Difference]:
-    """Return what differs between two sets of named numbers, measurements of the machine left out."""
+def compare_metrics(base: dict[str, float], head: dict[str, float]) -> list[Difference]:
+    """Return what differs between two sets of metrics, measurements of the machine left out."""
     base, head = (
-        {name: value for name, value in one.items() if not re.search("^system/|second|duration|memory", name)}
-        for one in (base, head)
+        {name: value for name, value in metrics.items() if not re.search("^system/|second|duration|memory", name)}
+        for metrics in (base, head)
     )
-    found = [
-        (f"only in {side}", ", ".join(sorted(set(one) - set(other))))
-        for side, one, other in (("BASE", base, head), ("HEAD", head, base))
-        if set(one) - set(other)
-    ]
-    both = sorted(set(base) & set(head))
-    wrong = [name for name in both if not np.isclose(base[name], head[name], rtol=0, atol=tolerance, equal_nan=True)]
-    if wrong:
-        shown = "; ".join(f"{name} {base[name]:.6g} / {head[name]:.6g}" for name in wrong[:3])
-        found.append(("differs", f"{len(wrong)} of {len(both)}: {shown}"))
-    return found
+    return compare_values(base, head, CLOSE)
+
+
+def compare_parameters(base: dict[str, str], head: dict[str, str]) -> list[Difference]:
+    """Return the parameters that both have with different values, as notes; paths of classes and files left out."""
+    base = {name: value for name, value in base.items() if "class_path" not in name and "/" not in value}
+    return [(NOTE, detail) for verdict, detail in compare_values(base, head) if verdict == "differs"]
 
 
 def compare_certificates(base: dict[str, Any], head: dict[str, Any]) -> list[Difference]:
     """Return what differs between two certificates: the verdict as a whole, and those of statements with one name."""
-    found: list[Difference] = []
-    if base["holds"] != head["holds"]:
-        found.append(("differs", f"the run holds: {base['holds']} / {head['holds']}"))
-    left, right = ({line["statement"]: line["verdict"] for line in one["lines"]} for one in (base, head))
-    for name in [name for name in left if name in right and left[name] != right[name]]:
-        found.append(("differs", f"{name}: {left[name]} / {right[name]}"))
-    for side, one, other in (("BASE", left, right), ("HEAD", right, left)):
-        found += [(NOTE, f"statement only in {side}: {name} ({one[name]})") for name in one if name not in other]
-    return found
+    left, right = (
+        {"the run holds": certificate["holds"], **{line["statement"]: line["verdict"] for line in certificate["lines"]}}
+        for certificate in (base, head)
+    )
+    return [
+        (verdict if verdict == "differs" else NOTE, f"statements {verdict}: {detail}")
+        for verdict, detail in compare_values(left, right)
+    ]
 
 
 def read_trials(database: Path) -> pd.DataFrame:
     """Return the states, options and values of the trials in Optuna's SQLite file, one row each."""
-    trials = "FROM trials JOIN studies USING (study_id)"
-    mine = "WHERE study_name = 'golden'"  # the file may hold studies for other jobs, such as training the winner
-    options = (
-        f"SELECT number, param_name, param_value, distribution_json {trials} JOIN trial_params USING (trial_id) {mine}"
-    )
-    values = f"SELECT number, 'value ' || objective, value, NULL {trials} JOIN trial_values USING (trial_id) {mine}"
-    states = f"SELECT number, 'state', NULL, state {trials} {mine}"
-    with contextlib.closing(sqlite3.connect(database)) as connection:
-        rows = [(*row[:2], *_suggested(row[2], json.loads(row[3]))) for row in connection.execute(options)]
-        rows += [row for query in (values, states) for row in connection.execute(query)]
+    # the file may hold studies for other jobs, such as training the winner
+    study = optuna.load_study(study_name="golden", storage=f"sqlite:///{database}")
+    rows: list[tuple[int, str, float | None, str | None]] = []
+    for trial in study.trials:
+        for name, value in trial.params.items():
+            choice = isinstance(trial.distributions[name], CategoricalDistribution)
+            rows.append((trial.number, name, *((None, str(value)) if choice else (value, None))))
+        rows += [(trial.number, f"value {place}", value, None) for place, value in enumerate(trial.values or [])]
+        rows.append((trial.number, "state", None, trial.state.name))
     return pd.DataFrame(rows, columns=["trial", "name", "number", "text"]).astype({"number": float})
-
-
-def _suggested(value: float, distribution: dict[str, Any]) -> tuple[float | None, str | None]:
-    choices = distribution["attributes"].get("choices")  # of which Optuna keeps the position
-    return (None, str(choices[int(value)])) if choices else (value, None)
 
 
 def compare_sides(base: Side, head: Side, commands: Iterable[Command]) -> list[Finding]:
@@ -511,12 +489,8 @@ def compare_sides(base: Side, head: Side, commands: Iterable[Command]) -> list[F
             continue
         for one, other in zip(left.runs, right.runs, strict=True):
             where = f"{one.label}: " if len(left.runs) > 1 else ""
-            add(
-                "run status",
-                [] if one.status == other.status else [("differs", f"{one.status} / {other.status}")],
-                where,
-            )
-            add("metrics", compare_numbers(one.metrics, other.metrics, CLOSE), where)
+            add("run status", compare_values({"status": one.status}, {"status": other.status}), where)
+            add("metrics", compare_metrics(one.metrics, other.metrics), where)
             add("parameters", compare_parameters(one.parameters, other.parameters), where)
             for name in sorted(one.tables | other.tables):
                 limit = CLOSE if name == "predictions" else tolerance
@@ -529,15 +503,6 @@ def compare_sides(base: Side, head: Side, commands: Iterable[Command]) -> list[F
             limit = CLOSE if pattern in ("predicted.csv", "search.db") else tolerance
             add(pattern, _compare_files(paths, TABLES.get(Path(pattern).name, Table()), limit))
     return findings
-
-
-def compare_parameters(base: dict[str, str], head: dict[str, str]) -> list[Difference]:
-    """Return the parameters that both have with different values, as notes; paths of classes and files left out."""
-    return [
-        (NOTE, f"{name} {base[name]} / {head[name]}")
-        for name in sorted(set(base) & set(head))
-        if base[name] != head[name] and "class_path" not in name and "/" not in base[name]
-    ]
 
 
 def largest_drift(base: Side, head: Side) -> float:
@@ -561,7 +526,7 @@ def _compare_files(paths: Sequence[Path | None], kind: Table, tolerance: float) 
         if isinstance(base, dict) and isinstance(head, dict):
             return compare_certificates(base, head)
         return compare_tables(base, head, kind, tolerance)
-    except (KeyError, TypeError, ValueError, sqlite3.Error) as error:  # a file of another form
+    except (KeyError, TypeError, ValueError, SQLAlchemyError) as error:  # a file of another form
         return [("differs", f"cannot be compared: {error!r}")]
 
 
@@ -685,7 +650,7 @@ def main(args: Sequence[str] | None = None) -> int:
             msg = f"--keep: must be a new folder, {options.keep} exists; name another"
             raise CannotRunError(msg)
         findings = run_and_compare(options.base, options.head, chosen_commands(options.only), options.keep)
-    except (CannotRunError, OSError, sqlite3.Error, subprocess.TimeoutExpired) as error:
+    except (CannotRunError, OSError, MlflowException, SQLAlchemyError, subprocess.TimeoutExpired) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

@@ -1,6 +1,7 @@
-"""Our training loop against a bare PyTorch loop: epochs of both take turns, on the same batches and weights."""
+"""Training speed: our loop against a bare one, the share of logging, and a GPU's images a second."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,111 +11,177 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from benchmarks.report import Figure, paired, say
+from benchmarks import Figure, median_ratio
 from datamodules.dataset import keep
 from datamodules.emotion import EmotionDataModule
 from datamodules.sampling import EpochBatchSampler
 from lightning_modules.callbacks import quiet, run_callbacks
 from lightning_modules.classifier import EmotionClassifier
-from lightning_modules.config import TRAINER_DEFAULTS, RunOptions
+from lightning_modules.config import TRAINER_DEFAULTS, RunConfig, RunOptions
 from lightning_modules.optimizers import build_optimizer
+from lightning_modules.training import train
 from results.tracking.logger import TrackingLogger
 
-LEARNING_RATE, DECAY, SEED = 1e-3, 0.01, 0
+LEARNING_RATE, DECAY = 1e-3, 0.01
+TOY_RUN = (
+    "--data drawn:largest=12,ratio=1 --data.size 32 --data.batch_size 16 --data.folds 3 --data.transform_where none "
+    "--data.transforms null --data.n_min null --model.backbone resnet10t --model.weights none --trainer.max_epochs 1"
+)
 
 
-class BareLoop:
-    """What somebody would write without Lightning: the model's layers, an optimizer, a for loop."""
-
-    def __init__(self, model: EmotionClassifier, data: EmotionDataModule, dataset: Any) -> None:  # noqa: ANN401
-        self.model = model.train()
-        self.optimizer = build_optimizer("adamw", model.parameters(), LEARNING_RATE, DECAY)
-        self.sampler = EpochBatchSampler(len(dataset), data.batch_size, seed=SEED)
-        whole: dict[str, Any] = {"batch_sampler": self.sampler, "collate_fn": keep}  # batches come ready-made
-        self.loader: Any = DataLoader(dataset, **whole)
-
-    def epoch(self, number: int) -> float:
-        """Train on one epoch's batches and return the mean loss."""
-        self.sampler.set_epoch(number)
-        total = torch.zeros(())
-        for batch in self.loader:
-            logits = self.model.logits(self.model.normalise(batch["image"]))
-            loss = F.cross_entropy(logits, batch["label"])
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
-            total += loss.detach()
-        return float(total) / len(self.sampler)
+def now() -> float:
+    """Return the time when the device has done its work."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
-class TakeTurns(Callback):
-    """After each epoch of the trainer, runs one of the bare loop. An epoch of ours ends where the next one starts."""
+class EpochTimes(Callback):
+    """Seconds of each epoch until the next one starts, and of a reference that takes turns with them."""
 
-    def __init__(self, bare: BareLoop) -> None:
-        self.bare = bare
-        self.ours: list[float] = []
-        self.theirs: list[float] = []
-        self._began: float | None = None
+    def __init__(self, reference: Callable[[int], object] = lambda epoch: None) -> None:
+        self.reference = reference
+        self.seconds: list[float] = []
+        self.reference_seconds: list[float] = []
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the epoch before, whose end Lightning has worked on until now, and begin another."""
-        self._close()
-        self._began = time.perf_counter()
+        self.on_train_end(trainer, pl_module)
+        self._start = now()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let the bare loop train on the same batches."""
-        start = time.perf_counter()
-        self.bare.epoch(trainer.current_epoch)
-        self.theirs.append(time.perf_counter() - start)
+        """Let the reference train on the same batches."""
+        start = now()
+        self.reference(trainer.current_epoch)
+        self.reference_seconds.append(now() - start)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Close the last epoch."""
-        self._close()
-
-    def _close(self) -> None:
-        if self._began is not None:
-            self.ours.append(time.perf_counter() - self._began - self.theirs[-1])
-            self._began = None
+        if len(self.reference_seconds) > len(self.seconds):
+            self.seconds.append(now() - self._start - self.reference_seconds[-1])
 
 
-def measure(folder: Path, *, toy: bool = False) -> list[Figure]:
-    """Return images/s of our loop over images/s of the bare one, on the processor."""
-    quiet()
-    largest, size, batch, repeats = (4, 32, 8, 1) if toy else (180, 48, 64, 6)
-    backbone = "resnet10t" if toy else "tf_efficientnet_lite0"
+def load_data(largest: int, size: int, batch: int, **options: Any) -> EmotionDataModule:  # noqa: ANN401
+    """Return drawn faces, cached, as a hold-out split."""
     data = EmotionDataModule(
-        f"drawn:largest={largest},ratio=1", size, batch_size=batch, split="holdout", near_duplicates=False, seed=SEED
-    )
+        f"drawn:largest={largest},ratio=1", size, batch_size=batch, split="holdout", near_duplicates=False, seed=0,
+        **options,
+    )  # fmt: skip
     data.prepare_data()
     data.setup("fit")
+    return data
 
-    def model() -> EmotionClassifier:
-        torch.manual_seed(SEED)
-        plain: dict[str, Any] = {"schedule": "constant", "warmup": 0.0}
-        return EmotionClassifier(
-            data.classes, backbone, "none", learning_rate=LEARNING_RATE, weight_decay=DECAY, **plain
-        )
 
-    ours, bare = model(), BareLoop(model(), data, data.train_dataloader().dataset)
-    turns = TakeTurns(bare)
+def make_model(classes: list[str], backbone: str) -> EmotionClassifier:
+    """Return a model with the same first weights at every call."""
+    torch.manual_seed(0)
+    constant: dict[str, Any] = {"schedule": "constant", "warmup": 0.0}
+    return EmotionClassifier(classes, backbone, "none", learning_rate=LEARNING_RATE, weight_decay=DECAY, **constant)
+
+
+def fit(model: EmotionClassifier, data: EmotionDataModule, times: EpochTimes, folder: Path, **options: Any) -> None:  # noqa: ANN401
+    """Train as a run does, but without evaluating and saving."""
+    quiet()
+    guards = [callback for callback in run_callbacks(RunOptions(), folder) if not isinstance(callback, ModelCheckpoint)]
     logger = TrackingLogger(directory=str(folder / "mlruns"), system_metrics=False)
-    guards = [call for call in run_callbacks(RunOptions(), folder) if not isinstance(call, ModelCheckpoint)]
-    settings = TRAINER_DEFAULTS | {"max_epochs": repeats + 1, "accelerator": "cpu", "limit_val_batches": 0}
-    trainer = Trainer(logger=logger, callbacks=[turns, *guards], enable_checkpointing=False, **settings)
-    say(f"{repeats + 1} epochs each of {len(data.draws)} pictures at {size} px, taking turns")
-    trainer.fit(ours, datamodule=data)
-    difference = max(
-        float((a - b).detach().abs().max()) for a, b in zip(ours.parameters(), bare.model.parameters(), strict=True)
-    )
-    ratio, detail = paired(turns.ours[1:], turns.theirs[1:])  # the first epoch of both warms up
-    detail |= {
+    settings: dict[str, Any] = TRAINER_DEFAULTS | {"limit_val_batches": 0, "enable_checkpointing": False, **options}
+    Trainer(logger=logger, callbacks=[times, *guards], **settings).fit(model, datamodule=data)
+
+
+def bare_step(model: EmotionClassifier, optimizer: Any, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:  # noqa: ANN401
+    """Train on one batch as somebody would write it without Lightning, and return the loss."""
+    with torch.autocast("cuda", torch.bfloat16, enabled=images.is_cuda):
+        loss = F.cross_entropy(model.logits(model.normalise(images)), labels)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+
+def training(folder: Path, *, toy: bool = False) -> list[Figure]:
+    """Measure images/s of our loop over a bare PyTorch loop: epochs in turns, with the same batches and weights."""
+    largest, size, batch, repeats = (4, 32, 8, 1) if toy else (180, 48, 64, 6)
+    backbone = "resnet10t" if toy else "tf_efficientnet_lite0"
+    data = load_data(largest, size, batch)
+    ours, bare = (make_model(data.classes, backbone) for _ in range(2))
+    bare.train()
+    optimizer = build_optimizer("adamw", bare.parameters(), LEARNING_RATE, DECAY)
+    dataset: Any = data.train_dataloader().dataset
+    sampler: Any = EpochBatchSampler(len(dataset), batch, seed=0)
+    collate: Any = keep  # batches come ready-made
+    loader: Any = DataLoader(dataset, batch_sampler=sampler, collate_fn=collate)
+
+    def bare_epoch(number: int) -> float:
+        sampler.set_epoch(number)
+        total = torch.zeros(())
+        for images in loader:
+            total += bare_step(bare, optimizer, images["image"], images["label"])
+        return float(total) / len(sampler)
+
+    times = EpochTimes(bare_epoch)
+    fit(ours, data, times, folder, max_epochs=repeats + 1, accelerator="cpu")
+    pairs = zip(ours.parameters(), bare.parameters(), strict=True)
+    detail = {
+        "seconds": times.seconds[1:],  # the first epoch of both warms up
+        "reference_seconds": times.reference_seconds[1:],
         "images_per_epoch": len(data.draws),
-        "images_per_second": round(len(data.draws) / min(turns.ours[1:]), 1),
         "setting": f"{backbone} at {size} px, batch {batch}, AdamW, float32, {torch.get_num_threads()} threads",
         "same": "model class, first weights, optimizer, batches, reads from the cache",
         "ours_besides": "logging to MLflow, non-finite guard, Ctrl-C guard, progress bar; neither evaluates nor saves",
-        "largest_weight_difference_after": difference,  # 0: both did the same work
+        "largest_weight_difference_after": max(float((a - b).detach().abs().max()) for a, b in pairs),
+    }
+    ratio = median_ratio(times.reference_seconds[1:], times.seconds[1:])
+    return [Figure("training_loop", ratio, "images/s of our loop over a bare PyTorch loop", ">= 0.95", detail)]
+
+
+def tracking(folder: Path, *, toy: bool = False) -> list[Figure]:
+    """Measure seconds in log calls over seconds of a complete run of recipe ``quick``, with tables and figures."""
+    options = TOY_RUN.split() if toy else ["--data", "drawn:largest=1000,ratio=10"]
+    start = time.perf_counter()
+    result = train(RunConfig.resolve(["--recipe", "quick", *options, "--trainer.accelerator", "cpu"]))
+    total = time.perf_counter() - start
+    if result is None:
+        msg = "the run was not tracked"
+        raise RuntimeError(msg)
+    detail = {"logging_seconds": result.logging_seconds, "run_seconds": total, "setting": "one fold of recipe quick"}
+    about = "seconds the main thread spends in log calls over seconds of the run"
+    return [Figure("logging_share", result.logging_seconds / total, about, "<= 0.01", detail)]
+
+
+def gpu(folder: Path, *, toy: bool = False) -> list[Figure]:
+    """Measure images/s of training EfficientNet-B0 from the cache, and over those of the model alone on one batch."""
+    rate_name, share_name, target = "gpu_images_per_second", "gpu_share_of_model_alone", ">= 0.95"
+    if toy or not torch.cuda.is_available():
+        why = "not measured: toy size" if torch.cuda.is_available() else "not measured: no CUDA device"
+        return [Figure(rate_name, None, why), Figure(share_name, None, why, target)]
+    size, batch, steps, warm = 224, 512, 40, 5
+    data = load_data(1600, size, batch, policy="mild", transform_where="all")
+
+    def model_alone() -> float:
+        model = make_model(data.classes, "efficientnet_b0").cuda().train()
+        optimizer = build_optimizer("adamw", model.parameters(), LEARNING_RATE, DECAY)
+        images = torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8, device="cuda")
+        images = images.contiguous(memory_format=torch.channels_last)
+        labels = torch.randint(0, len(data.classes), (batch,), device="cuda")
+        for step in range(steps + warm):
+            if step == warm:  # after the kernels are chosen
+                start = now()
+            bare_step(model, optimizer, images, labels)
+        return batch * steps / (now() - start)
+
+    before = model_alone()
+    times = EpochTimes()
+    model = make_model(data.classes, "efficientnet_b0")
+    fit(model, data, times, folder, max_epochs=5, accelerator="gpu", precision="bf16-mixed")
+    alone = (before + model_alone()) / 2  # on both sides of the training, as the device warms up
+    rate = len(data.draws) / sorted(times.seconds[1:])[2]
+    detail = {
+        "device": torch.cuda.get_device_name(),
+        "setting": f"EfficientNet-B0, {size} px, bf16-mixed, batch {batch}, mild transforms on every image",
+        "model_alone_images_per_second": alone,
+        "epoch_seconds": times.seconds,
     }
     return [
-        Figure("training_loop", ratio, "images/s of our loop over a bare PyTorch loop", at_least=0.95, detail=detail)
+        Figure(rate_name, rate, "images/s of training EfficientNet-B0 at 224 px from the cache", "", detail),
+        Figure(share_name, rate / alone, "its share of the model alone on a fixed batch", target, detail),
     ]

@@ -1,1 +1,1 @@
-"""The images: manifests, folds, over-sampling, pixels. Imports nothing of ours."""
+"""Images to batches: readers, manifest, splits, over-sampling, transforms, cache, faces and drawn data."""

@@ -1,4 +1,4 @@
-"""Looks for broken, doubled and doubtful images: what `emotion data check` prints, draws and mends."""
+"""Find broken, duplicate and doubtful images for `emotion data check`, and write a cleaned manifest."""
 
 import textwrap
 from collections.abc import Iterator
@@ -45,18 +45,18 @@ _SUFFIXES = {
 
 @dataclass(frozen=True)
 class Audit:
-    """What was found.
+    """Findings of an audit.
 
     Attributes:
         findings: One row a finding: ``kind``, ``severity`` (error or warning), ``rows`` (list of manifest rows),
             ``message``. Groups of duplicates are one finding each.
-        exact: Number of the group of equal pixels of each row, int64 (N,).
-        near-duplicates: The same with near duplicates joined.
+        exact: Group of each row, int64 (N,); rows of equal pixels are in one group.
+        near_duplicate_groups: The same, with near-duplicates in one group.
     """
 
     findings: pd.DataFrame
     exact: np.ndarray
-    twins: np.ndarray
+    near_duplicate_groups: np.ndarray
 
     @property
     def errors(self) -> int:
@@ -69,50 +69,50 @@ class Audit:
 
 
 def audit(manifest: Manifest, cache: PixelCache, *, near: bool = True) -> Audit:
-    """Look through a data set whose images stand in a cache.
+    """Check a data set whose images are in a cache.
 
     Args:
         manifest: The data set.
         cache: Its cache, of any size.
-        near: Look for near duplicates too.
+        near: Whether to look for near-duplicates, too.
     """
     content = cache.index["content"].to_numpy(object)
-    alone = np.char.add("row ", np.arange(len(content)).astype(str))  # what cannot be read equals nothing
+    alone = np.char.add("row ", np.arange(len(content)).astype(str))  # an unreadable image equals no other
     exact = pd.factorize(np.where(content == "", alone, content))[0].astype(np.int64)
     first = np.unique(exact, return_index=True)[1]
     pairs = [np.stack([np.arange(len(exact)), first[exact]], 1)]
     if near:
         pairs.append(near_duplicates(cache)[["a", "b"]].to_numpy(np.int64))
-    twins = join(len(manifest), np.concatenate(pairs))
-    found = [*_single(manifest, cache), *_groups(manifest, exact, twins)]
-    findings = pd.DataFrame(found, columns=["kind", "rows", "message"])
+    near_duplicate_groups = join(len(manifest), np.concatenate(pairs))
+    findings = [*_single(manifest, cache), *_groups(manifest, exact, near_duplicate_groups)]
+    findings = pd.DataFrame(findings, columns=["kind", "rows", "message"])
     findings.insert(1, "severity", findings["kind"].map(SEVERITIES))
-    return Audit(findings, exact, twins)
+    return Audit(findings, exact, near_duplicate_groups)
 
 
-Found = tuple[str, list[int], str]
+Finding = tuple[str, list[int], str]
 
 
-def _single(manifest: Manifest, cache: PixelCache) -> Iterator[Found]:
-    """Yield what is wrong with one image by itself."""
+def _single(manifest: Manifest, cache: PixelCache) -> Iterator[Finding]:
+    """Yield the findings of single images."""
     index = cache.index
     tones = spread(cache.greys)
     columns = zip(manifest.table["path"], index["error"], index["format"], index["width"], index["height"], strict=True)
-    for row, (path, error, found, width, height) in enumerate(columns):
+    for row, (path, error, detected, width, height) in enumerate(columns):
         if error:
             yield "unreadable", [row], error
             continue
         suffix = Path(path).suffix.lower()
-        if suffix not in _SUFFIXES.get(found, {suffix}):
-            yield "wrong extension", [row], f"{path} holds {found}"
+        if suffix not in _SUFFIXES.get(detected, {suffix}):
+            yield "wrong extension", [row], f"{path} holds {detected}"
         if min(width, height) < TINY:
             yield "tiny", [row], f"{path} is {width} x {height} pixels"
         if tones[row] < _CONSTANT:
             yield "constant", [row], f"{path} shows one tone only"
 
 
-def _groups(manifest: Manifest, exact: np.ndarray, twins: np.ndarray) -> Iterator[Found]:
-    """Yield what is wrong between images."""
+def _groups(manifest: Manifest, exact: np.ndarray, near: np.ndarray) -> Iterator[Finding]:
+    """Yield the findings of several images: duplicates, and duplicates or people in two parts."""
     label = manifest.table["label"].to_numpy(object)
     split = manifest.table["split"].to_numpy(object) if "split" in manifest.table else None
 
@@ -124,7 +124,7 @@ def _groups(manifest: Manifest, exact: np.ndarray, twins: np.ndarray) -> Iterato
         yield "exact duplicates", rows, names(rows)
         if len(labels := sorted(set(label[rows]))) > 1:
             yield "two labels", rows, f"{' / '.join(labels)}: {names(rows)}"
-    for rows in _several(twins):
+    for rows in _several(near):
         if len(set(exact[rows])) > 1:
             yield "near duplicates", rows, names(rows)
             if len(labels := sorted(set(label[rows]))) > 1:
@@ -142,32 +142,32 @@ def _groups(manifest: Manifest, exact: np.ndarray, twins: np.ndarray) -> Iterato
 
 
 def _several(groups: np.ndarray) -> Iterator[list[int]]:
-    """Yield the rows of each group of more than one, in order."""
+    """Yield the rows of each group that has more than one, in order."""
     order = np.argsort(groups, kind="stable")
     for rows in np.split(order, np.flatnonzero(np.diff(groups[order])) + 1):
         if len(rows) > 1:
             yield rows.tolist()
 
 
-def summary(manifest: Manifest, found: Audit) -> pd.DataFrame:
-    """Return a line for each kind of finding.
+def summary(manifest: Manifest, report: Audit) -> pd.DataFrame:
+    """Return one row for each kind of finding.
 
-    Columns: finding, severity ("none" where nothing was found), groups (findings; of duplicates, groups of equal
-    images), images, and "twin in another split": how many of these images have one.
+    Columns: finding, severity ("none" without findings), groups (number of findings; a group of duplicates is one),
+    images, and "duplicate in another split" (how many of these images have one).
     """
-    crossing = {row for rows in found.of("across splits") for row in rows}
+    crossing = {row for rows in report.of("across splits") for row in rows}
     lines = []
     for kind, severity in SEVERITIES.items():
-        groups = found.of(kind)
+        groups = report.of(kind)
         rows = {row for group in groups for row in group}
         across = "-"
         if "split" in manifest.table and kind in ("exact duplicates", "near duplicates"):
             split = manifest.table["split"].to_numpy(object)
-            held = found.exact if kind == "exact duplicates" else found.twins
-            parts = pd.Series(split).groupby(held).nunique()
-            across = f"{sum(parts[held[row]] > 1 for row in rows & crossing):,}"
+            numbers = report.exact if kind == "exact duplicates" else report.near_duplicate_groups
+            parts = pd.Series(split).groupby(numbers).nunique()
+            across = f"{sum(parts[numbers[row]] > 1 for row in rows & crossing):,}"
         lines.append((kind, severity if groups else "none", len(groups), len(rows), across))
-    return pd.DataFrame(lines, columns=["finding", "severity", "groups", "images", "twin in another split"])
+    return pd.DataFrame(lines, columns=["finding", "severity", "groups", "images", "duplicate in another split"])
 
 
 def run_check(
@@ -178,25 +178,25 @@ def run_check(
     sheet: Path | None = None,
     table: Path | None = None,
 ) -> int:
-    """Print what is wrong with a data set; return 1 if anything is an error, else 0.
+    """Print the findings of a data set; return 1 if there are errors, else 0.
 
     Args:
         manifest: The data set.
-        near: Look for near duplicates too.
-        fix: Write a cleaned manifest here (.csv or .parquet); no image is deleted.
-        sheet: Draw a contact sheet of the findings here.
-        table: Write every finding here, one line an image (.csv).
+        near: Whether to look for near-duplicates, too.
+        fix: File for a cleaned manifest (.csv or .parquet); no image is deleted.
+        sheet: File for a contact sheet of the findings.
+        table: File for all findings, one row per image (.csv).
     """
     if fix is not None and fix.suffix not in (".csv", ".parquet"):
         raise invalid("--fix", "must end in .csv or .parquet", str(fix))
     if table is not None and table.suffix != ".csv":
         raise invalid("--table", "must end in .csv", str(table))
     cache = build_cache(manifest, _CHECK_SIZE)
-    found = audit(manifest, cache, near=near)
+    report = audit(manifest, cache, near=near)
     print(f"{manifest.name}: {len(manifest):,} images, {len(manifest.classes)} classes")
-    print(summary(manifest, found).to_string(index=False))
+    print(summary(manifest, report).to_string(index=False))
     for kind, severity in SEVERITIES.items():
-        findings = found.findings[found.findings["kind"] == kind]
+        findings = report.findings[report.findings["kind"] == kind]
         if len(findings) and severity == "error":
             print(f"\n{kind}:")
             for message in findings["message"].head(5):
@@ -204,25 +204,25 @@ def run_check(
             if len(findings) > 5:
                 print(f"  ... and {len(findings) - 5:,} more; --table FILE.csv lists all")
     if table is not None:
-        write_table(manifest, found, table)
+        write_table(manifest, report, table)
         print(f"\ntable    {table}")
     if sheet is not None:
-        print(f"\nsheet    {sheet}: {write_sheet(manifest, cache, found, sheet)} findings drawn")
+        print(f"\nsheet    {sheet}: {write_sheet(manifest, cache, report, sheet)} findings drawn")
     if fix is not None:
-        kept, reasons = clean(manifest, found)
+        kept, reasons = clean(manifest, report)
         manifest.select(kept).save(fix)
         print(f"\ncleaned  {fix}: {len(kept):,} of {len(manifest):,} images; none was deleted")
         for reason, count in reasons.items():
             print(f"         left out {count:,}: {reason}")
-    elif found.errors:
+    elif report.errors:
         print("\nerrors found; --fix FILE.csv writes a cleaned manifest, and deletes no image")
-    return 1 if found.errors else 0
+    return 1 if report.errors else 0
 
 
-def write_table(manifest: Manifest, found: Audit, path: Path) -> None:
-    """Write one line for each image of each finding."""
+def write_table(manifest: Manifest, report: Audit, path: Path) -> None:
+    """Write one row for each image of each finding."""
     columns = [name for name in ("path", "label", "split", "subject") if name in manifest.table]
-    lines = found.findings.rename_axis("finding").reset_index().explode("rows", ignore_index=True)
+    lines = report.findings.rename_axis("finding").reset_index().explode("rows", ignore_index=True)
     lines = lines.rename(columns={"rows": "row"})
     known = manifest.table[columns].iloc[lines["row"].to_numpy(np.int64)].reset_index(drop=True)
     table = pd.concat([lines[["finding", "kind", "severity", "row"]], known, lines["message"]], axis=1)
@@ -241,12 +241,12 @@ _FINDINGS = 8  # of each kind
 _INK, _PAPER, _FAINT = (20, 20, 20), 255, (225, 225, 225)
 
 
-def write_sheet(manifest: Manifest, cache: PixelCache, found: Audit, path: Path) -> int:
-    """Write the sheet as PNG or JPEG, by its ending; return how many findings it shows."""
+def write_sheet(manifest: Manifest, cache: PixelCache, report: Audit, path: Path) -> int:
+    """Write the sheet as PNG or JPEG, by its suffix; return the number of findings on it."""
     lines: list[np.ndarray] = []
     shown = 0
     for kind in SEVERITIES:
-        groups = found.of(kind)
+        groups = report.of(kind)
         if not groups:
             continue
         more = f", {_FINDINGS} shown" if len(groups) > _FINDINGS else ""
@@ -294,23 +294,23 @@ def _line(manifest: Manifest, cache: PixelCache, rows: list[int]) -> np.ndarray:
     return strip
 
 
-def clean(manifest: Manifest, found: Audit) -> tuple[np.ndarray, dict[str, int]]:
-    """Return the rows worth keeping, int64 sorted, and how many rows were left out for each reason.
+def clean(manifest: Manifest, report: Audit) -> tuple[np.ndarray, dict[str, int]]:
+    """Return the rows to keep, int64 sorted, and the number of rows that were left out for each reason.
 
-    Of equal images one is kept: of the label that most of them bear (of none if labels tie), in the part that is
-    reported rather than in training. Near duplicates and a person's images stay, since folds keep them together,
-    unless they stand in two given splits: then they leave training, or validation for test.
+    Of equal images one is kept, with the label of the majority (none is kept if labels tie), and rather in test or
+    validation than in training. Near-duplicates and the images of a person are kept, since folds keep them together,
+    unless they are in two given splits: then they are removed from training, or from validation if one is in test.
     """
     count = len(manifest)
     reason = np.full(count, "", object)
     for kind in ("unreadable", "constant"):
-        for rows in found.of(kind):
+        for rows in report.of(kind):
             reason[rows] = kind
     label = manifest.table["label"].to_numpy(object)
     rank = np.zeros(count, np.int64)
     if "split" in manifest.table:
         rank = manifest.table["split"].map({"test": 0, "validation": 1}).fillna(2).to_numpy(np.int64)
-    for rows in found.of("exact duplicates"):
+    for rows in report.of("exact duplicates"):
         open_rows = [row for row in rows if not reason[row]]
         if not open_rows:
             continue
@@ -318,28 +318,28 @@ def clean(manifest: Manifest, found: Audit) -> tuple[np.ndarray, dict[str, int]]
         if len(votes) > 1 and votes.iloc[0] == votes.iloc[1]:
             reason[open_rows] = "one image under two labels, none in the majority"
             continue
-        # Whatever label wins, the image stays in the part that is reported first.
+        # Whatever label wins, the image stays in the part that is reported.
         winners = [row for row in open_rows if label[row] == votes.index[0]]
         keep = min(winners, key=lambda row: (rank[row], row))
         for row in open_rows:
             if row != keep:
                 reason[row] = "exact duplicate" if label[row] == votes.index[0] else "label of the minority"
     if "split" in manifest.table:
-        for rows in found.of("across splits"):
-            _leave(rows, reason, rank, "twin in a part that is reported")
-        for rows in found.of("person across splits"):
-            _leave(rows, reason, rank, "person in a part that is reported")
+        for rows in report.of("across splits"):
+            _leave(rows, reason, rank, "duplicate in another split")
+        for rows in report.of("person across splits"):
+            _leave(rows, reason, rank, "person in another split")
     kept = np.flatnonzero(reason == "")
     missing = sorted(set(manifest.table["label"]) - set(label[kept]))
     if missing:
-        msg = f"fix would leave no image of class {', '.join(missing)}; mend the labels first (--table lists them)"
+        msg = f"fix would leave no image of class {', '.join(missing)}; correct the labels first (--table lists them)"
         raise InputError(msg)
     why, times = np.unique(reason[reason != ""].astype(str), return_counts=True)
     return kept, dict(zip(why.tolist(), times.tolist(), strict=True))
 
 
 def _leave(rows: list[int], reason: np.ndarray, rank: np.ndarray, why: str) -> None:
-    """Leave out those of ``rows`` that do not stand in the part that is reported first; changes ``reason``."""
+    """Leave out those of ``rows`` that are not in the part that is reported; changes ``reason``."""
     left = [row for row in rows if not reason[row]]
     best = min((rank[row] for row in left), default=0)
     for row in left:

@@ -62,7 +62,7 @@ def cache_list(root: Path | None = None) -> pd.DataFrame:
     from datamodules.images import DECODE_POLICY  # pulls in OpenCV, which the commands' parser does not need
 
     place = root or cache_root()
-    found = []
+    rows = []
     for kind, entry in _entries(place):
         try:
             meta = json.loads((entry / "meta.json").read_text()) if kind == "pixels" else {}
@@ -71,7 +71,7 @@ def cache_list(root: Path | None = None) -> pd.DataFrame:
         of_this_version = (meta.get("version"), meta.get("policy")) == (VERSION, DECODE_POLICY)
         whole = not entry.name.startswith(".")
         changed = _changed(entry)
-        found.append(
+        rows.append(
             {
                 "kind": kind,
                 "name": meta.get("name", entry.name),
@@ -85,7 +85,7 @@ def cache_list(root: Path | None = None) -> pd.DataFrame:
                 "folder": str(entry),
             }
         )
-    return pd.DataFrame(found, columns=COLUMNS)
+    return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def cache_clear(root: Path | None = None, kinds: Sequence[str] = ("pixels",)) -> int:
@@ -158,9 +158,9 @@ def _age(seconds: float) -> str:
 
 @dataclass(frozen=True)
 class PixelCache:
-    """A finished cache. Rows are the manifest's rows; nothing is opened before it is asked for.
+    """Decoded images of a manifest, memory-mapped and opened on first use; rows are those of the manifest.
 
-    Pickles to its few fields, so that a spawned worker opens the same file again instead of receiving a copy.
+    Only its few fields are pickled, so a spawned worker opens the same file instead of receiving a copy.
     """
 
     directory: Path
@@ -171,12 +171,12 @@ class PixelCache:
 
     @cached_property
     def meta(self) -> dict[str, Any]:
-        """What was built, when, by which versions; ``images_decoded`` counts the decodes it took."""
+        """Settings, time and versions of the build; ``images_decoded`` is the number of images decoded for it."""
         return json.loads((self.directory / "meta.json").read_text())
 
     @cached_property
     def index(self) -> pd.DataFrame:
-        """One row an image: path, content (hash or ""), width, height, bytes, format, error ("" = readable)."""
+        """One row per image: path, content (hash or ""), width, height, bytes, format, error ("" = readable)."""
         return pd.read_parquet(self.directory / "index.parquet")
 
     @cached_property
@@ -223,18 +223,18 @@ def build_cache(
     workers: int | None = None,
     pixel_limit: int = PIXEL_LIMIT,
 ) -> PixelCache:
-    """Return the cache of ``manifest`` at ``size``, building it first unless it stands complete.
+    """Return the cache of ``manifest`` at ``size``, built first if it does not exist.
 
-    Whoever comes second waits for the first. Unreadable files do not stop the build: their row carries the error.
+    A second process waits for the first one's build. Unreadable files do not stop the build: their row has the error.
 
     Args:
         manifest: The images; the cache is of its rows, in its order.
         size: Side of the square in pixels.
-        fit: How an image is brought to the square, see :func:`~datamodules.images.fit_to_square`.
-        directory: Where caches are kept; default ``pixels`` under :func:`~datamodules.paths.cache_root`.
-        budget_gb: What all pixel caches in ``directory`` together may take.
-        on_full: Beyond the budget (or the free disk): decode each image whenever it is read, or stop.
-        workers: Decoding processes; default all cores, and none for a few images.
+        fit: How an image is made square, see :func:`~datamodules.images.fit_to_square`.
+        directory: Folder of caches; default ``pixels`` under :func:`~datamodules.paths.cache_root`.
+        budget_gb: Limit of all pixel caches in ``directory`` together, in gigabytes.
+        on_full: If budget or disk is too small: decode each image whenever it is read, or raise.
+        workers: Decoding processes; default one per core, none for a few images.
         pixel_limit: Images with more pixels are errors.
 
     Raises:
@@ -255,24 +255,25 @@ def build_cache(
         parent.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(parent / f"{key}.lock")
         with lock:
-            standing = _standing(final, len(paths))
-            if standing == "whole":
+            state = _state(final, len(paths))
+            if state == "whole":
                 return cache
             room = _room(parent, len(paths) * (size**2 * 3 + GREY_SIDE**2), budget_gb, on_full)
-            if standing == "index" and not room:
+            if state == "index" and not room:
                 return cache
         if workers is None:
             workers = 0 if len(paths) < FEW else min(cores(), -(-len(paths) // CHUNK))
         with processes(workers) as pool, lock:
-            standing = _standing(final, len(paths))  # another process may have been faster
-            if standing == "nothing" or (room and standing == "index"):
+            state = _state(final, len(paths))  # another process may have been faster
+            if state == "nothing" or (room and state == "index"):
                 _build(cache, paths, manifest.name, room, pool)
     except (PermissionError, NotADirectoryError, FileExistsError) as error:
-        msg = f"The cache folder {parent} cannot be written: {error}. Set EMOTION_CACHE_DIR to a folder of yours."
+        msg = f"The cache folder {parent} cannot be written: {error}. Set EMOTION_CACHE_DIR to a writable folder."
         raise InputError(msg) from error
     except OSError as error:
         msg = (
-            f"Building the pixel cache in {parent} failed: {error}. Free some disk, or set EMOTION_CACHE_DIR elsewhere."
+            f"Building the pixel cache in {parent} failed: {error}. Free disk space, or set EMOTION_CACHE_DIR to "
+            "another folder."
         )
         raise InputError(msg) from error
     return cache
@@ -285,8 +286,8 @@ def _key(root: Path, paths: list[str], size: int, fit: str, pixel_limit: int) ->
     return digest.hexdigest()[:24]
 
 
-def _standing(final: Path, images: int) -> Literal["whole", "index", "nothing"]:
-    """Tell what the folder holds: a whole cache of this version, one without pixels, or nothing of use."""
+def _state(final: Path, images: int) -> Literal["whole", "index", "nothing"]:
+    """Return what the folder contains: a complete cache of this version, one without pixels, or nothing usable."""
     try:
         meta = json.loads((final / "meta.json").read_text())
         if (meta["version"], meta["policy"], meta["images"]) != (VERSION, DECODE_POLICY, images):
@@ -338,7 +339,7 @@ def _build(cache: PixelCache, paths: list[str], name: str, keep: bool, pool: Pro
 
 
 def _room(parent: Path, need: int, budget_gb: float, on_full: str) -> bool:
-    """Tell whether the pixels fit into the budget and on the disk; if not, warn or raise."""
+    """Return whether the pixels fit into budget and disk; if not, warn or raise."""
     used = sum(folder_bytes(folder) for folder in parent.iterdir() if folder.is_dir())
     free = shutil.disk_usage(parent).free
     if used + need <= budget_gb * GIGABYTE and need < 0.95 * free:

@@ -1,6 +1,6 @@
-"""Decoding every image once in several processes, straight into the cache's file.
+"""Decode all images in parallel into the file of the pixel cache.
 
-The processes are spawned and import this file, so it leaves out what is slow to import and they do not need (pandas).
+The processes are spawned and import this file, so it does not import slow packages that they do not need (pandas).
 """
 
 import os
@@ -22,7 +22,7 @@ FEW = 512  # below this, starting processes costs more than it saves
 
 
 class Record(NamedTuple):
-    """What the cache's index keeps of one image."""
+    """One image's row in the index of a cache."""
 
     path: str
     content: str
@@ -35,7 +35,7 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True)
 class Chunk:
-    """Some neighbouring rows for one process."""
+    """Consecutive rows for one process."""
 
     root: Path
     first: int
@@ -83,14 +83,14 @@ def _results(chunks: list[Chunk], pool: ProcessPoolExecutor | None) -> Iterator[
         yield from pool.map(_decode_chunk, chunks)
     except BrokenProcessPool as error:
         msg = (
-            "A process that decodes images was ended from outside, most often for want of memory. "
+            "A process that decodes images was killed, most often because memory ran out. "
             "Use fewer workers, or a lower pixel_limit."
         )
         raise InputError(msg) from error
 
 
 def _decode_chunk(chunk: Chunk) -> tuple[list[Record], np.ndarray]:
-    """Decode one chunk. Pixels are written with pwrite: on a full disk that is an error, where a map would crash."""
+    """Decode one chunk. Pixels are written with pwrite, which raises on a full disk; writing to a map would crash."""
     records = []
     greys = np.zeros((len(chunk.paths), GREY_SIDE, GREY_SIDE), dtype=np.uint8)
     pixels = np.zeros((len(chunk.paths), chunk.size, chunk.size, 3), dtype=np.uint8)
@@ -98,13 +98,13 @@ def _decode_chunk(chunk: Chunk) -> tuple[list[Record], np.ndarray]:
         file = chunk.root / path
         try:
             size = file.stat().st_size
-            image, found = decode_file(file, pixel_limit=chunk.pixel_limit)
+            image, file_format = decode_file(file, pixel_limit=chunk.pixel_limit)
         except (InputError, OSError) as error:
             size = file.stat().st_size if file.is_file() else 0
             records.append(Record(path, "", 0, 0, size, "", str(error)))
             continue
         height, width = image.shape[:2]
-        records.append(Record(path, content_hash(image), width, height, size, found, ""))
+        records.append(Record(path, content_hash(image), width, height, size, file_format, ""))
         greys[place] = grey_plane(image)
         pixels[place] = fit_to_square(image, chunk.size, chunk.fit)
     if chunk.target is not None:

@@ -1,4 +1,4 @@
-"""Draws become batches of pixels: uint8 images, labels, row numbers and the mark of a copy."""
+"""Datasets: batches of uint8 images with label, row and copy flag."""
 
 from collections.abc import Sequence
 
@@ -13,15 +13,14 @@ from datamodules.errors import InputError
 from datamodules.sampling import Batch, Draws
 from datamodules.transforms import reseed
 
-ONCE = 2  # the stream of transforms that are drawn once, beside those of batches.py
+ONCE = 2  # random stream of transforms that are drawn once, beside those of sampling.py
 
 
 class EmotionDataset(Dataset):
-    """Images by their place in a list of draws.
+    """Images by their position in an epoch's list of draws.
 
-    Reads whole batches: pixels of untransformed images go from the map to the tensor in one copy, and the random
-    stream of the transforms is seeded once a batch by what the batch sampler says, so which worker reads a batch makes
-    no difference.
+    Whole batches are read at once: pixels of untransformed images are copied once, from the cache to the tensor. The
+    batch sampler gives the seed of each batch's transforms, so a batch is the same whichever worker reads it.
     """
 
     def __init__(
@@ -36,16 +35,16 @@ class EmotionDataset(Dataset):
         seed: int = 0,
         votes: np.ndarray | None = None,
     ) -> None:
-        """Bind pixels, labels and transforms together.
+        """Create the dataset.
 
         Args:
-            cache: Where pixels come from.
-            labels: (N,) int64 of the manifest.
+            cache: The decoded images.
+            labels: (N,) int64, labels of all rows of the manifest.
             draws: (M,) rows of the manifest and which of them are copies.
-            originals: What images go through that are not copies.
-            copies: What copies go through.
-            once: Draw the transform of each place in ``draws`` once, the same in every epoch.
-            seed: Seed of what is drawn once.
+            originals: Transform of images that are not copies.
+            copies: Transform of copies.
+            once: Draw the transform of each position in ``draws`` once, so that it is the same in every epoch.
+            seed: Seed of transforms that are drawn once.
             votes: (N, C) shares of the annotators' votes, passed on as ``target``.
         """
         self.cache, self.labels, self.draws = cache, labels, draws
@@ -62,8 +61,8 @@ class EmotionDataset(Dataset):
     def __getitems__(self, wanted: Batch | Sequence[int]) -> dict[str, torch.Tensor] | InputError:
         """Return a batch: image (B, 3, S, S) uint8 in channels-last memory, label (B,), row (B,), is_copy (B,).
 
-        With votes also target (B, C) float32. A loading process returns the error of an image that cannot be read,
-        for `PlainLoader` to raise.
+        With votes, also target (B, C) float32. A worker returns the error of an unreadable image, which `PlainLoader`
+        raises in the main process.
         """
         try:
             return self._read(wanted)
@@ -110,11 +109,11 @@ class EmotionDataset(Dataset):
 
 
 def keep(batch: dict[str, torch.Tensor] | InputError) -> dict[str, torch.Tensor] | InputError:
-    """Collate function: the dataset already made a batch."""
+    """Collate function of datasets that return whole batches: return the batch unchanged."""
     return batch
 
 
 def start_worker(worker: int) -> None:
-    """Keep OpenCV to one thread in each worker; they would fight over the cores."""
+    """Limit OpenCV to one thread in each worker, since all workers share the cores."""
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

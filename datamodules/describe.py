@@ -1,4 +1,4 @@
-"""Says what is in a data set: class counts, imbalance, splits, people, groups and image sizes, as text and tables."""
+"""Describe a data set: class counts, imbalance, splits, people, subgroups and image sizes, as text and as a chart."""
 
 import warnings
 from pathlib import Path
@@ -19,7 +19,7 @@ MOST_VALUES = 20  # a column with more values (a file hash, a width) is kept in 
 
 
 def class_table(manifest: Manifest) -> pd.DataFrame:
-    """Return one row a class, in class order: class, images, share, a column a split, and subjects if known."""
+    """Return one row per class, in class order: class, images, share, one column per split, and subjects if known."""
     labels = pd.Categorical(manifest.table["label"], categories=list(manifest.classes))
     images = pd.Series(labels).value_counts(sort=False).to_numpy()
     table = pd.DataFrame({"class": manifest.classes, "images": images, "share": images / max(len(manifest), 1)})
@@ -42,7 +42,7 @@ def imbalance_ratio(manifest: Manifest) -> float:
 
 
 def group_counts(manifest: Manifest) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
-    """Return the counts of each value of each group, and the groups with too many values to list (with how many)."""
+    """Return counts by subgroup column and value, and the number of values of columns with too many to list."""
     listed: dict[str, dict[str, int]] = {}
     crowded: dict[str, int] = {}
     for group in manifest.groups:
@@ -55,7 +55,7 @@ def group_counts(manifest: Manifest) -> tuple[dict[str, dict[str, int]], dict[st
 
 
 def image_headers(manifest: Manifest, sample: int = 500, seed: int = 0) -> pd.DataFrame:
-    """Open the headers of a random sample of the images: columns row, width, height, format, mode; NaN if unreadable.
+    """Return the headers of a random sample of images: row, width, height, format, mode; NaN if unreadable.
 
     Raises:
         InputError: the sample is below 1.
@@ -65,19 +65,19 @@ def image_headers(manifest: Manifest, sample: int = 500, seed: int = 0) -> pd.Da
         raise InputError(msg)
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.choice(len(manifest), size=min(sample, len(manifest)), replace=False))
-    found: list[dict[str, object]] = []
+    headers: list[dict[str, object]] = []
     for row in tqdm(rows, desc="reading headers", unit=" images", delay=2, leave=False, disable=None):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of huge images: no pixel is decoded here
                 with Image.open(manifest.file(int(row))) as image:
                     width, height = image.size
-                    found.append(
+                    headers.append(
                         {"row": row, "width": width, "height": height, "format": image.format, "mode": image.mode}
                     )
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-            found.append({"row": row, "width": np.nan, "height": np.nan, "format": None, "mode": None})
-    return pd.DataFrame(found)
+            headers.append({"row": row, "width": np.nan, "height": np.nan, "format": None, "mode": None})
+    return pd.DataFrame(headers)
 
 
 def describe(manifest: Manifest, sample: int = 500) -> str:
@@ -130,7 +130,7 @@ def _cell(column: str, value: float) -> str:
 
 
 def _width(text: str) -> int:
-    """Return the columns that a text takes in a terminal, where Hangul and Chinese characters take two."""
+    """Return the width of a text in a terminal, where Hangul and Chinese characters are two columns wide."""
     return sum(2 if ord(c) >= 0x1100 else 1 for c in text)
 
 
@@ -151,7 +151,7 @@ def _size_lines(headers: pd.DataFrame, images: int) -> list[str]:
     return lines
 
 
-# Fonts that hold Hangul, on Linux, macOS and Windows, the likeliest first; any other font with it is found too.
+# Fonts with Hangul on Linux, macOS and Windows, the most common first; other installed fonts are searched, too.
 KOREAN_FONTS = ("Noto Sans CJK KR", "Noto Sans KR", "NanumGothic", "Apple SD Gothic Neo", "Malgun Gothic")
 # Okabe and Ito's colours, told apart by colour-blind readers; hatching tells them apart in grey print.
 LOOKS = {"train": ("#0072B2", ""), "validation": ("#E69F00", "//"), "test": ("#009E73", "..")}
@@ -164,9 +164,9 @@ def drawable(text: str, path: str) -> bool:
 
 
 def fonts_for(text: str) -> list[str] | None:
-    """Return font families that can draw the text, tried in turn by matplotlib; None if none here can.
+    """Return font families that can draw the text, in the order matplotlib tries them; None if none is installed.
 
-    Looks through the installed fonts only if the default one lacks a character.
+    The installed fonts are searched only if the default one lacks a character.
     """
     default = font_manager.findfont("DejaVu Sans")
     if drawable(text, default):
@@ -186,13 +186,13 @@ def fonts_for(text: str) -> list[str] | None:
 
 
 def draw_chart(manifest: Manifest, path: str | Path) -> list[str]:
-    """Draw one horizontal bar a class, divided by split, and write it as PNG; return what could not be drawn as asked.
+    """Write a PNG chart with a horizontal bar per class, divided by split; return notes on text it could not draw.
 
-    Labels stand one a line beside their bars, so they cannot overlap. A name that no font here can draw is replaced
-    by the number of its class.
+    Each label has its own line beside its bar, so labels cannot overlap. A name that no installed font can draw is
+    replaced by the number of its class.
 
     Raises:
-        InputError: the file cannot be written or is not called ``.png``.
+        InputError: the file cannot be written or does not end in ``.png``.
     """
     path = Path(path).expanduser().absolute()
     if path.suffix.lower() != ".png":
@@ -248,7 +248,7 @@ def _names(classes: list[str], title: str) -> tuple[list[str], list[str], list[s
         return wanted, families, []
     drawn = [text if fonts_for(text) else "images" if i == 0 else f"class {i - 1}" for i, text in enumerate(wanted)]
     replaced = [f"{text} is drawn as '{new}'" for text, new in zip(wanted, drawn, strict=True) if text != new]
-    hint = "no font here has these characters, install one such as Noto Sans CJK: "
+    hint = "no installed font has these characters; install one such as Noto Sans CJK: "
     return drawn, ["DejaVu Sans"], [hint + ", ".join(replaced)]
 
 

@@ -1,10 +1,10 @@
-"""Finds images that are the same one, and the clusters of rows that must never be divided.
+"""Find exact and near-duplicates, and the clusters of rows that must stay in one part.
 
-Exact duplicates have equal decoded pixels. Near duplicates are the same image resized, re-encoded, mirrored,
-lightened or cut a little differently. Faces that are cut out alike resemble each other (two strangers reach a
-correlation of .9 at 32 x 32 pixels), so the decision falls on fine structure: the correlation of a band of details
-between 1.2 and three pixels of a 48 x 48 image, which strangers do not share. It must agree nearly everywhere: two
-drawn or staged faces share the strokes of eyes and hair, but not what lies around them.
+Exact duplicates have equal decoded pixels. Near-duplicates are the same image resized, re-encoded, mirrored,
+brightened or cropped slightly differently. Crops of different faces resemble each other (two strangers reach a
+correlation of .9 at 32 x 32 pixels), so the decision depends on fine detail: the correlation of a band of details
+between 1.2 and 3 pixels of a 48 x 48 image, which strangers do not share. It must be high nearly everywhere: two
+drawn or posed faces share the lines of eyes and hair, but not what is around them.
 """
 
 import hashlib
@@ -23,24 +23,24 @@ from datamodules.images import DECODE_POLICY, GREY_SIDE
 from datamodules.manifest import Manifest
 from datamodules.paths import replacing
 
-NEAR_VERSION = 2  # raised whenever the search below would find other pairs
-# Calibrated on FER2013, where 2,405 pairs are found; of 41 close to the thresholds, 40 are one image to the eye.
-ALIKE_COARSE = 0.87  # correlation at 16 x 16; below it pairs are not looked at
+NEAR_VERSION = 2  # increased whenever the search below would find other pairs
+# Calibrated on FER2013, where 2,405 pairs are found; of the 41 closest to the thresholds, 40 show the same image.
+ALIKE_COARSE = 0.87  # correlation at 16 x 16; pairs below it are not examined
 ALIKE_FINE = 0.78  # correlation of the band of details
-ALIKE_PLACES = 0.58  # correlation that four fifths of the places with any detail must reach
+ALIKE_REGIONS = 0.58  # correlation that four fifths of the regions with any detail must reach
 _BLOCK = 2048  # rows of a block of the product
 _KEPT = 64  # principal directions that bound the distance from below
 _COARSE = 16
-_PLACES = 6  # the image is cut into 6 x 6 places
+_REGIONS = 6  # the image is divided into 6 x 6 regions
 _FLAT = 2.0  # standard deviation of grey levels below which there is nothing to compare
 _PAIRS = 2048  # pairs whose details are in memory at once
 
 
 def near_duplicates(cache: PixelCache) -> pd.DataFrame:
-    """Return pairs of rows that show one image without being equal: ``a < b``, ``mirrored``, ``alike`` (0 to 1).
+    """Return pairs of near-duplicates: rows ``a < b``, ``mirrored``, and the correlation ``alike`` (0 to 1).
 
-    Of equal images only the first row takes part. Pairs follow from the images alone, not from the size that a
-    cache keeps them at, so that folds are the same at every size; the search is done once for all of them.
+    Of exact duplicates only the first row is compared. Pairs do not depend on the size of the cached images, so folds
+    are the same at every size, and one search serves all sizes.
     """
     content = cache.index["content"].to_numpy(str)
     digest = hashlib.sha256(repr((NEAR_VERSION, DECODE_POLICY)).encode())
@@ -51,9 +51,9 @@ def near_duplicates(cache: PixelCache) -> pd.DataFrame:
             return pd.read_parquet(kept)
         _, first = np.unique(content, return_index=True)
         rows = np.sort(first[content[first] != ""])
-        found = [part for part in _verified(cache.greys, rows) if len(part)]
+        parts = [part for part in _verified(cache.greys, rows) if len(part)]
         empty = pd.DataFrame({"a": [], "b": [], "mirrored": [], "alike": []})
-        pairs = pd.concat(found) if found else empty
+        pairs = pd.concat(parts) if parts else empty
         pairs = pairs.astype({"a": "int64", "b": "int64", "mirrored": "bool", "alike": "float64"})
         pairs = pairs.sort_values(["a", "b", "alike"]).drop_duplicates(["a", "b"], keep="last").reset_index(drop=True)
         with replacing(kept) as draft:
@@ -64,8 +64,8 @@ def near_duplicates(cache: PixelCache) -> pd.DataFrame:
 def find_clusters(manifest: Manifest, cache: PixelCache, *, near: bool = True) -> np.ndarray:
     """Return the cluster of each row, int64 (N,), numbered by first appearance.
 
-    Rows share a cluster when a chain of equal content, near duplicates (if ``near``) and equal subjects joins them. A
-    row without a subject, or that cannot be read, is joined by nothing on that account.
+    Rows are in one cluster if equal content, near-duplicates (if ``near``) or equal subjects link them, directly or
+    through other rows. A missing subject or an unreadable image links nothing.
     """
     joined = [_chain(cache.index["content"].to_numpy(object))]
     if manifest.subjects is not None:
@@ -84,7 +84,7 @@ def join(count: int, pairs: np.ndarray) -> np.ndarray:
 
 
 def _chain(values: np.ndarray) -> np.ndarray:
-    """Return pairs of rows (n, 2) that link the rows of each value in a chain; ``""`` and missing link nothing."""
+    """Return pairs of rows (n, 2) that link all rows of the same value; ``""`` and missing values link nothing."""
     codes = pd.factorize(pd.Series(values).replace("", None))[0]
     rows = np.flatnonzero(codes >= 0)
     rows = rows[np.argsort(codes[rows], kind="stable")]
@@ -118,8 +118,8 @@ def _coarse(greys: np.ndarray, rows: np.ndarray) -> np.ndarray:
 def _candidates(plain: np.ndarray) -> Iterator[tuple[np.ndarray, bool]]:
     """Yield pairs (n, 2) alike at 16 x 16, and whether the second is mirrored; blockwise, so memory stays bounded.
 
-    Distances between projections on orthonormal directions never exceed the true ones, so that nothing is lost by
-    comparing 64 numbers instead of 256 first. A mirror image's projection is the image's on mirrored directions.
+    Distances between projections on orthonormal directions never exceed the true ones, so comparing 64 numbers before
+    all 256 misses no pair. The projection of a mirrored image is that of the image on mirrored directions.
     """
     sample = plain[:: max(1, len(plain) // 4096)]
     directions = np.linalg.eigh(sample.T @ sample)[1][:, -_KEPT:].astype(np.float32)  # (256, 64)
@@ -162,26 +162,26 @@ def _verified(greys: np.ndarray, rows: np.ndarray) -> Iterator[pd.DataFrame]:
                 continue
             used, place = np.unique(part, return_inverse=True)
             detail = details(greys[rows[used]])
-            one, two = detail[place.reshape(-1, 2)[:, 0]], detail[place.reshape(-1, 2)[:, 1]]
-            two = two[:, :, ::-1] if flip else two
-            alike = (_unit(one) * _unit(two)).sum(1)
-            good = (alike >= ALIKE_FINE) & (_agreement(one, two) >= ALIKE_PLACES)
+            first, second = detail[place.reshape(-1, 2)[:, 0]], detail[place.reshape(-1, 2)[:, 1]]
+            second = second[:, :, ::-1] if flip else second
+            alike = (_unit(first) * _unit(second)).sum(1)
+            good = (alike >= ALIKE_FINE) & (_agreement(first, second) >= ALIKE_REGIONS)
             chosen = rows[part[good]]
             yield pd.DataFrame({"a": chosen[:, 0], "b": chosen[:, 1], "mirrored": flip, "alike": alike[good]})
 
 
-def _agreement(one: np.ndarray, two: np.ndarray) -> np.ndarray:
-    """Return the correlation (B,) that four fifths of the places reach; places that are flat in both do not count."""
-    side = GREY_SIDE // _PLACES
-    shape = (-1, _PLACES, side, _PLACES, side)
-    left, right = (x.reshape(shape).transpose(0, 1, 3, 2, 4).reshape(len(x), _PLACES**2, -1) for x in (one, two))
+def _agreement(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return the correlation (B,) that four fifths of the regions reach; regions flat in both do not count."""
+    side = GREY_SIDE // _REGIONS
+    shape = (-1, _REGIONS, side, _REGIONS, side)
+    left, right = (x.reshape(shape).transpose(0, 1, 3, 2, 4).reshape(len(x), _REGIONS**2, -1) for x in (first, second))
     left, right = left - left.mean(2, keepdims=True), right - right.mean(2, keepdims=True)
     power = (left**2).sum(2), (right**2).sum(2)  # (B, 36)
     alike = (left * right).sum(2) / np.sqrt(power[0] * power[1] + 1e-3)
     alike[np.maximum(*power) < side**2] = 1.0  # less than one grey level of detail
     count = (np.maximum(*power) >= side**2).sum(1)
     lowest = np.sort(alike, axis=1)
-    return np.where(count > 0, lowest[np.arange(len(one)), np.minimum(count // 5, _PLACES**2 - 1)], 0.0)
+    return np.where(count > 0, lowest[np.arange(len(first)), np.minimum(count // 5, _REGIONS**2 - 1)], 0.0)
 
 
 def details(greys: np.ndarray) -> np.ndarray:

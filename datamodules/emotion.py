@@ -1,4 +1,4 @@
-"""From a data source to batches: reads, caches, divides, over-samples and loads. Wiring only."""
+"""EmotionDataModule: connects readers, cache, splits, over-sampling and transforms, and makes the loaders."""
 
 import hashlib
 import os
@@ -31,8 +31,8 @@ from datamodules.sampling import (
     EpochBatchSampler,
     PlainLoader,
     ResumableLoader,
-    as_they_are,
     doubled,
+    each_once,
     oversample,
     require_n_min,
 )
@@ -59,14 +59,14 @@ def loading(dataset: EmotionDataset, workers: int | None, trainer: L.Trainer | N
     """Return the arguments of a loader.
 
     Args:
-        dataset: What is loaded.
-        workers: Loading processes; None takes as many as help.
-        trainer: Knows how many processes train on this machine; None: one.
+        dataset: The dataset.
+        workers: Loading processes; None chooses them by the number of cores.
+        trainer: Trainer, from which the number of training processes on this machine is read; None: one.
     """
     if workers is None:
-        # those on this machine share its cores; torchrun alone knows of those it started
+        # processes on one machine share its cores; those started by torchrun are only counted in its variable
         ranks = max(trainer.num_devices if trainer else 1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-        # copying from the map is quicker than handing over from another process
+        # copying from the map is faster than receiving images from another process
         only_copies = dataset.cache.pixels is not None and not (dataset.originals or dataset.copies)
         workers = 0 if only_copies or len(dataset) < TINY else min(MOST_WORKERS, max(1, cores() // ranks))
     return {
@@ -82,7 +82,7 @@ LARGEST_SIZE = 4096  # side of an image in pixels; beyond it the memory is not e
 
 
 class EmotionDataModule(L.LightningDataModule):
-    """Images of emotions: ``train`` to learn from, the val part to select on, the test part to report on.
+    """Labelled images in three parts: train to train on, val to select on, test to report on.
 
     Batches are ``image`` (B, 3, S, S) uint8, ``label`` (B,), ``row`` (B,), ``is_copy`` (B,) and, with soft votes,
     ``target`` (B, C). Rows are the manifest's.
@@ -125,53 +125,56 @@ class EmotionDataModule(L.LightningDataModule):
         seed: int | None = None,
         eval_batch_size: int | None = None,
     ) -> None:
-        """Take the options; nothing is read before it is asked for.
+        """Store the options; data is read on first use.
 
         Args:
-            source: A path, ``reader:path``, or ``drawn:largest=1000,ratio=10``.
-            size: Side of the images that the model sees.
-            fit: ``crop`` the centre, ``stretch``, or ``pad`` with grey.
-            batch_size: Rows a step, over all processes together.
-            split: ``folds`` of cross-validation, one ``holdout``, or the split ``given`` with the data.
+            source: A path, ``reader:path``, or ``drawn:largest=1000,ratio=10`` for drawn faces.
+            size: Side of the model's square input in pixels.
+            fit: How an image is made square: ``crop`` the centre, ``stretch``, or ``pad`` with grey.
+            batch_size: Rows per step, over all processes together.
+            split: ``folds`` (cross-validation), ``holdout`` (one test part) or ``given`` (the split of the data set).
             folds: Number of folds.
-            fold: Which fold is reported, from 0.
-            fold_seed: Seed of the division, apart from ``seed`` so that runs with several seeds share their folds.
-            holdout_fraction: Share of the test part with ``holdout``.
-            outer: Which part of a ``given`` split is reported; ``auto``: test if there is one, else validation.
-            leak: Twins across a ``given`` split are an ``error``, ``drop_twins`` from training, or ``allow`` them.
-                Folds and holdouts keep duplicates and people in one part, unless leakage is to be measured:
-                ``duplicates`` divides row by row; ``oversample_first`` does so after ``n_min`` has repeated rows of
-                the whole set, so that copies of a reported image are trained on. Copies are never reported.
-            protocol: ``honest`` selects on an val part; ``paper`` sets none aside and selects (early stopping, best
-                checkpoint) on the very part that is reported. Tables and tags of leaky runs say what they are.
-            near_duplicates: Keep near duplicates together as well as exact ones.
-            inner_fraction: Share of the training part that is set aside to select on, above 0. None is with ``paper``.
-            inner_folds: Divide all but the reported part into so many parts and select on one of them, in place of an
-                inner fraction: for searches, whose trials select on every part in turn and report on none.
-            inner_fold: Which of these parts, from 0.
-            n_min: Over-sample every class to this number of images, fraction of the largest class, or ``max``.
-            balance_by: Over-sample every cell of class and group instead, of the largest cell then: a group column
-                (``age``), one of its values and the rest (``age=child``), or several (``age+gender``). Images without a
-                value are a group of their own; cells without a training image are told and stay empty.
-            stratify_by: Divide these groups evenly, too, in the same words.
-            train_on: Learn from and select on these images of the training part alone: ``age=child`` or
-                ``age!=child``; those without a value are in neither. The reported part stays whole.
-            rehearsal: Share of what is trained on that is drawn, once, from the training images that ``train_on``
+            fold: Number of the fold that is the test part, from 0.
+            fold_seed: Seed of the split; separate from ``seed``, so that runs with different seeds share their folds.
+            holdout_fraction: Share of the rows in the test part, with ``holdout``.
+            outer: Part of a ``given`` split that is reported; ``auto``: test if there is one, else validation.
+            leak: Duplicates across the parts of a ``given`` split: ``error`` stops, ``drop_twins`` removes them from
+                training, ``allow`` keeps them. ``folds`` and ``holdout`` keep duplicates and people in one part,
+                unless leakage is to be measured: ``duplicates`` divides row by row; ``oversample_first`` also repeats
+                rows of the whole set (``n_min``) before dividing it, so copies of test images are trained on. Copies
+                are never reported on.
+            protocol: ``honest`` selects on a val part; ``paper`` has no val part and selects (early stopping, best
+                checkpoint) on the test part itself. Tables and tags of leaky runs say so.
+            near_duplicates: Whether near-duplicates, and not only exact duplicates, stay in one part.
+            inner_fraction: Share of the training part that becomes the val part, above 0; 0 with ``paper``.
+            inner_folds: Divide everything but the test part into this many parts and select on one of them, instead
+                of ``inner_fraction``. For searches: trials select on each part in turn and never use the test part.
+            inner_fold: Number of the inner fold to select on, from 0.
+            n_min: Over-sample every class to this: a number of images, a fraction of the largest class, or ``max``.
+            balance_by: Over-sample every combination of class and subgroup instead, relative to the largest one: a
+                subgroup column (``age``), one value against the rest (``age=child``), or several columns
+                (``age+gender``). Images without a value are a subgroup of their own; combinations without a training
+                image are reported and stay empty.
+            stratify_by: Divide these subgroups evenly between the parts, too; written like ``balance_by``.
+            train_on: Train and select only on these images: ``age=child`` or ``age!=child``; images without a value
+                match neither. The test part stays whole.
+            rehearsal: Share of the rows trained on that is drawn, once, from the training images that ``train_on``
                 leaves out.
-            transforms: Names of the transforms of which one is drawn for an image.
-            transform_where: Nowhere, on the over-sampled ``copies``, on ``all``, or ``doubled``: every image
-                once as it is and once transformed.
-            policy: ``one_of`` the named transforms; or ``mild`` or ``trivial_augment``, which name none.
-            magnitude: What the paper's magnitudes of the named transforms (45 degrees, 30 % ...) are multiplied by.
-            once: Draw each image's transform once for the whole run instead of in every epoch.
-            base_policy: What every training image goes through besides.
+            transforms: Names of transforms, of which one is drawn for each image.
+            transform_where: Which training images are transformed: ``none``, the over-sampled ``copies``, ``all``, or
+                ``doubled`` (every image once unchanged and once transformed).
+            policy: ``one_of`` the named transforms; or ``mild`` or ``trivial_augment``, which use no names.
+            magnitude: Factor on the paper's magnitudes of the named transforms (45 degrees, 30 % ...).
+            once: Draw each image's transform once for the whole run instead of anew in every epoch.
+            base_policy: Policy that is applied to every training image, before other transforms.
             erasing: Probability that a grey rectangle covers part of a training image.
             read: How labels, votes and file names are read.
-            num_workers: Loading processes; by default as many as help.
-            cache_dir: Where decoded images are kept.
-            cache_budget_gb: What they may take; beyond it images are decoded whenever they are read.
-            seed: Seed of over-sampling, order and transforms; by default the global one.
-            eval_batch_size: Rows a step and process outside of training; by default ``batch_size``.
+            num_workers: Loading processes; by default chosen by the number of cores.
+            cache_dir: Folder of the decoded images.
+            cache_budget_gb: Gigabytes that decoded images may take; beyond it, images are decoded whenever they are
+                read.
+            seed: Seed of over-sampling, order and transforms; by default the run's seed.
+            eval_batch_size: Rows per step and process in validation and test; by default ``batch_size``.
         """
         super().__init__()
         least = {"size": size, "batch_size": batch_size, "eval_batch_size": eval_batch_size, "num_workers": num_workers}
@@ -217,10 +220,10 @@ class EmotionDataModule(L.LightningDataModule):
         self.for_originals = full if transform_where == "all" else plain
 
     def share(self, other: "EmotionDataModule") -> None:
-        """Use what another data module has read and computed, as far as both read the same images in the same way.
+        """Reuse manifest, decoded images and clusters of another data module that reads the same images equally.
 
-        Manifest, decoded images and clusters do not depend on the fold, the seed or the transforms, so the folds of a
-        cross-validation and the trials of a search read their images once.
+        These do not depend on the fold, the seed or the transforms, so the folds of a cross-validation and the trials
+        of a search read their images once.
         """
         same_table = (self.source, self.read_options) == (other.source, other.read_options)
         same_pixels = same_table and (self.size, self.fit, self.cache_dir, self.cache_budget_gb) == (
@@ -249,7 +252,7 @@ class EmotionDataModule(L.LightningDataModule):
         """The decoded images, built on first use.
 
         Raises:
-            InputError: Images that cannot be read are in the manifest.
+            InputError: Some images of the manifest cannot be read.
         """
         cache = build_cache(
             self.manifest,
@@ -263,7 +266,7 @@ class EmotionDataModule(L.LightningDataModule):
             shown = "; ".join(f"{cache.index['path'].iat[row]}: {cache.index['error'].iat[row]}" for row in bad[:5])
             msg = (
                 f"{len(bad)} of {len(self.manifest)} images cannot be used: {shown}{' ...' if len(bad) > 5 else ''} "
-                f"To go on without them: emotion data check --data {self.source} --fix cleaned.csv, "
+                f"To continue without them: emotion data check --data {self.source} --fix cleaned.csv, "
                 "then --data cleaned.csv"
             )
             raise InputError(msg)
@@ -296,7 +299,7 @@ class EmotionDataModule(L.LightningDataModule):
 
     @property
     def leak_record(self) -> dict[str, Any]:
-        """What leaks between the parts and what was done about it; empty for an honest division made here."""
+        """Leaks between the parts and how they were treated; empty for an honest split that was made here."""
         return self.division.record
 
     @property
@@ -331,8 +334,8 @@ class EmotionDataModule(L.LightningDataModule):
     def split_table(self) -> pd.DataFrame:
         """Return fold, row, content, role (train, val, test), is_copy, cluster and subject of what this run uses.
 
-        Copies that were made before the division stand in the part they fell into; those outside of training are not
-        used. Where selection is made on the reported part there is no val one.
+        Copies that were made before the split are in the part they were assigned to; those outside the train part are
+        not used. There is no val part if selection uses the test part.
         """
         parts = {"train": self.draws, "val": self.division.part("val"), "test": self.division.part("test")}
         tables = [
@@ -367,11 +370,11 @@ class EmotionDataModule(L.LightningDataModule):
         }
 
     def prepare_data(self) -> None:
-        """Build the cache and look for near-duplicates, once a machine; every process then reads what was found."""
+        """Build the cache and find near-duplicates, once per machine; the other processes read the results."""
         _ = self.clusters
 
     def setup(self, stage: str) -> None:
-        """Divide and over-sample; every process comes to the same rows. A leaky protocol is said once."""
+        """Split and over-sample, with the same rows in every process; warn of a leaky protocol once."""
         if "draws" not in self.__dict__ and self.division.flags:
             rank_zero_warn(f"protocol: {self.division.protocol}", stacklevel=2)
         _ = self.draws
@@ -386,7 +389,7 @@ class EmotionDataModule(L.LightningDataModule):
         )
 
     def val_dataloader(self) -> DataLoader:
-        """Return the part that is selected on, each row once over all processes."""
+        """Return the val part, each row once over all processes."""
         return self.evaluation_loader(self.selected_on)
 
     def test_dataloader(self) -> DataLoader:
@@ -398,9 +401,9 @@ class EmotionDataModule(L.LightningDataModule):
         return self.evaluation_loader(self.fold_rows.test)
 
     def evaluation_loader(self, rows: np.ndarray) -> DataLoader:
-        """Return some rows as they are, each once over all processes."""
+        """Return a loader of some rows without transforms, each row once over all processes."""
         rank, world_size = self._place()
-        dataset = self._dataset(as_they_are(rows), training=False)
+        dataset = self._dataset(each_once(rows), training=False)
         sampler = None
         if world_size > 1:
             sampler = UnrepeatedDistributedSampler(dataset, num_replicas=world_size, rank=rank, shuffle=False)
@@ -428,13 +431,13 @@ class EmotionDataModule(L.LightningDataModule):
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _trained(self) -> int:
-        """Batches of the running epoch whose step is done."""
+        """Number of batches of the current epoch that have been trained on."""
         progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current if self.trainer else None
         return int(progress.processed) if progress else 0
 
 
 def _check_use(where: str, names: list[str], policy: str, n_min: object, once: bool) -> None:
-    """Refuse options that would do nothing."""
+    """Raise for options that would have no effect."""
     chosen = bool(names) or policy != "one_of"
     problem = ""
     if where == "none" and (chosen or once):

@@ -1,4 +1,4 @@
-"""From drawn scenes, or photographs with a table of boxes, to batches for a face detector. Wiring only."""
+"""BoxesDataModule: batches for the face detector, from drawn scenes or from photographs with a table of boxes."""
 
 import hashlib
 import os
@@ -75,13 +75,13 @@ class BoxesDataset(Dataset):
     def __init__(
         self, cache: PixelCache, boxes: list[np.ndarray], rows: np.ndarray, transform: A.Compose | None = None
     ) -> None:
-        """Bind pixels and boxes.
+        """Create the dataset.
 
         Args:
-            cache: Where pixels come from.
-            boxes: Of every row of the manifest, float32 (M, 4), in the square.
-            rows: (N,) rows of the manifest that this set holds.
-            transform: What an image goes through with its boxes.
+            cache: The decoded images.
+            boxes: Boxes of every row of the manifest, float32 (M, 4), in pixels of the square.
+            rows: (N,) rows of the manifest in this dataset.
+            transform: Transform of an image with its boxes.
         """
         self.cache, self.boxes, self.rows, self.transform = cache, boxes, rows, transform
 
@@ -89,7 +89,7 @@ class BoxesDataset(Dataset):
         return len(self.rows)
 
     def __getitems__(self, wanted: Batch | list[int]) -> dict[str, torch.Tensor | list[torch.Tensor]] | InputError:
-        """Return a batch; a loading process returns the error of an image for `PlainLoader` to raise."""
+        """Return a batch; a worker returns the error of an unreadable image, which `PlainLoader` raises."""
         try:
             return self._read(wanted)
         except InputError as error:
@@ -104,25 +104,25 @@ class BoxesDataset(Dataset):
         if self.transform is not None:
             images = images.copy()  # may be the read-only map
             reseed(self.transform, *(wanted.seed if isinstance(wanted, Batch) else (0,)))
-            for place, found in enumerate(boxes):
-                changed = self.transform(image=images[place], bboxes=found)
+            for place, image_boxes in enumerate(boxes):
+                changed = self.transform(image=images[place], bboxes=image_boxes)
                 images[place] = changed["image"]
                 boxes[place] = np.asarray(changed["bboxes"], np.float32).reshape(-1, 4)
         return {
             "image": torch.from_numpy(images).permute(0, 3, 1, 2),
-            "boxes": [torch.from_numpy(np.array(found, np.float32)) for found in boxes],
+            "boxes": [torch.from_numpy(np.array(image_boxes, np.float32)) for image_boxes in boxes],
             "row": torch.from_numpy(rows),
         }
 
 
 MULTIPLE = 32  # the side of the square is a multiple of the coarsest level's stride
 MOST_WORKERS = 8
-SCENES = "scenes:images=400,size=320"  # with the other defaults some minutes of training on two cores
+SCENES = "scenes:images=400,size=320"  # trains for some minutes on two cores with the other defaults
 Split = Literal["holdout", "given"]
 
 
 class BoxesDataModule(L.LightningDataModule):
-    """Images with boxes of faces: ``train`` to learn from, the val part to select on, the test part to report on.
+    """Images with face boxes in three parts: train to train on, val to select on, test to report on.
 
     Batches are those of `BoxesDataset`. A photograph is fitted into the square with grey around it. Duplicates and
     images of one person (column ``subject``) stay in one part.
@@ -143,22 +143,22 @@ class BoxesDataModule(L.LightningDataModule):
         cache_dir: str | None = None,
         seed: int | None = None,
     ) -> None:
-        """Take the options; nothing is read before it is asked for.
+        """Store the options; data is read on first use.
 
         Args:
-            source: "scenes:images=400,size=320,dim=1" draws; or a folder with boxes.csv, that table
-                itself, or a manifest or data set as `emotion fit --data` takes it.
-            boxes: the table of boxes (path, x0, y0, x1, y1 in pixels); by default boxes.csv beside the images.
-            size: side of the square that the model sees, a multiple of 32.
-            batch_size: images a step.
-            split: one "holdout", or the column "split" that is "given" with the data.
-            outer_fraction: share of the images that is reported on, with "holdout".
-            inner_fraction: share of the rest that is selected on.
-            fold_seed: seed of the division.
-            augment: mirror, move, zoom, turn and recolour training images.
-            num_workers: loading processes; by default as many as help.
-            cache_dir: where decoded images are kept.
-            seed: of order and augmentation; by default the global one.
+            source: "scenes:images=400,size=320,dim=1" for drawn scenes; a folder with boxes.csv; such a table
+                itself; or a manifest or data set, as for `emotion fit --data`.
+            boxes: table of boxes (path, x0, y0, x1, y1 in pixels); by default boxes.csv beside the images.
+            size: side of the model's square input in pixels, a multiple of 32.
+            batch_size: images per step.
+            split: "holdout" (one test part) or "given" (the column "split" of the data).
+            outer_fraction: share of the images in the test part, with "holdout".
+            inner_fraction: share of the other images in the val part.
+            fold_seed: seed of the split.
+            augment: whether to mirror, move, zoom, turn and recolour training images.
+            num_workers: loading processes; by default chosen by the number of cores.
+            cache_dir: folder of the decoded images.
+            seed: seed of order and augmentation; by default the run's seed.
 
         Raises:
             InputError: an option out of range.
@@ -244,8 +244,8 @@ class BoxesDataModule(L.LightningDataModule):
     @cached_property
     def _boxes(self) -> tuple[list[np.ndarray], int]:
         sizes = self.cache.index[["width", "height"]].to_numpy(np.int64)
-        found, clipped = boxes_by_row(self._read[1], self.manifest, sizes)
-        return [to_square(one, w, h, self.size) for one, (w, h) in zip(found, sizes.tolist(), strict=True)], clipped
+        row_boxes, clipped = boxes_by_row(self._read[1], self.manifest, sizes)
+        return [to_square(box, w, h, self.size) for box, (w, h) in zip(row_boxes, sizes.tolist(), strict=True)], clipped
 
     @property
     def boxes(self) -> list[np.ndarray]:
@@ -254,7 +254,7 @@ class BoxesDataModule(L.LightningDataModule):
 
     @property
     def clipped(self) -> int:
-        """Number of boxes that reached over the border and were cut there."""
+        """Number of boxes that extended over the border and were clipped."""
         return self._boxes[1]
 
     @cached_property
@@ -269,7 +269,7 @@ class BoxesDataModule(L.LightningDataModule):
         Raises:
             InputError: Too few images, a given split that leaks, or a part without any face.
         """
-        one = np.zeros(len(self.manifest), np.int64)  # parts need not agree in anything but their size
+        no_strata = np.zeros(len(self.manifest), np.int64)  # parts need not agree in anything but their size
         if self.split == "given":
             if "split" not in self.manifest.table:
                 msg = f"--data.split given: {self.manifest.name} has no column split; choose --data.split holdout"
@@ -277,12 +277,12 @@ class BoxesDataModule(L.LightningDataModule):
             given = self.manifest.table["split"].to_numpy(object)
             outer: Literal["test", "validation"] = "test" if (given == "test").any() else "validation"
             fold, _ = given_split(
-                one, self.clusters, ("picture",), given, outer=outer, seed=self.fold_seed,
+                no_strata, self.clusters, ("picture",), given, outer=outer, seed=self.fold_seed,
                 inner_fraction=self.inner_fraction,
             )  # fmt: skip
         else:
             fold = hold_out(
-                one, self.clusters, ("picture",), fraction=self.outer_fraction, seed=self.fold_seed,
+                no_strata, self.clusters, ("picture",), fraction=self.outer_fraction, seed=self.fold_seed,
                 inner_fraction=self.inner_fraction,
             )  # fmt: skip
         for name, rows in (("training", fold.train), ("val", fold.val), ("test", fold.test)):
@@ -322,7 +322,7 @@ class BoxesDataModule(L.LightningDataModule):
         return {"size": self.size, "fit": "pad", "seen": self.seen.state()}
 
     def train_dataloader(self) -> DataLoader:
-        """Return the batches of an epoch; which process loads one makes no difference to it."""
+        """Return the batches of an epoch; a batch is the same whichever process loads it."""
         sampler = EpochBatchSampler(len(self.fold.train), self.batch_size, seed=self.seed)
         transform = build_augmentation() if self.augment else None
         dataset = BoxesDataset(self.cache, self.boxes, self.fold.train, transform)
@@ -341,20 +341,20 @@ class BoxesDataModule(L.LightningDataModule):
         return ResumableLoader(dataset, **options)
 
     def val_dataloader(self) -> DataLoader:
-        """Return the val part as it is."""
+        """Return the val part without augmentation."""
         return self.loader(self.fold.val)
 
     def test_dataloader(self) -> DataLoader:
-        """Return the test part as it is."""
+        """Return the test part without augmentation."""
         return self.loader(self.fold.test)
 
     def loader(self, rows: np.ndarray) -> DataLoader:
-        """Return some rows as they are."""
+        """Return a loader of some rows without augmentation."""
         dataset = BoxesDataset(self.cache, self.boxes, rows)
         options: dict[str, Any] = {"batch_size": self.batch_size, "collate_fn": keep}
         return PlainLoader(dataset, **options)
 
     def _trained(self) -> int:
-        """Return how many batches of the running epoch have had their step."""
+        """Return the number of batches of the current epoch that have been trained on."""
         progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current if self.trainer else None
         return int(progress.processed) if progress else 0

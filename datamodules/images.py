@@ -1,4 +1,4 @@
-"""How an image file becomes pixels: one decode policy for training, evaluation, prediction, export and the cache."""
+"""Decode policy: how an image file becomes pixels, the same in training, evaluation, prediction, export and cache."""
 
 import hashlib
 import io
@@ -29,17 +29,17 @@ _decoded = 0
 
 
 class Decoded(NamedTuple):
-    """Pixels of a file and what its header says it is."""
+    """Pixels and file format of an image."""
 
     image: np.ndarray  # (H, W, 3) uint8 RGB, read-only
-    format: str  # as found in the header, whatever the file is called
+    format: str  # from the header, not from the file name
 
 
 def decode(path: Path | str, *, pixel_limit: int = PIXEL_LIMIT) -> np.ndarray:
     """Return the image as (H, W, 3) uint8 RGB.
 
-    Turned as its EXIF orientation says; 16-bit samples keep their high byte; CMYK, palette and grey become RGB;
-    transparency is laid over white; of an animation the first frame counts. Colour profiles are not applied.
+    The EXIF orientation is applied; 16-bit samples keep their high byte; CMYK, palette and grey become RGB;
+    transparency is drawn over white; of an animation the first frame is used. Colour profiles are not applied.
 
     Raises:
         InputError: The file is missing, empty, truncated, not an image, or larger than ``pixel_limit`` pixels.
@@ -74,15 +74,15 @@ def _decode(source: Path | BinaryIO, path: str, size: int, pixel_limit: int) -> 
             with Image.open(source, formats=FORMATS) as picture:
                 if picture.width * picture.height > pixel_limit:
                     raise _too_large(path, f"{picture.width} x {picture.height}", pixel_limit)
-                found = picture.format or ""
-                return Decoded(np.asarray(_to_rgb(picture)), found)
+                file_format = picture.format or ""
+                return Decoded(np.asarray(_to_rgb(picture)), file_format)
     except (InputError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
         raise _too_large(path, str(error), pixel_limit) from error
     except UnidentifiedImageError as error:
         msg = (
-            f"Image {path} is not in a format that is read here ({', '.join(FORMATS)}), whatever its name says. "
+            f"Image {path} is not in a supported format ({', '.join(FORMATS)}), whatever its name. "
             "Convert it, or leave it out of the manifest."
         )
         raise InputError(msg) from error
@@ -91,9 +91,9 @@ def _decode(source: Path | BinaryIO, path: str, size: int, pixel_limit: int) -> 
         raise InputError(msg) from error
 
 
-def _too_large(path: str, found: str, pixel_limit: int) -> InputError:
+def _too_large(path: str, size: str, pixel_limit: int) -> InputError:
     return InputError(
-        f"Image {path} is larger than pixel_limit = {pixel_limit:,} pixels: {found}. "
+        f"Image {path} is larger than pixel_limit = {pixel_limit:,} pixels: {size}. "
         "Make it smaller, or raise the limit if you trust the file."
     )
 
@@ -124,7 +124,7 @@ def _from_deep_grey(picture: Image.Image) -> Image.Image:
 
 
 def fit_to_square(image: np.ndarray, size: int, fit: Fit = "crop") -> np.ndarray:
-    """Bring (H, W, 3) uint8 to (size, size, 3).
+    """Return an image (H, W, 3) uint8 as a square (size, size, 3).
 
     Shrinking averages the area that a pixel covers, enlarging is bilinear. ``crop`` keeps the largest centred square,
     ``stretch`` ignores the aspect ratio, ``pad`` keeps the whole image and fills with grey.
@@ -163,7 +163,7 @@ def _resized(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def grey_plane(image: np.ndarray) -> np.ndarray:
-    """Return the whole image stretched to (48, 48) uint8 grey, for finding images that look alike."""
+    """Return the whole image stretched to (48, 48) uint8 grey, for the search of near-duplicates."""
     return _resized(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), GREY_SIDE, GREY_SIDE)
 
 

@@ -1,4 +1,4 @@
-"""What the emotions are called: one canonical name for each, and the names other people use for it."""
+"""Emotion names: one canonical name for each, and its aliases in published data sets."""
 
 import unicodedata
 
@@ -50,7 +50,7 @@ SPLIT_ALIASES: dict[str, str] = {
 
 
 def plain(text: str) -> str:
-    """Return ``text`` without case, spaces, ``-`` and ``_``, in one Unicode form (macOS takes Hangul apart)."""
+    """Return ``text`` without case, spaces, ``-`` and ``_``, in one Unicode form (macOS decomposes Hangul)."""
     return "".join(c for c in unicodedata.normalize("NFKC", text).casefold() if not c.isspace() and c not in "-_")
 
 
@@ -58,7 +58,7 @@ _LOOKUP: dict[str, str] = {plain(name): canon for canon, names in ALIASES.items(
 
 
 def canonical(label: str) -> str | None:
-    """Return the canonical name of an emotion, or None when nobody here has heard of it.
+    """Return the canonical name of an emotion, or None if it is unknown.
 
     >>> canonical("Anger"), canonical("분노"), canonical("confused")
     ('angry', 'angry', None)
@@ -72,5 +72,5 @@ def canonical_split(name: str) -> str | None:
 
 
 def in_class_order(labels: set[str]) -> tuple[str, ...]:
-    """Return the labels in the one class order: canonical names as listed above, then all others by the alphabet."""
+    """Return the labels in class order: canonical names in the order above, then all others alphabetically."""
     return tuple(sorted(labels, key=lambda name: (CANONICAL.index(name) if name in ALIASES else len(CANONICAL), name)))

@@ -1,4 +1,4 @@
-"""The table of images that everything else works on: one row an image, checked once, saved and loaded whole."""
+"""Manifest: the checked table of images, one row per image, as object and file; and tables of face boxes."""
 
 import hashlib
 import json
@@ -39,12 +39,12 @@ def parse_numbers(values: pd.Series) -> tuple[pd.Series, pd.Series]:
     The text ``nan`` is not a number: a missing value is an empty cell.
     """
     empty = values.isna() | (plain_text(values).str.strip() == "")
-    found = pd.to_numeric(values.where(~empty, np.nan), errors="coerce").astype(np.float64)
-    return found, ~empty & found.isna()
+    numbers = pd.to_numeric(values.where(~empty, np.nan), errors="coerce").astype(np.float64)
+    return numbers, ~empty & numbers.isna()
 
 
 def file_row(bad: pd.Series) -> str:
-    """Describe the first bad row by its place in the file, counted from 1, and say how many more there are."""
+    """Return the position of the first bad row in the file, counted from 1, and the number of other bad rows."""
     more = f" (and {int(bad.sum()) - 1} more rows)" if bad.sum() > 1 else ""
     return f"row {int(np.flatnonzero(bad)[0]) + 1} below the header{more}"
 
@@ -55,13 +55,13 @@ def as_numbers(table: pd.DataFrame, column: str, source: str) -> pd.Series:
     Raises:
         InputError: A cell is not a number; the message names the first one.
     """
-    found, bad = parse_numbers(table[column])
+    numbers, bad = parse_numbers(table[column])
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
         path = f" for {str(table['path'].iat[row])!r}" if "path" in table else ""
         msg = f"{source}: {file_row(bad)}: {column} must be a number, got {table[column].tolist()[row]!r}{path}"
         raise InputError(msg)
-    return found
+    return numbers
 
 
 def refuse(bad: pd.Series, table: pd.DataFrame, column: str, name: str, rule: str) -> None:
@@ -76,17 +76,17 @@ def refuse(bad: pd.Series, table: pd.DataFrame, column: str, name: str, rule: st
 
 
 def check_labels(table: pd.DataFrame, name: str, classes: tuple[str, ...] | None) -> tuple[str, ...]:
-    """Return the class list, given or of the labels that occur. Refuse empty and foreign labels, and one class."""
+    """Return the class list, given or of the labels; raise for empty or unknown labels, or fewer than two classes."""
     refuse(table["label"].str.strip() == "", table, "label", name, "may not be empty")
-    found = classes or in_class_order(set(table["label"]))
-    if len(set(found)) != len(found):
-        msg = f"{name}: a class is listed twice in {', '.join(found)}"
+    class_list = classes or in_class_order(set(table["label"]))
+    if len(set(class_list)) != len(class_list):
+        msg = f"{name}: a class is listed twice in {', '.join(class_list)}"
         raise InputError(msg)
-    refuse(~table["label"].isin(list(found)), table, "label", name, f"must be one of {', '.join(found)}")
-    if len(found) < 2:
-        msg = f"{name}: fewer than 2 classes, every image is {found[0]!r}; give each class its own folder or label"
+    refuse(~table["label"].isin(list(class_list)), table, "label", name, f"must be one of {', '.join(class_list)}")
+    if len(class_list) < 2:
+        msg = f"{name}: fewer than 2 classes, every image is {class_list[0]!r}; give each class its own folder or label"
         raise InputError(msg)
-    return tuple(found)
+    return tuple(class_list)
 
 
 def check_votes(table: pd.DataFrame, name: str, classes: tuple[str, ...]) -> None:
@@ -96,7 +96,7 @@ def check_votes(table: pd.DataFrame, name: str, classes: tuple[str, ...]) -> Non
         return
     for column in columns:
         if column[len(VOTES) :] not in classes:
-            msg = f"{name}: {column!r} is the votes of no class; the classes are {', '.join(classes)}"
+            msg = f"{name}: the votes column {column!r} is of no class; the classes are {', '.join(classes)}"
             raise InputError(msg)
         votes, _ = parse_numbers(table[column])
         refuse(~(votes >= 0) | np.isinf(votes), table, column, name, "must be a number not below zero")
@@ -106,7 +106,7 @@ def check_votes(table: pd.DataFrame, name: str, classes: tuple[str, ...]) -> Non
 
 
 def check_paths(table: pd.DataFrame, root: Path, name: str) -> None:
-    """Refuse paths that leave the root, appear twice or lead to no file, listing folders instead of asking per file."""
+    """Raise for paths that leave the root, appear twice or are no file; lists folders instead of checking each file."""
     paths = table["path"]
     refuse(paths.str.strip() == "", table, "path", name, "may not be empty")
     refuse(paths.str.match(r"[/\\]|[A-Za-z]:[/\\]"), table, "path", name, f"must be relative to {root}, not absolute")
@@ -117,7 +117,9 @@ def check_paths(table: pd.DataFrame, root: Path, name: str) -> None:
         table["path"] = paths = paths.where(~untidy, paths[untidy].map(os.path.normpath))
     refuse(paths.duplicated(), table, "path", name, "appears twice")
     if not root.is_dir():
-        msg = f"{name}: the folder of the images, {root}, does not exist (unpacked from an archive? open that anew)"
+        msg = (
+            f"{name}: the folder of the images, {root}, does not exist (if it was unpacked from an archive, read that)"
+        )
         raise InputError(msg)
 
     inside = os.path.join(os.path.realpath(root), "")
@@ -196,12 +198,12 @@ _META_KEY = b"emotion_manifest"
 
 @dataclass(frozen=True, eq=False)
 class Manifest:
-    """Images, their labels and what is known about them. Made by :func:`make_manifest`, which checks it.
+    """Table of images, labels and other columns; made by :func:`make_manifest`, which checks it.
 
     ``table`` has a plain row number as index and text in every column but the votes: ``path`` (with ``/``, relative
-    to ``root``), ``label``, optional ``subject``, ``split`` and ``votes_<class>``; every other column is a group.
-    ``""`` means not known. ``classes[i]`` is the name of the integer label i. ``notes`` say what the reader left out.
-    ``boxes``, if the data set knows where faces are, has a row a box: ``path``, ``x0``, ``y0``, ``x1``, ``y1`` in
+    to ``root``), ``label``, optional ``subject``, ``split`` and ``votes_<class>``; every other column is a subgroup.
+    ``""`` means unknown. ``classes[i]`` is the name of the integer label i. ``notes`` say what the reader left out.
+    ``boxes``, if the data set has face boxes, has one row per box: ``path``, ``x0``, ``y0``, ``x1``, ``y1`` in
     pixels of the upright image, and what else is known; see :mod:`datamodules.face_boxes`.
     """
 
@@ -239,7 +241,7 @@ class Manifest:
         return self.table["subject"].to_numpy(object) if "subject" in self.table else None
 
     def file(self, row: int) -> Path:
-        """Return the absolute place of an image.
+        """Return the absolute path of an image.
 
         Raises:
             InputError: a symlink, which may have changed since the manifest was made, leads out of ``root``.
@@ -251,7 +253,7 @@ class Manifest:
         return path
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 of table and classes; the same wherever the images lie and whatever the set is called."""
+        """Return a SHA-256 of table and classes; it does not depend on the folder or the name of the set."""
         digest = hashlib.sha256(json.dumps(self.classes).encode())
         for column in sorted(self.table):
             values = self.table[column]
@@ -261,12 +263,12 @@ class Manifest:
         return digest.hexdigest()
 
     def select(self, rows: np.ndarray | list[int]) -> "Manifest":
-        """Return these rows, in this order, numbered anew, with the same classes."""
+        """Return the manifest of these rows, in this order and renumbered, with the same classes."""
         table = self.table.iloc[np.asarray(rows, dtype=np.int64)].reset_index(drop=True)
         return Manifest(self.root, table, self.classes, self.name, self.notes).with_boxes(self.boxes)
 
     def with_boxes(self, boxes: pd.DataFrame | None) -> "Manifest":
-        """Return the manifest with those of the boxes that are of its images.
+        """Return the manifest with the boxes of its images.
 
         Raises:
             InputError: a box without area, or a column that is missing.
@@ -280,8 +282,8 @@ class Manifest:
     def save(self, path: str | Path) -> Path:
         """Write the manifest to a ``.parquet`` or ``.csv`` file; a CSV gets a side-car ``<file>.json``.
 
-        Boxes go to ``<file>.boxes.csv``. The root is kept relative when the images lie in the manifest's own folder, so
-        that both may move together.
+        Boxes go to ``<file>.boxes.csv``. The root is stored as a relative path if the images are in the manifest's
+        folder, so that both can be moved together.
         """
         path = Path(path).expanduser().absolute()
         home, root = path.parent.resolve(), self.root.resolve()
@@ -305,7 +307,7 @@ class Manifest:
                 with replacing(boxes_file(path)) as draft:
                     self.boxes.to_csv(draft, index=False)
             else:
-                boxes_file(path).unlink(missing_ok=True)  # of a manifest that was written over
+                boxes_file(path).unlink(missing_ok=True)  # of an overwritten manifest
         except OSError as error:
             msg = f"cannot write the manifest {path}: {error.strerror or error}; choose a folder that you may write to"
             raise InputError(msg) from error
@@ -313,7 +315,7 @@ class Manifest:
 
     @staticmethod
     def load(path: str | Path) -> "Manifest":
-        """Open a saved manifest again, with its classes, name and root, and check it against the files.
+        """Load a saved manifest with its classes, name and root, and check that its files exist.
 
         Raises:
             InputError: the file is missing, was not written by :meth:`save`, or no longer fits its images.
@@ -339,12 +341,12 @@ def _kind(path: Path) -> str:
 
 
 def side_car(path: Path) -> Path:
-    """Return the file beside a CSV manifest that keeps its classes, name and root."""
+    """Return the path of the JSON file beside a CSV manifest, which holds its classes, name and root."""
     return path.with_name(path.name + ".json")
 
 
 def saved_boxes(path: Path) -> pd.DataFrame | None:
-    """Return the table of boxes that stands beside a saved manifest, or None."""
+    """Return the table of boxes beside a saved manifest, or None."""
     file = boxes_file(path)
     if not file.is_file():
         return None
@@ -355,7 +357,7 @@ def saved_boxes(path: Path) -> pd.DataFrame | None:
 
 
 def saved_meta(path: Path) -> dict | None:
-    """Return what :meth:`Manifest.save` kept beside the table, or None when the file is some other table."""
+    """Return the metadata that :meth:`Manifest.save` stored with the table, or None for any other table."""
     if not path.is_file():
         msg = f"no file {path}"
         raise InputError(msg)
@@ -409,17 +411,17 @@ def make_manifest(
     classes: tuple[str, ...] | None = None,
     notes: tuple[str, ...] = (),
 ) -> Manifest:
-    """Check a table of images and make it a manifest. Every reader ends here, so every data set obeys these rules.
+    """Return the manifest of a table of images after checking it; every reader ends with this call.
 
     Args:
         table: columns ``path`` and ``label``, optional ``subject``, ``split``, ``votes_<class>``, and any groups.
         root: the folder that the paths are relative to; no path may leave it, not through a symlink either.
-        name: what to call the data set.
+        name: name of the data set.
         classes: the class list; by default the labels that occur, in the order of ``datamodules.labels``.
-        notes: what the reader left out, for people to read.
+        notes: what the reader left out, in sentences.
 
     Raises:
-        InputError: names the row and the rule.
+        InputError: a rule is broken; the message names the row and the rule.
     """
     root = Path(root).expanduser().resolve()
     for column in ("path", "label"):
@@ -443,11 +445,11 @@ def make_manifest(
 
 CORNERS = ("x0", "y0", "x1", "y1")
 FILES = ("boxes.csv", "boxes.parquet")  # looked for beside the images
-_CLASSES = ("face", "no face")  # what a manifest that is made from boxes alone calls its images
+_CLASSES = ("face", "no face")  # classes of a manifest that is made from boxes alone
 
 
 def find_table(place: Path) -> Path | None:
-    """Return the table of boxes in a folder, beside a manifest, or the file itself; None where there is none."""
+    """Return the table of boxes in a folder, beside a manifest, or the file itself; None if there is none."""
     folder = place if place.is_dir() else place.parent
     if place.is_file() and place.name in FILES:
         return place
@@ -457,10 +459,10 @@ def find_table(place: Path) -> Path | None:
 def read_boxes(path: Path) -> pd.DataFrame:
     """Return ``path``, ``x0``, ``y0``, ``x1``, ``y1`` (pixels of the image, float) and all other columns.
 
-    A row with four empty corners says that its image has no face.
+    An image without a face has a row with four empty corners.
 
     Raises:
-        InputError: a missing file or column, a corner that is no number, or a box that is turned inside out.
+        InputError: a missing file or column, a corner that is no number, or an inverted box.
     """
     if not path.is_file():
         msg = f"boxes: no file {path}; give a table with the columns path, {', '.join(CORNERS)}"
@@ -500,7 +502,7 @@ def manifest_of(table: pd.DataFrame, root: Path, name: str) -> Manifest:
 
 
 def boxes_by_row(table: pd.DataFrame, manifest: Manifest, sizes: np.ndarray) -> tuple[list[np.ndarray], int]:
-    """Return the boxes of each row of the manifest, float32 (M, 4), within the image, and how many were cut.
+    """Return the boxes of each row of the manifest, float32 (M, 4), within the image, and how many were clipped.
 
     Args:
         table: of :func:`read_boxes`.
@@ -508,19 +510,19 @@ def boxes_by_row(table: pd.DataFrame, manifest: Manifest, sizes: np.ndarray) -> 
         sizes: (N, 2) width and height of each image.
 
     Raises:
-        InputError: a box of an image that the manifest has not, a box that lies outside, or no box at all.
+        InputError: a box of an image that is not in the manifest, a box outside its image, or no box at all.
     """
     row = pd.Index(manifest.table["path"]).get_indexer(pd.Index(table["path"]))
     if (row < 0).any():
         at = int(np.flatnonzero(row < 0)[0])
         msg = (
-            f"boxes: {int((row < 0).sum())} rows are of images that {manifest.name} has not, first row {at}, "
+            f"boxes: {int((row < 0).sum())} rows name images that are not in {manifest.name}, first row {at}, "
             f"{table['path'].iat[at]!r}; paths must be those of the manifest, relative to {manifest.root}"
         )
         raise InputError(msg)
     real = table[CORNERS[0]].notna().to_numpy()
     if not real.any():
-        msg = f"boxes: {manifest.name} has no face at all ({len(manifest)} images); without one nothing can be learned"
+        msg = f"boxes: {manifest.name} has no face at all ({len(manifest)} images); training needs at least one"
         raise InputError(msg)
     corners, row = table.loc[real, list(CORNERS)].to_numpy(np.float64), row[real]
     limit = np.tile(sizes[row], 2)  # (R, 4)

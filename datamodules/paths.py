@@ -81,17 +81,17 @@ def remove(path: Path) -> None:
 
 
 def remove_drafts(path: Path) -> None:
-    """Delete what killed processes left of ``replacing(path)``; the caller has a lock, so no other one is at work."""
+    """Delete temporary files of ``replacing(path)`` left by killed processes; the caller holds the lock of ``path``."""
     for draft in path.parent.glob(f".{glob.escape(path.name[-40:])}.*.part"):
         remove(draft)
 
 
 @contextmanager
 def build_once(folder: Path) -> Iterator[tuple[Path, Path | None]]:
-    """Give a temporary folder to fill, which becomes ``folder`` if all goes well; None where ``folder`` exists.
+    """Yield ``folder``, and a temporary folder that becomes it after the block, or None if ``folder`` exists.
 
     Raises:
-        InputError: The place cannot be written.
+        InputError: The folder cannot be written.
     """
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -129,11 +129,11 @@ def file_hashes(root: Path, paths: Sequence[str]) -> list[str]:
     kept = cache_root() / "hashes" / f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:24]}.parquet"
     known = _load_hashes(kept)
     states = [_file_state(root / path) for path in paths]
-    asked = list(zip(paths, states, strict=True))
-    found = [known.get((path, state), "") if state else "" for path, state in asked]
-    unread = [row for row, digest in enumerate(found) if states[row] and not digest]
+    files = list(zip(paths, states, strict=True))
+    digests = [known.get((path, state), "") if state else "" for path, state in files]
+    unread = [row for row, digest in enumerate(digests) if states[row] and not digest]
     if not unread:
-        return found
+        return digests
     settled = (time.time() - SETTLED) * 1e9
     new: dict[tuple[str, str], str] = {}
     total = sum(int(states[row].split()[0]) for row in unread)
@@ -142,24 +142,24 @@ def file_hashes(root: Path, paths: Sequence[str]) -> list[str]:
         ThreadPoolExecutor(_READERS) as readers,
     ):
         for row, digest in zip(unread, readers.map(_file_digest, (root / paths[row] for row in unread)), strict=True):
-            path, state = asked[row]
+            path, state = files[row]
             size, changed, modified = (int(number) for number in state.split()[:3])
-            found[row] = digest
+            digests[row] = digest
             bar.update(size)
             if digest and max(changed, modified) < settled and _file_state(root / path) == state:
                 new[path, state] = digest
     if new:
         _store_hashes(kept, {**_load_hashes(kept), **new})  # another process may have stored some meanwhile
-    return found
+    return digests
 
 
 def _file_state(path: Path) -> str:
     """Return size, ctime, mtime and inode of a file as text; "" if there is no file."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return ""
-    return f"{found.st_size} {found.st_ctime_ns} {found.st_mtime_ns} {found.st_ino}"
+    return f"{status.st_size} {status.st_ctime_ns} {status.st_mtime_ns} {status.st_ino}"
 
 
 def _file_digest(path: Path) -> str:

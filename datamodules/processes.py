@@ -1,4 +1,4 @@
-"""How many processes to use, and starting them safely: what the pixel cache and the drawn faces share."""
+"""Worker processes: how many to use, and a pool that is started safely."""
 
 import contextlib
 import multiprocessing
@@ -15,11 +15,11 @@ def cores() -> int:
 
 @contextlib.contextmanager
 def processes(workers: int) -> Iterator[ProcessPoolExecutor | None]:
-    """Give a pool that is known to work, or None where one process is enough or others cannot be started.
+    """Yield a working pool of processes, or None if one process is enough or others cannot be started.
 
-    They are spawned, never forked: the caller may have threads (torch, tracking), and a forked lock stays locked. So
-    they import the caller's script, which fails when it has no ``__main__`` guard or comes from standard input. That
-    must show before the caller takes a lock, for a process that runs such a script asks for the same lock.
+    They are spawned, not forked, since the caller may have threads (torch, tracking) and a forked lock stays locked.
+    Spawned processes import the caller's script, which fails without a ``__main__`` guard or from standard input. Call
+    this before taking a lock, since a process that runs such a script would wait for the same lock.
     """
     if workers <= 1:
         yield None

@@ -1,4 +1,4 @@
-"""Which training rows are repeated so that rare classes, or rare groups within them, are seen more often."""
+"""Over-sampling of rare classes or subgroups, and a batch sampler and loaders that can resume within an epoch."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,10 +15,9 @@ NMin = int | float | Literal["max"] | None
 
 @dataclass(frozen=True, eq=False)
 class Draws:
-    """The rows of one epoch, originals first; a row may stand there several times, marked as a copy after the first.
+    """The rows of one epoch, originals first; a row may be repeated, and is marked as a copy after the first time.
 
-    Where copies were made before the division (`datamodules.splits.protocol`), a copy may stand here without its
-    original.
+    If copies were made before the split (`datamodules.splits.protocol`), a copy may be here without its original.
     """
 
     rows: np.ndarray  # (M,) int64, rows of the manifest
@@ -32,29 +31,29 @@ class Draws:
         return np.bincount(labels[self.rows], minlength=n_classes).astype(np.int64)
 
 
-def as_they_are(rows: np.ndarray) -> Draws:
+def each_once(rows: np.ndarray) -> Draws:
     """Return each row once."""
     return Draws(np.asarray(rows, dtype=np.int64), np.zeros(len(rows), dtype=bool))
 
 
 def doubled(rows: np.ndarray) -> Draws:
-    """Return each row once as it is and once as a copy, for trying a single transform on the whole set."""
+    """Return each row once as original and once as copy, to test a single transform on the whole set."""
     rows = np.asarray(rows, dtype=np.int64)
     return Draws(np.concatenate([rows, rows]), np.arange(2 * len(rows)) >= len(rows))
 
 
 def oversample(labels: np.ndarray, rows: np.ndarray, n_min: NMin, seed: int) -> Draws:
-    """Draw rows of small classes again, at random, until every class has at least ``n_min``.
+    """Return the rows with rows of small classes repeated at random, until every class has at least ``n_min``.
 
     Works on row numbers, before any image is opened, so a copy can only be of a row in ``rows``. A class without a
     row in ``rows`` stays empty.
 
     Args:
         labels: (N,) int64, the manifest's; or the cells of label and group (`datamodules.splits.subgroups.cells`),
-            which are filled up alike.
+            which are over-sampled in the same way.
         rows: (M,) the rows of the training part.
         n_min: A number of images, 2 or more; a float in (0, 1], that part of the largest class; ``max``, its size;
-            None, no over-sampling. (A whole 1 is refused: 1.0 was meant, or nothing.)
+            None, no over-sampling. The integer 1 is an error, since 1.0 or None must be meant.
         seed: Equal seeds draw equal rows.
 
     Raises:
@@ -65,7 +64,7 @@ def oversample(labels: np.ndarray, rows: np.ndarray, n_min: NMin, seed: int) -> 
     target = _target(n_min, int(counts.max()) if len(counts) else 0)
     wanted = {int(label): target for label, count in zip(present, counts, strict=True) if count < target}
     if not wanted:
-        return as_they_are(rows)
+        return each_once(rows)
     sampler = RandomOverSampler(sampling_strategy=wanted, random_state=seed)
     # imbalanced-learn keeps the originals in their order and appends what it draws
     drawn, _ = sampler.fit_resample(rows[:, None], labels[rows])
@@ -76,7 +75,7 @@ def require_n_min(n_min: NMin) -> None:
     """Check the option ``n_min``.
 
     Raises:
-        InputError: It is no number of images, no fraction and not ``max``.
+        InputError: It is neither a number of images, nor a fraction, nor ``max``.
     """
     _target(n_min, 1)
 
@@ -98,7 +97,7 @@ SHUFFLE, AUGMENT = 0, 1  # two streams from one seed
 
 
 class Batch(NamedTuple):
-    """What the sampler hands to the dataset: places in the list of draws, and the seed of their transforms."""
+    """A batch as the sampler gives it to the dataset: positions in the list of draws, and the transforms' seed."""
 
     positions: np.ndarray  # (B,) int64
     seed: tuple[int, ...]
@@ -109,18 +108,18 @@ class EpochBatchSampler(Sampler[Batch]):
 
     Notes:
         The batches of all ranks together are those of a single process with the same ``batch_size``: rank r takes
-        ``batch[r::world_size]`` of every batch. No draw is lost and none is repeated. Where a batch does not divide
-        by the ranks, some hold one row more, which weighs a little less in the averaged gradient.
+        ``batch[r::world_size]`` of every batch. No draw is lost and none is repeated. If the batch size is not a
+        multiple of the ranks, some have one row more, which weighs a little less in the averaged gradient.
 
-        A last batch with fewer than two rows a rank joins the one before, since batch normalisation needs two.
+        A last batch with fewer than two rows per rank is joined to the one before, since batch normalisation needs two.
 
-        The seed of a batch depends on seed, epoch, batch and rank, and on nothing that loads it.
+        The seed of a batch depends on seed, epoch, batch and rank, and not on the process that loads it.
     """
 
     def __init__(
         self, draws: int, batch_size: int, *, seed: int, rank: int = 0, world_size: int = 1, shuffle: bool = True
     ) -> None:
-        """Take the number of draws an epoch and the number of rows in a batch over all ranks.
+        """Create the sampler of ``draws`` positions per epoch, ``batch_size`` per batch over all ranks.
 
         Raises:
             InputError: ``batch_size`` or ``draws`` gives a rank fewer than two rows.
@@ -133,17 +132,17 @@ class EpochBatchSampler(Sampler[Batch]):
         self.draws, self.batch_size, self.seed = draws, batch_size, seed
         self.rank, self.world_size, self.shuffle = rank, world_size, shuffle
         self.epoch = 0
-        self.started = 0  # the batch at which the epoch was taken up
+        self.started = 0  # the batch at which a resumed epoch starts
         whole, rest = divmod(draws, batch_size)
         self._batches = max(1, whole + (rest >= 2 * world_size))
 
     @property
     def sampler(self) -> "EpochBatchSampler":
-        """Itself: where Lightning looks for something whose epoch is to be set."""
+        """The sampler itself: Lightning calls ``set_epoch`` on this attribute."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Make ``epoch`` the one that is iterated next; a new one starts from its first batch."""
+        """Set the epoch that is iterated next; a new epoch starts at its first batch."""
         if epoch != self.epoch:
             self.epoch, self.started = epoch, 0
 
@@ -166,21 +165,21 @@ class EpochBatchSampler(Sampler[Batch]):
         return Batch(whole[self.rank :: self.world_size], (self.seed, AUGMENT, epoch, number, self.rank))
 
     def state_dict(self) -> dict[str, int]:
-        """Return where iteration started; :class:`ResumableLoader` knows how far it came."""
+        """Return epoch and first batch of the iteration; :class:`ResumableLoader` counts the batches since."""
         return {"epoch": self.epoch, "batch": self.started}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on at ``batch`` of ``epoch``; after its last batch that is the next epoch."""
+        """Continue at ``batch`` of ``epoch``, or with the next epoch if that was its last batch."""
         self.epoch, self.started = int(state["epoch"]), int(state["batch"])
         if self.started >= self._batches:
             self.epoch, self.started = self.epoch + 1, 0
 
 
 class PlainLoader(DataLoader):
-    """A DataLoader that raises a user's error met by a worker as it is: torch's own adds the worker's traceback."""
+    """A DataLoader that raises a worker's `InputError` without the worker's traceback, which torch's own adds."""
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # looks at what the base class yields
-        return _raising(super().__iter__())  # made at once: it takes up the sampler where that stands now
+        return _raising(super().__iter__())  # created now, from the present state of the sampler
 
 
 def _raising(batches: Iterator[Any]) -> Iterator[Any]:
@@ -193,8 +192,8 @@ def _raising(batches: Iterator[Any]) -> Iterator[Any]:
 class ResumableLoader(PlainLoader):
     """A DataLoader that Lightning saves and restores at the batch that training has reached, not the one prefetched.
 
-    ``trained`` tells how many batches of the running epoch have been trained on. What was handed out is not
-    enough: when training stops inside a step, that step's batch is still to be done.
+    ``trained`` returns how many batches of the current epoch have been trained on. The number of loaded batches is not
+    enough: if training stops inside a step, the batch of that step must be repeated.
     """
 
     def __init__(self, *args: Any, trained: Callable[[], int] | None = None, **kwargs: Any) -> None:  # noqa: ANN401
@@ -216,7 +215,7 @@ class ResumableLoader(PlainLoader):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Return the epoch and the number of its batches that are done."""
+        """Return the epoch and the number of its finished batches."""
         sampler = self._epoch_sampler()
         epoch, done = self._handed_out
         if epoch != sampler.epoch:  # between two epochs
@@ -224,7 +223,7 @@ class ResumableLoader(PlainLoader):
         return {"epoch": epoch, "batch": done if self._trained is None else min(done, self._trained())}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on where :meth:`state_dict` was taken."""
+        """Continue where :meth:`state_dict` was called."""
         sampler = self._epoch_sampler()
         sampler.load_state_dict(state)
         self._handed_out = (sampler.epoch, sampler.started)

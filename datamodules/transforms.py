@@ -1,4 +1,4 @@
-"""The transforms that training images go through: the ten of the paper, and two policies made for comparison.
+"""Transforms of training images: the ten of the paper, and two policies for comparison.
 
 The paper's names are Keras layers, so their semantics are kept: one value for the whole image, bilinear, edges
 filled by reflection, output as large as the input. Its magnitudes are for 224 pixels and are scaled to the input size.
@@ -210,19 +210,19 @@ def build_transform(
     erasing: float = 0.0,
     magnitude: float = 1.0,
 ) -> A.Compose | None:
-    """Return what a training image (size, size, 3) uint8 goes through, or None if that is nothing.
+    """Return the transform of training images (size, size, 3) uint8, or None if there is none.
 
     Args:
-        names: T, of which ``one_of`` draws one for each image, all equally likely; empty for nothing.
+        names: Transforms of which ``one_of`` draws one for each image, all equally likely; may be empty.
         size: Side of the images.
         policy: ``one_of``; ``mild``, flip and small affine move; ``trivial_augment``, one operation of any strength.
-        base: A policy that comes before.
+        base: Policy that is applied first.
         erasing: Probability of a grey rectangle over 2 to 33 % of the image, at the end.
-        magnitude: What the paper's magnitudes of the named transforms are multiplied by; a flip has none.
+        magnitude: Factor on the paper's magnitudes of the named transforms; a flip has none.
 
     Raises:
-        InputError: An unknown name, names beside a policy that takes none, a probability outside [0, 1], or a
-            magnitude that no image would survive, or of no transform.
+        InputError: An unknown name, names with a policy that uses none, a probability outside [0, 1], or a magnitude
+            out of range or without a transform.
     """
     if unknown := [name for name in names if name not in TRANSFORMS]:
         rule = f"must be among {', '.join(TRANSFORMS)}"
@@ -261,7 +261,7 @@ def _policy(name: str) -> list[A.BasicTransform | A.BaseCompose]:
 
 
 def reseed(transform: A.Compose, *seed: int) -> None:
-    """Start the transform's random stream anew from ``seed``.
+    """Seed the random generators of the transform with ``seed``.
 
     Not ``set_random_seed``: that gives every step a generator of its own with one and the same seed, so that steps
     would draw the same numbers: the flipped images would be the erased ones.

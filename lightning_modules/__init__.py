@@ -1,1 +1,1 @@
-"""One run: backbone, loss, metrics, the training command line."""
+"""One run: options, networks, losses, metrics, training, checkpoints, prediction and export."""

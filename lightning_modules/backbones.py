@@ -25,7 +25,7 @@ EMBEDDED = {
 
 @dataclass(frozen=True)
 class DataConfig:
-    """What a backbone expects of its input: pixels in [0, 1], minus mean, over std, channel by channel."""
+    """Normalisation of a backbone's input: pixels in [0, 1], minus mean, divided by std, per channel."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -35,7 +35,7 @@ def require_backbone(name: str) -> None:
     """Check that timm has a model of this name.
 
     Raises:
-        InputError: There is none; the nearest names are offered.
+        InputError: There is none; the message gives the nearest names.
     """
     if not timm.is_model(name):
         hint = did_you_mean(name, timm.list_models(), n=4, cutoff=0.4) or "timm.list_models() has the names"
@@ -57,7 +57,7 @@ def build_backbone(
         The module, F, and the normalisation it expects.
 
     Raises:
-        InputError: If the model is unknown, cannot use an option, or its weights cannot be had or do not fit.
+        InputError: If the model is unknown, cannot use an option, or its weights cannot be loaded or do not fit.
     """
     require_backbone(name)
     options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
@@ -80,7 +80,7 @@ def build_backbone(
 
 @contextmanager
 def _hub_errors(name: str) -> Iterator[None]:
-    """Turn whatever the hub client raises into one sentence; the cause stays attached."""
+    """Turn any error of the hub client into an `InputError`, with the original error as its cause."""
     # timm raises RuntimeError where a model has no published weights; the hub client OSError or its own classes
     try:
         yield
@@ -89,7 +89,7 @@ def _hub_errors(name: str) -> Iterator[None]:
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         msg = (
-            f"weights of {name!r} could not be had from the hub ({reason}): connect to the network, "
+            f"weights of {name!r} could not be loaded from the hub ({reason}): connect to the network, "
             "or give weights as a file, or as 'none' to start untrained"
         )
         raise InputError(msg) from error
@@ -110,7 +110,7 @@ def _embedded(name: str, model: nn.Module) -> dict[str, Tensor]:
         raise InputError(msg) from error
     published = load_tensors(Path(getattr(module, holder).get_model_file_path()))
     # The package names tensors otherwise, but both sides list the same layers in the same order; the last two tensors
-    # are the 1000-class output, which a feature extractor has not.
+    # are the 1000-class output, which a feature extractor does not have.
     names = list(model.state_dict())
     if len(published) != len(names) + 2:
         msg = f"package {package} holds {len(published)} tensors, {name!r} needs {len(names) + 2}: another version?"

@@ -32,14 +32,14 @@ SHOWN = 16  # rows named in a message
 
 
 class NonFiniteLossError(InputError):
-    """The loss became infinite or not a number. The checkpoint of the last epoch is sound, the weights may not be."""
+    """The loss became infinite or NaN. The checkpoint of the last epoch is valid, the current weights may not be."""
 
 
 class NonFiniteLoss(Callback):
-    """Stops when the loss is not finite and names the rows of the batch.
+    """Stop training when the loss is not finite, and name the rows of the batch.
 
-    On a CPU the batch is stopped before it changes the weights. Elsewhere asking for the value would make every step
-    wait for the device, so each step's answer is fetched in the background and read one step later.
+    On a CPU training stops before the batch changes the weights. On other devices reading the value would make every
+    step wait, so the value of each step is copied in the background and read one step later.
     """
 
     def __init__(self) -> None:
@@ -47,17 +47,17 @@ class NonFiniteLoss(Callback):
         self._pending: tuple[Tensor, torch.cuda.Event | None, Tensor | None, int] | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget an earlier training."""
+        """Reset the state of an earlier training."""
         self._rows, self._pending = None, None
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: dict[str, Tensor], batch_idx: int
     ) -> None:
-        """Remember the rows."""
+        """Store the rows of the batch."""
         self._rows = batch.get("row")
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Read the last step's answer, ask for this one's."""
+        """Check the loss of the last step, and start copying that of this step."""
         self._read()
         finite = torch.isfinite(loss.detach())
         if finite.device.type == "cuda":
@@ -71,11 +71,11 @@ class NonFiniteLoss(Callback):
             self._read()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read the last answer before a checkpoint is written."""
+        """Check the last loss before a checkpoint is written."""
         self._read()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse weights that cannot be evaluated, before they are kept."""
+        """Raise if the weights have no finite validation loss, before they are saved."""
         self._read()
         loss = trainer.callback_metrics.get("val/loss")
         if loss is not None and not trainer.sanity_checking and not torch.isfinite(loss):
@@ -100,7 +100,7 @@ class NonFiniteLoss(Callback):
 
 ADVICE = (
     "Lower model.learning_rate, set trainer.gradient_clip_val 1.0, or, with trainer.precision 16-mixed, use bf16-mixed "
-    "or 32-true; if the same rows return, look at their images"
+    "or 32-true; if the same rows are named again, check their images"
 )
 
 
@@ -133,16 +133,16 @@ def average_weights(decay: float) -> Callback:
 
 
 class CheckedCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints and sees that they were written: Lightning 2.6 swallows a PermissionError there.
+    """Write checkpoints and check that they were written, since Lightning 2.6 ignores a PermissionError.
 
-    A run would go on without anything to resume from, and be evaluated with an old checkpoint.
+    A run would continue without a checkpoint to resume from, and be evaluated with an old one.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None) -> None:
         """Write to `path`.
 
         Raises:
-            PermissionError: the file there is not a new one.
+            PermissionError: the file was not written.
         """
         before = _state(path)
         super().save_checkpoint(checkpoint, path, storage_options)
@@ -153,19 +153,19 @@ class CheckedCheckpointIO(TorchCheckpointIO):
 def _state(path: str | Path) -> tuple[int, int] | None:
     """Return what changes whenever a file is written or replaced, None without a file."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except FileNotFoundError:
         return None
-    return found.st_mtime_ns, found.st_ino
+    return status.st_mtime_ns, status.st_ino
 
 
 class RunProgress(TQDMProgressBar):
-    """Lightning's bar without the run's id in it."""
+    """Lightning's progress bar without the run id."""
 
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """Return what stands behind the bar."""
+        """Return the metrics that are shown behind the bar."""
         items = super().get_metrics(trainer, pl_module)
         items.pop("v_num", None)
         return items
@@ -182,11 +182,11 @@ class EpochLines(Callback):
         self._label, self._start = label, time.perf_counter()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the clock: an epoch that is resumed has no start of its own."""
+        """Store the time, since a resumed epoch has no start."""
         self._start = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look at the clock."""
+        """Store the time."""
         self._start = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -208,18 +208,18 @@ def has_bar() -> bool:
 
 
 def run_progress() -> Callback:
-    """Return the bar when there is a terminal to draw it on, else the lines."""
+    """Return a progress bar if there is a terminal, else one line per epoch."""
     return RunProgress(refresh_rate=5) if has_bar() else EpochLines()
 
 
-def say_stage(text: str) -> None:
-    """Print which stage starts, unless a terminal shows a bar for it."""
+def print_stage(text: str) -> None:
+    """Print which stage starts, unless a terminal shows a progress bar for it."""
     if not sys.stderr.isatty():
         print(text, file=sys.stderr, flush=True)
 
 
 def quiet() -> None:
-    """Silence messages that do not help a user: advertisements, device lists, notes on our own choices."""
+    """Silence messages that do not help a user: advertisements, device lists, notes on choices made here."""
     for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for text in (
@@ -244,31 +244,31 @@ INTERRUPTED = "interrupted.ckpt"
 
 
 class _Sigterm:
-    """Handles SIGTERM: ends the process as Ctrl-C would, so that its runs are closed; during training it waits.
+    """Handler of SIGTERM: ends the process as Ctrl-C would, so that its runs are closed; during training it waits.
 
-    While a model trains, Lightning raises between two batches, and asks this handler, too.
+    During training, Lightning's own handler raises between two batches, and calls this one, too.
     """
 
     def __init__(self) -> None:
         self.begin()
 
     def begin(self) -> None:
-        """Forget what was before."""
-        self.pid, self.asked, self.waits = os.getpid(), False, False
+        """Start a training: SIGTERM waits from here on."""
+        self.pid, self.requested, self.waits = os.getpid(), False, False
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        if self.pid != os.getpid():  # a loader's worker that was forked ends as it always did
+        if self.pid != os.getpid():  # a forked worker of a loader ends as usual
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGTERM)
-        elif not self.asked:  # a second one must not stop the closing of the runs
-            self.asked = True
+        elif not self.requested:  # a second one must not stop the closing of the runs
+            self.requested = True
             if not self.waits:
                 raise SystemExit(143)
 
     def training_ended(self) -> None:
-        """Wait no longer; raise when SIGTERM came after the last batch."""
+        """End the waiting; raise if SIGTERM came after the last batch."""
         self.waits = False
-        if self.asked:
+        if self.requested:
             raise SystemExit(143)
 
 
@@ -277,7 +277,7 @@ _sigterm = _Sigterm()
 
 @contextmanager
 def sigterm_ends() -> Iterator[None]:
-    """Turn SIGTERM into `SystemExit(143)` inside; one inside another does nothing."""
+    """Turn SIGTERM into `SystemExit(143)` within the block; nested uses have no effect."""
     before = signal.getsignal(signal.SIGTERM)
     if threading.current_thread() is not threading.main_thread() or before is _sigterm:
         yield
@@ -291,12 +291,12 @@ def sigterm_ends() -> Iterator[None]:
 
 
 def how_it_ended(error: BaseException) -> str:
-    """Return what a tracked run is told of the error that ended it."""
+    """Return the status of a tracked run that an error has ended."""
     return "interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed"
 
 
 class StopGracefully(Callback):
-    """Ctrl-C ends the batch and leaves a checkpoint, a second one stops at once; SIGTERM leaves a checkpoint.
+    """Graceful stop: Ctrl-C finishes the batch and saves a checkpoint, a second one stops at once; SIGTERM saves one.
 
     A checkpoint is only written between batches, where weights, optimizer and counters agree.
     """
@@ -307,7 +307,7 @@ class StopGracefully(Callback):
         self._before: Any = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take over Ctrl-C, which only the main thread may; SIGTERM waits for the end of a batch from here on."""
+        """Handle Ctrl-C, which only the main thread may; SIGTERM waits for the end of a batch from here on."""
         _sigterm.waits = True
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGINT, self._interrupt)
@@ -321,14 +321,14 @@ class StopGracefully(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        """Stop here when asked to; after the last batch of an epoch only when it is evaluated and kept."""
+        """Stop if requested; after the last batch of an epoch only once the epoch is evaluated and saved."""
         if self._asked and not trainer.is_last_batch:
             if trainer.world_size == 1:
                 trainer.save_checkpoint(self.path)
             raise KeyboardInterrupt
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
-        """Stop at the start of an epoch; the end of the one before has left a checkpoint."""
+        """Stop at the start of an epoch if requested; the previous epoch has saved a checkpoint."""
         if self._asked:
             raise KeyboardInterrupt
 
@@ -338,18 +338,18 @@ class StopGracefully(Callback):
             raise KeyboardInterrupt
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Keep the state on SIGTERM, which Lightning raises between batches."""
+        """Save the state on SIGTERM, for which Lightning raises between batches."""
         if isinstance(exception, SIGTERMException) and trainer.world_size == 1:
             trainer.save_checkpoint(self.path)
         _sigterm.waits = False
-        self._give_back()
+        self._restore_handler()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give Ctrl-C back, and end here when SIGTERM came after the last batch."""
-        self._give_back()
+        """Restore the handler of Ctrl-C, and end here if SIGTERM came after the last batch."""
+        self._restore_handler()
         _sigterm.training_ended()
 
-    def _give_back(self) -> None:
+    def _restore_handler(self) -> None:
         if self._before is not None:
             signal.signal(signal.SIGINT, self._before)
             self._before = None
@@ -360,7 +360,7 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, 
 
 @contextmanager
 def explained(batch_size: int) -> Iterator[None]:
-    """Turn what commonly ends a run (memory, disk) into an error that says what to do.
+    """Turn common failures of a run (memory, disk) into an error that says what to do.
 
     Raises:
         InputError: in place of an out-of-memory error, a full disk or an unwritable folder.
@@ -380,7 +380,7 @@ def explained(batch_size: int) -> Iterator[None]:
         place = error.filename or "the runs' folder or the cache"
         refused = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
         advice = "let this user write there" if refused else "free space there"
-        msg = f"cannot write to {place}: {error.strerror or error}; {advice}, then go on with --resume"
+        msg = f"cannot write to {place}: {error.strerror or error}; {advice}, then continue with --resume"
         raise InputError(msg) from error
 
 
@@ -389,22 +389,22 @@ def first_rank() -> bool:
     return getattr(rank_zero_only, "rank", 0) in (0, None)
 
 
-class GoOnAtBatch(Callback):
+class ResumeAtBatch(Callback):
     """Resume an epoch at the batch where it was stopped.
 
-    Lightning would do it, but not when the model asked for its number of steps to plan a schedule: then the loader is
-    made before the checkpoint's state of it is read, and that is never handed over.
+    Lightning does this itself, except if the model asked for the number of steps to plan a schedule: then the loader
+    is created before its state is read from the checkpoint, and never receives it.
     """
 
     def __init__(self) -> None:
         self._states: list[dict[str, Any]] = []
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Remember how far the loader was."""
+        """Store the position of the loader."""
         self._states = checkpoint.get("loops", {}).get("fit_loop", {}).get("state_dict", {}).get("combined_loader", [])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Tell the loader; its first batch has not been asked for yet."""
+        """Give the position to the loader, before its first batch."""
         for state in self._states:
             cast(Any, trainer.train_dataloader).load_state_dict(state)
         self._states = []
@@ -432,7 +432,7 @@ def run_callbacks(options: RunOptions, folder: Path, *, progress: bool = True) -
             save_on_train_epoch_end=True,
         ),
         StopGracefully(folder),
-        GoOnAtBatch(),
+        ResumeAtBatch(),
         NonFiniteLoss(),
     ]
     if progress:
@@ -450,25 +450,25 @@ def resume_checkpoint(folder: Path) -> Path | None:
     Raises:
         InputError: both checkpoints are damaged.
     """
-    found: dict[Path, int] = {}
+    steps: dict[Path, int] = {}
     damaged: list[str] = []
     for path in (folder / LAST, folder / INTERRUPTED):
         if path.is_file():
             try:
-                found[path] = int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
+                steps[path] = int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["global_step"])
             except (RuntimeError, OSError, LookupError, EOFError, ValueError, pickle.UnpicklingError) as error:
                 damaged.append(f"{path.name} ({str(error).partition(chr(10))[0][:80]})")
-    if not found and damaged:
+    if not steps and damaged:
         msg = (
             f"--resume: every checkpoint of the run is damaged: {', '.join(damaged)}; "
             f"start again without --resume, or delete {folder} to start the same run again"
         )
         raise InputError(msg)
-    return max(found, key=lambda path: found[path]) if found else None
+    return max(steps, key=lambda path: steps[path]) if steps else None
 
 
 def remove_checkpoints(folder: Path, keep: Keep = "best") -> None:
-    """Remove the checkpoints of a finished run except those to keep; training state is three times the weights."""
+    """Remove the checkpoints of a finished run except those to keep; a training state is twice as large as weights."""
     kept = {"best": {BEST}, "last": {BEST, LAST}, "none": set()}[keep]
     for name in {BEST, LAST, INTERRUPTED} - kept:
         (folder / name).unlink(missing_ok=True)

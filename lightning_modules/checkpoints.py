@@ -1,4 +1,4 @@
-"""Reading what training wrote, and weights others wrote, without ever running code that lies in the file."""
+"""Safe reading of checkpoints and of weights from elsewhere: code inside a file is never run."""
 
 import pickle
 import warnings
@@ -33,12 +33,12 @@ def load_plain(path: Path | str) -> object:
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "Unsupported" in str(error) and zipfile.is_zipfile(path):
-            msg = f"{path} holds objects that would run code when opened, so it was not; only plain tensors are read"
+            msg = f"{path} contains objects that would run code, so it was not opened; only plain tensors are read"
         else:
-            msg = f"{path} is damaged, or no file that torch wrote, or would run code when opened; it was not opened"
+            msg = f"{path} is damaged, was not written by torch, or would run code when opened; it was not opened"
         raise InputError(msg) from error
     except Exception as error:  # torch raises many kinds for damaged files
-        msg = f"{path} is damaged or no file that torch wrote ({type(error).__name__}): take another copy"
+        msg = f"{path} is damaged or was not written by torch ({type(error).__name__}): take another copy"
         raise InputError(msg) from error
 
 
@@ -55,40 +55,40 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         try:
             return load_file(path)
         except (SafetensorError, OSError) as error:
-            msg = f"{path} is damaged or no safetensors file ({error}): take another copy"
+            msg = f"{path} is damaged or not a safetensors file ({error}): take another copy"
             raise InputError(msg) from error
     content = load_plain(path)
     for key in ("state_dict", "model"):  # Lightning's and timm's wrappings
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        msg = f"{path} holds no table of tensors: give a file with a model's state dict"
+        msg = f"{path} contains no tensors by name: give a file with a model's state dict"
         raise InputError(msg)
     return dict(content)
 
 
 def read_checkpoint(path: Path | str) -> dict[str, Any]:
-    """Read a checkpoint that a run of this project left.
+    """Read a checkpoint that a run of this project wrote.
 
     Raises:
-        InputError: If it cannot be opened safely, or is none of ours.
+        InputError: If it cannot be opened safely, or was not written by this project.
     """
     content = load_plain(path)
     if not isinstance(content, dict) or CONFIG_KEY not in content or "state_dict" not in content:
-        msg = f"{path} is no checkpoint of an emotion classifier: give the .ckpt file that a run left"
+        msg = f"{path} is not a checkpoint of an emotion classifier: give the .ckpt file of a run"
         raise InputError(msg)
     return content
 
 
-def require_classes(found: list[str], wanted: list[str], what: str) -> None:
-    """Refuse a model of other classes, or of the same classes in another order.
+def require_classes(model_classes: list[str], data_classes: list[str], what: str) -> None:
+    """Raise for a model of other classes, or of the same classes in another order.
 
     Raises:
         InputError: If the lists differ.
     """
-    if list(found) != list(wanted):
+    if list(model_classes) != list(data_classes):
         msg = (
-            f"{what} was trained on the classes {', '.join(found)}; the data has {', '.join(wanted)}: "
-            "use the data it was trained for, or train anew"
+            f"{what} was trained on the classes {', '.join(model_classes)}; the data has {', '.join(data_classes)}: "
+            "use the data it was trained for, or train a new model"
         )
         raise InputError(msg)

@@ -1,4 +1,4 @@
-"""The model that is trained: a backbone, a head and a loss, with one step shared by training and evaluation."""
+"""EmotionClassifier: a backbone, a head and a loss, with one step shared by training and evaluation."""
 
 import os
 from math import inf
@@ -34,7 +34,7 @@ def check_model(
     *, backbone: str, learning_rate: float, weight_decay: float, freeze: str, thaw_after_epochs: int | None,
     mixup: float, cutmix: float, **shares: float,
 ) -> None:  # fmt: skip
-    """Check options of the model that need no data, so that a wrong one is found before anything is read.
+    """Check the options of the model that need no data, before any data is read.
 
     Raises:
         InputError: One is out of range, or there is no such backbone.
@@ -61,8 +61,8 @@ class EmotionClassifier(pl.LightningModule):
         A batch is a dictionary: "image" uint8 (B, 3, H, W), "label" int64 (B,), "row" int64 (B,) and, where annotators
         voted, "target" float (B, C), which then is what the loss sees.
 
-        A checkpoint carries the model's plain settings under ``CONFIG_KEY``; the loss is no part of it, since it is
-        not needed to use the model and only plain types can be read without running code.
+        A checkpoint has the model's plain settings under ``CONFIG_KEY``; the loss is not stored, since it is not
+        needed to use the model and only plain types can be read without running code.
 
         While the backbone is frozen it stays in evaluation mode, so batch statistics do not drift either.
     """
@@ -94,27 +94,28 @@ class EmotionClassifier(pl.LightningModule):
         """Build the model.
 
         Args:
-            classes: names, in the order of their labels.
+            classes: names of the classes, in the order of their labels.
             backbone: name of a timm model.
             weights: "embedded" (an installed package), "hub", "none", or a .safetensors/.pth file.
-            loss: cross-entropy where none is given.
-            head: "linear", "dense_dense" (one hidden layer) or "normalised" (scaled cosines, which LDAM brings).
-            head_width: of the hidden layer of "dense_dense", by default 256.
-            head_scale: of the cosines of "normalised", by default 30; LDAM brings its own.
-            dropout: before the last layer, in [0, 1).
+            loss: the loss, by default cross-entropy.
+            head: "linear", "dense_dense" (one hidden layer) or "normalised" (scaled cosines; LDAM always uses it).
+            head_width: width of the hidden layer of "dense_dense", by default 256.
+            head_scale: factor of the cosines of "normalised", by default 30; LDAM has its own.
+            dropout: dropout rate before the last layer, in [0, 1).
             drop_path: rate of stochastic depth in the backbone, in [0, 1).
             optimizer: "adam", "adamw" or "sgd".
-            learning_rate: the highest of the run.
-            weight_decay: of everything but biases and normalisation layers.
-            schedule: "constant", "one_cycle", "cosine" or "plateau" (halved after 3 epochs without a better macro F1).
+            learning_rate: the highest learning rate of the run.
+            weight_decay: weight decay of all parameters except biases and normalisation layers.
+            schedule: learning-rate schedule: "constant", "one_cycle", "cosine" or "plateau" (halved after 3 epochs
+                without a better macro F1).
             warmup: share of all steps in which the learning rate rises, in [0, 1).
-            mixup: alpha, 0 for none.
-            cutmix: alpha, 0 for none.
-            freeze: "all" trains the head alone.
-            thaw_after_epochs: the backbone joins in after so many epochs.
+            mixup: alpha of mixup, 0 for none.
+            cutmix: alpha of cutmix, 0 for none.
+            freeze: "all" trains only the head; "none" trains the whole network.
+            thaw_after_epochs: train the backbone, too, after this many epochs; needs freeze "all".
             flip_at_test: average the logits with those of the mirrored image, in test and predict.
-            compile: torch.compile the network.
-            channels_last: memory layout; faster for convolutions on most devices.
+            compile: compile the network with torch.compile.
+            channels_last: use the channels-last memory layout; faster for convolutions on most devices.
 
         Raises:
             InputError: If an option is out of range or cannot be used together with another.
@@ -139,11 +140,11 @@ class EmotionClassifier(pl.LightningModule):
         self.mixing = Mixing(mixup, cutmix)
         if self.mixing and not self.loss.takes_soft_targets:
             raise InputError(soft_targets_refused(self.loss))
-        brought = self.loss.scale if self.loss.needs_normalised_head else None
+        loss_scale = self.loss.scale if self.loss.needs_normalised_head else None
         self.plain: dict[str, Any] = {
             "classes": self.classes,
             "backbone": backbone,
-            **head_options(head, head_width, head_scale, brought),
+            **head_options(head, head_width, head_scale, loss_scale),
             "flip_at_test": flip_at_test,
             "channels_last": channels_last,
         }
@@ -167,10 +168,10 @@ class EmotionClassifier(pl.LightningModule):
 
         Args:
             path: of the .ckpt file.
-            classes: what the caller will use it for; none takes the checkpoint's.
+            classes: classes that the caller expects; None: those of the checkpoint.
 
         Raises:
-            InputError: If the file cannot be read safely, is none of ours, or knows other classes.
+            InputError: If the file cannot be read safely, was not written by this project, or has other classes.
         """
         checkpoint = read_checkpoint(path)
         plain = used_alone(checkpoint[CONFIG_KEY])
@@ -185,7 +186,7 @@ class EmotionClassifier(pl.LightningModule):
         return model.eval()
 
     def configure_network(self, backbone: str, weights: str, drop_path: float, dropout: float) -> None:
-        """Build backbone and head, and keep the normalisation that the backbone expects."""
+        """Build backbone and head, and store the normalisation that the backbone expects."""
         self.backbone, features, config = build_backbone(backbone, weights, drop_path=drop_path)
         width, scale = self.plain["head_width"], self.plain["head_scale"]
         self.head = build_head(
@@ -198,13 +199,13 @@ class EmotionClassifier(pl.LightningModule):
         self.std: Tensor
 
     def configure_metrics(self) -> None:
-        """Make one collection for each stage."""
+        """Create one metric collection for each stage."""
         self.val_metrics = metric_collection(self.classes, "val/")
         self.test_metrics = metric_collection(self.classes, "test/")
         self.val_loss, self.test_loss = MeanLoss(), MeanLoss()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Give Lightning the optimizer and its schedules; a backbone that will thaw is in it from the start."""
+        """Return the optimizer and its schedules; a backbone that will be unfrozen is in it from the start."""
         stays_frozen = self.frozen and self.thaw_after_epochs is None
         parameters = self.head.parameters() if stays_frozen else self.parameters()
         optimizer = build_optimizer(self.optimizer_name, parameters, self.learning_rate, self.weight_decay)
@@ -215,7 +216,7 @@ class EmotionClassifier(pl.LightningModule):
         return [optimizer], schedules
 
     def setup(self, stage: str) -> None:
-        """Tell the loss the class counts of training, and settle how a backbone that will thaw is frozen."""
+        """Give the loss the class counts of training, and freeze a backbone that will be unfrozen later."""
         data = getattr(self.trainer, "datamodule", None)
         votes = getattr(getattr(data, "read_options", None), "votes", None)
         if votes == "soft" and not self.loss.takes_soft_targets:
@@ -232,7 +233,7 @@ class EmotionClassifier(pl.LightningModule):
         return self.frozen and self.thaw_after_epochs is not None and self.trainer.world_size > 1
 
     def train(self, mode: bool = True) -> Self:
-        """Switch to training mode, all but a frozen backbone."""
+        """Switch to training mode, except for a frozen backbone."""
         super().train(mode)
         if getattr(self, "frozen", False):
             self.backbone.eval()
@@ -253,7 +254,7 @@ class EmotionClassifier(pl.LightningModule):
         return self.head(self.backbone(normalised))
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """Return the loss of a batch, mixed where asked for."""
+        """Return the loss of a batch, with mixup or cutmix if set."""
         image, target = self.normalise(batch["image"]), _target(batch)
         if self.mixing:
             if not target.is_floating_point():
@@ -286,7 +287,7 @@ class EmotionClassifier(pl.LightningModule):
         return (logits + self(image.flip(-1))) / 2 if self.flip_at_test else logits
 
     def _report(self, stage: Literal["val", "test"]) -> None:
-        """Log an epoch's metrics, which all processes have added up already, and start them anew."""
+        """Log the metrics of an epoch, which are summed over all processes, and reset them."""
         metrics, loss = getattr(self, f"{stage}_metrics"), getattr(self, f"{stage}_loss")
         values = {f"{stage}/loss": loss.compute()} | metrics.compute()
         # the progress bar shows the two that are watched; sync_dist only quiets a warning, all ranks hold the same
@@ -309,11 +310,11 @@ class EmotionClassifier(pl.LightningModule):
         self._collected: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def test_step(self, batch: Batch, batch_index: int) -> None:
-        """Count a batch of the test part and keep its predictions."""
+        """Count a batch of the test part and store its predictions."""
         self._collected.append((batch["row"], batch["label"], self._evaluate(batch, "test")))
 
     def on_test_epoch_end(self) -> None:
-        """Log the epoch, and keep every row's prediction once in ``test_predictions``, sorted by row."""
+        """Log the epoch, and store every row's prediction once in ``test_predictions``, sorted by row."""
         self._report("test")
         columns = [torch.cat(column) for column in zip(*self._collected, strict=True)]
         if self.trainer.world_size > 1:
@@ -329,7 +330,7 @@ class EmotionClassifier(pl.LightningModule):
         return known | {"prob": self.probabilities(batch["image"])}
 
     def on_train_start(self) -> None:
-        """Refuse a resumed one-cycle run whose length was changed: its schedule would end too early or in an error."""
+        """Raise if a resumed one-cycle run has another length, since its schedule would end too early or fail."""
         schedulers = self.lr_schedulers()
         steps = int(self.trainer.estimated_stepping_batches)
         for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:
@@ -341,7 +342,7 @@ class EmotionClassifier(pl.LightningModule):
                 raise InputError(msg)
 
     def on_train_epoch_start(self) -> None:
-        """Thaw the backbone when its time has come, also in a run resumed later than that."""
+        """Unfreeze the backbone at its epoch, also in a run resumed later than that."""
         if self.frozen and self.thaw_after_epochs is not None and self.current_epoch >= self.thaw_after_epochs:
             self.frozen = False
             self.backbone.requires_grad_(True).train()
@@ -349,36 +350,36 @@ class EmotionClassifier(pl.LightningModule):
             self.backbone.eval()  # Lightning leaves a module in the mode it finds, and never calls train() itself
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Drop the gradients that a frozen backbone computed for the sake of DistributedDataParallel."""
+        """Drop the gradients that a frozen backbone computed only for DistributedDataParallel."""
         if self.frozen:
             for parameter in self.backbone.parameters():
                 parameter.grad = None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what is needed to rebuild the model, whose weights are the average where one is kept."""
+        """Add what is needed to rebuild the model; the weights are the moving average if there is one."""
         checkpoint[CONFIG_KEY] = self.plain
         checkpoint["format"] = FORMAT
         if self.average is not None:
             self.average.save(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another model before its tensors are tried.
+        """Raise for a checkpoint of another model before its tensors are loaded.
 
         Raises:
             InputError: If classes, backbone or head differ.
         """
         plain = checkpoint.get(CONFIG_KEY)
         if plain is None:
-            msg = "this is no checkpoint of an emotion classifier: give the .ckpt file that a run left"
+            msg = "this is not a checkpoint of an emotion classifier: give the .ckpt file of a run"
             raise InputError(msg)
         require_classes(plain["classes"], self.classes, "the checkpoint")
         plain = used_alone(plain)
         for name in ("backbone", "head", "head_width"):
             if plain[name] != self.plain[name]:
-                msg = f"the checkpoint has {name} {plain[name]!r}, this run {self.plain[name]!r}: give both the same"
+                msg = f"the checkpoint has {name} {plain[name]!r}, this run {self.plain[name]!r}: they must be the same"
                 raise InputError(msg)
         if RAW_KEY in checkpoint and self.trainer.state.fn == TrainerFn.FITTING:
-            # going on with training: the weights behind the average become the weights again
+            # training continues: load the raw weights instead of the average
             if self.average is not None:
                 self.average.load(checkpoint)
             checkpoint["state_dict"] = checkpoint[RAW_KEY]

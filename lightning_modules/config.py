@@ -146,22 +146,22 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class DetectorRun:
-    """What a run is called, how long it trains and where.
+    """Options of a detector's run: name, experiment, start, length, device and checkpoints.
 
     Attributes:
         name: the run's name on the MLflow page; by default data, backbone and seed.
         experiment: MLflow experiment.
-        parent: run id of the parent, for the members of a study.
-        resume: run id to go on with, or "auto": the newest unfinished run of the same config.
-        start_from: begin with the weights of a run (id or name) or .ckpt file: further training.
-        epochs: most epochs.
+        parent: run id of the parent, for the runs of a study.
+        resume: run id to resume, or "auto": the newest unfinished run of the same config.
+        start_from: start with the weights of a run (id or name) or a .ckpt file.
+        epochs: largest number of epochs.
         patience: stop after this many epochs without a better val map_50; None: train all epochs.
-        ema_decay: average the weights with this decay per step and keep the average; None: do not.
+        ema_decay: average the weights with this decay per step and evaluate the average; None: do not.
         accelerator: "auto", "cpu" or "gpu".
-        precision: of the computations, such as "bf16-mixed".
+        precision: precision of the computations, such as "bf16-mixed".
         clip: largest norm of the gradient.
         resamples: bootstrap resamples of the printed intervals.
-        keep: which checkpoint stays when the run has ended: "best", "last" (with the training state) or "none".
+        keep: checkpoint to keep when the run has ended: "best", "last" (with the training state) or "none".
     """
 
     name: str | None = None
@@ -406,12 +406,12 @@ class Options:
 
 def _pairs(words: Sequence[str], short: Mapping[str, str]) -> list[tuple[str, str, str]]:
     """Return the options of a command line, in order: as they were written, their dotted name, their value."""
-    found: list[tuple[str, str, str]] = []
+    pairs: list[tuple[str, str, str]] = []
     rest = list(words)
     while rest:
         word = rest.pop(0)
         if word in _FLAGS:
-            found.append((word, *_FLAGS[word]))
+            pairs.append((word, *_FLAGS[word]))
             continue
         if word.startswith("-c") and word != "-c":  # -cFILE
             word = f"--config={word[2:]}"
@@ -435,8 +435,8 @@ def _pairs(words: Sequence[str], short: Mapping[str, str]) -> list[tuple[str, st
             name = name.replace(f"{section}.init_args.", f"{section}.").replace(f"{section}.class_path", section)
         if name in ("data", "model") and _CLASS.fullmatch(value):
             continue  # there is one class
-        found.append((typed, "data.source" if name == "data" else name, value))
-    return found
+        pairs.append((typed, "data.source" if name == "data" else name, value))
+    return pairs
 
 
 def written(value: object) -> str:
@@ -525,11 +525,11 @@ _OWNERS: dict[Kind, dict[str, tuple[str, set[str]]]] = {
 
 def _owners(kind: Kind) -> dict[str, tuple[type, set[str]]]:
     """Return the class whose arguments are the options of each section, and which arguments are no options."""
-    found = {}
+    owners = {}
     for section, (place, left_out) in _OWNERS[kind].items():
         module, _, name = place.partition(":")
-        found[section] = (getattr(importlib.import_module(module), name), left_out)
-    return found
+        owners[section] = (getattr(importlib.import_module(module), name), left_out)
+    return owners
 
 
 @functools.cache
@@ -644,7 +644,7 @@ def _nearest(option: str, names: Sequence[str], before: str) -> str:
     alike = [name for name in known if name.rsplit(".", 1)[-1] == tail]
     if not alike:
         tails = {name.rsplit(".", 1)[-1]: name for name in known}
-        alike = [tails[found] for found in nearest(tail, tails, cutoff=0.8)]
+        alike = [tails[near_tail] for near_tail in nearest(tail, tails, cutoff=0.8)]
     if not alike:
         alike = nearest(option, known, cutoff=0.8)
     return f"did you mean {' or '.join(f'--{name}' for name in alike[:3])}?" if alike else "see emotion fit --help-all"

@@ -1,8 +1,8 @@
-"""An exponential moving average of the weights: kept beside them, evaluated in their place, saved as the model.
+"""Exponential moving average of the weights, which is evaluated and saved in place of the weights.
 
 Lightning's own EMAWeightAveraging (2.6) is not used. It leaves the average out of checkpoints written with
-``save_weights_only``, tests the raw weights when a checkpoint is loaded after ``fit``, saves average and weights in
-exchanged places when it is interrupted during validation, and keeps the average on the CPU of a GPU run.
+``save_weights_only``, tests the raw weights when a checkpoint is loaded after ``fit``, swaps average and
+weights in a checkpoint if it is interrupted during validation, and keeps the average on the CPU of a GPU run.
 """
 
 from typing import Any, Protocol, cast
@@ -20,10 +20,10 @@ UPDATES_KEY = "average_updates"
 
 
 class WeightAverage:
-    """The average of a module's tensors, and the exchange of both.
+    """Moving average of a module's tensors, which can be swapped with them.
 
-    The decay of update n is ``min(decay, (1 + n) / (10 + n))``, so that the first steps do not weigh for ever.
-    Tensors that hold integers are copied.
+    The decay of update n is ``min(decay, (1 + n) / (10 + n))``, so that the first steps soon lose their weight.
+    Integer tensors are copied.
     """
 
     def __init__(self, decay: float) -> None:
@@ -35,7 +35,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def start(self, module: nn.Module) -> None:
-        """Take hold of the module's tensors, on their final device; begin with them or with a loaded average."""
+        """Start from the module's tensors, on their final device, or from a loaded average."""
         state = module.state_dict()  # shares its memory with the module
         self.names, self.live = list(state), list(state.values())
         self.mean = [value.clone() for value in (self.loaded or state).values()]
@@ -57,7 +57,7 @@ class WeightAverage:
 
     @torch.no_grad()
     def swap(self) -> None:
-        """Exchange average and weights."""
+        """Swap average and weights."""
         for m, value in zip(self.mean, self.live, strict=True):
             kept = value.clone()
             value.copy_(m)
@@ -73,7 +73,7 @@ class WeightAverage:
         return dict(zip(self.names, self.mean if self.swapped else self.live, strict=True))
 
     def save(self, checkpoint: dict[str, Any]) -> None:
-        """Make the average the checkpoint's model; one that can be resumed keeps the weights as well."""
+        """Store the average as the model of a checkpoint; one with training state keeps the raw weights, too."""
         if not self.names:
             return
         checkpoint["state_dict"] = self.state()
@@ -81,7 +81,7 @@ class WeightAverage:
             checkpoint[RAW_KEY], checkpoint[UPDATES_KEY] = self.raw(), self.updates
 
     def load(self, checkpoint: dict[str, Any]) -> None:
-        """Take the average from a checkpoint that has one."""
+        """Load the average of a checkpoint, if it has one."""
         if RAW_KEY in checkpoint:
             self.loaded, self.updates = checkpoint["state_dict"], checkpoint[UPDATES_KEY]
 
@@ -93,7 +93,7 @@ class Averaged(Protocol):
 
 
 class AverageWeights(Callback):
-    """Keeps ``pl_module.average`` through a fit, and evaluates it in place of the weights."""
+    """Update ``pl_module.average`` during training, and evaluate it in place of the weights."""
 
     def __init__(self, decay: float = 0.998) -> None:
         if not 0 < decay < 1:
@@ -103,23 +103,23 @@ class AverageWeights(Callback):
         self._seen = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Be there before a checkpoint is loaded."""
+        """Create the average before a checkpoint is loaded."""
         if stage == "fit":
             self.average = WeightAverage(self.decay)
             cast(Averaged, pl_module).average = self.average
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note where a resumed run goes on."""
+        """Store the step at which a resumed run continues."""
         self._seen = trainer.global_step
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin, now that the weights are loaded and on their device."""
+        """Start the average, now that the weights are loaded and on their device."""
         self.average.start(pl_module)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
-        """Average once an optimizer step, however many batches it took."""
+        """Update the average once per optimizer step, however many batches it took."""
         if trainer.global_step > self._seen:
             self._seen = trainer.global_step
             self.average.update()
@@ -138,7 +138,7 @@ class AverageWeights(Callback):
         self._restore()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leave the average as the model."""
+        """Make the average the weights of the model."""
         pl_module.load_state_dict(self.average.state())
         cast(Averaged, pl_module).average = None
 

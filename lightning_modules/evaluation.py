@@ -149,9 +149,8 @@ def evaluate_on(
     label = table["label"].map(columns).to_numpy(object)
     clusters = pd.factorize(contents)[0]
     if "subject" in table and (table["subject"] != "").any():
-        clusters = _joined(
-            clusters, table["subject"].where(table["subject"] != "", pd.Series(contents)).to_numpy(object)
-        )
+        people = table["subject"].where(table["subject"] != "", pd.Series(contents))  # unknown: each its own
+        clusters = join_clusterings([clusters, pd.factorize(people)[0]])
     base = pd.DataFrame({"row": rows, "path": table["path"], "content": contents, "cluster": clusters})
     base = base.assign(subject=table["subject"] if "subject" in table else "", fold=np.int64(0), label=label)
     groups = table[[name for name in manifest.groups if name not in base]]
@@ -236,12 +235,6 @@ def _seen(predictor: Predictor, contents: np.ndarray) -> np.ndarray | None:
             return None
         seen |= member.seen.among(contents)
     return seen
-
-
-def _joined(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    from results.predictions import joined
-
-    return joined([first, pd.factorize(second)[0]])
 
 
 def _table(

@@ -36,16 +36,16 @@ def write_onnx(
     metadata: Mapping[str, str],
     tolerance: float,
 ) -> float:
-    """Write a model that takes ``image`` and gives one tensor, and compare the file with torch.
+    """Write a model with the input ``image`` and one output as ONNX, and compare the file with torch.
 
     Args:
         model: on the CPU, in evaluation mode.
         path: the file to write.
-        traced: images that the graph is traced with, uint8 (B, 3, H, W).
+        traced: images to trace the graph with, uint8 (B, 3, H, W).
         compared: batches of images, of other sizes where these are free.
-        output: name of what the model gives.
+        output: name of the output.
         free: axes of ``image`` that may have any length.
-        metadata: kept in the file.
+        metadata: stored in the file.
         tolerance: largest absolute difference that is allowed.
 
     Returns:
@@ -54,7 +54,7 @@ def write_onnx(
     Raises:
         InputError: the difference exceeds ``tolerance``, or the file cannot be written; no file is left then.
     """
-    if not os.access(path.absolute().parent, os.W_OK):  # said now, since tracing takes a while
+    if not os.access(path.absolute().parent, os.W_OK):  # checked now, since tracing takes a while
         msg = f"--output: cannot write {path}: choose a folder that exists and is writable"
         raise InputError(msg)
     try:
@@ -110,7 +110,7 @@ class _Deployed(nn.Module):
 
 
 def refuse_face_crops(trained: Trained, run: str) -> None:
-    """Refuse to export a model of face crops, since an exported model does not cut faces out of photographs.
+    """Raise for a model of face crops, since an exported model does not cut faces out of photographs.
 
     Raises:
         InputError: it was trained on face crops.
@@ -128,7 +128,7 @@ def export_onnx(trained: Trained, path: Path) -> float:
     """Write a model as ONNX and check it against torch.
 
     The graph takes ``image``, uint8 (batch, 3, size, size), RGB, and gives ``probabilities`` (batch, classes). Its
-    metadata says how an image is made so: decode policy, size, fit, class names.
+    metadata describes the preprocessing: decode policy, size, fit, class names.
 
     Args:
         trained: the model.

@@ -1,4 +1,4 @@
-"""What turns a backbone's features (B, F) into one logit a class (B, C)."""
+"""Heads: layers that turn the features (B, F) of a backbone into logits (B, C)."""
 
 from math import inf
 from typing import Any, Literal
@@ -28,25 +28,25 @@ class NormalisedHead(nn.Module):
         return self.scale * F.linear(F.normalize(features), F.normalize(self.weight))
 
 
-def head_options(head: HeadName, width: int | None, scale: float | None, brought: float | None) -> dict[str, Any]:
-    """Return the head that is built with the options it uses: ``head``, ``head_width`` and ``head_scale``.
+def head_options(head: HeadName, width: int | None, scale: float | None, loss_scale: float | None) -> dict[str, Any]:
+    """Return the head with the options that it uses: ``head``, ``head_width`` and ``head_scale``.
 
     Args:
-        head: what was asked for.
-        width: of the hidden layer; None takes the usual one.
-        scale: of the cosines; None takes the usual one.
-        brought: scale of the normalised head that the loss brings along; None where it brings none.
+        head: value of the option.
+        width: width of the hidden layer; None: 256.
+        scale: factor of the cosines; None: 30.
+        loss_scale: scale of the normalised head that the loss needs; None if it needs none.
 
     Raises:
         InputError: If an option is out of range, or the head or the loss would ignore it.
     """
     problem = ""
-    if brought is not None and head == "dense_dense":
-        problem = "--model.head is dense_dense, but the loss brings a normalised head"
+    if loss_scale is not None and head == "dense_dense":
+        problem = "--model.head is dense_dense, but the loss needs a normalised head"
     elif width is not None and head != "dense_dense":
         problem = f"--model.head_width is {width}, which only --model.head dense_dense uses, but the head is {head}"
-    elif scale is not None and brought is not None:
-        problem = f"--model.head_scale is {scale}, but the loss brings its own, {brought}"
+    elif scale is not None and loss_scale is not None:
+        problem = f"--model.head_scale is {scale}, but the loss has its own, {loss_scale}"
     elif scale is not None and head != "normalised":
         problem = f"--model.head_scale is {scale}, which only --model.head normalised uses, but the head is {head}"
     if problem:
@@ -56,8 +56,8 @@ def head_options(head: HeadName, width: int | None, scale: float | None, brought
         raise invalid("--model.head_width", "must be at least 1", width)
     if scale is not None and not 0 < scale < inf:
         raise invalid("--model.head_scale", "must be above 0 and finite", scale)
-    if brought is not None:
-        return {"head": "normalised", "head_width": None, "head_scale": brought}
+    if loss_scale is not None:
+        return {"head": "normalised", "head_width": None, "head_scale": loss_scale}
     return {
         "head": head,
         "head_width": (width or WIDTH) if head == "dense_dense" else None,
@@ -66,7 +66,7 @@ def head_options(head: HeadName, width: int | None, scale: float | None, brought
 
 
 def used_alone(plain: dict[str, Any]) -> dict[str, Any]:
-    """Return a checkpoint's settings without the options of other heads, which once were written down all the same."""
+    """Return a checkpoint's settings without the options of other heads, which older checkpoints also contain."""
     unused = {"linear": ("head_width", "head_scale"), "dense_dense": ("head_scale",), "normalised": ("head_width",)}
     return plain | dict.fromkeys(unused[plain["head"]])
 

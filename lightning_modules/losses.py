@@ -1,7 +1,7 @@
-"""The losses a run may choose from: one pure function each, and a thin module that holds its options.
+"""Losses: a pure function for each, and a module that holds its options.
 
-Every function returns a loss for each row, so that the mean over an epoch can be taken exactly, however the rows were
-shared out over batches and processes. A target is an integer class (B,) or a probability for every class (B, C).
+Every function returns a loss for each row, so that the mean over an epoch is exact, however the rows are
+distributed over batches and processes. A target is an integer class (B,) or a probability for every class (B, C).
 """
 
 from abc import ABC, abstractmethod
@@ -26,11 +26,11 @@ __all__ = [
 
 
 class EmotionLoss(nn.Module, ABC):
-    """What every loss answers: ``rows`` gives numerator and denominator, ``forward`` their quotient over the batch.
+    """Base class of losses: ``rows`` returns numerators and denominators, ``forward`` their quotient over the batch.
 
     Notes:
         Tensors that depend on the class counts are plain attributes, neither parameters nor buffers: they are known
-        only once the data is, and belong in no checkpoint and in no weight average.
+        only once the data is read, and belong in no checkpoint and in no weight average.
     """
 
     needs_normalised_head = False
@@ -43,7 +43,7 @@ class EmotionLoss(nn.Module, ABC):
         self.counts: Tensor | None = None
 
     def configure(self, class_counts: Tensor) -> None:
-        """Tell the loss how many rows of each class, copies included, one epoch of training has: (C,)."""
+        """Set the number of rows of each class in one epoch of training, copies included: (C,)."""
         counts = torch.as_tensor(class_counts).float()
         if self.needs_counts and (counts <= 0).any():
             empty = torch.nonzero(counts <= 0)[:, 0].tolist()
@@ -52,7 +52,7 @@ class EmotionLoss(nn.Module, ABC):
         self.counts = counts
 
     def known_counts(self, device: torch.device) -> Tensor:
-        """Return the class counts on ``device`` and keep them there, so that no step copies them again."""
+        """Return the class counts on ``device``, where they stay, so that no step copies them again."""
         if self.counts is None:
             msg = f"loss {type(self).__name__} needs the class counts of the training rows: call configure(counts)"
             raise InputError(msg)
@@ -83,7 +83,7 @@ class EmotionLoss(nn.Module, ABC):
 
 
 def soft_targets_refused(loss: EmotionLoss) -> str:
-    """Return the sentence for a loss that was given probabilities in place of classes."""
+    """Return the message for a loss that got probabilities instead of classes."""
     return (
         f"loss {type(loss).__name__} is defined for one class an image, it cannot take soft targets: "
         "switch off mixup, cutmix and soft votes, or choose CrossEntropy, Focal, LogitAdjustment or BalancedSoftmax"
@@ -147,7 +147,7 @@ def adjusted(logits: Tensor, counts: Tensor, tau: float = 1.0) -> Tensor:
 
 
 def ldam(logits: Tensor, target: Tensor, margins: Tensor, scale: float) -> Tensor:
-    """Return the cross-entropy of each row after its own class gave up a margin (Cao et al. 2019, arXiv:1906.07413).
+    """Return the cross-entropy of each row, with a margin taken off its own class (Cao et al. 2019, arXiv:1906.07413).
 
     Args:
         logits: (B, C) scaled cosines, ``scale * cos``.
@@ -171,7 +171,7 @@ class CrossEntropy(EmotionLoss):
         """Keep the options.
 
         Args:
-            class_weights: one positive weight a class, or "balanced": N / (C n_c) of the training rows.
+            class_weights: one positive weight per class, or "balanced": N / (C n_c) of the training rows.
             label_smoothing: in [0, 1).
         """
         super().__init__()
@@ -203,7 +203,7 @@ class CrossEntropy(EmotionLoss):
 class Focal(EmotionLoss):
     """Focal loss; gamma 0 and alpha 1 are cross-entropy.
 
-    A scalar alpha only scales the loss, and Adam takes any scale out again: it changes a run under SGD alone.
+    A scalar alpha only scales the loss, to which Adam is invariant: it changes a run only with SGD.
     """
 
     def __init__(
@@ -215,9 +215,9 @@ class Focal(EmotionLoss):
         """Keep the options.
 
         Args:
-            alpha: one positive weight for all classes or one a class; none is 1.
-            gamma: how far easy rows are turned down, at least 0.
-            normalisation: "mean" divides by the number of rows (the usual), "weights" by the sum of the rows' alphas.
+            alpha: one positive weight for all classes, or one per class; None: 1.
+            gamma: how strongly easy rows are down-weighted, at least 0.
+            normalisation: "mean" divides by the number of rows (usual), "weights" by the sum of the rows' alphas.
         """
         super().__init__()
         values = [1.0] if alpha is None else alpha if isinstance(alpha, list) else [alpha]
@@ -253,7 +253,7 @@ class LogitAdjustment(EmotionLoss):
         """Keep the options.
 
         Args:
-            tau: strength, at least 0; 0 is cross-entropy.
+            tau: strength of the adjustment, at least 0; 0 is cross-entropy.
             label_smoothing: in [0, 1).
         """
         super().__init__()
@@ -271,7 +271,7 @@ class LogitAdjustment(EmotionLoss):
 
 
 class BalancedSoftmax(EmotionLoss):
-    """Cross-entropy of a softmax whose terms count as often as their class (Ren et al. 2020, arXiv:2007.10740).
+    """Cross-entropy of a softmax weighted by the class counts (Ren et al. 2020, arXiv:2007.10740).
 
     The same as logit adjustment with tau 1; kept under its own name since papers compare both. Divided by the rows.
     """
@@ -287,7 +287,7 @@ class BalancedSoftmax(EmotionLoss):
 class LDAM(EmotionLoss):
     """Label-distribution-aware margins, ``n_c^(-1/4)`` scaled to ``max_margin``, divided by the rows.
 
-    Margins are angles' cosines, so the classifier gives this loss a normalised head with the same ``scale``.
+    Margins are in units of the cosine, so the classifier uses a normalised head with the same ``scale``.
     """
 
     needs_normalised_head = True
@@ -299,7 +299,7 @@ class LDAM(EmotionLoss):
 
         Args:
             max_margin: margin of the rarest class, above 0 and below 2.
-            scale: what the cosines are multiplied by, above 0.
+            scale: factor of the cosines, above 0.
         """
         super().__init__()
         if not 0 < max_margin < 2:

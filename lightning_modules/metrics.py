@@ -1,6 +1,6 @@
-"""The one collection of metrics: macro F1 first, then the rest, counted over a whole epoch and exact under DDP.
+"""Metrics of a stage: macro F1 first, then others, computed over a whole epoch and exact under DDP.
 
-Only sums are kept (a confusion matrix, sums of scores, calibration bins), so two processes add up to what one counts.
+Only sums are kept (confusion matrix, sums of scores, calibration bins), so several processes give the same as one.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ def count_scores(confusion: Tensor, classes: Sequence[str]) -> dict[str, Tensor]
 
 
 class ClassScores(Metric):
-    """Everything that follows from the confusion matrix."""
+    """Scores that follow from the confusion matrix."""
 
     full_state_update = False
     confusion: Tensor
@@ -103,7 +103,7 @@ class ProbabilityScores(Metric):
 
 
 class MeanLoss(Metric):
-    """The loss of an epoch: all rows' losses over all rows' weights, whatever batches they came in."""
+    """Loss of an epoch: the sum of all rows' losses over the sum of their weights, independent of the batches."""
 
     full_state_update = False
     total: Tensor
@@ -141,7 +141,7 @@ def metric_collection(classes: Sequence[str], prefix: str) -> MetricCollection:
 
 
 def _divide(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """Divide, 0 over 0 being 0."""
+    """Divide, with 0 / 0 = 0."""
     return torch.where(
         denominator > 0, numerator / denominator.clamp_min(1e-300 if _wide() else 1e-30), 0.0 * numerator
     )

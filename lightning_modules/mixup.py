@@ -11,14 +11,14 @@ from datamodules.errors import invalid
 
 
 class Mixing:
-    """Mixes each batch with itself in reverse, by mixup or cutmix; each batch draws one strength."""
+    """Mixup or cutmix of each batch with itself in reverse order; each batch draws one strength."""
 
     def __init__(self, mixup: float, cutmix: float) -> None:
-        """Keep the strengths.
+        """Store the strengths.
 
         Args:
             mixup: alpha of the beta distribution, 0 for none.
-            cutmix: likewise; where both are given, each batch draws which.
+            cutmix: the same for cutmix; if both are given, each batch draws one of them.
 
         Raises:
             InputError: If one is below 0.
@@ -37,9 +37,9 @@ class Mixing:
         Args:
             images: the batch.
             target: float (B, classes).
-            seed: of this batch, so that a resumed run mixes as the unbroken one would have.
+            seed: seed of this batch, so that a resumed run mixes like an uninterrupted one.
         """
-        even = len(images) // 2 * 2  # timm wants pairs: the last image of an odd batch stays as it is
+        even = len(images) // 2 * 2  # timm needs pairs: the last image of an odd batch is not mixed
         if even == 0:
             return images, target
         mixer = Mixup(self.mixup, self.cutmix, label_smoothing=0.0, num_classes=even)

@@ -18,7 +18,7 @@ ScheduleName = Literal["constant", "one_cycle", "cosine", "plateau"]
 def parameter_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
     """Split parameters so that biases and normalisation layers (one dimension) do not decay.
 
-    Frozen parameters are kept: they have no gradient, so the optimizer passes over them until they are thawed.
+    Frozen parameters are included: they have no gradient, so the optimizer skips them until they are unfrozen.
     """
     parameters = list(parameters)
     return [
@@ -50,16 +50,16 @@ def build_schedules(
     """Build schedules in the form Lightning takes.
 
     Args:
-        name: "constant"; "one_cycle", up to ``learning_rate`` and down to nearly nothing; "cosine"; or "plateau",
+        name: "constant"; "one_cycle", up to ``learning_rate`` and down to nearly zero; "cosine"; or "plateau",
             halved after three epochs in which ``monitor`` did not rise.
-        optimizer: what they drive.
+        optimizer: the optimizer.
         learning_rate: the highest rate.
-        steps: of the whole run, may be infinite where no schedule needs its end.
+        steps: steps of the whole run, may be infinite if no schedule needs its end.
         warmup: share of the steps in which the rate rises, in [0, 1).
         monitor: metric that "plateau" watches.
 
     Raises:
-        InputError: If the schedule needs the end of a run that has none.
+        InputError: If the schedule needs the number of steps and the run has no end.
     """
     if math.isinf(steps) and (name in ("one_cycle", "cosine") or warmup):
         msg = f"schedule {name!r} with warmup {warmup} needs an end: set trainer.max_epochs or trainer.max_steps"
@@ -68,7 +68,7 @@ def build_schedules(
     if name == "one_cycle":
         total = int(steps)
         if total == 1:
-            return []  # nothing to rise or fall over; the only step is made with the highest rate
+            return []  # the only step uses the highest rate
         # a rise of exactly one step ends at step 0, and torch divides by that
         rising = 0.0 if math.isclose(warmup * total, 1) else warmup
         cycle = OneCycleLR(optimizer, max_lr=learning_rate, total_steps=total, pct_start=rising)

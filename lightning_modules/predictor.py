@@ -23,7 +23,7 @@ from datamodules.readers.face_crops import FaceCrops, list_crops
 from datamodules.splits.protocol import SeenImages
 from datamodules.unlabelled import Photograph, find_images, from_bytes, photographs
 from results.tracking.runs import children, find_run, load_table, run_checkpoint, run_row
-from results.tracking.store import FORMAT, made_by_version_0_1
+from results.tracking.store import FORMAT, version_0_1_message
 
 if TYPE_CHECKING:  # neither is needed for an ONNX file
     from lightning_modules.classifier import EmotionClassifier
@@ -59,7 +59,7 @@ def load_trained(checkpoint: Path) -> Trained:
     model = EmotionClassifier.from_checkpoint(checkpoint)
     content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     if content.get("format") != FORMAT:
-        raise InputError(made_by_version_0_1(f"--checkpoint: {checkpoint}"))
+        raise InputError(version_0_1_message(f"--checkpoint: {checkpoint}"))
     data = content.get("EmotionDataModule", {})
     if not {"size", "fit"} <= set(data):
         msg = f"--checkpoint: {checkpoint} does not say how its images were prepared; use one that `emotion fit` wrote"

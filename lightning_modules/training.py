@@ -34,18 +34,18 @@ from lightning_modules.callbacks import (
     first_rank,
     has_bar,
     how_it_ended,
+    print_stage,
     quiet,
     remove_checkpoints,
     resume_checkpoint,
     run_callbacks,
-    say_stage,
     sigterm_ends,
 )
 from lightning_modules.checkpoints import load_tensors, read_checkpoint
 from lightning_modules.classifier import EmotionClassifier, check_model
 from lightning_modules.config import RunConfig, RunOptions, data_module
 from lightning_modules.heads import build_head
-from lightning_modules.warm_start import begin_from, check_resumed, check_weights, read_start
+from lightning_modules.warm_start import check_resumed, check_weights, read_start, start_from_weights
 from results.predictions import (
     PREDICTIONS,
     SPLIT,
@@ -101,7 +101,7 @@ def _row(run_id: str) -> dict[str, Any]:
 
 
 def require_resumable(run_id: str, division: str, identity: str) -> None:
-    """Refuse to resume a run whose data or options changed, or that has finished.
+    """Raise for a run whose data or options changed, or that has finished, since it cannot be resumed.
 
     Args:
         run_id: the run.
@@ -134,7 +134,7 @@ def require_resumable(run_id: str, division: str, identity: str) -> None:
 
 
 def require_unwritten(run_id: str) -> None:
-    """Refuse to resume a run that another process is writing, on this machine or on another one.
+    """Raise for a run that another process is writing, on this machine or on another one.
 
     Raises:
         InputError: another process is writing it. While the store cannot be reached, only processes of this
@@ -199,14 +199,14 @@ def _newest_unfinished(options: RunOptions, identity: str) -> str | None:
             print("--resume: there are no runs yet; a new run starts", file=sys.stderr)
         return None
     same = f"tags.identity = '{identity}' and attributes.status != 'FINISHED'"
-    found = find_runs(where=same, parent=options.parent)
+    runs = find_runs(where=same, parent=options.parent)
     if options.parent is None:
-        found = found[found["parent"].isna()]  # a fold belongs to its cross-validation
-    if found.empty:
+        runs = runs[runs["parent"].isna()]  # a fold belongs to its cross-validation
+    if runs.empty:
         if options.parent is None and first_rank():
             print("--resume: no unfinished run has this config and these images; a new run starts", file=sys.stderr)
         return None
-    return str(found.iloc[0]["run_id"])
+    return str(runs.iloc[0]["run_id"])
 
 
 def log_beginning(tracker: RunLogger, config: RunConfig, data: EmotionDataModule) -> None:
@@ -236,7 +236,7 @@ CURVES = ("train/loss", "val/loss", "val/f1_macro", "val/accuracy")
 
 @dataclass(frozen=True)
 class RunResult:
-    """A finished run: its two tables, and after `train` also what it was made of.
+    """A finished run: its two tables, and after `train` also its model and data.
 
     Attributes:
         run_id: MLflow's id.
@@ -294,7 +294,7 @@ def evaluate_test(
     resamples: int,
     keep_checkpoint: bool = True,
 ) -> tuple[pd.DataFrame, str]:
-    """Predict the test part once with the checkpoint that the val part chose, and keep the results with the run.
+    """Predict the test part once with the checkpoint selected on the val part, and store the results in the run.
 
     Returns:
         The prediction table and the printed result; an empty table and "" on other ranks than zero.
@@ -311,12 +311,12 @@ def evaluate_test(
         return pd.DataFrame(), ""
     if keep_checkpoint:
         tracker.log_file(best, "checkpoint")
-    found = model.test_predictions
-    assert found is not None  # of the test above
+    collected = model.test_predictions
+    assert collected is not None  # of the test above
     predictions = build_predictions(
         data.manifest,
-        found["row"],
-        found["prob"],
+        collected["row"],
+        collected["prob"],
         fold=data.fold_rows.index,
         clusters=data.clusters,
         contents=data.contents,
@@ -331,13 +331,13 @@ def evaluate_test(
 
 
 def keep_evaluation(tracker: TrackingLogger, predictions: pd.DataFrame, split: pd.DataFrame, *, resamples: int) -> str:
-    """Keep both tables, and all that is computed from them, with the run; return the printed result.
+    """Store both tables, and everything computed from them, in the run; return the printed result.
 
     Args:
         tracker: the run.
-        predictions: prediction table, of one fold or of all; says above the result by which protocol it leaks, if so.
+        predictions: prediction table, of one fold or of all; a leaky protocol is named above the result.
         split: split table of the same folds.
-        resamples: of the bootstrap.
+        resamples: resamples of the bootstrap.
     """
     check_split(split, predictions)
     classes = classes_of(predictions)
@@ -447,7 +447,7 @@ class EmotionTask(Task):
         if shared is not None:
             self.data.share(shared)
         elif first_rank():
-            say_stage(f"reading the list of images: {self.data.source}")
+            print_stage(f"reading the list of images: {self.data.source}")
         self.model: EmotionClassifier = EmotionClassifier(classes=self.data.classes, **sections.model)
         self.trainer_options = dict(sections.trainer)
         self._shows_progress = self.trainer_options["enable_progress_bar"] is not False
@@ -460,7 +460,7 @@ class EmotionTask(Task):
     def check_start(self) -> None:
         """Load the weights that the run starts from."""
         if self.options.start_from:
-            begin_from(self.model, self.data, self.options.start_from)
+            start_from_weights(self.model, self.data, self.options.start_from)
         if self.config.ckpt_path:
             check_resumed(self.model, self.data, self.config.ckpt_path)
         check_weights(self.data, self.config.model["weights"])
@@ -519,10 +519,10 @@ def prepare(data: Any) -> None:  # noqa: ANN401 - a data module
         InputError: Images that cannot be read.
     """
     if "cache" not in data.__dict__:
-        say_stage(f"decoding {len(data.manifest):,} images at {data.size} px, unless they are in the cache")
+        print_stage(f"decoding {len(data.manifest):,} images at {data.size} px, unless they are in the cache")
         _ = data.cache
     if "clusters" not in data.__dict__:
-        say_stage("looking for duplicates")
+        print_stage("looking for duplicates")
     data.prepare_data()
 
 
@@ -631,7 +631,7 @@ def check_options(config: RunConfig) -> None:
 
 
 def _check_devices(config: RunConfig) -> None:
-    """Refuse ways of starting processes in which the other processes cannot find this run.
+    """Raise for ways of starting processes in which the other processes cannot find this run.
 
     Raises:
         InputError: The strategy copies this process, or a notebook has several devices.
@@ -683,7 +683,7 @@ def make_trainer(
 
 @contextlib.contextmanager
 def _explained() -> Iterator[None]:
-    """Turn what Lightning raises into the errors and exit statuses of the command line.
+    """Turn exceptions of Lightning into the errors and exit statuses of the command line.
 
     Raises:
         InputError: options of the trainer that do not fit.

@@ -51,7 +51,7 @@ def read_start(source: str) -> tuple[dict[str, Any], Path, str | None]:
     return read_checkpoint(path), path, run_id
 
 
-def begin_from(model: EmotionClassifier, data: EmotionDataModule, source: str) -> None:
+def start_from_weights(model: EmotionClassifier, data: EmotionDataModule, source: str) -> None:
     """Give a model the weights of a checkpoint, the averaged ones where an average was kept.
 
     Args:
@@ -81,7 +81,7 @@ def begin_from(model: EmotionClassifier, data: EmotionDataModule, source: str) -
 
 
 def check_resumed(model: EmotionClassifier, data: EmotionDataModule, path: str) -> None:
-    """Check the checkpoint of Lightning's ``ckpt_path``, from which a training continues, as `begin_from` does.
+    """Check the checkpoint of Lightning's ``ckpt_path``, from which a training continues, as `start_from_weights` does.
 
     Raises:
         InputError: It has other classes, has seen images that the run reports on, or does not record what it has seen.
@@ -92,7 +92,7 @@ def check_resumed(model: EmotionClassifier, data: EmotionDataModule, path: str) 
 
 
 def check_weights(data: EmotionDataModule, weights: str) -> None:
-    """Check the option ``model.weights``, which may name a checkpoint of this project, as `begin_from` does.
+    """Check the option ``model.weights``, which may name a checkpoint of this project, as `start_from_weights` does.
 
     A file that this project did not write has no record of its images and is accepted.
 
@@ -132,7 +132,7 @@ def _same_rows(run_id: str, data: Images) -> SeenImages:
 def refuse_seen(
     seen: SeenImages, data: Images, test: np.ndarray, option: str, source: str, alike: str, *, selected: bool = True
 ) -> None:
-    """Refuse a model that has seen images of the reported part; otherwise record in `data` what it has seen.
+    """Raise for a model that has seen images of the reported part; otherwise record in `data` what it has seen.
 
     Images are recognised by content, whatever data set they were in; near-duplicates of them and images of the same
     people by the clusters of this run's data.

@@ -1,1 +1,1 @@
-"""What runs leave: tables, statistics, tracking. Never trains."""
+"""Results of runs: tracking, tables, statistics, comparison, certificates, bias and reports. Trains nothing."""

@@ -1,4 +1,4 @@
-"""Several runs on the images they share: differences with intervals, paired tests, and their correction."""
+"""Comparison of runs on the images they share: differences with intervals, and corrected paired tests."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from results.predictions import HONEST, classes_of, cut_differently, matched, pr
 from results.reports.figures import COLOURS, fonts, svg_of
 from results.reports.pages import Image, render, run_url
 from results.reports.tables import SCORES, Part, estimate, interval, p_value, signed
-from results.significance import Finding, corrected_t, holm, mcnemar, paired_permutation
+from results.significance import SignificanceResult, corrected_t, holm, mcnemar, paired_permutation
 from results.statistics import cluster_bootstrap, paired_difference
 from results.tracking import runs, store
 
@@ -24,8 +24,8 @@ _METRICS = ("f1_macro", "accuracy")
 
 
 @dataclass(frozen=True)
-class Compared:
-    """One run that is compared: its name, its tables, the address of its page, and its status."""
+class ComparedRun:
+    """A run to compare: its name, its tables, the address of its page, and its status."""
 
     name: str
     predictions: pd.DataFrame
@@ -39,12 +39,12 @@ class Comparison:
     """Scores of the runs on the images they share, and the differences between them.
 
     Attributes:
-        scores: One row a run: run, f1_macro and accuracy with low and high, protocol, images of its own.
+        scores: One row a run: run, f1_macro and accuracy with low and high, protocol, number of its images.
         pairs: One row a pair and metric: a, b, metric, a_score, b_score, difference, low, high, test, p_value, p_holm
-            (of macro F1 alone, over all pairs), fold_t (corrected t over folds, where both have the same ones).
+            (of macro F1 alone, over all pairs), fold_t (corrected t over folds, if both have the same folds).
         differences: One row a pair and class: a, b, class, difference, low, high of F1.
-        images: How many images all runs share.
-        notes: What belongs under the tables.
+        images: Number of images that all runs share.
+        notes: Sentences below the tables.
     """
 
     scores: pd.DataFrame
@@ -55,7 +55,7 @@ class Comparison:
 
 
 def compare(
-    runs: Sequence[Compared],
+    runs: Sequence[ComparedRun],
     *,
     all_pairs: bool = False,
     resamples: int = 2000,
@@ -67,16 +67,16 @@ def compare(
     Args:
         runs: At least two. The first is the reference that the others are compared with.
         all_pairs: Compare every run with every other instead.
-        resamples: Of the cluster bootstrap.
-        permutations: Of the paired cluster permutation.
-        seed: Of both.
+        resamples: Resamples of the cluster bootstrap.
+        permutations: Permutations of the paired cluster permutation test.
+        seed: Seed of both.
 
     Raises:
         InputError: Fewer than two runs, a run twice, or no image in common.
     """
     names = [run.name for run in runs]
     if len(runs) < 2 or len(set(names)) < len(names):
-        msg = f"runs: give at least two different runs, got {', '.join(names) or 'none'}."
+        msg = f"runs: must be at least two different runs, got {', '.join(names) or 'none'}."
         raise InputError(msg)
     tables = matched([run.predictions for run in runs])
     classes = classes_of(tables[0])
@@ -120,10 +120,10 @@ def compare(
     return Comparison(scores, pairs, pd.DataFrame(by_class), len(tables[0]), _notes(runs, tables, pairs, resamples))
 
 
-def over_folds(a: Compared, b: Compared) -> Finding | None:
-    """Test macro F1 over the folds two cross-validations share, by the corrected t; None where they share none.
+def over_folds(a: ComparedRun, b: ComparedRun) -> SignificanceResult | None:
+    """Test macro F1 over the folds that two cross-validations share, by the corrected t; None if they share none.
 
-    Seeds on the same folds are averaged first: they are tested on the same images, so they are no repeated k-fold.
+    Seeds on the same folds are averaged first: they use the same test images, so they are no repeated k-fold.
     """
     if a.folds is None or b.folds is None or len(a.predictions) != len(b.predictions):
         return None
@@ -136,7 +136,9 @@ def over_folds(a: Compared, b: Compared) -> Finding | None:
     return corrected_t(difference.to_numpy(), 1 / (len(difference) - 1)) if len(difference) > 1 else None
 
 
-def _scores(run: Compared, table: pd.DataFrame, classes: Sequence[str], resamples: int, seed: int) -> dict[str, object]:
+def _scores(
+    run: ComparedRun, table: pd.DataFrame, classes: Sequence[str], resamples: int, seed: int
+) -> dict[str, object]:
     intervals = cluster_bootstrap(table, classes, resamples=resamples, seed=seed)
     whole = intervals[intervals["class"] == ""].set_index("metric")
     row: dict[str, object] = {"run": run.name}
@@ -147,28 +149,28 @@ def _scores(run: Compared, table: pd.DataFrame, classes: Sequence[str], resample
 
 
 def _notes(
-    runs: Sequence[Compared], tables: Sequence[pd.DataFrame], pairs: pd.DataFrame, resamples: int
+    runs: Sequence[ComparedRun], tables: Sequence[pd.DataFrame], pairs: pd.DataFrame, resamples: int
 ) -> tuple[str, ...]:
     images, clusters = len(tables[0]), tables[0]["cluster"].nunique()
     by = "the photograph they were cut from" if cut_differently(tables) else "content"
     notes = [
-        f"{images} images in {clusters} clusters, those that all runs evaluated, matched by {by}. Intervals: 95%, "
-        f"{resamples} resamples of clusters within each class. They and the tests cover the choice of test images, "
-        "not the seed of the training."
+        f"{images} images in {clusters} clusters that all runs evaluated, matched by {by}. Intervals: 95%, "
+        f"{resamples} resamples of clusters within each class. Intervals and tests reflect the sample of test images, "
+        "not the training seed."
     ]
     others = [f"{run.name} {len(run.predictions)}" for run in runs if len(run.predictions) != images]
     if others:
-        notes.append(f"Runs with other images besides: {', '.join(others)}.")
+        notes.append(f"Runs with more images: {', '.join(others)}.")
     number = int((pairs["metric"] == "f1_macro").sum())
     notes.append(
         "Primary test: paired cluster permutation on macro F1"
         + (f", corrected by Holm over {number} comparisons (p Holm)." if number > 1 else ", one comparison.")
     )
     if (pairs["test"] == "McNemar, exact").any():
-        notes.append("Accuracy: exact McNemar test; every image is a cluster of its own.")
+        notes.append("Accuracy: exact McNemar test, since every image is a cluster of its own.")
     else:
         notes.append(
-            "Accuracy: paired cluster permutation; McNemar's test is for independent images, and some share a cluster."
+            "Accuracy: paired cluster permutation; McNemar's test needs independent images, and some share a cluster."
         )
     if pairs["fold_t"].notna().any():
         notes.append("p folds: corrected t of Nadeau and Bengio over the folds, seeds averaged, ratio 1/(k-1).")
@@ -205,7 +207,7 @@ def difference_figure(comparison: Comparison) -> Figure:
     return figure
 
 
-def read_run(run_id: str, directory: str | Path = store.DIRECTORY) -> Compared:
+def read_run(run_id: str, directory: str | Path = store.DIRECTORY) -> ComparedRun:
     """Read the tables of a run, for a comparison.
 
     Raises:
@@ -219,7 +221,7 @@ def read_run(run_id: str, directory: str | Path = store.DIRECTORY) -> Compared:
     predictions = runs.load_table(run_id, "predictions", directory=directory)
     name = f"{info.run_name} [{run_id[:8]}]"
     status = "deleted" if info.lifecycle_stage == "deleted" else str(info.status)
-    return Compared(name, predictions, folds, run_url(str(info.experiment_id), run_id), status)
+    return ComparedRun(name, predictions, folds, run_url(str(info.experiment_id), run_id), status)
 
 
 def compare_runs(
@@ -230,10 +232,10 @@ def compare_runs(
     permutations: int = 9999,
     directory: str | Path = store.DIRECTORY,
 ) -> tuple[Comparison, dict[str, str]]:
-    """Compare tracked runs: `compare` on what they left.
+    """Compare tracked runs.
 
     Args:
-        names: Id, beginning of an id, name or "latest" of each run; the first is the reference.
+        names: Run id or its start, name, or latest of each run; the first is the reference.
         all_pairs: As for `compare`.
         resamples: As for `compare`.
         permutations: As for `compare`.
@@ -277,10 +279,10 @@ def _difference(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def comparison_files(comparison: Comparison, links: Mapping[str, str]) -> dict[str, str]:
-    """Return name -> content of the files of a comparison: pages, whose runs link to their own, and a table.
+    """Return the content of each file of a comparison: pages with links to the runs, and a table.
 
     Args:
-        comparison: What `compare` returned.
+        comparison: Result of `compare`.
         links: Name of a run -> address of its page.
     """
     tables = [

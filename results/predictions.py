@@ -44,7 +44,9 @@ def build_predictions(
     rows, probabilities = np.asarray(rows, np.int64), np.asarray(probabilities, np.float64)
     shape = (len(rows), len(manifest.classes))
     if probabilities.shape != shape:
-        msg = f"probabilities: one row an image and one column a class, shape {shape}, got {probabilities.shape}."
+        msg = (
+            f"probabilities: must have one row an image, one column a class, shape {shape}, got {probabilities.shape}."
+        )
         raise InputError(msg)
     order = np.argsort(rows, kind="stable")
     rows, probabilities = rows[order], probabilities[order]
@@ -85,13 +87,14 @@ def check_predictions(table: pd.DataFrame) -> None:
     _need_columns(table, COLUMNS, "prediction table")
     classes = classes_of(table)
     if len(classes) < 2 or not len(table):
-        msg = f"prediction table: at least 2 classes and 1 image, got {len(classes)} classes and {len(table)} images."
+        counts = f"{len(classes)} classes and {len(table)} images"
+        msg = f"prediction table: must have at least 2 classes and 1 image, got {counts}."
         raise InputError(msg)
     twice = table["row"][table["row"].duplicated()]
     if len(twice):
         msg = (
-            f"prediction table: an image is predicted once, {len(twice)} rows are here again, the first is row "
-            f"{twice.iloc[0]}. Join the folds of one seed only, and drop what a sampler repeated."
+            f"prediction table: every row must be predicted once, {len(twice)} are repeated, the first is row "
+            f"{twice.iloc[0]}. Join the folds of one seed only, and drop rows that a distributed sampler repeated."
         )
         raise InputError(msg)
     for column in ("label", "predicted"):
@@ -105,7 +108,7 @@ def check_predictions(table: pd.DataFrame) -> None:
         row = table["row"].to_numpy()[wrong][0]
         msg = (
             f"prediction table: probabilities must be finite and sum to 1, {wrong.sum()} images do not, "
-            f"the first is row {row}. A model that diverged does this: lower the learning rate."
+            f"the first is row {row}. The training may have diverged; lower the learning rate."
         )
         raise InputError(msg)
 
@@ -118,11 +121,11 @@ def join_folds(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     """
     orders = {classes_of(table) for table in tables}
     if len(orders) != 1:
-        msg = f"tables: the folds of one cross-validation have the same classes, got {sorted(orders)}."
+        msg = f"tables: the folds of a cross-validation must have the same classes, got {sorted(orders)}."
         raise InputError(msg)
     protocols = {protocol_of(table) for table in tables}
     if len(protocols) != 1:
-        msg = f"tables: the folds of one cross-validation have the same protocol, got {sorted(protocols)}."
+        msg = f"tables: the folds of a cross-validation must have the same protocol, got {sorted(protocols)}."
         raise InputError(msg)
     table = pd.concat(list(tables), ignore_index=True).sort_values("row", kind="stable", ignore_index=True)
     check_predictions(table)
@@ -163,26 +166,26 @@ def check_split(table: pd.DataFrame, predictions: pd.DataFrame | None = None) ->
     _need_columns(table, SPLIT_COLUMNS, "split table")
     unknown = sorted(set(table["role"].astype(str)) - set(ROLES))
     if unknown:
-        msg = f"split table: role is one of {', '.join(ROLES)}, got {unknown[:5]}."
+        msg = f"split table: role must be one of {', '.join(ROLES)}, got {unknown[:5]}."
         raise InputError(msg)
     honest = protocol_of(table) == HONEST
     bound = table if honest else table[~table["is_copy"].astype(bool)]
     roles = bound.groupby(["fold", "row"])["role"].nunique()
     if (roles > 1).any():
         fold, row = roles.index[roles > 1][0]
-        msg = f"split table: a row has one role in a fold, row {row} has {roles.max()} in fold {fold}. The split leaks."
+        msg = f"split table: a row must have one role, row {row} has {roles.max()} in fold {fold}; the split leaks."
         raise InputError(msg)
     if "content" not in table:
         return
     both = [table] if predictions is None else [table, predictions]
-    contents = pd.concat([one[["row", "content"]] for one in both]).groupby("row")["content"].nunique(dropna=False)
+    contents = pd.concat([part[["row", "content"]] for part in both]).groupby("row")["content"].nunique(dropna=False)
     if (contents != 1).any() or table["content"].isna().any():
         row = (
             contents.index[contents != 1][0] if (contents != 1).any() else table["row"][table["content"].isna()].iloc[0]
         )
         msg = (
-            f"split table: a row is one image, row {row} has several contents or none. The images changed during the "
-            "run: start a new run."
+            f"split table: a row must have one content, row {row} has several or none. The images changed during the "
+            "run; start a new run."
         )
         raise InputError(msg)
     roles = table.groupby(["fold", "content"])["role"].nunique()
@@ -196,11 +199,11 @@ def check_split(table: pd.DataFrame, predictions: pd.DataFrame | None = None) ->
 def _need_columns(table: pd.DataFrame, columns: Sequence[str], what: str) -> None:
     missing = [name for name in columns if name not in table.columns]
     if missing:
-        msg = f"{what}: needs the columns {', '.join(columns)}; {', '.join(missing)} missing."
+        msg = f"{what}: must have the columns {', '.join(columns)}, {', '.join(missing)} missing."
         raise InputError(msg)
 
 
-SOURCE, DETECTOR = "face_source", "face_detector"  # what cutting faces writes into a manifest
+SOURCE, DETECTOR = "face_source", "face_detector"  # columns of a manifest of face crops
 
 
 def matched(tables: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
@@ -244,7 +247,7 @@ def matched(tables: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
         raise InputError(_why_nothing(tables))
     _refuse_other_labels(tables)
     aligned = [table.loc[shared] for table in keyed]
-    clusters = joined([table["cluster"].to_numpy() for table in aligned])
+    clusters = join_clusterings([table["cluster"].to_numpy() for table in aligned])
     rows = np.arange(len(shared))
     if by_source:  # tests that pair images match them by the photograph
         aligned = [table.assign(content=table["key"]) for table in aligned]
@@ -252,7 +255,7 @@ def matched(tables: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
     return [table.reset_index(drop=True).assign(row=rows, cluster=clusters) for table in aligned]
 
 
-def joined(clusterings: Sequence[np.ndarray]) -> np.ndarray:
+def join_clusterings(clusterings: Sequence[np.ndarray]) -> np.ndarray:
     """Return the finest clustering that is coarser than all, numbered from zero; each has shape (N,)."""
     from scipy.sparse import coo_matrix  # slow to import, and commands that only list runs import this module
     from scipy.sparse.csgraph import connected_components

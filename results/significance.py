@@ -28,7 +28,7 @@ _TIE = 1e-12  # sums in another order differ in their last digits
 
 
 @dataclass(frozen=True)
-class Finding:
+class SignificanceResult:
     """Result of a test.
 
     Attributes:
@@ -54,7 +54,7 @@ def paired_permutation(
     metric: Metric = "f1_macro",
     permutations: int = 9999,
     seed: int = 0,
-) -> Finding:
+) -> SignificanceResult:
     """Test whether the scores of `a` and `b` differ, by a paired permutation of clusters.
 
     Args:
@@ -86,13 +86,13 @@ def exchange_test(
     metric: Metric = "f1_macro",
     permutations: int = 9999,
     seed: int = 0,
-) -> Finding:
+) -> SignificanceResult:
     """Like `paired_permutation`, for integers of shape (N,): cluster, true class, and predicted class of each model."""
     if metric not in ("f1_macro", "accuracy"):
         msg = f"metric: must be f1_macro or accuracy, got {metric!r}."
         raise InputError(msg)
     if permutations < 99:
-        msg = f"permutations: at least 99, got {permutations}; 9999 is usual."
+        msg = f"permutations: must be at least 99, got {permutations}; 9999 is usual."
         raise InputError(msg)
     before, after = (scores(confusion(label, each, classes))[metric] for each in (predicted_a, predicted_b))
     cluster = np.unique(cluster, return_inverse=True)[1]
@@ -100,7 +100,7 @@ def exchange_test(
     kind = f"paired cluster permutation, {'macro F1' if metric == 'f1_macro' else 'accuracy'}"
     half, middle = _exchanged(cluster, label, predicted_a, predicted_b, classes)
     if len(half) < 2:  # exchanging a single cluster gives a difference of the same size
-        return Finding(kind, difference, 1.0, clusters, len(half))
+        return SignificanceResult(kind, difference, 1.0, clusters, len(half))
     images = np.bincount(label, minlength=classes)
 
     def statistic(sign: np.ndarray, _: np.ndarray, axis: int = -1) -> np.ndarray:
@@ -123,10 +123,10 @@ def exchange_test(
     reached = int((drawn.null_distribution >= float(statistic(ones, ones)) - _TIE).sum())
     exact = 2 ** min(len(half), 60) <= permutations  # scipy took each permutation once
     p_value = reached / len(drawn.null_distribution) if exact else (reached + 1) / (permutations + 1)
-    return Finding(kind, difference, float(p_value), clusters, len(half))
+    return SignificanceResult(kind, difference, float(p_value), clusters, len(half))
 
 
-def mcnemar(a: pd.DataFrame, b: pd.DataFrame, classes: Sequence[str]) -> Finding | None:
+def mcnemar(a: pd.DataFrame, b: pd.DataFrame, classes: Sequence[str]) -> SignificanceResult | None:
     """Test whether the accuracies differ, by the exact binomial form of McNemar's test.
 
     Returns:
@@ -141,10 +141,10 @@ def mcnemar(a: pd.DataFrame, b: pd.DataFrame, classes: Sequence[str]) -> Finding
                       [(~right_a & right_b).sum(), (~right_a & ~right_b).sum()]])  # fmt: skip
     differing = int(table[0, 1] + table[1, 0])
     p_value = float(exact_mcnemar(table, exact=True).pvalue) if differing else 1.0
-    return Finding("McNemar, exact", float(right_b.mean() - right_a.mean()), p_value, len(label), differing)
+    return SignificanceResult("McNemar, exact", float(right_b.mean() - right_a.mean()), p_value, len(label), differing)
 
 
-def corrected_t(differences: Sequence[float] | np.ndarray, ratio: float) -> Finding:
+def corrected_t(differences: Sequence[float] | np.ndarray, ratio: float) -> SignificanceResult:
     r"""Test a mean difference over the folds of a (repeated) k-fold by the corrected t of Nadeau and Bengio (2003).
 
     .. math:: t = \bar d / \sqrt{(1/n + \rho) s^2}, \quad n - 1 \text{ degrees of freedom}
@@ -157,20 +157,22 @@ def corrected_t(differences: Sequence[float] | np.ndarray, ratio: float) -> Find
     """
     values = np.asarray(differences, np.float64)
     if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
-        msg = f"differences: at least 2 finite numbers, one a fold, got {values.tolist()}."
+        msg = f"differences: must be at least 2 finite numbers, one a fold, got {values.tolist()}."
         raise InputError(msg)
     if not ratio > 0:
-        msg = f"ratio: test images over training images, above 0 (1 / (k - 1) for k folds), got {ratio}."
+        msg = f"ratio: must be above 0 (test images over training images, 1 / (k - 1) for k folds), got {ratio}."
         raise InputError(msg)
     mean, spread = float(values.mean()), float(values.std(ddof=1))
     differing = int((values != 0).sum())
     if spread <= _TIE:  # all differences are equal; an infinite t would claim too much for so few folds
-        return Finding("corrected t", mean, 1.0 if abs(mean) <= _TIE else math.nan, len(values), differing)
+        return SignificanceResult("corrected t", mean, 1.0 if abs(mean) <= _TIE else math.nan, len(values), differing)
     t = mean / (spread * np.sqrt(1 / len(values) + ratio))
-    return Finding("corrected t", mean, float(2 * stats.t.sf(abs(t), len(values) - 1)), len(values), differing)
+    return SignificanceResult(
+        "corrected t", mean, float(2 * stats.t.sf(abs(t), len(values) - 1)), len(values), differing
+    )
 
 
-def seeds_t(differences: np.ndarray, left_out: np.ndarray) -> tuple[Finding, float, float]:
+def seeds_t(differences: np.ndarray, jackknife: np.ndarray) -> tuple[SignificanceResult, float, float]:
     r"""Test a mean difference over training seeds that predicted the same images.
 
     .. math:: t = \bar d / \sqrt{s^2 / S + \max(c, 0)}
@@ -183,50 +185,50 @@ def seeds_t(differences: np.ndarray, left_out: np.ndarray) -> tuple[Finding, flo
 
     Args:
         differences: Shape (S,), one a seed, at least two.
-        left_out: Shape (C, S), the same differences without each of the C clusters of images.
+        jackknife: Shape (C, S), the same differences without each of the C clusters of images.
 
     Returns:
         The result of the test, and the ends of the 95 % interval. If nothing varies, the p-value is 1 for a difference
         of zero and NaN for any other.
     """
     values = np.asarray(differences, np.float64)
-    seeds, clusters = len(values), len(left_out)
-    if seeds < 2 or left_out.shape != (clusters, seeds):
-        msg = f"differences: at least 2 seeds, each with all clusters, got {values.shape} and {left_out.shape}."
+    seeds, clusters = len(values), len(jackknife)
+    if seeds < 2 or jackknife.shape != (clusters, seeds):
+        msg = f"differences: must be of at least 2 seeds with all clusters, got {values.shape} and {jackknife.shape}."
         raise InputError(msg)
     # not within classes: strata of one or two clusters, as people make, would hide the variance between clusters
-    apart = left_out - left_out.mean(axis=0)
-    covariance = (clusters - 1) / clusters * apart.T @ apart
+    deviations = jackknife - jackknife.mean(axis=0)
+    covariance = (clusters - 1) / clusters * deviations.T @ deviations
     shared = max(0.0, float((covariance.sum() - np.trace(covariance)) / (seeds * (seeds - 1))))
     own, mean = float(values.var(ddof=1)) / seeds, float(values.mean())
     differing = int((np.abs(values) > _TIE).sum())
     name, variance = f"t over {seeds} seeds and the images they share", own + shared
     if variance <= _TIE**2:
         p_value = 1.0 if abs(mean) <= _TIE else math.nan
-        return Finding(name, mean, p_value, seeds, differing), mean, mean
+        return SignificanceResult(name, mean, p_value, seeds, differing), mean, mean
     freedom = variance**2 / (own**2 / (seeds - 1) + shared**2 / max(clusters - 1, 1))
     error = math.sqrt(variance)
     p_value = float(2 * stats.t.sf(abs(mean) / error, freedom))
     reach = float(stats.t.ppf(0.975, freedom)) * error
-    return Finding(name, mean, p_value, seeds, differing), mean - reach, mean + reach
+    return SignificanceResult(name, mean, p_value, seeds, differing), mean - reach, mean + reach
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
     """Return p-values corrected by Holm's method, in the given order."""
     values = np.asarray(p_values, np.float64)
     if not len(values) or not ((values >= 0) & (values <= 1)).all():
-        msg = f"p_values: at least one, each between 0 and 1, got {values.tolist()}."
+        msg = f"p_values: must be at least one, each between 0 and 1, got {values.tolist()}."
         raise InputError(msg)
     return np.asarray(multipletests(values, method="holm")[1])
 
 
 def _codes(a: pd.DataFrame, b: pd.DataFrame, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     index = pd.Index(list(classes))
-    found = [index.get_indexer(pd.Index(column)) for column in (a["label"], a["predicted"], b["predicted"])]
-    if any((codes < 0).any() for codes in found):
+    columns = [index.get_indexer(pd.Index(column)) for column in (a["label"], a["predicted"], b["predicted"])]
+    if any((codes < 0).any() for codes in columns):
         msg = f"classes: must name every class of the tables, got {list(classes)}."
         raise InputError(msg)
-    return found[0], found[1], found[2]
+    return columns[0], columns[1], columns[2]
 
 
 def _exchanged(

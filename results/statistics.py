@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from datamodules.errors import InputError
-from results.predictions import PROBABILITY, check_predictions, joined
+from results.predictions import PROBABILITY, check_predictions, join_clusterings
 
 FEW_CLUSTERS = 10  # with fewer, an interval is not reliable, and tables mark the class
 
@@ -159,7 +159,7 @@ def paired_difference(
     predicted_b = _codes(both[["label", "predicted_b"]].set_axis(["label", "predicted"], axis=1), classes)[1]
     count = len(classes)
     cells = [label * count + predicted for predicted in (predicted_a, predicted_b)]
-    kinds = _kinds(joined([both["cluster"].to_numpy(), both["cluster_b"].to_numpy()]), label, cells, count)
+    kinds = _kinds(join_clusterings([both["cluster"].to_numpy(), both["cluster_b"].to_numpy()]), label, cells, count)
     drawn = kinds.resample(resamples, seed).reshape(resamples, 2, count, count)
     before, after = scores(drawn[:, 0]), scores(drawn[:, 1])
     value_a, value_b = (scores(confusion(label, predicted, count)) for predicted in (predicted_a, predicted_b))
@@ -202,8 +202,8 @@ def fold_scores(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFra
     names = ["f1_macro", "accuracy", "balanced_accuracy"]
     rows = {}
     for fold, part in predictions.groupby("fold"):
-        found = scores(confusion(*_codes(part, classes), len(classes)))
-        rows[fold] = [float(found[name]) for name in names]
+        by_metric = scores(confusion(*_codes(part, classes), len(classes)))
+        rows[fold] = [float(by_metric[name]) for name in names]
     return pd.DataFrame.from_dict(rows, orient="index", columns=names).rename_axis("fold")
 
 
@@ -234,19 +234,19 @@ def calibration(predictions: pd.DataFrame, classes: Sequence[str], *, bins: int 
 
 def _codes(predictions: pd.DataFrame, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     index = pd.Index(list(classes))
-    found = [index.get_indexer(pd.Index(predictions[column])) for column in ("label", "predicted")]
-    for column, codes in zip(("label", "predicted"), found, strict=True):
+    columns = [index.get_indexer(pd.Index(predictions[column])) for column in ("label", "predicted")]
+    for column, codes in zip(("label", "predicted"), columns, strict=True):
         if not len(codes) or (codes < 0).any():
             other = sorted(set(predictions[column].astype(str)) - set(classes))
             msg = f"predictions: column {column} must hold some of the classes {list(classes)}, got {other[:5]}."
             raise InputError(msg)
-    return found[0], found[1]
+    return columns[0], columns[1]
 
 
 def _check_settings(resamples: int, level: float) -> None:
     if resamples < 100:
-        msg = f"resamples: at least 100 are needed for an interval, got {resamples}; 2000 is usual."
+        msg = f"resamples: must be at least 100 for an interval, got {resamples}; 2000 is usual."
         raise InputError(msg)
     if not 0 < level < 1:
-        msg = f"level: must lie between 0 and 1, got {level}; 0.95 is usual."
+        msg = f"level: must be between 0 and 1, got {level}; 0.95 is usual."
         raise InputError(msg)

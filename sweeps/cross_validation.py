@@ -65,7 +65,7 @@ Members = dict[tuple[int, int], Member]  # by seed and fold
 
 
 def existing_members(parent_id: str, wanted: set[tuple[int, int]]) -> Members:
-    """Return the runs of an earlier start; a finished one is preferred to a second one of the same seed and fold."""
+    """Return the existing runs of a cross-validation; of two with the same seed and fold the finished one is used."""
     members: Members = {}
     for row in children(parent_id).to_dict("records"):
         at = int(row["tags.seed"]), int(row["tags.fold"])
@@ -77,7 +77,7 @@ def existing_members(parent_id: str, wanted: set[tuple[int, int]]) -> Members:
 
 
 def withdraw(members: Members) -> None:
-    """Delete the runs that never began; while the server is away they stay, and a resume begins them."""
+    """Delete the reserved runs that were not started; if the store does not answer, a resume starts them."""
     with contextlib.suppress(InputError, MlflowException, OSError):
         for member in members.values():
             if member.run_id and not member.result:
@@ -173,7 +173,7 @@ class _Plan:
         return train(self.config_of(seed, fold, parent, run_id), callbacks, self.data)
 
     def reserve(self, parent: str, members: Members) -> None:
-        """Create the missing runs, so that a later fold can begin while the tracking server is away.
+        """Create the missing runs, so that a later fold can start while the tracking store does not answer.
 
         Args:
             parent: Run id of the cross-validation.
@@ -215,7 +215,7 @@ def cross_validate(
     seeds: list[int],
     resume: str | None = None,
     resamples: int = 2000,
-    above: str | None = None,
+    study_id: str | None = None,
     name: str | None = None,
     workers: int = 1,
 ) -> CrossValidation | None:
@@ -227,7 +227,7 @@ def cross_validate(
         seeds: Training seeds; the folds are those of the first seed throughout.
         resume: Parent run id to resume, or "auto" for the newest unfinished one of the same options and images.
         resamples: Bootstrap resamples of the pooled intervals, at least 100.
-        above: Run id of the study that this cross-validation belongs to.
+        study_id: Run id of the study that this cross-validation belongs to.
         name: Name of the run; by default that of ``--run.name``, else recipe, data and number of folds.
         workers: Processes that train folds at the same time; worker i uses GPU i, or they share the CPU threads.
 
@@ -273,7 +273,7 @@ def cross_validate(
             return None
         prepare(data)
         data.setup("fit")  # refuse wrong data before a run is created
-        parent = _open_parent(work, parent_id, above, name)
+        parent = _open_parent(work, parent_id, study_id, name)
         try:
             work.reserve(str(parent.run_id), members)
             results = _run_folds(parent, work, members, workers)
@@ -333,14 +333,14 @@ def _parent_to_resume(work: _Plan, resume: str | None) -> str | None:
     return None
 
 
-def _open_parent(work: _Plan, run_id: str | None, above: str | None, name: str | None) -> TrackingLogger:
+def _open_parent(work: _Plan, run_id: str | None, study_id: str | None, name: str | None) -> TrackingLogger:
     run = work.config.run
     other = note_other_code(run_id) if run_id else {}
     parent = TrackingLogger(
         experiment=run["experiment"],
         run_name=name or run["name"] or f"{run['recipe']} {work.config.data_name} {work.folds}-fold",
         run_id=run_id,
-        parent_run_id=above,
+        parent_run_id=study_id,
         system_metrics=False,
         tags={
             "kind": "cross-validation",

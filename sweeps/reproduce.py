@@ -1,4 +1,4 @@
-"""Reproduction: a tracked run is run again from its own config and seed, and the differences are reported."""
+"""Run a tracked run again from its own config and seed, and report the differences."""
 
 import json
 from dataclasses import dataclass
@@ -47,9 +47,9 @@ def prediction_differences(before: pd.DataFrame, after: pd.DataFrame) -> list[st
     if changed := int((before["predicted"] != after["predicted"]).sum()):
         lines.append(f"predictions: {changed} of {len(before)} images are classified differently")
     columns = [name for name in before if name.startswith(PROBABILITY)]
-    apart = float(np.abs(before[columns].to_numpy() - after[columns].to_numpy()).max())
-    if apart > 0:
-        lines.append(f"probabilities: differ by at most {apart:.2g}")
+    largest = float(np.abs(before[columns].to_numpy() - after[columns].to_numpy()).max())
+    if largest > 0:
+        lines.append(f"probabilities: differ by at most {largest:.2g}")
     return lines
 
 

@@ -43,9 +43,9 @@ from sweeps.workers import (
     address,
     check_strategy,
     close,
+    distinct_trials,
     enqueue,
     exclusive,
-    once_each,
     open_storage,
     quiet,
     require_one_device,
@@ -67,7 +67,7 @@ COMMON = (  # options that all trials share; drawn ones would let a trial train 
 
 
 def check_config(config: RunConfig) -> None:
-    """Check that recipe and files leave to the search what it sets itself: whether and which run is continued.
+    """Check that recipe and files do not set the options that a search sets itself.
 
     Raises:
         InputError: They set run.evaluate or run.resume.
@@ -161,7 +161,7 @@ class Plan:
             InputError: No trial could run with these options.
         """
         if self.folds < 2:
-            msg = f"--folds: at least 2 inner folds, got {self.folds}"
+            msg = f"--folds: must be at least 2 inner folds, got {self.folds}"
             raise InputError(msg)
         check_names(build_space(self.space))
         check_strategy(self.sampler, self.pruner, self.objectives, self.folds)
@@ -245,7 +245,7 @@ def open_study(plan: Plan, storage: RDBStorage) -> optuna.Study:
     """Return the study of a search; a new one is created with its MLflow run.
 
     Raises:
-        InputError: The study of that name is no search, or was begun with other options or other data.
+        InputError: The study of that name is not a search, or was started with other options or data.
     """
     directions = [StudyDirection.MAXIMIZE, StudyDirection.MINIMIZE][: plan.objectives]
     identity = plan.identity  # reads the data, so before the lock
@@ -253,7 +253,7 @@ def open_study(plan: Plan, storage: RDBStorage) -> optuna.Study:
     with exclusive(storage, plan.name):
         known = study.user_attrs.get(PLAN)
         if known is None and study.get_trials(deepcopy=False):
-            msg = f"--name: {plan.name} is a study that is no search; choose another name"
+            msg = f"--name: study {plan.name} is not a search; choose another name"
             raise InputError(msg)
         if known is not None:
             check_same(plan.name, known, identity)
@@ -276,8 +276,8 @@ def check_same(name: str, known: Mapping[str, Any], identity: Mapping[str, Any])
     differ = [_SHOWN.get(key, f"--{key}") for key in identity if known.get(key) != identity[key]]
     if differ:
         msg = (
-            f"--name: study {name} was begun with other {', '.join(differ)}; give what it was begun with to "
-            "go on with it, or another --name"
+            f"--name: study {name} was started with other {', '.join(differ)}; give the same to resume it, or "
+            "another --name"
         )
         raise InputError(msg)
 
@@ -310,7 +310,7 @@ def wanted_trials(
     """Return the fixed parameters of all trials of the study: a grid's points; or warm starts, then free trials."""
     if plan.sampler == "grid":
         return list(grid(build_space(plan.space)))
-    fixed = [trial.user_attrs[ENQUEUED] for trial in once_each(study) if trial.user_attrs.get(ENQUEUED)]
+    fixed = [trial.user_attrs[ENQUEUED] for trial in distinct_trials(study) if trial.user_attrs.get(ENQUEUED)]
     for start in warm_starts(plan, storage, warm_start):
         if start not in fixed and len(fixed) < trials:
             fixed.append(start)
@@ -505,7 +505,7 @@ def scored_winner(
         study_name=f"{name} winner", storage=storage, direction=StudyDirection.MAXIMIZE, load_if_exists=True
     )
     with exclusive(storage, study.study_name):  # not while another worker changes the queue
-        trials = once_each(study)
+        trials = distinct_trials(study)
     winner = _scored(trials, best.number)
     if winner is None:
         ended = [trial for trial in trials if _winning(trial) == best.number and trial.state.is_finished()]
@@ -517,7 +517,7 @@ def scored_winner(
             {"search": name, "config": config.as_dict(), "parent": parent},
             progress=False,
         )
-        trials = once_each(study)
+        trials = distinct_trials(study)
         winner = _scored(trials, best.number)
     if winner is None:
         ended = [trial for trial in trials if _winning(trial) == best.number and trial.state == TrialState.FAIL]
@@ -531,7 +531,7 @@ def scored_winner(
 
 
 def score_winner(trial: optuna.Trial, settings: dict[str, Any]) -> float:
-    """Train the winner on the images of all inner folds, with a usual val part, and predict the held-out part once.
+    """Train the winner on the images of all inner folds, with a val part as usual, and predict the held-out part once.
 
     Args:
         trial: Has the number and the options of the trial that won.
@@ -577,7 +577,7 @@ def recipe_text(winner: Winner, study: str) -> str:
     config["run"] = {key: value for key, value in config["run"].items() if key not in _NOT_IN_A_RECIPE}
     config["run"]["recipe"] = study
     head = (
-        f"# Best of search {study}: trial {winner.trial}. Its held-out part selected nothing, and was predicted once.\n"
+        f"# Winner of search {study}: trial {winner.trial}. Its held-out part was predicted once, for no selection.\n"
     )
     return head + yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
 
@@ -593,7 +593,7 @@ def write(path: Path, text: str) -> None:
         with replacing(path.absolute()) as draft:
             draft.write_text(text, encoding="utf-8")
     except OSError as error:
-        msg = f"--write: {path} cannot be written ({error.strerror}); name a file in a folder that can"
+        msg = f"--write: {path} cannot be written ({error.strerror}); choose a file in another folder"
         raise InputError(msg) from error
 
 
@@ -607,7 +607,7 @@ class Search:
         trials: Each trial once.
         front: The best trial; with two objectives those that no other beats in both.
         winner: The scored winner.
-        earlier: Trials that won before the search was continued, and were scored on the same images.
+        earlier: Trials that won before the search was resumed, and were scored on the same images.
         failed_workers: Number of other workers of this machine that ended with an error.
     """
 
@@ -651,7 +651,7 @@ def search(
     """
     url = address(storage_url)
     if trials < 1 or workers < 1:
-        msg = f"--trials and --workers: at least 1, got {trials} and {workers}"
+        msg = f"--trials and --workers: must be at least 1, got {trials} and {workers}"
         raise InputError(msg)
     require_one_worker(url, workers)
     plan.check()
@@ -664,7 +664,7 @@ def search(
         enqueue(study, wanted_trials(plan, study, storage, trials, warm_start))
         settings = plan.settings(parent)
         failed = work_together(plan.name, url, TRIAL_TASK, settings, workers)
-        each = once_each(study)
+        each = distinct_trials(study)
         best = best_trials(study, each)
         winner, earlier = scored_winner(plan.name, storage, url, plan.config, best[0], parent)
         result = Search(plan, parent, each, best, winner, earlier, failed)

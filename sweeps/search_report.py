@@ -20,7 +20,7 @@ from sweeps.workers import ERROR
 
 
 def search_figures(study: optuna.Study) -> dict[str, Figure]:
-    """Return the figures that the study's finished trials are enough for, by name."""
+    """Return the figures by name, as far as there are enough finished trials."""
     done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     two = len(study.directions) == 2
     figures: dict[str, Figure] = {}
@@ -30,7 +30,7 @@ def search_figures(study: optuna.Study) -> dict[str, Figure]:
         warnings.filterwarnings("ignore", category=UserWarning)  # of matplotlib, on a layout that is set below
         if done and two:
             axes = draw.plot_pareto_front(study, target_names=list(OBJECTIVES))
-            front = axes.collections[-1]  # told from the others in black and white, too
+            front = axes.collections[-1]  # visible in black and white, too
             front.set(sizes=[110], edgecolor="black", linewidth=1.5)
             axes.legend()
             figures["pareto_front"] = _figure(axes)
@@ -45,7 +45,7 @@ def search_figures(study: optuna.Study) -> dict[str, Figure]:
 
 
 def _varied(trials: list[optuna.trial.FrozenTrial]) -> bool:
-    """Whether a parameter that all trials have took two values; without one there is nothing to rank."""
+    """Whether a common parameter of the trials has several values; otherwise there is nothing to rank."""
     common = set.intersection(*(set(trial.params) for trial in trials))
     return len(trials) >= 4 and any(len({str(trial.params[name]) for trial in trials}) > 1 for name in common)
 
@@ -95,7 +95,7 @@ def search_text(search: Search) -> str:
     failed = [trial for trial in search.trials if ERROR in trial.user_attrs]
     lines += [f"  trial {trial.number} failed: {trial.user_attrs[ERROR]}" for trial in failed[:5]]
     if len({trial.user_attrs[MANIFEST] for trial in search.trials if MANIFEST in trial.user_attrs}) > 1:
-        lines.append("warning: the trials did not all see the same data, so their scores cannot be compared")
+        lines.append("warning: the trials did not all use the same data, so their scores cannot be compared")
     if len(search.front) > 1:
         lines.append(f"no trial beats these in both {OBJECTIVES[0]} and {OBJECTIVES[1]}:")
         for trial in search.front:
@@ -103,17 +103,15 @@ def search_text(search: Search) -> str:
     best = search.front[0]
     spread = " ".join(f"{score:.3f}" for score in best.user_attrs.get(FOLD_SCORES, []))
     lines.append(
-        f"best: trial {best.number}, {OBJECTIVES[0]} {best.values[0]:.4f} (folds {spread}), selected, not reported"
+        f"best: trial {best.number}, {OBJECTIVES[0]} {best.values[0]:.4f} (folds {spread}); used for selection only"
     )
     lines += [f"  {name}: {value}" for name, value in best.user_attrs[OPTIONS].items()]
-    lines.append(
-        f"\nwinner, trained on all the search saw and scored once on {search.winner.images} images it did not see:"
-    )
+    lines.append(f"\nwinner, trained on all data of the search and scored once on {search.winner.images} other images:")
     lines.append(result_text(search.winner.intervals))
     if search.earlier:
         lines.append(
-            f"note: the same images scored {len(search.earlier)} earlier winner{'s' * (len(search.earlier) > 1)} of "
-            f"this search (trial {', '.join(map(str, search.earlier))}) before it went on. No trial saw them, but "
-            "whoever goes on because of a score, or picks among these, selects on them"
+            f"note: {len(search.earlier)} earlier winner{'s' * (len(search.earlier) > 1)} of this search (trial "
+            f"{', '.join(map(str, search.earlier))}) were scored on the same images before it was resumed. No trial "
+            "used these images, but resuming because of a score, or choosing between these winners, selects on them"
         )
     return "\n".join(lines)

@@ -20,7 +20,7 @@ When = Mapping[str, tuple[Plain, ...]]  # options drawn before, and the values u
 
 @dataclass(frozen=True, kw_only=True)
 class Dimension(ABC):
-    """Possible values of one option; drawn only ``when`` other options have one of the given values."""
+    """Possible values of an option; drawn only ``when`` other options have one of the given values."""
 
     when: When = field(default_factory=dict)
 
@@ -112,7 +112,7 @@ class Whole(Dimension):
 
 @dataclass(frozen=True)
 class Subset(Dimension):
-    """Some of several names, each in or out; where fewer than ``least`` are drawn, the first others fill up."""
+    """Subset of several names; if fewer than ``least`` are drawn, the first of the others are added."""
 
     among: tuple[str, ...]
     least: int = 1
@@ -187,7 +187,7 @@ def parse_space(name: str, content: Mapping[str, Any]) -> Space:
 def _dimension(where: str, entry: object) -> Dimension:
     kinds = [kind for kind in _KINDS if isinstance(entry, dict) and kind in entry]
     if not isinstance(entry, dict) or len(kinds) != 1 or set(entry) - _KINDS[kinds[0]] - set(kinds):
-        msg = f"{where}: one of choice, subset, real or whole, such as {_EXAMPLE}; got {entry!r}"
+        msg = f"{where}: must be one of choice, subset, real or whole, such as {_EXAMPLE}; got {entry!r}"
         raise InputError(msg)
     (kind,), given = kinds, entry[kinds[0]]
     more: dict[str, Any] = {name: entry[name] for name in ("log", "step", "least") if name in entry}
@@ -205,7 +205,7 @@ def _dimension(where: str, entry: object) -> Dimension:
     if kind == "subset":
         least = more.get("least", 1)
         if not isinstance(least, int) or not 0 <= least <= len(given):
-            msg = f"{where}: least is a whole number from 0 to {len(given)}, got {least!r}"
+            msg = f"{where}: least must be a whole number from 0 to {len(given)}, got {least!r}"
             raise InputError(msg)
         return Subset(tuple(map(str, given)), when=when, **more)
     try:
@@ -220,7 +220,7 @@ def _dimension(where: str, entry: object) -> Dimension:
         raise InputError(msg) from None
     log, step = bool(more.get("log")), more.get("step")
     if not low < high or (log and low <= 0) or (log and step) or (step is not None and not step > 0):
-        msg = f"{where}: low below high, above 0 with log, and log without step; got {entry!r}"
+        msg = f"{where}: low must be below high, and above 0 with log; log takes no step; got {entry!r}"
         raise InputError(msg)
     dimension: Any = Real if kind == "real" else Whole
     return dimension(low, high, when=when, **more)
@@ -322,11 +322,11 @@ def build_space(parts: Sequence[str | dict[str, Any]]) -> Space:
         content = _read_file(given) if isinstance(given, str) and given not in SPACES else given
         part = parse_space(name, content) if isinstance(content, dict) else SPACES[content]
         if twice := sorted(set(part) & set(space)):
-            msg = f"--space {name}: {', '.join(twice)} stands in an earlier space, too; leave one of them out"
+            msg = f"--space {name}: {', '.join(twice)} is in an earlier space, too; leave one of them out"
             raise InputError(msg)
         space |= part
     if not space:
-        msg = f"--space: at least one of {', '.join(SPACES)}, or a YAML file; got none"
+        msg = f"--space: must be at least one of {', '.join(SPACES)}, or a YAML file; got none"
         raise InputError(msg)
     _check_order(space)
     return space
@@ -334,7 +334,7 @@ def build_space(parts: Sequence[str | dict[str, Any]]) -> Space:
 
 def _read_file(name: str) -> dict[str, Any]:
     if not Path(name).is_file():
-        msg = f"--space: one of {', '.join(SPACES)}, or a YAML file; {name!r} is neither"
+        msg = f"--space: must be one of {', '.join(SPACES)}, or a YAML file, got {name!r}"
         raise InputError(msg)
     return read_space(Path(name))
 
@@ -344,6 +344,6 @@ def _check_order(space: Space) -> None:
     before: set[str] = set()
     for name, dimension in space.items():
         if missing := sorted(set(dimension.when) - before):
-            msg = f"--space: {name} is drawn when {', '.join(missing)} has a value, which must stand before it"
+            msg = f"--space: {name} depends on {', '.join(missing)}, which must be listed before it"
             raise InputError(msg)
         before.add(name)

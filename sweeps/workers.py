@@ -45,7 +45,7 @@ if TYPE_CHECKING:  # a worker's own process needs none of this, and imports it i
 EMBEDDED = "sqlite:///mlruns/optuna.db"  # in `results.tracking.store.DIRECTORY`, whose import takes seconds
 VARIABLE = "OPTUNA_STORAGE"  # Optuna's own; an address in the environment is not shown by `ps`
 HEARTBEAT, GRACE = 10, 60  # seconds between heartbeats, and without one until a trial is stale
-MOST_RETRIES = 3  # a trial that ends its worker every time is given up
+MOST_RETRIES = 3  # of a trial whose worker dies every time
 _LOCK = 1_163_870_542  # this project's first number of PostgreSQL's advisory locks; the study gives the second
 _KINDS = "a file (sqlite:///path/to/file.db) or PostgreSQL (postgresql://user@host/database)"
 
@@ -506,7 +506,7 @@ def enqueue(study: optuna.Study, params: Sequence[Mapping[str, Any]], *, retry_f
     with quiet(), exclusive(_storage(study), study.study_name):
         present = Counter(
             str(trial.user_attrs[KEY])
-            for trial in once_each(study)
+            for trial in distinct_trials(study)
             if KEY in trial.user_attrs and not (retry_failed and failed_by_itself(trial))
         )
         for fixed in params:
@@ -519,11 +519,11 @@ def enqueue(study: optuna.Study, params: Sequence[Mapping[str, Any]], *, retry_f
     return added
 
 
-def once_each(study: optuna.Study) -> list[FrozenTrial]:
+def distinct_trials(study: optuna.Study) -> list[FrozenTrial]:
     """Return the trials without stale ones that were queued again under another number."""
     trials = study.get_trials(deepcopy=False)
-    again = _queued_again(trials)
-    return [trial for trial in trials if trial.number not in again]
+    requeued = _queued_again(trials)
+    return [trial for trial in trials if trial.number not in requeued]
 
 
 def failed_by_itself(trial: FrozenTrial) -> bool:
@@ -651,7 +651,7 @@ def _queued_again(trials: Sequence[FrozenTrial]) -> set[int]:
 
 
 def _update_bar(bar: tqdm, study: optuna.Study) -> None:
-    trials = once_each(study)
+    trials = distinct_trials(study)
     bar.total, bar.n = len(trials), sum(trial.state.is_finished() for trial in trials)
     done = [trial.values[0] for trial in trials if trial.state == TrialState.COMPLETE and trial.values]
     if done:

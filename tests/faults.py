@@ -24,17 +24,24 @@ AT_ONCE = 2
 LEAST = 27  # faults that must be noticed when all are tried
 LIMIT = 900  # seconds for the tests of one fault
 
-SPLITS = tuple(f"tests/datamodules/test_{name}.py" for name in ("folds", "division", "duplicates", "emotion_data"))
-SAMPLING = tuple(f"tests/datamodules/test_{name}.py" for name in ("oversampling", "batches", "dataset", "emotion_data"))
-CACHES = tuple(f"tests/datamodules/test_{name}.py" for name in ("cache", "contents", "pixels"))
+SPLITS = tuple(
+    f"tests/datamodules/{name}.py"
+    for name in ("splits/test_folds", "splits/test_protocol", "test_duplicates", "test_emotion")
+)
+SAMPLING = tuple(f"tests/datamodules/test_{name}.py" for name in ("sampling", "sampling_batches", "dataset", "emotion"))
+CACHES = tuple(f"tests/datamodules/test_{name}.py" for name in ("cache", "cache_contents", "images"))
 STATISTICS = (
     "tests/results/test_statistics.py",
     "tests/results/test_significance.py",
     "tests/lightning_modules/test_metrics.py",
 )
-COMPARISON = ("tests/results/test_comparison.py", "tests/results/test_verdicts.py", "tests/results/test_certificate.py")
+COMPARISON = (
+    "tests/results/test_compare.py",
+    "tests/results/certify/test_checks.py",
+    "tests/results/certify/test_certificate.py",
+)
 IDENTITY = (
-    "tests/lightning_modules/test_tracked_run.py",
+    "tests/lightning_modules/test_training_division.py",
     "tests/commands/test_resume.py::test_images_that_changed_since_are_noticed",
     "tests/commands/test_resume.py::test_a_run_killed_before_its_first_checkpoint_begins_again_in_itself",
     "tests/commands/test_cross_validate.py::test_it_goes_on_with_the_fold_that_failed",
@@ -43,9 +50,9 @@ LEARNING = (
     "tests/datamodules/test_labels.py",
     "tests/datamodules/test_manifest.py",
     "tests/lightning_modules/test_losses.py",
-    "tests/lightning_modules/test_averaging.py",
+    "tests/lightning_modules/test_ema.py",
 )
-QUEUE = ("tests/sweeps/test_queue.py",)
+QUEUE = ("tests/sweeps/test_workers.py",)
 
 
 @dataclass(frozen=True)
@@ -155,8 +162,8 @@ FAULTS = (
         "caches",
         "datamodules/paths.py",
         "an image that is replaced by one of equal size and time of modification is not read again",
-        "{found.st_size} {found.st_ctime_ns} {found.st_mtime_ns} {found.st_ino}",
-        "{found.st_size} {found.st_mtime_ns} {found.st_mtime_ns} {found.st_ino}",
+        "{status.st_size} {status.st_ctime_ns} {status.st_mtime_ns} {status.st_ino}",
+        "{status.st_size} {status.st_mtime_ns} {status.st_mtime_ns} {status.st_ino}",
         CACHES,
     ),
     Fault(
@@ -300,7 +307,7 @@ FAULTS = (
         "queue",
         "sweeps/workers.py",
         "trials that were lost and queued again count twice",
-        "for trial in once_each(study)\n",
+        "for trial in distinct_trials(study)\n",
         "for trial in study.get_trials(deepcopy=False)\n",
         QUEUE,
     ),
@@ -308,8 +315,8 @@ FAULTS = (
         "queue",
         "sweeps/workers.py",
         "equal trials are queued again when their parameters stand in another order",
-        "key = json.dumps(one, sort_keys=True)",
-        "key = json.dumps(one)",
+        "key = json.dumps(fixed, sort_keys=True)",
+        "key = json.dumps(fixed)",
         QUEUE,
     ),
 )

@@ -1,14 +1,14 @@
-"""Boxes of faces: decoding what an anchor-free one-class detector says, overlap, and non-maximum suppression.
+"""Face boxes: decoding the output of an anchor-free one-class detector, overlap, and non-maximum suppression.
 
 Raw output of the detector, float32 (B, N, 5), for images of H x W pixels, both multiples of the largest stride:
 
 * levels follow each other in the order of ``strides``; level s has H/s x W/s cells, row by row;
-* of each cell come ``(l, t, r, b, score)``. The first four are the distances from the cell's centre
+* each cell gives ``(l, t, r, b, score)``. The first four are the distances from the cell's centre
   ``((column + 0.5) * s, (row + 0.5) * s)`` to the box's left, top, right and bottom edge in units of ``s``, with
   softplus or exp already applied, so that they are positive; the score is a logit.
 
-Boxes are ``x0, y0, x1, y1`` in pixels, where a pixel's left edge is at its column's number and its right edge one
-further. The arithmetic of ``decode`` and ``encode`` works on numpy arrays and on torch tensors alike.
+Boxes are ``x0, y0, x1, y1`` in pixels, where the pixel of column c extends from c to c + 1.
+``decode`` and ``encode`` work on numpy arrays and on torch tensors.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ Array = TypeVar("Array")  # np.ndarray or torch.Tensor
 
 
 def grid(height: int, width: int, strides: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Return where the cells of all levels are: ``centres`` and ``scales``, both float32 (N, 4).
+    """Return ``centres`` and ``scales`` of the cells of all levels, both float32 (N, 4).
 
     ``centres`` holds x, y, x, y of each cell; ``scales`` holds -s, -s, s, s, so that
     ``box = centres + scales * distances``.
@@ -42,12 +42,12 @@ def decode(distances: Array, centres: Array, scales: Array) -> Array:
 
 
 def encode(boxes: Array, centres: Array, scales: Array) -> Array:
-    """Return the distances (..., N, 4) of boxes (..., N, 4), one a cell; negative where the cell lies outside."""
+    """Return the distances (..., N, 4) of boxes (..., N, 4), one per cell; negative where the cell lies outside."""
     return (boxes - centres) / scales  # type: ignore[operator]
 
 
 def areas(boxes: np.ndarray) -> np.ndarray:
-    """Return the areas (F,) of boxes (F, 4); a box turned inside out has none."""
+    """Return the areas (F,) of boxes (F, 4); 0 for an inverted box."""
     return np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=1)
 
 
@@ -61,13 +61,13 @@ def overlaps(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def suppress(boxes: np.ndarray, scores: np.ndarray, overlap: float, most: int = 750) -> np.ndarray:
-    """Return which boxes stay, best first: each takes away those that overlap it by more than ``overlap``.
+    """Return the indices of the boxes that non-maximum suppression keeps, best first.
 
     Args:
         boxes: (F, 4).
         scores: (F,).
-        overlap: intersection over union above which the lower of two scores goes.
-        most: look at this many of the best scores.
+        overlap: intersection over union above which the box with the lower score is removed.
+        most: consider this many of the best scores.
     """
     order = np.argsort(-scores, kind="stable")[:most]
     common = overlaps(boxes[order], boxes[order]) > overlap

@@ -1,4 +1,4 @@
-"""Cutting a face out of an image: a square with a margin around the box, never stretched, upright on request."""
+"""Face crops: a square with a margin around the box, not stretched, turned upright on request."""
 
 import math
 import uuid
@@ -26,7 +26,7 @@ _MODES = {"reflect": cv2.BORDER_REFLECT_101, "pad": cv2.BORDER_CONSTANT}
 
 
 def roll(landmarks: np.ndarray) -> float:
-    """Return by how much the line between the eyes falls to the right, radians; 0 where the eyes are not known.
+    """Return how far the line between the eyes falls to the right, in radians; 0 if the eyes are unknown.
 
     Args:
         landmarks: (5, 2), the left eye in the image first, then the right one.
@@ -46,21 +46,21 @@ def cut(
 ) -> np.ndarray:
     """Return the face as (size, size, 3) uint8: the square around the box's middle.
 
-    The square's side is the box's longer side and ``margin`` of it more on each of the four sides. Shrinking averages
-    the area that a pixel covers, enlarging is bilinear. Memory beyond the image's is that of the result.
+    The side of the square is the longer side of the box plus ``margin`` of it on each of the four sides. Shrinking
+    averages areas, enlarging is bilinear. Apart from the image, memory is that of the result.
 
     Args:
         image: (H, W, 3) uint8.
         box: x0, y0, x1, y1 in pixels; may reach over the border.
         size: side of the result in pixels.
         margin: share of the box's longer side.
-        border: what lies outside the image: its mirror image, or grey.
-        turn: the square is turned by this much around its middle, radians, clockwise in the image; the face's
-            :func:`roll` makes it upright.
+        border: how pixels outside the image are filled: with its reflection, or with grey.
+        turn: rotation of the square around its middle in radians, clockwise in the image; the :func:`roll` of a face
+            makes it upright.
     """
     x0, y0, x1, y1 = (float(value) for value in box)
     side = max(x1 - x0, y1 - y0, 1e-3) * (1 + 2 * margin)
-    scale = side / size  # image pixels for one of the result
+    scale = side / size  # image pixels per pixel of the result
     middle = np.array([(x0 + x1) / 2, (y0 + y1) / 2])
     if scale > 1 and not turn:  # on whole pixels a square inside the image is shrunk exactly, without a second blur
         side = float(round(side))
@@ -72,7 +72,7 @@ def cut(
     ends = [_part(x - reach, x + reach, most, scale) for x, most in zip(middle, image.shape[1::-1], strict=True)]
     (left, right), (top, bottom) = ends
     part = image[top:bottom, left:right]
-    grain = np.ones(2)  # image pixels for one of the part
+    grain = np.ones(2)  # image pixels per pixel of the part
     if scale > 1:
         smaller = [max(1, round(length / scale)) for length in part.shape[1::-1]]
         grain = np.array(part.shape[1::-1]) / smaller
@@ -95,7 +95,7 @@ def cut(
 
 
 def _part(low: float, high: float, most: int, scale: float) -> tuple[int, int]:
-    """Return the first pixel and the end of what is needed of ``most`` pixels in a row; at least one."""
+    """Return start and end of the range that is needed of a row of ``most`` pixels; at least one pixel."""
     beyond = math.ceil(scale)  # the outermost pixel of the result is not doubled by the mirror
     first = low if high <= most else min(low, 2 * most - high - beyond)
     end = high if low >= 0 else max(high, beyond - low)
@@ -108,10 +108,10 @@ RULES: tuple[Rule, ...] = get_args(Rule)
 
 
 def choose(faces: Faces, height: int, width: int, rule: Rule = "largest") -> int | None:
-    """Return the number of the face that is meant, None where there is none.
+    """Return the index of the face to cut out, None if there is none.
 
-    ``largest`` has the greatest area within the image; ``central`` has its middle nearest to the image's. Of equals
-    the surer one is meant, then the first.
+    ``largest``: the face with the greatest area within the image; ``central``: the face nearest to the image's
+    middle. Ties go to the higher score, then to the first.
 
     Raises:
         InputError: no such rule.
@@ -134,14 +134,14 @@ LOOKS, ENOUGH = 4, math.radians(1.5)
 
 
 def turn_of(detector: Detector, image: np.ndarray, box: np.ndarray, landmarks: np.ndarray) -> float:
-    """Return the angle for :func:`~datamodules.faces.crop.cut`, radians; 0 where the eyes are not known.
+    """Return the angle for :func:`~datamodules.faces.crop.cut`, radians; 0 if the eyes are unknown.
 
-    Eyes on a reduced copy are rough, and YuNet takes a tilted face for less tilted than it is (13 degrees for 25, 21
-    when it sees the face larger). So the face is looked at from close by, turned by what is known, until what is left
-    is little.
+    Eye positions on a reduced copy are coarse, and YuNet underestimates the tilt of a face (13 degrees for 25, or 21
+    on a larger face). So the detector runs again on a close view, turned by the angle so far, until the remaining
+    angle is small.
 
     Args:
-        detector: one that tells the eyes.
+        detector: one with eye landmarks.
         image: (H, W, 3) uint8.
         box: the face's.
         landmarks: the face's, (5, 2).
@@ -150,10 +150,10 @@ def turn_of(detector: Detector, image: np.ndarray, box: np.ndarray, landmarks: n
     for _ in range(LOOKS):
         view = cut(image, box, VIEW, margin=AROUND, turn=turn)
         faces = detector.detect([view])[0]
-        found = choose(faces, VIEW, VIEW, "central")
-        if found is None or np.abs(faces.boxes[found].reshape(2, 2).mean(0) - VIEW / 2).max() > VIEW / 5:
-            break  # not this face
-        rest = roll(faces.landmarks[found])
+        index = choose(faces, VIEW, VIEW, "central")
+        if index is None or np.abs(faces.boxes[index].reshape(2, 2).mean(0) - VIEW / 2).max() > VIEW / 5:
+            break  # another face was detected
+        rest = roll(faces.landmarks[index])
         turn += rest
         if abs(rest) < ENOUGH:
             break
@@ -163,12 +163,12 @@ def turn_of(detector: Detector, image: np.ndarray, box: np.ndarray, landmarks: n
 NoFace = Literal["list", "drop", "keep", "centre"]
 NO_FACE: tuple[NoFace, ...] = get_args(NoFace)
 PARTS = ".part"  # where files are written before they get their name
-HELD = 24_000_000  # pixels of images that are decoded at a time, unless a single one has more
+DECODED_PIXELS = 24_000_000  # pixels of decoded images in memory at a time, unless a single one has more
 QUALITY = 95
 
 Record = dict[str, Any]
-"""What is known of one image, as it stands in the journal: path, state, found, cut, size, faces, chosen, shown,
-crop, bytes, error. ``faces`` are rows of 15 numbers: box, score and five landmarks (None where not told)."""
+"""One image's entry in the journal: path, state, found, cut, size, faces, chosen, shown,
+crop, bytes, error. ``faces`` are rows of 15 numbers: box, score and five landmarks (None where unknown)."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ class CutOptions:
         border: where the square leaves the image: ``reflect`` (its mirror image) or ``pad`` (grey).
         upright: turn the face so that the eyes are level.
         no_face: images without a face: ``list`` and ``drop`` leave them out, ``keep`` takes the whole image with
-            grey beside it, ``centre`` its middle square. They are listed in any case.
+            grey beside it, ``centre`` its middle square. They are listed in all cases.
 
     Raises:
         InputError: a value outside of these.
@@ -218,22 +218,22 @@ class Job:
     state: str  # hash of the file's bytes, to notice changes
     crop: str  # where its crop goes, below the output folder
     cut_key: str
-    empty_key: str  # stands for the options that matter where there is no face
+    empty_key: str  # hash of the options that matter for an image without a face
     known: Record | None = None
 
 
 def work(
     name: str, found_key: str, output: Path, options: CutOptions, jobs: Sequence[Job], detector: Detector | None = None
 ) -> list[Record]:
-    """Do some images and return their records, in any order; an unreadable one has its record, too.
+    """Detect and cut the faces of some images; return their records, in any order, also of unreadable images.
 
     Args:
-        name: the detector's, to open it in this process.
-        found_key: stands for the detector in the records.
-        output: the folder.
+        name: name of the detector, to open it in this process.
+        found_key: key of the detector in the records.
+        output: folder of the crops.
         options: how to cut.
-        jobs: the images; few are held in memory at a time.
-        detector: one that is open already.
+        jobs: the images; only a few are in memory at a time.
+        detector: an open detector, instead of opening ``name``.
 
     Raises:
         InputError: a crop cannot be written.
@@ -241,18 +241,18 @@ def work(
     detector = detector or _opened(name)
     records: list[Record] = []
     batch: list[tuple[Job, np.ndarray]] = []
-    held = 0
+    pixels = 0
     for job in jobs:
         try:
             image = decode_file(job.file, pixel_limit=PIXEL_LIMIT).image
         except InputError as error:
             records.append(_record(job, found_key) | {"error": str(error)})
             continue
-        if batch and held + image.size // 3 > HELD:
+        if batch and pixels + image.size // 3 > DECODED_PIXELS:
             records += _batch(detector, found_key, output, options, batch)
-            batch, held = [], 0
+            batch, pixels = [], 0
         batch.append((job, image))
-        held += image.size // 3
+        pixels += image.size // 3
     return records + _batch(detector, found_key, output, options, batch)
 
 
@@ -281,12 +281,12 @@ def _batch(
     detector: Detector, found_key: str, output: Path, options: CutOptions, batch: list[tuple[Job, np.ndarray]]
 ) -> list[Record]:
     new = [image for job, image in batch if job.known is None]
-    found = iter(detector.detect(new) if new else [])
+    detections = iter(detector.detect(new) if new else [])
     records = []
     for job, image in batch:
         record = _record(job, found_key) | {"size": [image.shape[1], image.shape[0]]}
-        record["faces"] = _rows(next(found)) if job.known is None else job.known["faces"]
-        faces = as_found(record["faces"])
+        record["faces"] = _rows(next(detections)) if job.known is None else job.known["faces"]
+        faces = faces_of(record["faces"])
         record["chosen"] = chosen = choose(faces, image.shape[0], image.shape[1], options.rule)
         if chosen is not None:
             box, points = faces.boxes[chosen], faces.landmarks[chosen]
@@ -304,14 +304,14 @@ def _batch(
 
 
 def _rows(faces: Faces) -> list[list[float | None]]:
-    """Return boxes, scores and landmarks as rounded numbers, so that a crop is the same when they were kept."""
+    """Return boxes, scores and landmarks as rounded numbers, so that stored ones give the same crop."""
     exact = faces.rounded()
     rounded = np.column_stack([exact.boxes, exact.scores, exact.landmarks.reshape(-1, 10)]).tolist()
     return [[None if value != value else value for value in row] for row in rounded]
 
 
-def as_found(rows: list[list[float | None]]) -> Faces:
-    """Return a record's faces as a detector gives them."""
+def faces_of(rows: list[list[float | None]]) -> Faces:
+    """Return the faces of a record, as a detector returns them."""
     numbers = np.array(rows, np.float64).reshape(-1, 15)
     return Faces(numbers[:, :4], numbers[:, 4], numbers[:, 5:].reshape(-1, 5, 2))
 
@@ -320,13 +320,13 @@ def encode_crop(image: np.ndarray) -> bytes:
     """Return an RGB image uint8 (H, W, 3) as the bytes of a JPEG file."""
     flags = [
         *(cv2.IMWRITE_JPEG_QUALITY, QUALITY),
-        *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),  # no second loss of colour
+        *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444),  # keep the full resolution of colour
     ]
     return cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), flags)[1].tobytes()
 
 
 def write_crop(output: Path, crop: str, picture: np.ndarray) -> int:
-    """Write an RGB image as JPEG under its name or not at all; return its bytes.
+    """Write an RGB image as JPEG, completely or not at all; return the size of the file in bytes.
 
     Raises:
         InputError: the folder is full, read-only or gone.
@@ -340,8 +340,8 @@ def write_crop(output: Path, crop: str, picture: np.ndarray) -> int:
     except OSError as error:
         part.unlink(missing_ok=True)
         msg = (
-            f"cannot write {output / crop}: {error.strerror}. Free some disk or choose another --output; the same "
-            "command goes on where this one stopped"
+            f"cannot write {output / crop}: {error.strerror}. Free disk space or choose another --output; the same "
+            "command continues where this one stopped"
         )
         raise InputError(msg) from error
     return len(data)

@@ -1,4 +1,4 @@
-"""What every face detector here can do, and opening one by its name."""
+"""Face detectors: Haar cascade, YuNet, and detectors trained by this project (ONNX)."""
 
 import hashlib
 import json
@@ -18,15 +18,15 @@ LANDMARKS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
 
 
 FIND_VERSION = "1"
-"""Version of what happens to images before and to boxes after a detector; others' results are found anew."""
+"""Version of the processing before and after a detector; results of another version are computed again."""
 
 
 class Faces(NamedTuple):
     """The faces of one image, in its own pixels."""
 
-    boxes: np.ndarray  # float32 (F, 4): x0, y0, x1, y1; may reach over the border, where a face is cut off
-    scores: np.ndarray  # float32 (F,), higher is surer; each detector has its own scale
-    landmarks: np.ndarray  # float32 (F, 5, 2) x, y, see LANDMARKS; NaN where the detector tells none
+    boxes: np.ndarray  # float32 (F, 4): x0, y0, x1, y1; may extend over the border, where a face is cut off
+    scores: np.ndarray  # float32 (F,), higher is more certain; each detector has its own scale
+    landmarks: np.ndarray  # float32 (F, 5, 2) x, y, see LANDMARKS; NaN if the detector gives none
 
     def rounded(self) -> "Faces":
         """Return the same faces as float64 with four decimals, as tables keep them: crops do not depend on the way."""
@@ -34,27 +34,27 @@ class Faces(NamedTuple):
 
 
 class Detector(Protocol):
-    """Finds faces.
+    """Interface of a face detector.
 
     Attributes:
-        name: what tables call it.
-        identity: changes with anything that could change what it finds.
-        tells_eyes: whether its landmarks are more than NaN.
+        name: name in tables.
+        identity: text that differs between detectors whose results can differ.
+        has_landmarks: whether it gives landmarks (else they are NaN).
     """
 
     name: str
     identity: str
-    tells_eyes: bool
+    has_landmarks: bool
 
     def detect(self, images: Sequence[np.ndarray]) -> list[Faces]:
         """Return the faces of RGB images, uint8 (H, W, 3) of any size; a large one is searched on a reduced copy.
 
-        What is found in an image does not depend on the others.
+        The faces of an image do not depend on the other images.
         """
 
 
 def reduced(image: np.ndarray, long_side: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return a copy whose long side is at most ``long_side``, and what brings its x, y back to the image, (2,)."""
+    """Return a copy whose long side is at most ``long_side``, and the factors (2,) from its x, y to the image's."""
     height, width = image.shape[:2]
     scale = min(1.0, long_side / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
@@ -79,8 +79,8 @@ def open_detector(name: str, *, threads: int | None = None) -> Detector:
     """Open ``haar``, ``yunet:FILE``, or ``FILE.onnx``, a detector trained here.
 
     Args:
-        name: which.
-        threads: processor threads of the search; default all. OpenCV's are set for the whole process.
+        name: one of these.
+        threads: processor threads; default all. OpenCV's are set for the whole process.
 
     Raises:
         InputError: no such detector, or its file is missing, damaged or of another kind.
@@ -93,7 +93,7 @@ def open_detector(name: str, *, threads: int | None = None) -> Detector:
     if kind == "yunet" and file:
         return YuNet(Path(file).expanduser())
     if name.lower().endswith(".onnx"):
-        return OwnDetector(Path(name).expanduser(), threads=threads)
+        return TrainedDetector(Path(name).expanduser(), threads=threads)
     if kind == "yunet":
         msg = f"faces: yunet needs its file, as yunet:FILE. {WHERE}"
         raise InputError(msg)
@@ -116,7 +116,7 @@ def model_digest(name: str) -> str:
 
 
 def read_model(path: Path) -> bytes:
-    """Return a model file's bytes; both OpenCV and onnxruntime take them, whatever the file is called.
+    """Return the bytes of a model file, for OpenCV or onnxruntime.
 
     Raises:
         InputError: missing, a folder, not readable, or empty.
@@ -124,7 +124,9 @@ def read_model(path: Path) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
-        msg = f"faces: cannot read the detector's file {path}: {error.strerror}; name the file that you have"
+        msg = (
+            f"faces: cannot read the detector's file {path}: {error.strerror}; give a file that exists and is readable"
+        )
         raise InputError(msg) from error
     if not data:
         msg = f"faces: the detector's file {path} is empty (0 bytes); copy it again"
@@ -144,7 +146,7 @@ class Haar:
         long_side: larger images are searched on a copy of this size.
     """
 
-    tells_eyes = False
+    has_landmarks = False
 
     def __init__(self, long_side: int = 640) -> None:
         folder = getattr(getattr(cv2, "data", None), "haarcascades", None)
@@ -165,10 +167,10 @@ class Haar:
         small, back = reduced(image, self.long_side)
         grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
         smallest = max(WINDOW, max(grey.shape) // SHARE)
-        found, _, weights = self._cascade.detectMultiScale3(
+        rectangles, _, weights = self._cascade.detectMultiScale3(
             grey, STEP, NEIGHBOURS, minSize=(smallest, smallest), outputRejectLevels=True
         )
-        boxes = np.asarray(found, np.float32).reshape(-1, 4)
+        boxes = np.asarray(rectangles, np.float32).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         return as_faces(boxes, np.asarray(weights, np.float32), None, small, back)
 
@@ -179,22 +181,22 @@ WHERE = (
 )
 SUPPRESS = 0.3  # OpenCV's own defaults
 MOST = 5000
-LEAST = 64  # pixels a side: at 320 x 32 OpenCV 4.14 reads memory that nobody has written, and sees faces in it
+LEAST = 64  # pixels per side; at 320 x 32 OpenCV 4.14 reads uninitialised memory and finds faces in it
 
 
 class YuNet:
-    """YuNet (Wu, Peng and Yu 2023) from a file with a fixed input, which is searched at any size all the same.
+    """YuNet (Wu, Peng and Yu 2023) from an ONNX file with a fixed input size; images of any size are searched.
 
     Args:
         path: the ONNX file.
         long_side: larger images are searched on a copy of this size; faces of 10 to 300 pixels are found there.
-        score: how sure it must be, 0 to 1.
+        score: lowest score of a face, 0 to 1.
 
     Raises:
         InputError: the file is missing, damaged or some other model.
     """
 
-    tells_eyes = True
+    has_landmarks = True
 
     def __init__(self, path: Path, long_side: int = 320, score: float = 0.6) -> None:
         if not path.exists():
@@ -205,7 +207,7 @@ class YuNet:
             self._net = cv2.FaceDetectorYN.create(
                 "onnx", np.frombuffer(data, np.uint8), np.empty(0, np.uint8), (64, 64), score, SUPPRESS, MOST
             )
-            self._net.detect(np.zeros((64, 64, 3), np.uint8))  # another model shows only now
+            self._net.detect(np.zeros((64, 64, 3), np.uint8))  # another model fails only here
         except cv2.error as error:
             msg = (
                 f"faces: OpenCV {cv2.__version__} cannot use {path} as YuNet (cut short, another model, or one whose "
@@ -226,37 +228,39 @@ class YuNet:
         missing = [max(0, LEAST - side) for side in small.shape[:2]]
         padded = cv2.copyMakeBorder(small, 0, missing[0], 0, missing[1], cv2.BORDER_CONSTANT)
         self._net.setInputSize(padded.shape[1::-1])
-        found = self._net.detect(cv2.cvtColor(padded, cv2.COLOR_RGB2BGR))[1]  # (F, 15): x, y, w, h, 5 points, score
-        found = np.zeros((0, 15), np.float32) if found is None else found
-        boxes = np.concatenate([found[:, :2], found[:, :2] + found[:, 2:4]], 1)
-        return as_faces(boxes, found[:, 14], found[:, 4:14], small, back)
+        detections = self._net.detect(cv2.cvtColor(padded, cv2.COLOR_RGB2BGR))[
+            1
+        ]  # (F, 15): x, y, w, h, 5 points, score
+        detections = np.zeros((0, 15), np.float32) if detections is None else detections
+        boxes = np.concatenate([detections[:, :2], detections[:, :2] + detections[:, 2:4]], 1)
+        return as_faces(boxes, detections[:, 14], detections[:, 4:14], small, back)
 
 
 KIND = "face-detector"
 PADDING = 114  # grey below and right of an image that does not fill whole cells
 
 
-class OwnDetector:
-    """Our detector.
+class TrainedDetector:
+    """A detector trained by this project, exported as ONNX.
 
     Args:
         path: the ONNX file.
-        score: how sure it must be, 0 to 1.
-        overlap: boxes that overlap a better one by more than this are taken away; default as the file says.
+        score: lowest score of a face, 0 to 1.
+        overlap: boxes that overlap a better one by more than this are removed; by default the value in the file.
         threads: processor threads; default all.
 
     Raises:
         InputError: the file is missing, damaged or some other model.
     """
 
-    tells_eyes = False
+    has_landmarks = False
 
     def __init__(
         self, path: Path, score: float = 0.5, overlap: float | None = None, threads: int | None = None
     ) -> None:
         data = read_model(path)
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # its complaints about bad files are raised as well
+        options.log_severity_level = 4  # errors about bad files are raised anyway
         options.intra_op_num_threads = threads or 0
         try:
             self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
@@ -266,7 +270,7 @@ class OwnDetector:
         about = self._session.get_modelmeta().custom_metadata_map
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
         if about.get("kind") != KIND or len(inputs) != 1 or len(outputs) != 1:
-            looks = "; give YuNet as yunet:FILE" if any(one.name == "cls_8" for one in outputs) else ""
+            looks = "; give YuNet as yunet:FILE" if any(output.name == "cls_8" for output in outputs) else ""
             msg = f"faces: {path} is not a face detector that was trained here (its metadata has no kind={KIND}){looks}"
             raise InputError(msg)
         self.strides: tuple[int, ...] = tuple(json.loads(about["strides"]))
@@ -313,8 +317,8 @@ class OwnDetector:
         centres, scales = grid(*shape, self.strides)
         if raw.shape != (len(centres), 5):
             msg = (
-                f"faces: {self.name} gives {raw.shape} numbers for {shape[0]} x {shape[1]} pixels where strides "
-                f"{self.strides} ask for {(len(centres), 5)}; export it again"
+                f"faces: {self.name} returns shape {raw.shape} for {shape[0]} x {shape[1]} pixels, but its strides "
+                f"{self.strides} need {(len(centres), 5)}; export it again"
             )
             raise InputError(msg)
         scores = 1 / (1 + np.exp(-np.clip(raw[:, 4], -50, 50)))

@@ -1,4 +1,4 @@
-"""Photographs -> a folder of face crops with their manifest; goes on after a stop and does only what changed."""
+"""Cut faces out of photographs into a folder with a manifest; resumes after a stop, and repeats only what changed."""
 
 import hashlib
 import json
@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from datamodules.errors import InputError
 from datamodules.faces.boxes import clip
-from datamodules.faces.crop import CUT_VERSION, PARTS, QUALITY, CutOptions, Job, Record, as_found, cut, work
+from datamodules.faces.crop import CUT_VERSION, PARTS, QUALITY, CutOptions, Job, Record, cut, faces_of, work
 from datamodules.faces.detectors import FIND_VERSION, LANDMARKS, Detector, model_digest, open_detector
 from datamodules.images import DECODE_POLICY, PIXEL_LIMIT, decode_file, fit_to_square
 from datamodules.labels import VOCABULARIES
@@ -32,19 +32,19 @@ NAME = ".faces.jsonl"
 
 
 class Journal:
-    """One line an image, added as soon as its crop stands; the last line of a path counts.
+    """Journal of processed images: one line per image, added after its crop; the last line of a path counts.
 
-    A line that was cut short by the end of a process is passed over, so that its image is done again.
+    An incomplete line, left by a killed process, is ignored, so that its image is processed again.
 
     Args:
-        folder: the crops' folder.
-        fresh: forget what was done, but not which files are ours.
+        folder: folder of the crops.
+        fresh: process all images again; the list of crops written before is kept.
     """
 
     def __init__(self, folder: Path, *, fresh: bool = False) -> None:
         self.path = folder / NAME
         self.records: dict[str, Record] = {}
-        self.crops: set[str] = set()  # every crop that was ever written, also by options that are no longer chosen
+        self.crops: set[str] = set()  # every crop ever written, also with other options
         for record in _lines(self.path):
             self.crops.add(record["crop"])
             self.records[record["path"]] = record
@@ -65,7 +65,7 @@ class Journal:
         self._file.close()
 
     def add(self, records: Iterable[Record]) -> None:
-        """Keep records, and see that they outlast this process."""
+        """Append records and flush them to the disk."""
         for record in records:
             self.records[record["path"]] = record
             if record["crop"]:
@@ -74,7 +74,7 @@ class Journal:
         self._file.flush()
 
     def tidy(self, paths: Iterable[str]) -> int:
-        """Delete the crops that no image among ``paths`` has any more, shorten the notes; return how many went."""
+        """Delete crops that no image of ``paths`` uses any more, and rewrite the journal; return their number."""
         kept = {path: self.records[path] for path in paths}
         folder = self.path.parent
         gone = 0
@@ -104,7 +104,7 @@ COLUMNS = (
     *("face_source", "face", "face_box", "face_score", "face_count", "face_detector", "face_size", "face_margin"),
     *("face_cut", "face_digest"),
 )
-"""What the crops' manifest says beyond the photographs' own. ``face`` is face, whole or centre."""
+"""Columns that the crops' manifest has besides those of the photographs. ``face`` is face, whole or centre."""
 
 NO_FACE_REASON = "no face found"
 
@@ -115,15 +115,15 @@ def write_tables(
     """Write the three tables and return the crops' manifest.
 
     Args:
-        manifest: the photographs'.
-        records: one a row of it.
-        detector: its name.
-        output: the crops' folder.
+        manifest: the photographs.
+        records: one per row of the manifest.
+        detector: name of the detector.
+        output: folder of the crops.
         options: how they were cut.
         digest: of the detector's file; "" where it has none.
 
     Raises:
-        InputError: there is no crop at all; the other two tables are written then, too.
+        InputError: there is no crop at all; the other two tables are written nevertheless.
     """
     _write(_boxes(records, detector), output / "boxes.csv")
     missing = _missing(manifest, records)
@@ -159,7 +159,7 @@ def write_tables(
 
 
 def _box(record: Record) -> list[float]:
-    """Return the chosen face's box within the image, [] where there is none."""
+    """Return the box of the chosen face within the image, [] if there is none."""
     if record["chosen"] is None:
         return []
     width, height = record["size"]
@@ -175,12 +175,12 @@ def _boxes(records: list[Record], detector: str) -> pd.DataFrame:
     columns = ["path", "x0", "y0", "x1", "y1", "score", "chosen", *points, "detector"]
     rows = []
     for record in records:
-        found = as_found(record["faces"])
+        faces = faces_of(record["faces"])
         width, height = record["size"]
-        boxes = clip(found.boxes, height, width)
+        boxes = clip(faces.boxes, height, width)
         for number, box in enumerate(boxes.tolist()):
-            known = [*box, float(found.scores[number]), int(number == record["chosen"])]
-            rows.append([record["path"], *known, *found.landmarks[number].ravel().tolist(), detector])
+            known = [*box, float(faces.scores[number]), int(number == record["chosen"])]
+            rows.append([record["path"], *known, *faces.landmarks[number].ravel().tolist(), detector])
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -210,15 +210,15 @@ FEW = 96  # below this, starting processes costs more than it saves
 
 @dataclass(frozen=True)
 class Prepared:
-    """What was done, in images."""
+    """Result of a preparation, as numbers of images."""
 
     manifest: Manifest
     found: int  # with a face
     several: int  # with more than one
     empty: int  # without
     unreadable: int
-    done: int  # worked on this time; the others stood already
-    removed: int  # crops that nothing asks for any more
+    done: int  # processed by this call; the others existed
+    removed: int  # deleted crops that are no longer used
 
 
 def unlabelled_images(source: str) -> Manifest:
@@ -260,18 +260,18 @@ def prepare_faces(
         detector: as :func:`~datamodules.faces.detectors.open_detector` takes it.
         output: a new or empty folder, or one that this function wrote; outside of the photographs' folder.
         options: how to choose and cut.
-        workers: processes; default one a core, and none for a few images.
-        fresh: do everything anew.
+        workers: processes; default one per core, none for a few images.
+        fresh: process all images again.
 
     Raises:
         InputError: a bad argument, no face at all, or a folder that cannot be written.
     """
     opened = open_detector(detector)
-    if options.upright and not opened.tells_eyes:
-        msg = f"upright needs the eyes, which {opened.name} does not tell; choose yunet:FILE or leave upright out"
+    if options.upright and not opened.has_landmarks:
+        msg = f"upright needs eye landmarks, which {opened.name} does not give; choose yunet:FILE or leave upright out"
         raise InputError(msg)
     if taken := [column for column in COLUMNS if column in manifest.table]:
-        msg = f"data: the column {taken[0]!r} is one that cutting faces writes itself; rename it (or cut the originals)"
+        msg = f"data: this command would overwrite the column {taken[0]!r}; rename it, or use the original photographs"
         raise InputError(msg)
     output = output.expanduser().absolute()
     _check_folder(output, manifest)
@@ -292,25 +292,25 @@ def prepare_faces(
         raise InputError(msg) from error
     except BrokenProcessPool as error:
         msg = (
-            "a process that cuts faces was ended from outside, most often for want of memory; the same command goes on "
+            "a process that cuts faces was killed, most often because memory ran out; the same command continues "
             "where it stopped"
         )
         raise InputError(msg) from error
     except OSError as error:
         msg = (
-            f"cannot write to {output}: {error.strerror or error}. Choose a folder of yours with room as --output; the "
-            "same command goes on where this one stopped"
+            f"cannot write to {output}: {error.strerror or error}. Choose an --output that you may write to, with free "
+            "space; the same command continues where this one stopped"
         )
         raise InputError(msg) from error
 
 
 def _check_folder(output: Path, manifest: Manifest) -> None:
-    """Refuse to mix crops with other people's files, or with the photographs that a later reading would find."""
+    """Raise if the output folder has other files, or if it or the photographs' folder contains the other one."""
     place, root = output.resolve(), manifest.root.resolve()
     if place.is_relative_to(root) or root.is_relative_to(place):
         near = root.with_name(f"{root.name}-faces")
         msg = (
-            f"output {output} and the photographs' folder {root} lie in one another, where crops would be taken for "
+            f"output {output} and the photographs' folder {root} contain one another, so crops would be read as "
             f"photographs; give a folder beside it, such as {near}"
         )
         raise InputError(msg)
@@ -324,7 +324,7 @@ def _check_folder(output: Path, manifest: Manifest) -> None:
             and any(child.name not in (PARTS, ".lock") for child in output.iterdir())
         )
     except OSError as error:
-        msg = f"cannot look into the output folder {output}: {error.strerror}; choose a folder of yours"
+        msg = f"cannot read the output folder {output}: {error.strerror}; choose a folder that you may read and write"
         raise InputError(msg) from error
     if foreign:
         msg = f"output {output} holds files that this command did not write; give a new or an empty folder"
@@ -339,7 +339,7 @@ def _plan(
     journal: Journal,
     output: Path,
 ) -> list[Job]:
-    """Return what is still to be done; for an image whose faces are known, only the cutting."""
+    """Return the images that are left to process; where the faces are known, they are only cut."""
     found_key = _found_key(detector)
     face = (CUT_VERSION, options.margin, options.size, options.rule, options.border, options.upright, QUALITY)
     cut_key, empty_key = _key(found_key, *face), _key(found_key, options.no_face, options.size, QUALITY)
@@ -380,7 +380,7 @@ def _key(*parts: object) -> str:
 
 
 def crop_names(paths: list[str]) -> list[str]:
-    """Return where the crops go: as the photographs but for the suffix, unless two would share a name."""
+    """Return the paths of the crops: those of the photographs with another suffix, made unique."""
     short = [str(PurePosixPath(CROPS, path).with_suffix(".jpg")) for path in paths]
     times: dict[str, int] = {}
     for name in short:
@@ -399,10 +399,10 @@ def _work_all(
     journal: Journal,
     pool: ProcessPoolExecutor | None,
 ) -> None:
-    shutil.rmtree(output / PARTS)  # what a killed run left; the lock says that it is gone
+    shutil.rmtree(output / PARTS)  # left by a killed process; the lock shows that it has ended
     (output / PARTS).mkdir()
     if jobs:
-        (output / "manifest.csv").unlink(missing_ok=True)  # it no longer tells what stands here
+        (output / "manifest.csv").unlink(missing_ok=True)  # it no longer describes the folder
     with tqdm(total=len(jobs), desc="Cutting faces", unit="", delay=1, disable=None) as bar, journal:
         for records in _results(jobs, name, detector, options, output, pool):
             journal.add(records)

@@ -1,4 +1,4 @@
-"""Readers turn published layouts into a manifest; `read` finds the right one."""
+"""Readers: each turns one published layout into a manifest; `read` chooses the reader of a data set."""
 
 import re
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ __all__ = ["IMAGE_SUFFIXES", "READERS", "ReadOptions", "Reader", "image_files", 
 
 @dataclass(frozen=True)
 class Reader:
-    """One published layout.
+    """Reader of one published layout.
 
     Args:
-        about: one line for people who choose.
+        about: one line for the list of readers.
         place: ``module:function`` that reads a path into a manifest, given the path, the options and the set's name;
-            it ends in ``base.finish``. The module is imported when the reader is asked for the first time.
-        recognises: function of the same module that says whether a path holds this layout; asked in the order of
-            ``READERS``, the first yes wins.
+            it ends in ``base.finish``. The module is imported on first use.
+        recognises: function of the same module that returns whether a path has this layout; the first reader in
+            ``READERS`` that returns true is used.
     """
 
     about: str
@@ -33,7 +33,7 @@ class Reader:
     recognises: str = "looks_like"
 
     def looks_like(self, path: Path) -> bool:
-        """Return whether a path holds this layout."""
+        """Return whether a path has this layout."""
         return bool(getattr(self._module, self.recognises)(path))
 
     def read(self, path: Path, options: ReadOptions, name: str) -> Manifest:
@@ -68,7 +68,7 @@ def recognise(path: str | Path) -> str:
     """Return the name of the first reader that knows the layout of a file or folder (archives: once unpacked).
 
     Raises:
-        InputError: nothing there, or no reader knows it.
+        InputError: the path does not exist, or no reader knows its layout.
     """
     path = Path(path)
     if not path.exists():
@@ -89,10 +89,10 @@ def read(source: str, options: ReadOptions = ReadOptions()) -> Manifest:  # noqa
             ``drawn:largest=1000,ratio=10,seed=0`` for drawn faces; ``scenes`` and ``scenes:images=700,size=640,seed=0``
             for drawn scenes in the layout of AI-Hub's Korean set; several joined by ``+``, each with its reader:
             ``cafe:FOLDER+nimh:FOLDER``.
-        options: labels, votes and columns; and ``faces``, to see the faces that are cut out of the images.
+        options: labels, votes and columns; and ``faces``, to cut the faces out of the images.
 
     Raises:
-        InputError: nothing there, no such reader (the nearest is named), or a data set that breaks a rule.
+        InputError: the path does not exist, there is no such reader (the nearest is named), or a rule is broken.
     """
     parts = sources(str(source).strip())
     manifest = _read(parts[0], options) if len(parts) == 1 else join([_read(part, options) for part in parts])

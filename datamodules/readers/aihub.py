@@ -1,4 +1,4 @@
-"""Reads AI-Hub's "composite images for Korean emotion recognition": photographs, and JSON files with their labels.
+"""Reader of AI-Hub's "composite images for Korean emotion recognition": photographs, and JSON files with their labels.
 
 Layout: `Training/[라벨]EMOIMG_기쁨_TRAIN/*.json` beside `Training/[원천]EMOIMG_기쁨_TRAIN_01/*.jpg`, or any folder that
 holds both. A photograph is called `<person>_<gender>_<age>_<emotion>_<place>_<number>.jpg`.
@@ -33,7 +33,7 @@ _THREADS = 8
 
 
 def upright_size(file: str) -> tuple[int, int]:
-    """Return width and height of an image as it is looked at, by its header; (0, 0) if it cannot be read."""
+    """Return width and height of the upright image, from its header; (0, 0) if it cannot be read."""
     try:
         with Image.open(file) as image:
             wide, high = image.size
@@ -44,7 +44,7 @@ def upright_size(file: str) -> tuple[int, int]:
 
 
 def within_images(manifest: Manifest, boxes: pd.DataFrame, *, drop: bool) -> Manifest:
-    """Return the manifest with its boxes, cut at the borders of the upright images. Unreadable images are let pass.
+    """Return the manifest with its boxes, clipped to the upright images. Unreadable images are ignored.
 
     Raises:
         InputError: a box has no pixel of its image, and ``drop`` does not leave such boxes out.
@@ -52,8 +52,8 @@ def within_images(manifest: Manifest, boxes: pd.DataFrame, *, drop: bool) -> Man
     paths = boxes["path"].unique()
     places = [os.path.join(manifest.root, path) for path in paths]
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = pool.map(upright_size, places, chunksize=32)
-        bar = tqdm(found, "image sizes", total=len(places), unit=" files", delay=2, leave=False, disable=None)
+        measured = pool.map(upright_size, places, chunksize=32)
+        bar = tqdm(measured, "image sizes", total=len(places), unit=" files", delay=2, leave=False, disable=None)
         sizes = dict(zip(paths, bar, strict=True))
     size = np.array([sizes[path] for path in boxes["path"]], np.float64).reshape(-1, 2)
     size[size[:, 0] == 0] = np.inf
@@ -81,14 +81,17 @@ def within_images(manifest: Manifest, boxes: pd.DataFrame, *, drop: bool) -> Man
 
 ANNOTATORS = ("A", "B", "C")
 CORNERS = {"minX": "x0", "minY": "y0", "maxX": "x1", "maxY": "y1"}
-ENCODINGS = ("utf-8-sig", "cp949")  # the set is UTF-8, with or without a mark; some copies were saved on Windows
+ENCODINGS = (
+    "utf-8-sig",
+    "cp949",
+)  # the set is UTF-8, with or without a byte-order mark; some copies were saved on Windows
 GENDERS = {"남": "male", "남자": "male", "남성": "male", "여": "female", "여자": "female", "여성": "female"}
 PROFESSIONS = {"전문인": "actor", "일반인": "everybody"}
 
 
 @dataclass
 class Records:
-    """What the files say, as columns; ``boxes`` has a row an annotator, ``bad`` says what was left out."""
+    """Records of JSON files; ``boxes`` has one row per annotator, ``bad`` the errors of records that were left out."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     boxes: list[dict[str, Any]] = field(default_factory=list)
@@ -97,7 +100,7 @@ class Records:
 
 
 def plain_name(name: str) -> str:
-    """Return a file's name without folders, in one Unicode form (macOS takes Hangul apart)."""
+    """Return a file's name without folders, in one Unicode form (macOS decomposes Hangul)."""
     return unicodedata.normalize("NFC", name.replace("\\", "/").rsplit("/", 1)[-1])
 
 
@@ -122,24 +125,24 @@ def load(file: Path) -> list[Any]:
         msg = f"{file} is neither UTF-8 nor CP949 text; save it as UTF-8"
         raise InputError(msg)
     try:
-        found = json.loads(text)
+        content = json.loads(text)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno} of {text.count(chr(10)) + 1} lines"
-        msg = f"{file} is not whole JSON ({error.msg}: {where}); it was cut short or damaged: fetch it again"
+        msg = f"{file} is not whole JSON ({error.msg}: {where}); it is incomplete or damaged: download it again"
         raise InputError(msg) from error
-    records = [found] if isinstance(found, dict) and "filename" in found else found
+    records = [content] if isinstance(content, dict) and "filename" in content else content
     if not isinstance(records, list):
-        keys = ", ".join(list(found)[:8]) if isinstance(found, dict) else type(found).__name__
+        keys = ", ".join(list(content)[:8]) if isinstance(content, dict) else type(content).__name__
         msg = f"{file} must hold a list of records with the key filename, found {keys}"
         raise InputError(msg)
     return records
 
 
 def take(file: Path, into: Records, *, drop: bool) -> None:
-    """Add the records of a file, naming the first that breaks a rule, or leaving such records out and counting them.
+    """Add the records of a file to ``into``; raise for the first invalid record, or leave invalid ones out.
 
     Raises:
-        InputError: a key is missing or holds something else than it should, or a file is named twice.
+        InputError: a key is missing or has a wrong value, or a file is named twice.
     """
     for number, record in enumerate(load(file)):
         try:
@@ -163,7 +166,7 @@ def parse(record: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:  # noqa: 
     """Return the row and the boxes of one record.
 
     Raises:
-        InputError: a key is missing or holds something else than it should.
+        InputError: a key is missing or has a wrong value.
     """
     name = plain_name(_text(record, "filename"))
     answers: list[str] = []
@@ -264,64 +267,64 @@ def read(path: Path, options: ReadOptions, name: str) -> Manifest:
     """Read labels, votes, people and boxes.
 
     The published label is the uploader's (``faceExp_uploader``); with ``votes=majority`` or ``soft`` it is the
-    annotators'. The column ``agreement`` is the number of annotators, 0 to 3, who gave the label that counts. A split
-    of 8:1:1 is made over whole people, as far as file names tell people.
+    annotators'. The column ``agreement`` is the number of annotators, 0 to 3, who gave that label. A split of
+    8:1:1 keeps each person in one part, if the file names contain the person.
 
     Raises:
         InputError: a broken file or record, a box outside its image, or no image for any record.
     """
     root = path if path.is_dir() else path.parent
-    found = Records()
-    # A file that the user or the publisher named so is read whatever it looks like, for its error to say what is wrong.
+    records = Records()
+    # A file given by the user, or named as the publisher's, is read in any case, so that its error is reported.
     present = list(_json_files(path))
     files = [file for file in present if path.is_file() or file.match("img_emotion_*.json") or _is_ours(file)]
     if not files:
         msg = f"no table of records in {path}: no JSON with annot_A, annot_B, annot_C; unpack the [라벨] archives there"
         raise InputError(msg)
     for file in tqdm(files, "reading records", unit=" files", delay=1, leave=False, disable=None):
-        take(file, found, drop=options.bad_records == "drop")
-    rows, notes = _with_images(found, root, options)
+        take(file, records, drop=options.bad_records == "drop")
+    rows, notes = _with_images(records, root, options)
     if other := [file.name for file in present if file not in files]:
         notes.append(f"{len(other)} JSON files left out, they hold no annotators' answers; the first is {other[0]}")
-    if found.bad:
-        notes.append(f"{len(found.bad)} records left out; the first: {found.bad[0]}")
+    if records.bad:
+        notes.append(f"{len(records.bad)} records left out; the first: {records.bad[0]}")
     table = _votes_table(rows, options)
     table, said = apply_votes(table, name, options)
     table["agreement"] = _agreement(table, options)
     manifest = finish(table.drop(columns="answers"), root, name, options, (*notes, *said))
     manifest = _divided(manifest)
     names = dict(zip(rows["name"], rows["path"], strict=True))
-    boxes = pd.DataFrame(found.boxes)
+    boxes = pd.DataFrame(records.boxes)
     boxes.insert(0, "path", boxes.pop("name").map(names))
     boxes = boxes[boxes["path"].isin(manifest.table["path"])].reset_index(drop=True)
     return within_images(manifest, boxes, drop=options.bad_records == "drop")
 
 
-def _with_images(found: Records, root: Path, options: ReadOptions) -> tuple[pd.DataFrame, list[str]]:
-    """Return the records whose image is there, with its path and its person."""
+def _with_images(records: Records, root: Path, options: ReadOptions) -> tuple[pd.DataFrame, list[str]]:
+    """Return the records whose image exists, with its path and its person."""
     places: dict[str, list[str]] = {}
     for file in image_files(root):
         places.setdefault(plain_name(file), []).append(file)
     rows: list[dict] = []
     doubled = 0
-    for record in found.rows:
+    for record in records.rows:
         here = places.get(record["name"], [])
         if len(here) > 1:
             msg = f"{root.name}: several images are called {record['name']!r}: {', '.join(here[:3])}; keep one of them"
             if options.bad_records == "error":
                 raise InputError(msg)
-            found.bad.append(msg)
+            records.bad.append(msg)
             doubled += 1
         elif here:
             rows.append({"path": here[0], **record})
     if not rows:
         packed = next((f for f in sorted(root.rglob("*")) if is_archive(f)), None)
         hint = f"unpack {packed.name} and its like" if packed else "give the folder that holds both JSON and images"
-        msg = f"none of the {len(found.rows)} images that the JSON files name is below {root}; {hint}"
+        msg = f"none of the {len(records.rows)} images that the JSON files name is below {root}; {hint}"
         raise InputError(msg)
     notes = []
-    if gone := len(found.rows) - len(rows) - doubled:
-        notes.append(f"{gone} of {len(found.rows)} records left out: their images are not here")
+    if gone := len(records.rows) - len(rows) - doubled:
+        notes.append(f"{gone} of {len(records.rows)} records left out: their images are not here")
     if spare := sum(map(len, places.values())) - len(rows):
         notes.append(f"{spare} images left out: no record names them")
     table = pd.DataFrame(rows)
@@ -335,7 +338,7 @@ def _with_images(found: Records, root: Path, options: ReadOptions) -> tuple[pd.D
 
 
 def _published_part(path: str) -> str:
-    """Return the part that the publisher put an image into, by its folders (`1.Training`), or nothing."""
+    """Return the publisher's part of an image, from its folders (`1.Training`); empty if unknown."""
     folders = (re.sub(r"^[\d.\s]+", "", folder) for folder in path.split("/")[:-1])
     return next((part for folder in folders if (part := canonical_split(folder))), "")
 
@@ -365,7 +368,7 @@ def _agreement(table: pd.DataFrame, options: ReadOptions) -> list[str]:
 
 
 def _divided(manifest: Manifest) -> Manifest:
-    """Give the manifest a split of 8:1:1 over whole people; where people are too few, leave it out and say so."""
+    """Return the manifest with a split of 8:1:1 by person; with a note instead if there are too few people."""
     subjects = manifest.subjects
     alone = pd.Series(np.arange(len(manifest)).astype(str))
     people = alone if subjects is None else pd.Series(subjects).where(subjects != "", "\0" + alone)
@@ -376,6 +379,6 @@ def _divided(manifest: Manifest) -> Manifest:
         note = "no split of 8:1:1: too few people to put every class into every part; use folds"
         return replace(manifest, notes=(*manifest.notes, note))
     known = 0 if subjects is None else int((subjects != "").sum())
-    note = f"split of 8:1:1 by person; the file names of {known} of {len(manifest)} images tell the person"
+    note = f"split of 8:1:1 by person; the file names of {known} of {len(manifest)} images contain the person"
     table = manifest.table.assign(split=np.array(("train", "validation", "test"), dtype=object)[part])
     return replace(manifest, table=table, notes=(*manifest.notes, note))

@@ -1,4 +1,4 @@
-"""Unpacks an archive of images once, safely: nothing is written outside its own folder, nothing half unpacked stays."""
+"""Unpack archives of images once and safely: only into their own folder, and completely or not at all."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ LIMIT_VARIABLE = "EMOTION_UNPACK_LIMIT_GB"
 
 
 def is_archive(path: Path) -> bool:
-    """Return whether the name is that of an archive we unpack."""
+    """Return whether the name is that of a supported archive."""
     return path.name.lower().endswith(SUFFIXES)
 
 
@@ -49,7 +49,7 @@ def unpacked_folder(path: Path) -> Path:
 def unpack(path: Path) -> Path:
     """Unpack an archive under the cache, once, and return the folder of its content.
 
-    An archive whose only entry is a folder gives that folder. Two processes that ask at once unpack once.
+    For an archive whose only entry is a folder, that folder is returned. Two processes at the same time unpack once.
 
     Raises:
         InputError: a member that leads out of the folder or is a link or device, an archive that is broken or larger

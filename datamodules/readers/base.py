@@ -1,4 +1,4 @@
-"""What all readers share: the options of reading, the images of a folder, and the naming of labels."""
+"""Shared by all readers: read options, the image files of a folder, and canonical label names."""
 
 import os
 import re
@@ -29,33 +29,33 @@ class ReadOptions:
 
     Args:
         pattern: regular expression with named groups (``label``, and any of ``subject``, ``split`` and own groups),
-            searched in each image's path; chooses the reader ``pattern``.
-        votes: what the annotators' votes are for: ``ignore`` (the published label counts), ``majority`` (the answer
-            given most often becomes the label) or ``soft`` (likewise, and the shares become the training target).
-        drop_ties: with votes, leave out images whose first place is shared. Otherwise the published label decides if
-            it is among the first, else the class order.
+            searched in each image's path; selects the reader ``pattern``.
+        votes: how annotators' votes are used: ``ignore`` (keep the published label), ``majority`` (the most frequent
+            answer becomes the label) or ``soft`` (the same, and the shares of the votes become the training target).
+        drop_ties: with votes, leave out images with a tie for the most frequent answer. Otherwise the published label
+            decides if it is among the tied ones, else the class order.
         drop_unknown: with votes, leave out images that most annotators call unknown or not a face. An image without
-            a single vote for an emotion is left out in any case.
-        aliases: more names for labels, ``{"furious": "angry"}``; ``{"confused": "confused"}`` adds a class.
-        path_column: the CSV column with the file; found by its usual names when not given.
-        label_column: the CSV column with the label.
-        subject_column: the CSV column with the person or source.
-        split_column: the CSV column with the given split.
-        unknown_labels: ``error`` lists labels nobody knows, ``drop`` leaves their images out, ``keep`` makes them
-            classes under their own names.
+            any vote for an emotion is always left out.
+        aliases: more names of labels, such as ``{"furious": "angry"}``; ``{"confused": "confused"}`` adds a class.
+        path_column: CSV column of the file; by default a column with one of the usual names.
+        label_column: CSV column of the label.
+        subject_column: CSV column of the person or source.
+        split_column: CSV column of the given split.
+        unknown_labels: ``error`` stops and lists unknown labels, ``drop`` leaves their images out, ``keep`` makes them
+            classes with their own names.
         part: use this share of the images of every class (and of every part of a given split), above 0 and below 1;
-            at least one of each. The same share of the same set is always the same images, and equal files are taken
-            or left together.
-        agreement: use only images whose label so many annotators gave: ``3``, ``2`` or more, or ``any``. Needs a set
-            that keeps annotators apart (AI-Hub's).
-        per_class: use so many images of every class; those that most annotators agree on first, the others by lot. The
+            at least one of each. The same share of the same set is always the same images, and equal files are kept
+            or left out together.
+        agreement: use only images whose label this many annotators gave: ``3``, ``2`` (or more) or ``any``. Needs a
+            data set with the answer of each annotator (AI-Hub's).
+        per_class: use this many images of every class: first those that most annotators agree on, then at random. The
             same number of the same set is always the same images.
-        bad_records: what to do with a record of an annotation file that lacks a key, or has a box outside its image:
-            stop with an ``error`` that names it, or ``drop`` it.
-        faces: cut the faces out first, once: by ``haar``, ``yunet:FILE``, ``FILE.onnx`` (a detector trained here), or
-            ``boxes`` (those that come with the data). Images without a face stay whole.
-        face_size: side of these crops in pixels.
-        face_margin: share of the box's longer side that is added on every side.
+        bad_records: for a record of an annotation file that lacks a key, or has a box outside its image: ``error``
+            stops and names it, ``drop`` leaves it out.
+        faces: cut the faces out first, once: with ``haar``, ``yunet:FILE``, ``FILE.onnx`` (a detector trained here) or
+            ``boxes`` (those of the data set). Images without a face stay whole.
+        face_size: side of the face crops in pixels.
+        face_margin: share of the box's longer side that is added on each side.
     """
 
     pattern: str | None = None
@@ -116,14 +116,14 @@ def image_files(folder: Path) -> list[str]:
     """Return the images below a folder as sorted paths relative to it, with ``/``; hidden ones are left out.
 
     Linked folders are followed, so that images behind a link are seen (and refused by the manifest if they lie
-    outside) rather than silently missed; a loop of links is entered once.
+    outside) and not silently missed; a loop of links is entered once.
     """
-    found: list[str] = []
+    names: list[str] = []
     with tqdm(desc="listing images", unit=" files", delay=2, leave=False, disable=None) as bar:
         for name in _walk(folder, "", {os.path.realpath(folder)}):
-            found.append(name)
+            names.append(name)
             bar.update()
-    return sorted(found)
+    return sorted(names)
 
 
 def _walk(folder: str | Path, prefix: str, seen: set[str]) -> Iterator[str]:
@@ -152,7 +152,7 @@ def finish(
     options: ReadOptions,
     notes: tuple[str, ...] = (),
 ) -> Manifest:
-    """Give labels and splits their canonical names and check the table: the last line of every reader."""
+    """Return the manifest of a table, with canonical names of labels and splits; the last call of every reader."""
     if "label" in table and len(table):
         table, said = _name_labels(table, name, options)
         notes = (*notes, *said)
@@ -194,7 +194,7 @@ def _name_labels(table: pd.DataFrame, name: str, options: ReadOptions) -> tuple[
         kept = table[~raw.isin(unknown)].reset_index(drop=True)
         return kept, (f"{len(table) - len(kept)} images left out, their labels are unknown: {listed}",)
     msg = (
-        f"{name}: unknown labels (images): {listed}. Name what they mean (aliases, --alias {counts.index[0]}=happy), "
+        f"{name}: unknown labels (images): {listed}. Give their meaning (aliases, --alias {counts.index[0]}=happy), "
         "or choose unknown_labels=drop or keep"
     )
     raise InputError(msg)

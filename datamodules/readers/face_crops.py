@@ -186,12 +186,12 @@ def _not_crops(source: str, images: Sequence[Path]) -> list[Path]:
 
 def _is_crop(table: pd.DataFrame) -> pd.Series:
     """Return which rows are face crops; a photograph without a face may stand in such a table whole."""
-    found = table[SOURCE].fillna("") != ""
-    return found & (table["face"] == "face") if "face" in table else found
+    is_face = table[SOURCE].fillna("") != ""
+    return is_face & (table["face"] == "face") if "face" in table else is_face
 
 
 def _crops_of(manifest: Path) -> list[Path]:
-    """Return the face crops that a manifest.csv lists; one that cannot be read is somebody else's and lists none."""
+    """Return the face crops that a manifest.csv lists; none if it cannot be read as a manifest."""
     try:
         if not manifest.is_file() or not {"path", SOURCE} <= set(read_table(manifest, columns_only=True)):
             return []
@@ -205,7 +205,7 @@ BOXES = "boxes"  # faces are cut where the data set itself says that they are
 
 
 def cut_out(manifest: Manifest, options: "ReadOptions") -> Manifest:
-    """Return the data set of the faces that a detector finds, or that the data set's own boxes hold.
+    """Return the data set with its faces cut out, found by a detector or given by the boxes of the data set.
 
     An image without a face stays, whole and with grey beside it, so that every detector gives the same rows.
 
@@ -251,13 +251,13 @@ def _folder(manifest: Manifest, options: "ReadOptions", *more: object) -> Path:
 
 
 def median_boxes(boxes: pd.DataFrame) -> pd.DataFrame:
-    """Return one box an image, by path: of annotators who differ, the middle one of every side."""
+    """Return one box per image, by path: the median of each side over the annotators."""
     return boxes.groupby("path", sort=False)[list(SIDES)].median()
 
 
 def _by_boxes(manifest: Manifest, options: "ReadOptions") -> Manifest:
     if manifest.boxes is None:
-        msg = f"{manifest.name}: faces=boxes needs a data set that brings boxes of faces; name a detector, such as haar"
+        msg = f"{manifest.name}: faces=boxes needs a data set with face boxes; name a detector, such as haar"
         raise InputError(msg)
     from datamodules.faces.prepare import write_crops
 

@@ -1,4 +1,4 @@
-"""Reads FER2013 as published, a CSV of pixels (`emotion,pixels,Usage`), with FER+ votes from the file beside it."""
+"""Reader of FER2013 as published, a CSV of pixels (`emotion,pixels,Usage`), with FER+ votes from the file beside it."""
 
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def looks_like(path: Path) -> bool:
 def read(path: Path, options: ReadOptions, name: str) -> Manifest:
     """Read the CSV of pixels, or FER2013's other forms: a table of image files, or ``train/<class>/*.png``.
 
-    The pixels are written once as PNG files under the cache, since all else works on files.
+    The pixels are written once as PNG files under the cache, since everything else works on files.
 
     Raises:
         InputError: a broken row, by its line number; votes wanted without FER+'s file beside the CSV.
@@ -64,7 +64,7 @@ def _write_images(source: Path) -> Path:
 
 
 def _convert(source: Path, draft: Path) -> pd.DataFrame:
-    """Write one PNG a row and return the table of them: path, label and, if given, split."""
+    """Write one PNG per row and return their table: path, label and, if given, split."""
     rows: list[dict[str, str]] = []
     try:
         with (
@@ -121,7 +121,7 @@ def _add_ferplus(table: pd.DataFrame, path: Path) -> pd.DataFrame:
         raise InputError(msg)
     votes = read_table(path)
     if len(votes) != len(table):
-        msg = f"{path.name} has {len(votes)} rows and FER2013 {len(table)}; they must be the same images in one order"
+        msg = f"{path.name} has {len(votes)} rows and FER2013 {len(table)}; both must list the same images in one order"
         raise InputError(msg)
     for column in votes.columns:
         if str(column).strip().lower() not in {"usage", "image name"}:

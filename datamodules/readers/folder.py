@@ -1,4 +1,4 @@
-"""Reads images sorted into one folder a class, below one folder a split if there is one: `train/happy/1.png`."""
+"""Reader of images in one folder per class, below one folder per split if there are splits: `train/happy/1.png`."""
 
 from pathlib import Path
 
@@ -11,12 +11,12 @@ from datamodules.readers.base import ReadOptions, finish, image_files
 
 
 def looks_like(path: Path) -> bool:
-    """Any folder may be one of class folders."""
+    """Return whether the path is a folder, since any folder may have class folders."""
     return path.is_dir()
 
 
 def read(path: Path, options: ReadOptions, name: str) -> Manifest:
-    """Take the first folder (below the split) as the label. What lies deeper in a class folder belongs to it.
+    """Read images whose first folder (below the split) is the label; deeper folders belong to the same class.
 
     An image beside the class folders (a logo, a sample sheet) is left out and noted, as is an empty class folder.
 
@@ -35,7 +35,7 @@ def read(path: Path, options: ReadOptions, name: str) -> Manifest:
     splits = [t for t in tops if canonical_split(t)]
     if splits and len(splits) < len(tops):
         others = ", ".join(t for t in tops if t not in splits)
-        msg = f"{path} has split folders ({', '.join(splits)}) beside others ({others}); move one kind elsewhere"
+        msg = f"{path} has split folders ({', '.join(splits)}) beside other folders ({others}); move one kind elsewhere"
         raise InputError(msg)
     depth = 1 if splits else 0  # of the class folder
     stray = [f for f, p in zip(files, parts, strict=True) if len(p) < depth + 2]

@@ -1,7 +1,7 @@
-"""Reads CAFE and NIMH-ChEFS, whose file names tell person, expression and how it was posed.
+"""Readers of labels in file names: a pattern given by the user, CAFE, and NIMH-ChEFS.
 
-Both sets are closed, and their files are named by release, so every pattern here can be replaced by one's own
-(``--data cafe:FOLDER --pattern ...``); what its groups hold is still translated and the age still added.
+Access to both sets is restricted and their file names differ by release, so each pattern can be replaced by the user's
+(``--data cafe:FOLDER --pattern ...``); the values of its groups are still translated and the age is still added.
 
 CAFE (LoBue and Thrasher 2015): children of 2 to 8 years; seven expressions, most of them posed with closed and with
 open mouth, disgust also with the tongue out, surprise only with open mouth. A name gives the child as sex, ancestry
@@ -25,7 +25,7 @@ from datamodules.readers.base import ReadOptions, finish, image_files
 
 
 def pattern_looks_like(path: Path) -> bool:
-    """Never by itself: the expression has to be given."""
+    """Return False: this reader is used only with a pattern."""
     return False
 
 
@@ -48,9 +48,9 @@ def read_matching(
     pattern: str,
     translated: Callable[[dict[str, str]], dict[str, str]] = dict,
 ) -> Manifest:
-    """Do what `read` does, with any pattern; `translated` turns what its groups found in a path into columns."""
+    """Read a folder by a pattern; `translated` turns the values of its groups in a path into columns."""
     if not path.is_dir():
-        msg = f"names are read in a folder of images, got the file {path}"
+        msg = f"this reader reads a folder of images, got the file {path}"
         raise InputError(msg)
     files = image_files(path)
     if not files:
@@ -60,18 +60,18 @@ def read_matching(
     if "path" in expression.groupindex:
         msg = "pattern: a group may not be called path, that is the image's own column"
         raise InputError(msg)
-    found = [expression.search(f) for f in files]
-    missed = [f for f, match in zip(files, found, strict=True) if match is None]
+    matches = [expression.search(f) for f in files]
+    missed = [f for f, match in zip(files, matches, strict=True) if match is None]
     notes: tuple[str, ...] = ()
     if missed:
         msg = f"{len(missed)} of {len(files)} images do not match {pattern!r}, the first is {missed[0]!r}"
         if options.unknown_labels != "drop" or len(missed) == len(files):
-            msg += "; mend the pattern, or leave such images out with unknown_labels=drop"
+            msg += "; correct the pattern, or leave such images out with unknown_labels=drop"
             raise InputError(msg)
         notes = (msg + " and were left out",)
     rows = [
         {"path": f, **translated(match.groupdict(default=""))}
-        for f, match in zip(files, found, strict=True)
+        for f, match in zip(files, matches, strict=True)
         if match is not None
     ]
     return finish(pd.DataFrame(rows), path, name, options, notes)
@@ -82,20 +82,20 @@ Words = dict[str, str]
 
 @dataclass(frozen=True)
 class Naming:
-    """How one set's files are named.
+    """File-name pattern of one data set.
 
     Attributes:
-        called: The reader's name.
-        pattern: With the named groups label and subject, and any others.
-        meanings: By group, what its values stand for; others stay as they are.
-        unsaid: By group, what is meant where the pattern has it and a name says nothing; by label where it differs.
-        constant: Columns that are the same for all images, unless the pattern finds them.
+        called: Name of the reader.
+        pattern: Regular expression with the named groups label and subject, and any others.
+        meanings: By group, the meaning of its values; other values stay unchanged.
+        defaults: By group, the value if a file name does not give it; by label where it differs.
+        constant: Columns that are the same for all images, unless the pattern gives them.
     """
 
     called: str
     pattern: str
     meanings: dict[str, Words]
-    unsaid: dict[str, Words]
+    defaults: dict[str, Words]
     constant: Words
 
 
@@ -117,7 +117,7 @@ CAFE = Naming(
             "sa": "South Asian",
         },
     },
-    unsaid={"mouth": {"": "closed", "surprise": "open", "surprised": "open"}},
+    defaults={"mouth": {"": "closed", "surprise": "open", "surprised": "open"}},
     constant={"age": "child"},
 )
 NIMH = Naming(
@@ -128,13 +128,13 @@ NIMH = Naming(
         "label": {"a": "angry", "f": "fear", "h": "happy", "n": "neutral", "s": "sad"},
         "gaze": {"s": "direct", "d": "direct", "a": "averted"},
     },
-    unsaid={},
+    defaults={},
     constant={"age": "adolescent"},
 )
 
 
 def looks_like(path: Path) -> bool:
-    """Never by itself: names of other sets look alike."""
+    """Return False: other sets have similar file names."""
     return False
 
 
@@ -162,21 +162,21 @@ def read_named(naming: Naming, path: Path, options: ReadOptions, name: str) -> M
         )
         raise InputError(msg)
 
-    def translated(found: Words) -> Words:
-        known = {key: value or _unsaid(naming, key, found) for key, value in found.items()}
-        told = {key: naming.meanings.get(key, {}).get(value.lower(), value) for key, value in known.items()}
-        told["subject"] = re.sub(r"[-_ ]", "", told["subject"]).upper()  # F-AA-01 and F_AA_01 are one child
-        return naming.constant | told
+    def translated(groups: Words) -> Words:
+        known = {key: value or _default(naming, key, groups) for key, value in groups.items()}
+        columns = {key: naming.meanings.get(key, {}).get(value.lower(), value) for key, value in known.items()}
+        columns["subject"] = re.sub(r"[-_ ]", "", columns["subject"]).upper()  # F-AA-01 and F_AA_01 are one child
+        return naming.constant | columns
 
     try:
         return read_matching(path, options, name, chosen, translated)
     except InputError as error:
         if "do not match" not in str(error) or options.pattern is not None:
             raise
-        msg = f"{naming.called}: {error}; or the release names its files otherwise: give its own with --pattern"
+        msg = f"{naming.called}: {error}; if this release names its files differently, give its pattern with --pattern"
         raise InputError(msg) from error
 
 
-def _unsaid(naming: Naming, group: str, found: Words) -> str:
-    meant = naming.unsaid.get(group, {})
-    return meant.get(found.get("label", "").lower(), meant.get("", ""))
+def _default(naming: Naming, group: str, groups: Words) -> str:
+    meant = naming.defaults.get(group, {})
+    return meant.get(groups.get("label", "").lower(), meant.get("", ""))

@@ -1,4 +1,4 @@
-"""Takes a part of a data set, in which every class keeps its share and equal files are taken or left together."""
+"""Subsets and unions of data sets: a share, a number per class, annotators' agreement, and joined sets."""
 
 import hashlib
 import os
@@ -20,10 +20,10 @@ def take_part(manifest: Manifest, share: float) -> Manifest:
 
     Notes:
         * The same share of the same set is always the same images.
-        * Equal files are drawn as one. One that is drawn for its class or given part brings its equal files in others
-          along, so that a part leaks as the whole does; it may be a little more than the share.
-        * Near duplicates and the images of a person are not looked at here, for that would mean to decode the whole
-          set: both of a pair are taken about as often as chance has it.
+        * Equal files are drawn together, also those of other classes or given parts, so that the subset leaks like the
+          whole set; it may be slightly larger than the share.
+        * Near-duplicates and people are not considered, since that would mean decoding the whole set; both images of a
+          pair are drawn only by chance.
     """
     same = _equal_files(manifest)
     drawn_at = np.random.default_rng(0).permutation(same.max() + 1)[same]
@@ -35,7 +35,7 @@ def take_part(manifest: Manifest, share: float) -> Manifest:
     part = manifest.select(np.flatnonzero(np.isin(same, np.concatenate(kept))))
     note = (
         f"{len(part)} of {len(manifest)} images used: part {share} of every class, equal files together; near "
-        "duplicates and people are met more rarely than in the whole"
+        "duplicates and people are rarer than in the whole set"
     )
     return replace(part, notes=(*manifest.notes, note))
 
@@ -60,13 +60,13 @@ def _equal_files(manifest: Manifest) -> np.ndarray:
 
 
 def agreed(table: pd.DataFrame, least: int, name: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Return the rows whose label at least so many annotators gave, by the column ``agreement``; and what was left out.
+    """Return the rows whose label at least ``least`` annotators gave (column ``agreement``), and notes.
 
     Raises:
         InputError: no such column, or no row that is left.
     """
     if "agreement" not in table:
-        msg = f"{name}: agreement={least} needs to know how many annotators gave the label; leave agreement out"
+        msg = f"{name}: agreement={least} needs a data set with the answer of each annotator; leave agreement out"
         raise InputError(msg)
     number = _agreement(table, name)
     kept = (number >= least).to_numpy(bool)
@@ -87,7 +87,7 @@ def draw_evenly(manifest: Manifest, per_class: int) -> Manifest:
         * Where the column ``agreement`` is known, images with more of it come first.
         * Within the same agreement a hash of the file's name decides, so that the same set always gives the same
           images, wherever it lies and in whatever order it is read.
-        * A class with fewer images gives all it has, and a note says so.
+        * A class with fewer images is used whole, and a note says so.
     """
     names = manifest.table["path"].str.rsplit("/", n=1).str[-1]
     drawn = np.array([hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest() for name in names])
@@ -113,35 +113,37 @@ def _agreement(table: pd.DataFrame, name: str) -> pd.Series:
     return number
 
 
-SET = "set"  # the group column that tells whose an image is
+SET = "set"  # subgroup column with the data set of an image
 _NEXT = re.compile(r"\+(?=[A-Za-z]\w+:)")
 
 
 def sources(text: str) -> list[str]:
-    """Return the parts of ``cafe:FOLDER+nimh:FOLDER``; one part where nothing is joined."""
+    """Return the parts of ``cafe:FOLDER+nimh:FOLDER``; one part if nothing is joined."""
     return [text] if Path(text).exists() else [part.strip() for part in _NEXT.split(text)]
 
 
 def join(manifests: Sequence[Manifest]) -> Manifest:
-    """Return one manifest of all, under the folder that is above them, with a group column ``set``.
+    """Return one manifest of all sets, relative to their common folder, with a subgroup column ``set``.
 
     Classes are joined by their canonical names, which every reader gives. People of different sets are different
-    people; the same image in two sets is found like any twin.
+    people; the same image in two sets is found like any duplicate.
 
     Raises:
-        InputError: Two sets of one name, or annotators' votes or a given split in some of them alone.
+        InputError: Two sets of the same name, or only some sets have annotators' votes or a given split.
     """
     names = [manifest.name for manifest in manifests]
     if len(set(names)) < len(names):
         msg = f"data: sets that are joined have different names, got {' + '.join(names)}; rename a folder"
         raise InputError(msg)
-    for what, held in (
+    for what, present in (
         ("a given split", ["split" in m.table for m in manifests]),
         ("annotators' votes", [any(str(c).startswith(VOTES) for c in m.table) for m in manifests]),
     ):
-        if any(held) and not all(held):
-            lacking = names[held.index(False)]
-            msg = f"data: {what} must be in all sets that are joined or in none, {lacking} has none; read them apart"
+        if any(present) and not all(present):
+            lacking = names[present.index(False)]
+            msg = (
+                f"data: {what} must be in all sets that are joined or in none, {lacking} has none; read them separately"
+            )
             raise InputError(msg)
     root = Path(os.path.commonpath([manifest.root.resolve() for manifest in manifests]))
     tables = []
@@ -149,7 +151,9 @@ def join(manifests: Sequence[Manifest]) -> Manifest:
         below = manifest.root.resolve().relative_to(root).as_posix()
         table = manifest.table.assign(path=below + "/" + manifest.table["path"], **{SET: manifest.name})
         if "subject" in table:
-            table["subject"] = table["subject"].map(lambda one, name=manifest.name: f"{name} {one}" if one else "")
+            table["subject"] = table["subject"].map(
+                lambda subject, name=manifest.name: f"{name} {subject}" if subject else ""
+            )
         tables.append(table)
     joined = pd.concat(tables, ignore_index=True)
     votes = [name for name in joined if str(name).startswith(VOTES)]

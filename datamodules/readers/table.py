@@ -1,4 +1,4 @@
-"""Reads a CSV, TSV or Parquet table of images, saved by `emotion data prepare` or written by anybody."""
+"""Reader of CSV, TSV and Parquet tables of images, saved by `emotion data prepare` or written by others."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from datamodules.readers.base import ReadOptions, finish, resolve
 def apply_votes(table: pd.DataFrame, name: str, options: ReadOptions) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """Return the table with labels by the votes and, for soft targets, ``votes_<class>`` columns; and what was dropped.
 
-    With ``votes="ignore"`` the votes' columns are only taken out. Otherwise the label of a row is its most frequent
+    With ``votes="ignore"`` the votes' columns are only removed. Otherwise the label of a row is its most frequent
     answer among the emotions. See :class:`ReadOptions` for ties and for annotators who saw no emotion.
 
     Raises:
@@ -102,7 +102,7 @@ COLUMN_NAMES: dict[str, tuple[str, ...]] = {
 
 
 def find_table(path: Path) -> Path | None:
-    """Return the table that describes the images of a folder (or the file itself), None when there is none.
+    """Return the table that describes the images of a folder (or the file itself), None if there is none.
 
     Raises:
         InputError: several tables and no usual name among them.
@@ -131,9 +131,9 @@ def looks_like(path: Path) -> bool:
 
 
 def read(path: Path, options: ReadOptions, name: str) -> Manifest:
-    """Read the table; paths are relative to its folder, or to the root that a saved manifest remembers.
+    """Read the table; paths are relative to its folder, or to the root stored in a saved manifest.
 
-    A saved manifest opens as it was saved; options given with it are applied to it anew.
+    A saved manifest is read as it was saved; options given with it are applied again.
     """
     table_path = find_table(path)
     if table_path is None:
@@ -151,7 +151,7 @@ def read(path: Path, options: ReadOptions, name: str) -> Manifest:
 
 
 def name_columns(table: pd.DataFrame, options: ReadOptions, source: Path) -> pd.DataFrame:
-    """Rename the columns for file, label, subject and split to our names; all others stay, as groups.
+    """Rename the columns for file, label, subject and split to standard names; all others stay, as subgroups.
 
     Raises:
         InputError: no column for the file or the label, or a column that an option names is not there.
@@ -164,7 +164,7 @@ def name_columns(table: pd.DataFrame, options: ReadOptions, source: Path) -> pd.
         "subject": options.subject_column,
         "split": options.split_column,
     }
-    found: dict[str, str] = {}
+    renamed: dict[str, str] = {}
     for ours, wanted in chosen.items():
         if wanted is not None and wanted not in table:
             msg = f"{source.name}: the column {wanted!r} ({ours}_column) is missing; found {', '.join(table.columns)}"
@@ -183,9 +183,9 @@ def name_columns(table: pd.DataFrame, options: ReadOptions, source: Path) -> pd.
         loose = ours == "split" and wanted is None and theirs is not None and theirs.lower() in {"set", "subset"}
         if theirs is None or (loose and not table[theirs].map(lambda s: canonical_split(str(s))).notna().all()):
             continue
-        found[theirs] = ours
-    taken = [c for c in table if c in found.values() and c not in found]
-    table = table.rename(columns={c: f"{c}_column" for c in taken}).rename(columns=found)
+        renamed[theirs] = ours
+    taken = [c for c in table if c in renamed.values() and c not in renamed]
+    table = table.rename(columns={c: f"{c}_column" for c in taken}).rename(columns=renamed)
     for ours in ("path", "label"):
         table[ours] = plain_text(table[ours])
     return table

@@ -1,8 +1,8 @@
-"""Divides manifest rows into training, val and test parts, keeping every cluster of near-duplicates whole.
+"""Split manifest rows into train, val and test parts: k-fold, hold-out and given splits, with whole clusters.
 
-A cluster (exact and near duplicates, one person's images) never stands in two parts, every class stands in every part,
-and each part holds nearly its share of each class. The val part selects (early stopping, kept checkpoint), the
-test part is predicted once, at the end.
+A cluster (exact and near-duplicates, images of one person) is never divided, every class is in every part, and each
+part has nearly its share of each class. The val part is used for selection (early stopping, best checkpoint), the test
+part is predicted once, at the end.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ import numpy as np
 
 from datamodules.errors import InputError, invalid
 
-_ATTEMPTS = 30  # shuffles tried before saying that clusters of several classes cannot be divided
+_ATTEMPTS = 30  # shuffles that are tried before the error that clusters of several classes cannot be divided
 
 
 def divide(
@@ -26,9 +26,9 @@ def divide(
 ) -> np.ndarray:
     """Return the part of each row, (N,), such that each class has at least ``least`` clusters in each part.
 
-    Clusters of several images go one by one, largest first, where they fit best; single images then fill each part to
-    its share. A class can have enough clusters and still not divide, when its clusters also hold other classes
-    (three clusters {a, b}, {b, c}, {c, a} in two parts): shuffles are tried, then the class is named.
+    Clusters of several images are assigned one by one, largest first, to the part where they fit best; single images
+    then fill each part up to its share. A class can have enough clusters and still be indivisible if they also contain
+    other classes (three clusters {a, b}, {b, c}, {c, a} in two parts): after some shuffles an error names the class.
 
     Args:
         labels: Class of each row, (N,).
@@ -36,7 +36,7 @@ def divide(
         classes: Names of the classes, for the message.
         shares: Wanted share of each class in each part, (P,), summing to 1.
         seed: The same seed gives the same division.
-        least: Clusters of each class that each part must hold, one number or (P,).
+        least: Least number of clusters of each class in each part, one number or (P,).
 
     Raises:
         InputError: If no division was found.
@@ -49,7 +49,7 @@ def divide(
     short = 0
     for _ in range(_ATTEMPTS):
         part = _assign(counts, shares, generator)
-        mended = _mend(part, counts, least, generator)
+        mended = _repair(part, counts, least, generator)
         if mended is None:
             return part[group]
         short = mended
@@ -61,7 +61,7 @@ def divide(
 
 
 def _assign(counts: np.ndarray, shares: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Return the part of each cluster: large clusters one by one where they fit best, single images to fill up."""
+    """Return the part of each cluster: large ones one by one where they fit best, then single images to fill up."""
     target = shares[:, None] * counts.sum(0)  # (P, C)
     filled = np.zeros_like(target)
     part = np.empty(len(counts), np.int64)
@@ -79,7 +79,7 @@ def _assign(counts: np.ndarray, shares: np.ndarray, generator: np.random.Generat
         wanted = np.maximum(target[:, index] - filled[:, index], 0)
         wanted *= len(single) / max(wanted.sum(), 1e-9)
         given = np.floor(wanted + 1e-9).astype(np.int64)
-        # What rounding leaves goes to the largest remainder; equal remainders to the part that is shortest as a whole.
+        # Rows left by rounding go to the largest remainders; ties go to the part that lacks most rows.
         behind = (filled - target).sum(1)
         rest = np.lexsort((generator.random(len(given)), behind, -np.round(wanted - given, 9)))
         given[rest[: len(single) - given.sum()]] += 1
@@ -88,8 +88,8 @@ def _assign(counts: np.ndarray, shares: np.ndarray, generator: np.random.Generat
     return part
 
 
-def _mend(part: np.ndarray, counts: np.ndarray, least: np.ndarray, generator: np.random.Generator) -> int | None:
-    """Move clusters, in place, to parts that lack a class; return a class that cannot be mended, else None."""
+def _repair(part: np.ndarray, counts: np.ndarray, least: np.ndarray, generator: np.random.Generator) -> int | None:
+    """Move clusters, in place, to parts that lack a class; return a class for which that fails, else None."""
     holds = counts > 0
     have = np.stack([holds[part == p].sum(0) for p in range(len(least))])  # (P, C) clusters of a class in a part
     for _ in range(have.size * int(least.max())):
@@ -111,17 +111,17 @@ def _mend(part: np.ndarray, counts: np.ndarray, least: np.ndarray, generator: np
     return int(lacking[0, 1]) if len(lacking) else None
 
 
-_VAL_STREAM = 7_919  # keeps the draw of the val part apart from the draw of the folds
+_VAL_STREAM = 7_919  # random stream of the val part, separate from that of the folds
 
 
 @dataclass(frozen=True)
 class Fold:
-    """Manifest rows of one run.
+    """Rows of the train, val and test part of one run.
 
     Attributes:
         index: Number of the fold, from 0.
-        train: Rows to learn from, int64, sorted.
-        val: Rows to select on; empty when the inner fraction is 0.
+        train: Rows to train on, int64, sorted.
+        val: Rows to select on; empty if the inner fraction is 0.
         test: Rows to report on.
     """
 
@@ -206,11 +206,11 @@ def given_split(
     seed: int,
     inner_fraction: float = 0.1,
 ) -> tuple[Fold, dict[str, int | str]]:
-    """Return the split that the data set came with, and a record of what leaked.
+    """Return the given split of a data set, and a record of its leaks.
 
-    The val part is the given validation part when the given test part is reported and a validation part exists;
-    else it is drawn from training. ``inner_fraction`` 0 leaves it empty. Twins are always taken out of training (and
-    out of a given val part), never out of the test part, so that reported numbers stay comparable.
+    The val part is the given validation part if the given test part is reported and a validation part exists; else it
+    is drawn from training. ``inner_fraction`` 0 leaves it empty. Duplicates are removed from training (and from a given
+    val part), never from the test part, so that reported numbers stay comparable.
 
     Args:
         labels: Class of each row, (N,).
@@ -218,7 +218,7 @@ def given_split(
         classes: Names of the classes.
         split: Part of each row: ``train``, ``validation``, ``test``; anything else leaves the row out.
         outer: The part that is reported.
-        leak: What to do when a cluster stands in two parts.
+        leak: What to do if a cluster is in two parts.
         seed: Seed of the val draw.
         inner_fraction: Share of training that becomes the val part, when it is drawn.
 
@@ -241,8 +241,8 @@ def given_split(
     parts = {name: np.flatnonzero(names == name) for name in ("train", "validation", "test")}
     for name in ("train", outer):
         if not len(parts[name]):
-            held = ", ".join(f"{key} {len(rows)}" for key, rows in parts.items())
-            msg = f"--data.split given: no row is {name} ({held}); choose another --data.outer, or --data.split folds"
+            counts = ", ".join(f"{key} {len(rows)}" for key, rows in parts.items())
+            msg = f"--data.split given: no row is {name} ({counts}); choose another --data.outer, or --data.split folds"
             raise InputError(msg)
     train, tested = parts["train"], parts[outer]
     val = parts["validation"] if outer == "test" and inner_fraction else np.empty(0, np.int64)
@@ -251,10 +251,10 @@ def given_split(
     train_leaks = np.isin(clusters[train], np.concatenate([clusters[tested], clusters[val]]))
     val_leaks = np.isin(clusters[val], clusters[tested])
     test_leaks = np.isin(clusters[tested], np.concatenate([clusters[train], clusters[val]]))
-    twins = np.unique(np.concatenate([clusters[train][train_leaks], clusters[val][val_leaks]]))
+    leaking = np.unique(np.concatenate([clusters[train][train_leaks], clusters[val][val_leaks]]))
     record: dict[str, int | str] = {
         "leak": leak,
-        "leaking_clusters": len(twins),
+        "leaking_clusters": len(leaking),
         "leaking_train_rows": int(train_leaks.sum()),
         "leaking_val_rows": int(val_leaks.sum()),
         "leaking_test_rows": int(test_leaks.sum()),
@@ -263,9 +263,9 @@ def given_split(
         "dropped_val_rows": 0,
         "unused_rows": len(labels) - len(train) - len(val) - len(tested),
     }
-    if len(twins) and leak == "error":
+    if len(leaking) and leak == "error":
         msg = (
-            f"split leaks: {len(twins)} clusters of duplicates or subjects stand in two parts "
+            f"split leaks: {len(leaking)} clusters of duplicates or subjects are in two parts "
             f"({train_leaks.sum()} training rows, {test_leaks.sum()} {outer} rows). Take them out of training "
             "with --drop-twins (--data.leak drop_twins), or keep them with --allow-leak (--data.leak allow); "
             "the choice is recorded in the run"
@@ -296,12 +296,12 @@ def verify(
     """Raise unless the parts share no row and no cluster, hold every class, and together hold every row.
 
     Args:
-        fold: What is checked.
+        fold: The parts to check.
         labels: Class of each row, (N,).
         clusters: Cluster of each row, (N,).
         n_classes: Number of classes.
-        allow_leak: Accept clusters that stand in two parts (a given split kept as published).
-        absent: Rows that are meant to stand in no part (dropped near-duplicates, parts not in use).
+        allow_leak: Accept clusters that are in two parts (a given split kept as published).
+        absent: Number of rows that are meant to be in no part (dropped near-duplicates, parts not in use).
         classes: Names for the message.
 
     Raises:
@@ -314,16 +314,16 @@ def verify(
         msg = f"{where}: rows must lie in 0..{len(labels) - 1}, got {rows.min()}..{rows.max()}"
         raise InputError(msg)
     if len(np.unique(rows)) != len(rows):
-        msg = f"{where}: {len(rows) - len(np.unique(rows))} rows stand twice; parts must be row-disjoint"
+        msg = f"{where}: {len(rows) - len(np.unique(rows))} rows are in two parts; parts must be row-disjoint"
         raise InputError(msg)
     if len(rows) + absent != len(labels):
         msg = f"{where}: parts hold {len(rows)} rows and {absent} are left out, but the manifest has {len(labels)}"
         raise InputError(msg)
     if not allow_leak:
-        for one, other in (("train", "val"), ("train", "test"), ("val", "test")):
-            shared = np.intersect1d(clusters[parts[one]], clusters[parts[other]])
+        for first, second in (("train", "val"), ("train", "test"), ("val", "test")):
+            shared = np.intersect1d(clusters[parts[first]], clusters[parts[second]])
             if len(shared):
-                msg = f"{where}: {len(shared)} clusters stand both in {one} and {other}, first {shared[0]}"
+                msg = f"{where}: {len(shared)} clusters are both in {first} and {second}, first {shared[0]}"
                 raise InputError(msg)
     for name, part in parts.items():
         if name == "val" and not len(part):
@@ -351,13 +351,13 @@ def _check_fraction(name: str, value: float, *, zero: bool) -> None:
         raise invalid(f"--data.{name}", f"must be {'at least' if zero else 'above'} 0 and below 1", value)
 
 
-def _check_enough(labels: np.ndarray, clusters: np.ndarray, classes: Sequence[str], needed: int, asked: str) -> None:
-    held = np.unique(np.stack([labels, np.unique(clusters, return_inverse=True)[1]]), axis=1)[0]
-    for index, count in enumerate(np.bincount(held, minlength=len(classes)).tolist()):
+def _check_enough(labels: np.ndarray, clusters: np.ndarray, classes: Sequence[str], needed: int, purpose: str) -> None:
+    cluster_labels = np.unique(np.stack([labels, np.unique(clusters, return_inverse=True)[1]]), axis=1)[0]
+    for index, count in enumerate(np.bincount(cluster_labels, minlength=len(classes)).tolist()):
         if count < needed:
             msg = (
                 f"class {classes[index]!r} has {count} clusters of images that must stay together, "
-                f"but {asked} needs at least {needed}; ask for fewer folds, add images, or merge or drop the class"
+                f"but {purpose} needs at least {needed}; ask for fewer folds, add images, or merge or drop the class"
             )
             raise InputError(msg)
 

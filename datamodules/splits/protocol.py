@@ -1,8 +1,8 @@
-"""How one run divides its rows, what leaks in a division that is meant to leak, and which images a model has seen.
+"""Protocol of a run: how rows are split, deliberate leaks and their record, and the images a model has seen.
 
-The honest protocol keeps duplicates and people in one part, over-samples the training part alone, and selects on a
-val part that is not reported. Published numbers often come from protocols that do not; these can be had too, to
-measure what they are worth, and every table of such a run says so.
+The honest protocol keeps duplicates and people in one part, over-samples only the training part, and selects on a val
+part that is not reported. Many published numbers come from protocols that do not. These are available too, to measure
+their effect, and every table of such a run says so.
 """
 
 import warnings
@@ -27,22 +27,22 @@ HOLDOUT = 0.2
 INNER = 0.1
 HONEST = "honest"
 DIGITS = 16  # of a content hash: 64 bits; in about 1 of 10 ** 7 sets of a million images two collide by chance
-_COPIES_STREAM = 104_729  # keeps the division of copies apart from that of their originals
+_COPIES_STREAM = 104_729  # random stream of the division of copies, separate from that of their originals
 
 
 @dataclass(frozen=True, eq=False)
 class Division:
-    """The rows of one run.
+    """Division of the rows of one run.
 
     Attributes:
-        fold: Each row once: to learn from, to select on, to report on.
-        copies: Copies that were made before the division, by the part they fell into; None where none were.
-        record: What leaked, counted, and what was done about it; empty for an honest division made here.
-        flags: In what the protocol differs from the honest one; empty if in nothing.
+        fold: The train, val and test part, each row once.
+        copies: Copies that were made before the split, by the part they were assigned to; None if there are none.
+        record: Counts of leaks and how they were treated; empty for an honest split that was made here.
+        flags: Differences from the honest protocol; empty if there are none.
 
     Notes:
-        Rows are only ever evaluated as originals: copies that fell into the val or the test part are set aside with
-        it. So every row is still predicted once in a cross-validation, however many copies of it were trained on.
+        Only originals are evaluated: copies that were assigned to the val or test part are not used. So every row is
+        predicted once in a cross-validation, however many of its copies were trained on.
     """
 
     fold: Fold
@@ -52,13 +52,13 @@ class Division:
 
     @property
     def protocol(self) -> str:
-        """What tables and pages call the protocol."""
+        """Name of the protocol in tables and pages."""
         if not self.flags:
             return HONEST
         return f"{', '.join(self.flags)} (leaky: numbers are not comparable with honest ones)"
 
     def part(self, name: Literal["train", "val", "test"]) -> Draws:
-        """Return the rows of a part, and the copies that fell into it."""
+        """Return the rows of a part, and the copies that were assigned to it."""
         rows = getattr(self.fold, name)
         copies = getattr(self.copies, name) if self.copies else np.empty(0, np.int64)
         return Draws(np.concatenate([rows, copies]), np.arange(len(rows) + len(copies)) >= len(rows))
@@ -66,10 +66,10 @@ class Division:
 
 @dataclass(frozen=True, kw_only=True)
 class DivisionPlan:
-    """The options that say how rows are divided; `EmotionDataModule` documents them.
+    """Options of the split, which `EmotionDataModule` documents.
 
     Raises:
-        InputError: An option that this way of dividing does not use, or a division without a part to select on.
+        InputError: An option that this kind of split does not use, or no part to select on.
     """
 
     split: Split = "folds"
@@ -174,11 +174,11 @@ class DivisionPlan:
         return Division(fold, copies, record, tuple(flags))
 
     def _strata(self, manifest: Manifest) -> tuple[np.ndarray, tuple[str, ...]]:
-        """Return of what every part gets its share: the classes, or the cells of class and group, and their names."""
+        """Return the strata, class or cell of class and subgroup of each row, and their names."""
         if self.stratify_by is None:
             return manifest.labels, manifest.classes
-        found = cells(manifest, self.stratify_by, "--data.stratify_by")
-        return found.of, found.names
+        strata = cells(manifest, self.stratify_by, "--data.stratify_by")
+        return strata.of, strata.names
 
     def _made(self, strata: tuple[np.ndarray, tuple[str, ...]], together: np.ndarray) -> Fold:
         labels, names = strata
@@ -190,8 +190,8 @@ class DivisionPlan:
     def _rotated(self, fold: Fold, strata: tuple[np.ndarray, tuple[str, ...]], clusters: np.ndarray) -> Fold:
         """Return the fold with one of ``inner_folds`` parts of all but its test rows as the val part.
 
-        The parts of all inner folds together hold each of these rows once, and the test part is that of a run without
-        inner folds, so what many runs are selected on never touches what one of them will report.
+        The parts of all inner folds together contain each of these rows once. The test part is that of a run without
+        inner folds, so selection never uses rows that are reported on.
         """
         labels, names = strata
         rest = np.sort(np.concatenate([fold.train, fold.val]))
@@ -245,7 +245,7 @@ class DivisionPlan:
         return draws.rows[draws.is_copy]
 
     def _spread(self, manifest: Manifest, copies: np.ndarray) -> Fold:
-        """Put every copy into a part as if it were an image of its own, each part with its share of each class."""
+        """Assign every copy to a part as if it were a separate image; each part gets its share of each class."""
         if self.split == "folds":
             index, shares = self.fold, np.full(self.folds, 1 / self.folds)
         else:
@@ -264,7 +264,7 @@ def _shared_out(manifest: Manifest, rows: np.ndarray, shares: np.ndarray, seed: 
 
 
 def _leaks(clusters: np.ndarray, fold: Fold, copies: Fold | None) -> dict[str, int]:
-    """Count what stands both in the test part and in those that are trained or selected on."""
+    """Count the rows and clusters of the test part that are also trained or selected on."""
     used = np.concatenate([fold.train, fold.val])
     if copies is not None:
         used = np.concatenate([used, copies.train, copies.val])
@@ -279,12 +279,12 @@ def _leaks(clusters: np.ndarray, fold: Fold, copies: Fold | None) -> dict[str, i
     return counts
 
 
-_REHEARSAL_STREAM = 15_485_863  # keeps the draw of what is rehearsed apart from other draws of the same seed
+_REHEARSAL_STREAM = 15_485_863  # random stream of rehearsal rows, separate from other streams of the same seed
 
 
 @dataclass(frozen=True, kw_only=True)
 class GroupPlan:
-    """The options that say so; `EmotionDataModule` documents them.
+    """Options of balancing and training by subgroup, which `EmotionDataModule` documents.
 
     Raises:
         InputError: Options that do not go together.
@@ -295,7 +295,7 @@ class GroupPlan:
     rehearsal: float = 0.0
 
     def check(self, n_min: object, leak: str) -> None:
-        """Refuse what would do nothing, and what the leaky protocols do not know."""
+        """Raise for options without effect, and for options that the leaky protocols do not support."""
         problem = ""
         if self.balance_by is not None and n_min is None:
             problem = (
@@ -316,18 +316,18 @@ class GroupPlan:
             raise InputError(problem)
 
     def balanced(self, manifest: Manifest, rows: np.ndarray) -> np.ndarray:
-        """Return what is filled up to ``n_min``, (N,) int64: labels, or cells of label and group; tell empty ones."""
+        """Return what is over-sampled to ``n_min``, (N,) int64: labels, or cells with subgroup; warn of empty ones."""
         if self.balance_by is None:
             return manifest.labels
-        found = cells(manifest, self.balance_by, "--data.balance_by")
-        lost = np.setdiff1d(np.arange(len(found.names)), found.of[rows])
-        empty = [*(found.names[i] for i in lost.tolist()), *found.empty]
+        balanced = cells(manifest, self.balance_by, "--data.balance_by")
+        missing = np.setdiff1d(np.arange(len(balanced.names)), balanced.of[rows])
+        empty = [*(balanced.names[i] for i in missing.tolist()), *balanced.empty]
         if empty:
             shown = "; ".join(empty[:8]) + (f" and {len(empty) - 8} more" if len(empty) > 8 else "")
             warnings.warn(
                 f"balance_by {self.balance_by}: no training image is of {shown}. These cells stay empty.", stacklevel=3
             )
-        return found.of
+        return balanced.of
 
     def counts(self, manifest: Manifest) -> np.ndarray:
         """Return how many images may be trained on, int64: of each class, or of each cell that is balanced."""
@@ -342,12 +342,12 @@ class GroupPlan:
         return rows[condition_mask(manifest.table, self.train_on, "--data.train_on")[rows]]
 
     def restrict(self, division: Division, manifest: Manifest, seed: int) -> Division:
-        """Return the division whose training and val parts hold the chosen group alone, and what is rehearsed.
+        """Return the division whose training and val parts have only the chosen subgroup, and the rehearsal rows.
 
-        The test part stays as it is, so that runs on different groups are reported on the same images.
+        The test part does not change, so that runs on different subgroups are reported on the same images.
 
         Raises:
-            InputError: A class of the group is in neither, or there is less to rehearse than was asked for.
+            InputError: A part has no row of a class, or there are too few rows for the rehearsal.
         """
         if self.train_on is None:
             return division
@@ -367,16 +367,16 @@ class GroupPlan:
         rehearsed = self._rehearsed(fold.train, len(train), manifest, seed)
         return replace(division, fold=replace(fold, train=np.sort(np.concatenate([train, rehearsed])), val=val))
 
-    def _rehearsed(self, rows: np.ndarray, learnt: int, manifest: Manifest, seed: int) -> np.ndarray:
-        """Draw rows of the rest of the training part, so that they are the wanted share of what is trained on."""
-        count = round(learnt * self.rehearsal / (1 - self.rehearsal))
+    def _rehearsed(self, rows: np.ndarray, trained: int, manifest: Manifest, seed: int) -> np.ndarray:
+        """Draw rows of the rest of the training part, so that they are the given share of the rows trained on."""
+        count = round(trained * self.rehearsal / (1 - self.rehearsal))
         if not count:
             return np.empty(0, np.int64)
         rest = rows[condition_mask(manifest.table, opposite(self.train_on or ""), "--data.train_on")[rows]]
         if count > len(rest):
             msg = (
-                f"--data.rehearsal {self.rehearsal} beside {learnt} rows of {self.train_on} needs {count} other "
-                f"training rows, there are {len(rest)}; at most {len(rest) / (learnt + len(rest)):.2f} can be rehearsed"
+                f"--data.rehearsal {self.rehearsal} with {trained} rows of {self.train_on} needs {count} other "
+                f"training rows, there are {len(rest)}; at most {len(rest) / (trained + len(rest)):.2f}"
             )
             raise InputError(msg)
         return np.random.default_rng([seed, _REHEARSAL_STREAM]).choice(rest, count, replace=False)

@@ -1,6 +1,6 @@
-"""Group columns in words: `age`, `age=child`, `age!=child`, `age+gender`; and the cells of label and group they make.
+"""Subgroup expressions: `age`, `age=child`, `age!=child`, `age+gender`; and the cells of label and subgroup.
 
-An image without a value in a column is of neither side of a condition, and its own value where values are counted.
+A missing value matches neither side of a condition, and is a subgroup of its own where subgroups are listed.
 """
 
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ class Cells:
     """Rows by label and group.
 
     Attributes:
-        of: (N,) int64, the cell of each row; cells that no row is in have no number.
-        names: Of the cells, such as `fear, age child`.
-        empty: Names of the combinations of a label and a value that no row has.
+        of: (N,) int64, the cell of each row; cells without rows have no number.
+        names: Names of the cells, such as `fear, age child`.
+        empty: Names of the combinations of a label and a value without rows.
     """
 
     of: np.ndarray
@@ -35,12 +35,12 @@ def condition_mask(table: pd.DataFrame, condition: str, option: str) -> np.ndarr
     """Return (N,) bool: the rows of which ``column=value``, ``column=one|other`` or ``column!=value`` is known to hold.
 
     Args:
-        table: With the group columns as text, such as a manifest's or a prediction table.
-        condition: In these words.
-        option: Whose value it is, for the message.
+        table: Table with the subgroup columns as text, such as that of a manifest or of predictions.
+        condition: A condition of this form.
+        option: Name of the option, for the message.
 
     Raises:
-        InputError: It is not of this form, there is no such column (the nearest is offered), or no such value.
+        InputError: It is not of this form, there is no such column (the nearest is named), or no such value.
     """
     column, negated, wanted = _parts(condition, option)
     values = _column(table, column, option)
@@ -49,12 +49,12 @@ def condition_mask(table: pd.DataFrame, condition: str, option: str) -> np.ndarr
     if missing:
         msg = f"{option}: {column} has no value {missing[0]!r} here, it has {', '.join(known[:20])}; got {condition!r}"
         raise InputError(msg)
-    held = np.isin(values, wanted)
-    return (~held & (values != "")) if negated else held
+    matches = np.isin(values, wanted)
+    return (~matches & (values != "")) if negated else matches
 
 
 def opposite(condition: str) -> str:
-    """Return the condition that holds of the other rows whose value is known."""
+    """Return the condition of the other rows with a known value."""
     return condition.replace("!=", "=", 1) if "!=" in condition else condition.replace("=", "!=", 1)
 
 
@@ -65,8 +65,8 @@ def group_values(table: pd.DataFrame, words: str, option: str) -> np.ndarray:
         InputError: No such column, one that is empty, or one of more than 50 values.
     """
     parts = [words] if words in table else words.split("+")
-    found = [_one(table, part, option) for part in parts]
-    return np.array([", ".join(row) for row in zip(*found, strict=True)], dtype=object)
+    values = [_group_part(table, part, option) for part in parts]
+    return np.array([", ".join(row) for row in zip(*values, strict=True)], dtype=object)
 
 
 def cells(manifest: Manifest, words: str, option: str) -> Cells:
@@ -82,15 +82,15 @@ def cells(manifest: Manifest, words: str, option: str) -> Cells:
     )
 
 
-def _one(table: pd.DataFrame, part: str, option: str) -> list[str]:
+def _group_part(table: pd.DataFrame, part: str, option: str) -> list[str]:
     if "=" in part and part not in table:
         column, negated, wanted = _parts(part, option)
-        held = condition_mask(table, part, option) != negated  # whether it is one of the values that are named
+        matches = condition_mask(table, part, option) != negated  # whether it is one of the values that are named
         known = _column(table, column, option) != ""
         inside, outside = f"{column} {'|'.join(wanted)}", f"{column} {OTHERS}"
         return [
-            f"{column} {UNKNOWN}" if not one else inside if two else outside
-            for one, two in zip(known, held, strict=True)
+            f"{column} {UNKNOWN}" if not known_value else inside if match else outside
+            for known_value, match in zip(known, matches, strict=True)
         ]
     values = _column(table, part, option)
     several = sorted(set(values))

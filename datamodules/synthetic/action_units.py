@@ -1,7 +1,7 @@
-"""Emotions as action units of the face, how they are mixed up, and how annotators vote on them.
+"""Emotions as facial action units: prototypes, confusions between classes, and simulated annotators' votes.
 
 The prototypes follow P. Ekman and W. Friesen's Facial Action Coding System (EMFACS table); numbers are strengths from
-0 to 1. A drawn expression is a prototype times a strength, part of the way to a class it is often mistaken for.
+0 to 1. A drawn expression is a prototype times a strength, moved towards a class it is often mistaken for.
 """
 
 import dataclasses
@@ -114,7 +114,7 @@ MISTAKEN_FOR: dict[str, tuple[str, ...]] = {
     "hurt": ("sad", "anxious"),
 }
 _PERCEPTION = 0.40  # spread of what annotators take for the same expression
-_EXPECTED = 0.5  # how much more readily they see none
+_EXPECTED = 0.5  # bias of annotators towards a neutral face
 
 
 def _vector(units: dict[str, float]) -> np.ndarray:
@@ -153,7 +153,7 @@ def express(generator: np.random.Generator, emotion: str, confusion: float) -> E
     spread = 0.06 + 0.12 * confusion
     units = (1 - mix) * strength * variants[int(generator.integers(len(variants)))] + mix * toward
     units = np.clip(units + spread * generator.standard_normal(len(UNITS)), 0, 1.15)
-    # Chance alone must not make a lopsided smile: that would be contempt.
+    # A random asymmetry of the smile would look like contempt, so it is removed.
     if emotion != "contempt":
         units[[_LEFT, _RIGHT]] = units[[_LEFT, _RIGHT]].mean() + 0.03 * generator.standard_normal(2)
     elif generator.random() < 0.5:
@@ -171,7 +171,7 @@ def vote(
         strengths = np.array([0.55, 0.75, 1.0])[:, None, None] if name != "neutral" else np.ones((1, 1, 1))
         distance = ((expression.units - strengths * variants) ** 2).sum(-1).min()
         nearness[index] = -distance / (2 * _PERCEPTION**2)
-    # A still face is what people expect: movements as small as chance makes them do not change their mind.
+    # People expect a neutral face: movements within the random variation do not change their vote.
     nearness[[name == "neutral" for name in classes]] += _EXPECTED
     likely = np.exp(nearness - nearness.max())
     return generator.multinomial(annotators, likely / likely.sum()).astype(np.int64)
@@ -179,7 +179,7 @@ def vote(
 
 EMOTIONS = ("neutral", "happy", "sad", "surprise", "fear", "disgust", "angry", "contempt")
 Spec = TypeVar("Spec")
-DRAWING_VERSION = 1  # raised whenever the same seed would give other pixels, so that written files are made anew
+DRAWING_VERSION = 1  # increased whenever the same seed would give other pixels, so that stored files are written again
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ class DrawnFaces:
         annotators: Votes for each image; 0 leaves the vote columns out.
         confusion: 0 draws clear expressions; 1 draws faint ones, mixed with those of the class they are mistaken for.
         childlike: How far children differ from adults in proportions, 0 to 2.5; above 1 more than is natural, so that
-            a model that never saw children meets something new.
+            children are new to a model trained on adults.
         classes: Classes from the most to the least frequent.
     """
 
@@ -246,7 +246,7 @@ class DrawnFaces:
         return self.classes[int(np.searchsorted(self.counts.cumsum(), row, side="right"))]
 
     def fingerprint(self) -> str:
-        """Return 16 hexadecimal digits that stand for the fields and the version of the drawing."""
+        """Return a hash, 16 hexadecimal digits, of the fields and the version of the drawing."""
         fields = json.dumps([DRAWING_VERSION, dataclasses.asdict(self)], sort_keys=True)
         return hashlib.sha256(fields.encode()).hexdigest()[:16]
 

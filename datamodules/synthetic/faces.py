@@ -1,4 +1,4 @@
-"""One row of a set of drawn faces -> the image and everything that is known about it."""
+"""Draw one face of a set of drawn faces: the image and its ground truth."""
 
 from dataclasses import dataclass
 
@@ -17,7 +17,7 @@ _PERSON, _IMAGE = 11, 12  # random streams, so that a person looks the same in e
 
 @dataclass(frozen=True)
 class DrawnFace:
-    """A drawn face and the truth about it.
+    """A drawn face and its ground truth.
 
     Attributes:
         image: RGB image, uint8 (size, size, 3).
@@ -54,7 +54,7 @@ def subject_of(spec: DrawnFaces, row: int) -> int:
 
 
 def draw(spec: DrawnFaces, row: int) -> DrawnFace:
-    """Draw one row; it depends on nothing but the set's fields and the row's number."""
+    """Draw one row; the result depends only on the fields of the set and the row number."""
     label = spec.label_of(row)
     subject = subject_of(spec, row)
     person = make_person(np.random.default_rng([spec.seed, _PERSON, 1, subject]), spec.childlike)
@@ -123,7 +123,7 @@ def _masks(person: Person, shapes: Shapes, pose: Pose, size: int) -> dict[str, n
 
 
 def contact_sheet(spec: DrawnFaces, people: int) -> np.ndarray:
-    """Return the first faces of each class, a column a class: uint8 (people * size, classes * size, 3) RGB."""
+    """Return the first faces of each class, one column per class: uint8 (people * size, classes * size, 3) RGB."""
     starts = np.concatenate([[0], spec.counts.cumsum()[:-1]])
     shown = min(people, int(spec.counts.min()))
     columns = [np.concatenate([draw(spec, start + step).image for step in range(shown)]) for start in starts.tolist()]

@@ -1,4 +1,4 @@
-"""Writes a set of drawn faces as files once, and opens it as a manifest."""
+"""Write sets of drawn faces and scenes to the cache, once, and read them again."""
 
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -26,15 +26,15 @@ _FEW = 512  # below this, starting processes costs more than it saves
 
 
 def prepare(spec: DrawnFaces, directory: Path | None = None, *, workers: int | None = None) -> Manifest:
-    """Return the manifest of a set of drawn faces, drawing and writing it first unless it stands complete.
+    """Return the manifest of a set of drawn faces, which is drawn and written first if it does not exist.
 
     The folder holds the images (``<class>/<row>.png``), ``manifest.csv``, and ``boxes.csv``: face box and landmarks
-    keyed by path. Masks are not written; ``draw(spec, row).masks`` gives them. Whoever comes second waits.
+    keyed by path. Masks are not written; ``draw(spec, row).masks`` gives them. A second process waits.
 
     Args:
         spec: The set.
-        directory: Where sets are kept; default ``drawn`` under :func:`~datamodules.paths.cache_root`.
-        workers: Drawing processes; default one a core, and none for a small set.
+        directory: Folder of the sets; default ``drawn`` under :func:`~datamodules.paths.cache_root`.
+        workers: Drawing processes; default one per core, none for a small set.
 
     Raises:
         InputError: If the folder cannot be written.
@@ -45,22 +45,22 @@ def prepare(spec: DrawnFaces, directory: Path | None = None, *, workers: int | N
         parent.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(parent / f"{final.name}.lock")
         with lock:
-            if standing := _standing(final):
-                return standing
+            if manifest := _existing(final):
+                return manifest
         if workers is None:
             workers = 0 if len(spec) < _FEW else min(cores(), -(-len(spec) // _CHUNK))
         with processes(workers) as pool, lock:
-            return _standing(final) or _write(spec, final, pool)  # another process may have been faster
+            return _existing(final) or _write(spec, final, pool)  # another process may have been faster
     except BrokenProcessPool as error:
-        msg = f"a process that draws faces was ended from outside, most often for want of memory ({error}); try again"
+        msg = f"a process that draws faces was killed, most often because memory ran out ({error}); try again"
         raise InputError(msg) from error
     except OSError as error:
-        msg = f"drawn faces cannot be written to {parent}: {error}. Set EMOTION_CACHE_DIR to a folder with room"
+        msg = f"drawn faces cannot be written to {parent}: {error}. Set EMOTION_CACHE_DIR to a folder with free space"
         raise InputError(msg) from error
 
 
-def _standing(final: Path) -> Manifest | None:
-    """Return the set that was written before; a set that somebody took images from does not count."""
+def _existing(final: Path) -> Manifest | None:
+    """Return the set that was written before; None if it is missing or incomplete."""
     if not (final / "manifest.csv").is_file():
         return None
     try:
@@ -137,14 +137,14 @@ _FEW_SCENES = 64  # below this, starting processes costs more than it saves
 
 
 def prepare_scenes(spec: DrawnScenes, directory: Path | None = None, *, workers: int | None = None) -> Path:
-    """Return the folder of a set of scenes, ``<row>.png`` and ``boxes.csv``; drawn first unless it stands complete.
+    """Return the folder of a set of scenes, ``<row>.png`` and ``boxes.csv``; drawn first if it does not exist.
 
-    An image without a seen face has a row with empty corners. Whoever comes second waits.
+    An image without a visible face has a row with empty corners. A second process waits.
 
     Args:
         spec: The set.
-        directory: Where sets are kept; default ``scenes`` under :func:`~datamodules.paths.cache_root`.
-        workers: Drawing processes; default one a core, and none for a small set.
+        directory: Folder of the sets; default ``scenes`` under :func:`~datamodules.paths.cache_root`.
+        workers: Drawing processes; default one per core, none for a small set.
 
     Raises:
         InputError: If the folder cannot be written.
@@ -175,7 +175,7 @@ def prepare_scenes(spec: DrawnScenes, directory: Path | None = None, *, workers:
                         bar.update(last - first)
                 pd.DataFrame(rows).to_csv(work / "boxes.csv", index=False, float_format="%.2f")
     except OSError as error:
-        msg = f"drawn scenes cannot be written to {parent}: {error}. Set EMOTION_CACHE_DIR to a folder with room"
+        msg = f"drawn scenes cannot be written to {parent}: {error}. Set EMOTION_CACHE_DIR to a folder with free space"
         raise InputError(msg) from error
     return final
 

@@ -1,4 +1,4 @@
-"""Where the parts of a face lie for a person, an expression and a pose; shapes only, no colour.
+"""Geometry of a drawn face: outlines of its parts for a person, an expression and a pose.
 
 Face coordinates: x to the right, y down, origin between the eyes' line and the nose; the chin is near y = 1 and the
 crown near y = -1.15. A point gets a depth from an egg-shaped head, is turned by the pose and placed on the canvas.

@@ -1,4 +1,4 @@
-"""Paints one head on a canvas: hair behind, skin and its shadows, features, hair in front, glasses."""
+"""Paint one head on a canvas: hair behind, skin and its shadows, features, hair in front, glasses."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -200,7 +200,7 @@ class HairPainter(Easel):
             self.blend(place(moustache), person.hair_rgb * 0.85, 0.95)
 
     def _cloth(self) -> np.ndarray:
-        # The colour of scarf and cap belongs to the person, so it is made of fixed traits, not drawn anew.
+        # The colour of scarf and cap belongs to the person, so it follows from fixed traits and is not drawn again.
         hue = int(abs(self.person.rest.sum()) * 1e4) % 180
         return cv2.cvtColor(np.array([[[hue, 110, 150]]], np.uint8), cv2.COLOR_HSV2RGB)[0, 0].astype(float)
 

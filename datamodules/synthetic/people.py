@@ -1,4 +1,4 @@
-"""Who is drawn: skin, hair, age, gender presentation and the proportions of a face."""
+"""People to draw: skin, hair, age, gender presentation and the proportions of a face."""
 
 from dataclasses import dataclass
 
@@ -58,7 +58,7 @@ def make_person(generator: np.random.Generator, childlike: float = 1.0) -> Perso
     """Draw a person; features are independent except where age, gender presentation and skin go together.
 
     Args:
-        generator: Decides who it is.
+        generator: Source of randomness.
         childlike: Multiplies how far a child's proportions are from an adult's.
     """
     age = int(generator.choice(len(AGES), p=_AGE_SHARES))

@@ -1,4 +1,4 @@
-"""Drawn scenes: a person somewhere, passers-by, posters and statues around, and the truth about every face."""
+"""Drawn scenes: a main person, passers-by, posters and statues, with the ground truth of every face."""
 
 import dataclasses
 import hashlib
@@ -55,7 +55,7 @@ def background(generator: np.random.Generator, side: int) -> np.ndarray:
 
 
 def foreground(generator: np.random.Generator, canvas: np.ndarray) -> None:
-    """Sometimes put a thing before the face: a blurred edge, a bar, a cup or a hand at the border."""
+    """Sometimes put an object in front of the face: a blurred edge, a bar, a cup or a hand at the border."""
     if generator.random() > 0.22:
         return
     side = canvas.shape[0]
@@ -119,8 +119,8 @@ def paint_head(
     return shapes, changed
 
 
-def _differs(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    red, green, blue = cv2.split(cv2.absdiff(one, other))
+def _differs(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    red, green, blue = cv2.split(cv2.absdiff(first, second))
     return cv2.bitwise_or(cv2.bitwise_or(red, green), blue).astype(bool)
 
 
@@ -133,12 +133,12 @@ def outline_box(shapes: Shapes, pose: Pose) -> np.ndarray:
 def poster(
     generator: np.random.Generator, canvas: np.ndarray, person: Person, face: Expression, place: tuple[int, int, int]
 ) -> np.ndarray:
-    """Hang a printed face on the wall: few inks, a frame, lines of text. Return the printed face's box, float (4,).
+    """Paint a poster with a face: few inks, a frame, lines of text. Return the box of the face, float (4,).
 
     Args:
-        generator: Source of chance.
+        generator: Source of randomness.
         canvas: (H, W, 3), painted upon.
-        person: Who is printed.
+        person: The person on the poster.
         face: The expression.
         place: x and y of the upper left corner, and the height; the width is two thirds of it.
     """
@@ -173,7 +173,7 @@ def _paste(canvas: np.ndarray, sheet: np.ndarray, x: int, y: int) -> None:
 def statue(
     generator: np.random.Generator, canvas: np.ndarray, person: Person, face: Expression, pose: Pose
 ) -> np.ndarray:
-    """Set up a bust of stone or bronze on a plinth; return the box of its face, float (4,)."""
+    """Paint a bust of stone or bronze on a plinth; return the box of its face, float (4,)."""
     ink = generator.uniform(70, 190) * np.array([1.0, generator.uniform(0.9, 1.05), generator.uniform(0.75, 1.05)])
     figure = canvas.copy()
     shapes, changed = paint_head(generator, figure, person, face, pose, (0.0, 0.0))
@@ -192,9 +192,9 @@ def statue(
 def cover(
     generator: np.random.Generator, canvas: np.ndarray, shapes: Shapes, pose: Pose, skin: np.ndarray, *, mask: bool
 ) -> np.ndarray:
-    """Put a thing before a face: a hand, a cup, a post, or a mask over nose and mouth. Return its pixels, bool (H, W).
+    """Cover a face with an object: a hand, a cup, a post, or a mask over nose and mouth. Return its pixels, (H, W).
 
-    Nothing but the mask reaches the middle of the face, so that an expression stays to be seen.
+    Only the mask reaches the middle of the face, so that an expression stays visible.
     """
     before = canvas.copy()
     side = generator.choice(np.array([-1.0, 1.0]))
@@ -224,7 +224,7 @@ def cover(
 def camera(
     generator: np.random.Generator, image: np.ndarray, light: tuple[float, float], dim: float, scale: float
 ) -> np.ndarray:
-    """Return an image as a camera would take it: light, colour cast, blur, grain; ``dim`` makes evening of day."""
+    """Return an image as a camera would take it: light, colour cast, blur, grain; ``dim`` 1 is evening."""
     high, wide = image.shape[:2]
     blur = generator.uniform(0.2, 0.9) * scale * (generator.random() < 0.25) + 1.2 * scale * dim
     if blur > 0.15:
@@ -242,10 +242,10 @@ def camera(
 
 
 KOREAN = ("happy", "angry", "sad", "anxious", "embarrassed", "hurt", "neutral")
-SCENE_VERSION = 1  # raised whenever the same seed would give other pixels
+SCENE_VERSION = 1  # increased whenever the same seed would give other pixels
 SHAPES = (3 / 4, 9 / 16, 1.0, 4 / 3, 16 / 9)  # width over height of what phones take
 _PERSON, _SCENE = 21, 22  # random streams, so that a person looks the same in every scene
-_SEEN = 0.3  # share of a face that must be seen for it to count
+_SEEN = 0.3  # share of a face that must be visible for it to count
 _TINY = 6.0  # pixels
 
 
@@ -257,15 +257,15 @@ class DrawnScenes:
         images: Number of scenes.
         size: Longer side of the largest images, 96 to 4096; the smallest are 0.7 of it.
         seed: Seed of people, expressions and scenes.
-        subjects: Number of people who are photographed; None draws everybody once.
+        subjects: Number of people who are photographed; None draws another person in every scene.
         annotators: Votes for the main face.
         confusion: 0 draws clear expressions, 1 faint and mixed ones.
         classes: Emotions of the main face.
-        smallest: Height of the main face over the shorter side, at least ...
-        largest: ... and at most.
-        others: At most so many passers-by, whose faces are smaller and count as faces.
-        distractors: At most so many posters and statues, whose faces do not count.
-        occlusion: Probability that a thing covers part of a face.
+        smallest: Smallest height of the main face, as a share of the shorter side.
+        largest: Largest such height.
+        others: Largest number of passers-by, whose faces are smaller and count as faces.
+        distractors: Largest number of posters and statues, whose faces do not count.
+        occlusion: Probability that an object covers part of a face.
         dim: 0 is day; 1 is evening with noise, blur and yellow light: a shifted domain.
     """
 
@@ -316,7 +316,7 @@ class DrawnScenes:
         return self.classes[row % len(self.classes)]
 
     def fingerprint(self) -> str:
-        """Return 16 hexadecimal digits that stand for the fields and the version of the drawing."""
+        """Return a hash, 16 hexadecimal digits, of the fields and the version of the drawing."""
         fields = json.dumps([SCENE_VERSION, dataclasses.asdict(self)], sort_keys=True)
         return hashlib.sha256(fields.encode()).hexdigest()[:16]
 
@@ -332,7 +332,7 @@ def parse_scenes(text: str) -> DrawnScenes:
 
 @dataclass(frozen=True)
 class DrawnScene:
-    """A drawn scene and the truth about it; row 0 of boxes and landmarks is the main face, which is the largest.
+    """A drawn scene and its ground truth; row 0 of boxes and landmarks is the main face, which is the largest.
 
     Attributes:
         image: RGB image, uint8 (H, W, 3).
@@ -340,10 +340,10 @@ class DrawnScene:
         landmarks: float (N, 5, 2) x, y: eye left in the image, right eye, tip of the nose, mouth corners; those of
             a face that the border cuts may lie outside.
         label: Emotion of the main face.
-        visible: Share of each face that is seen, float (N,).
-        distractors: Faces on posters and statues that are seen, float (M, 4).
+        visible: Visible share of each face, float (N,).
+        distractors: Visible faces on posters and statues, float (M, 4).
         subject: Number of the main person.
-        person: Who that is.
+        person: The main person.
         votes: int64 (C,) votes for the main face in the order of the set's classes.
     """
 
@@ -366,7 +366,7 @@ class _Face:
 
 
 def draw_scene(spec: DrawnScenes, row: int) -> DrawnScene:
-    """Draw one row; it depends on nothing but the set's fields and the row's number."""
+    """Draw one row; the result depends only on the fields of the set and the row number."""
     label = spec.label_of(row)
     generator = np.random.default_rng([spec.seed, _SCENE, row])
     subject = row if spec.subjects is None else int(generator.integers(spec.subjects))
@@ -467,7 +467,7 @@ def _distractor(generator: np.random.Generator, spec: DrawnScenes, canvas: np.nd
 
 
 def _part(owner: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """Return the pixels of a box, a view; at least one, so that a box outside has something to say."""
+    """Return a view of the pixels of a box; at least one pixel, also for a box outside the image."""
     high, wide = owner.shape
     x0, y0, x1, y1 = np.rint(np.clip(box, 0, [wide - 1, high - 1, wide - 1, high - 1])).astype(int)
     return owner[y0 : y1 + 1, x0 : x1 + 1]
@@ -492,23 +492,23 @@ _AGES = {"child": 10, "young": 20, "adult": 30, "middle-aged": 50, "elderly": 60
 _PLACES = ("숙박 및 거주공간", "공공시설&종교&의료시설", "교통&이동시설", "자연물")
 _FEW = 200  # below this, starting processes costs more than it saves
 _JITTER = 0.03  # of a face's side, between annotators
-_SIDEWAYS = 8  # every so many photographs one is stored turned, with an EXIF tag, as telephones do
+_SIDEWAYS = 8  # one in this many photographs is stored turned, with an EXIF tag, as phones do
 
 
 def prepare_korean(spec: DrawnScenes, directory: Path | None = None, *, workers: int | None = None) -> Path:
-    """Return the folder of the miniature, drawing and writing it first unless it stands.
+    """Return the folder of drawn scenes in the layout of AI-Hub's set, written first if it does not exist.
 
     Args:
         spec: The scenes. The uploader's label is the emotion that was drawn; annotators may see another one.
-        directory: Where sets are kept; default ``drawn`` under :func:`~datamodules.paths.cache_root`.
-        workers: Drawing processes; default one a core, and none for a small set.
+        directory: Folder of the sets; default ``drawn`` under :func:`~datamodules.paths.cache_root`.
+        workers: Drawing processes; default one per core, none for a small set.
 
     Raises:
         InputError: The scenes' classes are not the set's, there are not three annotators, or nothing can be written.
     """
     if not set(spec.classes) <= set(KOREAN) or spec.annotators != len("ABC"):
         msg = (
-            f"the Korean miniature has 3 annotators and classes among {', '.join(KOREAN)}, got "
+            f"the drawn Korean set has 3 annotators and classes among {', '.join(KOREAN)}, got "
             f"{spec.annotators} and {', '.join(spec.classes)}"
         )
         raise InputError(msg)
@@ -527,15 +527,15 @@ def prepare_korean(spec: DrawnScenes, directory: Path | None = None, *, workers:
 
 
 def _write_records(records: list[tuple[str, str, dict[str, Any]]], folder: Path) -> None:
-    """Write one JSON a part and emotion; every other one with a byte-order mark, as both are met."""
+    """Write one JSON file per part and emotion; every other one with a byte-order mark, since both occur."""
     files: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for part, emotion, record in records:
         files.setdefault((part, emotion), []).append(record)
-    for number, ((part, emotion), held) in enumerate(sorted(files.items())):
+    for number, ((part, emotion), part_records) in enumerate(sorted(files.items())):
         short, long = ("TRAIN", "training") if part == "Training" else ("VALID", "validation")
         place = folder / part / f"[라벨]EMOIMG_{emotion}_{short}"
         place.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(held, ensure_ascii=False, indent=4)
+        text = json.dumps(part_records, ensure_ascii=False, indent=4)
         encoding = "utf-8-sig" if number % 2 else "utf-8"
         (place / f"img_emotion_{long}_data({emotion}).json").write_text(text, encoding=encoding)
 

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,23 +88,32 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         data.add_argument(f"--{column}-column", metavar="COLUMN", help=f"column of the table that has the {column}")
 
 
+def parse_aliases(texts: Sequence[str]) -> dict[str, str] | None:
+    """Return the names of classes that ``--alias NAME=CLASS`` adds, None if there are none.
+
+    Raises:
+        InputError: A text without a name or a class.
+    """
+    aliases = {}
+    for text in texts:
+        name, sign, meaning = text.partition("=")
+        if not (name and sign and meaning):
+            raise invalid("--alias", "must be NAME=CLASS, such as furious=angry", text)
+        aliases[name] = meaning
+    return aliases or None
+
+
 def open_data(args: argparse.Namespace) -> "Manifest":
     """Read the data that the arguments of :func:`add_data_arguments` name; drawn faces by default."""
     from datamodules.readers import ReadOptions, read
 
     source = _source(args)
-    aliases = {}
-    for text in args.alias or []:
-        name, sign, meaning = text.partition("=")
-        if not (name and sign and meaning):
-            raise invalid("--alias", "must be NAME=CLASS, such as furious=angry", text)
-        aliases[name] = meaning
     options = ReadOptions(
         pattern=args.pattern,
         votes=args.votes,
         drop_ties=args.drop_ties,
         drop_unknown=not args.keep_unknown,
-        aliases=aliases or None,
+        aliases=parse_aliases(args.alias or []),
         path_column=args.path_column,
         label_column=args.label_column,
         subject_column=args.subject_column,
@@ -204,8 +214,8 @@ def _prepare_faces(args: argparse.Namespace) -> int:
     print(f"{total:,} images: a face in {done.found:,} (several in {done.several:,}), none in {done.empty:,}")
     if done.unreadable:
         print(f"{done.unreadable:,} cannot be read")
-    stood = f", {total - done.done:,} were done before" if done.done < total else ""
-    print(f"processed {done.done:,}{stood}" + (f"; {done.removed:,} old crops removed" if done.removed else ""))
+    before = f", {total - done.done:,} were done before" if done.done < total else ""
+    print(f"processed {done.done:,}{before}" + (f"; {done.removed:,} old crops removed" if done.removed else ""))
     left = total - len(done.manifest)
     if done.empty or done.unreadable:
         print(f"listed: {output / 'no_face.csv'}")

@@ -83,9 +83,9 @@ def _test(args: list[str]) -> int:
     if not everything:
         refuse_known(args[0], data, "RUN")
     rows = range(len(data.manifest)) if everything else data.fold.test.tolist()
-    pictures = evaluate(model, data, rows)
-    faces, kind = sum(picture.faces for picture in pictures), "images" if everything else "held-out images"
-    print(text_of(intervals(pictures), len(pictures), faces, kind))
+    images = evaluate(model, data, rows)
+    faces, kind = sum(image.faces for image in images), "images" if everything else "held-out images"
+    print(text_of(intervals(images), len(images), faces, kind))
     return 0
 
 

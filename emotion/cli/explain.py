@@ -17,7 +17,7 @@ EPILOG = """examples:
 
 
 def _parser() -> argparse.ArgumentParser:
-    made = Parser(
+    parser = Parser(
         prog="emotion explain",
         description="Explain held-out images, each with the checkpoint of the fold that did not train on it, and\n"
         "measure how faithful the explanations are. Exit status 1 if they FAIL: their order of superpixels is no\n"
@@ -25,12 +25,12 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    made.add_argument("run", metavar="RUN", help="fit or cross-validation: run id or its start, name, or latest")
-    made.add_argument("--method", default="lime", metavar="|".join(METHODS), help="default: lime")
-    made.add_argument(
+    parser.add_argument("run", metavar="RUN", help="fit or cross-validation: run id or its start, name, or latest")
+    parser.add_argument("--method", default="lime", metavar="|".join(METHODS), help="default: lime")
+    parser.add_argument(
         "--target", default="predicted", help="class to explain: predicted (default), label, or the name of a class"
     )
-    which = made.add_argument_group("which images")
+    which = parser.add_argument_group("which images")
     which.add_argument("--images", type=int, default=10, help="images of each class and group (default: %(default)s)")
     which.add_argument(
         "--by", nargs="+", default=[], metavar="COLUMN", help="columns of groups; age+gender combines two"
@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--paths", nargs="+", metavar="PATH", help="images of the data, or new images or folders")
     which.add_argument("--fold", type=int, help="fold whose checkpoint explains new images (default: the first)")
     which.add_argument("--data", metavar="SOURCE", help="where the run's data is now (default: as in the run)")
-    how = made.add_argument_group("how")
+    how = parser.add_argument_group("how")
     how.add_argument(
         "--superpixels", type=int, default=50, help="superpixels of an image, by SLIC (default: %(default)s)"
     )
@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     how.add_argument("--batch", type=int, default=64, help="samples in one pass (default: %(default)s)")
     how.add_argument("--seed", type=int, default=0, help="seed of the chosen images and samples (default: %(default)s)")
-    report = made.add_argument_group("the report")
+    report = parser.add_argument_group("the report")
     report.add_argument("--top", type=int, default=5, help="superpixels marked in an image (default: %(default)s)")
     report.add_argument("--faces", type=not_empty, metavar="yunet:FILE", help="find landmarks if the data has none")
     report.add_argument("--compare", nargs="+", default=[], metavar="METHOD", help="other methods to compare with")
@@ -73,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--out", type=Path, metavar="FOLDER", help="folder of the report (default: explain-RUN-METHOD)")
     report.add_argument("--not-kept", action="store_true", help="store no numbers and tables with the run")
     report.add_argument("--log-pictures", action="store_true", help="store maps and overlays with the run, too")
-    return made
+    return parser
 
 
 def main(args: list[str]) -> int:

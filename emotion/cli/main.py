@@ -100,10 +100,10 @@ class Parser(argparse.ArgumentParser):
         """Print the usage and one line, and exit with status 2."""
         from datamodules.errors import did_you_mean
 
-        if found := re.search(r"unrecognized arguments: (--[^\s=]+)", message):
-            hint = did_you_mean(found[1], self._known_options(), n=2, cutoff=0.7)
-        elif found := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
-            hint = did_you_mean(found[1], [word.strip("' ") for word in found[2].split(",")])
+        if match := re.search(r"unrecognized arguments: (--[^\s=]+)", message):
+            hint = did_you_mean(match[1], self._known_options(), n=2, cutoff=0.7)
+        elif match := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
+            hint = did_you_mean(match[1], [word.strip("' ") for word in match[2].split(",")])
         else:
             hint = ""
         super().error(" ".join(f"{message}{'; ' if hint else ''}{hint}".split()))
@@ -166,8 +166,8 @@ def add_directory(parser: argparse.ArgumentParser, *, new: bool = False) -> None
     """Add ``--directory``, the folder of the runs; it must exist unless `new` is set."""
 
     def folder(text: str) -> str:
-        there = os.path.lexists(text)
-        if not text or (there and not os.path.isdir(text)) or not (there or new or text == DIRECTORY):
+        exists = os.path.lexists(text)
+        if not text or (exists and not os.path.isdir(text)) or not (exists or new or text == DIRECTORY):
             msg = f"must be {'a' if new else 'an existing'} folder, got {text!r}"
             raise argparse.ArgumentTypeError(msg)
         return text

@@ -192,11 +192,12 @@ def _evaluate(args: list[str]) -> int:
     )
     options = parser.parse_args(args)
     from datamodules.readers import ReadOptions
+    from emotion.cli.data import parse_aliases
     from lightning_modules.evaluation import evaluate_on
     from lightning_modules.predictor import Predictor
 
     groups = [options.run] if options.ensemble else [[name] for name in options.run]
-    read_options = ReadOptions(alias=tuple(options.alias))
+    read_options = ReadOptions(aliases=parse_aliases(options.alias))
     scores: dict[str, dict[str, float]] = {}
     for names in groups:
         predictor = Predictor.load(*names, faces=options.faces)

@@ -68,7 +68,7 @@ def _add_bias_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--by-class", action="store_true", help="also test the gap of each class")
     parser.add_argument(
-        "--minimum", type=int, default=MINIMUM, help="least images of a group in the ranking (default: %(default)s)"
+        "--minimum", type=int, default=MINIMUM, help="images that a group needs to be ranked (default: %(default)s)"
     )
     parser.add_argument(
         "--manifest", type=Path, metavar="FILE", help="manifest of the run's data, to count the groups in training"

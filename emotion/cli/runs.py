@@ -129,14 +129,14 @@ def _list(options: argparse.Namespace) -> int:
     from results.tracking.runs import as_tree, find_runs
 
     if options.path is None:
-        found = find_runs(directory=options.directory, limit=100_000)
+        runs = find_runs(directory=options.directory, limit=100_000)
     else:
-        found = read_exported(options.path)
-    if not len(found):
+        runs = read_exported(options.path)
+    if not len(runs):
         print("No runs.")
         return 0
-    print(as_text(as_tree(found)))
-    print(f"\n{len(found)} runs")
+    print(as_text(as_tree(runs)))
+    print(f"\n{len(runs)} runs")
     return 0
 
 
@@ -203,16 +203,16 @@ def _disk_use(options: argparse.Namespace) -> int:
     from results.reports.tables import as_text
     from results.tracking.disk import disk_use
 
-    found = disk_use(options.directory)
-    if not len(found):
+    usage = disk_use(options.directory)
+    if not len(usage):
         print(f"No run has files in {Path(options.directory).absolute()}.")
         return 0
-    sizes = found[["folder", "artifacts", "checkpoints", "total"]]
-    table = found[["name"]].assign(run=found["run_id"].str[:8], status=found["status"])
+    sizes = usage[["folder", "artifacts", "checkpoints", "total"]]
+    table = usage[["name"]].assign(run=usage["run_id"].str[:8], status=usage["status"])
     table[list(sizes)] = (sizes / 1e6).map("{:.1f}".format)
     print(as_text(table))
     print(
-        f"\n{len(found)} runs, {sizes['total'].sum() / 1e6:.1f} MB, of which checkpoints "
+        f"\n{len(usage)} runs, {sizes['total'].sum() / 1e6:.1f} MB, of which checkpoints "
         f"{sizes['checkpoints'].sum() / 1e6:.1f} MB"
     )
     return 0
@@ -237,9 +237,9 @@ def _delete(options: argparse.Namespace) -> int:
     if not options.keep_files:
         print(f"{len(deleted)} runs, {sum(run.freed for run in deleted) / 1e6:.1f} MB freed")
     uri = without_password(tracking_uri(options.directory))
-    kept = "" if options.keep_files else ", but not its files"
+    exception = "" if options.keep_files else ", but not its files"
     restore = f"MLFLOW_TRACKING_URI={uri} mlflow runs restore --run-id {deleted[0].run_id}"
-    print(f"The record of a run can be brought back{kept}: {restore}")
+    print(f"The record of a run can be brought back{exception}: {restore}")
     return 0
 
 
@@ -268,19 +268,19 @@ def _info(options: argparse.Namespace) -> int:
     """Show versions, git commit, devices, the tracking store, the cache and the free disk space."""
     from results.tracking.environment import installation
 
-    found = installation(options.directory)
-    for name, version in found.versions.items():
+    info = installation(options.directory)
+    for name, version in info.versions.items():
         print(f"{name:<18}{version}")
-    print(f"{'git commit':<18}{found.commit}{', with uncommitted changes' if found.changed else ''}")
-    print(f"{'CPU cores':<18}{found.cores}")
-    for name, memory in found.gpus:
+    print(f"{'git commit':<18}{info.commit}{', with uncommitted changes' if info.changed else ''}")
+    print(f"{'CPU cores':<18}{info.cores}")
+    for name, memory in info.gpus:
         print(f"{'GPU':<18}{name}, {memory / 1e9:.1f} GB")
-    if not found.gpus:
+    if not info.gpus:
         print(f"{'GPU':<18}none that torch can use")
-    counted = "" if found.runs is None else f", {found.runs} runs"
-    print(f"{'tracking store':<18}{found.store}: {found.answer}{counted}")
-    budget = f"{found.pixel_bytes / 1e9:.2f} of the {found.budget_bytes / 1e9:g} GB for pixel caches"
-    print(f"{'cache':<18}{found.cache}: {found.cache_bytes / 1e9:.2f} GB; {budget}")
-    for folder, free in found.free.items():
+    counted = "" if info.runs is None else f", {info.runs} runs"
+    print(f"{'tracking store':<18}{info.store}: {info.answer}{counted}")
+    budget = f"{info.pixel_bytes / 1e9:.2f} of the {info.budget_bytes / 1e9:g} GB for pixel caches"
+    print(f"{'cache':<18}{info.cache}: {info.cache_bytes / 1e9:.2f} GB; {budget}")
+    for folder, free in info.free.items():
         print(f"{'free disk space':<18}{free / 1e9:.1f} GB for {folder}")
     return 0

@@ -109,7 +109,7 @@ def run_search(args: list[str]) -> int:
 
 
 def default_name(spaces: list[str], config: "RunConfig") -> str:
-    """Return recipe, spaces and data in one word."""
+    """Return the default name of a search: recipe, spaces and data."""
     return "-".join([str(config.run["recipe"]), *(Path(space).stem for space in spaces), config.data_name])
 
 

@@ -213,13 +213,13 @@ def _reproduce(args: list[str]) -> int:
     print_start(args)
     from sweeps.reproduce import reproduce
 
-    again = reproduce(options.run)
-    if again is None:  # another rank than zero
+    result = reproduce(options.run)
+    if result is None:  # another rank than zero
         return 0
-    environment, numbers = again.environment, again.numbers
-    if again.text:
-        print(f"\n{again.text}")
-    print(f"\nreproduced {again.run_id}")
+    environment, numbers = result.environment, result.numbers
+    if result.text:
+        print(f"\n{result.text}")
+    print(f"\nreproduced {result.run_id}")
     print("environment: " + ("the same" if not environment else ""), *environment, sep="\n  ")
     print("numbers: " + ("the same, image by image" if not numbers else ""), *numbers, sep="\n  ")
     return int(bool(numbers))

@@ -1,1 +1,1 @@
-"""Where a classifier looks: explanations of single images, and whether they are true."""
+"""Explanations of single images: which regions a classifier uses, and how faithful the explanation is."""

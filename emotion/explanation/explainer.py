@@ -1,4 +1,4 @@
-"""What `emotion explain` does, step by step."""
+"""Steps of `emotion explain`: choose images, compute maps, measure faithfulness, write and store the report."""
 
 import dataclasses
 import json
@@ -23,27 +23,27 @@ from datamodules.unlabelled import find_images
 from emotion.explanation.faithfulness import ReportOptions
 from emotion.explanation.methods import (
     QUALITY,
-    Explained,
+    ExplainedImages,
     MethodOptions,
-    cells,
     explain_image,
+    grid_shape,
     known_method,
     last_layer,
 )
 from emotion.explanation.report import Summary, write_report
 from emotion.explanation.select import (
     ANSWERS,
-    CLOSE,
+    NOTED_DIFFERENCE,
     Answers,
     FoldNetworks,
-    HeldOut,
-    carriers,
+    HeldOutPredictions,
     cell_lines,
     check_same_network,
     choose_images,
+    emotion_masks,
     found_landmarks,
     known_landmarks,
-    places_of_rows,
+    positions_of_rows,
     targets_of,
 )
 from emotion.explanation.superpixels import Fill, superpixels
@@ -54,13 +54,13 @@ MAPS, TABLE = "maps.npz", "table.csv"
 _ARRAYS = ("images", "maps", "target", "segments", "landmarks")
 
 
-def save(explained: Explained, folder: Path, more: pd.DataFrame | None = None) -> None:
+def save(explained: ExplainedImages, folder: Path, more: pd.DataFrame | None = None) -> None:
     """Write maps.npz and table.csv into a folder.
 
     Args:
         explained: The explanation.
-        folder: It exists; whoever made it gives it its final name once it is whole.
-        more: Columns (N,) that go into the table beside its own.
+        folder: An existing folder; the caller renames it when it is complete.
+        more: More columns of the table, N rows.
     """
     arrays = {name: getattr(explained, name) for name in _ARRAYS}
     if explained.masks is not None:
@@ -74,25 +74,25 @@ def save(explained: Explained, folder: Path, more: pd.DataFrame | None = None) -
     table.to_csv(folder / TABLE, index=False)
 
 
-def load(folder: Path) -> Explained:
+def load(folder: Path) -> ExplainedImages:
     """Read what `save` wrote.
 
     Raises:
-        InputError: It is not there, or damaged.
+        InputError: The folder has no explanation, or a damaged one.
     """
     try:
         with np.load(folder / MAPS, allow_pickle=False) as arrays:
             about = json.loads(str(arrays["about"]))
-            found = {name: arrays[name] for name in _ARRAYS}
+            loaded = {name: arrays[name] for name in _ARRAYS}
             masks = arrays["masks"] if "masks" in arrays else None
         table = pd.read_csv(folder / TABLE, keep_default_na=False, na_values={"row": [""]})
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        msg = f"{folder}: holds no whole explanation ({error}); make it with emotion explain"
+        msg = f"{folder}: has no complete explanation ({error}); make one with `emotion explain`"
         raise InputError(msg) from error
-    return Explained(
+    return ExplainedImages(
         table.drop(columns="target"),
         tuple(about["classes"]),
-        **found,
+        **loaded,
         masks=masks,
         method=about["method"],
         options=about["options"],
@@ -105,21 +105,21 @@ SETTINGS = {
     "grad-cam": ("layer",),
     "integrated-gradients": ("steps", "fill"),
 }
-"""The options that make a difference to each method."""
+"""Options that each method uses."""
 
-DRAWS = ("lime", "kernel-shap")  # the methods that another seed changes
+DRAWS = ("lime", "kernel-shap")  # methods that depend on the seed
 
 
 @dataclass(frozen=True)
-class Subjects:
-    """The images that are to be explained.
+class Inputs:
+    """Images to explain.
 
     Attributes:
         table: Rows of the prediction table.
-        images: uint8 (N, H, W, 3), what the network sees.
-        landmarks: float32 (N, 5, 2).
-        masks: bool (N, H, W), or None.
-        target: int64 (N,), the class to explain.
+        images: Input of the network, uint8 (N, H, W, 3).
+        landmarks: float32 (N, 5, 2); NaN if unknown.
+        masks: Pixels that show the emotion, bool (N, H, W); None if unknown.
+        target: Class to explain, int64 (N,).
     """
 
     table: pd.DataFrame
@@ -131,44 +131,44 @@ class Subjects:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What was explained, and how it went.
+    """Maps of the images, with their quality and the time they took.
 
     Attributes:
         explained: The maps.
-        quality: float64 (N,), what QUALITY names.
-        seconds: An image, on average.
-        notes: What a reader should know.
+        quality: Values of the column that QUALITY names, float64 (N,).
+        seconds: Mean time of an image.
+        notes: Sentences to print.
     """
 
-    explained: Explained
+    explained: ExplainedImages
     quality: np.ndarray
     seconds: float
     notes: tuple[str, ...]
 
 
 class Explainer:
-    """Explains the same images by any method and with any seed, each by the network of the fold that held it out."""
+    """Explains the same images by any method and seed, each with the network of the fold that held it out."""
 
     def __init__(
         self,
-        subjects: Subjects,
+        inputs: Inputs,
         networks: FoldNetworks,
         options: MethodOptions,
         segments: np.ndarray,
         *,
         progress: bool = True,
     ) -> None:
-        """Bind images and networks together.
+        """Prepare to explain images with the networks of a run.
 
         Args:
-            subjects: The images.
-            networks: The run's.
+            inputs: The images.
+            networks: Networks of the run.
             options: The method and its options.
-            segments: int32 (N, H, W), the superpixels.
-            progress: Show a bar.
+            segments: Superpixels, int32 (N, H, W).
+            progress: Show a progress bar.
         """
-        self.subjects, self.networks, self.segments = subjects, networks, segments
-        self.folds = subjects.table["fold"].to_numpy(np.int64)
+        self.inputs, self.networks, self.segments = inputs, networks, segments
+        self.folds = inputs.table["fold"].to_numpy(np.int64)
         self.progress = progress
         layer = options.layer
         if options.method == "grad-cam":
@@ -176,7 +176,7 @@ class Explainer:
         self.options = dataclasses.replace(options, layer=layer)
 
     def maps(self, options: MethodOptions) -> tuple[np.ndarray, np.ndarray]:
-        """Return maps float32 (N, H, W) and what QUALITY names, float64 (N,)."""
+        """Return maps, float32 (N, H, W), and the values of the column that QUALITY names, float64 (N,)."""
         maps, quality = np.zeros(self.segments.shape, np.float32), np.zeros(len(self.segments))
         bar = tqdm(
             np.argsort(self.folds, kind="stable"),
@@ -188,15 +188,15 @@ class Explainer:
         for place in bar:
             maps[place], quality[place] = explain_image(
                 self.networks[int(self.folds[place])],
-                self.subjects.images[place],
+                self.inputs.images[place],
                 self.segments[place],
-                int(self.subjects.target[place]),
-                int(self.subjects.table["row"].iloc[place]) % 2**32,  # new images count down from -1
+                int(self.inputs.target[place]),
+                int(self.inputs.table["row"].iloc[place]) % 2**32,  # new images count down from -1
                 options,
             )
         return maps, quality
 
-    def again(self, method: str, seed: int) -> np.ndarray:
+    def repeat(self, method: str, seed: int) -> np.ndarray:
         """Return maps of the same images by another method, or with another seed."""
         return self.maps(dataclasses.replace(self.options, method=known_method(method), seed=seed))[0]
 
@@ -205,28 +205,28 @@ class Explainer:
         return self.networks.probabilities(images, self.folds[rows])
 
     def explain(self, more: dict[str, object]) -> Explanation:
-        """Explain the images; `more` is what else must be known to repeat it."""
+        """Explain the images; `more` are further options that are stored with the explanation."""
         notes = []
         if self.options.method == "grad-cam":
             network = self.networks[int(self.folds[0])]
-            rows, columns = cells(network.logits, network.backbone, self.subjects.images[0], str(self.options.layer))
+            rows, columns = grid_shape(network.logits, network.backbone, self.inputs.images[0], str(self.options.layer))
             notes.append(f"layer {self.options.layer}: {rows} x {columns} cells, enlarged to the image")
             if rows * columns < 16:
-                notes.append("so few cells tell hardly a place; an earlier layer has more (--layer)")
+                notes.append("so few cells hardly locate anything; an earlier layer has more (--layer)")
         began = time.perf_counter()
         maps, quality = self.maps(self.options)
         seconds = (time.perf_counter() - began) / len(maps)
         named = {"superpixels": self.options.superpixels, "compactness": self.options.compactness}
         named |= {name: getattr(self.options, name) for name in SETTINGS[self.options.method]}
-        explained = Explained(
-            self.subjects.table,
-            self.networks.held.classes,
-            self.subjects.images,
+        explained = ExplainedImages(
+            self.inputs.table,
+            self.networks.held_out.classes,
+            self.inputs.images,
             maps,
-            self.subjects.target,
+            self.inputs.target,
             self.segments,
-            self.subjects.landmarks,
-            self.subjects.masks,
+            self.inputs.landmarks,
+            self.inputs.masks,
             self.options.method,
             {**named, **more},
         )
@@ -234,33 +234,35 @@ class Explainer:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder that holds something else than an explanation, best before the long work.
+    """Check that a folder is new, empty, or has an explanation; call it before the long work.
 
     Raises:
-        InputError: it does.
+        InputError: The folder contains something else.
     """
     if folder.exists() and not (folder / MAPS).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        msg = f"--out: {folder} is there and is no explanation, so it is not replaced; name another folder"
+        msg = f"--out: {folder} exists and is not an explanation, so it is not replaced; choose another folder"
         raise InputError(msg)
 
 
-def write(explainer: Explainer, found: Explanation, folder: Path, report: ReportOptions) -> tuple[Summary, list[Path]]:
-    """Write an explanation and its report; the folder gets its name when all of it is there.
+def write(
+    explainer: Explainer, explanation: Explanation, folder: Path, report: ReportOptions
+) -> tuple[Summary, list[Path]]:
+    """Write an explanation and its report; the folder is renamed to its final name when it is complete.
 
     Returns:
-        What the report says, and the files that show no person.
+        The summary of the report, and the files that show no person.
 
     Raises:
-        InputError: The folder holds something else, or cannot be written.
+        InputError: The folder contains something else, or cannot be written.
     """
     check_folder(folder)
     draft = folder.with_name(f".{folder.name}.{os.getpid()}")
     old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     try:
         draft.mkdir(parents=True)
-        column = QUALITY[found.explained.method]
-        save(found.explained, draft, pd.DataFrame({column: found.quality}) if column else None)
-        summary = write_report(found.explained, explainer.probabilities, explainer.again, draft, report)
+        column = QUALITY[explanation.explained.method]
+        save(explanation.explained, draft, pd.DataFrame({column: explanation.quality}) if column else None)
+        summary = write_report(explanation.explained, explainer.probabilities, explainer.repeat, draft, report)
         if folder.exists():
             os.replace(folder, old)
         os.replace(draft, folder)
@@ -275,7 +277,7 @@ def write(explainer: Explainer, found: Explanation, folder: Path, report: Report
 
 
 def keep(run_id: str, summary: Summary, method: str, files: Sequence[Path]) -> str:
-    """Keep numbers and files with a run, under explain/<method>; return what to tell of it."""
+    """Store numbers and files with a run, under explain/<method>; return a sentence to print."""
     numbers = {f"explain/{method}/{name.removeprefix('explain/')}": value for name, value in summary.numbers.items()}
     artifacts = {f"explain/{method}/{file.name}": file for file in files}
     return add_to_run(run_id, artifacts, numbers, shown=f"explain/{method}/report.html")
@@ -283,26 +285,26 @@ def keep(run_id: str, summary: Summary, method: str, files: Sequence[Path]) -> s
 
 @dataclass(frozen=True)
 class Source:
-    """Where held-out images come from: the run's data, and how it is named."""
+    """Data of a run: its manifest, and the name of its source."""
 
     manifest: Manifest
     name: str
 
 
-def held_out_subjects(
+def held_out_inputs(
     networks: FoldNetworks, source: Source, table: pd.DataFrame, target: str, detector: Detector | None
-) -> tuple[Subjects, list[str]]:
-    """Return held-out images as the network saw them when it was evaluated, and what to tell of them.
+) -> tuple[Inputs, list[str]]:
+    """Return held-out images as the network saw them in the evaluation, and sentences to print.
 
     Args:
-        networks: The run's.
-        source: Its data.
+        networks: Networks of the run.
+        source: Data of the run.
         table: Rows of its prediction table.
         target: See `targets_of`.
-        detector: Finds landmarks where the data tells none.
+        detector: Finds landmarks if the data has none.
 
     Raises:
-        InputError: An image is not what it was at the evaluation, or the network does not answer as it did then.
+        InputError: An image has changed since the evaluation, or the network does not predict what it did then.
     """
     rows, manifest = table["row"].to_numpy(), source.manifest
     size, fit = networks.pixels(int(table["fold"].iloc[0]))
@@ -314,50 +316,54 @@ def held_out_subjects(
     ]
     if changed:
         msg = (
-            f"--data: {len(changed)} of {len(rows)} images changed since run {networks.held.name!r} was evaluated, "
+            f"--data: {len(changed)} of {len(rows)} images changed after run {networks.held_out.name!r} was evaluated, "
             f"such as {changed[0]}; give the data as it was then, or train again"
         )
         raise InputError(msg)
     images = np.stack([fit_to_square(image, size, fit) for image in decoded])
     landmarks = known_landmarks(manifest, rows, [image.shape[:2] for image in decoded], size, fit)
-    _detect(landmarks, decoded, detector, size, fit)
-    found = networks.probabilities(images, table["fold"].to_numpy(np.int64))
-    apart = check_same_network(table, networks.held.classes, found)
-    notes = [f"the networks answer up to {apart:.3f} away from the prediction table"] if apart > CLOSE else []
-    masks = carriers(source.name, manifest, rows, size, fit)
-    return Subjects(table, images, landmarks, masks, targets_of(table, networks.held.classes, target)), notes
+    _add_detected_landmarks(landmarks, decoded, detector, size, fit)
+    probabilities = networks.probabilities(images, table["fold"].to_numpy(np.int64))
+    difference = check_same_network(table, networks.held_out.classes, probabilities)
+    notes = (
+        [f"probabilities differ from the prediction table by up to {difference:.3f}"]
+        if difference > NOTED_DIFFERENCE
+        else []
+    )
+    masks = emotion_masks(source.name, manifest, rows, size, fit)
+    return Inputs(table, images, landmarks, masks, targets_of(table, networks.held_out.classes, target)), notes
 
 
-def new_subjects(
+def new_inputs(
     networks: FoldNetworks, files: Sequence[Path], fold: int, target: str, detector: Detector | None
-) -> Subjects:
-    """Return new images, whose label nobody knows, with one fold's answers; their rows count down from -1."""
-    held = networks.held
+) -> Inputs:
+    """Return new images, which have no label, with the predictions of one fold; their rows count down from -1."""
+    held_out = networks.held_out
     size, fit = networks.pixels(fold)
     decoded = [decode(file) for file in tqdm(files, "reading", unit="image", delay=1, disable=None)]
     images = np.stack([fit_to_square(image, size, fit) for image in decoded])
     probabilities = networks[fold].scores(images)
-    count, names = len(files), np.asarray(held.classes, object)
+    count, names = len(files), np.asarray(held_out.classes, object)
     known = {
         "row": -1 - np.arange(count),
         "path": [str(file) for file in files],
         "content": [content_hash(image) for image in decoded],
-        "cluster": held.predictions["cluster"].max() + 1 + np.arange(count),
+        "cluster": held_out.predictions["cluster"].max() + 1 + np.arange(count),
         "fold": np.full(count, fold),
         "predicted": names[probabilities.argmax(axis=1)],
     }
-    known |= {f"prob_{name}": probabilities[:, index] for index, name in enumerate(held.classes)}
-    columns = {name: known.get(name, [""] * count) for name in held.predictions if name != "run_protocol"}
+    known |= {f"prob_{name}": probabilities[:, index] for index, name in enumerate(held_out.classes)}
+    columns = {name: known.get(name, [""] * count) for name in held_out.predictions if name != "run_protocol"}
     table = pd.DataFrame(columns)
     landmarks = np.full((count, 5, 2), np.nan, np.float32)
-    _detect(landmarks, decoded, detector, size, fit)
-    return Subjects(table, images, landmarks, None, targets_of(table, held.classes, target))
+    _add_detected_landmarks(landmarks, decoded, detector, size, fit)
+    return Inputs(table, images, landmarks, None, targets_of(table, held_out.classes, target))
 
 
-def _detect(
+def _add_detected_landmarks(
     landmarks: np.ndarray, decoded: Sequence[np.ndarray], detector: Detector | None, size: int, fit: Fit
 ) -> None:
-    """Find, in place, the landmarks that are not known yet."""
+    """Detect the landmarks that are not known yet, and write them into `landmarks`."""
     if detector is None:
         return
     missing = np.flatnonzero(np.isnan(landmarks).any(axis=(1, 2)))
@@ -365,16 +371,16 @@ def _detect(
         landmarks[number] = found_landmarks(detector, decoded[number], size, fit)
 
 
-def sort_paths(held: HeldOut, manifest: Manifest, names: Sequence[str]) -> tuple[list[int], list[Path]]:
-    """Tell which names are images of the run's data, as rows of it, and which are new images, as files.
+def sort_paths(held_out: HeldOutPredictions, manifest: Manifest, names: Sequence[str]) -> tuple[list[int], list[Path]]:
+    """Return the rows of names that are images of the run's data, and the files of new images.
 
-    A new file that holds the same pixels as a held-out image is that image.
+    A file with the same pixels as a held-out image counts as that image.
 
     Raises:
-        InputError: It is neither.
+        InputError: A name is neither.
     """
     by_path = {path: row for row, path in enumerate(manifest.table["path"])}
-    by_content = dict(zip(held.predictions["content"], held.predictions["row"], strict=True))
+    by_content = dict(zip(held_out.predictions["content"], held_out.predictions["row"], strict=True))
     root = manifest.root.resolve()
     rows: list[int] = []
     files: list[Path] = []
@@ -383,11 +389,11 @@ def sort_paths(held: HeldOut, manifest: Manifest, names: Sequence[str]) -> tuple
             rows.append(by_path[name])
             continue
         try:
-            found = find_images(name)
+            found_files = find_images(name)
         except InputError as error:
-            msg = f"--paths: {name} is no image of the run's data, and: {str(error).removeprefix('--data: ')}"
+            msg = f"--paths: {name} is not an image of the run's data, and: {str(error).removeprefix('--data: ')}"
             raise InputError(msg) from error
-        for file in found:
+        for file in found_files:
             whole = file.resolve()
             inside = whole.relative_to(root).as_posix() if whole.is_relative_to(root) else ""
             if inside in by_path:
@@ -404,35 +410,35 @@ class ExplainOptions:
     """Options of `emotion explain`.
 
     Attributes:
-        run: A fit or cross-validation: id, its beginning, name, or latest.
+        run: A fit or cross-validation: run id or its start, name, or latest.
         method: lime, kernel-shap, grad-cam or integrated-gradients.
         target: Class to explain: predicted, label, or the name of a class.
-        images: How many of each class, and group.
-        by: Columns of groups; age+gender is their crossing.
-        bins: COLUMN=0,10,18: lower ends of bins of numbers.
-        answers: Explain images that were answered correct, wrong, or any.
-        rows: These rows of the data instead.
-        paths: These images of the data, or new images or folders, instead.
-        fold: Whose checkpoint explains new images; by default the first.
-        data: Where the run's data is now, None where it was.
-        superpixels: How many in an image.
-        compactness: Of superpixels.
-        samples: Of lime and kernel-shap.
-        features: Of lime: keep so many superpixels, None all.
+        images: Number of images of each class and group.
+        by: Columns of groups; age+gender combines two.
+        bins: COLUMN=0,10,18: lower bounds of the bins of a numeric column.
+        answers: Predictions to explain: correct, wrong, or any.
+        rows: Explain these rows of the data instead.
+        paths: Explain these images of the data, or new images or folders, instead.
+        fold: Fold whose checkpoint explains new images; None: the first.
+        data: Where the run's data is now; None: as in the run.
+        superpixels: Number of superpixels of an image.
+        compactness: Compactness of the superpixels.
+        samples: Samples of lime and kernel-shap.
+        features: lime keeps this number of superpixels; None: all.
         fill: What replaces a superpixel: mean, superpixel, blur, grey or black.
-        steps: Of integrated gradients.
-        layer: Of grad-cam: name in the backbone, None the last one with places.
+        steps: Steps of integrated-gradients.
+        layer: grad-cam: name of a layer of the backbone; None: the last feature map.
         batch: Samples in one pass.
-        seed: Of the choice and the samples.
-        top: Superpixels that an image marks.
-        faces: Detector that finds landmarks where the data has none.
+        seed: Seed of the chosen images and the samples.
+        top: Superpixels marked in an image.
+        faces: Detector that finds landmarks if the data has none.
         compare: Other methods to compare with.
-        seeds: Repeats with other seeds.
-        resamples: Of intervals.
-        permutations: Of tests.
-        out: Folder of the report, None for explain-RUN-METHOD.
-        not_kept: Keep no numbers and tables with the run.
-        log_pictures: Keep maps and overlays with the run, too.
+        seeds: Repetitions with other seeds.
+        resamples: Bootstrap resamples of the intervals.
+        permutations: Permutations of the tests.
+        out: Folder of the report; None: explain-RUN-METHOD.
+        not_kept: Store no numbers and tables with the run.
+        log_pictures: Store maps and overlays with the run, too.
     """
 
     run: str
@@ -467,39 +473,41 @@ class ExplainOptions:
 
 
 def explain_run(options: ExplainOptions) -> int:
-    """Explain, write, print and keep; 1 when the explanation is no better than chance.
+    """Explain images, write and print the report, and store it with the run; 1 if the explanation is not faithful.
 
     Raises:
-        InputError: Anything that is wrong with the options, the run or its data.
+        InputError: The options, the run or its data are not valid.
     """
     method, report = _options(options)
-    held = HeldOut.of(options.run)
-    folder = options.out or Path(f"explain-{held.run_id[:8]}-{method.method}")
+    held_out = HeldOutPredictions.of(options.run)
+    folder = options.out or Path(f"explain-{held_out.run_id[:8]}-{method.method}")
     check_folder(folder)
-    networks = FoldNetworks(held)
-    by = tuple(groupings(held.predictions, options.by, bins=parse_bins(options.bins))) if options.by else ()
-    source = Source(*held.manifest(options.data))
+    networks = FoldNetworks(held_out)
+    by = tuple(groupings(held_out.predictions, options.by, bins=parse_bins(options.bins))) if options.by else ()
+    source = Source(*held_out.manifest(options.data))
     detector = _detector(options.faces)
-    subjects, notes = _subjects(options, networks, source, by, detector)
-    print(f"run {held.name} [{held.run_id[:8]}], backbone {networks.backbone(int(subjects.table['fold'].iloc[0]))}")
+    inputs, notes = _inputs(options, networks, source, by, detector)
+    print(
+        f"run {held_out.name} [{held_out.run_id[:8]}], backbone {networks.backbone(int(inputs.table['fold'].iloc[0]))}"
+    )
     for line in notes:
         print(f"note: {line}")
-    segments = superpixels(subjects.images, method.superpixels, method.compactness)
-    explainer = Explainer(subjects, networks, method, segments)
-    found = explainer.explain({"target": options.target, "run": held.run_id})
-    _tell(found.explained, found.seconds, found.notes)
-    summary, files = write(explainer, found, folder, report)
+    segments = superpixels(inputs.images, method.superpixels, method.compactness)
+    explainer = Explainer(inputs, networks, method, segments)
+    explanation = explainer.explain({"target": options.target, "run": held_out.run_id})
+    _print_explained(explanation.explained, explanation.seconds, explanation.notes)
+    summary, files = write(explainer, explanation, folder, report)
     print("\n" + "\n".join(summary.lines))
     print(f"\nwritten: {folder / 'report.html'}")
     if not options.not_kept:
         if options.log_pictures:
-            files += [*(folder / picture.name for picture in summary.pictures), folder / MAPS]
-        print(keep(held.run_id, summary, method.method, files))
+            files += [*(folder / file.name for file in summary.with_people), folder / MAPS]
+        print(keep(held_out.run_id, summary, method.method, files))
     return int(not summary.holds)
 
 
 def _options(options: ExplainOptions) -> tuple[MethodOptions, ReportOptions]:
-    """Check what can be checked before a run is opened."""
+    """Check the options that need no run."""
     named = {name: getattr(options, name) for name in ("superpixels", "compactness", "samples", "features", "fill")}
     named |= {name: getattr(options, name) for name in ("steps", "layer", "batch", "seed")}
     method = MethodOptions(method=known_method(options.method), **named)
@@ -509,13 +517,13 @@ def _options(options: ExplainOptions) -> tuple[MethodOptions, ReportOptions]:
     if options.bins and not options.by:
         raise invalid("--bins", "needs --by, whose columns it divides", ", ".join(options.bins))
     if options.rows and options.paths:
-        msg = "--rows and --paths: give one of them"
+        msg = "--rows and --paths: only one of them may be given; leave the other out"
         raise InputError(msg)
     if options.seeds < 0:
-        msg = f"--seeds: at least 0, got {options.seeds}; 0 leaves the comparison of seeds out"
+        msg = f"--seeds: must be at least 0, got {options.seeds}; with 0, no seeds are compared"
         raise InputError(msg)
     if options.images < 1:
-        msg = f"--images: at least 1 of each class, got {options.images}"
+        msg = f"--images: must be at least 1, got {options.images}"
         raise InputError(msg)
     report = ReportOptions(
         by=tuple(options.by),
@@ -532,56 +540,58 @@ def _options(options: ExplainOptions) -> tuple[MethodOptions, ReportOptions]:
 
 def _detector(name: str | None) -> Detector | None:
     detector = open_detector(name) if name else None
-    if detector is not None and not detector.tells_eyes:
-        msg = f"--faces: {name} finds faces but tells no landmarks; take yunet:FILE"
+    if detector is not None and not detector.has_landmarks:
+        msg = f"--faces: {name} finds faces without landmarks; use yunet:FILE"
         raise InputError(msg)
     return detector
 
 
-def _subjects(
+def _inputs(
     options: ExplainOptions,
     networks: FoldNetworks,
     source: Source,
     by: tuple[Grouping, ...],
     detector: Detector | None,
-) -> tuple[Subjects, list[str]]:
-    held = networks.held
+) -> tuple[Inputs, list[str]]:
+    held_out = networks.held_out
     rows: list[int] = list(options.rows or [])
     files: list[Path] = []
     if options.paths:
-        rows, files = sort_paths(held, source.manifest, options.paths)
+        rows, files = sort_paths(held_out, source.manifest, options.paths)
     if files and rows:
         msg = (
-            f"--paths: {len(rows)} of them are images of the run's data and {len(files)} are new; explain the new "
-            f"ones apart, since no fold held them out, such as {files[0]}"
+            f"--paths: must all be of the run's data or all be new, got {len(rows)} images of the data and "
+            f"{len(files)} new ones, such as {files[0]}; explain the new ones separately, since no fold held them out"
         )
         raise InputError(msg)
     if files and by:
-        msg = f"--by: new images are in no group, got {', '.join(options.by)}; leave --by out"
+        msg = f"--by: new images have no group, got {', '.join(options.by)}; leave --by out"
         raise InputError(msg)
     if files:
-        fold = min(held.members) if options.fold is None else options.fold
+        fold = min(held_out.members) if options.fold is None else options.fold
         if faces := networks.faces(fold):
             for name in options.paths or ():
                 faces.require_crops(f"run {options.run}", "--paths", name, find_images(name))
-        subjects = new_subjects(networks, files, fold, options.target, detector)
-        return subjects, [f"{len(files)} new images, which no fold held out, explained by fold {fold}'s checkpoint"]
+        inputs = new_inputs(networks, files, fold, options.target, detector)
+        return inputs, [f"{len(files)} new images, which no fold held out, explained by fold {fold}'s checkpoint"]
     if options.fold is not None:
-        msg = f"--fold: is for new images, got {options.fold}; a held-out image has the fold that held it out"
+        msg = (
+            f"--fold: is only for new images, got {options.fold}; leave it out, images have the fold that held them out"
+        )
         raise InputError(msg)
     notes: list[str] = []
     if rows:
-        places = places_of_rows(held.predictions, _split(held.run_id), rows)
+        positions = positions_of_rows(held_out.predictions, _split(held_out.run_id), rows)
     else:
-        places, cells = choose_images(
-            held.predictions, held.classes, options.images, by, answers=options.answers, seed=options.seed
+        positions, counts = choose_images(
+            held_out.predictions, held_out.classes, options.images, by, answers=options.answers, seed=options.seed
         )
-        notes = cell_lines(cells, held.predictions, options.images, options.answers)
-    table = held.predictions.iloc[places].reset_index(drop=True)
-    for cut in (cut for one in by for cut in one.cuts if cut.edges):
-        table[cut.column] = cut.values(table)  # the report groups by columns as they are
-    subjects, more = held_out_subjects(networks, source, table, options.target, detector)
-    return subjects, notes + more
+        notes = cell_lines(counts, held_out.predictions, options.images, options.answers)
+    table = held_out.predictions.iloc[positions].reset_index(drop=True)
+    for cut in (cut for grouping in by for cut in grouping.cuts if cut.edges):
+        table[cut.column] = cut.values(table)  # the report groups by the values of columns
+    inputs, more = held_out_inputs(networks, source, table, options.target, detector)
+    return inputs, notes + more
 
 
 def _split(run_id: str) -> pd.DataFrame | None:
@@ -591,7 +601,7 @@ def _split(run_id: str) -> pd.DataFrame | None:
         return None
 
 
-def _tell(explained: Explained, seconds: float, notes: tuple[str, ...]) -> None:
+def _print_explained(explained: ExplainedImages, seconds: float, notes: tuple[str, ...]) -> None:
     pieces = explained.segments.max(axis=(1, 2)) + 1
     print(f"{len(explained)} images explained by {explained.method}, {seconds:.2f} s each")
     print(f"superpixels: {pieces.mean():.0f} an image ({pieces.min()} to {pieces.max()})")

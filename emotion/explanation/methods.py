@@ -1,4 +1,4 @@
-"""The four ways to explain an image, behind one call."""
+"""Four explanation methods: LIME, Kernel SHAP, Grad-CAM and integrated gradients."""
 
 import math
 import warnings
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from datamodules.errors import InputError, did_you_mean, invalid
-from emotion.explanation.superpixels import FILLS, Fill, filled, spread
+from emotion.explanation.superpixels import FILLS, Fill, baseline_image, weights_to_map
 
 Score = Callable[[Tensor], Tensor]
 """Images uint8 (M, 3, H, W) to probabilities (M, K)."""
@@ -30,12 +30,12 @@ RIDGE = 1.0  # LIME's penalty
 
 @dataclass(frozen=True)
 class Samples:
-    """How superpixels are taken away.
+    """Sampling of removed superpixels.
 
     Attributes:
-        number: samples of an image.
-        batch: samples in one pass through the network.
-        seed: of the samples.
+        number: Samples of an image.
+        batch: Samples in one pass through the network.
+        seed: Seed of the samples.
     """
 
     number: int = 1000
@@ -44,10 +44,10 @@ class Samples:
 
 
 class Surrogate:
-    """The linear model in place of captum's, which computes in single precision: weighted ridge regression.
+    """Weighted ridge regression, instead of captum's linear model, which computes in single precision.
 
-    With ``top`` it is fitted twice: to find the strongest superpixels by absolute weight, and on these alone (the way
-    that the authors' program of LIME calls the highest weights).
+    With ``top`` it is fitted twice: on all superpixels, and on the ``top`` ones with the highest absolute weight (the
+    option ``highest_weights`` of the LIME authors' implementation).
     """
 
     def __init__(self, penalty: float, top: int | None = None) -> None:
@@ -55,20 +55,20 @@ class Surrogate:
         self.fit_quality = math.nan
 
     def fit(self, train_data: DataLoader) -> None:
-        """Fit to one batch: vectors (M, F), scores (M,), similarities (M,)."""
-        here, scores, weights = (part.double().cpu().numpy() for part in next(iter(train_data)))
-        model = self._fitted(here, scores, weights)
+        """Fit to one batch: present superpixels (M, F), scores (M,), similarities (M,)."""
+        present, scores, weights = (part.double().cpu().numpy() for part in next(iter(train_data)))
+        model = self._fitted(present, scores, weights)
         self._coefficients = model.coef_
-        if self.top is not None and self.top < here.shape[1]:
-            kept = np.sort(np.argsort(-np.abs(model.coef_), kind="stable")[: self.top])
-            here = here[:, kept]
-            model = self._fitted(here, scores, weights)
+        if self.top is not None and self.top < present.shape[1]:
+            strongest = np.sort(np.argsort(-np.abs(model.coef_), kind="stable")[: self.top])
+            present = present[:, strongest]
+            model = self._fitted(present, scores, weights)
             self._coefficients = np.zeros(len(self._coefficients))
-            self._coefficients[kept] = model.coef_
-        self.fit_quality = float(model.score(here, scores, weights))
+            self._coefficients[strongest] = model.coef_
+        self.fit_quality = float(model.score(present, scores, weights))
 
-    def _fitted(self, here: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> Ridge | LinearRegression:
-        return (Ridge(alpha=self.penalty) if self.penalty else LinearRegression()).fit(here, scores, weights)
+    def _fitted(self, present: np.ndarray, scores: np.ndarray, weights: np.ndarray) -> Ridge | LinearRegression:
+        return (Ridge(alpha=self.penalty) if self.penalty else LinearRegression()).fit(present, scores, weights)
 
     def representation(self) -> Tensor:
         """Return the weight of each superpixel (1, F)."""
@@ -79,25 +79,25 @@ def lime(
     score: Score,
     image: np.ndarray,
     segments: np.ndarray,
-    off: np.ndarray,
+    baseline: np.ndarray,
     target: int,
     samples: Samples,
     *,
     top: int | None = None,
 ) -> tuple[np.ndarray, float]:
-    """Return the weight of each superpixel by LIME (Ribeiro et al. 2016), and how well the linear model fits.
+    """Return the weight of each superpixel by LIME (Ribeiro et al. 2016), and the fit of the linear model.
 
-    Each superpixel is there with probability 1/2, the first sample is the image itself. A sample counts by
-    exp(-d^2 / (2 * 0.25^2)), d being the cosine distance of its vector from that of the image.
+    Each superpixel is present with probability 1/2; the first sample is the image itself. The weight of a sample is
+    exp(-d^2 / (2 * 0.25^2)), where d is the cosine distance of its vector from that of the image.
 
     Args:
-        score: the network.
+        score: The network.
         image: uint8 (H, W, 3).
-        segments: int (H, W), superpixels from 0.
-        off: uint8 (H, W, 3), what stands where superpixels are taken away.
-        target: the class.
-        samples: how many, and their seed.
-        top: keep so many superpixels, by absolute weight; the others weigh 0.
+        segments: Superpixels, int (H, W), from 0.
+        baseline: Pixels that replace removed superpixels, uint8 (H, W, 3).
+        target: The class.
+        samples: Number, batch size and seed of the samples.
+        top: Keep this number of superpixels, by absolute weight; the others have weight 0.
 
     Returns:
         Weights float64 (F,), and the weighted R^2 of the linear model.
@@ -106,40 +106,42 @@ def lime(
     surrogate = Surrogate(RIDGE, top)
 
     def drawn(*_: object, **__: object) -> Iterator[Tensor]:
-        here = (torch.rand(samples.number, features) < 0.5).long()
-        here[0] = 1
-        yield from here.split(1)
+        present = (torch.rand(samples.number, features) < 0.5).long()
+        present[0] = 1
+        yield from present.split(1)
 
-    explainer = Lime(_composed(score, image, segments, off), surrogate, _similarity, drawn)
+    explainer = Lime(_composed(score, image, segments, baseline), surrogate, _similarity, drawn)
     weights = _attribute(explainer, features, target, samples)
     return weights, surrogate.fit_quality
 
 
 def kernel_shap(
-    score: Score, image: np.ndarray, segments: np.ndarray, off: np.ndarray, target: int, samples: Samples
+    score: Score, image: np.ndarray, segments: np.ndarray, baseline: np.ndarray, target: int, samples: Samples
 ) -> np.ndarray:
     """Return the Shapley value of each superpixel by Kernel SHAP (Lundberg and Lee 2017), float64 (F,).
 
-    They sum to the score of the image minus the score of ``off``.
+    They sum to the score of the image minus the score of the baseline.
     """
-    explainer = KernelShap(_composed(score, image, segments, off))
+    explainer = KernelShap(_composed(score, image, segments, baseline))
     explainer.interpretable_model = Surrogate(0)
     return _attribute(explainer, int(segments.max()) + 1, target, samples)
 
 
-def _similarity(_: object, __: object, here: Tensor, **___: object) -> float:
-    distance = 1 - math.sqrt(float(here.float().mean()))  # cosine distance from a vector of ones
+def _similarity(_: object, __: object, present: Tensor, **___: object) -> float:
+    distance = 1 - math.sqrt(float(present.float().mean()))  # cosine distance from a vector of ones
     return math.exp(-(distance**2) / (2 * KERNEL_WIDTH**2))
 
 
-def _composed(score: Score, image: np.ndarray, segments: np.ndarray, off: np.ndarray) -> Callable[[Tensor], Tensor]:
-    """Return the score of vectors (M, F) that say which superpixels are there."""
-    there, gone = (torch.from_numpy(picture).permute(2, 0, 1)[None] for picture in (image, off))
-    places = torch.from_numpy(segments.astype(np.int64))
+def _composed(
+    score: Score, image: np.ndarray, segments: np.ndarray, baseline: np.ndarray
+) -> Callable[[Tensor], Tensor]:
+    """Return the score as a function of vectors (M, F) of present superpixels."""
+    image_tensor, baseline_tensor = (torch.from_numpy(pixels).permute(2, 0, 1)[None] for pixels in (image, baseline))
+    labels = torch.from_numpy(segments.astype(np.int64))
 
-    def forward(here: Tensor) -> Tensor:
-        shown = here.bool()[:, places][:, None]  # (M, 1, H, W)
-        return score(torch.where(shown, there, gone))
+    def forward(present: Tensor) -> Tensor:
+        shown = present.bool()[:, labels][:, None]  # (M, 1, H, W)
+        return score(torch.where(shown, image_tensor, baseline_tensor))
 
     return forward
 
@@ -147,8 +149,8 @@ def _composed(score: Score, image: np.ndarray, segments: np.ndarray, off: np.nda
 def _attribute(explainer: Lime, features: int, target: int, samples: Samples) -> np.ndarray:
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         torch.manual_seed(samples.seed)  # captum draws from the global stream
-        warnings.simplefilter("ignore")  # of sklearn, where two samples are the same
-        found = explainer.attribute(
+        warnings.simplefilter("ignore")  # from sklearn, if two samples are equal
+        attribution = explainer.attribute(
             torch.ones(1, features),
             baselines=torch.zeros(1, features),
             target=target,
@@ -157,14 +159,14 @@ def _attribute(explainer: Lime, features: int, target: int, samples: Samples) ->
             perturbations_per_eval=samples.batch,
             return_input_shape=False,
         )
-    return found.double().cpu().numpy().reshape(-1)
+    return attribution.double().cpu().numpy().reshape(-1)
 
 
 @contextmanager
-def undisturbed(network: nn.Module) -> Iterator[nn.Module]:
-    """Lend a network for gradients of its input: in evaluation mode, and with no gradients of its weights.
+def temporarily_frozen(network: nn.Module) -> Iterator[nn.Module]:
+    """Set a network to evaluation mode without gradients of its weights, for gradients of its input.
 
-    Afterwards every module is in the mode it was in, and every weight has the gradient it had, if any.
+    Afterwards modes and gradients are restored.
     """
     modes = [(module, module.training) for module in network.modules()]
     weights = [(weight, weight.requires_grad, weight.grad) for weight in network.parameters()]
@@ -176,40 +178,42 @@ def undisturbed(network: nn.Module) -> Iterator[nn.Module]:
     finally:
         for module, mode in modes:
             module.training = mode
-        for weight, wanted, gradient in weights:
-            weight.requires_grad_(wanted)
+        for weight, requires_grad, gradient in weights:
+            weight.requires_grad_(requires_grad)
             weight.grad = gradient
 
 
 def integrated_gradients(
-    score: Score, image: np.ndarray, off: np.ndarray, target: int, *, steps: int = 64, batch: int = 64
+    score: Score, image: np.ndarray, baseline: np.ndarray, target: int, *, steps: int = 64, batch: int = 64
 ) -> tuple[np.ndarray, float]:
-    """Return the integrated gradients (Sundararajan et al. 2017) of a class on the way from ``off`` to the image.
+    """Return the integrated gradients (Sundararajan et al. 2017) of a class from the baseline to the image.
 
     Args:
-        score: images float (M, 3, H, W) in 0..255 to probabilities (M, K), differentiable.
+        score: Images float (M, 3, H, W) in 0..255 to probabilities (M, K), differentiable.
         image: uint8 (H, W, 3).
-        off: uint8 (H, W, 3), where the way begins.
-        target: the class.
-        steps: of the sum that stands for the integral (Gauss-Legendre).
-        batch: steps in one pass through the network.
+        baseline: uint8 (H, W, 3).
+        target: The class.
+        steps: Steps of the Gauss-Legendre quadrature.
+        batch: Steps in one pass through the network.
 
     Returns:
-        Map float32 (H, W), the channels added up, whose sum is the score of the image minus that of ``off``; and by how
-        much it misses that.
+        Map float32 (H, W), summed over channels, whose sum is the score of the image minus that of the baseline; and
+        the error of this sum.
     """
-    picture, start = (torch.from_numpy(one).permute(2, 0, 1)[None].float() for one in (image, off))
-    found, gap = IntegratedGradients(score).attribute(
-        picture, start, target, n_steps=steps, internal_batch_size=batch, return_convergence_delta=True
+    image_tensor, baseline_tensor = (
+        torch.from_numpy(pixels).permute(2, 0, 1)[None].float() for pixels in (image, baseline)
     )
-    return found[0].sum(dim=0).float().cpu().numpy(), float(gap.abs())
+    attribution, gap = IntegratedGradients(score).attribute(
+        image_tensor, baseline_tensor, target, n_steps=steps, internal_batch_size=batch, return_convergence_delta=True
+    )
+    return attribution[0].sum(dim=0).float().cpu().numpy(), float(gap.abs())
 
 
 Logits = Callable[[Tensor], Tensor]
 
 
-class _Whole(nn.Module):
-    """The network as pytorch-grad-cam calls it: images float (M, 3, H, W) in 0..255 to logits (M, K)."""
+class _GradCamModel(nn.Module):
+    """Adapter for pytorch-grad-cam: images float (M, 3, H, W) in 0..255 to logits (M, K)."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -223,59 +227,59 @@ def grad_cam(network: nn.Module, backbone: nn.Module, images: np.ndarray, target
     """Return Grad-CAM maps (Selvaraju et al. 2017), float32 (N, H, W) in 0..1, of the logit of a class.
 
     Args:
-        network: images float (M, 3, H, W) in 0..255 to logits (M, K); not changed.
-        backbone: the part of it that `layer` is named in.
+        network: Images float (M, 3, H, W) in 0..255 to logits (M, K); it is not changed.
+        backbone: The part of the network that has `layer`.
         images: uint8 (N, H, W, 3).
-        target: int (N,), the classes.
-        layer: what :func:`last_layer` returned, or another layer with an activation for every place of the image.
+        target: Classes, int (N,).
+        layer: Name from :func:`last_layer`, or of another layer with a spatial output.
 
     Raises:
-        InputError: there is no such layer, or its output cannot be laid out as an image.
+        InputError: There is no such layer, or its output is not spatial.
     """
-    chosen, places = find_layer(backbone, layer), Places(backbone, layer)
-    pictures = torch.from_numpy(images).permute(0, 3, 1, 2).float()
-    pictures.requires_grad_(True)  # or there would be no gradient to follow: the weights ask for none
-    with undisturbed(network):
-        cam = GradCAM(_Whole(network), [chosen], reshape_transform=places)
-        try:  # as a context it would hide an IndexError of the network
-            maps = cam(pictures, [ClassifierOutputTarget(int(one)) for one in target])
+    module, grid = find_layer(backbone, layer), FeatureGrid(backbone, layer)
+    inputs = torch.from_numpy(images).permute(0, 3, 1, 2).float()
+    inputs.requires_grad_(True)  # the weights require no gradient, so the input must
+    with temporarily_frozen(network):
+        cam = GradCAM(_GradCamModel(network), [module], reshape_transform=grid)
+        try:  # used as a context manager, it would hide an IndexError of the network
+            maps = cam(inputs, [ClassifierOutputTarget(int(index)) for index in target])
         finally:
             cam.activations_and_grads.release()
     return np.asarray(maps, np.float32)
 
 
-def cells(network: nn.Module, backbone: nn.Module, image: np.ndarray, layer: str) -> tuple[int, int]:
-    """Return how many rows and columns the map of a layer has before it is enlarged to the image.
+def grid_shape(network: nn.Module, backbone: nn.Module, image: np.ndarray, layer: str) -> tuple[int, int]:
+    """Return the rows and columns of the map of a layer, before it is enlarged to the image.
 
     Raises:
-        InputError: there is no such layer, the network does not use it, or its output has no rows and columns.
+        InputError: There is no such layer, the network does not use it, or its output is not spatial.
     """
-    places = Places(backbone, layer)
-    hook = find_layer(backbone, layer).register_forward_hook(lambda _module, _given, output: places.look(output))
+    grid = FeatureGrid(backbone, layer)
+    hook = find_layer(backbone, layer).register_forward_hook(lambda _module, _given, output: grid.look(output))
     try:
-        with undisturbed(network), torch.no_grad():
+        with temporarily_frozen(network), torch.no_grad():
             device = next(network.parameters()).device
             network(torch.from_numpy(image).permute(2, 0, 1)[None].float().to(device))
     finally:
         hook.remove()
-    if places.shape == (0, 0):
-        msg = f"--layer: the network does not use its layer {layer!r}; name another one"
+    if grid.shape == (0, 0):
+        msg = f"--layer: must be a layer that the network uses, got {layer!r}; choose another"
         raise InputError(msg)
-    return places.shape
+    return grid.shape
 
 
 def last_layer(backbone: nn.Module) -> str:
-    """Return the name of the last layer that knows where in the image it is.
+    """Return the name of the last layer with a spatial output.
 
-    timm tells it (``feature_info``); of a transformer whose class token alone is read out it is the norm before the
-    last attention, since nothing after that flows back to the places; of other networks the last convolution.
+    It is timm's last feature map (``feature_info``), otherwise the last convolution. In a transformer whose head reads
+    only the class token it is the norm before the last attention, since later gradients do not reach the patches.
 
     Raises:
-        InputError: there is none; ``--layer`` must name one.
+        InputError: There is none; ``--layer`` must name one.
     """
     known = dict(backbone.named_modules())
-    told: Any = getattr(backbone, "feature_info", None)
-    names = [one.get("module") for one in told or [] if isinstance(one, dict)]
+    stages: Any = getattr(backbone, "feature_info", None)
+    names = [stage.get("module") for stage in stages or [] if isinstance(stage, dict)]
     if names and names[-1] in known:
         name = str(names[-1])
         return f"{name}.norm1" if _reads_class_token(backbone) and f"{name}.norm1" in known else name
@@ -283,8 +287,8 @@ def last_layer(backbone: nn.Module) -> str:
     if convolutions:
         return convolutions[-1]
     msg = (
-        f"--layer: {type(backbone).__name__} has no convolution, and timm does not tell its last layer with places; "
-        f"name one with --layer, such as {', '.join([name for name in known if name][-3:])}"
+        f"--layer: {type(backbone).__name__} has no convolution, and timm does not name its last feature map; "
+        f"choose a layer with --layer, such as {', '.join([name for name in known if name][-3:])}"
     )
     raise InputError(msg)
 
@@ -297,7 +301,7 @@ def find_layer(backbone: nn.Module, name: str) -> nn.Module:
     """Return a layer by its name in the module tree.
 
     Raises:
-        InputError: there is none; the nearest names are offered.
+        InputError: There is none; the message suggests the nearest names.
     """
     known = dict(backbone.named_modules())
     if name in known and name:
@@ -306,31 +310,31 @@ def find_layer(backbone: nn.Module, name: str) -> nn.Module:
     raise invalid("--layer", "must be the name of a layer of the backbone", name, hint)
 
 
-class Places:
-    """Lays a layer's output out as (M, C, rows, columns), whatever order the network keeps it in."""
+class FeatureGrid:
+    """Converts the output of a layer to the shape (M, C, rows, columns)."""
 
     def __init__(self, backbone: nn.Module, layer: str) -> None:
         self.backbone, self.layer = backbone, layer
-        told: Any = getattr(backbone, "feature_info", None) or [{}]
-        self.channels = told[-1].get("num_chs") if isinstance(told[-1], dict) else None
+        stages: Any = getattr(backbone, "feature_info", None) or [{}]
+        self.channels = stages[-1].get("num_chs") if isinstance(stages[-1], dict) else None
         self.prefix = int(getattr(backbone, "num_prefix_tokens", 0))
-        self.shape: tuple[int, int] = (0, 0)  # rows and columns that were seen
+        self.shape: tuple[int, int] = (0, 0)  # rows and columns of the last output
 
     def look(self, output: Tensor) -> None:
-        """Take note of the rows and columns of an output."""
+        """Store the rows and columns of an output."""
         self(output)
 
     def __call__(self, output: Tensor) -> Tensor:
-        """Return a copy, since the layer after may write over the output.
+        """Return a copy, since the next layer may overwrite the output.
 
         Raises:
-            InputError: it has no rows and columns.
+            InputError: The output is not spatial.
         """
         laid = self._laid(output)
         if laid is None:
             shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
             msg = (
-                f"--layer: the output of {self.layer!r}, {shape}, has no place for every part of the image; name a "
+                f"--layer: must be a layer with a spatial output, got {self.layer!r} with output {shape}; choose a "
                 "layer before the pooling"
             )
             raise InputError(msg)
@@ -356,29 +360,29 @@ Method = Literal["lime", "kernel-shap", "grad-cam", "integrated-gradients"]
 METHODS: tuple[Method, ...] = get_args(Method)
 
 QUALITY: dict[str, str] = {
-    "lime": "linear_fit_r2",  # how much of the network's answers the linear model explains
-    "kernel-shap": "sum_misses_by",  # |sum of the map - (score of the image - score of what stands for nothing)|
+    "lime": "linear_fit_r2",  # of the linear model and the scores
+    "kernel-shap": "sum_misses_by",  # |sum of the map - (score of the image - score of the baseline)|
     "integrated-gradients": "sum_misses_by",
     "grad-cam": "",
 }
-"""Column of a table that tells how well an explanation did by its own measure."""
+"""Column with a method's own measure of quality."""
 
 
 @dataclass(frozen=True)
 class MethodOptions:
-    """How images are explained.
+    """Method and its options.
 
     Attributes:
-        method: one of METHODS.
-        superpixels: how many to cut an image into.
-        compactness: of SLIC.
-        samples: of LIME and Kernel SHAP.
-        features: of LIME: keep so many superpixels, by absolute weight.
-        fill: what stands where superpixels are taken away, and where integrated gradients begin.
-        steps: of integrated gradients.
-        layer: of Grad-CAM, by its name in the backbone; the last one with places where none is given.
-        batch: samples or steps in one pass through the network.
-        seed: of the samples.
+        method: One of METHODS.
+        superpixels: Number of superpixels of an image.
+        compactness: Compactness of SLIC.
+        samples: Samples of LIME and Kernel SHAP.
+        features: LIME keeps this number of superpixels, by absolute weight; None: all.
+        fill: What replaces removed superpixels; also the baseline of integrated gradients.
+        steps: Steps of integrated gradients.
+        layer: Layer of Grad-CAM, by its name in the backbone; None: the last one with a spatial output.
+        batch: Samples or steps in one pass through the network.
+        seed: Seed of the samples.
     """
 
     method: Method = "lime"
@@ -393,10 +397,10 @@ class MethodOptions:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot work.
+        """Check the options.
 
         Raises:
-            InputError: so.
+            InputError: An option is not valid.
         """
         known_method(self.method)
         if not 0 < self.compactness < inf:
@@ -409,8 +413,8 @@ class MethodOptions:
                 raise invalid(f"--{name}", f"must be at least {least}", value)
         if self.method in ("lime", "kernel-shap") and self.samples < self.superpixels + 2:
             msg = (
-                f"--samples: {self.samples} samples cannot tell {self.superpixels} superpixels apart, a linear model "
-                f"needs at least {self.superpixels + 2}; 1000 are usual, or ask for fewer --superpixels"
+                f"--samples: a linear model of {self.superpixels} superpixels needs at least {self.superpixels + 2}, "
+                f"got {self.samples}; give more (1000 is usual), or fewer --superpixels"
             )
             raise InputError(msg)
 
@@ -419,7 +423,7 @@ def known_method(name: str, option: str = "--method") -> Method:
     """Return a method by its name.
 
     Raises:
-        InputError: there is none; the nearest is offered.
+        InputError: There is none; the message suggests the nearest.
     """
     for method in METHODS:
         if method == name:
@@ -429,12 +433,12 @@ def known_method(name: str, option: str = "--method") -> Method:
 
 @dataclass(frozen=True)
 class Network:
-    """A trained network as explainers see it; images are (M, 3, H, W), uint8 or float in 0..255.
+    """A trained network for explanation methods; images are (M, 3, H, W), uint8 or float in 0..255.
 
     Attributes:
-        logits: the whole network, to (M, K).
-        probabilities: the same as it is evaluated, to (M, K).
-        backbone: the part of it whose layers have places in the image.
+        logits: The network, to logits (M, K).
+        probabilities: The network as it is evaluated, to probabilities (M, K).
+        backbone: Its backbone.
     """
 
     logits: nn.Module
@@ -443,23 +447,23 @@ class Network:
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are."""
+        """Device of its weights."""
         return next(self.logits.parameters()).device
 
     def fast(self, images: Tensor) -> Tensor:
-        """Return probabilities without what gradients would need."""
+        """Return probabilities without gradients."""
         with torch.inference_mode():
             return self.probabilities(images.to(self.device)).float().cpu()
 
     def differentiable(self, images: Tensor) -> Tensor:
-        """Return probabilities that gradients can follow back to the images."""
+        """Return probabilities with gradients to the images."""
         return self.probabilities(images.to(self.device)).float()
 
     def scores(self, images: np.ndarray, batch: int = 256) -> np.ndarray:
         """Return probabilities float32 (M, K) of images uint8 (M, H, W, 3)."""
-        pictures = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
-        with undisturbed(self.logits):
-            return torch.cat([self.fast(part) for part in pictures.split(batch)]).numpy()
+        inputs = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
+        with temporarily_frozen(self.logits):
+            return torch.cat([self.fast(part) for part in inputs.split(batch)]).numpy()
 
 
 def explain_image(
@@ -468,65 +472,65 @@ def explain_image(
     """Explain one image.
 
     Args:
-        network: that classifies it.
-        image: uint8 (H, W, 3), as the network sees it.
-        segments: int32 (H, W), its superpixels.
-        target: the class.
-        row: a number of the image; with the seed it settles the samples, whatever else is explained beside it.
-        options: the method and its options.
+        network: The network.
+        image: Its input, uint8 (H, W, 3).
+        segments: Superpixels, int32 (H, W).
+        target: The class.
+        row: Number of the image; together with the seed it seeds the samples, whatever other images are explained.
+        options: The method and its options.
 
     Returns:
-        Map float32 (H, W), and the number that QUALITY names, NaN where there is none.
+        Map float32 (H, W), and the value of the column that QUALITY names; NaN if there is none.
     """
     if options.method == "grad-cam":
         layer = options.layer or last_layer(network.backbone)
         return grad_cam(network.logits, network.backbone, image[None], np.array([target]), layer)[0], math.nan
-    off = filled(image, segments, options.fill)
+    baseline = baseline_image(image, segments, options.fill)
     if options.method == "integrated-gradients":
-        with undisturbed(network.logits):
+        with temporarily_frozen(network.logits):
             return integrated_gradients(
-                network.differentiable, image, off, target, steps=options.steps, batch=options.batch
+                network.differentiable, image, baseline, target, steps=options.steps, batch=options.batch
             )
     seed = int(np.random.SeedSequence([options.seed, row]).generate_state(1)[0])
     samples = Samples(options.samples, options.batch, seed)
-    with undisturbed(network.logits):
+    with temporarily_frozen(network.logits):
         if options.method == "lime":
-            weights, quality = lime(network.fast, image, segments, off, target, samples, top=options.features)
+            weights, quality = lime(network.fast, image, segments, baseline, target, samples, top=options.features)
         else:
-            weights = kernel_shap(network.fast, image, segments, off, target, samples)
-            ends = network.scores(np.stack([image, off]))[:, target].astype(np.float64)
+            weights = kernel_shap(network.fast, image, segments, baseline, target, samples)
+            ends = network.scores(np.stack([image, baseline]))[:, target].astype(np.float64)
             quality = abs(float(weights.sum() - (ends[0] - ends[1])))
-    return spread(weights, segments), quality
+    return weights_to_map(weights, segments), quality
 
 
 LANDMARKS = ("right eye", "left eye", "nose", "right mouth corner", "left mouth corner")
 
-EVERYBODY = ""
+ALL_IMAGES = ""
 
 Probabilities = Callable[[np.ndarray, np.ndarray], np.ndarray]
-"""Images uint8 (M, H, W, 3) and rows int64 (M,), which pick the checkpoint, to probabilities float32 (M, K)."""
+"""Images uint8 (M, H, W, 3) and their rows (M,), which select the checkpoint, to probabilities float32 (M, K)."""
 
 ExplainAgain = Callable[[str, int], np.ndarray]
-"""A method and a seed to maps float32 (N, H, W) of the same images: for agreement and stability."""
+"""A method and a seed to maps float32 (N, H, W) of the same images, to measure agreement."""
 
 
 @dataclass(frozen=True)
-class Explained:
-    """Images that were explained, one row of each table and array an image.
+class ExplainedImages:
+    """Explained images with their maps; tables and arrays have one row an image.
 
     Attributes:
-        table: rows of the prediction table: row, path, fold, label, predicted, prob_<class>, and the group columns.
-        classes: index of a class is its label.
-        images: uint8 (N, H, W, 3), what the network saw.
-        maps: float32 (N, H, W), signed importance for the explained class; of LIME and Kernel SHAP the sum over a
-            superpixel is its weight, so a pixel of a large one says less than one of a small one with that weight.
-        target: int64 (N,), the class explained.
-        segments: int32 (N, H, W), the superpixels of each image, from 0.
-        landmarks: float32 (N, 5, 2), x and y in pixels of `images`, from the corner of the first one, in the order of
-            LANDMARKS (right is the person's right, so it stands left in the image); NaN where unknown.
-        masks: bool (N, H, W), the pixels that carry the emotion, known on drawn faces only.
-        method: which explainer made the maps.
-        options: everything needed to repeat it, the seed included.
+        table: Rows of the prediction table: row, path, fold, label, predicted, prob_<class>, and the group columns.
+        classes: Names of the classes, by index.
+        images: Input of the network, uint8 (N, H, W, 3).
+        maps: Signed importance for the explained class, float32 (N, H, W). For LIME and Kernel SHAP, the sum over a
+            superpixel is its weight.
+        target: The explained class, int64 (N,).
+        segments: Superpixels of each image, int32 (N, H, W), from 0.
+        landmarks: x and y in pixels of `images`, from the corner of the first pixel, in the order of LANDMARKS (right
+            is the person's right, which is left in the image), float32 (N, 5, 2); NaN if unknown.
+        masks: Pixels that show the emotion, bool (N, H, W); known for drawn faces only, otherwise None.
+        method: Method of the maps.
+        options: Options and seed, which are needed to repeat it.
     """
 
     table: pd.DataFrame

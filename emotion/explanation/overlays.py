@@ -1,7 +1,7 @@
-"""Correctly answered faces of a class and group laid on each other: what their explanations share turns dark.
+"""Overlays of the explanations of correctly predicted faces, for each class and group.
 
-As Fig. 4, 7 and 8 of the paper on data imbalance: each image marks its most important superpixels, and the shade of a
-place is the share of the images that mark it.
+As in Fig. 4, 7 and 8 of the paper on data imbalance: the most important superpixels of each image are marked, and the
+shade of a pixel is the share of the images in which it is marked.
 """
 
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from emotion.explanation.faithfulness import Better, Curves, clusters_of, marked
-from emotion.explanation.methods import EVERYBODY, Explained
-from emotion.explanation.regions import FRAME, REGIONS, in_frame, known, outlines
+from emotion.explanation.faithfulness import ChanceComparison, Curves, clusters_of, top_superpixels
+from emotion.explanation.methods import ALL_IMAGES, ExplainedImages
+from emotion.explanation.regions import FRAME, REGIONS, alignable, in_frame, outlines
 from results.reports.figures import COLOURS, drawable, fonts, inches
 
 SIDE = 160  # pixels of a panel
@@ -25,15 +25,15 @@ _PANEL, _GAP, _COUNT, _HEAD = 1.25, 0.12, 0.24, 0.85  # inches
 
 @dataclass(frozen=True)
 class Cell:
-    """Images of one class and group that are laid on each other.
+    """Images of one class and group in an overlay.
 
     Attributes:
-        name: Class.
-        group: Its group, "" for all together.
+        name: The class.
+        group: The group; "" for all images.
         rows: Rows of the table that are used.
-        correct: How many were answered correctly.
-        left_out: How many of these have no landmarks, and so could not be used.
-        images: How many there are of the class and group.
+        correct: Number of correctly predicted images.
+        left_out: Number of these that are left out, since they have no landmarks.
+        images: Number of images of the class and group.
     """
 
     name: str
@@ -46,13 +46,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Overlay:
-    """The images of a cell in one frame.
+    """The mean image of a cell, and the share of images in which each pixel is marked.
 
     Attributes:
-        cell: Whose.
-        face: float (SIDE, SIDE) mean of the grey images, 0 to 1; NaN where there is none.
-        marks: float (SIDE, SIDE) share of the images that mark the place; NaN where there is no image.
-        aligned: Whether the faces lie where the frame says.
+        cell: The cell.
+        face: Mean of the grey images, 0 to 1, float (SIDE, SIDE); NaN where there is none.
+        marks: Share of the images in which the pixel is marked, float (SIDE, SIDE); NaN if there is no image.
+        aligned: Whether the faces are aligned by their landmarks.
     """
 
     cell: Cell
@@ -61,51 +61,53 @@ class Overlay:
     aligned: bool
 
 
-def cells(explained: Explained, group: np.ndarray, groups: Sequence[str], *, n: int = 10, seed: int = 0) -> list[Cell]:
-    """Choose up to n correctly answered images of each class and group, at random, of different clusters first.
+def choose_cells(
+    explained: ExplainedImages, group: np.ndarray, groups: Sequence[str], *, n: int = 10, seed: int = 0
+) -> list[Cell]:
+    """Choose up to n correctly predicted images of each class and group, at random, of different clusters first.
 
-    Where no image at all has landmarks, images are used as they are; otherwise those without are left out.
+    Images without landmarks are left out, unless no image has landmarks.
 
     Args:
         explained: The images.
-        group: (N,) the group of each.
-        groups: Those to show.
-        n: So many at most.
-        seed: Of the choice.
+        group: Group of each image, (N,).
+        groups: Groups to show.
+        n: Maximum number of images.
+        seed: Seed of the choice.
     """
     table = explained.table
-    aligned = known(explained.landmarks)
+    aligned = alignable(explained.landmarks)
     usable = aligned if aligned.any() else np.ones(len(table), bool)
     label, cluster = table["label"].to_numpy(object), clusters_of(table)
     correct = label == table["predicted"].to_numpy(object)
     shuffled = np.random.default_rng(seed).permutation(len(table))
-    found = []
+    chosen_cells = []
     for name in explained.classes:
-        for one in groups:
-            inside = (label == name) & (group == one)
+        for value in groups:
+            inside = (label == name) & (group == value)
             rows = shuffled[(inside & correct & usable)[shuffled]]
-            again = pd.Series(cluster[rows]).groupby(cluster[rows]).cumcount().to_numpy()
-            chosen = np.sort(rows[np.argsort(again, kind="stable")[:n]])
+            repeats = pd.Series(cluster[rows]).groupby(cluster[rows]).cumcount().to_numpy()
+            chosen = np.sort(rows[np.argsort(repeats, kind="stable")[:n]])
             right = inside & correct
             left_out = int((right & ~usable).sum())
-            found.append(Cell(name, one, chosen, int(right.sum()), left_out, int(inside.sum())))
-    return found
+            chosen_cells.append(Cell(name, value, chosen, int(right.sum()), left_out, int(inside.sum())))
+    return chosen_cells
 
 
-def overlay(explained: Explained, cell: Cell, *, top: int = 5) -> Overlay:
-    """Lay the images of a cell on each other."""
+def overlay(explained: ExplainedImages, cell: Cell, *, top: int = 5) -> Overlay:
+    """Return the overlay of a cell."""
     if not len(cell.rows):
         empty = np.full((SIDE, SIDE), np.nan)
         return Overlay(cell, empty, empty, False)
-    aligned = known(explained.landmarks)
+    aligned = alignable(explained.landmarks)
     faces, marks = [], []
     for row in cell.rows:
         landmarks = explained.landmarks[row] if aligned[row] else None
         grey = explained.images[row].astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32) / 255
         faces.append(in_frame(grey, landmarks, SIDE))
-        marks.append(in_frame(marked(explained.maps[row], explained.segments[row], top), landmarks, SIDE))
-    there = np.isfinite(faces)
-    count = there.sum(axis=0)
+        marks.append(in_frame(top_superpixels(explained.maps[row], explained.segments[row], top), landmarks, SIDE))
+    known_pixels = np.isfinite(faces)
+    count = known_pixels.sum(axis=0)
     face = np.divide(np.nansum(faces, axis=0), count, out=np.full(count.shape, np.nan), where=count > 0)
     return Overlay(cell, face, np.nan_to_num(np.array(marks)).mean(axis=0), bool(aligned[cell.rows].all()))
 
@@ -113,19 +115,19 @@ def overlay(explained: Explained, cell: Cell, *, top: int = 5) -> Overlay:
 def overlay_figure(
     drawn: Sequence[Overlay], classes: Sequence[str], groups: Sequence[str], *, n: int, title: str, faces: bool
 ) -> Figure:
-    """Return one panel a class (row) and group (column), with the count below it: used of wanted.
+    """Return a figure with one panel a class (row) and group (column), and the number of images below each.
 
-    All groups together make one row of classes.
+    Without groups the classes are in one row.
 
     Args:
-        drawn: One for each class and group.
-        classes: To show.
-        groups: To show.
-        n: How many images were wanted.
+        drawn: One overlay for each class and group.
+        classes: Classes to show.
+        groups: Groups to show.
+        n: Requested number of images.
         title: Heading.
-        faces: Show the mean of the faces below the marks; such a figure shows people and stays with its owner.
+        faces: Draw the mean of the faces under the marks; such a figure shows people and must stay private.
     """
-    together = tuple(groups) == (EVERYBODY,)
+    together = tuple(groups) == (ALL_IMAGES,)
     lines = [""] if together else list(classes)
     columns = list(classes) if together else list(groups)
     names = drawable(lines)
@@ -133,28 +135,28 @@ def overlay_figure(
     turned = inches(heads) > _PANEL
     left = 0.2 + (0.1 + inches(names) if not together else 0.0)
     above = _HEAD + (0.66 * inches(heads) if turned else 0.0)
-    beyond = 0.75 * inches(heads[-1:]) - 0.5 if turned else 0.0  # the last head leans over the edge
+    beyond = 0.75 * inches(heads[-1:]) - 0.5 if turned else 0.0  # a rotated last head extends beyond its panel
     across = max(left + len(columns) * (_PANEL + _GAP) + max(0.75, beyond), 0.3 + inches([title], 11))
     up = above + len(lines) * (_PANEL + _COUNT + _GAP) + 0.05
     figure = Figure(figsize=(across, up))
-    place = {(one.cell.name, one.cell.group): one for one in drawn}
+    place = {(panel.cell.name, panel.cell.group): panel for panel in drawn}
     for row, line in enumerate(lines):
         for column, head in enumerate(columns):
-            one = place[(head, EVERYBODY) if together else (line, head)]
+            panel = place[(head, ALL_IMAGES) if together else (line, head)]
             x, y = left + column * (_PANEL + _GAP), up - above - row * (_PANEL + _COUNT + _GAP) - _PANEL
             axes = figure.add_axes((x / across, y / up, _PANEL / across, _PANEL / up))
-            _panel(axes, one, faces)
-            axes.set_xlabel(f"{len(one.cell.rows)} of {n}", fontsize=8, labelpad=3)
+            _panel(axes, panel, faces)
+            axes.set_xlabel(f"{len(panel.cell.rows)} of {n}", fontsize=8, labelpad=3)
             if column == 0 and not together:
-                said: dict[str, Any] = {"rotation": 0, "ha": "right", "va": "center", "labelpad": 6}
-                axes.set_ylabel(names[row], family=fonts(), parse_math=False, **said)
+                alignment: dict[str, Any] = {"rotation": 0, "ha": "right", "va": "center", "labelpad": 6}
+                axes.set_ylabel(names[row], family=fonts(), parse_math=False, **alignment)
             if row == 0:
-                lean: dict[str, Any] = (
+                rotation: dict[str, Any] = (
                     {"rotation": 40, "ha": "left", "x": 0.35, "rotation_mode": "anchor"} if turned else {}
                 )
-                axes.set_title(heads[column], fontsize=10, family=fonts(), pad=5, parse_math=False, **lean)
+                axes.set_title(heads[column], fontsize=10, family=fonts(), pad=5, parse_math=False, **rotation)
     figure.text(0.12 / across, 1 - 0.1 / up, title, va="top", fontsize=11, family=fonts(), parse_math=False)
-    figure.text(0.12 / across, 1 - 0.34 / up, "dark: what the images share", va="top", fontsize=8)
+    figure.text(0.12 / across, 1 - 0.34 / up, "dark: marked in many images", va="top", fontsize=8)
     high = min(2.2, up - above - 0.45)
     x = left + len(columns) * (_PANEL + _GAP)
     bar = figure.add_axes((x / across, (up - above - high) / up, 0.12 / across, high / up))
@@ -169,46 +171,46 @@ def _map(faces: bool) -> str:
     return "Reds" if faces else "YlOrBr"
 
 
-def _panel(axes: Axes, one: Overlay, faces: bool) -> None:
+def _panel(axes: Axes, panel: Overlay, faces: bool) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_facecolor("#eeeeee")
     axes.set_xlim(0, SIDE)
     axes.set_ylim(SIDE, 0)
-    cell = one.cell
+    cell = panel.cell
     if not len(cell.rows):
         why = "no image" if not cell.images else "none correct" if not cell.correct else "no landmarks"
         axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", va="center", fontsize=8)
         return
     extent = (0, SIDE, SIDE, 0)
     if faces:
-        grey = np.nan_to_num(one.face, nan=1.0)[..., None].repeat(3, axis=2)
-        shade = 0.85 * one.marks[..., None]
-        red = colormaps["Reds"](0.35 + 0.65 * one.marks)[..., :3]
+        grey = np.nan_to_num(panel.face, nan=1.0)[..., None].repeat(3, axis=2)
+        shade = 0.85 * panel.marks[..., None]
+        red = colormaps["Reds"](0.35 + 0.65 * panel.marks)[..., :3]
         axes.imshow(np.clip(grey * (1 - shade) + red * shade, 0, 1), extent=extent)
         return
-    axes.imshow(one.marks, cmap=_map(faces), vmin=0, vmax=1, extent=extent)
-    if one.aligned:
+    axes.imshow(panel.marks, cmap=_map(faces), vmin=0, vmax=1, extent=extent)
+    if panel.aligned:
         for shape in (shape for shapes in outlines(FRAME).values() for shape in shapes):
             closed = np.vstack([shape, shape[:1]]) * SIDE
             axes.plot(closed[:, 0], closed[:, 1], color="#333333", linewidth=0.5)
 
 
-def curves_figure(found: Curves, deletion: Better, insertion: Better) -> Figure:
-    """Return both curves beside those of random orders, mean over images; the band is one standard error."""
+def curves_figure(tried: Curves, deletion: ChanceComparison, insertion: ChanceComparison) -> Figure:
+    """Return both curves and those of random orders, mean over images; the band is one standard error."""
     figure = Figure(figsize=(8.6, 3.7), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     sides = (
-        ("Deletion (low is good)", "taken away", found.deletion, found.random, deletion),
-        ("Insertion (high is good)", "put back", found.insertion, found.random[:, ::-1], insertion),
+        ("Deletion (low is good)", "removed", tried.deletion, tried.random, deletion),
+        ("Insertion (high is good)", "put back", tried.insertion, tried.random[:, ::-1], insertion),
     )
     for axes, (title, what, ours, random, better) in zip(panels, sides, strict=True):
         for name, values, colour, style in (("map", ours, COLOURS[1], "-"), ("random", random, COLOURS[0], "--")):
             mean = values.mean(axis=0)
             spread = values.std(axis=0, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.zeros(len(mean))
             area = better.value.value if name == "map" else better.chance.value
-            axes.plot(found.grid, mean, style, color=colour, label=f"{name}, area {area:.3f}")
-            axes.fill_between(found.grid, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
+            axes.plot(tried.grid, mean, style, color=colour, label=f"{name}, area {area:.3f}")
+            axes.fill_between(tried.grid, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
         axes.set_title(title, fontsize=10)
         axes.set_xlabel(f"share of pixels {what}")
         axes.set_xlim(0, 1)
@@ -220,11 +222,11 @@ def curves_figure(found: Curves, deletion: Better, insertion: Better) -> Figure:
 
 
 def regions_figure(table: pd.DataFrame, by: str, groups: Sequence[str]) -> Figure:
-    """Return density on each region for each group, all classes together, with intervals.
+    """Return the density of importance on each region for each group, over all classes, with intervals.
 
     Args:
-        table: What `region_table` gave.
-        by: The grouping; "" for all images together.
+        table: Result of `region_table`.
+        by: The grouping; "" for all images.
         groups: Its groups.
     """
     shown = table[(table["by"] == by) & (table["class"] == "")]

@@ -1,4 +1,4 @@
-"""The report of an explanation, written into a folder: page, figures and tables."""
+"""Report of an explanation: page, figures and tables in a folder."""
 
 import math
 import re
@@ -12,17 +12,17 @@ import pandas as pd
 from datamodules.errors import InputError
 from emotion.explanation.faithfulness import (
     RULE,
-    Better,
-    Found,
+    ChanceComparison,
+    Measurements,
     ReportOptions,
     constant_maps,
     correct_of,
     measure,
     verdict,
 )
-from emotion.explanation.methods import EVERYBODY, ExplainAgain, Explained, Probabilities
-from emotion.explanation.overlays import Cell, cells, curves_figure, overlay, overlay_figure, regions_figure
-from emotion.explanation.regions import REGIONS, known
+from emotion.explanation.methods import ALL_IMAGES, ExplainAgain, ExplainedImages, Probabilities
+from emotion.explanation.overlays import Cell, choose_cells, curves_figure, overlay, overlay_figure, regions_figure
+from emotion.explanation.regions import REGIONS, alignable
 from results.predictions import HONEST, protocol_of
 from results.reports.figures import png_of
 from results.reports.pages import Image, Section, render, write_files
@@ -32,7 +32,7 @@ from results.statistics import FEW_CLUSTERS
 _FILLED = {
     "superpixel": "its mean colour",
     "mean": "the mean colour of the image",
-    "blur": "the image out of focus",
+    "blur": "the blurred image",
     "grey": "grey",
     "black": "black",
 }
@@ -44,14 +44,14 @@ _MEASURES = {
 }
 
 
-def lead(explained: Explained, options: ReportOptions) -> list[str]:
+def lead(explained: ExplainedImages, options: ReportOptions) -> list[str]:
     """Return the sentences above the sections: images, method, options, and warnings."""
     classes = np.asarray(explained.classes, object)[explained.target]
     predicted = (classes == explained.table["predicted"].to_numpy(object)).all()
     of = "the predicted class" if predicted else ", ".join(dict.fromkeys(map(str, classes)))
     settings = ", ".join(f"{name} {value}" for name, value in explained.options.items() if value is not None)
     sentences = [
-        f"{len(explained)} images, {int(np.sum(correct_of(explained)))} of them answered correctly, explained by "
+        f"{len(explained)} images, {int(np.sum(correct_of(explained)))} of them predicted correctly, explained by "
         f"{explained.method} for {of}" + (f" ({settings})." if settings else ".")
     ]
     protocol = protocol_of(explained.table)
@@ -59,12 +59,12 @@ def lead(explained: Explained, options: ReportOptions) -> list[str]:
         sentences.insert(0, f"Protocol of the run: {protocol}.")
     constant = constant_maps(explained.maps)
     if constant:
-        sentences.append(f"{constant} of {len(explained)} maps say the same of every pixel: they explain nothing.")
+        sentences.append(f"{constant} of {len(explained)} maps are constant: they explain nothing.")
     return sentences
 
 
-def truth_section(found: Found, images: Sequence[Image]) -> Section:
-    """Return the faithfulness of the explanation: deletion, insertion, and known pixels where there are masks."""
+def faithfulness_section(measured: Measurements, images: Sequence[Image]) -> Section:
+    """Return the section on faithfulness: deletion, insertion, and known pixels if there are masks."""
     rows = [
         {
             "what": _MEASURES[test.name],
@@ -76,31 +76,32 @@ def truth_section(found: Found, images: Sequence[Image]) -> Section:
             "images": str(test.gain.images),
             "clusters": str(test.gain.clusters),
         }
-        for test in (found.deletion, found.insertion, *(found.masks or ()))
+        for test in (measured.deletion, measured.insertion, *(measured.masks or ()))
     ]
-    curve = found.curves
+    curve = measured.curves
     below = [
         f"{len(curve.rows)} images, {curve.random_area.shape[1]} random orders each, {curve.passes:,} images shown. "
-        f"Where a superpixel is gone stands {_FILLED[curve.fill]}. "
-        "Intervals: resampled clusters of images. All are of these images and this network, not of another training."
+        f"A removed superpixel is replaced by {_FILLED[curve.fill]}. "
+        "Intervals: cluster bootstrap over images. The results hold for these images and this network, not for another "
+        "training."
     ]
-    if found.masks is not None:
+    if measured.masks is not None:
         below.append(
-            "Inside: the pixels that are known to carry the emotion. Importance is the positive part of a map; its "
-            "share inside over the share of area, 1 by chance. The pointing game counts how often the highest pixel "
-            "lies inside, by chance the share of area."
+            "Inside means the pixels that are known to show the emotion. Importance inside / area inside is the share "
+            "of the positive importance over the share of area; it is 1 by chance. The pointing game counts how often "
+            "the highest pixel is inside; by chance it is the share of area."
         )
-        missing = found.deletion.gain.images and len(found.images) - found.masks[0].gain.images
+        missing = measured.deletion.gain.images and len(measured.images) - measured.masks[0].gain.images
         if missing:
-            below.append(f"{missing} of {len(found.images)} images have no such pixels or no positive importance.")
-    return Section("Is the explanation true?", (RULE,), pd.DataFrame(rows), tuple(images), tuple(below))
+            below.append(f"{missing} of {len(measured.images)} images have no such pixels or no positive importance.")
+    return Section("Is the explanation faithful?", (RULE,), pd.DataFrame(rows), tuple(images), tuple(below))
 
 
-def agreement_section(found: Found, method: str, top: int) -> Section:
-    """Return the agreement with other methods and other seeds."""
-    title = "Do other methods and seeds say the same?"
-    if not len(found.agreements):
-        return Section(title, ("No other method and no other seed was compared.",))
+def agreement_section(measured: Measurements, method: str, top: int) -> Section:
+    """Return the section on the agreement with other methods and other seeds."""
+    title = "Do other methods and seeds agree?"
+    if not len(measured.agreements):
+        return Section(title, ("No other method or seed was compared.",))
     rows = [
         {
             "compared with": str(row["with"]),
@@ -111,80 +112,80 @@ def agreement_section(found: Found, method: str, top: int) -> Section:
             "by chance": number(row["chance"]),
             "images": str(row["images"]),
         }
-        for row in found.agreements.to_dict("records")
+        for row in measured.agreements.to_dict("records")
     ]
-    below = [f"Spearman's correlation over the superpixels of an image, {method} against the other; mean over images."]
-    undefined = int(found.agreements["undefined"].max())
+    below = [f"Spearman's correlation over the superpixels of an image, {method} and the other; mean over images."]
+    undefined = int(measured.agreements["undefined"].max())
     if undefined:
-        below.append(f"Not defined for {undefined} images, of which a map says the same of every superpixel.")
+        below.append(f"Not defined for {undefined} images, for which a map is constant.")
     return Section(title, (), pd.DataFrame(rows), (), tuple(below))
 
 
 def overlay_section(
     by: str, drawn: Sequence[Cell], images: Sequence[Image], aligned: bool, options: ReportOptions
 ) -> Section:
-    """Return the overlays of a grouping."""
+    """Return the section with the overlays of a grouping."""
     each = f"each class{' and group' if by else ''}"
-    text = f"Up to {options.n} correctly answered images of {each} are laid on each other; "
-    text += f"each marks the {options.top} superpixels that speak most for the class. "
+    text = f"Each overlay shows up to {options.n} correctly predicted images of {each}; "
+    text += f"in each image, the {options.top} superpixels with the highest importance for the class are marked. "
     text += (
-        "Faces are turned, scaled and shifted so that eyes, nose and corners of the mouth meet."
+        "Faces are aligned by eyes, nose and mouth corners."
         if aligned
-        else "No image has landmarks, so images are laid on each other as they are."
+        else "No image has landmarks, so the images are not aligned."
     )
     below = []
     without = sum(cell.left_out for cell in drawn)
     if without:
-        below.append(f"{without} correctly answered images have no landmarks and are left out.")
+        below.append(f"{without} correctly predicted images have no landmarks and are left out.")
     none = [
         f"{cell.name}{f', {cell.group}' if cell.group else ''}" for cell in drawn if cell.images and not cell.correct
     ]
     if none:
-        below.append(f"No image was answered correctly: {'; '.join(none)}.")
+        below.append(f"No image was predicted correctly: {'; '.join(none)}.")
     if not by:
-        below.append("The images with faces stay in this folder and are not part of the page.")
-    return Section(f"What is shared{f', by {by}' if by else ''}", (text,), None, tuple(images), tuple(below))
+        below.append("The overlays with faces are files in this folder; the page does not contain them.")
+    return Section(f"Overlays{f' by {by}' if by else ''}", (text,), None, tuple(images), tuple(below))
 
 
-def terminal(first: str, found: Found) -> list[str]:
-    """Return the few lines that a terminal shows: the verdict, and the main numbers."""
+def terminal_lines(first: str, measured: Measurements) -> list[str]:
+    """Return the lines for a terminal: the verdict, and the main numbers."""
     lines = [first]
-    if found.masks is not None:
-        lines += [_masks_line(test) for test in found.masks]
+    if measured.masks is not None:
+        lines += [_masks_line(test) for test in measured.masks]
     lines += [
         f"against {row['with']}: rank correlation {number(row['rank']) or 'not defined'}, top superpixels in common "
         f"{number(row['overlap']) or 'not defined'} (chance {number(row['chance']) or 'not defined'})"
-        for row in found.agreements.to_dict("records")
+        for row in measured.agreements.to_dict("records")
     ]
-    whole = found.regions[(found.regions[["by", "class"]] == "").all(axis=1)]
-    whole = whole[(whole["importance"] == "positive") & (whole["group"] == EVERYBODY)]
+    whole = measured.regions[(measured.regions[["by", "class"]] == "").all(axis=1)]
+    whole = whole[(whole["importance"] == "positive") & (whole["group"] == ALL_IMAGES)]
     if len(whole):
         ranked = whole.sort_values("density", ascending=False)
         densities = ", ".join(f"{row['region']} {number(row['density'])}" for row in ranked.to_dict("records"))
         lines.append(f"density (share of importance / share of area): {densities}")
-    differing = found.differences[found.differences["p_holm"] < 0.05] if len(found.differences) else []
-    if len(found.differences):
-        lines.append(f"group differences at p Holm < .05: {len(differing)} of {len(found.differences)}")
+    differing = measured.differences[measured.differences["p_holm"] < 0.05] if len(measured.differences) else []
+    if len(measured.differences):
+        lines.append(f"group differences at p Holm < .05: {len(differing)} of {len(measured.differences)}")
     return lines
 
 
-def _masks_line(test: Better) -> str:
+def _masks_line(test: ChanceComparison) -> str:
     if not test.gain.images:
-        return f"{_MEASURES[test.name]}: not defined, no map has a highest place"
+        return f"{_MEASURES[test.name]}: not defined, since no map has a highest pixel"
     limits = "" if math.isnan(test.value.low) else f" ({interval(test.value.low, test.value.high)})"
     scores = f"{number(test.value.value)}{limits}, by chance {number(test.chance.value)}, p {p_value(test.p_value)}"
     return f"{_MEASURES[test.name]}: {scores}"
 
 
-def region_sections(explained: Explained, found: Found, images: dict[str, Image]) -> list[Section]:
-    """Return the importance of the regions of the face: all images, classes, and the groups of each grouping."""
-    positive = found.regions[found.regions["importance"] == "positive"]
+def region_sections(explained: ExplainedImages, measured: Measurements, images: dict[str, Image]) -> list[Section]:
+    """Return the sections on regions of the face: all images, classes, and the groups of each grouping."""
+    positive = measured.regions[measured.regions["importance"] == "positive"]
     if not len(positive):
-        why = "No image has landmarks" if not known(explained.landmarks).any() else (
-            "No correctly answered image has landmarks and positive importance"
+        why = "No image has landmarks" if not alignable(explained.landmarks).any() else (
+            "No correctly predicted image has landmarks and positive importance"
         )  # fmt: skip
-        return [Section("Where does it look?", (f"{why}, so nothing can be said of eyes, brows, nose and mouth.",))]
-    absolute = found.regions[found.regions["importance"] == "absolute"]
+        return [Section("Which regions are used?", (f"{why}, so nothing is known about the regions of the face.",))]
+    absolute = measured.regions[measured.regions["importance"] == "absolute"]
     whole = positive[(positive["by"] == "") & (positive["class"] == "")]
     other = absolute[(absolute["by"] == "") & (absolute["class"] == "")].set_index("region")
     rows = [
@@ -200,25 +201,25 @@ def region_sections(explained: Explained, found: Found, images: dict[str, Image]
     ]
     count, clusters = int(whole["images"].iloc[0]), int(whole["clusters"].iloc[0])
     used = (
-        f"Correctly answered images with landmarks: {count} in {clusters} clusters"
-        + (f", fewer than {FEW_CLUSTERS}: the intervals say little. " if clusters < FEW_CLUSTERS else ". ")
-        + "Importance is the positive part of a map (absolute: with what speaks against the class, too); density is "
-        "its share over the share of area, image by image, and 1 where a region weighs as much as its size."
+        f"Correctly predicted images with landmarks: {count} in {clusters} clusters"
+        + (f", fewer than {FEW_CLUSTERS}: the intervals are not reliable. " if clusters < FEW_CLUSTERS else ". ")
+        + "Importance is the positive part of a map (absolute: positive and negative part); density is its share over "
+        "the share of area, image by image; 1 means as much importance as the size of the region."
     )
     by_class = _pivot(positive[positive["by"] == ""], explained.classes)
     sections = [
-        Section("Where does it look?", (used,), pd.DataFrame(rows), _drawn(images, "")),
+        Section("Which regions are used?", (used,), pd.DataFrame(rows), _drawn(images, "")),
         Section("Density by class", (), by_class),
     ]
-    for grouping in found.by:
+    for grouping in measured.by:
         name = grouping.name
         part = positive[(positive["by"] == name) & (positive["class"] == "")]
         sections.append(Section(f"Density by {name}", (), _groups(part, grouping.groups), _drawn(images, name)))
-        tests = found.differences[found.differences["by"] == name]
+        tests = measured.differences[measured.differences["by"] == name]
         if len(tests) and tests["p_value"].notna().any():
             sections.append(Section(f"Do groups of {name} differ?", (), _tests(tests), (), _test_notes(tests)))
         else:
-            text = "No two groups have correctly answered images of the same class, so nothing can be compared."
+            text = "No two groups have correctly predicted images of the same class, so nothing can be compared."
             sections.append(Section(f"Do groups of {name} differ?", (text,)))
     return sections
 
@@ -276,27 +277,27 @@ def _tests(tests: pd.DataFrame) -> pd.DataFrame:
 def _test_notes(tests: pd.DataFrame) -> tuple[str, ...]:
     least = tests["p_holm"].min()
     return (
-        "Difference of density within classes; two-sided permutation of whole clusters within classes, corrected by "
-        f"Holm over {int(tests['p_value'].notna().sum())} comparisons. "
+        "Difference of density within classes; two-sided permutation test of whole clusters within classes, corrected "
+        f"by Holm over {int(tests['p_value'].notna().sum())} comparisons. "
         + (
             f"{int((tests['p_holm'] < 0.05).sum())} of them differ at p Holm < .05."
             if least < 0.05
-            else "None differs at p Holm < .05; that is no proof that the groups are alike."
+            else "None differs at p Holm < .05; this does not prove that the groups are equal."
         ),
     )
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Short form of a report.
+    """Summary of a report.
 
     Attributes:
-        first: The verdict, which is the first line of the report.
+        first: The verdict, the first line of the report.
         holds: Whether the explanation beats the random baseline on both curves.
-        lines: For a terminal; the verdict is the first.
-        numbers: Name -> value, fit to be metrics of a run.
+        lines: Lines for a terminal; the first is the verdict.
+        numbers: Value of each metric for the run.
         files: Files that show no person.
-        pictures: Files that show people: never to be sent anywhere.
+        with_people: Files that show people; they must stay private.
     """
 
     first: str
@@ -304,11 +305,11 @@ class Summary:
     lines: tuple[str, ...]
     numbers: dict[str, float]
     files: tuple[Path, ...]
-    pictures: tuple[Path, ...]
+    with_people: tuple[Path, ...]
 
 
 def write_report(
-    explained: Explained,
+    explained: ExplainedImages,
     probabilities: Probabilities,
     explain_again: ExplainAgain,
     folder: Path,
@@ -317,21 +318,21 @@ def write_report(
     """Measure an explanation and write report.md, report.html, figures and tables into a folder.
 
     Raises:
-        InputError: Nothing to report, an option out of range, or a folder that cannot be written to.
+        InputError: There is nothing to report, an option is out of range, or the folder cannot be written to.
     """
-    found = measure(explained, probabilities, explain_again, options)
-    holds, first = verdict(found.deletion, found.insertion)
+    measured = measure(explained, probabilities, explain_again, options)
+    holds, first = verdict(measured.deletion, measured.insertion)
     with_people: dict[str, bytes] = {}
-    sections = _sections(explained, found, options, with_people)
+    sections = _sections(explained, measured, options, with_people)
     page = {
-        "title": options.title or f"Where the classifier looks: {explained.method}",
+        "title": options.title or f"Explanation by {explained.method}",
         "verdict": first,
         "holds": holds,
         "lead": lead(explained, options),
         "sections": sections,
     }
-    tables = {"images": found.images, "regions": found.regions, "region-differences": found.differences}
-    tables["agreement"] = found.agreements
+    tables = {"images": measured.images, "regions": measured.regions, "region-differences": measured.differences}
+    tables["agreement"] = measured.agreements
     files: dict[str, str | bytes] = {
         f"{name}.csv": table.to_csv(index=False) for name, table in tables.items() if len(table)
     }
@@ -339,52 +340,54 @@ def write_report(
     files |= {image.file: image.png for section in sections for image in section.images if image.png}
     try:
         written = write_files(folder, files)
-        pictures = write_files(folder, with_people)
+        people = write_files(folder, with_people)
     except OSError as error:
         msg = f"--out: {folder} cannot be written to ({error.strerror or error}); choose another folder."
         raise InputError(msg) from error
-    return Summary(first, holds, tuple(terminal(first, found)), _numbers(found, holds), tuple(written), tuple(pictures))
+    return Summary(
+        first, holds, tuple(terminal_lines(first, measured)), _numbers(measured, holds), tuple(written), tuple(people)
+    )
 
 
 def _sections(
-    explained: Explained, found: Found, options: ReportOptions, with_people: dict[str, bytes]
+    explained: ExplainedImages, measured: Measurements, options: ReportOptions, with_people: dict[str, bytes]
 ) -> list[Section]:
     """Return the sections of the page with their figures; figures that show people go into `with_people`."""
-    drawn = png_of(curves_figure(found.curves, found.deletion, found.insertion))
+    drawn = png_of(curves_figure(measured.curves, measured.deletion, measured.insertion))
     curves = Image("curves.png", "deletion and insertion curves of the maps and of random orders", drawn)
-    aligned = bool(known(explained.landmarks).any())
+    aligned = bool(alignable(explained.landmarks).any())
     overlays = []
-    everybody = np.full(len(explained), EVERYBODY, object)
-    wanted = [
-        ("", everybody, (EVERYBODY,)),
-        *((grouping.name, grouping.of(explained.table), grouping.groups) for grouping in found.by),
+    everybody = np.full(len(explained), ALL_IMAGES, object)
+    groups_shown = [
+        ("", everybody, (ALL_IMAGES,)),
+        *((grouping.name, grouping.of(explained.table), grouping.groups) for grouping in measured.by),
     ]
-    for by, group, groups in wanted:
-        chosen = cells(explained, group, groups, n=options.n, seed=options.seed)
+    for by, group, groups in groups_shown:
+        chosen = choose_cells(explained, group, groups, n=options.n, seed=options.seed)
         images = _overlays(explained, chosen, by, groups, options, with_people)
         overlays.append(overlay_section(by, chosen, images, aligned, options))
     regions = {}
-    positive = found.regions[found.regions["importance"] == "positive"]
-    for by, _, groups in wanted if len(positive) else ():
+    positive = measured.regions[measured.regions["importance"] == "positive"]
+    for by, _, groups in groups_shown if len(positive) else ():
         words = f"density of importance on the regions of the face{f' by {by}' if by else ''}"
         regions[by] = Image(f"regions{_suffix(by)}.png", words, png_of(regions_figure(positive, by, groups)))
-    agreed = agreement_section(found, explained.method, options.top)
-    return [truth_section(found, [curves]), agreed, *overlays, *region_sections(explained, found, regions)]
+    agreed = agreement_section(measured, explained.method, options.top)
+    return [faithfulness_section(measured, [curves]), agreed, *overlays, *region_sections(explained, measured, regions)]
 
 
 def _overlays(
-    explained: Explained,
+    explained: ExplainedImages,
     chosen: Sequence[Cell],
     by: str,
     groups: Sequence[str],
     options: ReportOptions,
     with_people: dict[str, bytes],
 ) -> list[Image]:
-    """Draw the marks alone, which show no person, and the marks on the mean faces, which pages do not contain."""
-    there = set(explained.table["label"])
-    classes = [name for name in explained.classes if name in there]
-    drawn = [overlay(explained, cell, top=options.top) for cell in chosen if cell.name in there]
-    words = f"what the explanations of each class{' and group' if by else ''} share"
+    """Draw the marks alone, which show no person, and the marks on mean faces, which the page does not contain."""
+    labels = set(explained.table["label"])
+    classes = [name for name in explained.classes if name in labels]
+    drawn = [overlay(explained, cell, top=options.top) for cell in chosen if cell.name in labels]
+    words = f"marked superpixels of each class{' and group' if by else ''}"
     images = []
     for name, faces in (("marks", False), ("overlays", True)):
         title = f"{explained.method}, {'faces' if faces else 'marks'}{f' by {by}' if by else ''}"
@@ -392,7 +395,7 @@ def _overlays(
         file = f"{name}{_suffix(by)}.png"
         if faces:
             with_people[file] = png_of(figure)
-            images.append(Image(file, f"{words}, on the mean of the faces"))
+            images.append(Image(file, f"{words}, on the mean face"))
         else:
             images.append(Image(file, words, png_of(figure)))
     return images
@@ -403,18 +406,18 @@ def _suffix(by: str) -> str:
     return f"-{plain}" if by else ""
 
 
-def _numbers(found: Found, holds: bool) -> dict[str, float]:
-    """Return what a run keeps as metrics; what is not defined is left out."""
-    numbers = {"explain/holds": float(holds), "explain/images": float(len(found.images))}
-    for test in (found.deletion, found.insertion, *(found.masks or ())):
+def _numbers(measured: Measurements, holds: bool) -> dict[str, float]:
+    """Return the metrics to store with the run; those that are not defined are left out."""
+    numbers = {"explain/holds": float(holds), "explain/images": float(len(measured.images))}
+    for test in (measured.deletion, measured.insertion, *(measured.masks or ())):
         name = f"explain/{test.name}"
         numbers |= {name: test.value.value, f"{name}/chance": test.chance.value, f"{name}/better_by": test.gain.value}
         numbers |= {f"{name}/low": test.gain.low, f"{name}/high": test.gain.high, f"{name}/p": test.p_value}
-    for row in found.agreements.to_dict("records"):
+    for row in measured.agreements.to_dict("records"):
         name = f"explain/agreement/{str(row['with']).replace(' ', '_')}"
         numbers |= {f"{name}/rank": row["rank"], f"{name}/overlap": row["overlap"], f"{name}/chance": row["chance"]}
-    if len(found.regions):
-        whole = found.regions[(found.regions[["by", "group", "class"]] == "").all(axis=1)]
+    if len(measured.regions):
+        whole = measured.regions[(measured.regions[["by", "group", "class"]] == "").all(axis=1)]
         for row in whole[whole["importance"] == "positive"].to_dict("records"):
             name = f"explain/density/{row['region'].replace(' ', '_')}"
             numbers |= {name: row["density"], f"{name}/low": row["density_low"], f"{name}/high": row["density_high"]}

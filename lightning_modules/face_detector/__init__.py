@@ -1,4 +1,4 @@
-"""Our own face detector: one class, one stage, anchor-free, over a feature pyramid; leaves as ONNX."""
+"""Face detector: one class, one stage, anchor-free, with a feature pyramid; exported as ONNX."""
 
 from lightning_modules.face_detector.network import FaceDetector
 

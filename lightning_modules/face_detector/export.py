@@ -1,4 +1,4 @@
-"""A trained detector as ONNX, which `datamodules.faces` runs without torch."""
+"""Export of a trained face detector as ONNX, which `datamodules.faces` runs without torch."""
 
 import copy
 import json
@@ -32,7 +32,7 @@ class _PaddedConvolution(nn.Module):
     """A convolution with TensorFlow's "same" padding, for inputs whose sides are multiples of the stride.
 
     timm computes the padding from the input's size. That is max(kernel - stride, 0) for such sides, half of it before
-    and the rest behind; as a formula of free sides it keeps the exporter busy for minutes.
+    and the rest behind; with symbolic sides the exporter takes minutes.
     """
 
     def __init__(self, convolution: Conv2dSame) -> None:
@@ -45,13 +45,15 @@ class _PaddedConvolution(nn.Module):
             self.padding += [whole // 2, whole - whole // 2]
 
     def forward(self, x: Tensor) -> Tensor:
-        one = self.convolution
+        convolution = self.convolution
         x = nn.functional.pad(x, self.padding)
-        return nn.functional.conv2d(x, one.weight, one.bias, one.stride, 0, one.dilation, one.groups)
+        return nn.functional.conv2d(
+            x, convolution.weight, convolution.bias, convolution.stride, 0, convolution.dilation, convolution.groups
+        )
 
 
 def with_fixed_padding(model: nn.Module) -> nn.Module:
-    """Return a copy whose paddings are numbers, the same for every image whose sides are multiples of 32."""
+    """Return a copy whose paddings are constants, valid for every image whose sides are multiples of 32."""
     model = copy.deepcopy(model)
     for name, module in list(model.named_modules()):
         if isinstance(module, Conv2dSame):
@@ -69,7 +71,7 @@ def export_onnx(model: FaceDetector, path: Path, *, fixed: bool = False) -> floa
     Args:
         model: the detector.
         path: the file to write.
-        fixed: take images of the trained size alone, as a transformer must.
+        fixed: accept only images of the trained size, as a transformer must.
 
     Returns:
         The largest absolute difference to torch over random images of several shapes.

@@ -1,4 +1,4 @@
-"""How far predicted boxes are from true ones, and how surely a cell should answer: pure functions of tensors.
+"""Losses of the face detector: box distances, repulsion, score loss, and the assignment of boxes to cells.
 
 Boxes are (..., 4): x0, y0, x1, y1 in pixels, x0 <= x1 and y0 <= y1.
 """
@@ -14,7 +14,7 @@ from datamodules.errors import invalid
 from datamodules.faces.boxes import decode
 
 SMALL = 1e-7
-NWD_CONSTANT = 12.8  # pixels; the mean side of the small objects it was made for
+NWD_CONSTANT = 12.8  # pixels; the mean side of the small objects of the paper
 
 
 def area(boxes: Tensor) -> Tensor:
@@ -22,35 +22,35 @@ def area(boxes: Tensor) -> Tensor:
     return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1)
 
 
-def intersection(one: Tensor, two: Tensor) -> Tensor:
+def intersection(first: Tensor, second: Tensor) -> Tensor:
     """Return the area that both cover (...)."""
-    low, high = torch.maximum(one[..., :2], two[..., :2]), torch.minimum(one[..., 2:], two[..., 2:])
+    low, high = torch.maximum(first[..., :2], second[..., :2]), torch.minimum(first[..., 2:], second[..., 2:])
     return (high - low).clamp(min=0).prod(-1)
 
 
-def iou(one: Tensor, two: Tensor) -> Tensor:
+def iou(first: Tensor, second: Tensor) -> Tensor:
     """Return intersection over union, in [0, 1]."""
-    both = intersection(one, two)
-    return both / (area(one) + area(two) - both).clamp(min=SMALL)
+    both = intersection(first, second)
+    return both / (area(first) + area(second) - both).clamp(min=SMALL)
 
 
-def giou(one: Tensor, two: Tensor) -> Tensor:
+def giou(first: Tensor, second: Tensor) -> Tensor:
     """Return IoU minus the share of the enclosing box that neither covers, in (-1, 1] (arXiv 1902.09630)."""
-    both = intersection(one, two)
-    union = area(one) + area(two) - both
-    low, high = torch.minimum(one[..., :2], two[..., :2]), torch.maximum(one[..., 2:], two[..., 2:])
+    both = intersection(first, second)
+    union = area(first) + area(second) - both
+    low, high = torch.minimum(first[..., :2], second[..., :2]), torch.maximum(first[..., 2:], second[..., 2:])
     hull = (high - low).prod(-1).clamp(min=SMALL)
     return both / union.clamp(min=SMALL) - (hull - union) / hull
 
 
-def nwd(one: Tensor, two: Tensor, constant: float = NWD_CONSTANT) -> Tensor:
+def nwd(first: Tensor, second: Tensor, constant: float = NWD_CONSTANT) -> Tensor:
     """Return the normalised Wasserstein distance, in (0, 1], 1 for equal boxes.
 
     A box is taken as a Gaussian: exp(-W / constant), W^2 = |difference of (cx, cy, w / 2, h / 2)|^2. Unlike IoU it
     falls smoothly where small boxes miss each other by a few pixels (arXiv 2110.13389).
     """
-    difference = _gaussian(one) - _gaussian(two)
-    distance = (difference.square().sum(-1) + SMALL).sqrt()  # the root has no slope at zero
+    difference = _gaussian(first) - _gaussian(second)
+    distance = (difference.square().sum(-1) + SMALL).sqrt()  # the square root has no derivative at zero
     return torch.exp(-distance / constant)
 
 
@@ -73,9 +73,9 @@ def repel_from_neighbours(predicted: Tensor, owner: Tensor, truth: Tensor, sigma
 
     Args:
         predicted: (P, 4).
-        owner: (P,) row of ``truth`` that each should find.
+        owner: (P,) row of ``truth`` that each prediction is assigned to.
         truth: (M, 4).
-        sigma: where the curve becomes a line.
+        sigma: value from which the curve is a line.
     """
     if len(truth) < 2 or not len(predicted):
         return predicted.sum() * 0
@@ -100,8 +100,8 @@ def repel_from_each_other(predicted: Tensor, owner: Tensor, sigma: float = 0.1) 
 def quality_focal(logit: Tensor, quality: Tensor, beta: float = 2.0) -> Tensor:
     """Return |quality - p|^beta * cross-entropy(p, quality), p = sigmoid(logit): (...) (arXiv 2006.04388).
 
-    ``quality`` in [0, 1] is how well the cell's box fits, 0 where there is no face. So a score also says how good its
-    box is, which is what suppressing double boxes needs.
+    ``quality`` in [0, 1] is how well the cell's box fits, 0 where there is no face. So the score also rates the box,
+    which non-maximum suppression needs.
     """
     cross_entropy = F.binary_cross_entropy_with_logits(logit, quality, reduction="none")
     return (quality - logit.sigmoid()).abs().pow(beta) * cross_entropy
@@ -113,11 +113,11 @@ RADIUS = 1.5  # of the square of cells around a box's centre, in strides
 
 
 def assign(boxes: Tensor, centres: Tensor, scales: Tensor) -> Tensor:
-    """Return the box that each cell answers for, (N,) int64, -1 where it answers for none.
+    """Return the box that is assigned to each cell, (N,) int64, -1 for none.
 
-    A box belongs to the first level whose stride, times ``LARGEST``, reaches its longer side. There it is given to the
-    cells inside it that lie within ``RADIUS`` strides of its centre, and always to the cell nearest to that. Where
-    boxes meet, the smaller one has the cell. (FCOS, arXiv 1904.01355, with the centre sampling of its authors.)
+    A box belongs to the first level whose stride times ``LARGEST`` is at least its longer side. There it is assigned
+    to the cells inside it that lie within ``RADIUS`` strides of its centre, and always to the cell nearest to its
+    centre. If several boxes apply, the smallest is assigned. (FCOS, arXiv 1904.01355, with its centre sampling.)
 
     Args:
         boxes: (M, 4) x0, y0, x1, y1.
@@ -174,7 +174,7 @@ class Objective:
 
         Returns:
             "loss" = "score" + 2 * "box" + repulsion * "repulsion", each a scalar. Score is summed over all cells and
-            divided by the number of cells that answer for a face, over the whole batch; box is the mean over these.
+            divided by the number of cells with a face, over the whole batch; box is the mean over these cells.
         """
         raw = raw.float()
         quality = torch.zeros_like(raw[..., 4])  # (B, N)

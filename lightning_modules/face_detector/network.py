@@ -1,4 +1,4 @@
-"""The face detector that is trained: network, objective and average precision, with one step for all stages."""
+"""FaceDetector: network, loss and average precision, with one step for all stages."""
 
 from collections.abc import Iterator
 from math import inf
@@ -35,7 +35,7 @@ class Tower(nn.Module):
     """Two convolutions that all levels share; each level has its own normalisation (as in EfficientDet's head).
 
     The levels differ in mean and variance. A shared normalisation is trained on each level's own batch but tested with
-    one running mean of all of them: eight scenes that it knew by heart were found with a mAP@.5:.95 of .52, not .95.
+    one running mean of all of them: eight memorised scenes reached a mAP@.5:.95 of .52 instead of .95.
     Shape (B, C, H, W) stays.
     """
 
@@ -55,8 +55,8 @@ class Tower(nn.Module):
 class ReceptiveField(nn.Module):
     """Receptive-field enhancement: x + mean over d of act(norm_d(conv(x, dilation d))), d = 1, 2, 3.
 
-    The branches share one kernel (as in TridentNet, arXiv 1901.01892), so that a face is looked at in three sizes with
-    the weights of one. Shape (B, C, H, W) stays.
+    The branches share one kernel (as in TridentNet, arXiv 1901.01892), so that three sizes of context share the weights
+    of one. Shape (B, C, H, W) stays.
     """
 
     dilations = (1, 2, 3)
@@ -77,7 +77,7 @@ class ReceptiveField(nn.Module):
 
 
 class Seam(nn.Module):
-    """Separated and enhancement attention: channels that an occluded face lacks are made up for by the others.
+    """Separated and enhancement attention: other channels compensate for those that an occluded face lacks.
 
     Depth-wise convolution with a residual path, point-wise convolution, then the mean over the image through two
     layers gives a weight exp(s), s in (0, 1), of each channel: between 1 and e, so that nothing is switched off.
@@ -117,9 +117,9 @@ def build_features(name: str, weights: str, size: int) -> tuple[nn.Module, DataC
         size: side of the images; only transformers need to know it.
 
     Raises:
-        InputError: the model is unknown, gives no feature maps, or its weights cannot be had.
+        InputError: the model is unknown, gives no feature maps, or its weights cannot be loaded.
     """
-    whole, _, config = build_backbone(name, weights)  # says what is wrong with name or weights, and brings the weights
+    whole, _, config = build_backbone(name, weights)  # loads the weights, and raises for a wrong name
     try:
         features = _features(name, size)
     except (RuntimeError, AttributeError, TypeError, ValueError, AssertionError, KeyError) as error:
@@ -222,15 +222,15 @@ _SAME = 1e-12  # differences of sums in another order
 
 
 class ImageMatches(NamedTuple):
-    """What is needed of one image, whatever others it is counted with."""
+    """Detections of one image, matched to its faces; enough for the average precision of any set of images."""
 
     scores: np.ndarray  # (F,)
-    hits: np.ndarray  # (10, F) bool: the box is that of a face no better box has, at each threshold
+    hits: np.ndarray  # (10, F) bool: whether the box matches a face that no better box matches, at each threshold
     faces: int
 
 
 def match(boxes: np.ndarray, scores: np.ndarray, truth: np.ndarray) -> ImageMatches:
-    """Give each true box (M, 4) to the surest box (F, 4) that overlaps it enough: best overlap among the free ones."""
+    """Match predicted boxes (F, 4), highest score first, each to the free true box (M, 4) with the best overlap."""
     order = np.argsort(-scores, kind="stable")
     common = overlaps(boxes[order], truth)  # (F, M)
     hits = np.zeros((len(THRESHOLDS), len(order)), bool)
@@ -244,16 +244,16 @@ def match(boxes: np.ndarray, scores: np.ndarray, truth: np.ndarray) -> ImageMatc
     return ImageMatches(scores[order], hits, len(truth))
 
 
-def average_precision(pictures: list[ImageMatches]) -> np.ndarray:
+def average_precision(images: list[ImageMatches]) -> np.ndarray:
     """Return the average precision (10,) at each overlap of THRESHOLDS; NaN where no image has a face.
 
     Precision at a recall is the best at that recall or beyond; it is averaged over 101 recalls from 0 to 1.
     """
-    faces = sum(picture.faces for picture in pictures)
+    faces = sum(image.faces for image in images)
     if not faces:
         return np.full(len(THRESHOLDS), np.nan)
-    order = np.argsort(-np.concatenate([picture.scores for picture in pictures]), kind="stable")
-    hits = np.concatenate([picture.hits for picture in pictures], axis=1)[:, order].cumsum(1)  # (10, F)
+    order = np.argsort(-np.concatenate([image.scores for image in images]), kind="stable")
+    hits = np.concatenate([image.hits for image in images], axis=1)[:, order].cumsum(1)  # (10, F)
     recall = hits / faces
     precision = hits / np.arange(1, hits.shape[1] + 1)
     precision = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
@@ -262,10 +262,10 @@ def average_precision(pictures: list[ImageMatches]) -> np.ndarray:
     return np.take_along_axis(precision, at, axis=1).mean(1)
 
 
-def intervals(pictures: list[ImageMatches], *, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
+def intervals(images: list[ImageMatches], *, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Return ``metric`` (map_50, map), ``value``, ``low``, ``high``: 95 % percentile bootstrap over images."""
-    values = _pair(average_precision(pictures))
-    drawn = np.array(list(_resampled([pictures], resamples, seed)))[:, 0]  # (R, 2)
+    values = _pair(average_precision(images))
+    drawn = np.array(list(_resampled([images], resamples, seed)))[:, 0]  # (R, 2)
     low, high = np.nanquantile(drawn, [0.025, 0.975], axis=0)
     return pd.DataFrame({"metric": ["map_50", "map"], "value": values, "low": low, "high": high})
 
@@ -278,7 +278,7 @@ def difference(
     Raises:
         InputError: the two are not of the same images.
     """
-    if [picture.faces for picture in before] != [picture.faces for picture in after]:
+    if [image.faces for image in before] != [image.faces for image in after]:
         msg = f"before and after must be of the same images, got {len(before)} and {len(after)} of other faces"
         raise InputError(msg)
     values = _pair(average_precision(after)) - _pair(average_precision(before))
@@ -290,23 +290,23 @@ def difference(
 def permutation(
     before: list[ImageMatches], after: list[ImageMatches], *, resamples: int = 1000, seed: int = 0
 ) -> np.ndarray:
-    """Return the two-sided p-values (2,) of map_50 and map: at random, images swap what was found before and after.
+    """Return two-sided p-values (2,) of map_50 and map, from random swaps of the two results of each image.
 
     Raises:
         InputError: the two are not of the same images.
     """
     seen = np.abs(difference(before, after, resamples=1)["value"].to_numpy())
     generator = np.random.default_rng(seed)
-    as_far = np.ones(2)  # what was seen is one of the possible ways
+    at_least_as_large = np.ones(2)  # the observed assignment counts, too
     for _ in range(resamples):
         swaps = generator.random(len(before)) < 0.5
-        one, other = (
+        first, second = (
             [pair[int(swap) ^ side] for pair, swap in zip(zip(before, after, strict=True), swaps, strict=True)]
             for side in (0, 1)
         )
-        drawn = _pair(average_precision(other)) - _pair(average_precision(one))
-        as_far += np.abs(drawn) >= seen - _SAME
-    return as_far / (resamples + 1)
+        drawn = _pair(average_precision(second)) - _pair(average_precision(first))
+        at_least_as_large += np.abs(drawn) >= seen - _SAME
+    return at_least_as_large / (resamples + 1)
 
 
 def _pair(precisions: np.ndarray) -> np.ndarray:
@@ -317,7 +317,7 @@ def _resampled(sets: list[list[ImageMatches]], resamples: int, seed: int) -> Ite
     generator = np.random.default_rng(seed)
     for _ in range(resamples):
         rows = generator.integers(len(sets[0]), size=len(sets[0]))
-        yield [_pair(average_precision([pictures[row] for row in rows])) for pictures in sets]
+        yield [_pair(average_precision([images[row] for row in rows])) for images in sets]
 
 
 CONFIG_KEY = "face_detector"  # where a checkpoint keeps what is needed to rebuild the model
@@ -328,7 +328,7 @@ Batch = dict[str, Any]
 
 
 class FaceDetector(pl.LightningModule):
-    """Finds faces in uint8 images (B, 3, S, S): one class, one stage, no anchors.
+    """Face detector for uint8 images (B, 3, S, S): one class, one stage, no anchors.
 
     Notes:
         A batch is a dictionary: "image" uint8 (B, 3, S, S), "boxes", a list of B tensors (M_i, 4), and "row" (B,).
@@ -365,9 +365,10 @@ class FaceDetector(pl.LightningModule):
             nwd: share of the normalised Wasserstein distance in the box loss of small faces, 0 for none.
             repulsion: weight of the loss that keeps boxes of neighbours apart, 0 for none.
             optimizer: "adam", "adamw" or "sgd".
-            learning_rate: the highest of the run.
-            weight_decay: of everything but biases and normalisation layers.
-            schedule: "constant", "one_cycle", "cosine" or "plateau" (halved after 3 epochs without a better map_50).
+            learning_rate: the highest learning rate of the run.
+            weight_decay: weight decay of all parameters except biases and normalisation layers.
+            schedule: learning-rate schedule: "constant", "one_cycle", "cosine" or "plateau" (halved after 3 epochs
+                without a better map_50).
             warmup: share of all steps in which the learning rate rises, in [0, 1).
 
         Raises:
@@ -397,10 +398,10 @@ class FaceDetector(pl.LightningModule):
 
     @classmethod
     def from_checkpoint(cls, path: Path | str, **training: Any) -> Self:  # noqa: ANN401 - options of __init__
-        """Rebuild a trained detector without network or code from the file; to train it on, give training options.
+        """Rebuild a trained detector without network or code from the file; training options may be given.
 
         Raises:
-            InputError: If the file cannot be read safely, is none of ours, or an option is of another network.
+            InputError: If the file cannot be read safely, was not written by this project, or an option differs.
         """
         content = read_detector(path)
         plain = content[CONFIG_KEY]
@@ -418,7 +419,7 @@ class FaceDetector(pl.LightningModule):
         return model.eval()
 
     def configure_network(self, backbone: str, weights: str) -> None:
-        """Build the network, and keep the normalisation and the cells."""
+        """Build the network, and store the normalisation and the cells."""
         size, width = self.plain["size"], self.plain["width"]
         features, config = build_features(backbone, weights, size)
         self.network = FaceNet(features, width, enhance=self.plain["enhance"], seam=self.plain["seam"])
@@ -436,15 +437,15 @@ class FaceDetector(pl.LightningModule):
             self.register_buffer(name, value, persistent=False)
 
     def configure_metrics(self) -> None:
-        """Make one average precision and one mean loss for each stage."""
-        # torchmetrics' own thresholds are in single precision: .30000001 is another recall than 3 of 10
+        """Create one average precision and one mean loss for each stage."""
+        # torchmetrics' own thresholds are in single precision, where .30000001 differs from a recall of 3 of 10
         exact: Any = {"iou_thresholds": THRESHOLDS.tolist(), "rec_thresholds": RECALLS.tolist()}
         self.val_map = MeanAveragePrecision(backend="pycocotools", **exact)
         self.test_map = MeanAveragePrecision(backend="pycocotools", **exact)
         self.val_loss, self.test_loss = MeanLoss(), MeanLoss()
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Give Lightning the optimizer and its schedules."""
+        """Return the optimizer and its schedules."""
         optimizer = build_optimizer(self.optimizer_name, self.parameters(), self.learning_rate, self.weight_decay)
         steps = self.trainer.estimated_stepping_batches
         schedules: Any = build_schedules(
@@ -463,8 +464,8 @@ class FaceDetector(pl.LightningModule):
         self.log_dict(shown, on_step=False, on_epoch=True, batch_size=len(batch["row"]))
         return parts["loss"]
 
-    def found(self, raw: Tensor) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Return boxes (F, 4) within the image and scores (F,) of each image, best first."""
+    def decode(self, raw: Tensor) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Decode raw output (B, N, 5): boxes (F, 4) within the image and scores (F,) of each image, best first."""
         scores = raw[..., 4].float().sigmoid().cpu().numpy()
         boxes = decode(raw[..., :4].float(), self.centres, self.scales).cpu().numpy()
         result = []
@@ -479,20 +480,20 @@ class FaceDetector(pl.LightningModule):
         loss = self.objective(raw, batch["boxes"], self.centres, self.scales)["loss"]
         count = raw.new_tensor(float(len(batch["row"])))
         getattr(self, f"{stage}_loss").update((loss * count)[None], count[None])
-        found = self.found(raw)
+        detections = self.decode(raw)
         predicted = [
             {"boxes": torch.from_numpy(box), "scores": torch.from_numpy(score), "labels": torch.zeros(len(box)).long()}
-            for box, score in found
+            for box, score in detections
         ]
         truth = [{"boxes": box.cpu(), "labels": torch.zeros(len(box)).long()} for box in batch["boxes"]]
         getattr(self, f"{stage}_map").update(predicted, truth)
-        return found
+        return detections
 
     def _report(self, stage: Literal["val", "test"]) -> None:
         precision, loss = getattr(self, f"{stage}_map"), getattr(self, f"{stage}_loss")
         values = precision.compute()
         for name in ("map_50", "map", "mar_100"):
-            # -1 is COCO's word for no face to find
+            # -1 is COCO's value if there is no face
             value = values[name].float() if values[name] >= 0 else torch.tensor(torch.nan)
             self.log(f"{stage}/{name}", value, prog_bar=name != "mar_100")
         self.log(f"{stage}/loss", loss.compute().float())
@@ -508,11 +509,11 @@ class FaceDetector(pl.LightningModule):
         self._report("val")
 
     def on_test_epoch_start(self) -> None:
-        """Forget an earlier test."""
+        """Clear the detections of an earlier test."""
         self.detections = {}
 
     def test_step(self, batch: Batch, batch_index: int) -> None:
-        """Count a batch of the test part and keep what was found."""
+        """Count a batch of the test part and store its detections."""
         self.detections.update(zip(batch["row"].tolist(), self._evaluate(batch, "test"), strict=True))
 
     def on_test_epoch_end(self) -> None:
@@ -520,35 +521,35 @@ class FaceDetector(pl.LightningModule):
         self._report("test")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what is needed to rebuild the model, whose weights are the average where one is kept."""
+        """Add what is needed to rebuild the model; the weights are the moving average if there is one."""
         checkpoint[CONFIG_KEY] = self.plain
         if self.average is not None:
             self.average.save(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of something else before its tensors are tried.
+        """Raise for a checkpoint of another model before its tensors are loaded.
 
         Raises:
-            InputError: so.
+            InputError: It is not of this network.
         """
         if checkpoint.get(CONFIG_KEY) != self.plain:
             msg = f"the checkpoint is of {checkpoint.get(CONFIG_KEY, 'no face detector')}, this run has {self.plain}"
             raise InputError(msg)
         if RAW_KEY in checkpoint and self.average is not None:
-            # going on with training: the weights behind the average become the weights again
+            # training continues: load the raw weights instead of the average
             self.average.load(checkpoint)
             checkpoint["state_dict"] = checkpoint[RAW_KEY]
 
 
 def read_detector(path: Path | str) -> dict[str, Any]:
-    """Read a checkpoint that a detector's run left.
+    """Read a checkpoint that a detector's run wrote.
 
     Raises:
-        InputError: If it cannot be opened safely, or is of something else.
+        InputError: If it cannot be opened safely, or is of another model.
     """
     content = load_plain(path)
     if not isinstance(content, dict) or CONFIG_KEY not in content or "state_dict" not in content:
         kind = "a classifier, not of a face detector" if isinstance(content, dict) and "classifier" in content else ""
-        msg = f"{path} is a checkpoint of {kind or 'something else'}: give the .ckpt that `emotion detector fit` left"
+        msg = f"{path} is a checkpoint of {kind or 'something else'}: give the .ckpt that `emotion detector fit` wrote"
         raise InputError(msg)
     return content

@@ -1,4 +1,4 @@
-"""Training of the face detector: its options, what a run keeps, and its one evaluation of the test part."""
+"""Training of the face detector: its config, its tables, and one evaluation of the test part."""
 
 import hashlib
 import sys
@@ -16,7 +16,7 @@ from tqdm import tqdm
 from datamodules.face_boxes import BoxesDataModule
 from datamodules.manifest import CORNERS
 from lightning_modules.backbones import best_device
-from lightning_modules.callbacks import GoOnAtBatch, NonFiniteLoss, StopGracefully, average_weights, run_progress
+from lightning_modules.callbacks import NonFiniteLoss, ResumeAtBatch, StopGracefully, average_weights, run_progress
 from lightning_modules.config import DetectorRun, Options, RunConfig
 from lightning_modules.face_detector.network import (
     CONFIG_KEY,
@@ -31,20 +31,20 @@ from lightning_modules.training import RunLogger, Task, log_config
 from lightning_modules.warm_start import refuse_seen, seen_by
 from results.tracking.runs import find_run
 
-Found = dict[int, tuple[np.ndarray, np.ndarray]]  # row -> boxes (F, 4) in the square, scores (F,)
+Detections = dict[int, tuple[np.ndarray, np.ndarray]]  # row -> boxes (F, 4) in the square, scores (F,)
 
 
-def pictures_of(found: Found, data: BoxesDataModule) -> list[ImageMatches]:
-    """Match boxes and scores of rows with the truth, in the order of the rows."""
-    return [match(*found[row], data.boxes[row]) for row in sorted(found)]
+def image_matches(detections: Detections, data: BoxesDataModule) -> list[ImageMatches]:
+    """Match the detections of rows with the true boxes, in the order of the rows."""
+    return [match(*detections[row], data.boxes[row]) for row in sorted(detections)]
 
 
-def detection_table(found: Found, data: BoxesDataModule) -> pd.DataFrame:
-    """Return row, path, score, x0, y0, x1, y1 (pixels of the square) of every box that was found."""
+def detection_table(detections: Detections, data: BoxesDataModule) -> pd.DataFrame:
+    """Return row, path, score, x0, y0, x1, y1 (pixels of the square) of every detected box."""
     paths = data.manifest.table["path"]
     rows = [
         {"row": row, "path": paths.iat[row], "score": score, **dict(zip(CORNERS, box, strict=True))}
-        for row, (boxes, scores) in sorted(found.items())
+        for row, (boxes, scores) in sorted(detections.items())
         for box, score in zip(boxes.tolist(), scores.tolist(), strict=True)
     ]
     return pd.DataFrame(rows, columns=["row", "path", "score", *CORNERS])
@@ -53,7 +53,7 @@ def detection_table(found: Found, data: BoxesDataModule) -> pd.DataFrame:
 def truth_table(data: BoxesDataModule, rows: Iterable[int]) -> pd.DataFrame:
     """Return row, path, x0, y0, x1, y1 (pixels of the square) of every true box of some rows.
 
-    An image without a face has one line without corners, so that the table names every image.
+    An image without a face has one row without corners, so that the table lists every image.
     """
     paths = data.manifest.table["path"]
     lines = [
@@ -65,20 +65,20 @@ def truth_table(data: BoxesDataModule, rows: Iterable[int]) -> pd.DataFrame:
 
 
 def matched(detections: pd.DataFrame, truth: pd.DataFrame) -> list[ImageMatches]:
-    """Return the images that two tables of one set of rows stand for, as :func:`pictures_of` does."""
+    """Return the matches of the images in two tables of the same rows, as :func:`image_matches` does."""
     boxes = {row: group for row, group in detections.groupby("row")}
     nothing = detections.iloc[:0]
-    pictures = []
+    images = []
     for row, faces in truth.groupby("row"):
-        found = boxes.get(row, nothing)
+        image_detections = boxes.get(row, nothing)
         true = faces.loc[faces[CORNERS[0]].notna(), list(CORNERS)].to_numpy(np.float32)
-        corners = found[list(CORNERS)].to_numpy(np.float32).reshape(-1, 4)
-        pictures.append(match(corners, found["score"].to_numpy(np.float32), true))
-    return pictures
+        corners = image_detections[list(CORNERS)].to_numpy(np.float32).reshape(-1, 4)
+        images.append(match(corners, image_detections["score"].to_numpy(np.float32), true))
+    return images
 
 
 class DetectorLines(Callback):
-    """One line an epoch with the loss and the val average precision."""
+    """Print one line per epoch with the loss and the average precision of the val part."""
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print it."""
@@ -89,10 +89,10 @@ class DetectorLines(Callback):
 
 
 def detector_config(options: Options) -> RunConfig:
-    """Return the config of a detector; one that starts from another has the network of that one unless it says so.
+    """Return the config of a detector; if it starts from another detector, options of the network default to its.
 
     Raises:
-        InputError: an unknown option, a value of the wrong type, or there is no such run or file to start from.
+        InputError: an unknown option, a value of the wrong type, or no such run or file to start from.
     """
     config = RunConfig.layered(options, "detector")
     start = config.run["start_from"]
@@ -135,7 +135,7 @@ class DetectorTask(Task):
 
     def division_hash(self) -> str:
         """Hash of which image is in which part."""
-        split = self.data.split_table().drop(columns="content")  # of runs from before this column existed
+        split = self.data.split_table().drop(columns="content")  # older runs do not have this column
         digest = hashlib.sha256(pd.util.hash_pandas_object(split, index=False).to_numpy().tobytes())
         digest.update(np.concatenate(self.data.boxes).tobytes())
         return digest.hexdigest()[:16]
@@ -151,7 +151,7 @@ class DetectorTask(Task):
         return self.options.name or f"detector {data} {backbone} seed {self.config.seed_everything}"
 
     def tags(self) -> dict[str, str]:
-        """Return the tags that are this kind's own."""
+        """Return the tags for this kind of training."""
         return {"kind": "detector"}
 
     def callbacks(self, folder: Path) -> list[Callback]:
@@ -173,30 +173,30 @@ class DetectorTask(Task):
         trainer.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
         if self.options.keep != "none":
             tracker.log_file(best, "checkpoint")
-        pictures = pictures_of(model.detections, data)
-        table = intervals(pictures, resamples=self.options.resamples, seed=self.config.seed_everything)
-        found = detection_table(model.detections, data)
-        tracker.log_table(found, "detections")
+        images = image_matches(model.detections, data)
+        table = intervals(images, resamples=self.options.resamples, seed=self.config.seed_everything)
+        table_of_detections = detection_table(model.detections, data)
+        tracker.log_table(table_of_detections, "detections")
         tracker.log_table(truth_table(data, data.fold.test), "truth")
         tracker.log_table(data.split_table(), "split")
         tracker.log_table(table, "intervals")
         ends = {f"test/{row.metric}_{end}": getattr(row, end) for row in table.itertuples() for end in ("low", "high")}
         tracker.log_metrics(ends)
-        return found, text_of(table, len(pictures), sum(picture.faces for picture in pictures))
+        return table_of_detections, text_of(table, len(images), sum(image.faces for image in images))
 
     def split_table(self) -> pd.DataFrame:
-        """Return which image plays which role."""
+        """Return the table of the role of each image."""
         return self.data.split_table()
 
 
 def run_callbacks(options: DetectorRun, folder: Path) -> list[Callback]:
-    """Return what every run has: best and last checkpoint, guards, progress, and what its options ask for."""
+    """Return the callbacks of a run: best and last checkpoint, guards, progress, and those of its options."""
     files: dict[str, Any] = {"dirpath": folder, "auto_insert_metric_name": False, "enable_version_counter": False}
     callbacks: list[Callback] = [
         ModelCheckpoint(filename="best", monitor=MONITOR, mode="max", save_weights_only=True, **files),
         ModelCheckpoint(filename="last", save_top_k=1, monitor=None, save_on_train_epoch_end=True, **files),
         StopGracefully(folder),
-        GoOnAtBatch(),
+        ResumeAtBatch(),
         NonFiniteLoss(),
         run_progress() if sys.stdout.isatty() else DetectorLines(),
     ]
@@ -210,30 +210,30 @@ def run_callbacks(options: DetectorRun, folder: Path) -> list[Callback]:
 def find_faces(
     model: FaceDetector, data: BoxesDataModule, rows: Sequence[int]
 ) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """Look for faces in some rows; return boxes (F, 4) and scores (F,) of each."""
+    """Detect the faces of some rows; return boxes (F, 4) and scores (F,) of each row."""
     device = best_device()
     model = model.to(device).eval()
-    found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    detections: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     with torch.inference_mode():
         for batch in tqdm(
-            data.loader(np.asarray(rows, np.int64)), desc="looking for faces", unit="batch", delay=1, disable=None
+            data.loader(np.asarray(rows, np.int64)), desc="detecting faces", unit="batch", delay=1, disable=None
         ):
-            found.update(zip(batch["row"].tolist(), model.found(model(batch["image"].to(device))), strict=True))
-    return found
+            detections.update(zip(batch["row"].tolist(), model.decode(model(batch["image"].to(device))), strict=True))
+    return detections
 
 
 def evaluate(model: FaceDetector, data: BoxesDataModule, rows: Sequence[int]) -> list[ImageMatches]:
-    """Look for faces in some rows, and match what is found with the truth, in the order of the rows' numbers."""
-    return pictures_of(find_faces(model, data, rows), data)
+    """Detect the faces of some rows and match them with the true boxes, in the order of the row numbers."""
+    return image_matches(find_faces(model, data, rows), data)
 
 
-def text_of(table: pd.DataFrame, pictures: int, faces: int, kind: str = "held-out images") -> str:
-    """Return the result as people read it."""
+def text_of(table: pd.DataFrame, images: int, faces: int, kind: str = "held-out images") -> str:
+    """Return the result as text."""
     shown = {"map_50": "mAP@.5", "map": "mAP@.5:.95"}
     lines = [
         f"{shown[row.metric]:<11} {row.value:.3f}  ({row.low:.3f} to {row.high:.3f})" for row in table.itertuples()
     ]
-    return "\n".join([f"{faces} faces in {pictures} {kind}; 95 % intervals over images", *lines])
+    return "\n".join([f"{faces} faces in {images} {kind}; 95 % intervals over images", *lines])
 
 
 def checkpoint_of(which: str) -> Path:
@@ -247,11 +247,11 @@ def checkpoint_of(which: str) -> Path:
 
 
 def refuse_known(which: str, data: BoxesDataModule, option: str) -> None:
-    """Refuse a detector that was trained or selected on images of the test part, or on images of their clusters.
+    """Raise for a detector that was trained or selected on images of the test part, or on images of their clusters.
 
     Args:
         which: the run or file, as `lightning_modules.face_detector.training.checkpoint_of` takes it.
-        data: the images of the run; what the detector has seen is recorded in it.
+        data: the images of the run; it records what the detector has seen.
         option: the option that named the detector.
 
     Raises:

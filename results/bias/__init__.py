@@ -1,1 +1,1 @@
-"""For whom a run is worse, by how much, whether that is chance, and who was in its training data."""
+"""Bias between groups of images: scores, gaps with tests, and the groups of the training data."""

@@ -55,13 +55,13 @@ def units_of(group: np.ndarray, cluster: np.ndarray, label: np.ndarray) -> Units
     np.minimum.at(low, cluster, group)
     np.maximum.at(high, cluster, group)
     several = low < high  # (clusters,)
-    apart = several[cluster]  # (N,)
-    own = np.where(apart, cluster.max() + 1 + np.arange(len(cluster)), cluster)
+    divided = several[cluster]  # (N,)
+    own = np.where(divided, cluster.max() + 1 + np.arange(len(cluster)), cluster)
     _, first, unit = np.unique(own, return_index=True, return_inverse=True)
     classes = int(label.max()) + 1
     counts = np.zeros((len(first), classes), np.int64)
     np.add.at(counts, (unit, label), 1)
-    pool = np.where(apart[first], 1 + cluster[first], 0) * classes + counts.argmax(axis=1)
+    pool = np.where(divided[first], 1 + cluster[first], 0) * classes + counts.argmax(axis=1)
     return Units(unit, pool, first, int(several.sum()))
 
 
@@ -92,18 +92,18 @@ class _Pool:
 
 
 @dataclass(frozen=True)
-class Permuted:
+class PermutedCounts:
     """Confusion counts of groups, observed and in every permutation.
 
     Attributes:
         observed: Confusion counts of the groups, (G, C, C).
-        deals: Those of the permutations, (P, G, C, C).
+        permuted: Those of the permutations, (P, G, C, C).
         units: Number of exchangeable units: clusters, and images of clusters that are of several groups.
         mixed: Number of clusters that are of several groups.
     """
 
     observed: np.ndarray
-    deals: np.ndarray
+    permuted: np.ndarray
     units: int
     mixed: int
 
@@ -137,7 +137,7 @@ def gaps(
         InputError: `permutations` is below 99.
     """
     if permutations < 99:
-        msg = f"--permutations: at least 99, got {permutations}; 9999 is usual."
+        msg = f"--permutations: must be at least 99, got {permutations}; 9999 is usual."
         raise InputError(msg)
     rows = []
     for part in tqdm(measured, desc="gaps", unit="grouping", disable=None, leave=False):
@@ -151,8 +151,8 @@ def gaps(
         if by_class:
             rows += [row | {"by": part.grouping.name} for row in _class_rows(permuted, part, all_classes, minimum)]
     names = ["by", "metric", "class", "gap", "worst", "best", "worst_value", "other_value", "difference", "p_value"]
-    found = pd.DataFrame(rows, columns=[*names, "units", "mixed"])
-    return found.assign(p_holm=holm(found["p_value"].tolist()) if len(found) else [])
+    table_of_gaps = pd.DataFrame(rows, columns=[*names, "units", "mixed"])
+    return table_of_gaps.assign(p_holm=holm(table_of_gaps["p_value"].tolist()) if len(table_of_gaps) else [])
 
 
 def permute_groups(
@@ -163,7 +163,7 @@ def permute_groups(
     *,
     permutations: int,
     seed: int,
-) -> Permuted:
+) -> PermutedCounts:
     """Permute the names of groups.
 
     Args:
@@ -189,18 +189,18 @@ def permute_groups(
     largest = max((len(each.number) for each in pools), default=1)
     batch = max(1, _CELLS // (len(groups) * max(largest, classes * classes)))
     generator = np.random.default_rng(seed)
-    deals = np.empty((permutations, *observed.shape), np.float32)
+    permuted = np.empty((permutations, *observed.shape), np.float32)
     for start in range(0, permutations, batch):
         times = min(batch, permutations - start)
-        deals[start : start + times] = fixed + sum((each.permute(times, generator) for each in pools), np.zeros(()))
+        permuted[start : start + times] = fixed + sum((each.permute(times, generator) for each in pools), np.zeros(()))
     shape = (len(groups), classes, classes)
-    return Permuted(observed.reshape(shape), deals.reshape(permutations, *shape), moving, units.mixed)
+    return PermutedCounts(observed.reshape(shape), permuted.reshape(permutations, *shape), moving, units.mixed)
 
 
 def _pools(group: np.ndarray, pool: np.ndarray, counts: np.ndarray, groups: int) -> tuple[list[_Pool], np.ndarray, int]:
     """Return the pools in which an exchange changes counts, the counts of other units by group, and units in pools."""
     fixed = np.zeros((groups, counts.shape[1]))
-    found, moving = [], 0
+    pools, moving = [], 0
     order = np.argsort(pool, kind="stable")
     for rows in np.split(order, np.flatnonzero(np.diff(pool[order])) + 1):
         sizes = np.bincount(group[rows], minlength=groups)
@@ -208,18 +208,18 @@ def _pools(group: np.ndarray, pool: np.ndarray, counts: np.ndarray, groups: int)
         if (sizes > 0).sum() < 2 or len(kinds) < 2:
             np.add.at(fixed, group[rows], counts[rows])
         else:
-            found.append(_Pool(sizes, number, kinds.astype(np.float64)))
+            pools.append(_Pool(sizes, number, kinds.astype(np.float64)))
             moving += len(rows)
-    return found, fixed, moving
+    return pools, fixed, moving
 
 
 def values(counts: np.ndarray, metric: str) -> np.ndarray:
     """Return accuracy, or macro F1 over the classes that have images, of confusion counts (..., C, C)."""
-    found = scores(counts)
+    by_metric = scores(counts)
     if metric == "accuracy":
-        return found["accuracy"]
+        return by_metric["accuracy"]
     has = counts.sum(axis=-1) > 0
-    return (found["f1"] * has).sum(axis=-1) / np.maximum(has.sum(axis=-1), 1)
+    return (by_metric["f1"] * has).sum(axis=-1) / np.maximum(has.sum(axis=-1), 1)
 
 
 def _worst_and_other(counts: np.ndarray, metric: str, other: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -233,13 +233,13 @@ def _worst_and_other(counts: np.ndarray, metric: str, other: str) -> tuple[np.nd
     return worst, value, values(counts.sum(axis=-3) - own, metric)
 
 
-def _rows(permuted: Permuted, groups: Sequence[str]) -> list[dict[str, object]]:
+def _rows(permuted: PermutedCounts, groups: Sequence[str]) -> list[dict[str, object]]:
     rows = []
     for metric in METRICS:
         best = groups[int(values(permuted.observed, metric).argmax())]
         for other in ("best", "rest") if len(groups) > 2 else ("best",):
             worst, low, high = _worst_and_other(permuted.observed, metric, other)
-            _, lows, highs = _worst_and_other(permuted.deals, metric, other)
+            _, lows, highs = _worst_and_other(permuted.permuted, metric, other)
             row: dict[str, object] = {"metric": metric, "class": "", "gap": _KINDS[other], "worst": groups[int(worst)]}
             row |= {"best": best if other == "best" else ""}
             rows.append(row | _tested(float(low), float(high), highs - lows, permuted))
@@ -247,7 +247,7 @@ def _rows(permuted: Permuted, groups: Sequence[str]) -> list[dict[str, object]]:
 
 
 def _class_rows(
-    permuted: Permuted, measured: Measured, all_classes: Sequence[str], minimum: int
+    permuted: PermutedCounts, measured: Measured, all_classes: Sequence[str], minimum: int
 ) -> list[dict[str, object]]:
     """Return the gaps of recall, worst minus best, of classes with enough images in two ranked groups."""
     rows = []
@@ -258,15 +258,15 @@ def _class_rows(
             continue
         places, number = [measured.ranked.index(group) for group in enough], list(all_classes).index(str(name))
         observed = scores(permuted.observed[places])["recall"][:, number]
-        drawn = scores(permuted.deals[:, places])["recall"][..., number]  # (P, groups)
+        drawn = scores(permuted.permuted[:, places])["recall"][..., number]  # (P, groups)
         row: dict[str, object] = {"metric": "recall", "class": name, "gap": _KINDS["best"]}
         row |= {"worst": enough[int(observed.argmin())], "best": enough[int(observed.argmax())]}
         rows.append(row | _tested(observed.min(), observed.max(), drawn.max(axis=1) - drawn.min(axis=1), permuted))
     return rows
 
 
-def _tested(low: float, high: float, drawn: np.ndarray, permuted: Permuted) -> dict[str, object]:
-    reached = int((drawn >= high - low - _TIE).sum())
-    p_value = (reached + 1) / (len(drawn) + 1)
-    found = {"worst_value": low, "other_value": high, "difference": low - high, "p_value": p_value}
-    return {**found, "units": permuted.units, "mixed": permuted.mixed}
+def _tested(low: float, high: float, drawn: np.ndarray, permuted: PermutedCounts) -> dict[str, object]:
+    extreme = int((drawn >= high - low - _TIE).sum())
+    p_value = (extreme + 1) / (len(drawn) + 1)
+    result = {"worst_value": low, "other_value": high, "difference": low - high, "p_value": p_value}
+    return {**result, "units": permuted.units, "mixed": permuted.mixed}

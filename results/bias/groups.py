@@ -23,7 +23,7 @@ from datamodules.errors import InputError, did_you_mean
 from results.predictions import PROBABILITY, PROTOCOL
 from results.statistics import FEW_CLUSTERS, cluster_bootstrap
 
-OTHERS = "(others)"  # the values that `--top` joins; a mixture, so it is shown and never ranked
+OTHERS = "(others)"  # the rare values that `--top` joins; shown, but not ranked
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,12 @@ class Cut:
 
 
 def parse_bins(texts: Sequence[str]) -> dict[str, tuple[float, ...]]:
-    """Return the lower ends of the bins of each column in texts such as `age=0,10,18,60`; the last bin is open.
+    """Return the lower bounds of the bins of each column in texts such as `age=0,10,18,60`; the last bin is open.
 
     Raises:
         InputError: A text has another form.
     """
-    found: dict[str, tuple[float, ...]] = {}
+    bins: dict[str, tuple[float, ...]] = {}
     for text in texts:
         column, _, ends = text.rpartition("=")
         try:
@@ -71,10 +71,10 @@ def parse_bins(texts: Sequence[str]) -> dict[str, tuple[float, ...]]:
         except ValueError:
             edges = ()
         if not column or not edges or not np.isfinite(edges).all() or list(edges) != sorted(set(edges)):
-            msg = f"--bins: a column and the rising lower ends of its bins, such as age=0,10,18,60, got {text!r}."
+            msg = f"--bins: must be a column and ascending lower bounds of bins, such as age=0,10,18,60, got {text!r}."
             raise InputError(msg)
-        found[column] = edges
-    return found
+        bins[column] = edges
+    return bins
 
 
 def plain_values(column: pd.Series) -> np.ndarray:
@@ -103,9 +103,9 @@ def _binned(text: np.ndarray, cut: Cut, table: pd.DataFrame) -> np.ndarray:
         )
         raise InputError(msg)
     names = np.array(_bin_names(cut.edges), dtype=object)
-    found = np.full(len(text), "", dtype=object)
-    found[text != ""] = names[np.searchsorted(cut.edges, number, side="right")]
-    return found
+    binned = np.full(len(text), "", dtype=object)
+    binned[text != ""] = names[np.searchsorted(cut.edges, number, side="right")]
+    return binned
 
 
 def _bin_names(edges: tuple[float, ...]) -> list[str]:
@@ -128,8 +128,8 @@ def suggested(number: np.ndarray) -> str:
 
 
 def _number_first(value: str) -> tuple[bool, float, str]:
-    found = re.match(r"-?\d+(?:\.\d+)?", value)
-    return (found is None, float(found[0]) if found else 0.0, value)
+    match = re.match(r"-?\d+(?:\.\d+)?", value)
+    return (match is None, float(match[0]) if match else 0.0, value)
 
 
 MOST_GROUPS = 40  # with more, the table is too long to read, and groups are small
@@ -162,7 +162,7 @@ class Grouping:
         return np.where(known, [_BETWEEN.join(row) for row in zip(*parts, strict=True)], "").astype(object)
 
     def is_mixture(self, group: str) -> bool:
-        """Whether a group has the values that `--top` joined."""
+        """Whether a group has rare values that `--top` joined."""
         return OTHERS in group.split(_BETWEEN)
 
 
@@ -203,7 +203,7 @@ def groupings(
         msg = f"--bins: {unused[0]!r} is not among --by ({', '.join(by)}); add it there."
         raise InputError(msg)
     if top is not None and top < 1:
-        msg = f"--top: keeps the most frequent values of a column, at least 1, got {top}."
+        msg = f"--top: must be at least 1, the number of values to keep, got {top}."
         raise InputError(msg)
     for column in dict.fromkeys(column for spec in specs for column in spec):
         cut[column] = _cut(table, column, tuple((bins or {}).get(column, ())), top)
@@ -222,7 +222,7 @@ def _columns_of(table: pd.DataFrame, spec: str) -> tuple[str, ...]:
         msg = f"--by: no column {part!r} to group by{why}{hint} The columns are: {', '.join(names) or 'none'}."
         raise InputError(msg)
     if len(set(parts)) < len(parts):
-        msg = f"--by: a crossing is of different columns, got {spec!r}."
+        msg = f"--by: must combine different columns, got {spec!r}."
         raise InputError(msg)
     return tuple(parts)
 
@@ -256,22 +256,22 @@ def _grouping(table: pd.DataFrame, cuts: tuple[Cut, ...]) -> Grouping:
     for cut, part in zip(cuts, parts, strict=True):
         order = cut.ordered([str(value) for value in set(part[known])])
         places.append([order.index(value) for value in part[known]])
-    found = sorted(
+    present = sorted(
         set(
             zip(
                 *places, [_BETWEEN.join(row) for row in zip(*(part[known] for part in parts), strict=True)], strict=True
             )
         )
     )
-    named = tuple(str(entry[-1]) for entry in found)
+    named = tuple(str(entry[-1]) for entry in present)
     name = " x ".join(cut.column for cut in cuts)
     if not named:
         msg = f"--by: no image has a value in every column of {name}. Fill them in the manifest, or choose others."
         raise InputError(msg)
     if len(named) > MOST_GROUPS:
         msg = (
-            f"--by: {name} makes {len(named)} groups, at most {MOST_GROUPS} are shown; cross fewer columns, "
-            "or make their groups fewer with --bins or --top."
+            f"--by: {name} makes {len(named)} groups, at most {MOST_GROUPS} are shown; combine fewer columns, "
+            "or reduce their groups with --bins or --top."
         )
         raise InputError(msg)
     return Grouping(cuts, named)

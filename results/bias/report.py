@@ -19,7 +19,7 @@ from results.bias.groups import MINIMUM, Grouping, Measured, group_columns, grou
 from results.bias.training_data import (
     RUN,
     Composition,
-    Evaluated,
+    EvaluatedImages,
     composition,
     known_groups,
     one_run,
@@ -44,7 +44,7 @@ class EvaluatedRun:
         split: Its split table, if it has one.
         url: Address of its page.
         status: As in MLflow.
-        manifest: Table that it was trained on, if known.
+        manifest: Manifest of its data, if known.
         manifest_required: Whether a manifest that does not fit is an error; otherwise it is ignored.
     """
 
@@ -80,11 +80,11 @@ class Bias:
     Attributes:
         runs: Name of each run -> address of its page.
         classes: Classes that were compared.
-        measured: Numbers of each grouping.
-        gaps: What `gaps` returned.
+        measured: Scores of each grouping.
+        gaps: Result of `gaps`.
         compositions: Name of a run -> the groups of its training data, one a grouping.
-        apart: Numbers of the classes that only some sets have, by set; None where all are shared.
-        notes: What belongs under the tables.
+        unshared: Scores of the classes that only some sets have, by set; None if all are shared.
+        notes: Sentences below the tables.
     """
 
     runs: dict[str, str]
@@ -92,7 +92,7 @@ class Bias:
     measured: tuple[Measured, ...]
     gaps: pd.DataFrame
     compositions: dict[str, tuple[Composition, ...]]
-    apart: Measured | None
+    unshared: Measured | None
     notes: tuple[str, ...]
 
 
@@ -122,12 +122,12 @@ def find_bias(runs: Sequence[EvaluatedRun], options: BiasOptions) -> Bias:
         permutations=options.permutations,
         seed=options.seed,
     )
-    apart = None
-    if len(images.apart):
-        present = set(images.apart["label"])
+    unshared = None
+    if len(images.unshared):
+        present = set(images.unshared["label"])
         classes = tuple(name for name in images.predicted_classes if name in present)
         predicted = (*classes, *(name for name in images.predicted_classes if name not in present))
-        apart = _measured(images.apart, groupings(images.apart, [sets])[0], classes, predicted, options)
+        unshared = _measured(images.unshared, groupings(images.unshared, [sets])[0], classes, predicted, options)
     compositions: dict[str, tuple[Composition, ...]] = {}
     notes: list[str] = []
     for run in runs:
@@ -136,7 +136,7 @@ def find_bias(runs: Sequence[EvaluatedRun], options: BiasOptions) -> Bias:
         notes += [f"{run.name}: {reason}" if len(runs) > 1 else reason for reason in reasons]
     notes = [*images.notes, *_notes(runs, measured, tested, images, options), *notes]
     urls = {run.name: run.url for run in runs}
-    return Bias(urls, images.classes, tuple(measured), tested, compositions, apart, tuple(notes))
+    return Bias(urls, images.classes, tuple(measured), tested, compositions, unshared, tuple(notes))
 
 
 def _measured(
@@ -150,7 +150,7 @@ def _set_column(runs: Sequence[EvaluatedRun], options: BiasOptions) -> str:
     return RUN if len(runs) > 1 else options.sets or ""
 
 
-def _evaluated(runs: Sequence[EvaluatedRun], options: BiasOptions) -> tuple[Evaluated, list[str]]:
+def _evaluated(runs: Sequence[EvaluatedRun], options: BiasOptions) -> tuple[EvaluatedImages, list[str]]:
     """Return the images, and what to group by: with sets each set, and each of the columns within the sets."""
     sets = _set_column(runs, options)
     if not sets:
@@ -161,7 +161,7 @@ def _evaluated(runs: Sequence[EvaluatedRun], options: BiasOptions) -> tuple[Eval
         return one_run(runs[0].predictions), list(options.by)
     if len(runs) > 1:
         if options.sets is not None:
-            msg = f"--sets: compares sets within one run, got it with {len(runs)} runs, which are the sets."
+            msg = f"--sets: needs a single run, got {len(runs)} runs, which are the sets themselves; leave it out."
             raise InputError(msg)
         for run in runs:  # a column that one of them lacks is an error before they are joined
             groupings(run.predictions, options.by, cross=options.cross, bins=options.bins, top=options.top)
@@ -192,8 +192,8 @@ def _compositions(
         known = None
     if known is None:
         reason = (
-            "Who was in the training data is not known: the tables of the run hold the groups of its "
-            f"{len(run.predictions)} held-out images alone. Write the manifest with `emotion data prepare --data "
+            "The groups of the training data are not known: the tables of the run have only the groups of its "
+            f"{len(run.predictions)} held-out images. Write the manifest with `emotion data prepare --data "
             "SOURCE --output my.csv` and give it: --manifest my.csv."
         )
         return (), [reason]
@@ -209,49 +209,49 @@ def _notes(
     runs: Sequence[EvaluatedRun],
     measured: Sequence[Measured],
     tested: pd.DataFrame,
-    images: Evaluated,
+    images: EvaluatedImages,
     options: BiasOptions,
 ) -> list[str]:
     table = images.table
     notes = [
-        f"{len(table)} images in {table['cluster'].nunique()} clusters (of duplicates, or of one person). Intervals: "
-        f"95%; of accuracy, recall and precision Wilson's, with as many trials as the images are worth, since those of "
-        f"one cluster are not independent; of F1 {options.resamples} resamples of clusters within each class and "
-        "group; (-) where nothing could vary. They cover the choice of test images, not the seed of the training.",
-        "In a class, accuracy is correct over images of the class, which is its recall. F1 of a class that is never "
-        "predicted is 0, and its precision is not defined (-). Macro F1 of a group is over the classes that the group "
-        "has images of.",
+        f"{len(table)} images in {table['cluster'].nunique()} clusters (of duplicates, or of one person). Intervals "
+        "(95%): Wilson's for accuracy, recall and precision, with the effective number of images, since images of one "
+        f"cluster are not independent; for F1 {options.resamples} resamples of clusters within each class and group; "
+        "(-) if not defined. They reflect the sample of test images, not the training seed.",
+        "The accuracy of a class is its recall: correct images over images of the class. The F1 of a class that is "
+        "never predicted is 0, and its precision is not defined (-). The macro F1 of a group is over the classes that "
+        "have images in the group.",
     ]
     if any((~groups.by_group["ranked"]).any() for groups in measured):
-        notes.append(f"* fewer than {options.minimum} images, or what --top left over: shown, never ranked, in no gap.")
+        notes.append(f"* fewer than {options.minimum} images, or joined by --top: shown, not ranked or tested.")
     if any(groups.by_group["few_clusters"].any() for groups in measured):
-        notes.append("† fewer than 10 clusters: the interval says little.")
+        notes.append("† fewer than 10 clusters: the interval is not reliable.")
     never = [name for name in images.classes if name not in set(table["predicted"])]
     if never:
-        notes.append(f"Never predicted, for no group: {', '.join(never)}.")
+        notes.append(f"Never predicted in any group: {', '.join(never)}.")
     for groups in measured:
         name = groups.grouping.name
         lacking = groups.by_group.loc[groups.by_group["classes"] < len(images.classes), "group"].tolist()
         if lacking:
             notes.append(
-                f"By {name}, these have no image of some class: {'; '.join(lacking)}. Their accuracy and "
-                "macro F1 are over fewer classes; --sets COLUMN compares on shared ones."
+                f"By {name}, these groups have no image of some class: {'; '.join(lacking)}. Their accuracy and "
+                "macro F1 are over fewer classes; --sets COLUMN compares on shared classes."
             )
         if groups.unknown:
-            notes.append(f"{groups.unknown} images have no {name} and are in no group.")
+            notes.append(f"{groups.unknown} images have no value of {name} and are in no group.")
         if len(groups.ranked) < 2:
-            notes.append(f"By {name}: {len(groups.ranked)} group(s) can be ranked, so there is no gap.")
+            notes.append(f"By {name}: {len(groups.ranked)} group(s) can be ranked, so no gap is tested.")
     if len(tested):
         mixed = int(tested["mixed"].max())
         inside = (
-            f" {mixed} clusters have images of several groups, which change places inside their cluster."
+            f" In {mixed} clusters with images of several groups, they are permuted within the cluster."
             if mixed
             else ""
         )
         notes.append(
-            f"p: {options.permutations} permutations. The names of the ranked groups are dealt anew to whole clusters "
-            f"of the same class, and worst and best are chosen anew in each.{inside} So p asks whether the gap is more "
-            f"than chance and the groups' shares of the classes explain. p Holm: corrected for all {len(tested)} gaps."
+            f"p: {options.permutations} permutations. In each, the names of the ranked groups are permuted among whole "
+            f"clusters of the same class, and worst and best are chosen again.{inside} So p tests whether the gap is "
+            f"larger than chance and class shares explain. p Holm: corrected for all {len(tested)} gaps."
         )
     notes += [f"{run.name} did not finish ({run.status})." for run in runs if run.status != "FINISHED"]
     leaky = [(run.name, protocol_of(run.predictions)) for run in runs]
@@ -259,7 +259,7 @@ def _notes(
 
 
 def verdicts(bias: Bias) -> list[str]:
-    """Return one sentence a grouping: which group is worst, by how much, and whether that is chance."""
+    """Return one sentence a grouping: the worst and the best group, their difference, and its p-value."""
     sentences = []
     for groups in bias.measured:
         name = groups.grouping.name
@@ -268,10 +268,10 @@ def verdicts(bias: Bias) -> list[str]:
             sentences.append(f"By {name}: nothing to compare, fewer than two groups are large enough.")
             continue
         row = rows.iloc[0]
-        chance = "more than chance" if row["p_holm"] <= 0.05 else "chance, or other shares of the classes, may do that"
+        chance = "more than chance" if row["p_holm"] <= 0.05 else "it may be chance, or due to class shares"
         sentences.append(
             f"By {name}: accuracy is worst for {row['worst']} ({number(row['worst_value'])}) and best for "
-            f"{row['best']} ({number(row['other_value'])}), {signed(row['difference'])}: {chance} "
+            f"{row['best']} ({number(row['other_value'])}), difference {signed(row['difference'])}: {chance} "
             f"(p Holm {p_value(row['p_holm'])})."
         )
     return sentences
@@ -429,14 +429,16 @@ def bias_figure(measured: Measured, classes: Sequence[str]) -> Figure:
 def _bars(axes: Axes, panel: pd.DataFrame, colour: int) -> None:
     place = np.arange(len(panel))
     value, low, high = (panel[name].to_numpy(np.float64) for name in ("value", "low", "high"))
-    there = np.isfinite(value)
+    defined = np.isfinite(value)
     shades = [COLOURS[colour] if ranked else "#bbbbbb" for ranked in panel["ranked"]]
-    axes.barh(place[there], value[there], color=[shades[at] for at in place[there]], height=0.66)
+    axes.barh(place[defined], value[defined], color=[shades[at] for at in place[defined]], height=0.66)
     reach = np.clip([value - low, high - value], 0, None)  # a percentile interval need not hold the value
-    axes.errorbar(value[there], place[there], xerr=reach[:, there], fmt="none", ecolor="black", elinewidth=1, capsize=2)
+    axes.errorbar(
+        value[defined], place[defined], xerr=reach[:, defined], fmt="none", ecolor="black", elinewidth=1, capsize=2
+    )
     for at, images, correct in zip(place.tolist(), panel["images"], panel["correct"], strict=True):
-        ends = max(high[at], value[at]) if there[at] else 0.0
-        text = f"{value[at]:.2f}  {correct}/{images}" if there[at] else "no image"
+        ends = max(high[at], value[at]) if defined[at] else 0.0
+        text = f"{value[at]:.2f}  {correct}/{images}" if defined[at] else "no image"
         axes.text(ends + 0.03, at, text, va="center", fontsize=7.5)
     axes.set_ylim(len(panel) - 0.4, -0.6)
     axes.set_xlim(0, 1.62)
@@ -453,7 +455,7 @@ def files(bias: Bias) -> dict[str, str | bytes]:
         for place, groups in enumerate(bias.measured, 1)
     ]
     page = {
-        "title": f"For whom it is wrong: {' and '.join(bias.runs)}",
+        "title": f"Bias between groups: {' and '.join(bias.runs)}",
         "runs": bias.runs,
         "verdicts": verdicts(bias),
         "sections": [*_sections(bias, charts), *_class_sections(bias)],
@@ -465,8 +467,8 @@ def files(bias: Bias) -> dict[str, str | bytes]:
         rows = [getattr(groups, table).assign(by=groups.grouping.name) for groups in bias.measured]
         content[f"{name}.csv"] = pd.concat(rows, ignore_index=True).to_csv(index=False)
     content["gaps.csv"] = bias.gaps.to_csv(index=False)
-    if bias.apart is not None:
-        content["apart.csv"] = bias.apart.by_class.to_csv(index=False)
+    if bias.unshared is not None:
+        content["apart.csv"] = bias.unshared.by_class.to_csv(index=False)
     rows = [part.table.assign(run=run, by=part.by) for run, parts in bias.compositions.items() for part in parts]
     if rows:
         content["composition.csv"] = pd.concat(rows, ignore_index=True).to_csv(index=False)
@@ -495,17 +497,17 @@ def _sections(bias: Bias, charts: Sequence[Image] = ()) -> list[Section]:
         of = f" ({run})" if len(bias.runs) > 1 else ""
         sections += [
             Section(
-                f"Who was in the training data, by {part.by}{of}",
+                f"Groups in the training data, by {part.by}{of}",
                 (),
                 composition_table(part),
                 below=tuple(filter(None, [correlation_text(part)])),
             )
             for part in compositions
         ]
-    if bias.apart is not None:
-        table = class_table(bias.apart)
+    if bias.unshared is not None:
+        table = class_table(bias.unshared)
         table = table[table["images"] != "0"].drop(columns=["predicted", "precision", "F1"])
-        sections.append(Section("Classes that not all sets have", (), table))
+        sections.append(Section("Classes that not every set has", (), table))
     return sections
 
 
@@ -533,10 +535,10 @@ def bias_of_runs(
     """
     chosen = runs.find_different_runs(names, directory=directory)
     if manifest is not None and len(chosen) > 1:
-        msg = f"--manifest: is that of one run, got it with {len(chosen)} runs; report each of them alone for that."
+        msg = f"--manifest: needs a single run, got {len(chosen)} runs; report on each run separately to use it."
         raise InputError(msg)
     if options.minimum < 2:
-        msg = f"--minimum: a ranked group has at least 2 images, got {options.minimum}; {MINIMUM} is usual."
+        msg = f"--minimum: must be at least 2, got {options.minimum}; {MINIMUM} is usual."
         raise InputError(msg)
     return chosen, find_bias([_read_run(run, manifest, directory) for run in chosen], options)
 
@@ -552,7 +554,7 @@ def _read_run(run_id: str, manifest: Path | None, directory: str | Path) -> Eval
         predictions = runs.load_table(run_id, "predictions", directory=directory)
     except InputError as error:
         msg = (
-            f"RUN: {info.run_name!r} ({info.status}) left no prediction table, so nothing can be said of groups. "
+            f"RUN: {info.run_name!r} ({info.status}) has no prediction table, so groups cannot be compared. "
             "Choose a run that was evaluated: a finished `emotion fit` or `emotion cross-validate`."
         )
         raise InputError(msg) from error
@@ -568,7 +570,7 @@ def _read_run(run_id: str, manifest: Path | None, directory: str | Path) -> Eval
 
 
 def _own_manifest(run_id: str, directory: str | Path) -> pd.DataFrame | None:
-    """Return the table that the run's config names as its data, None where that is no table, or not here any more."""
+    """Return the manifest that the run's config names as its data; None if it is not a table, or no longer exists."""
     try:
         data = runs.run_config(run_id, directory=directory).get("data") or {}
         source = str(data.get("source", "")).removeprefix("csv:")
@@ -583,7 +585,7 @@ def keep_report(
     options: BiasOptions,
     directory: str | Path = store.DIRECTORY,
 ) -> list[str]:
-    """Keep the files of a report with every run as artifacts under bias/<columns>; return a sentence a run."""
+    """Store the files of a report with every run as artifacts under bias/<columns>; return a sentence a run."""
     columns = [*([options.sets] if options.sets else []), *options.by, *(["cross"] if options.cross else [])]
     others = ["with", *sorted(run[:8] for run in chosen)] if len(chosen) > 1 else []
     name = re.sub(r"[^A-Za-z0-9+_.-]", "_", "-".join([*others, *columns]))[:80].lstrip(".")

@@ -1,4 +1,4 @@
-"""Who was in the training data, beside how good the model is on them."""
+"""Groups of the training data, their correlation with accuracy, and images of several data sets."""
 
 import unicodedata
 from collections.abc import Sequence
@@ -14,15 +14,15 @@ from datamodules.errors import InputError
 from datamodules.labels import canonical
 from datamodules.manifest import read_table
 from results.bias.groups import Grouping, Measured, plain_values
-from results.predictions import check_predictions, classes_of, joined
+from results.predictions import check_predictions, classes_of, join_clusterings
 
-FEWEST = 3  # groups, below which a correlation says nothing at all
+FEWEST = 3  # groups for a correlation
 _DRAWN = 9999
 
 
 @dataclass(frozen=True)
 class Composition:
-    """The groups of the training data and how they go with accuracy.
+    """Groups of the training data, and the correlation of their shares with accuracy.
 
     Attributes:
         by: Name of the grouping.
@@ -43,12 +43,12 @@ class Composition:
 def known_groups(
     predictions: pd.DataFrame, split: pd.DataFrame, manifest: pd.DataFrame | None, columns: Sequence[str]
 ) -> pd.DataFrame | None:
-    """Return the group columns of every training row, index `row`; None where no table holds them.
+    """Return the group columns of every training row, index `row`; None if no table has them.
 
-    They stand in the predictions of a cross-validation, whose every image is held out once, or in the manifest.
+    They are in the predictions of a cross-validation, in which every image is held out once, or in the manifest.
 
     Raises:
-        InputError: The manifest is not the one of the run.
+        InputError: The manifest is not that of the run.
     """
     train = split.loc[split["role"] == "train", "row"].unique()
     for table in (split, predictions):
@@ -63,36 +63,36 @@ def known_groups(
     missing = [column for column in columns if column not in manifest]
     if not fits or missing:
         why = f"it has no column {missing[0]!r}" if fits else "its rows are other images than those of the run"
-        msg = f"--manifest: must be the table that the run was trained on, {why}; emotion data prepare writes it."
+        msg = f"--manifest: must be the manifest of the run's data, {why}; `emotion data prepare` writes it."
         raise InputError(msg)
     return manifest[list(columns)]
 
 
 def read_manifest(path: str | Path) -> pd.DataFrame:
-    """Return a manifest's table, row by row as it stands.
+    """Return the table of a manifest file, with all its rows.
 
     Raises:
         InputError: No such file, or no table with paths.
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        msg = f"--manifest: no file {path}; give the table that the run was trained on (.csv or .parquet)."
+        msg = f"--manifest: must be an existing file, got {path}; give the manifest of the run (.csv or .parquet)."
         raise InputError(msg)
     table = read_table(path)
     if "path" not in table:
-        msg = f"--manifest: {path} has no column 'path', so it is no manifest; emotion data prepare writes one."
+        msg = f"--manifest: must have a column 'path', {path} has none; `emotion data prepare` writes a manifest."
         raise InputError(msg)
     return table
 
 
 def composition(split: pd.DataFrame, known: pd.DataFrame, measured: Measured, *, seed: int = 0) -> Composition:
-    """Return how many training images each group has, beside its numbers.
+    """Return the number of training images of each group, with its scores.
 
     Args:
         split: Split table of the run, of one fold or several.
         known: What `known_groups` returned.
-        measured: Numbers of the groups on the images that were held out.
-        seed: Of the permutations of the correlation.
+        measured: Scores of the groups on the held-out images.
+        seed: Seed of the permutations of the correlation.
     """
     train = split[split["role"] == "train"]
     folds = split["fold"].nunique()
@@ -105,8 +105,8 @@ def composition(split: pd.DataFrame, known: pd.DataFrame, measured: Measured, *,
     table["train"] = images.reindex(names, fill_value=0).to_numpy() / folds
     table["share"] = table["train"] / max(table["train"].sum(), 1)
     table["copies"] = copied.reindex(names, fill_value=0).to_numpy() / folds
-    seen = table["train"] + table["copies"]
-    table["share_with_copies"] = seen / max(seen.sum(), 1)
+    with_copies = table["train"] + table["copies"]
+    table["share_with_copies"] = with_copies / max(with_copies.sum(), 1)
     columns = ["group", "images", "accuracy", "accuracy_low", "accuracy_high", "f1_macro", "ranked"]
     table = table.merge(measured.by_group[columns], on="group", how="left")
     table["images"] = table["images"].fillna(0).astype(int)
@@ -128,14 +128,14 @@ def _of(grouping: Grouping, known: pd.DataFrame, rows: np.ndarray) -> np.ndarray
 
 
 def _correlations(table: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, list[str]]:
-    """Return rank and linear correlation with permutation p, and the sentences that belong to them."""
+    """Return rank and linear correlation with p-values from permutations, and sentences about them."""
     columns = ["kind", "correlation", "p_value", "groups"]
     groups = len(table)
     share, accuracy = table["share"].to_numpy(np.float64), table["accuracy"].to_numpy(np.float64)
     if groups < FEWEST:
         return pd.DataFrame(columns=columns), [f"{groups} ranked groups are too few for a correlation."]
     if np.ptp(share) == 0 or np.ptp(accuracy) == 0:
-        return pd.DataFrame(columns=columns), ["Shares, or accuracies, are all alike: there is no correlation."]
+        return pd.DataFrame(columns=columns), ["All shares or all accuracies are equal, so there is no correlation."]
     rows = []
     for kind, x, y in (
         ("rank", stats.rankdata(share), stats.rankdata(accuracy)),
@@ -148,42 +148,41 @@ def _correlations(table: pd.DataFrame, seed: int) -> tuple[pd.DataFrame, list[st
     how = "all orders of the groups" if every <= _DRAWN else f"{_DRAWN} random orders of the groups"
     basis = f"Correlation of share and accuracy over {groups} groups; p from {how}."
     if 2 / every > 0.05:
-        basis += f" {groups} groups are too few: p cannot fall below {2 / every:.3f}, whatever the groups are."
-    return pd.DataFrame(rows, columns=columns), [basis, "A correlation over groups shows no cause."]
+        basis += f" {groups} groups are too few: p cannot be below {2 / every:.3f}."
+    return pd.DataFrame(rows, columns=columns), [basis, "A correlation over groups does not show a cause."]
 
 
-RUN = "run"  # the column that tells the images of several runs apart
+RUN = "run"  # column with the run of each image
 
 
 @dataclass(frozen=True)
-class Evaluated:
-    """Images, the classes that are compared on them, and what was set apart.
+class EvaluatedImages:
+    """Images, the classes that are compared, and the images of other classes.
 
     Attributes:
-        table: A prediction table; with several runs they have a column `run`, and clusters and rows of their own.
-        classes: Classes that count. An image may be taken for a class that is not among them, which is an error
-            like any other.
-        predicted_classes: All classes that predictions are of, those that count first.
-        apart: Images of classes that only some of the sets have, one row an image; empty where all are shared.
-        notes: What belongs under the tables.
+        table: A prediction table; with several runs it has a column `run`, and new numbers of clusters and rows.
+        classes: Classes that are compared. A prediction of any other class is an error.
+        predicted_classes: All classes that may be predicted, the compared ones first.
+        unshared: Images of classes that only some of the sets have, one row an image; empty if all are shared.
+        notes: Sentences below the tables.
     """
 
     table: pd.DataFrame
     classes: tuple[str, ...]
     predicted_classes: tuple[str, ...]
-    apart: pd.DataFrame
+    unshared: pd.DataFrame
     notes: tuple[str, ...] = ()
 
 
-def one_run(predictions: pd.DataFrame) -> Evaluated:
-    """Return the images of one run, all of its classes compared."""
+def one_run(predictions: pd.DataFrame) -> EvaluatedImages:
+    """Return the images of one run; all of its classes are compared."""
     check_predictions(predictions)
     classes = classes_of(predictions)
-    return Evaluated(predictions.reset_index(drop=True), classes, classes, predictions.iloc[:0])
+    return EvaluatedImages(predictions.reset_index(drop=True), classes, classes, predictions.iloc[:0])
 
 
-def several_runs(tables: Sequence[tuple[str, pd.DataFrame]]) -> Evaluated:
-    """Return the images of several runs as one table, classes under their canonical names, before any is set apart.
+def several_runs(tables: Sequence[tuple[str, pd.DataFrame]]) -> EvaluatedImages:
+    """Return the images of several runs as one table, with the canonical names of classes.
 
     Args:
         tables: Name and prediction table of each; the names differ.
@@ -205,26 +204,26 @@ def several_runs(tables: Sequence[tuple[str, pd.DataFrame]]) -> Evaluated:
     table = pd.concat(parts, ignore_index=True)
     codes = [table.groupby([RUN, "cluster"]).ngroup().to_numpy(), pd.factorize(table["content"])[0]]
     twice = int(table.groupby("content")[RUN].nunique().gt(1).sum())
-    table = table.assign(cluster=joined(codes), row=np.arange(len(table)))
+    table = table.assign(cluster=join_clusterings(codes), row=np.arange(len(table)))
     notes = []
     if renamed:
         pairs = ", ".join(f"{old} = {new}" for old, new in renamed.items())
         notes.append(f"Classes were joined by the aliases of their names: {pairs}.")
     if twice:
         notes.append(
-            f"{twice} images are in several of the runs and count in each; on shared images "
-            "`emotion report compare` is the sharper tool."
+            f"{twice} images are in several of the runs and count in each; to compare runs on shared images use "
+            "`emotion report compare`, which is more precise."
         )
-    return Evaluated(table, tuple(classes), tuple(classes), table.iloc[:0], tuple(notes))
+    return EvaluatedImages(table, tuple(classes), tuple(classes), table.iloc[:0], tuple(notes))
 
 
-def shared_only(images: Evaluated, column: str, minimum: int) -> Evaluated:
-    """Return the images of the classes that every set has, and the others apart.
+def shared_only(images: EvaluatedImages, column: str, minimum: int) -> EvaluatedImages:
+    """Return the images of the classes that every set has, and separately those of other classes.
 
     Args:
         images: All images.
         column: Its values are the sets.
-        minimum: A set with fewer images is left out altogether, since its classes are a matter of chance.
+        minimum: A set with fewer images is left out.
 
     Raises:
         InputError: No class is in every set, or fewer than two sets.
@@ -235,16 +234,14 @@ def shared_only(images: Evaluated, column: str, minimum: int) -> Evaluated:
     small = [f"{name} ({count})" for name, count in sizes.items() if name not in large]
     if len(large) < 2:
         shown = ", ".join(f"{name} ({count})" for name, count in sizes.head(8).items())
-        msg = f"--sets: at least two sets of {minimum} images or more are compared, {column!r} has: {shown or 'none'}."
+        msg = f"--sets: needs at least two sets of {minimum} images or more, {column!r} has: {shown or 'none'}."
         raise InputError(msg)
     table = images.table[np.isin(sets, large)].reset_index(drop=True)
     labels_of = {name: set(part["label"]) for name, part in table.groupby(plain_values(table[column]))}
     shared = tuple(name for name in images.classes if all(name in labels for labels in labels_of.values()))
     if not shared:
         lists = "; ".join(f"{name}: {', '.join(sorted(labels))}" for name, labels in labels_of.items())
-        msg = (
-            f"--sets: sets must share a class, none is in all of {column!r} ({lists}). Rename those that mean the same."
-        )
+        msg = f"--sets: sets must share a class, no class is in all of {column!r} ({lists}). Rename equal classes."
         raise InputError(msg)
     inside = table["label"].isin(shared)
     notes = list(images.notes)
@@ -252,7 +249,7 @@ def shared_only(images: Evaluated, column: str, minimum: int) -> Evaluated:
         others = ", ".join(name for name in images.classes if name in set(table.loc[~inside, "label"]))
         notes.append(
             f"Only classes that every {column} has are compared ({', '.join(shared)}); {int((~inside).sum())} images "
-            f"of other ones stand apart ({others})."
+            f"of other classes are shown separately ({others})."
         )
     if small:
         notes.append(f"Left out, fewer than {minimum} images: {', '.join(small)}.")
@@ -260,8 +257,8 @@ def shared_only(images: Evaluated, column: str, minimum: int) -> Evaluated:
     if unknown:
         notes.append(f"{unknown} images have no {column} and were left out.")
     predicted = (*shared, *(name for name in images.predicted_classes if name not in shared))
-    kept = table[inside].reset_index(drop=True)
-    return Evaluated(kept, shared, predicted, table[~inside].reset_index(drop=True), tuple(notes))
+    compared = table[inside].reset_index(drop=True)
+    return EvaluatedImages(compared, shared, predicted, table[~inside].reset_index(drop=True), tuple(notes))
 
 
 def _canonical_names(run: str, classes: Sequence[str]) -> dict[str, str]:

@@ -284,7 +284,7 @@ def number_lines(run: RunArtifacts, scores: Callable[[], Scores]) -> Iterator[Li
 @statement("the tables are those that the run kept")
 def _hashes(run: RunArtifacts) -> Outcome:
     logged = {name: run.tags[f"sha256.{name}"] for name in TABLES if f"sha256.{name}" in run.tags}
-    faults = Faults(f"{name} is gone" for name in logged if name not in run.digests)
+    faults = Faults(f"{name} is missing" for name in logged if name not in run.digests)
     faults += run.unreadable
     if not logged and not faults:
         msg = "the run logged no hashes of its tables"
@@ -339,20 +339,22 @@ def _equal_intervals(run: RunArtifacts, scores: Callable[[], Scores]) -> Outcome
     if stored is not None:
         both = stored.merge(intervals, on=["metric", "class"], suffixes=("", "_now"), how="outer")
         numbers = ["value", "low", "high", "images", "clusters"]
-        apart = np.abs(both[numbers].to_numpy(np.float64) - both[[f"{n}_now" for n in numbers]].to_numpy(np.float64))
+        differences = np.abs(
+            both[numbers].to_numpy(np.float64) - both[[f"{n}_now" for n in numbers]].to_numpy(np.float64)
+        )
         count = len(both)
-        faults.add_count(int((~(apart <= TOLERANCE)).any(axis=1).sum()), "rows of its table of intervals differ")
+        faults.add_count(int((~(differences <= TOLERANCE)).any(axis=1).sum()), "rows of its table of intervals differ")
     return faults, f"{count} recomputed"
 
 
 def _compare(values: Mapping[str, float], logged: Mapping[str, float], names: Iterable[str]) -> tuple[Faults, int]:
     """Compare the scores that were logged; return the faults, and how many were compared."""
-    there = sorted(set(names) & set(logged))
-    wrong = [name for name in there if not abs(values[name] - logged[name]) <= TOLERANCE]
+    common = sorted(set(names) & set(logged))
+    wrong = [name for name in common if not abs(values[name] - logged[name]) <= TOLERANCE]
     shown = ", ".join(f"{name} logged {logged[name]:.6f}, recomputed {values[name]:.6f}" for name in wrong[:3])
     faults = Faults()
     faults.add_count(len(wrong), f"differ: {shown}")
-    return faults, len(there)
+    return faults, len(common)
 
 
 _SPREAD = ["f1_macro", "accuracy"]
@@ -390,9 +392,15 @@ def _own_tables(run: RunArtifacts) -> Outcome:
         order = {"predictions": ["row"], "split": ["fold", "row", "role", "is_copy"]}
         faults.add_names("different:", (name for name, keys in order.items() if not _same_rows(run, folds, name, keys)))
     members = run.members
-    faults.add_names("not finished:", (one.name for one in members if one.status != "FINISHED" or one.deleted))
-    faults.add_names("tables changed since they were kept:", (one.name for one in members if one.changed_tables))
-    faults.add_names("not below it:", (one.name for one in members if one.tags.get("mlflow.parentRunId") != run.run_id))
+    faults.add_names(
+        "not finished:", (member.name for member in members if member.status != "FINISHED" or member.deleted)
+    )
+    faults.add_names(
+        "tables changed since they were kept:", (member.name for member in members if member.changed_tables)
+    )
+    faults.add_names(
+        "not below it:", (member.name for member in members if member.tags.get("mlflow.parentRunId") != run.run_id)
+    )
     return faults, f"{len(folds)} folds"
 
 
@@ -446,12 +454,12 @@ def _other_spread(run: RunArtifacts, name: str, table: pd.DataFrame) -> Iterator
                 yield f"{name}/{metric}_{what} logged {logged:.6f}, recomputed {spread[what]:.6f}"
 
 
-def _same_scores(mine: pd.DataFrame, stored: pd.DataFrame) -> bool:
+def _same_scores(recomputed: pd.DataFrame, stored: pd.DataFrame) -> bool:
     """Whether two tables of scores, indexed by fold, are equal in the scores that both have."""
-    if sorted(stored.index) != sorted(mine.index):
+    if sorted(stored.index) != sorted(recomputed.index):
         return False
-    names = [name for name in mine if name in stored]
-    return bool(((mine[names] - stored.loc[mine.index, names]).abs() <= TOLERANCE).to_numpy().all())
+    names = [name for name in recomputed if name in stored]
+    return bool(((recomputed[names] - stored.loc[recomputed.index, names]).abs() <= TOLERANCE).to_numpy().all())
 
 
 @statement("all folds were run with the same options")
@@ -493,14 +501,14 @@ def _agree(records: Mapping[str, object]) -> tuple[Faults, str]:
     Returns:
         Faults, and the value; "" if fewer than two places have it, so that there is nothing to compare.
     """
-    there = {place: str(value) for place, value in records.items() if value not in _UNKNOWN}
+    known = {place: str(value) for place, value in records.items() if value not in _UNKNOWN}
     faults = Faults()
     first = next(iter(records))
-    if there and (len(set(there.values())) > 1 or first not in there):
-        if first not in there:  # it was removed there
-            there = {first: "absent", **there}
-        faults.append(", ".join(f"{place} {value}" for place, value in there.items()))
-    return faults, next(iter(there.values())) if len(there) > 1 else ""
+    if known and (len(set(known.values())) > 1 or first not in known):
+        if first not in known:  # it was removed there
+            known = {first: "absent", **known}
+        faults.append(", ".join(f"{place} {value}" for place, value in known.items()))
+    return faults, next(iter(known.values())) if len(known) > 1 else ""
 
 
 def _compared(records: Mapping[str, object]) -> tuple[Faults, str]:
@@ -598,7 +606,7 @@ def _labels(run: RunArtifacts) -> Outcome:
 @statement("the code is a commit")
 def _code(run: RunArtifacts) -> Outcome:
     records = ("tag", run.tags), ("environment.json", run.environment)
-    commits, changes = ({place: kept.get(name) for place, kept in records} for name in ("git_commit", "git_dirty"))
+    commits, changes = ({place: record.get(name) for place, record in records} for name in ("git_commit", "git_dirty"))
     if set(commits.values()) <= set(_UNKNOWN):
         msg = "the run was made outside of git"
         raise NotCheckableError(msg)
@@ -606,10 +614,12 @@ def _code(run: RunArtifacts) -> Outcome:
     faults += _agree(changes)[0]
     stated = str(commits["tag"])
     if "true" in changes.values():
-        faults.append(f"files differed from {stated[:12]} when it ran")
+        faults.append(f"source files differed from {stated[:12]} when it ran")
     if resumed := run.tags.get("resumed_with"):
         faults.append(f"the run was resumed with other code or packages ({resumed[:12]})")
-    faults.add_names("other or changed code in", sorted({one.name for one in run.members if _other_code(stated, one)}))
+    faults.add_names(
+        "other or changed code in", sorted({member.name for member in run.members if _other_code(stated, member)})
+    )
     if not faults:
         why = "" if commit else "the commit is recorded in one place only"
         if not why and changes["tag"] != "false":

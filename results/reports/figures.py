@@ -34,7 +34,7 @@ def fonts() -> list[str]:
 def drawable(names: Sequence[str], what: str = "class", longest: int = LONGEST_NAME) -> list[str]:
     """Return names that `fonts` can draw, cut to a length that fits.
 
-    Where no font has a name, a Korean emotion gets its English name, and another one its number.
+    If no font can draw a name, a Korean emotion gets its English name, any other name its number.
     """
     shown = []
     for index, name in enumerate(names, 1):
@@ -123,7 +123,7 @@ def class_figure(intervals: pd.DataFrame, title: str = "") -> Figure:
     images = [*rows["images"], whole["images"]]
     place = np.arange(len(names), dtype=float)
     place[-1] += 0.5  # set apart
-    few = "* fewer than 10 clusters: the interval says little" if rows["few_clusters"].any() else ""
+    few = "* fewer than 10 clusters: the interval is not reliable" if rows["few_clusters"].any() else ""
     figure, (axes,) = _framed(5.2, 0.36 * len(names) + 0.3, left=0.3 + inches(names), bottom=0.6, right=0.5)
     axes.barh(place, value, color=[*[COLOURS[0]] * len(rows), "#666666"], height=0.62)
     reach = np.clip([value - low, high - value], 0, None)  # a percentile interval need not hold the value

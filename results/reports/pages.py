@@ -48,9 +48,9 @@ class Image:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and what stands below it, in this order: sentences, a table, figures, sentences.
+    """A heading and its content, in this order: sentences, a table, figures, sentences.
 
-    In sentences, a command or a name may stand between backticks.
+    Sentences may have commands or names in backticks.
     """
 
     title: str

@@ -86,7 +86,7 @@ def class_table(intervals: pd.DataFrame) -> pd.DataFrame:
     """Return precision, recall, F1 with its interval, images and clusters of each class, as text.
 
     Args:
-        intervals: What `cluster_bootstrap` returned. A class with fewer than ten clusters is marked.
+        intervals: Result of `cluster_bootstrap`. A class with fewer than ten clusters is marked.
     """
     by_class = intervals[intervals["class"] != ""]
     values = by_class.pivot(index="class", columns="metric", values="value")
@@ -108,8 +108,8 @@ def whole_table(intervals: pd.DataFrame, folds: pd.DataFrame | None = None) -> p
     """Return macro F1, accuracy and balanced accuracy with intervals, as text.
 
     Args:
-        intervals: What `cluster_bootstrap` returned for all held-out images together.
-        folds: What `fold_scores` returned; adds mean and standard deviation over folds when there are several.
+        intervals: Result of `cluster_bootstrap` for all held-out images together.
+        folds: Result of `fold_scores`; adds mean and standard deviation over folds when there are several.
     """
     spread = mean_and_sd(folds) if folds is not None and len(folds) > 1 else None
     rows = []
@@ -127,18 +127,18 @@ def whole_table(intervals: pd.DataFrame, folds: pd.DataFrame | None = None) -> p
 
 
 def notes(intervals: pd.DataFrame) -> list[str]:
-    """Return the sentences that belong under the tables."""
+    """Return the sentences below the tables."""
     level, resamples = intervals.attrs["level"], intervals.attrs["resamples"]
     whole = intervals[intervals["class"] == ""].iloc[0]
     sentences = [
         f"{whole['images']} images in {whole['clusters']} clusters (of duplicates, or of one person). "
-        f"Intervals: {level:.0%}, {resamples} resamples of clusters within each class; they cover the choice of "
-        "test images, not the seed of the training."
+        f"Intervals: {level:.0%}, {resamples} resamples of clusters within each class; they reflect the sample "
+        "of test images, not the training seed."
     ]
     few = intervals.loc[(intervals["metric"] == "f1") & intervals["few_clusters"], "class"]
     if len(few):
         names = ", ".join(few)
-        sentences.append(f"{MARK} fewer than {FEW_CLUSTERS} clusters, the interval says little: {names}.")
+        sentences.append(f"{MARK} fewer than {FEW_CLUSTERS} clusters, the interval is not reliable: {names}.")
     return sentences
 
 

@@ -23,7 +23,7 @@ CHECKPOINTS = ".ckpt"  # suffix, in the local folder of a run and among its arti
 def disk_use(directory: str | Path = store.DIRECTORY) -> pd.DataFrame:
     """Return the disk space of each run on this machine, the largest first.
 
-    Deleted runs, and folders of runs that the store does not know, are included if they have files.
+    DeletedRun runs, and folders of runs that the store does not know, are included if they have files.
     Artifacts on a tracking server are not.
 
     Args:
@@ -76,7 +76,7 @@ def _artifacts(client: MlflowClient | None, run_id: str, home: Path) -> Path | N
 
 
 @dataclass(frozen=True)
-class Deleted:
+class DeletedRun:
     """A run that was deleted.
 
     Attributes:
@@ -94,7 +94,7 @@ class Deleted:
 
 def delete_runs(
     chosen: Sequence[str], *, keep_files: bool = False, directory: str | Path = store.DIRECTORY
-) -> list[Deleted]:
+) -> list[DeletedRun]:
     """Mark runs and all runs below them as deleted, and remove their local folders and artifacts.
 
     MLflow keeps the record of a deleted run: `mlflow runs restore` brings it back, but not the files. A run that was
@@ -113,8 +113,8 @@ def delete_runs(
     """
     home = Path(directory).absolute()
     client = store.open_client(directory)
-    found = runs.find_runs(directory=directory, limit=runs.ALL, deleted=True)
-    members = [client.get_run(run_id) for run_id in family(found, chosen)]
+    all_runs = runs.find_runs(directory=directory, limit=runs.ALL, deleted=True)
+    members = [client.get_run(run_id) for run_id in family(all_runs, chosen)]
     deleted = []
     with contextlib.ExitStack() as locks:
         for run in members:
@@ -133,7 +133,7 @@ def delete_runs(
             run_id = str(run.info.run_id)
             artifacts = _artifacts(client, run_id, home)
             freed = 0 if keep_files else _remove(home / "runs" / run_id) + _remove(artifacts)
-            deleted.append(Deleted(run_id, str(run.info.run_name), freed, artifacts is None))
+            deleted.append(DeletedRun(run_id, str(run.info.run_name), freed, artifacts is None))
     return deleted
 
 

@@ -66,7 +66,7 @@ def push(
         if inside is not None and size > LIMIT_MB:
             msg = (
                 f"remote: {size:.1f} MB of runs are too much for a remote inside the repository (at most {LIMIT_MB} "
-                "MB); leave out artifacts (--skip 'figures/*'), share fewer runs (--run RUN --replace), or take another"
+                "MB); leave out artifacts (--skip 'figures/*'), share fewer runs (--run RUN --replace), or use another"
             )
             raise InputError(msg)
         before = tracked.read_text() if tracked.exists() else None
@@ -102,10 +102,10 @@ def pull(remote: str | None = None, *, directory: str | Path = store.DIRECTORY) 
 @contextlib.contextmanager
 def _exchange() -> Iterator[Path]:
     """Yield the root of the DVC repository to one push or pull at a time, and delete the export afterwards."""
-    here = Path.cwd()
-    root = next((folder for folder in (here, *here.parents) if (folder / ".dvc").is_dir()), None)
+    current = Path.cwd()
+    root = next((folder for folder in (current, *current.parents) if (folder / ".dvc").is_dir()), None)
     if root is None:
-        msg = f"mlruns.dvc: runs are shared from a repository with a folder .dvc, {here} is in none; go to the clone"
+        msg = f"mlruns.dvc: runs are shared from a repository with a folder .dvc, {current} is in none; go to the clone"
         raise InputError(msg)
     if importlib.util.find_spec("dvc") is None:
         msg = "dvc: it is not installed; install the extra with `pip install 'emotion-pipeline[dvc]'` (or dvc>=3.60)"
@@ -167,9 +167,9 @@ def _remotes(root: Path) -> dict[str, str]:
     """Return the address of each remote; the default remote also has the name ""."""
     settings = dict(line.partition("=")[::2] for line in _dvc(root, "config", "--list").splitlines())
     pairs = ((re.fullmatch(r"remote\.(.+)\.url", key), value) for key, value in settings.items())
-    found = {match[1]: value for match, value in pairs if match}
+    addresses = {match[1]: value for match, value in pairs if match}
     default = settings.get("core.remote", "")
-    return found | ({"": found[default]} if default in found else {})
+    return addresses | ({"": addresses[default]} if default in addresses else {})
 
 
 def _inside(root: Path, name: str | None) -> Path | None:
@@ -190,15 +190,15 @@ def _measure(export: Path) -> tuple[int, float]:
 def _prune(root: Path, place: Path) -> None:
     """Delete from a remote in the repository what `mlruns.dvc` no longer names; git has it for older commits."""
     listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", "*.dvc", "*dvc.yaml"]
-    found = subprocess.run(listed, cwd=root, capture_output=True, text=True, check=False)
-    if found.returncode or set(found.stdout.split()) != {TRACKED}:  # the remote may contain other data
+    done = subprocess.run(listed, cwd=root, capture_output=True, text=True, check=False)
+    if done.returncode or set(done.stdout.split()) != {TRACKED}:  # the remote may contain other data
         return
     objects = place / "files" / "md5"
     listing = yaml.safe_load((root / TRACKED).read_text())["outs"][0]["md5"]
     entries = json.loads((objects / listing[:2] / listing[2:]).read_text())
-    wanted = {listing, *(entry["md5"] for entry in entries)}
+    named = {listing, *(entry["md5"] for entry in entries)}
     for path in objects.glob("??/*"):
-        if path.parent.name + path.name not in wanted:
+        if path.parent.name + path.name not in named:
             path.unlink()
             with contextlib.suppress(OSError):  # it contains other files
                 path.parent.rmdir()

@@ -78,15 +78,15 @@ def lock_hash(root: Path = ROOT) -> str:
 
 def environment(root: Path = ROOT) -> dict[str, str]:
     """Return commit, lock hash, Python, platform, processors and the versions of the packages that affect results."""
-    found = {**git_state(root), "lock_sha256": lock_hash(root)}
-    found |= {"python": platform.python_version(), "platform": platform.platform()}
-    found |= {"processor": platform.processor() or platform.machine(), "cores": str(os.cpu_count())}
-    found |= {f"version_{package}": _version(package) for package in PACKAGES}
+    entries = {**git_state(root), "lock_sha256": lock_hash(root)}
+    entries |= {"python": platform.python_version(), "platform": platform.platform()}
+    entries |= {"processor": platform.processor() or platform.machine(), "cores": str(os.cpu_count())}
+    entries |= {f"version_{package}": _version(package) for package in PACKAGES}
     torch = sys.modules.get("torch")  # a command that only reads runs should not import it
     if torch is not None and torch.cuda.is_available():
-        found["accelerator"] = torch.cuda.get_device_name()
-        found["cuda"] = str(torch.version.cuda)
-    return found
+        entries["accelerator"] = torch.cuda.get_device_name()
+        entries["cuda"] = str(torch.version.cuda)
+    return entries
 
 
 def _version(package: str) -> str:

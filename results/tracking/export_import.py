@@ -200,10 +200,10 @@ def _require(condition: bool, folder: Path, what: str) -> None:
 MODELS = ("checkpoint/*", "*.ckpt", "*.safetensors", "*.onnx", "*.pt", "*.pt2", "*.pth", "*.pkl")
 
 
-def family(found: pd.DataFrame, chosen: Iterable[str]) -> list[str]:
+def family(all_runs: pd.DataFrame, chosen: Iterable[str]) -> list[str]:
     """Return the chosen runs and all runs below them, parents first; `found` is a result of `find_runs`."""
     members: dict[str, list[str]] = {}
-    for run_id, parent in zip(found["run_id"], found["parent"], strict=True):
+    for run_id, parent in zip(all_runs["run_id"], all_runs["parent"], strict=True):
         members.setdefault(str(parent), []).append(run_id)
     ordered = list(dict.fromkeys(chosen))
     for run_id in ordered:  # grows while it is walked
@@ -234,8 +234,8 @@ def export_runs(
     Raises:
         InputError: The destination contains something else, or cannot be written.
     """
-    found = runs.find_runs(directory=directory, limit=100_000)
-    ids = family(found, chosen) if chosen else found["run_id"].tolist()
+    all_runs = runs.find_runs(directory=directory, limit=100_000)
+    ids = family(all_runs, chosen) if chosen else all_runs["run_id"].tolist()
     client = store.open_client(directory, only_reading=True)
     target = Path(destination).absolute()
     outcome = {}
@@ -266,10 +266,10 @@ def _export(client: MlflowClient, run_id: str, target: Path, skip: Sequence[str]
     if Spool.has_pending(directory / "runs" / run_id / "spool"):
         return "left out: entries wait to be sent; run `emotion sync` first"
     record = record_of(client, run)
-    there = read_record(target) if target.exists() else None
-    if there is not None and there.end > record.end:
-        return "kept: the one there ended later"
-    before = there.files if there is not None else {}
+    existing = read_record(target) if target.exists() else None
+    if existing is not None and existing.end > record.end:
+        return "skipped: the exported run ended later"
+    before = existing.files if existing is not None else {}
     with replacing(target) as draft, _artifacts(client, run) as source:
         (draft / ARTIFACTS).mkdir(parents=True)
         for path in sorted(path for path in source.rglob("*") if path.is_file() and not path.is_symlink()):
@@ -322,7 +322,7 @@ def import_runs(folder: str | Path, *, directory: str | Path = store.DIRECTORY) 
     Raises:
         InputError: Not an export, or $MLFLOW_TRACKING_URI names another store than the embedded one.
     """
-    found = exported_runs(folder)
+    folders = exported_runs(folder)
     uri = store.embedded_uri(directory)
     if store.tracking_uri(directory) != uri:
         msg = (
@@ -335,7 +335,7 @@ def import_runs(folder: str | Path, *, directory: str | Path = store.DIRECTORY) 
     outcome = {}
     try:
         with FileLock(home / ".import.lock", timeout=_LOCK_SECONDS):
-            for run in tqdm(found, desc="importing", unit="run", disable=None):
+            for run in tqdm(folders, desc="importing", unit="run", disable=None):
                 try:
                     outcome[run.name] = _import(client, run, home)
                 except (InputError, MlflowException) as error:
@@ -353,9 +353,9 @@ def _import(client: MlflowClient, folder: Path, home: Path) -> str:
     record = read_record(folder)
     known = _get(client, record.run_id)
     if known is not None and known.info.lifecycle_stage == "deleted":
-        return "left: it was deleted here"
+        return "skipped: it was deleted here"
     if known is not None and known.info.status not in ENDED:
-        return f"left: its status here is {known.info.status}"
+        return f"skipped: its status here is {known.info.status}"
     fresh = known is None
     if known is None:
         _insert(client, record, home)

@@ -475,11 +475,11 @@ class TrackingLogger(Logger):
 
     @staticmethod
     def _log_environment(run: OpenRun) -> None:
-        found = environment()
-        tags = {key: value for key, value in found.items() if not key.startswith("version_")}
-        run.tags(tags | {"mlflow.source.git.commit": found["git_commit"]})
+        entries = environment()
+        tags = {key: value for key, value in entries.items() if not key.startswith("version_")}
+        run.tags(tags | {"mlflow.source.git.commit": entries["git_commit"]})
         path = run.spool.new_file("environment.json")
-        path.write_text(json.dumps(found, indent=2) + "\n")
+        path.write_text(json.dumps(entries, indent=2) + "\n")
         run.spool.append_file(path, "environment.json")
 
     # ---- the interface of Lightning's loggers

@@ -1,4 +1,4 @@
-"""Find runs, read their tables and config, add files to them, and send what waits after an outage."""
+"""Find runs, read their tables and config, add files to them, and send entries after an outage."""
 
 import json
 import os
@@ -58,27 +58,27 @@ def find_runs(
         experiments = {key: name for key, name in experiments.items() if name == experiment}
     if parent is not None:
         where = " and ".join(filter(None, [where, f"tags.`mlflow.parentRunId` = '{parent}'"]))
-    found: list[Run] = []
+    runs: list[Run] = []
     token = None
-    while experiments and len(found) < limit:
-        page = client.search_runs(list(experiments), where, view, min(1000, limit - len(found)), page_token=token)
-        found, token = [*found, *page], page.token
+    while experiments and len(runs) < limit:
+        page = client.search_runs(list(experiments), where, view, min(1000, limit - len(runs)), page_token=token)
+        runs, token = [*runs, *page], page.token
         if not token:
             break
-    rows = [_row(run, experiments[str(run.info.experiment_id)]) for run in found]
+    rows = [_row(run, experiments[str(run.info.experiment_id)]) for run in runs]
     return pd.DataFrame(rows, columns=None if rows else list(_FIXED))
 
 
 def _experiments(client: MlflowClient, view: int) -> dict[str, str]:
     """Return the name of each experiment, by id."""
-    found: dict[str, str] = {}
+    names: dict[str, str] = {}
     token = None
     while True:
         page = client.search_experiments(view, page_token=token)
-        found |= {str(experiment.experiment_id): str(experiment.name) for experiment in page}
+        names |= {str(experiment.experiment_id): str(experiment.name) for experiment in page}
         token = page.token
         if not token:
-            return found
+            return names
 
 
 _FIXED = ("run_id", "name", "experiment", "status", "parent", "start", "end")
@@ -101,11 +101,11 @@ def _row(run: Run, experiment: str) -> dict[str, Any]:
     return row | {f"tags.{key}": value for key, value in tags.items()}
 
 
-def as_tree(found: pd.DataFrame) -> pd.DataFrame:
+def as_tree(runs: pd.DataFrame) -> pd.DataFrame:
     """Return a result of `find_runs` or `read_exported` as text, one row a run, children indented below parents."""
-    kinds = found.get("tags.kind", pd.Series("", found.index)).fillna("")
-    found = found.assign(**{"tags.kind": kinds})
-    present = set(found["run_id"])
+    kinds = runs.get("tags.kind", pd.Series("", runs.index)).fillna("")
+    runs = runs.assign(**{"tags.kind": kinds})
+    present = set(runs["run_id"])
     rows: list[dict[str, str]] = []
 
     def add(members: pd.DataFrame, depth: int) -> None:
@@ -113,9 +113,9 @@ def as_tree(found: pd.DataFrame) -> pd.DataFrame:
             row = {"name": "  " * depth + str(run["name"]), "run": run["run_id"][:8], "kind": str(run["tags.kind"])}
             row |= {"status": run["status"], "started (UTC)": f"{run['start']:%Y-%m-%d %H:%M}"}
             rows.append(row | {"experiment": run["experiment"]})
-            add(found[found["parent"] == run["run_id"]].iloc[::-1], depth + 1)
+            add(runs[runs["parent"] == run["run_id"]].iloc[::-1], depth + 1)
 
-    add(found[~found["parent"].isin(present)], 0)
+    add(runs[~runs["parent"].isin(present)], 0)
     return pd.DataFrame(rows)
 
 
@@ -162,8 +162,8 @@ def children(
     parent_id: str, *, directory: str | Path = store.DIRECTORY, tracking_uri: str | None = None
 ) -> pd.DataFrame:
     """Return the children of a run in the order in which they were started."""
-    found = find_runs(parent=parent_id, directory=directory, tracking_uri=tracking_uri, limit=ALL)
-    return found.sort_values("start", kind="stable", ignore_index=True)
+    members = find_runs(parent=parent_id, directory=directory, tracking_uri=tracking_uri, limit=ALL)
+    return members.sort_values("start", kind="stable", ignore_index=True)
 
 
 def find_run(text: str, *, directory: str | Path = store.DIRECTORY, tracking_uri: str | None = None) -> str:
@@ -177,12 +177,12 @@ def find_run(text: str, *, directory: str | Path = store.DIRECTORY, tracking_uri
         return str(client.get_run(text).info.run_id)
     except MlflowException:
         pass
-    found = find_runs(directory=directory, tracking_uri=tracking_uri, limit=ALL)
-    if text == "latest" and len(found):
-        return str(found["run_id"].iloc[0])
-    matches = found[found["run_id"].str.startswith(text) | (found["name"] == text)] if len(found) else found
+    runs = find_runs(directory=directory, tracking_uri=tracking_uri, limit=ALL)
+    if text == "latest" and len(runs):
+        return str(runs["run_id"].iloc[0])
+    matches = runs[runs["run_id"].str.startswith(text) | (runs["name"] == text)] if len(runs) else runs
     if len(matches) != 1 or not text:
-        shown = (matches if len(matches) else found).head(8)
+        shown = (matches if len(matches) else runs).head(8)
         known = ", ".join(f"{key[:8]} ({name})" for key, name in zip(shown["run_id"], shown["name"], strict=True))
         msg = (
             f"run: {text!r} must mean one run, it means {len(matches)}; give a run id, its start, a name, or `latest`; "
@@ -202,11 +202,11 @@ def select_runs(
     """
     chosen = [find_run(name, directory=directory) for name in names]
     if experiment is not None:
-        found = find_runs(experiment, directory=directory, limit=ALL)
-        if not len(found):
+        members = find_runs(experiment, directory=directory, limit=ALL)
+        if not len(members):
             msg = f"--experiment: {experiment!r} has no runs here; `emotion runs list` shows the runs that exist"
             raise InputError(msg)
-        chosen += found["run_id"].tolist()
+        chosen += members["run_id"].tolist()
     return chosen
 
 
@@ -335,7 +335,7 @@ def replay_spools(directory: str | Path = store.DIRECTORY) -> dict[str, str]:
                 spool.clear_files()
                 outcome[run_id] = "sent"
         except Timeout:
-            outcome[run_id] = "left: another process is writing it"
+            outcome[run_id] = "skipped: another process is writing it"
         except (InputError, MlflowException, OSError) as error:
             log.debug("sending %s failed", run_id, exc_info=True)
             outcome[run_id] = f"not sent: {store.reason(error)}"
@@ -362,7 +362,7 @@ def add_to_run(
         directory: Folder of the embedded store, and of the local folder of every run.
 
     Returns:
-        A sentence to print: "kept with run ...", or why they were not kept.
+        A sentence to print: "stored with run ...", or why they were not stored.
     """
     folder = Path(directory).absolute() / "runs" / run_id
     uri = store.tracking_uri(directory)
@@ -386,12 +386,12 @@ def add_to_run(
                     shutil.rmtree(folder, ignore_errors=True)
             except (InputError, MlflowException, OSError) as error:
                 why = f"the tracking store does not answer ({store.reason(error)})"
-                return f"not kept with {what} yet: {why}; it waits in {spool.folder}, send it with `emotion sync`"
+                return f"not stored with {what} yet: {why}; it waits in {spool.folder}, send it with `emotion sync`"
     except Timeout:
-        return f"not kept with {what}: another process is writing that run; try again when it has ended"
+        return f"not stored with {what}: another process is writing that run; try again when it has ended"
     except (InputError, OSError) as error:
-        return f"not kept with {what}: {store.reason(error)}"
-    return f"kept with {what}: {shown}"
+        return f"not stored with {what}: {store.reason(error)}"
+    return f"stored with {what}: {shown}"
 
 
 def _address(folder: Path) -> str:
@@ -430,10 +430,13 @@ def require_store(directory: str | Path) -> None:
 
 
 def run_checkpoint(run_id: str) -> Path:
-    """Return the local path of the checkpoint the val part chose in a run (its id, its beginning, name or latest).
+    """Return the local path of the checkpoint of a run, which was selected on its val part.
+
+    Args:
+        run_id: Run id or its start, name, or latest.
 
     Raises:
-        InputError: there is no such run, it was deleted, it has no checkpoint, or it is the parent of a
+        InputError: There is no such run, it was deleted, it has no checkpoint, or it is the parent of a
             cross-validation.
     """
     run_id = find_run(run_id)
@@ -449,7 +452,7 @@ def run_checkpoint(run_id: str) -> Path:
             )
             raise InputError(msg) from error
         if (run_config(run_id).get("run") or {}).get("keep") == "none":
-            msg = f"--run: {run_id} was trained with --run.keep none, so it left no checkpoint; train it again without"
+            msg = f"--run: {run_id} was trained with --run.keep none, so it has no checkpoint; train again without it"
             raise InputError(msg) from error
         raise
 

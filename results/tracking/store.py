@@ -20,7 +20,7 @@ from mlflow.exceptions import MlflowException
 from datamodules.errors import InputError
 
 DIRECTORY = "mlruns"
-FORMAT = 2  # of the tables and checkpoints of runs; version 0.1 wrote none, and called the val and test parts otherwise
+FORMAT = 2  # of the tables and checkpoints of runs; version 0.1 wrote none, and had other names of the parts
 
 # By MLflow's defaults a request lasts minutes (7 retries of 120 s); the offline queue sends again anyway.
 _REQUEST = {
@@ -45,10 +45,10 @@ def check_table(table: pd.DataFrame, run_id: str) -> None:
         InputError: Version 0.1 wrote the table.
     """
     if table.attrs.get("format") != FORMAT:
-        raise InputError(made_by_version_0_1(f"run {run_id}", run_id))
+        raise InputError(version_0_1_message(f"run {run_id}", run_id))
 
 
-def made_by_version_0_1(what: str, run_id: str = "RUN") -> str:
+def version_0_1_message(what: str, run_id: str = "RUN") -> str:
     """Return the error message for what version 0.1 wrote."""
     return f"{what} was made by version 0.1, which this version does not read; run `emotion reproduce {run_id}`"
 
@@ -122,7 +122,7 @@ def ensure_store(directory: str | Path = DIRECTORY) -> str:
         )
         raise InputError(msg) from error
     except OSError as error:
-        msg = f"directory: runs are written to {folder}, which failed: {error}. Free space, or choose another folder."
+        msg = f"directory: writing runs to {folder} failed: {error}; free disk space or choose another folder"
         raise InputError(msg) from error
     _ENSURED.add((str(folder), os.getpid()))
     return uri
@@ -229,22 +229,22 @@ def experiment_id(client: MlflowClient, name: str, directory: str | Path, uri: s
     Raises:
         InputError: The experiment was deleted.
     """
-    found = client.get_experiment_by_name(name)
-    if found is None:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
         location = str(Path(directory).absolute() / "artifacts") if uri == embedded_uri(directory) else None
         try:
             return str(client.create_experiment(name, artifact_location=location))
         except MlflowException:
-            found = client.get_experiment_by_name(name)
-            if found is None:
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
                 raise
-    if found.lifecycle_stage == "deleted":
+    if experiment.lifecycle_stage == "deleted":
         msg = (
             f"experiment: {name!r} was deleted, so no run can be added. Choose another name, or restore it: "
-            f"mlflow experiments restore --experiment-id {found.experiment_id}"
+            f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
         )
         raise InputError(msg)
-    return str(found.experiment_id)
+    return str(experiment.experiment_id)
 
 
 _LONGEST_VALUE = 6000  # of a parameter, in MLflow

@@ -1,4 +1,4 @@
-"""The papers' experiments, and the inflation by leaking protocols, as data: cells, tables and claims."""
+"""Studies: the papers' experiments and the effect of leaky protocols, as cells, tables and claims."""
 
 from collections.abc import Callable
 
@@ -24,8 +24,8 @@ STUDIES: dict[str, Callable[[Scale, Protocol], Study]] = {
     "face-detector": face_detector.build,
 }
 WITHOUT_PROTOCOL = {
-    "leakage": "leakage compares protocols and is of none",
-    "face-detector": "study face-detector is run by the honest protocol",
+    "leakage": "study leakage compares protocols itself",
+    "face-detector": "study face-detector has only the honest protocol",
 }
 
 
@@ -36,7 +36,7 @@ def build_study(name: str, scale: Scale, protocol: Protocol) -> Study:
         InputError: There is no such study (the nearest name is offered), or it takes no protocol.
     """
     if name not in STUDIES:
-        hint = did_you_mean(name, STUDIES, cutoff=0.4) or "`emotion study list` names them"
+        hint = did_you_mean(name, STUDIES, cutoff=0.4) or "`emotion study list` lists them"
         msg = f"no study is called {name!r}; {hint}"
         raise InputError(msg)
     if name in WITHOUT_PROTOCOL and protocol != "honest":

@@ -21,7 +21,7 @@ from results.tracking import store
 from results.tracking.runs import children, load_table
 from sweeps.studies.schema import ON, Choice, Claim, Metric, Protocol, Scale, Study
 
-FEW = 3  # seeds; fewer do not estimate a spread
+MIN_SEEDS = 3  # for an estimate of the spread over seeds
 RECALL = "recall_"
 _OF_CLASS = ("recall_", "f1_", "precision_")
 _TIE = 1e-12
@@ -29,7 +29,7 @@ _PERMUTATIONS = 9999
 
 
 @dataclass(frozen=True)
-class Tested:
+class DifferenceTest:
     """A difference, second minus first, its 95 % interval, the p-value (None: nothing to test) and the test's name.
 
     With `by_seed`, seeds and images are both units, so the test generalises to other seeds and other images.
@@ -43,7 +43,7 @@ class Tested:
     by_seed: bool = False
 
 
-class LeftOut(NamedTuple):
+class Jackknife(NamedTuple):
     """Metrics of several runs on the images they share, and the same metrics without each cluster of images."""
 
     values: np.ndarray  # (T,) one per run
@@ -68,7 +68,7 @@ def part_of(predictions: pd.DataFrame, metric: Metric) -> pd.DataFrame:
     if plain.startswith(RECALL):
         predictions = predictions[predictions["label"] == plain.removeprefix(RECALL)]
     elif plain != "accuracy":
-        msg = f"metric: image by image accuracy and recall_<class> are compared, got {metric!r}"
+        msg = f"metric: must be accuracy or recall_<class>, which are compared image by image, got {metric!r}"
         raise InputError(msg)
     return predictions
 
@@ -84,7 +84,7 @@ def concatenated(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat([table.assign(row=table["row"] + step * i) for i, table in enumerate(tables)], ignore_index=True)
 
 
-def left_out(tables: Sequence[pd.DataFrame], metrics: Sequence[Metric]) -> LeftOut | None:
+def jackknife(tables: Sequence[pd.DataFrame], metrics: Sequence[Metric]) -> Jackknife | None:
     """Return metrics on the images that all tables share, and the same without each cluster of images.
 
     Args:
@@ -124,10 +124,10 @@ def left_out(tables: Sequence[pd.DataFrame], metrics: Sequence[Metric]) -> LeftO
         values.append(float(value[0]))
         without.append(value[1:])
         used[cluster[inside]] = True
-    return LeftOut(np.array(values), np.stack(without, axis=1)[used])
+    return Jackknife(np.array(values), np.stack(without, axis=1)[used])
 
 
-def over_seeds(metrics: LeftOut) -> Tested:
+def over_seeds(metrics: Jackknife) -> DifferenceTest:
     """Test a difference with seeds and images as units.
 
     Args:
@@ -137,12 +137,12 @@ def over_seeds(metrics: LeftOut) -> Tested:
     differences = metrics.values[seeds:] - metrics.values[:seeds]
     test, low, high = seeds_t(differences, metrics.without[:, seeds:] - metrics.without[:, :seeds])
     p_value = None if math.isnan(test.p_value) else test.p_value
-    return Tested(test.difference, low, high, p_value, test.test, by_seed=True)
+    return DifferenceTest(test.difference, low, high, p_value, test.test, by_seed=True)
 
 
 def paired(
     before: Sequence[pd.DataFrame], after: Sequence[pd.DataFrame], metric: Metric, seed: int = 0
-) -> Tested | None:
+) -> DifferenceTest | None:
     """Test the difference of `after` from `before` on the same images; None if the subgroup has none of the class.
 
     With three or more seeds, the seed is a unit of the test, too.
@@ -156,24 +156,24 @@ def paired(
     old, new = stacked(before, metric), stacked(after, metric)
     if not len(old):
         return None
-    if len(before) >= FEW and (shared := left_out([*before, *after], [metric] * 2 * len(before))):
+    if len(before) >= MIN_SEEDS and (shared := jackknife([*before, *after], [metric] * 2 * len(before))):
         return over_seeds(shared)
     classes = classes_of(old)
     test = paired_permutation(old, new, classes, metric="accuracy", seed=seed)
     table = paired_difference(old, new, classes, seed=seed)
     row = table[table["metric"] == "accuracy"].iloc[0]
     name = _image_by_image("paired", before)
-    return Tested(test.difference, float(row["low"]), float(row["high"]), test.p_value, name)
+    return DifferenceTest(test.difference, float(row["low"]), float(row["high"]), test.p_value, name)
 
 
-def between(tables: Sequence[pd.DataFrame], lower: Metric, higher: Metric, seed: int = 0) -> Tested:
+def between(tables: Sequence[pd.DataFrame], lower: Metric, higher: Metric, seed: int = 0) -> DifferenceTest:
     """Test the difference between two subgroups in the same runs; their images differ.
 
     Subgroup names are permuted among clusters of one class. The interval combines those of the two subgroups (Zou and
     Donner 2008), which are independent.
     """
     count = len(tables)
-    if count >= FEW and (shared := left_out([*tables, *tables], [*[lower] * count, *[higher] * count])):
+    if count >= MIN_SEEDS and (shared := jackknife([*tables, *tables], [*[lower] * count, *[higher] * count])):
         return over_seeds(shared)
     groups = [stacked(tables, metric).assign(group=name) for name, metric in (("lower", lower), ("higher", higher))]
     both = pd.concat(groups, ignore_index=True)
@@ -181,14 +181,14 @@ def between(tables: Sequence[pd.DataFrame], lower: Metric, higher: Metric, seed:
     permuted = permute_groups(
         both, both["group"].to_numpy(object), ["lower", "higher"], classes, permutations=_PERMUTATIONS, seed=seed
     )
-    seen, drawn = (scores(counts)["accuracy"] for counts in (permuted.observed, permuted.deals))
-    difference = float(seen[1] - seen[0])
-    reached = int((np.abs(drawn[:, 1] - drawn[:, 0]) >= abs(difference) - _TIE).sum())
+    observed, drawn = (scores(counts)["accuracy"] for counts in (permuted.observed, permuted.permuted))
+    difference = float(observed[1] - observed[0])
+    extreme = int((np.abs(drawn[:, 1] - drawn[:, 0]) >= abs(difference) - _TIE).sum())
     (v0, l0, h0), (v1, l1, h1) = (_interval(group, classes, seed) for group in groups)
     low = difference - float(np.hypot(v1 - l1, h0 - v0))
     high = difference + float(np.hypot(h1 - v1, v0 - l0))
-    return Tested(
-        difference, low, high, (reached + 1) / (_PERMUTATIONS + 1), _image_by_image("groups dealt anew", tables)
+    return DifferenceTest(
+        difference, low, high, (extreme + 1) / (_PERMUTATIONS + 1), _image_by_image("groups permuted", tables)
     )
 
 
@@ -224,7 +224,7 @@ def _image_by_image(how: str, tables: Sequence[pd.DataFrame]) -> str:
 
 
 CELL, SEED = "cell", "seed"  # tags of a run that a cell has finished
-INNER = "val/best_f1_macro"  # the best epoch's, on what is selected on
+INNER = "val/best_f1_macro"  # of the best epoch, on the part that selects it
 CURVES = "curves"
 _BY_CLASS = ("f1_", "recall_", "precision_")
 
@@ -281,12 +281,12 @@ class Outcome:
         raise InputError(msg)
 
     @classmethod
-    def left_out(cls, runs: Sequence["Outcome"], metrics: Sequence[Metric]) -> LeftOut | None:
+    def jackknife(cls, runs: Sequence["Outcome"], metrics: Sequence[Metric]) -> Jackknife | None:
         """Return metrics, one per run, with and without each cluster of the images that all runs share.
 
         None if a metric is not computed from predictions, such as one that was logged in training.
         """
-        return left_out([run.predictions for run in runs], metrics)
+        return jackknife([run.predictions for run in runs], metrics)
 
 
 @dataclass(frozen=True)
@@ -373,7 +373,7 @@ class Outcomes:
         return Number(values.mean(), values.min(), values.max(), values.std(ddof=1), ids)
 
     def choose(self, choice: Choice, protocol: Protocol) -> list[str]:
-        """Return the best of a choice by macro F1: on the val part, or, in the papers' protocol, on the test part.
+        """Return the best candidates by macro F1: on the val part, or with the papers' protocol on the test part.
 
         Raises:
             InputError: A cell of the choice has not finished.
@@ -383,7 +383,9 @@ class Outcomes:
         missing = [name for name, number in numbers.items() if number is None]
         if missing:
             why = "; ".join(f"{name}: {self.failed.get(choice.cells[name], 'not run')}" for name in missing)
-            msg = f"choice: each cell must have finished, not so {why}. Run the study again: what failed is tried anew."
+            msg = (
+                f"choice: every cell must have finished, these have not: {why}; run the study again, which retries them"
+            )
             raise InputError(msg)
         ranked = sorted(numbers, key=lambda name: -numbers[name].value)  # type: ignore[union-attr] # none is missing
         return sorted(ranked[: choice.count], key=list(choice.cells).index)
@@ -403,7 +405,7 @@ Verdict = Literal[
 
 
 @dataclass(frozen=True)
-class Judged:
+class ClaimResult:
     """A claim and the result of its test.
 
     Attributes:
@@ -430,7 +432,7 @@ class Judged:
     verdict: Verdict
 
 
-def judge(claims: Sequence[Claim], outcomes: Outcomes) -> list[Judged]:
+def evaluate_claims(claims: Sequence[Claim], outcomes: Outcomes) -> list[ClaimResult]:
     """Test every claim and correct for their number.
 
     Notes:
@@ -443,20 +445,20 @@ def judge(claims: Sequence[Claim], outcomes: Outcomes) -> list[Judged]:
     tests = [_test(claim, outcomes) for claim in claims]
     raw = [test.p_value for test in tests if test and test.p_value is not None]
     corrected = iter(holm(raw).tolist() if raw else [])
-    judged = []
+    claim_results = []
     for claim, test in zip(claims, tests, strict=True):
         higher, lower = outcomes.number(*claim.higher), outcomes.number(*claim.lower)
         if test is None:
             nan = float("nan")
-            test = Tested(nan, nan, nan, None, "a cell has not been finished")
+            test = DifferenceTest(nan, nan, nan, None, "a cell has not finished")
         p_value = None if test.p_value is None else next(corrected)
         verdict = _verdict(test, p_value)
         result = (test.difference, test.low, test.high, p_value, test.name)
-        judged.append(Judged(claim, higher, lower, *result, verdict))
-    return judged
+        claim_results.append(ClaimResult(claim, higher, lower, *result, verdict))
+    return claim_results
 
 
-def _verdict(test: Tested, p_value: float | None) -> Verdict:
+def _verdict(test: DifferenceTest, p_value: float | None) -> Verdict:
     if p_value is None:
         return "not tested"
     if p_value >= LEVEL:
@@ -468,21 +470,21 @@ def _verdict(test: Tested, p_value: float | None) -> Verdict:
     return "differs the other way on these images for these models"
 
 
-def _test(claim: Claim, outcomes: Outcomes) -> Tested | None:
+def _test(claim: Claim, outcomes: Outcomes) -> DifferenceTest | None:
     above = {run.seed: run for run in outcomes.of(claim.higher[0])}
     below = {run.seed: run for run in outcomes.of(claim.lower[0])}
     seeds = sorted(above.keys() & below.keys())
     if not seeds:
         return None
     metric = claim.higher[1]
-    if len(seeds) >= FEW:
+    if len(seeds) >= MIN_SEEDS:
         runs = [*(below[seed] for seed in seeds), *(above[seed] for seed in seeds)]
-        if shared := type(runs[0]).left_out(runs, [*[claim.lower[1]] * len(seeds), *[metric] * len(seeds)]):
+        if shared := type(runs[0]).jackknife(runs, [*[claim.lower[1]] * len(seeds), *[metric] * len(seeds)]):
             return over_seeds(shared)
     if ON in metric:
         lower, higher = ([runs[seed].predictions for seed in seeds] for runs in (below, above))
         return paired(lower, higher, metric) if metric == claim.lower[1] else between(higher, claim.lower[1], metric)
-    if len(seeds) < FEW and metric == claim.lower[1] and metric in PAIRED:
+    if len(seeds) < MIN_SEEDS and metric == claim.lower[1] and metric in PAIRED:
         tables = matched([runs[seed].predictions for runs in (below, above) for seed in seeds])
         first, second = concatenated(tables[: len(seeds)]), concatenated(tables[len(seeds) :])
         classes = classes_of(first)
@@ -490,21 +492,23 @@ def _test(claim: Claim, outcomes: Outcomes) -> Tested | None:
         table = paired_difference(first, second, classes)
         row = table[(table["metric"] == metric) & (table["class"] == "")].iloc[0]
         together = f", {len(seeds)} seeds together" if len(seeds) > 1 else ""
-        return Tested(test.difference, float(row["low"]), float(row["high"]), test.p_value, test.test + together)
+        return DifferenceTest(
+            test.difference, float(row["low"]), float(row["high"]), test.p_value, test.test + together
+        )
     pairs = [(above[seed].number(metric)[0], below[seed].number(claim.lower[1])[0]) for seed in seeds]
     values = np.array([higher - lower for higher, lower in pairs])
     mean, name = float(values.mean()), f"paired t over {len(seeds)} seeds"
-    if len(values) < FEW:
-        return Tested(mean, float("nan"), float("nan"), None, f"{len(seeds)} seeds are too few for a t-test")
+    if len(values) < MIN_SEEDS:
+        return DifferenceTest(mean, float("nan"), float("nan"), None, f"{len(seeds)} seeds are too few for a t-test")
     if np.ptp(values) < SAME:  # as accuracies of few images may be
-        return Tested(mean, mean, mean, 1.0 if mean == 0 else None, f"{name}: all differ alike")
+        return DifferenceTest(mean, mean, mean, 1.0 if mean == 0 else None, f"{name}: all differences are equal")
     t_test = stats.ttest_1samp(values, 0.0)
     low, high = t_test.confidence_interval(0.95)
-    return Tested(mean, float(low), float(high), float(t_test.pvalue), name)
+    return DifferenceTest(mean, float(low), float(high), float(t_test.pvalue), name)
 
 
 @dataclass(frozen=True)
-class Circumstances:
+class RunContext:
     """How a study was run.
 
     Attributes:
@@ -526,7 +530,9 @@ class Circumstances:
     chosen: tuple[str, ...] = ()
 
 
-def numbers(study: Study, outcomes: Outcomes, judged: Sequence[Judged], now: Circumstances) -> pd.DataFrame:
+def numbers(
+    study: Study, outcomes: Outcomes, claim_results: Sequence[ClaimResult], context: RunContext
+) -> pd.DataFrame:
     """Return every number of the report, one a row, with its runs."""
     rows = []
     for table in study.tables:
@@ -551,7 +557,7 @@ def numbers(study: Study, outcomes: Outcomes, judged: Sequence[Judged], now: Cir
                         "runs": " ".join(ours.runs),
                     }
                 )
-    for result in judged:
+    for result in claim_results:
         ends = [number for number in (result.higher, result.lower) if number]
         published = result.claim.published
         rows.append(
@@ -569,4 +575,4 @@ def numbers(study: Study, outcomes: Outcomes, judged: Sequence[Judged], now: Cir
                 "runs": " ".join(run for number in ends for run in number.runs),
             }
         )
-    return pd.DataFrame(rows).assign(scale=now.scale, protocol=now.protocol, data=now.data)
+    return pd.DataFrame(rows).assign(scale=context.scale, protocol=context.protocol, data=context.data)

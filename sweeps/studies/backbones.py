@@ -1,6 +1,6 @@
 """Backbones with two dense layers on one data set: accuracy on training and test images, and cost."""
 
-from sweeps.studies.schema import Cell, Claim, Entry, Picture, Protocol, Scale, Study, Table, Value
+from sweeps.studies.schema import Cell, Claim, Entry, FigureSpec, Protocol, Scale, Study, Table, Value
 
 PUBLISHED = {  # accuracy on training and test images of FER2013, 100 epochs
     "MobileNetV2": (0.96586, 0.64698),
@@ -77,17 +77,22 @@ def build(scale: Scale, protocol: Protocol) -> Study:
                 "Training and test",
                 ("accuracy, training", "accuracy, test", "macro F1, test", "parameters", "FLOPs an image"),
                 rows,
-                "Training accuracy is that of the selected epoch on the training images as they are.",
+                "Training accuracy is that of the selected epoch on the original training images.",
             ),
         ),
         claims=tuple(claims),
-        pictures=(
-            Picture("curves", "Loss over epochs: solid in training, dashed on the part selected on", ran, ("loss",)),
-            Picture("trade", "Accuracy over cost", ran, ("accuracy",)),
+        figures=(
+            FigureSpec(
+                "curves",
+                "Loss over epochs: solid on the train part, dashed on the part that selects the epoch",
+                ran,
+                ("loss",),
+            ),
+            FigureSpec("trade", "Accuracy over cost", ran, ("accuracy",)),
         ),
         notes=(
-            "Where the published backbones are not run, the middle one of those that are stands for the claim's best."
+            "If the published backbones are not run, the middle one of those that are run takes the place of the best."
             if scale != "paper"
-            else "Images keep the recipe's size.",
+            else "The image size is that of the recipe.",
         ),
     )

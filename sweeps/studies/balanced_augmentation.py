@@ -1,7 +1,7 @@
 """Balanced augmentation: single transforms, the best five of them, over-sampling with these, and larger networks."""
 
 from sweeps.spaces import TRANSFORMS
-from sweeps.studies.schema import Cell, Choice, Claim, Entry, Picture, Protocol, Scale, Study, Table, Value
+from sweeps.studies.schema import Cell, Choice, Claim, Entry, FigureSpec, Protocol, Scale, Study, Table, Value
 
 NONE = "none"
 PAPERS = ("VGG-16", "ResNet-50", "EfficientNet-B0")
@@ -104,9 +104,9 @@ def build(scale: Scale, protocol: Protocol) -> Study:
             ),
         ),
         claims=tuple(_claims(main, {name: cell.name for name, cell in final.items()}, in_figure)),
-        pictures=(
-            Picture("differences", "Claims, with intervals", tested, ("f1_macro", "accuracy")),
-            Picture("trade", "Scores over parameters and FLOPs", in_figure, ("accuracy", "f1_macro")),
+        figures=(
+            FigureSpec("differences", "Claims, with intervals", tested, ("f1_macro", "accuracy")),
+            FigureSpec("trade", "Scores over parameters and FLOPs", in_figure, ("accuracy", "f1_macro")),
         ),
         choice=Choice({name: _name("focal", main, name) for name in TRANSFORMS}, 5),
         notes=(

@@ -4,7 +4,7 @@ import os
 
 from datamodules.errors import InputError
 from datamodules.splits.subgroups import opposite
-from sweeps.studies.schema import ON, Cell, Changes, Claim, Entry, Picture, Protocol, Scale, Study, Table, Value
+from sweeps.studies.schema import ON, Cell, Changes, Claim, Entry, FigureSpec, Protocol, Scale, Study, Table, Value
 
 # accuracy on CAFE (2 to 8 years) and NIMH-ChEFS (10 to 17 years) of a network of adults' faces, then trained on CAFE
 CAFE = {
@@ -107,30 +107,30 @@ def build(scale: Scale, protocol: Protocol) -> Study:
                 (f"accuracy, {who}", "accuracy, others", f"macro F1, {who}", "macro F1, others"),
                 rows,
                 "Published beside ours: CAFE for the group, NIMH-ChEFS for the others. Of all of NIMH-ChEFS the paper "
-                f"gives no accuracy after further training; {NIMH_AFTER} is what its numbers by class amount to.",
+                f"gives no accuracy after further training; {NIMH_AFTER} is computed from its numbers by class.",
             ),
         ),
         claims=tuple(_claims(who, inside, outside)),
-        pictures=(
-            Picture("plane", "The group over the others", names, (outside, inside)),
-            Picture("differences", "Claims, with intervals", names, (inside, outside)),
+        figures=(
+            FigureSpec("plane", "The group over the others", names, (outside, inside)),
+            FigureSpec("differences", "Claims, with intervals", names, (inside, outside)),
         ),
         seeds=tuple(range(SEEDS[scale])),
         changes=(
-            Changes(f"Won: {who}, by class", group, BEFORE, after, CAFE, f"In the paper before alone: {only}."),
-            Changes("Forgotten: the others, by class", others, BEFORE, after, {"": (NIMH_BEFORE, NIMH_AFTER), **NIMH}),
+            Changes(f"Gains: {who}, by class", group, BEFORE, after, CAFE, f"Published only before: {only}."),
+            Changes("Forgetting: the others, by class", others, BEFORE, after, {"": (NIMH_BEFORE, NIMH_AFTER), **NIMH}),
         ),
         notes=(
             *(DRAWN,) * (scale == "tiny"),
-            f"The group that is missing is {group}; {GROUP_VARIABLE}=column=value names another one.",
-            "One division serves all cells, drawn by label and group, people and near-duplicates together: what is "
-            "reported of the group and of the others was never trained or selected on by any cell, nor by the one it "
+            f"The group that is left out is {group}; {GROUP_VARIABLE}=column=value selects another one.",
+            "All cells use the same split, stratified by label and group, with people and near-duplicates kept "
+            "together: the test images were not used for training or selection by any cell, nor by the cell that it "
             "starts from.",
-            "Every cell that trains further starts from the kept weights of the first one with the same seed, and "
-            "keeps the epoch that is best on the val part of the group alone, whatever it rehearses.",
-            "Rehearsal draws its images once from what the first cell was trained on; an epoch is longer by them. From "
-            "scratch means the same first weights as the first cell's, trained on both groups, every cell of label and "
-            "group over-sampled to the size of the largest, in half as many epochs of about twice the steps.",
+            "Every cell that trains further starts from the selected weights of the first cell with the same seed, and "
+            "selects the epoch on the val images of the group only, whatever it rehearses.",
+            "Rehearsal draws its images once from the train part of the first cell, which makes an epoch longer. From "
+            "scratch means the initial weights of the first cell, trained on both groups, every class of every group "
+            "over-sampled to the size of the largest, in half as many epochs of about twice the steps.",
         ),
     )  # fmt: skip
 

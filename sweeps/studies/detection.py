@@ -25,7 +25,7 @@ from lightning_modules.face_detector.training import checkpoint_of, detection_ta
 from lightning_modules.training import train
 from results.tracking.logger import TrackingLogger
 from results.tracking.runs import load_table
-from sweeps.studies.analysis import LeftOut, Outcome, Outcomes, best_epoch
+from sweeps.studies.analysis import Jackknife, Outcome, Outcomes, best_epoch
 from sweeps.studies.schema import OTHER, Metric, SeedChanges
 
 BEST_MAP = "val/best_map_50"  # of the selected epoch
@@ -77,7 +77,7 @@ class DetectorOutcome(Outcome):
         return pd.concat(named, ignore_index=True)
 
     @classmethod
-    def left_out(cls, runs: Sequence[Outcome], metrics: Sequence[Metric]) -> LeftOut | None:
+    def jackknife(cls, runs: Sequence[Outcome], metrics: Sequence[Metric]) -> Jackknife | None:
         """Return average precisions, one per run, with and without each image; None if the runs' images differ."""
         prefixes = [OTHER if metric.startswith(OTHER) else "" for metric in metrics]
         pairs = zip(runs, prefixes, strict=True)
@@ -93,13 +93,13 @@ class DetectorOutcome(Outcome):
         values = np.array([value(images, metric) for images, metric in both])
         count = len(sets[0])
         without = [[value(images[:i] + images[i + 1 :], metric) for images, metric in both] for i in range(count)]
-        return LeftOut(values, np.array(without))
+        return Jackknife(values, np.array(without))
 
 
 def seed_changes(changes: SeedChanges, outcomes: Outcomes) -> pd.DataFrame:
     """Return the differences between two detectors on the same images: one row a set of images, seed and metric.
 
-    Columns: pictures (the name of the images), seed, metric, held_out (their number), faces, before, after,
+    Columns: images (name of the set of images), seed, metric, held_out (their number), faces, before, after,
     difference, low, high, p, and the runs before and after.
     """
     before, after = (
@@ -116,7 +116,7 @@ def seed_changes(changes: SeedChanges, outcomes: Outcomes) -> pd.DataFrame:
             for line, p_value in zip(table.itertuples(), p_values.tolist(), strict=True):
                 rows.append(
                     {
-                        "pictures": name,
+                        "images": name,
                         "seed": seed,
                         "metric": line.metric,
                         "held_out": len(images[0]),

@@ -4,7 +4,7 @@ import os
 
 from datamodules.errors import InputError
 from datamodules.readers.face_crops import BOXES
-from sweeps.studies.schema import Cell, Claim, Entry, Picture, Protocol, Scale, Study, Table, Value
+from sweeps.studies.schema import Cell, Claim, Entry, FigureSpec, Protocol, Scale, Study, Table, Value
 
 DETECTOR_VARIABLE = "EMOTION_FACE_DETECTOR"
 MODELS = ("VGG19", "ResNet18", "K-EmotionNet")
@@ -32,7 +32,7 @@ SIZES: dict[Scale, dict[str, Value]] = {
         "trainer.max_epochs": 20,
     },
     "tiny": {
-        # clear expressions, so that what is lost is lost by the crop; posters, which the cascade takes for people
+        # clear expressions, so that only the crop loses accuracy; posters, in which the cascade finds faces
         "data.source": "scenes:images=1000,size=320,subjects=330,confusion=0,distractors=3,"
         "classes=happy+angry+sad+neutral",
         "data.size": 64,
@@ -70,10 +70,12 @@ def build(scale: Scale, protocol: Protocol) -> Study:
         "detector crop": {"data.read.faces": detector},
     }
     cells = []
-    for name, seen in inputs.items():
-        kept = {key: value for key, value in options.items() if "face_" not in key or "data.read.faces" in seen}
+    for name, input_options in inputs.items():
+        common = {
+            key: value for key, value in options.items() if "face_" not in key or "data.read.faces" in input_options
+        }
         for model, chosen in RUN[scale].items():
-            cells.append(Cell(name=f"{name}, {model}", recipe="k-emotionnet", options=kept | seen | chosen))
+            cells.append(Cell(name=f"{name}, {model}", recipe="k-emotionnet", options=common | input_options | chosen))
     ran = {cell.name for cell in cells}
     models = (*RUN[scale], *(model for model in MODELS if model not in RUN[scale]))
     rows: dict[str, tuple[Entry | None, ...]] = {
@@ -112,10 +114,10 @@ def build(scale: Scale, protocol: Protocol) -> Study:
         cells=tuple(cells),
         tables=(Table("Accuracy of each input and network", models, rows),),
         claims=tuple(claims),
-        pictures=(
-            Picture(
+        figures=(
+            FigureSpec(
                 "spread",
-                "Every repeat, by input",
+                "Every repetition, by input",
                 {cell.name: cell.name for cell in cells},
                 ("accuracy",),
                 {
@@ -128,10 +130,10 @@ def build(scale: Scale, protocol: Protocol) -> Study:
         ),
         seeds=tuple(range(SEEDS[scale])),
         notes=(
-            f"The detector crop is cut by {which}; {DETECTOR_VARIABLE}=yunet:FILE or FILE.onnx names a detector.",
+            f"The detector crop is made by {which}; {DETECTOR_VARIABLE}=yunet:FILE or FILE.onnx selects a detector.",
             f"Published accuracies with standard deviations (per cent): {spread}.",
-            "Photographs in which the cascade finds no face are seen whole, so that every input has the same rows.",
-            "The confusion matrix of every run stands among its artifacts.",
+            "Photographs in which the cascade finds no face are used whole, so that every input has the same rows.",
+            "The confusion matrix of every run is among its artifacts.",
         ),
     )
 

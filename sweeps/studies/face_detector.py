@@ -7,8 +7,8 @@ from sweeps.studies.schema import (
     Cell,
     Claim,
     Entry,
+    FigureSpec,
     Metric,
-    Picture,
     Protocol,
     Scale,
     SeedChanges,
@@ -18,10 +18,10 @@ from sweeps.studies.schema import (
 )
 
 TRAINED, TUNED = "original", "fine-tuned"  # the two detectors of a seed
-NEW, OLD = "new pictures", "first pictures"  # the two kinds of test images
+NEW, OLD = "new images", "first images"  # the two kinds of test images
 SHOWN: dict[Metric, str] = {"map": "mAP@.5:.95", "map_50": "mAP@.5"}
 PUBLISHED = {TRAINED: {"map": 0.8223, "map_50": 0.984}, TUNED: {"map": 0.8672, "map_50": 0.994}}
-SHIFT = "dim=1,smallest=0.12,largest=0.35,distractors=4,occlusion=0.5"  # evening, farther away, more in the way
+SHIFT = "dim=1,smallest=0.12,largest=0.35,distractors=4,occlusion=0.5"  # darker, farther away, more occlusion
 OWN_IMAGES = {TRAINED: OLD, TUNED: NEW}
 COMMON: dict[str, Value] = {"run.experiment": "emotion", "run.resume": "auto"}
 
@@ -91,9 +91,9 @@ def build(scale: Scale, protocol: Protocol) -> Study:
     setting = SETTINGS[scale]
     return Study(
         name="face-detector",
-        about="a face detector before and after fine-tuning on pictures of another kind, and what it forgot of the "
+        about="a face detector before and after fine-tuning on images of another kind, and what it forgot of the "
         "first kind",
-        source="a paper on Korean expressions (K-EmotionNet), 3,500 pictures of AI-Hub's Korean set",
+        source="a paper on Korean expressions (K-EmotionNet), 3,500 images of AI-Hub's Korean set",
         cells=(
             Cell(
                 name=TRAINED,
@@ -114,13 +114,13 @@ def build(scale: Scale, protocol: Protocol) -> Study:
             ),
         ),
         tables=(
-            _table("On the new pictures, held out", NEW, published=True),
-            _table("On the first pictures, held out: what fine-tuning forgot", OLD, published=False),
+            _table("On the new images, held out", NEW, published=True),
+            _table("On the first images, held out: what fine-tuning forgot", OLD, published=False),
         ),
         claims=(
             *(
                 Claim(
-                    f"fine-tuning raises {shown} on the new pictures",
+                    f"fine-tuning raises {shown} on the new images",
                     (TUNED, metric_on(TUNED, NEW, metric)),
                     (TRAINED, metric_on(TRAINED, NEW, metric)),
                     (PUBLISHED[TUNED][metric], PUBLISHED[TRAINED][metric]),
@@ -128,16 +128,16 @@ def build(scale: Scale, protocol: Protocol) -> Study:
                 for metric, shown in SHOWN.items()
             ),
             Claim(
-                "fine-tuning forgets: mAP@.5:.95 on the first pictures was higher before",
+                "fine-tuning forgets: mAP@.5:.95 on the first images was higher before",
                 (TRAINED, metric_on(TRAINED, OLD, "map")),
                 (TUNED, metric_on(TUNED, OLD, "map")),
             ),
         ),
-        pictures=(Picture("differences", "What fine-tuning changed", {n: n for n in OWN_IMAGES}, tuple(SHOWN)),),
+        figures=(FigureSpec("differences", "What fine-tuning changed", {n: n for n in OWN_IMAGES}, tuple(SHOWN)),),
         seeds=setting.seeds,
         seed_changes=(
             SeedChanges(
-                "Each seed, the same pictures before and after",
+                "Each seed, the same images before and after",
                 TRAINED,
                 TUNED,
                 {images: (metric_on(TRAINED, images, ""), metric_on(TUNED, images, "")) for images in (NEW, OLD)},
@@ -146,11 +146,11 @@ def build(scale: Scale, protocol: Protocol) -> Study:
         ),
         whole=True,
         notes=(
-            "Each seed trains a detector on the first pictures and fine-tunes it on the new ones. All seeds report on "
-            "the same held-out pictures, of which neither training nor the choice of an epoch saw any.",
-            "The paper fine-tuned YOLO-FaceV2, trained on faces of the West, on photographs of Koreans; here the first "
-            "pictures are drawn by day and the new ones in the evening with smaller faces, more things in front of "
-            "them and more posters and statues, unless --data names others.",
+            "Each seed trains a detector on the first images and fine-tunes it on the new ones. All seeds report on "
+            "the same held-out images, which were not used for training or for the selection of an epoch.",
+            "The paper fine-tuned YOLO-FaceV2, trained on Western faces, on photographs of Koreans. Here the first "
+            "images are drawn in daylight, and the new ones in the evening with smaller and more often occluded faces "
+            "and more posters and statues, unless --data gives other images.",
         ),
     )
 

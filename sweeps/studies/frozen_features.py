@@ -169,8 +169,8 @@ def train_head(
     train, selected_on, test = train.to(device), selected_on.to(device), test.to(device)
     order = torch.Generator().manual_seed(seed)
     optimizer = build_optimizer("adam", head.parameters(), learning_rate, 0.0)
-    best, noted = -1.0, {}
-    kept = torch.empty(0)
+    best, accuracies = -1.0, {}
+    probabilities = torch.empty(0)
     history: dict[str, list[float]] = {}
     for epoch in range(1, epochs + 1):
         head.train()
@@ -183,10 +183,10 @@ def train_head(
             for metric, value in part.of(_logits(head, part.x)).items():
                 history.setdefault(f"{name}/{metric}", []).append(value)
         if history["val/f1_macro"][-1] > best:
-            best, kept = history["val/f1_macro"][-1], reported.softmax(1)
+            best, probabilities = history["val/f1_macro"][-1], reported.softmax(1)
         if epoch in marks:
-            noted[epoch] = test.of(reported)["accuracy"]
-    return Head(kept.cpu().numpy(), best, noted, history)
+            accuracies[epoch] = test.of(reported)["accuracy"]
+    return Head(probabilities.cpu().numpy(), best, accuracies, history)
 
 
 def _logits(head: nn.Module, x: Tensor) -> Tensor:
@@ -244,8 +244,8 @@ def run_frozen(config: RunConfig, cell: Cell) -> tuple[str, dict[str, float]]:
     except BaseException as error:
         tracker.end(how_it_ended(error))
         raise
-    noted = {f"accuracy after {epoch}": value for epoch, value in head.marks.items()}
-    return str(tracker.run_id), {"val/best_f1_macro": head.best, **noted}
+    by_epoch = {f"accuracy after {epoch}": value for epoch, value in head.marks.items()}
+    return str(tracker.run_id), {"val/best_f1_macro": head.best, **by_epoch}
 
 
 def _fitted(data: EmotionDataModule, config: RunConfig, cell: Cell) -> Head:

@@ -1,6 +1,6 @@
 """Inflation by leaking protocols: one recipe and the same images under each protocol."""
 
-from sweeps.studies.schema import Cell, Claim, Entry, Picture, Protocol, Scale, Study, Table, Value
+from sweeps.studies.schema import Cell, Claim, Entry, FigureSpec, Protocol, Scale, Study, Table, Value
 
 HONEST = "honest"
 LEAKS: dict[str, dict[str, Value]] = {
@@ -47,10 +47,12 @@ def build(scale: Scale, protocol: Protocol) -> Study:
             for name in LEAKS
             for metric, shown in (("f1_macro", "macro F1"), ("accuracy", "accuracy"))
         ),
-        pictures=(Picture("differences", "Inflation over the honest protocol", {n: n for n in LEAKS}, ("f1_macro",)),),
+        figures=(
+            FigureSpec("differences", "Inflation over the honest protocol", {n: n for n in LEAKS}, ("f1_macro",)),
+        ),
         notes=(
-            "Who selects on the reported fold also trains on what an honest run sets aside; the inflation holds both.",
-            "Where images have no near-duplicates and no person is in two images, dividing them changes nothing.",
+            "Runs that select on the test fold also train on the images of the val part; the inflation includes both.",
+            "If images have no near-duplicates and no person is in two images, splitting clusters changes nothing.",
             "Every image is predicted once under each protocol, so protocols are compared image by image.",
             "Over-sampling goes to the size of the largest class in all cells; only when it is done differs.",
         ),

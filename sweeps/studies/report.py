@@ -1,4 +1,4 @@
-"""The report of a study: our numbers beside the published ones, claims with p-values, figures, every number's runs."""
+"""Report of a study: numbers beside published ones, claims with p-values, figures, and links to runs."""
 
 import math
 import re
@@ -18,17 +18,17 @@ from results.reports.tables import SCORES, Part, interval, number, p_value, sign
 from results.significance import holm
 from sweeps.studies.analysis import (
     RECALL,
-    Circumstances,
-    Judged,
+    ClaimResult,
+    DifferenceTest,
     Number,
     Outcomes,
-    Tested,
-    judge,
+    RunContext,
+    evaluate_claims,
     numbers,
     paired,
 )
 from sweeps.studies.detection import seed_changes
-from sweeps.studies.schema import ON, Changes, Entry, Metric, Picture, SeedChanges, Study, Table
+from sweeps.studies.schema import ON, Changes, Entry, FigureSpec, Metric, SeedChanges, Study, Table
 
 CellText = tuple[Part, ...]
 
@@ -69,21 +69,21 @@ def _rendered(page: Page, suffix: str) -> str:
 _MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
-def draw(picture: Picture, outcomes: Outcomes, judged: Sequence[Judged]) -> bytes | None:
-    """Return a figure as PNG; None when none of its cells has been finished."""
-    if not any(outcomes.of(cell) for cell in picture.cells.values()):
+def draw(spec: FigureSpec, outcomes: Outcomes, claim_results: Sequence[ClaimResult]) -> bytes | None:
+    """Return a figure as PNG; None if none of its cells has finished."""
+    if not any(outcomes.of(cell) for cell in spec.cells.values()):
         return None
-    drawing = {"curves": _curves, "trade": _trade, "spread": _spread, "plane": _plane}.get(picture.kind)
-    figure = drawing(picture, outcomes) if drawing else _differences(picture, judged)
+    drawing = {"curves": _curves, "trade": _trade, "spread": _spread, "plane": _plane}.get(spec.kind)
+    figure = drawing(spec, outcomes) if drawing else _differences(spec, claim_results)
     return png_of(figure) if figure else None
 
 
-def _curves(picture: Picture, outcomes: Outcomes) -> Figure:
-    """One panel a metric; colour and mark tell the cells apart, solid is training and dashed what is selected on."""
-    figure = Figure(figsize=(5.2 * len(picture.metrics), 3.8), layout="constrained")
-    panels = figure.subplots(1, len(picture.metrics), squeeze=False)[0]
-    for axes, metric in zip(panels, picture.metrics, strict=True):
-        for place, (name, cell) in enumerate(picture.cells.items()):
+def _curves(spec: FigureSpec, outcomes: Outcomes) -> Figure:
+    """Draw one panel a metric; solid lines are the train part, dashed lines the part that selects the epoch."""
+    figure = Figure(figsize=(5.2 * len(spec.metrics), 3.8), layout="constrained")
+    panels = figure.subplots(1, len(spec.metrics), squeeze=False)[0]
+    for axes, metric in zip(panels, spec.metrics, strict=True):
+        for place, (name, cell) in enumerate(spec.cells.items()):
             for outcome in outcomes.of(cell)[:1]:
                 for stage, style in (("train", "-"), ("val", "--")):
                     curve = outcome.curves[outcome.curves["name"] == f"{stage}/{metric}"].sort_values("step")
@@ -100,15 +100,15 @@ def _curves(picture: Picture, outcomes: Outcomes) -> Figure:
     return figure
 
 
-def _trade(picture: Picture, outcomes: Outcomes) -> Figure:
-    """Scores over parameters and over FLOPs, one mark a cell."""
+def _trade(spec: FigureSpec, outcomes: Outcomes) -> Figure:
+    """Draw scores over parameters and over FLOPs, one mark a cell."""
     costs = ("model/parameters", "model/flops")
-    size = (4.6 * len(costs), 3.4 * len(picture.metrics))
+    size = (4.6 * len(costs), 3.4 * len(spec.metrics))
     figure = Figure(figsize=size, layout="constrained")
-    panels = figure.subplots(len(picture.metrics), len(costs), squeeze=False)
-    for line, metric in zip(panels, picture.metrics, strict=True):
+    panels = figure.subplots(len(spec.metrics), len(costs), squeeze=False)
+    for line, metric in zip(panels, spec.metrics, strict=True):
         for axes, cost in zip(line, costs, strict=True):
-            for place, (name, cell) in enumerate(picture.cells.items()):
+            for place, (name, cell) in enumerate(spec.cells.items()):
                 at, score = outcomes.number(cell, cost), outcomes.number(cell, metric)
                 if at is None or score is None:
                     continue
@@ -123,23 +123,21 @@ def _trade(picture: Picture, outcomes: Outcomes) -> Figure:
     return figure
 
 
-def _spread(picture: Picture, outcomes: Outcomes) -> Figure:
-    """Every repeat as a dot, their mean as a line, the published number as a cross."""
+def _spread(spec: FigureSpec, outcomes: Outcomes) -> Figure:
+    """Draw every repetition as a dot, their mean as a line, the published number as a cross."""
     figure = Figure(figsize=(7.5, 3.8), layout="constrained")
     axes = figure.subplots()
-    metrics = picture.metrics if len(picture.metrics) > 1 else picture.metrics * len(picture.cells)
-    names = (
-        list(picture.cells) if len(picture.metrics) == 1 else [metric.rpartition(" ")[2] for metric in picture.metrics]
-    )
-    cells = list(picture.cells.values()) * (len(metrics) // len(picture.cells))
+    metrics = spec.metrics if len(spec.metrics) > 1 else spec.metrics * len(spec.cells)
+    names = list(spec.cells) if len(spec.metrics) == 1 else [metric.rpartition(" ")[2] for metric in spec.metrics]
+    cells = list(spec.cells.values()) * (len(metrics) // len(spec.cells))
     means = []
     for place, (cell, metric) in enumerate(zip(cells, metrics, strict=True)):
         values = [outcome.number(metric)[0] for outcome in outcomes.of(cell)]
-        label = "one repeat" if place == 0 else None
+        label = "one repetition" if place == 0 else None
         axes.plot([place] * len(values), values, "o", color=COLOURS[0], alpha=0.5, ms=5, label=label)
         means.append(float(np.mean(values)) if values else np.nan)
-    axes.plot(range(len(means)), means, "-", color=COLOURS[0], lw=1.5, label="mean of the repeats")
-    known = [picture.published.get(name, np.nan) for name in names]
+    axes.plot(range(len(means)), means, "-", color=COLOURS[0], lw=1.5, label="mean of the repetitions")
+    known = [spec.published.get(name, np.nan) for name in names]
     if not np.isnan(known).all():
         axes.plot(range(len(known)), known, "x", color=COLOURS[1], ms=8, mew=2, label="the paper's single run")
     axes.set_xticks(range(len(names)), names, rotation=40, ha="right")
@@ -148,12 +146,12 @@ def _spread(picture: Picture, outcomes: Outcomes) -> Figure:
     return figure
 
 
-def _plane(picture: Picture, outcomes: Outcomes) -> Figure:
-    """One metric over another: a mark a cell, with the range of its seeds or its interval; a line where both agree."""
+def _plane(spec: FigureSpec, outcomes: Outcomes) -> Figure:
+    """Draw one metric over another: a mark a cell, with the range of its seeds or its interval, and the diagonal."""
     figure = Figure(figsize=(6.4, 4.8), layout="constrained")
     axes = figure.subplots()
-    for place, (name, cell) in enumerate(picture.cells.items()):
-        across, up = (outcomes.number(cell, metric) for metric in picture.metrics)
+    for place, (name, cell) in enumerate(spec.cells.items()):
+        across, up = (outcomes.number(cell, metric) for metric in spec.metrics)
         if across is None or up is None:
             continue
         reach = [[[max(0.0, axis.value - axis.low)], [max(0.0, axis.high - axis.value)]] for axis in (across, up)]
@@ -162,29 +160,29 @@ def _plane(picture: Picture, outcomes: Outcomes) -> Figure:
     ends = [max(axes.get_xlim()[0], axes.get_ylim()[0]), min(axes.get_xlim()[1], axes.get_ylim()[1])]
     if ends[0] < ends[1]:
         axes.plot(ends, ends, color="black", lw=0.8, ls=STYLES[1])
-    axes.set_xlabel(picture.metrics[0])
-    axes.set_ylabel(picture.metrics[1])
+    axes.set_xlabel(spec.metrics[0])
+    axes.set_ylabel(spec.metrics[1])
     _finish(axes)
     return figure
 
 
-def _differences(picture: Picture, judged: Sequence[Judged]) -> Figure | None:
-    """One line a claim: the difference and its interval against zero."""
-    shown = [one for one in judged if one.claim.higher[0] in picture.cells.values()]
-    shown = [one for one in shown if one.claim.higher[1] in picture.metrics and not np.isnan(one.difference)]
+def _differences(spec: FigureSpec, claim_results: Sequence[ClaimResult]) -> Figure | None:
+    """Draw one line a claim: the difference and its interval."""
+    shown = [result for result in claim_results if result.claim.higher[0] in spec.cells.values()]
+    shown = [result for result in shown if result.claim.higher[1] in spec.metrics and not np.isnan(result.difference)]
     if not shown:
         return None
     figure = Figure(figsize=(8, 1.2 + 0.42 * len(shown)), layout="constrained")
     axes = figure.subplots()
-    for place, one in enumerate(reversed(shown)):
-        ends = [[max(0.0, one.difference - one.low)], [max(0.0, one.high - one.difference)]]
-        drawn = None if np.isnan(one.low) else ends
-        differs = one.verdict == "differs on these images for these models"
-        sure = one.verdict == "confirmed" or differs
-        colour, mark = COLOURS[1 if sure else 0], "D" if differs else "s" if sure else "o"
-        axes.errorbar(one.difference, place, xerr=drawn, fmt=mark, color=colour, capsize=3)
+    for place, result in enumerate(reversed(shown)):
+        ends = [[max(0.0, result.difference - result.low)], [max(0.0, result.high - result.difference)]]
+        drawn = None if np.isnan(result.low) else ends
+        differs = result.verdict == "differs on these images for these models"
+        significant = result.verdict == "confirmed" or differs
+        colour, mark = COLOURS[1 if significant else 0], "D" if differs else "s" if significant else "o"
+        axes.errorbar(result.difference, place, xerr=drawn, fmt=mark, color=colour, capsize=3)
     axes.axvline(0, color="black", lw=1, ls=STYLES[1])
-    axes.set_yticks(range(len(shown)), [one.claim.text for one in reversed(shown)], fontsize=8)
+    axes.set_yticks(range(len(shown)), [result.claim.text for result in reversed(shown)], fontsize=8)
     label = "difference with its 95 % interval; at p < .05 square: confirmed, diamond: these models on these images"
     axes.set_xlabel(label, loc="right", fontsize=8)
     axes.grid(alpha=0.3, axis="x")
@@ -220,58 +218,60 @@ class Change:
     cell: str
     before: Number | None
     after: Number | None
-    tested: Tested | None
+    tested: DifferenceTest | None
     published: tuple[float, float] | None
 
 
-def found_changes(changes: Changes, outcomes: Outcomes) -> list[Change]:
-    """Return the numbers of a table, row by row; none as long as the cell before has not finished."""
+def compute_changes(changes: Changes, outcomes: Outcomes) -> list[Change]:
+    """Return the numbers of a table, row by row; none if the cell before has not finished."""
     runs = outcomes.of(changes.before)
     if not runs:
         return []
     classes = [str(name) for name in classes_of(runs[0].predictions)]
     rows = [(ALL, f"accuracy{ON}{changes.on}"), *((name, f"{RECALL}{name}{ON}{changes.on}") for name in classes)]
-    found = []
+    rows_found = []
     for name, metric in rows:
         for place, (column, cell) in enumerate(changes.after.items()):
             published = changes.published.get("" if name == ALL else name) if place == 0 else None
             before, after = outcomes.number(changes.before, metric), outcomes.number(cell, metric)
             tested = _tested(changes.before, cell, metric, outcomes)
-            found.append(Change(name, metric, column, cell, before, after, tested, published))
-    return _corrected([one for one in found if one.before is not None and not math.isnan(one.before.value)])
+            rows_found.append(Change(name, metric, column, cell, before, after, tested, published))
+    return _corrected(
+        [change for change in rows_found if change.before is not None and not math.isnan(change.before.value)]
+    )
 
 
-def _tested(before: str, after: str, metric: Metric, outcomes: Outcomes) -> Tested | None:
-    one, other = ({run.seed: run.predictions for run in outcomes.of(cell)} for cell in (before, after))
-    seeds = sorted(one.keys() & other.keys())
-    return paired([one[seed] for seed in seeds], [other[seed] for seed in seeds], metric) if seeds else None
+def _tested(before: str, after: str, metric: Metric, outcomes: Outcomes) -> DifferenceTest | None:
+    first, second = ({run.seed: run.predictions for run in outcomes.of(cell)} for cell in (before, after))
+    seeds = sorted(first.keys() & second.keys())
+    return paired([first[seed] for seed in seeds], [second[seed] for seed in seeds], metric) if seeds else None
 
 
-def _corrected(found: list[Change]) -> list[Change]:
-    raw = [one.tested.p_value for one in found if one.tested and one.tested.p_value is not None]
+def _corrected(entries: list[Change]) -> list[Change]:
+    raw = [change.tested.p_value for change in entries if change.tested and change.tested.p_value is not None]
     values = iter(holm(raw).tolist() if raw else [])
     return [
-        replace(one, tested=replace(one.tested, p_value=next(values)))
-        if one.tested and one.tested.p_value is not None
-        else one
-        for one in found
+        replace(change, tested=replace(change.tested, p_value=next(values)))
+        if change.tested and change.tested.p_value is not None
+        else change
+        for change in entries
     ]
 
 
-def block(changes: Changes, found: Sequence[Change]) -> Section:
+def block(changes: Changes, entries: Sequence[Change]) -> Section:
     """Return the table: a row a class, a column a cell."""
-    names = list(dict.fromkeys(one.name for one in found))
+    names = list(dict.fromkeys(change.name for change in entries))
     columns = list(changes.after)
     rows = []
     for name in names:
-        of = {one.column: one for one in found if one.name == name}
+        of = {change.column: change for change in entries if change.name == name}
         first = of[columns[0]]
         before: CellText = _number(first.before)
         if first.published:
             before = (*before, _paper(first.published[0]))
         rows.append((text(name), before, *(_changed(of[column]) for column in columns)))
     note = (
-        f"The group {changes.on} of the reported images. For each class the share of correct answers: before, after "
+        f"Test images of the group {changes.on}. For each class the share of correct predictions: before, after "
         "and the difference, with its 95 % interval and p. With three or more seeds, seeds and images are both units "
         "of the test; with fewer, only the images are. p is corrected by Holm's method over the whole table; ! marks "
         "p < .05."
@@ -279,32 +279,32 @@ def block(changes: Changes, found: Sequence[Change]) -> Section:
     return Section(changes.title, (note, *filter(None, [changes.note])), grid(("", "before", *columns), rows))
 
 
-def rows(changes: Changes, found: Sequence[Change]) -> list[dict[str, object]]:
+def rows(changes: Changes, entries: Sequence[Change]) -> list[dict[str, object]]:
     """Return the table for the report's file of numbers."""
     return [
         {
             "part": changes.title,
-            "row": one.name,
-            "column": one.column,
-            "cell": f"{one.cell} - {changes.before}",
-            "metric": one.metric,
-            "value": one.tested.difference if one.tested else math.nan,
-            "low": one.tested.low if one.tested else math.nan,
-            "high": one.tested.high if one.tested else math.nan,
-            "p": one.tested.p_value if one.tested else None,
-            "published": one.published[1] - one.published[0] if one.published else None,
-            "runs": " ".join(run for result in (one.after, one.before) if result for run in result.runs),
+            "row": change.name,
+            "column": change.column,
+            "cell": f"{change.cell} - {changes.before}",
+            "metric": change.metric,
+            "value": change.tested.difference if change.tested else math.nan,
+            "low": change.tested.low if change.tested else math.nan,
+            "high": change.tested.high if change.tested else math.nan,
+            "p": change.tested.p_value if change.tested else None,
+            "published": change.published[1] - change.published[0] if change.published else None,
+            "runs": " ".join(run for result in (change.after, change.before) if result for run in result.runs),
         }
-        for one in found
+        for change in entries
     ]
 
 
-def seed_block(changes: SeedChanges, found: pd.DataFrame) -> Section:
+def seed_block(changes: SeedChanges, table: pd.DataFrame) -> Section:
     """Return a table of differences by seed: a row a set of images, seed and metric."""
     names = ("", "metric", "held-out images", "faces", "before", "after", "difference", "95 % interval", "p")
     rows: list[tuple[CellText, ...]] = [
         (
-            text(f"{row.pictures}, seed {row.seed}"),
+            text(f"{row.figures}, seed {row.seed}"),
             text(changes.metrics[row.metric]),
             text(str(row.held_out)),
             text(str(row.faces)),
@@ -314,21 +314,21 @@ def seed_block(changes: SeedChanges, found: pd.DataFrame) -> Section:
             text(interval(row.low, row.high, sign=True)),
             text(p_value(row.p)),
         )
-        for row in found.itertuples()
+        for row in table.itertuples()
     ]
     note = (
-        "Intervals: held-out images drawn anew 1,000 times, the same ones before and after. p: at random, images "
-        "swap what was found before and after, 1,000 times; not corrected for the number of lines."
+        "Intervals: 1,000 bootstrap resamples of the held-out images, the same before and after. p: 1,000 random "
+        "permutations, in which images exchange the detections before and after; not corrected for the number of rows."
     )
     return Section(changes.title, (note,), grid(names, rows))
 
 
-def seed_rows(found: pd.DataFrame) -> list[dict[str, object]]:
+def seed_rows(table: pd.DataFrame) -> list[dict[str, object]]:
     """Return the table of differences by seed for the report's file of numbers."""
     return [
         {
             "part": "after - before",
-            "row": f"{row.pictures}, seed {row.seed}",
+            "row": f"{row.figures}, seed {row.seed}",
             "metric": row.metric,
             "value": row.difference,
             "low": row.low,
@@ -340,7 +340,7 @@ def seed_rows(found: pd.DataFrame) -> list[dict[str, object]]:
             "held_out": row.held_out,
             "faces": row.faces,
         }
-        for row in found.itertuples()
+        for row in table.itertuples()
     ]
 
 
@@ -352,38 +352,38 @@ def _paper(value: float) -> Part:
     return Part(f"paper {number(value)}", small=True)
 
 
-def _changed(one: Change) -> CellText:
-    if one.tested is None or one.after is None:
+def _changed(change: Change) -> CellText:
+    if change.tested is None or change.after is None:
         return text("not run", small=True)
-    chance = one.tested.p_value
-    sure = chance is not None and chance < 0.05
-    parts = [*_number(one.after), Part(f"{'!' if sure else ''}{signed(one.tested.difference)}")]
-    parts.append(Part(interval(one.tested.low, one.tested.high, sign=True), small=True))
+    chance = change.tested.p_value
+    significant = chance is not None and chance < 0.05
+    parts = [*_number(change.after), Part(f"{'!' if significant else ''}{signed(change.tested.difference)}")]
+    parts.append(Part(interval(change.tested.low, change.tested.high, sign=True), small=True))
     if chance is not None:
         parts.append(Part(f"p {p_value(chance)}", small=True))
-    if one.published:
-        paper = f"paper {number(one.published[1])} ({signed(one.published[1] - one.published[0])})"
+    if change.published:
+        paper = f"paper {number(change.published[1])} ({signed(change.published[1] - change.published[0])})"
         parts.append(Part(paper, small=True))
     return tuple(parts)
 
 
 _SCALES = {
-    "tiny": "Scale tiny shows that the study runs from end to end; its numbers say nothing of photographs.",
+    "tiny": "Scale tiny shows that the study runs from end to end; its numbers do not apply to photographs.",
     "small": "Scale small is a smaller experiment than the published one (fewer images, pixels or epochs, and only "
     "backbones whose weights are installed); it can agree or disagree in direction, not in size.",
     "paper": "Scale paper follows the published protocol in data sizes, epochs and optimizer.",
 }
 
 
-def write_report(study: Study, outcomes: Outcomes, now: Circumstances, folder: Path) -> list[Path]:
+def write_report(study: Study, outcomes: Outcomes, context: RunContext, folder: Path) -> list[Path]:
     """Write report.md, report.html, report.csv and the figures into a folder; return their paths."""
-    judged = judge(study.claims, outcomes)
-    changed = [found_changes(one, outcomes) for one in study.changes]
-    by_seed = [seed_changes(one, outcomes) for one in study.seed_changes]
-    page = compose(study, outcomes, judged, now, changed, by_seed)
-    table = numbers(study, outcomes, judged, now)
-    more = [row for one, found in zip(study.changes, changed, strict=True) for row in rows(one, found)]
-    more += [row for found in by_seed for row in seed_rows(found)]
+    claim_results = evaluate_claims(study.claims, outcomes)
+    by_class = [compute_changes(changes, outcomes) for changes in study.changes]
+    by_seed = [seed_changes(changes, outcomes) for changes in study.seed_changes]
+    page = compose(study, outcomes, claim_results, context, by_class, by_seed)
+    table = numbers(study, outcomes, claim_results, context)
+    more = [row for changes, entries in zip(study.changes, by_class, strict=True) for row in rows(changes, entries)]
+    more += [row for entries in by_seed for row in seed_rows(entries)]
     if more:
         same = {name: table[name].iloc[0] for name in ("scale", "protocol", "data")}
         table = pd.concat([table, pd.DataFrame(more).assign(**same)], ignore_index=True)
@@ -399,59 +399,61 @@ def write_report(study: Study, outcomes: Outcomes, now: Circumstances, folder: P
 def compose(
     study: Study,
     outcomes: Outcomes,
-    judged: Sequence[Judged],
-    now: Circumstances,
-    changed: Sequence[list[Change]] = (),
+    claim_results: Sequence[ClaimResult],
+    context: RunContext,
+    by_class: Sequence[list[Change]] = (),
     by_seed: Sequence[pd.DataFrame] = (),
 ) -> Page:
     """Return the page; its first line states scale and protocol."""
-    protocol = {"honest": "honest", "paper": "of the papers (selected and reported on the same part)"}[now.protocol]
+    protocol = {"honest": "honest", "paper": "of the papers (selected and reported on the same part)"}[context.protocol]
     if study.name == "leakage":
         protocol = "each of those compared"
     done = sum(bool(outcomes.of(cell.name)) for cell in study.cells)
     lead = [
         f"{study.about[0].upper()}{study.about[1:]}. Source: {study.source}.",
-        _SCALES[now.scale],
+        _SCALES[context.scale],
         f"{done} of {len(study.cells)} cells finished, {len(outcomes)} runs, seeds {', '.join(map(str, study.seeds))}.",
         *study.notes,
         _reading(study),
     ]
-    if now.options:
-        options = [re.sub(r"[^:=]*/(?=[^/]+/?$)", "", word) for word in now.options]  # names without their folders
-        lead.append(f"Options laid over every cell: {' '.join(options)}")
-    if now.chosen:
-        where = "the part selected on" if now.protocol == "honest" else "the reported part itself"
-        lead.append(f"Chosen transforms, by macro F1 on {where}: {', '.join(now.chosen)}.")
-        if now.protocol == "honest" and any(cell.folds for cell in study.cells if cell.chosen):
+    if context.options:
+        options = [re.sub(r"[^:=]*/(?=[^/]+/?$)", "", word) for word in context.options]  # names without their folders
+        lead.append(f"Options of every cell: {' '.join(options)}")
+    if context.chosen:
+        where = "the val part" if context.protocol == "honest" else "the test part itself"
+        lead.append(f"Chosen transforms, by macro F1 on {where}: {', '.join(context.chosen)}.")
+        if context.protocol == "honest" and any(cell.folds for cell in study.cells if cell.chosen):
             lead.append(
-                "The choice is one for all folds, made on the val parts of all of them: an image that one fold "
-                "reports took part in it in another fold, so what was chosen looks a little better than it is."
+                "The choice is the same for all folds and uses the val parts of all folds: test images of one fold "
+                "are in the val part of another, so the chosen transforms look slightly better than they are."
             )
     blocks = [Section(one.title, (one.note,) if one.note else (), _grid(one, outcomes)) for one in study.tables]
-    blocks += [block(one, found) for one, found in zip(study.changes, changed, strict=False) if found]
-    blocks += [seed_block(one, found) for one, found in zip(study.seed_changes, by_seed, strict=False) if len(found)]
-    if judged:
-        blocks.append(_claims(judged))
-    for place, picture in enumerate(study.pictures, 1):
-        png = draw(picture, outcomes, judged)
+    blocks += [block(one, entries) for one, entries in zip(study.changes, by_class, strict=False) if entries]
+    blocks += [
+        seed_block(one, entries) for one, entries in zip(study.seed_changes, by_seed, strict=False) if len(entries)
+    ]
+    if claim_results:
+        blocks.append(_claims(claim_results))
+    for place, spec in enumerate(study.figures, 1):
+        png = draw(spec, outcomes, claim_results)
         if png:
-            image = Image(f"figures/{place}-{picture.kind}.png", f"{picture.title} ({picture.kind})", png)
-            blocks.append(Section(picture.title, images=(image,)))
+            image = Image(f"figures/{place}-{spec.kind}.png", f"{spec.title} ({spec.kind})", png)
+            blocks.append(Section(spec.title, images=(image,)))
     if outcomes.failed:
         rows = [(text(name), text(reason)) for name, reason in sorted(outcomes.failed.items())]
         blocks.append(Section("Cells that failed", table=grid(("cell", "reason"), rows)))
-    title = f"{study.name}: scale {now.scale}, protocol {protocol}, data {now.data}"
-    return Page(title, tuple(lead), tuple(blocks), now.experiment)
+    title = f"{study.name}: scale {context.scale}, protocol {protocol}, data {context.data}"
+    return Page(title, tuple(lead), tuple(blocks), context.experiment)
 
 
 def _reading(study: Study) -> str:
     numbers = (
-        "Small print below a number: its 95 % interval (clusters of duplicates and people resampled within classes)"
+        "Small print below a number: its 95 % interval (bootstrap of clusters within classes)"
         if len(study.seeds) == 1
         else "A number is the mean over seeds, ± their standard deviation; small print: the smallest and the largest"
     )
     return (
-        f"{numbers}, and what was published, if anything; what is not run at this scale shows that alone. "
+        f"{numbers}, and the published number, if any; entries that are not run at this scale show only that. "
         "Numbers link to their MLflow runs, which `make ui` serves."
     )
 
@@ -481,8 +483,8 @@ def _linked(result: Number) -> CellText:
     return parts if math.isnan(result.low) else (*parts, Part(interval(result.low, result.high), small=True))
 
 
-def _claims(judged: Sequence[Judged]) -> Section:
-    any_published = any(one.claim.published for one in judged)
+def _claims(claim_results: Sequence[ClaimResult]) -> Section:
+    any_published = any(result.claim.published for result in claim_results)
     columns = (
         "claim",
         *("published",) * any_published,
@@ -494,42 +496,42 @@ def _claims(judged: Sequence[Judged]) -> Section:
         "verdict",
     )
     rows = []
-    for one in judged:
-        published = one.claim.published
+    for result in claim_results:
+        published = result.claim.published
         paper = f"{number(published[0])} and {number(published[1])}" if published else ""
         ours = tuple(
             part
-            for result, joint in ((one.higher, "and"), (one.lower, ""))
+            for result, joint in ((result.higher, "and"), (result.lower, ""))
             if result
             for part in (*_number(result), *((Part(joint),) if joint else ()))
         )
         rows.append(
             (
-                text(one.claim.text),
+                text(result.claim.text),
                 *(text(paper),) * any_published,
                 ours or text("not run"),
-                text(signed(one.difference)),
-                text(interval(one.low, one.high, sign=True)),
-                text("" if one.p_value is None else p_value(one.p_value)),
-                text(one.test, small=True),
-                text(verdict_text(one)),
+                text(signed(result.difference)),
+                text(interval(result.low, result.high, sign=True)),
+                text("" if result.p_value is None else p_value(result.p_value)),
+                text(result.test, small=True),
+                text(verdict_text(result)),
             )
         )
     always = ("confirmed", "not confirmed", "contradicted", "not tested")
-    kinds = [*always, *sorted({one.verdict for one in judged} - set(always))]
-    count = ", ".join(f"{kind} {sum(one.verdict == kind for one in judged)}" for kind in kinds)
+    kinds = [*always, *sorted({result.verdict for result in claim_results} - set(always))]
+    count = ", ".join(f"{kind} {sum(result.verdict == kind for result in claim_results)}" for kind in kinds)
     note = (
-        f"Of {len(judged)} claims: {count}. A claim is confirmed or contradicted when p < .05 after Holm's correction, "
-        "in a test over three or more training seeds and the images they share. With fewer seeds, or for a number that "
-        "was logged without predictions, p < .05 says only that these models differ on these images; models of other "
-        "seeds may not."
+        f"Of {len(claim_results)} claims: {count}. A claim is confirmed or contradicted when p < .05 after Holm's "
+        "correction, in a test over three or more training seeds and their common images. With fewer seeds, or for a "
+        "number that was logged without predictions, p < .05 only means that these models differ on these images; "
+        "models of other seeds may not."
     )
     return Section("Claims", (note,), grid(columns, rows))
 
 
-def verdict_text(one: Judged) -> str:
-    """Return the verdict; where nothing is shown, which way the difference points."""
-    if one.verdict in ("not confirmed", "not tested") and not math.isnan(one.difference):
-        way = "as claimed" if one.difference > 0 else "the other way" if one.difference < 0 else "nowhere"
-        return f"{one.verdict} (points {way})"
-    return one.verdict
+def verdict_text(result: ClaimResult) -> str:
+    """Return the verdict; if it is open, with the direction of the difference."""
+    if result.verdict in ("not confirmed", "not tested") and not math.isnan(result.difference):
+        way = "as claimed" if result.difference > 0 else "the other way" if result.difference < 0 else "nowhere"
+        return f"{result.verdict} (points {way})"
+    return result.verdict

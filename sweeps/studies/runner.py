@@ -32,7 +32,7 @@ from results.tracking.runs import children, find_runs, has_store, load_table, ru
 from sweeps.cross_validation import cross_validate, end_stale_run, record_resume
 from sweeps.search import count_flops
 from sweeps.studies import build_study, detection
-from sweeps.studies.analysis import CELL, CURVES, INNER, SEED, Circumstances, Outcome, Outcomes, best_epoch
+from sweeps.studies.analysis import CELL, CURVES, INNER, SEED, Outcome, Outcomes, RunContext, best_epoch
 from sweeps.studies.frozen_features import run_frozen
 from sweeps.studies.report import write_report
 from sweeps.studies.schema import Cell, Protocol, Scale, Study, cell_config
@@ -40,8 +40,8 @@ from sweeps.workers import (
     ENQUEUED,
     ERROR,
     address,
+    distinct_trials,
     enqueue,
-    once_each,
     open_storage,
     quiet,
     require_one_device,
@@ -92,7 +92,7 @@ def check_study(study: Study, configs: Mapping[str, RunConfig]) -> list[Any]:
         marks, epochs = cell.frozen.get("marks", []), config.trainer["max_epochs"]
         if marks and epochs != max(marks):
             msg = (
-                f"--trainer.max_epochs: study {study.name} reads its tables off {', '.join(map(str, marks))} epochs, "
+                f"--trainer.max_epochs: study {study.name} reports accuracy after {', '.join(map(str, marks))} epochs, "
                 f"got {epochs}; leave the option out"
             )
             raise InputError(msg)
@@ -102,9 +102,9 @@ def check_study(study: Study, configs: Mapping[str, RunConfig]) -> list[Any]:
         data.share(first.setdefault(f"{data.source} {data.read_options}", data))
         if data.plan.split == "given" and "split" not in data.manifest.table:
             msg = (
-                f"--data: study {study.name} reports on the test images that a data set brings, and "
-                f"{data.manifest.name} has no train/ and test/ folders nor a split column; to set some of its images "
-                "aside add --data.split holdout --data.holdout_fraction 0.2"
+                f"--data: study {study.name} needs a data set with its own test part, and {data.manifest.name} has "
+                "no train/ and test/ folders nor a split column; to hold out some of its images add --data.split "
+                "holdout --data.holdout_fraction 0.2"
             )
             raise InputError(msg)
     return [next(iter(first.values()))]
@@ -122,7 +122,7 @@ class StudyRunner:
 
     Notes:
         The same study with the same options and images is one Optuna study and one MLflow run, whoever starts it and
-        how often: what has finished is not run again, what failed is tried anew, other options begin another study.
+        how often: finished cells are not run again, failed ones are, and other options start another study.
     """
 
     def __init__(
@@ -170,7 +170,7 @@ class StudyRunner:
         return study_key(self.study, self.scale, self.protocol, self.configs, content)
 
     def run(self, *, only_report: bool = False) -> dict[str, str]:
-        """Run what has not finished, write the report, and return why which cells failed.
+        """Run the cells that have not finished, write the report, and return the reason for each failed cell.
 
         Raises:
             InputError: Options or data that no cell could run with, nothing to report on.
@@ -181,7 +181,9 @@ class StudyRunner:
         if only_report:
             parent = self.find_parent()
             if parent is None:
-                msg = f"--report: study {self.key} has not begun here with these options; run it without --report first"
+                msg = (
+                    f"--report: study {self.key} has not been started here with these options; leave --report out first"
+                )
                 raise InputError(msg)
         else:
             _ = self.key  # wrong options or data make no store
@@ -194,13 +196,13 @@ class StudyRunner:
         if parent is None:
             parent = self.open_parent()
         chosen: list[str] = []
-        wanted = [cell for cell in self.study.cells if self._only_cells is None or cell.name in self._only_cells]
+        selected = [cell for cell in self.study.cells if self._only_cells is None or cell.name in self._only_cells]
         for stage in self.study.stages:
-            cells = [cell.name for cell in wanted if cell.stage == stage]
+            cells = [cell.name for cell in selected if cell.stage == stage]
             if stage and self.study.choice:
                 outcomes = Outcomes.of_parent(parent, self._failed(queue))
-                made = all(outcomes.of(cell) for cell in self.study.choice.cells.values())
-                if made or (not only_report and any(self.study.cell(name).chosen for name in cells)):
+                complete = all(outcomes.of(cell) for cell in self.study.choice.cells.values())
+                if complete or (not only_report and any(self.study.cell(name).chosen for name in cells)):
                     chosen = outcomes.choose(self.study.choice, self.protocol)
             if only_report or not cells:
                 continue
@@ -211,13 +213,13 @@ class StudyRunner:
     def _unfinished(self, queue: optuna.Study, parent: str, cells: list[str]) -> list[dict[str, Any]]:
         """Return the cells, with each seed, that have no finished run below the study's run.
 
-        It is the runs that count, not the trials: another storage may have been used before, and a run whose trial is
-        complete may have been deleted since.
+        Runs are counted, not trials: another storage may have been used before, and the run of a complete trial may
+        have been deleted.
         """
         with quiet():
             complete = Counter(
                 (trial.user_attrs[ENQUEUED]["cell"], trial.user_attrs[ENQUEUED]["seed"])
-                for trial in once_each(queue)
+                for trial in distinct_trials(queue)
                 if trial.state == TrialState.COMPLETE and trial.user_attrs.get(ENQUEUED, {}).get("parent") == parent
             )
         done = {(run.cell, run.seed) for run in Outcomes.of_parent(parent).runs}
@@ -235,11 +237,11 @@ class StudyRunner:
         }
 
     def open_parent(self) -> str:
-        """Return the study's run; of two that were made at the same moment the earlier one counts."""
+        """Return the study's run; of two that were created at the same time the earlier one is used."""
         if known := self.find_parent():
             record_resume(known)
             return known
-        made = TrackingLogger(
+        created = TrackingLogger(
             experiment=self._experiment,
             run_name=self.key,
             system_metrics=False,
@@ -252,16 +254,16 @@ class StudyRunner:
                 "identity": self.key,
             },
         )
-        made.open()
-        made.log_text(json.dumps({"key": self.key, "options": self.given.words()}, indent=2), "study.json")
-        made.close()
-        first = self.find_parent() or str(made.run_id)
-        if first != made.run_id:
-            store.open_client().delete_run(str(made.run_id))
+        created.open()
+        created.log_text(json.dumps({"key": self.key, "options": self.given.words()}, indent=2), "study.json")
+        created.close()
+        first = self.find_parent() or str(created.run_id)
+        if first != created.run_id:
+            store.open_client().delete_run(str(created.run_id))
         return first
 
     def find_parent(self) -> str | None:
-        """Return the id of the study's run, None if the study has not begun."""
+        """Return the id of the study's run, None if the study was not started."""
         if not has_store():
             return None
         runs = find_runs(where=f"tags.{KEY} = '{self.key}'")
@@ -279,15 +281,15 @@ class StudyRunner:
         return source if source.startswith(("drawn", "scenes")) else config.data_name
 
     def _failed(self, queue: optuna.Study) -> dict[str, str]:
-        """Return why which cells failed, unless a later attempt finished."""
+        """Return the reason for each failed cell, unless a later attempt finished."""
         states: dict[tuple[str, int], str | None] = {}
         with quiet():
-            trials = once_each(queue)
+            trials = distinct_trials(queue)
         for trial in trials:
-            wanted = trial.user_attrs.get(ENQUEUED, {})
-            if trial.state.is_finished() and wanted:
+            queued = trial.user_attrs.get(ENQUEUED, {})
+            if trial.state.is_finished() and queued:
                 failed = trial.state != TrialState.COMPLETE
-                key = wanted["cell"], wanted["seed"]
+                key = queued["cell"], queued["seed"]
                 states[key] = trial.user_attrs.get(ERROR, trial.state.name) if failed else None
         return {name: reason for (name, _), reason in states.items() if reason is not None}
 
@@ -295,7 +297,7 @@ class StudyRunner:
         failed = self._failed(queue)
         outcomes = Outcomes.of_parent(parent, failed, OUTCOMES[self.study.cells[0].kind])
         client = store.open_client(only_reading=True)
-        now = Circumstances(
+        context = RunContext(
             self.scale,
             self.protocol,
             self._data_name,
@@ -305,7 +307,7 @@ class StudyRunner:
             tuple(chosen),
         )
         folder = Path(store.DIRECTORY, "reports", self.key)
-        paths = write_report(self.study, outcomes, now, folder)
+        paths = write_report(self.study, outcomes, context, folder)
         tracker = TrackingLogger(run_id=parent, system_metrics=False)
         for path in paths:
             tracker.log_file(path, f"report/{path.parent.relative_to(folder)}".rstrip("./"))
@@ -327,12 +329,12 @@ def run_cell(trial: optuna.Trial, settings: dict[str, Any]) -> float:
         Macro F1 on the val part, of a detector mAP@.5.
 
     Notes:
-        Chosen transforms are read from what has finished, not handed over: a worker that waits for others in one stage
-        takes cells of the next before it is there itself.
+        Chosen transforms are read from the finished runs and are not in the settings, since a worker may take cells of
+        the next stage while it still waits for the last cells of its own stage.
     """
-    wanted, parent = trial.user_attrs[ENQUEUED], settings["parent"]
+    queued, parent = trial.user_attrs[ENQUEUED], settings["parent"]
     study = build_study(settings["study"], settings["scale"], settings["protocol"])
-    cell, seed = study.cell(wanted["cell"]), int(wanted["seed"])
+    cell, seed = study.cell(queued["cell"]), int(queued["seed"])
     name = f"{cell.name} seed {seed}"
     end_stale_run(parent, name)
     changes: dict[str, Any] = {"seed_everything": seed, "run.parent": parent, "run.name": name}
@@ -368,8 +370,8 @@ def _start_run(cell: Cell, seed: int, parent: str) -> str:
         if outcome.seed == seed:
             return outcome.run_id
     msg = (
-        f"cell {cell.name}: goes on from {cell.start_from!r} with seed {seed}, which has not finished; run the study "
-        "again, and what failed is tried anew first"
+        f"cell {cell.name}: starts from {cell.start_from!r} with seed {seed}, which has not finished; run the study "
+        "again, failed cells are retried first"
     )
     raise InputError(msg)
 
@@ -398,7 +400,7 @@ def _run_once(config: RunConfig) -> tuple[str, dict[str, float]]:
 def _run_folds(config: RunConfig, cell: Cell) -> tuple[str, dict[str, float]]:
     run = config.run
     done = cross_validate(
-        config, folds=cell.folds, seeds=[config.seed_everything], above=run["parent"], name=run["name"]
+        config, folds=cell.folds, seeds=[config.seed_everything], study_id=run["parent"], name=run["name"]
     )
     assert done is not None  # a trial is one process
     best = [best_epoch(str(run_id), MONITOR) for run_id in children(done.run_id)["run_id"]]

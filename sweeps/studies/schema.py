@@ -135,7 +135,7 @@ class SeedChanges:
 
 
 @dataclass(frozen=True)
-class Picture:
+class FigureSpec:
     """A figure.
 
     Attributes:
@@ -196,7 +196,7 @@ class Study:
     cells: tuple[Cell, ...]
     tables: tuple[Table, ...]
     claims: tuple[Claim, ...]
-    pictures: tuple[Picture, ...] = ()
+    figures: tuple[FigureSpec, ...] = ()
     choice: Choice | None = None
     seeds: tuple[int, ...] = (0,)
     notes: tuple[str, ...] = ()
@@ -208,7 +208,7 @@ class Study:
         names = [cell.name for cell in self.cells]
         used = {entry.cell for table in self.tables for row in table.rows.values() for entry in row if entry}
         used |= {end[0] for claim in self.claims for end in (claim.higher, claim.lower)}
-        used |= {name for picture in self.pictures for name in picture.cells.values()}
+        used |= {name for picture in self.figures for name in picture.cells.values()}
         used |= set(self.choice.cells.values() if self.choice else ())
         used |= {name for change in self.changes for name in (change.before, *change.after.values())}
         used |= {name for change in self.seed_changes for name in (change.before, change.after)}
@@ -216,15 +216,15 @@ class Study:
         unknown = sorted(name for name in used if name is not None and name not in names)
         if unknown or len(set(names)) != len(names):
             twice = sorted({name for name in names if names.count(name) > 1})
-            msg = f"study {self.name}: each cell has its own name and is in the study, got twice {twice}, no {unknown}."
+            msg = f"study {self.name}: cell names must be unique and exist, got repeated {twice}, unknown {unknown}."
             raise InputError(msg)
         late = [cell.name for cell in self.cells if cell.start_from and self.cell(cell.start_from).stage >= cell.stage]
         if late:
-            msg = f"study {self.name}: a cell starts from one of an earlier stage, not so {late}."
+            msg = f"study {self.name}: a cell must start from a cell of an earlier stage, got {late}."
             raise InputError(msg)
         wrong = [t.title for t in self.tables if any(len(row) != len(t.columns) for row in t.rows.values())]
         if wrong:
-            msg = f"study {self.name}: every row of a table has one entry a column, not so in {wrong}."
+            msg = f"study {self.name}: every row of a table must have one entry a column, got {wrong}."
             raise InputError(msg)
 
     def cell(self, name: str) -> Cell:
@@ -251,7 +251,7 @@ def cell_config(cell: Cell, given: Options, transforms: list[str] | None = None)
     options: dict[str, Any] = _compatible(cell.options, given)
     if cell.chosen:
         if not transforms:
-            msg = f"cell {cell.name}: takes the transforms that an earlier stage chooses, and none were chosen."
+            msg = f"cell {cell.name}: needs the transforms that an earlier stage chooses, got none."
             raise InputError(msg)
         options["data.transforms"] = transforms
     options |= {name: value for name, value in given.values.items() if name not in cell.fixed}

@@ -1,6 +1,6 @@
 """Teachable Machine's experiment: a small head on frozen features, over epochs and learning rates, with repeats."""
 
-from sweeps.studies.schema import Cell, Claim, Entry, Picture, Protocol, Scale, Study, Table, Value
+from sweeps.studies.schema import Cell, Claim, Entry, FigureSpec, Protocol, Scale, Study, Table, Value
 
 BY_EPOCHS = dict(
     zip(
@@ -116,27 +116,27 @@ def build(scale: Scale, protocol: Protocol) -> Study:
         source="an experiment with Teachable Machine on 250 photographs of five emotions",
         cells=tuple(cells),
         tables=(
-            Table(f"Test accuracy over epochs, learning rate {USUAL:g}", ("as they are", "with mirrored"), over_epochs),
+            Table(f"Test accuracy over epochs, learning rate {USUAL:g}", ("originals", "with mirrored"), over_epochs),
             Table(
                 "Test accuracy over learning rates",
                 (f"accuracy after {last} epochs", "accuracy, selected epoch", "macro F1, selected epoch"),
                 over_rates,
                 f"The selected epoch is the best of {last} by macro F1 on the part that is selected on.",
             ),
-            Table("Right of every class, selected epoch", ("as they are", "with mirrored"), classes),
+            Table("Recall of every class, selected epoch", ("originals", "with mirrored"), classes),
         ),
         claims=tuple(claims),
-        pictures=(
-            Picture(
+        figures=(
+            FigureSpec(
                 "spread",
-                "Every repeat, over epochs",
+                "Every repetition, over epochs",
                 {"": usual},
                 tuple(at.values()),
                 {str(epochs): BY_EPOCHS[epochs] for epochs in marks},
             ),
-            Picture(
+            FigureSpec(
                 "spread",
-                f"Every repeat, over learning rates, after {last} epochs",
+                f"Every repetition, over learning rates, after {last} epochs",
                 {f"{rate:g}": f"rate {rate:g}" for rate in rates},
                 (at[last],),
                 {f"{rate:g}": BY_RATE[rate] for rate in rates},
@@ -145,10 +145,10 @@ def build(scale: Scale, protocol: Protocol) -> Study:
         seeds=tuple(range(SEEDS[scale])),
         notes=(
             "The paper's numbers are single runs tested on 30 images, where one image is 3.3 points; a standard "
-            "deviation over our repeats says how far two single runs may lie apart by chance.",
-            "Accuracy after so many epochs is read off the reported part and selects nothing; choosing the best of "
-            "them by it, as the paper does, is optimistic.",
-            "Every repeat draws its own first weights and order, and with a given split its own 15 % to select on.",
+            "deviation over our repetitions shows how far two single runs may differ by chance.",
+            "Accuracy after a number of epochs is on the test part and selects nothing; choosing the best number by "
+            "it, as the paper does, is optimistic.",
+            "Every repetition has its own initial weights and order, and with a given split its own val part of 15 %.",
         ),
     )
 

@@ -74,14 +74,14 @@ def test_a_search_selects_on_inner_folds_and_reports_once(emotion: Any, tiny: tu
     emotion(*command)  # nothing is left to do, and nothing is scored a second time
     assert len(emotion.runs()) == before
     for words, message in (
-        (("--data.size", "40"), "study lr was begun with other recipe or options"),
-        (("--data", "drawn:largest=40,ratio=2,size=32,seed=1"), "study lr was begun with other data"),
+        (("--data.size", "40"), "study lr was started with other recipe or options"),
+        (("--data", "drawn:largest=40,ratio=2,size=32,seed=1"), "study lr was started with other data"),
     ):
         (error,) = emotion(*command, *words, status=1).errors
         assert message in error
     Path(space).write_text(SPACE.replace("0.01", "0.01, 0.02"))
     (error,) = emotion(*command, status=1).errors
-    assert "study lr was begun with other --space" in error
+    assert "study lr was started with other --space" in error
     assert len(emotion.runs()) == before
 
 

@@ -70,7 +70,7 @@ def test_what_costs_nothing(emotion: Any) -> None:
         (("backbones", "--scale", "small"), "scale small needs a data set"),
         (("leakage", "--protocol", "paper"), "--protocol: leakage compares protocols"),
         (("backbones", "--seeds", "1", "1"), "--seeds: must not repeat a seed"),
-        (("backbones", *FACES, "--report"), "has not begun here with these options"),
+        (("backbones", *FACES, "--report"), "has not been started here with these options"),
         (("backbones", "--cells", "resnet"), "--cells: study backbones has no cell 'resnet'; it has 'test_resnet'"),
         (("face-detector", "--cells", "a"), "--cells: study face-detector runs as a whole"),
         (("data-imbalance", "--cells", names(emotion, "data-imbalance")[-1]), "add them to --cells"),
@@ -139,7 +139,7 @@ def test_further_training_of_data_imbalance(emotion: Any) -> None:
     kept = emotion.artifact(found[further].info.run_id, "config.yaml").read_text()
     assert f"start_from: {found[first].info.run_id}" in kept
     text, table = report(emotion)
-    for part in ("## Won: children, by class", "## Forgotten: the others, by class", "## Claims", "paper 0.671"):
+    for part in ("## Won: children, by class", "## Forgetting: the others, by class", "## Claims", "paper 0.671"):
         assert part in text
     assert (table["part"] == "claims").sum() == 8
     emotion(*command, "--seeds", "0")
@@ -181,7 +181,7 @@ def test_face_detector(emotion: Any) -> None:
     assert {run.info.status for run in found.values()} == {"FINISHED"}
     text, table = report(emotion)
     assert text.startswith("# face-detector: scale tiny")
-    ours = table[table["part"] == "On the new pictures, held out"]
+    ours = table[table["part"] == "On the new images, held out"]
     assert ours["published"].tolist() == [0.8223, 0.984, 0.8672, 0.994]
     assert ours["value"].between(0, 1).all()
     before = len(emotion.runs())

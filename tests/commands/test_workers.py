@@ -83,4 +83,4 @@ def test_checkpoints_are_kept_as_asked(emotion: Any, tiny: tuple[str, ...]) -> N
         picture = next(Path("mlruns").rglob("confusion_matrix.png"))
         done = emotion("predict", "--run", run_id, "--data", str(picture), status=int(keep == "none"))
         if keep == "none":
-            assert "was trained with --run.keep none, so it left no checkpoint" in done.errors[0]
+            assert "was trained with --run.keep none, so it has no checkpoint" in done.errors[0]

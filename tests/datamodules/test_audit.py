@@ -101,7 +101,7 @@ def test_exact_groups_and_images_across_splits(folder: Folder) -> None:
     manifest, found = folder.audit()
     assert found.of("across splits") == [[10, twin]]
     table = summary(manifest, found).set_index("finding")
-    assert table.loc["exact duplicates", ["groups", "images", "twin in another split"]].tolist() == [2, 4, "2"]
+    assert table.loc["exact duplicates", ["groups", "images", "duplicate in another split"]].tolist() == [2, 4, "2"]
     assert found.errors == 1
     assert table.loc["tiny", ["severity", "groups"]].tolist() == ["none", 0]
 
@@ -115,7 +115,7 @@ def test_near_duplicates_across_splits_and_labels(folder: Folder) -> None:
     assert found.of("across splits") == [[11, mirrored]]
     assert found.of("exact duplicates") == []
     table = summary(manifest, found).set_index("finding")
-    assert table.loc["near duplicates", ["groups", "images", "twin in another split"]].tolist() == [2, 4, "2"]
+    assert table.loc["near duplicates", ["groups", "images", "duplicate in another split"]].tolist() == [2, 4, "2"]
     without = audit(manifest, build_cache(manifest, 64, directory=folder.root / "cache"), near=False)
     assert without.findings.empty
 
@@ -180,7 +180,7 @@ def test_fix_leaves_a_person_in_one_part(folder: Folder, tmp_path: Path) -> None
     assert len(found.of("person across splits")) == 2
     kept, reasons = clean(manifest, found)
     assert sorted(set(range(12)) - set(kept.tolist())) == [0, 1, 2, 8]
-    assert reasons == {"person in a part that is reported": 4}
+    assert reasons == {"person in another split": 4}
     assert run_check(manifest, fix=tmp_path / "clean.csv") == 1
     assert run_check(Manifest.load(tmp_path / "clean.csv")) == 0
 
@@ -190,7 +190,7 @@ def test_fix_that_would_empty_a_class(tmp_path: Path) -> None:
     for number in range(3):
         made.add(f"{number}.png", face(number), "happy")
     made.add("sad.png", face(0), "sad")
-    with pytest.raises(InputError, match=r"no image of class sad; mend the labels"):
+    with pytest.raises(InputError, match=r"no image of class sad; correct the labels"):
         run_check(made.manifest(split=False), fix=tmp_path / "fixed.csv")
     assert not (tmp_path / "fixed.csv").exists()
 

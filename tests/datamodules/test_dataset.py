@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from datamodules.cache import PixelCache, build_cache
 from datamodules.dataset import EmotionDataset, keep, start_worker
 from datamodules.manifest import make_manifest
-from datamodules.sampling import Batch, Draws, EpochBatchSampler, ResumableLoader, as_they_are, doubled, oversample
+from datamodules.sampling import Batch, Draws, EpochBatchSampler, ResumableLoader, doubled, each_once, oversample
 from datamodules.transforms import build_transform
 
 SIZE = 64
@@ -63,7 +63,7 @@ def digests(images: torch.Tensor) -> list[str]:
 
 
 def test_batch_has_the_promised_form(cache: PixelCache) -> None:
-    draws = as_they_are(np.arange(24))
+    draws = each_once(np.arange(24))
     votes = np.tile([0.25, 0.75], (24, 1))
     data = EmotionDataset(cache, LABELS, draws, votes=votes)
     batch = data.__getitems__([20, 3])
@@ -93,7 +93,7 @@ def test_only_copies_are_transformed(cache: PixelCache) -> None:
 
 
 def test_everything_is_transformed_on_request(cache: PixelCache) -> None:
-    for batch in run_epochs(dataset(cache, as_they_are(np.arange(24)), "all"), workers=0, epochs=1):
+    for batch in run_epochs(dataset(cache, each_once(np.arange(24)), "all"), workers=0, epochs=1):
         pixels = batch["image"].permute(0, 2, 3, 1).numpy()
         assert not (pixels == cache.read(batch["row"].numpy())).all(axis=(1, 2, 3)).any()
 

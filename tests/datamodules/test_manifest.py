@@ -81,7 +81,7 @@ def test_groups_subjects_and_votes_are_told_apart(root: Path) -> None:
         ({"votes_sad": [1, 1, "x", 1]}, r"row 2: votes_sad must be a number .* got 'x' for 'c.png'"),
         ({"votes_sad": [1, 1, "NA", 1]}, r"row 2: votes_sad must be a number .* got 'NA' for 'c.png'"),
         ({"votes_sad": [1, 0, 1, 1]}, r"row 1: votes must sum to more than zero"),
-        ({"votes_bored": [1, 1, 1, 1]}, r"'votes_bored' is the votes of no class"),
+        ({"votes_bored": [1, 1, 1, 1]}, r"the votes column 'votes_bored' is of no class"),
     ],
 )
 def test_a_broken_rule_names_the_row(root: Path, changes: dict[str, list], message: str) -> None:

@@ -149,5 +149,5 @@ def test_sources_that_cannot_serve_say_so(monkeypatch: pytest.MonkeyPatch) -> No
         raise OSError(msg)
 
     monkeypatch.setattr(timm, "create_model", no_network)
-    with pytest.raises(InputError, match=r"'resnet18' could not be had from the hub \(could not resolve host\): conn"):
+    with pytest.raises(InputError, match=r"'resnet18' could not be loaded from the hub \(could not resolve host\): co"):
         build_backbone("resnet18", "hub")

@@ -66,7 +66,7 @@ def test_foreign_files_are_refused(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such file"):
         EmotionClassifier.from_checkpoint(tmp_path / "none.ckpt")
     torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
-    with pytest.raises(InputError, match=r"foreign\.ckpt is no checkpoint of an emotion classifier"):
+    with pytest.raises(InputError, match=r"foreign\.ckpt is not a checkpoint of an emotion classifier"):
         EmotionClassifier.from_checkpoint(tmp_path / "foreign.ckpt")
     content = torch.load(checkpoint, weights_only=True)
     del content["state_dict"]["head.1.bias"]

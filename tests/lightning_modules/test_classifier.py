@@ -219,7 +219,7 @@ def test_a_resumed_run_ends_where_the_unbroken_one_does(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"loss": LDAM(), "mixup": 0.2}, "LDAM is defined for one class an image, it cannot take soft targets"),
-        ({"loss": LDAM(), "head": "dense_dense"}, "head is dense_dense, but the loss brings a normalised head"),
+        ({"loss": LDAM(), "head": "dense_dense"}, "head is dense_dense, but the loss needs a normalised head"),
         (
             {"head_width": 64},
             "--model.head_width is 64, which only --model.head dense_dense uses, but the head is linear",
@@ -229,7 +229,7 @@ def test_a_resumed_run_ends_where_the_unbroken_one_does(tmp_path: Path) -> None:
             {"head_scale": 30.0},
             "--model.head_scale is 30.0, which only --model.head normalised uses, but the head is linear",
         ),
-        ({"head_scale": 30.0, "loss": LDAM(scale=12.0)}, "head_scale is 30.0, but the loss brings its own, 12.0"),
+        ({"head_scale": 30.0, "loss": LDAM(scale=12.0)}, "head_scale is 30.0, but the loss has its own, 12.0"),
         ({"head": "dense_dense", "head_width": 0}, "--model.head_width: must be at least 1, got 0"),
         ({"head": "normalised", "head_scale": 0.0}, r"--model.head_scale: must be above 0 and finite, got 0\.0"),
         ({"mixup": -1.0}, "--model.mixup: must be at least 0 and finite, got -1.0"),

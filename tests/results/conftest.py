@@ -1,4 +1,4 @@
-"""A store made once and copied for each test, since making its tables takes seconds; drawn prediction tables."""
+"""A store that is created once and copied for each test, and random prediction tables."""
 
 import shutil
 from collections.abc import Callable, Iterator

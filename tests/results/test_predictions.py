@@ -1,4 +1,4 @@
-"""The prediction and split tables: built right, and wrong ones refused."""
+"""Prediction and split tables: correct ones are built, and wrong ones are refused."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -62,7 +62,7 @@ def test_folds_join_to_every_image_once(manifest: Manifest) -> None:
     joined = join_folds([_build(manifest, [0, 1, 2]), _build(manifest, [5, 4, 3], fold=1)])
     assert joined["row"].tolist() == list(range(6))
     assert joined["fold"].tolist() == [0, 0, 0, 1, 1, 1]
-    with pytest.raises(InputError, match="an image is predicted once, 1 rows are here again, the first is row 2"):
+    with pytest.raises(InputError, match="every row must be predicted once, 1 are repeated, the first is row 2"):
         join_folds([_build(manifest, [0, 1, 2]), _build(manifest, [2, 4, 3], fold=1)])
 
 
@@ -92,7 +92,7 @@ def test_a_split_table_that_leaks_is_refused() -> None:
     leaking = _split([0, 1, 1, 0, 2, 1, 4], "ttttioo", [2, 3])
     with pytest.raises(InputError, match="row 1 has 2 in fold 2"):
         check_split(leaking)
-    with pytest.raises(InputError, match="role is one of train, val, test, got"):
+    with pytest.raises(InputError, match="role must be one of train, val, test, got"):
         check_split(leaking.assign(role="reported"))
     with pytest.raises(InputError, match="is_copy missing"):
         check_split(leaking.drop(columns="is_copy"))
@@ -108,9 +108,9 @@ def test_equal_images_have_one_role_and_are_those_of_the_predictions(manifest: M
         check_split(twins)
     check_split(flag_protocol(twins, "duplicates divided"))
     for changed, row in ((split, 3), (twins, 3), (split.assign(content=[*split["content"][:6], None]), 4)):
-        with pytest.raises(InputError, match=f"row {row} has several contents or none"):
+        with pytest.raises(InputError, match=f"row {row} has several or none"):
             check_split(changed, predictions.assign(content=["x" * 32, "e" * 32]) if changed is split else predictions)
-    with pytest.raises(InputError, match="row 0 has several contents or none"):
+    with pytest.raises(InputError, match="row 0 has several or none"):
         check_split(split.assign(content=[c * 32 for c in "abbdcde"]))
 
 

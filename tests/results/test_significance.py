@@ -1,4 +1,4 @@
-"""Paired tests against references that share no code, and how often they err where nothing is to be found."""
+"""Paired tests against independent references, and their rate of false positives."""
 
 import itertools
 from collections.abc import Callable
@@ -153,19 +153,19 @@ def test_holm_against_its_definition(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_gives_no_p_value_is_an_error(draw_predictions: Draw) -> None:
     table = draw_predictions(50)
-    with pytest.raises(InputError, match="permutations: at least 99, got 10"):
+    with pytest.raises(InputError, match="permutations: must be at least 99, got 10"):
         paired_permutation(table, table, CLASSES, permutations=10)
     with pytest.raises(InputError, match="metric: must be f1_macro or accuracy, got 'f1'"):
         paired_permutation(table, table, CLASSES, metric="f1")
     with pytest.raises(InputError, match="classes: must name every class"):
         paired_permutation(table, table, CLASSES[:2])
-    with pytest.raises(InputError, match="differences: at least 2 finite numbers"):
+    with pytest.raises(InputError, match="differences: must be at least 2 finite numbers"):
         corrected_t([0.1], 0.25)
-    with pytest.raises(InputError, match="ratio: test images over training images, above 0"):
+    with pytest.raises(InputError, match="ratio: must be above 0"):
         corrected_t([0.1, 0.2], 0)
-    with pytest.raises(InputError, match="p_values: at least one"):
+    with pytest.raises(InputError, match="p_values: must be at least one"):
         holm([])
-    with pytest.raises(InputError, match="p_values: at least one, each between 0 and 1"):
+    with pytest.raises(InputError, match="p_values: must be at least one, each between 0 and 1"):
         holm([0.1, float("nan")])
 
 
@@ -219,5 +219,5 @@ def test_seeds_and_images_that_all_say_the_same() -> None:
     assert np.isnan(found.p_value)
     assert (low, high) == (0.25, 0.25)
     assert seeds_t(alike * 0, np.zeros((5, 3)))[0].p_value == 1
-    with pytest.raises(InputError, match="at least 2 seeds, each with all clusters"):
+    with pytest.raises(InputError, match="at least 2 seeds with all clusters"):
         seeds_t(alike[:1], np.zeros((5, 1)))

@@ -1,4 +1,4 @@
-"""Scores and intervals against scikit-learn, a naive loop, and simulated data whose truth is known."""
+"""Scores and intervals against scikit-learn, a plain loop, and simulated data."""
 
 import time
 from collections.abc import Callable
@@ -185,9 +185,9 @@ def test_folds_are_scored_one_by_one(draw_predictions: Draw) -> None:
 
 def test_settings_that_mean_nothing_are_errors(draw_predictions: Draw) -> None:
     table = draw_predictions(50)
-    with pytest.raises(InputError, match="resamples: at least 100"):
+    with pytest.raises(InputError, match="resamples: must be at least 100"):
         cluster_bootstrap(table, CLASSES, resamples=10)
-    with pytest.raises(InputError, match="level: must lie between 0 and 1, got 95"):
+    with pytest.raises(InputError, match="level: must be between 0 and 1, got 95"):
         cluster_bootstrap(table, CLASSES, level=95)
     with pytest.raises(InputError, match="column label must hold some of the classes"):
         cluster_bootstrap(table, CLASSES[:2])

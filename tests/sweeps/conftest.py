@@ -1,4 +1,4 @@
-"""Workers as processes of their own."""
+"""Worker processes for the tests."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What the trials of the queue's tests do; imported by their own processes."""
+"""Tasks of the trials in the tests of the queue; imported by worker processes."""
 
 import os
 import signal

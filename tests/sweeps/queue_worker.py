@@ -1,4 +1,4 @@
-"""A worker of the queue's tests: study, storage, task and folder come as arguments."""
+"""Worker process of the tests of the queue; its arguments are study, storage, task and settings."""
 
 import json
 import sys

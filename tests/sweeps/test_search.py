@@ -1,4 +1,4 @@
-"""A search from its queue to its recipe, on a few drawn faces; and its parts, on studies made by hand."""
+"""A search from its first trial to its recipe, on a few drawn faces; and its parts, on studies made by hand."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -212,7 +212,7 @@ def test_what_no_trial_could_run_with_is_refused() -> None:
     for divides in ("data.holdout_fraction", "data.leak", "data.read.part"):
         with pytest.raises(InputError, match=rf"{divides} cannot be searched, it is the same for all trials"):
             check_names({divides: Choice((0.1, 0.2))})
-    with pytest.raises(InputError, match=r"--folds: at least 2 inner folds, got 1"):
+    with pytest.raises(InputError, match=r"--folds: must be at least 2 inner folds, got 1"):
         plan(folds=1).check()
 
 
@@ -260,7 +260,7 @@ def test_where_the_data_lie_is_nobodys_business_but_what_they_are_is(workplace: 
     first.select(range(len(first) - 1)).save("less.csv")
     one = identity("--data", "one.csv")
     check_same("x", one, identity("--data.source", "two.csv"))
-    with pytest.raises(InputError, match=r"study x was begun with other data \(images or labels\); give"):
+    with pytest.raises(InputError, match=r"study x was started with other data \(images or labels\); give"):
         check_same("x", one, identity("--data", "less.csv"))
     with pytest.raises(InputError, match=r"other data"):
         check_same("x", identity("--data", faces), identity("--data", faces.replace("32", "40")))

@@ -1,4 +1,4 @@
-"""Workers of one search: a GPU each, their ends reported, and the winner claimed by one of them without a lock."""
+"""Several workers of a search: a GPU each, their errors reported, and the winner claimed by one of them."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""Spaces: what is drawn, what a grid holds, what a file may say."""
+"""Search spaces: what is drawn, the points of a grid, and the format of a file."""
 
 import json
 from pathlib import Path
@@ -114,10 +114,10 @@ def test_a_file_of_a_few_lines_is_a_space(tmp_path: Path) -> None:
         ("model.x: {real: [a, b]}\n", "takes numbers"),
         ("model.x: {whole: [1.5, 3]}\n", r"whole takes whole numbers, got \[1.5, 3\]"),
         ("model.x: {choice: [1], when: Focal}\n", "when takes an option and its values"),
-        ("model.x: {subset: [a, b], least: 3}\n", "least is a whole number from 0 to 2, got 3"),
-        ("model.x: {subset: [a, b], least: many}\n", "least is a whole number from 0 to 2, got 'many'"),
+        ("model.x: {subset: [a, b], least: 3}\n", "least must be a whole number from 0 to 2, got 3"),
+        ("model.x: {subset: [a, b], least: many}\n", "least must be a whole number from 0 to 2, got 'many'"),
         ("model.x: {choice: [1], least: 2}\n", "one of choice, subset, real or whole"),
-        ("model.x: {choice: [1], when: {model.y: 2}}\n", "model.y has a value, which must stand before it"),
+        ("model.x: {choice: [1], when: {model.y: 2}}\n", "depends on model.y, which must be listed before it"),
         ("- 1\n", "must contain one option a line"),
         ("a: [\n", "not readable YAML"),
     ],
@@ -131,7 +131,7 @@ def test_a_wrong_file_is_told(tmp_path: Path, text: str, message: str) -> None:
 def test_unknown_and_doubled_spaces_are_told() -> None:
     with pytest.raises(InputError, match="'nothing' is neither"):
         build_space(["nothing"])
-    with pytest.raises(InputError, match=r"model.backbone stands in an earlier space"):
+    with pytest.raises(InputError, match=r"model.backbone is in an earlier space"):
         build_space(["backbone", "lite"])
-    with pytest.raises(InputError, match="--space: at least one of"):
+    with pytest.raises(InputError, match="--space: must be at least one of"):
         build_space([])

@@ -1,0 +1,254 @@
+"""The decode policy, case by case, on images drawn here."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from datamodules.errors import InputError
+from datamodules.images import content_hash, decode, decode_file, fit_to_square, grey_plane
+
+
+def quarters(width: int = 40, height: int = 20) -> np.ndarray:
+    """Red, green, blue, yellow quarters: any turn or mirror shows."""
+    image = np.zeros((height, width, 3), dtype=np.uint8)
+    image[: height // 2, : width // 2] = (200, 0, 0)
+    image[: height // 2, width // 2 :] = (0, 200, 0)
+    image[height // 2 :, : width // 2] = (0, 0, 200)
+    image[height // 2 :, width // 2 :] = (200, 200, 0)
+    return image
+
+
+def test_plain_png_is_read_exactly(tmp_path: Path) -> None:
+    Image.fromarray(quarters()).save(tmp_path / "a.png")
+    image = decode(tmp_path / "a.png")
+    assert image.dtype == np.uint8
+    assert image.flags.writeable
+    np.testing.assert_array_equal(image, quarters())
+
+
+@pytest.mark.parametrize(
+    ("orientation", "turned"),
+    [
+        (1, lambda image: image),
+        (2, lambda image: image[:, ::-1]),
+        (3, lambda image: image[::-1, ::-1]),
+        (4, lambda image: image[::-1]),
+        (5, lambda image: image.transpose(1, 0, 2)),
+        (6, lambda image: np.rot90(image, -1)),
+        (7, lambda image: image[::-1, ::-1].transpose(1, 0, 2)),
+        (8, lambda image: np.rot90(image, 1)),
+    ],
+)
+def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, turned: object) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(quarters()).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(decode(tmp_path / "a.png"), turned(quarters()))  # type: ignore[operator]
+
+
+def test_broken_exif_does_not_lose_the_picture(tmp_path: Path) -> None:
+    Image.fromarray(quarters()).save(tmp_path / "a.jpg", exif=b"Exif\0\0MM\0\x2a\xff\xff\xff\xff")
+    assert decode(tmp_path / "a.jpg").shape == (20, 40, 3)
+
+
+def test_sixteen_bit_grey_keeps_its_range(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 65535, 256).astype(np.uint16)[None].repeat(4, axis=0)
+    for name in ("a.png", "a.tif"):
+        Image.fromarray(ramp).save(tmp_path / name)
+        image = decode(tmp_path / name)
+        assert image.shape == (4, 256, 3)
+        np.testing.assert_array_equal(image[0, :, 0], np.arange(256))
+        assert (image[..., 0] == image[..., 2]).all()
+
+
+def test_sixteen_bit_pgm_is_scaled(tmp_path: Path) -> None:
+    (tmp_path / "a.pgm").write_bytes(b"P5 2 1 65535\n" + np.array([0, 65535], dtype=">u2").tobytes())
+    assert decode(tmp_path / "a.pgm")[0, :, 0].tolist() == [0, 255]
+
+
+def test_floating_point_is_an_error(tmp_path: Path) -> None:
+    Image.fromarray(np.ones((4, 4), dtype=np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(InputError, match="floating point"):
+        decode(tmp_path / "a.tif")
+
+
+def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "a.tif")  # no cyan: red
+    np.testing.assert_array_equal(decode(tmp_path / "a.tif")[3, 3], (255, 0, 0))
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "a.jpg", quality=100)
+    np.testing.assert_allclose(decode(tmp_path / "a.jpg")[3, 3], (255, 0, 0), atol=4)
+
+
+def test_palette_becomes_rgb(tmp_path: Path) -> None:
+    Image.fromarray(quarters()).quantize(4).save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.mode == "P"
+    np.testing.assert_array_equal(decode(tmp_path / "a.png"), quarters())
+
+
+def test_transparency_is_laid_over_white(tmp_path: Path) -> None:
+    half = np.zeros((2, 2, 4), dtype=np.uint8)
+    half[0, 0] = (10, 20, 30, 255)
+    half[0, 1] = (10, 20, 30, 0)
+    half[1, 0] = (0, 0, 0, 128)
+    Image.fromarray(half).save(tmp_path / "a.png")
+    image = decode(tmp_path / "a.png")
+    assert image[0, 0].tolist() == [10, 20, 30]
+    assert image[0, 1].tolist() == [255, 255, 255]
+    assert image[1, 0].tolist() == [127, 127, 127]
+
+
+def test_transparent_palette_colour_is_white(tmp_path: Path) -> None:
+    picture = Image.new("P", (2, 1))
+    picture.putpalette([1, 2, 3, 4, 5, 6])
+    picture.putpixel((1, 0), 1)
+    picture.save(tmp_path / "a.gif", transparency=0)
+    assert decode(tmp_path / "a.gif")[0].tolist() == [[255, 255, 255], [4, 5, 6]]
+
+
+def test_grey_and_black_and_white(tmp_path: Path) -> None:
+    Image.fromarray(np.full((3, 3), 77, dtype=np.uint8)).save(tmp_path / "a.png")
+    assert (decode(tmp_path / "a.png") == 77).all()
+    Image.new("1", (3, 3), 1).save(tmp_path / "b.png")
+    assert (decode(tmp_path / "b.png") == 255).all()
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "tif", "png"])
+def test_first_frame_of_an_animation(tmp_path: Path, suffix: str) -> None:
+    red, blue = (Image.new("RGB", (8, 8), colour) for colour in ((255, 0, 0), (0, 0, 255)))
+    extra = {"lossless": True} if suffix == "webp" else {}
+    red.save(tmp_path / f"a.{suffix}", save_all=True, append_images=[blue, blue], **extra)
+    assert decode(tmp_path / f"a.{suffix}")[4, 4].tolist() == [255, 0, 0]
+
+
+def test_pixel_limit(tmp_path: Path) -> None:
+    Image.fromarray(quarters()).save(tmp_path / "a.png")
+    assert decode(tmp_path / "a.png", pixel_limit=800).shape == (20, 40, 3)
+    with pytest.raises(InputError, match=r"larger than pixel_limit = 799 pixels: 40 x 20"):
+        decode(tmp_path / "a.png", pixel_limit=799)
+
+
+def test_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
+    """Files of a few bytes that would unpack to 3.6 gigapixels, which Pillow itself refuses, and to 100 million."""
+    for side in (60_000, 10_000):
+        header = b"BM" + (54).to_bytes(4, "little") + bytes(4) + (54).to_bytes(4, "little")
+        header += (40).to_bytes(4, "little") + side.to_bytes(4, "little") * 2
+        header += (1).to_bytes(2, "little") + (24).to_bytes(2, "little") + bytes(24)
+        (tmp_path / "a.bmp").write_bytes(header)
+        with pytest.raises(InputError, match="larger than pixel_limit = 50,000,000"):
+            decode(tmp_path / "a.bmp")
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "gif", "bmp", "tif"])
+def test_truncated_file(tmp_path: Path, suffix: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    file = tmp_path / f"a.{suffix}"
+    Image.fromarray(noise).save(file)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(InputError, match=rf"a\.{suffix}"):
+        decode(file)
+
+
+def test_empty_file(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").touch()
+    with pytest.raises(InputError, match=r"a\.jpg is empty \(0 bytes\)"):
+        decode(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("text", ["not an image", "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nshowpage\n"])
+def test_text_called_jpg(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.jpg").write_text(text)
+    with pytest.raises(InputError, match="not in a supported format"):
+        decode(tmp_path / "a.jpg")
+
+
+def test_missing_file_and_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"gone\.png cannot be read"):
+        decode(tmp_path / "gone.png")
+    with pytest.raises(InputError, match="cannot be read"):
+        decode(tmp_path)
+
+
+def test_format_comes_from_the_header(tmp_path: Path) -> None:
+    Image.fromarray(quarters()).save(tmp_path / "a.jpg", format="PNG")
+    assert decode_file(tmp_path / "a.jpg").format == "PNG"
+
+
+def test_crop_keeps_the_centre() -> None:
+    image = np.zeros((10, 30, 3), dtype=np.uint8)
+    image[:, 10:20] = 255
+    assert (fit_to_square(image, 10, "crop") == 255).all()
+    assert (fit_to_square(image.transpose(1, 0, 2), 10, "crop") == 255).all()
+
+
+def test_stretch_keeps_everything() -> None:
+    image = fit_to_square(quarters(40, 20), 20, "stretch")
+    assert image[2, 2].tolist() == [200, 0, 0]
+    assert image[17, 17].tolist() == [200, 200, 0]
+
+
+def test_pad_keeps_the_aspect_ratio_on_grey() -> None:
+    image = fit_to_square(np.full((10, 20, 3), 9, dtype=np.uint8), 40, "pad")
+    assert (image[:10] == 128).all()
+    assert (image[10:30] == 9).all()
+    assert (image[30:] == 128).all()
+
+
+def test_shrinking_is_antialiased() -> None:
+    stripes = np.zeros((64, 64, 3), dtype=np.uint8)
+    stripes[:, ::2] = 255
+    small = fit_to_square(stripes, 16)
+    assert np.abs(small.astype(int) - 127).max() < 20  # without it: black or white
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (300, 300), (480, 480), (640, 520), (90, 40), (33, 70), (48, 200)])
+@pytest.mark.parametrize("fit", ["crop", "stretch", "pad"])
+def test_resizing_agrees_with_another_library(shape: tuple[int, int], fit: str) -> None:
+    """Pillow's antialiased bilinear filter on a smooth image: other arithmetic, nearly the same values."""
+    rows, columns = np.mgrid[: shape[0], : shape[1]] / min(shape)
+    image = np.stack([127 + 120 * np.sin(3 * rows + k + 2 * columns) for k in range(3)], axis=-1).astype(np.uint8)
+    height, width = shape
+    size, side = 56, min(shape)
+    left, top = (width - side) // 2, (height - side) // 2
+    box = (left, top, left + side, top + side) if fit == "crop" else None
+    scale = 56 / max(shape)
+    inner = (max(1, round(width * scale)), max(1, round(height * scale))) if fit == "pad" else (size, size)
+    wanted = np.asarray(Image.fromarray(image).resize(inner, Image.Resampling.BILINEAR, box=box)).astype(int)
+    got = fit_to_square(image, size, fit).astype(int)  # type: ignore[arg-type]
+    down, right = (size - inner[1]) // 2, (size - inner[0]) // 2
+    got = got[down : down + inner[1], right : right + inner[0]]
+    assert np.abs(got - wanted)[2:-2, 2:-2].max() <= 5
+    assert np.abs(got - wanted).mean() < 1.2
+
+
+@pytest.mark.parametrize("shape", [(96, 192), (48, 72), (36, 60)])
+def test_shrinking_is_the_mean_of_what_a_pixel_covers(shape: tuple[int, int]) -> None:
+    """Whole multiples, which need not be equal on both axes: only the rounding may differ."""
+    noise = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    wanted = noise.reshape(12, shape[0] // 12, 12, shape[1] // 12, 3).mean((1, 3))
+    assert np.abs(fit_to_square(noise, 12, "stretch") - wanted).max() < 1
+
+
+def test_fit_is_checked() -> None:
+    with pytest.raises(InputError, match=r"fit must be one of crop, stretch, pad, got 'squeeze'"):
+        fit_to_square(quarters(), 8, "squeeze")  # type: ignore[arg-type]
+
+
+def test_content_is_of_pixels_not_of_bytes(tmp_path: Path) -> None:
+    Image.fromarray(quarters()).save(tmp_path / "a.png", compress_level=0)
+    Image.fromarray(quarters()).save(tmp_path / "b.bmp")
+    one, two = decode(tmp_path / "a.png"), decode(tmp_path / "b.bmp")
+    assert content_hash(one) == content_hash(two)
+    assert len(content_hash(one)) == 32
+    changed = one.copy()
+    changed[0, 0, 0] += 1
+    assert content_hash(changed) != content_hash(one)
+    assert content_hash(one.reshape(40, 20, 3)) != content_hash(one)
+
+
+def test_grey_plane_is_the_whole_picture() -> None:
+    small = grey_plane(quarters())
+    assert small.shape == (48, 48)
+    assert len({int(small[y, x]) for y in (6, 42) for x in (6, 42)}) == 4

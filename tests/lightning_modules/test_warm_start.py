@@ -1,0 +1,169 @@
+"""Further training begins with all weights of a run, and not with one that knows what will be reported."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from datamodules.errors import InputError
+from datamodules.splits.protocol import SeenImages
+from lightning_modules import warm_start
+from lightning_modules.checkpoints import CONFIG_KEY
+from lightning_modules.classifier import EmotionClassifier
+from lightning_modules.warm_start import check_resumed, check_weights, start_from_weights
+
+SMALL: dict[str, Any] = {"backbone": "test_resnet", "weights": "none"}
+CONTENTS = [f"{row:032x}"[::-1] for row in range(6)]
+
+
+def images(**changes: Any) -> Any:
+    """Six images: two near-duplicates, two of one person, and two to report on."""
+    plan = SimpleNamespace(protocol=changes.pop("protocol", "honest"))
+    usual = {
+        "manifest": SimpleNamespace(fingerprint=lambda: "same", table=()), "contents": CONTENTS, "plan": plan,
+        "clusters": np.array([0, 0, 1, 1, 2, 3]), "fold_rows": SimpleNamespace(test=np.array([4, 5])),
+        "seen_before": SeenImages(),
+    }  # fmt: skip
+    return cast(Any, SimpleNamespace(**{**usual, **changes}))
+
+
+ELSEWHERE = "ff" * 16  # the content of an image that is not among these
+OTHERS = SeenImages.of([ELSEWHERE], [])
+
+
+def kept(
+    folder: Path, classes: list[str], seen: SeenImages | None = OTHERS, **options: object
+) -> tuple[EmotionClassifier, Path]:
+    model = EmotionClassifier(classes, **{**SMALL, **options})  # type: ignore[arg-type]
+    data = {"size": 32, "fit": "crop", **({"seen": seen.state()} if seen else {})}
+    content = {CONFIG_KEY: model.plain, "state_dict": model.state_dict(), "EmotionDataModule": data}
+    torch.save(content, folder / "best.ckpt")
+    return model, folder / "best.ckpt"
+
+
+def test_backbone_and_head_are_those_of_the_file(tmp_path: Path) -> None:
+    known, path = kept(tmp_path, ["happy", "sad"])
+    model = EmotionClassifier(["happy", "sad"], **SMALL)
+    heads = [one.head.state_dict().values() for one in (model, known)]
+    assert not all(torch.equal(one, other) for one, other in zip(*heads, strict=True))
+    start_from_weights(model, images(), str(path))
+    for name, tensor in known.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor), name
+
+
+def test_another_model_is_refused(tmp_path: Path) -> None:
+    _, path = kept(tmp_path, ["happy", "sad"])
+    with pytest.raises(
+        InputError, match=r"--run.start_from .* was trained on the classes happy, sad; the data has sad, happy"
+    ):
+        start_from_weights(EmotionClassifier(["sad", "happy"], **SMALL), images(), str(path))
+    dense = EmotionClassifier(["happy", "sad"], head="dense_dense", **SMALL)
+    with pytest.raises(InputError, match=r"best.ckpt has head 'linear', this run 'dense_dense'; give both the same"):
+        start_from_weights(dense, images(), str(path))
+    with pytest.raises(InputError, match="no such file"):
+        start_from_weights(dense, images(), "gone.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("trained", "selected", "known"),
+    [
+        ([0, 1, 2], [3], 0),
+        ([0, 1, 4], [3], 1),
+        ([0, 1], [4, 5], 2),
+        ([], [], 0),
+    ],
+)
+@pytest.mark.parametrize("by", ["file", "run", "ckpt_path", "weights"])
+def test_a_model_that_has_seen_what_is_reported_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: list[int], selected: list[int], known: int, by: str
+) -> None:
+    """Whichever data set it was trained on, and whichever option names it."""
+    seen = SeenImages.of([*(CONTENTS[row] for row in trained), ELSEWHERE], [CONTENTS[row] for row in selected])
+    _, path = kept(tmp_path, ["happy", "sad"], seen)
+    monkeypatch.setattr(warm_start, "find_run", lambda run: run)
+    monkeypatch.setattr(warm_start, "run_checkpoint", lambda run: path)
+    data = images(manifest=SimpleNamespace(fingerprint=lambda: "of no other run", table=()))
+    model = EmotionClassifier(["happy", "sad"], **SMALL)
+    begin: dict[str, Callable[[], None]] = {
+        "file": lambda: start_from_weights(model, data, str(path)),
+        "run": lambda: start_from_weights(model, data, "abc"),
+        "ckpt_path": lambda: check_resumed(model, data, str(path)),
+        "weights": lambda: check_weights(data, str(path)),
+    }
+    if known:
+        with pytest.raises(InputError, match=f"was trained or selected on {known} of the 2 images that this run"):
+            begin[by]()
+        return
+    begin[by]()
+    assert data.seen_before.among([ELSEWHERE]).all()  # a model that begins with this one has seen them, too
+    assert data.seen_before.among(CONTENTS).tolist() == [row in trained + selected for row in range(6)]
+
+
+def test_images_of_one_cluster_with_the_reported_ones_count_too(tmp_path: Path) -> None:
+    _, path = kept(tmp_path, ["happy", "sad"], SeenImages.of([CONTENTS[0]], []))
+    model = EmotionClassifier(["happy", "sad"], **SMALL)
+    start_from_weights(model, images(), str(path))
+    with pytest.raises(InputError, match=r"on 1 of the 2 images .* \(or on near-duplicates of them or images of the"):
+        start_from_weights(model, images(clusters=np.array([0, 0, 1, 1, 0, 3])), str(path))
+
+
+def test_a_run_that_selects_on_what_it_reports_may_begin_with_one_that_did(tmp_path: Path) -> None:
+    model = EmotionClassifier(["happy", "sad"], **SMALL)
+    _, path = kept(tmp_path, ["happy", "sad"], SeenImages.of(CONTENTS[:4], CONTENTS[4:]))
+    start_from_weights(model, images(protocol="paper"), str(path))
+    _, path = kept(tmp_path, ["happy", "sad"], SeenImages.of(CONTENTS[3:5], CONTENTS[4:]))
+    with pytest.raises(InputError, match="on 1 of the 2 images"):
+        start_from_weights(model, images(protocol="paper"), str(path))
+
+
+def test_a_file_that_does_not_say_what_it_has_seen_is_refused(tmp_path: Path) -> None:
+    _, path = kept(tmp_path, ["happy", "sad"], None)
+    model = EmotionClassifier(["happy", "sad"], **SMALL)
+    with pytest.raises(
+        InputError, match=r"does not record which images .* name the run that wrote the file instead, or"
+    ):
+        start_from_weights(model, images(), str(path))
+    with pytest.raises(InputError, match=r"^--ckpt_path: .* does not record .* use --run.start_from with the run"):
+        check_resumed(model, images(), str(path))
+    torch.save({"state_dict": model.backbone.state_dict()}, tmp_path / "published.pth")
+    check_weights(images(), str(tmp_path / "published.pth"))
+
+
+@pytest.mark.parametrize(
+    ("roles", "tags", "config", "message"),
+    [
+        ({"train": [0, 1, 2], "val": [3], "test": [4, 5]}, {}, {}, None),
+        ({"train": [0, 1, 4], "val": [3], "test": [5]}, {}, {}, "on 1 of the 2 images"),
+        ({"train": [0, 1], "val": [4, 5], "test": [3]}, {}, {}, "on 2 of the 2 images"),
+        ({"train": [0, 1], "test": [4, 5]}, {"selected_on": "reported fold"}, {}, "on 2 of the 2 images"),
+        ({"train": [0, 1]}, {"manifest": "other"}, {}, "does not record"),  # rows mean other images there
+        ({"train": [0, 1]}, {}, {"run": {"start_from": "earlier"}}, "does not record"),
+    ],
+)
+def test_of_an_older_run_its_split_table_tells(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    roles: dict[str, list[int]],
+    tags: dict[str, str],
+    config: dict[str, Any],
+    message: str | None,
+) -> None:
+    _, path = kept(tmp_path, ["happy", "sad"], None)
+    split = pd.DataFrame([{"role": role, "row": row} for role, rows in roles.items() for row in rows])
+    row = {f"tags.{name}": value for name, value in {"manifest": "same", **tags}.items()}
+    monkeypatch.setattr(warm_start, "find_run", lambda run: run)
+    monkeypatch.setattr(warm_start, "run_checkpoint", lambda run: path)
+    monkeypatch.setattr(warm_start, "run_row", lambda run: row)
+    monkeypatch.setattr(warm_start, "run_config", lambda run: config)
+    monkeypatch.setattr(warm_start, "load_table", lambda *_: split)
+    model = EmotionClassifier(["happy", "sad"], **SMALL)
+    if message is None:
+        start_from_weights(model, images(), "abc")
+        return
+    with pytest.raises(InputError, match=message):
+        start_from_weights(model, images(), "abc")
