@@ -16,7 +16,7 @@ from datamodules.readers import ReadOptions, read
 from datamodules.readers.face_crops import SOURCE, list_crops
 from datamodules.unlabelled import photographs
 from lightning_modules.predictor import Input, Predictor
-from results.predictions import check_predictions
+from results.predictions import check_predictions, join_clusterings
 from results.statistics import fold_scores, paired_difference
 from results.tracking.logger import TrackingLogger
 from results.tracking.runs import find_run
