@@ -19,7 +19,6 @@ from lightning_modules.predictor import Input, Predictor
 from results.predictions import check_predictions, join_clusterings
 from results.statistics import fold_scores, paired_difference
 from results.tracking.logger import TrackingLogger
-from results.tracking.runs import find_run
 
 SEED = 0  # of what is drawn to degrade images
 
@@ -274,7 +273,7 @@ def _track(
 
     shown = manifest.name if part is None else f"{manifest.name} {part}"
     tags = {"kind": "evaluation", "model": predictor.name, "left_out": "; ".join(left_out)}
-    tags |= {"model_runs": ",".join(_run_ids(predictor.name))} if _run_ids(predictor.name) else {}
+    tags |= {"model_runs": ",".join(predictor.runs)} if predictor.runs else {}
     tracker = TrackingLogger(
         experiment=experiment, run_name=f"{predictor.name} on {shown}", tags=tags, system_metrics=False
     )
@@ -298,14 +297,6 @@ def _track(
 def _scores(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str, float]:
     row = fold_scores(predictions.assign(fold=0), classes).iloc[0]
     return {str(name): float(value) for name, value in row.items()}
-
-
-def _run_ids(name: str) -> list[str]:
-    found = []
-    for one in name.split(" + "):
-        if not one.endswith((".ckpt", ".onnx")) and not one.startswith("models:/"):
-            found.append(find_run(one))
-    return found
 
 
 def _difference(

@@ -22,7 +22,7 @@ from datamodules.readers.archives import is_archive, unpack
 from datamodules.readers.face_crops import FaceCrops, list_crops
 from datamodules.splits.protocol import SeenImages
 from datamodules.unlabelled import Photograph, find_images, from_bytes, photographs
-from results.tracking.runs import children, find_run, load_table, run_checkpoint, run_row
+from results.tracking.runs import children, find_run, find_runs, load_table, run_checkpoint, run_row
 from results.tracking.store import FORMAT, version_0_1_message
 
 if TYPE_CHECKING:  # neither is needed for an ONNX file
@@ -69,12 +69,13 @@ def load_trained(checkpoint: Path) -> Trained:
     return Trained(model.eval(), list(model.classes), int(data["size"]), data["fit"], faces, seen)
 
 
-def header(run: str, trained: "Trained | Predictor") -> str:
-    """Return what a run is, in two lines: its name and id, its backbone and its classes."""
-    run_id = find_run(run)
-    row = run_row(run_id)
-    what = f", backbone {trained.model.plain['backbone']}" if isinstance(trained, Trained) else trained.summary
-    return f"run {row['name']} [{run_id[:8]}]{what}\nclasses: {', '.join(trained.classes)}"
+def header(predictor: "Predictor") -> str:
+    """Return what answers, in two lines: names, backbone of a single network, and classes."""
+    backbones = {member.backbone for member in predictor.members}
+    what = f"backbone {', '.join(sorted(backbones))}"
+    what += f", mean of {len(predictor.members)} networks" if len(predictor.members) > 1 else ""
+    what += f", {predictor.faces}" if predictor.faces else ""
+    return f"{predictor.name}, {what}\nclasses: {', '.join(predictor.classes)}"
 
 
 class Member(Protocol):
@@ -87,6 +88,7 @@ class Member(Protocol):
         faces: How the faces of its training images were cut out; None for whole images.
         fold: The fold and the seed of a run of a cross-validation, None for others.
         seen: The images that it was trained and selected on; None where that is not known.
+        backbone: Name of its backbone.
     """
 
     classes: list[str]
@@ -95,6 +97,7 @@ class Member(Protocol):
     faces: FaceCrops | None
     fold: tuple[int, int] | None
     seen: SeenImages | None
+    backbone: str
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Return probabilities (B, C), float32, of images uint8 (B, size, size, 3) RGB."""
@@ -111,6 +114,7 @@ class TorchMember:
         self.model = trained.model.to(self.device).eval()
         self.classes, self.size, self.fit, self.faces = trained.classes, trained.size, trained.fit, trained.faces
         self.fold, self.seen = fold, trained.seen
+        self.backbone = str(trained.model.plain["backbone"])
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Return probabilities (B, C), float32, of images uint8 (B, size, size, 3) RGB."""
@@ -131,6 +135,7 @@ class OnnxMember:
 
     fold: tuple[int, int] | None = None
     seen: SeenImages | None = None
+    backbone = "ONNX"
 
     def __init__(self, path: Path) -> None:
         import onnxruntime
@@ -210,6 +215,7 @@ class Predictor:
                 )
                 raise InputError(msg)
         self.members, self.name = list(members), name
+        self.runs: list[str] = []  # ids of the runs among its sources
         self.classes: list[str] = list(first.classes)
         self.faces = first.faces
         self._folds: dict[str, set[tuple[int, int]]] = {}  # content of an image -> the members that did not see it
@@ -218,12 +224,6 @@ class Predictor:
             raise InputError(msg)
         self._finder = faces
         self._local = threading.local()
-
-    @property
-    def summary(self) -> str:
-        """What answers, to follow the name of a run."""
-        networks = f", mean of {len(self.members)} networks" if len(self.members) > 1 else ""
-        return f"{networks}, {self.faces}" if self.faces else networks
 
     @classmethod
     def load(cls, *sources: str, engine: Engine = "auto", faces: str | None = None) -> "Predictor":
@@ -243,8 +243,20 @@ class Predictor:
         if not sources:
             msg = "RUN: name at least one run, checkpoint or ONNX file"
             raise InputError(msg)
-        members = [member for source in sources for member in _members(source, engine)]
-        return cls(members, " + ".join(sources), faces=faces)
+        members: list[Member] = []
+        names, runs = [], []
+        for source in sources:
+            if _is_file(source):
+                names.append(source)
+                members += _members(source, engine)
+            else:
+                run_id = find_model_run(source)
+                runs.append(run_id)
+                names.append(f"{run_row(run_id)['name']} [{run_id[:8]}]")
+                members += _members(run_id, engine)
+        predictor = cls(members, " + ".join(names), faces=faces)
+        predictor.runs = runs
+        return predictor
 
     def load_out_of_fold(self, run: str) -> None:
         """Answer images of a cross-validation's own data by the networks that had them in their test part.
@@ -252,7 +264,7 @@ class Predictor:
         Raises:
             InputError: The run is no cross-validation.
         """
-        parent = find_run(run)
+        parent = find_model_run(run)
         folds = _folds_of(parent)
         if folds.empty:
             raise invalid("--out-of-fold", "needs the parent run of a cross-validation", run)
@@ -477,8 +489,13 @@ def _in_order(pool: ThreadPoolExecutor, function: Any, items: Iterator[Any], *, 
         running.extend(pool.submit(function, item) for item in islice(items, 1))
 
 
+def _is_file(source: str) -> bool:
+    """Return whether a source is a checkpoint, an ONNX file or a registered model, and no run."""
+    return source.endswith((".ckpt", ".onnx")) or source.startswith("models:/")
+
+
 def _members(source: str, engine: Engine) -> list[Member]:
-    """Return the networks that a source names."""
+    """Return the networks of a file, a registered model, or a run, which is given by its id."""
     if source.endswith(".onnx") or source.startswith("models:/"):
         if engine == "torch":
             raise invalid("--engine", "must be onnxruntime for ONNX files and registered models", engine)
@@ -488,7 +505,7 @@ def _members(source: str, engine: Engine) -> list[Member]:
         raise InputError(msg)
     if source.endswith(".ckpt"):
         return [TorchMember(Path(source).expanduser())]
-    run_id = find_run(source)
+    run_id = source
     folds = _folds_of(run_id)
     if folds.empty:
         return [TorchMember(run_checkpoint(run_id))]
@@ -502,9 +519,31 @@ def _members(source: str, engine: Engine) -> list[Member]:
     return [TorchMember(run_checkpoint(row.run_id), (int(row.fold), int(row.seed))) for row in folds.itertuples()]
 
 
+def find_model_run(text: str) -> str:
+    """Return the id of the run that a text means; `latest` is the newest run or cross-validation that has a model.
+
+    Raises:
+        InputError: There is no such run, or it is an evaluation, which has no model.
+    """
+    if text == "latest":
+        runs = find_runs(limit=1000)
+        runs = runs[runs["tags.kind"] != "evaluation"] if "tags.kind" in runs else runs
+        if len(runs):
+            text = str(runs["run_id"].iloc[0])
+            above = runs["parent"].iloc[0]
+            return str(above) if above and run_row(above)["tags.kind"] == "cross-validation" else text
+    run_id = find_run(text)
+    row = run_row(run_id)
+    if row.get("tags.kind") == "evaluation":
+        model = row.get("tags.model_runs") or row["tags.model"]
+        msg = f"--run: {run_id} is an evaluation, which has no model; name what it evaluated: {model}"
+        raise InputError(msg)
+    return run_id
+
+
 def _folds_of(run_id: str) -> pd.DataFrame:
     """Return run_id, status, fold and seed of the runs below a cross-validation; empty for any other run."""
-    if run_row(run_id)["tags.kind"] != "cross-validation":
+    if run_row(run_id).get("tags.kind") != "cross-validation":
         return pd.DataFrame(columns=["run_id", "status", "fold", "seed"])
     below = children(run_id)
     return below.assign(fold=below["tags.fold"], seed=below["params.seed_everything"])

@@ -80,8 +80,7 @@ def _predict(args: list[str]) -> int:
     predictor = Predictor.load(*runs, engine=options.engine, faces=options.faces)
     if options.out_of_fold:
         predictor.load_out_of_fold(runs[0])
-    if not runs[0].endswith((".ckpt", ".onnx")) and not runs[0].startswith("models:/"):
-        print(header(runs[0], predictor), file=sys.stderr)  # stdout has only the table
+    print(header(predictor), file=sys.stderr)  # stdout has only the table
     stdin = sys.stdin.buffer.read() if "-" in sources else None
     rows: list[dict[str, Any]] = []
     stopped = False
@@ -244,13 +243,13 @@ def _export(args: list[str]) -> int:
     parser.add_argument("--output", type=not_empty, help="file to write (default: RUN.onnx in this folder)")
     options = parser.parse_args(args)
     from lightning_modules.export import export_onnx, refuse_face_crops
-    from lightning_modules.predictor import header, load_trained
+    from lightning_modules.predictor import load_trained
     from results.tracking.runs import run_checkpoint
 
     path = writable_file("--output", Path(options.output or f"{options.run}.onnx"))
     trained = load_trained(run_checkpoint(options.run))
     refuse_face_crops(trained, options.run)
-    print(header(options.run, trained), file=sys.stderr)
+    print(f"run {options.run}, classes: {', '.join(trained.classes)}", file=sys.stderr)
     difference = export_onnx(trained, path)
     print(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB); differs from torch by at most {difference:.1e}")
     print(f"input: uint8 RGB (batch, 3, {trained.size}, {trained.size}); classes: {', '.join(trained.classes)}")

@@ -1,0 +1,104 @@
+"""`emotion evaluate`: trained models on other labelled data sets."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import f1_score
+
+OTHER = "drawn:largest=12,ratio=1,size=40,seed=5,classes=happy+sad+angry"
+
+
+def evaluation(emotion: Any) -> str:
+    return str(emotion.runs("tags.kind = 'evaluation'")[0].info.run_id)
+
+
+def test_shared_classes_are_scored_in_a_tracked_run(emotion: Any, fitted: str) -> None:
+    done = emotion("evaluate", fitted, "--data", OTHER, "--degrade", "dark", "noise", "--resamples", "100")
+    assert "classes of the model that the data set does not have, which are not scored: disgust" in done.err
+    run_id = evaluation(emotion)
+    table, split = emotion.table(run_id, "predictions"), emotion.table(run_id, "split")
+    assert len(table) == 36
+    assert set(split["role"]) == {"test"}
+    names = [name for name in table if name.startswith("prob_")]
+    assert set(names) == {"prob_angry", "prob_happy", "prob_sad"}
+    assert table[names].sum(axis=1).to_numpy() == pytest.approx(1)
+    score = f1_score(table["label"], table["predicted"], average="macro", zero_division=0)
+    assert float(re.search(r"macro F1 +([\d.]+)", done.out)[1]) == pytest.approx(score, abs=5e-4)  # type: ignore[index]
+    assert emotion.summary(run_id)["test/f1_macro"] == pytest.approx(score)
+    degraded = emotion.table(run_id, "degraded")
+    assert set(degraded["degraded"]) == {"dark", "noise"}
+    assert (degraded["value"] - degraded["as_they_are"]).to_numpy() == pytest.approx(degraded["difference"].to_numpy())
+    assert emotion.client.get_run(run_id).data.tags["model_runs"] == fitted
+
+    emotion("report", "bias", run_id, "--by", "age", "--not-kept", "--resamples", "100", "--permutations", "99")
+    assert "macro F1" in emotion("report", "certify", run_id, status=None).out + "macro F1"
+    (error,) = emotion("predict", run_id, "x.png", status=1).errors
+    assert f"is an evaluation, which has no model; name what it evaluated: {fitted}" in error
+
+
+def test_images_that_the_model_has_seen_are_refused_or_marked(emotion: Any, fitted: str, drawn: str) -> None:
+    (error,) = emotion("evaluate", fitted, "--data", drawn, status=1).errors
+    seen = len(emotion.rows(fitted, "train")) + len(emotion.rows(fitted, "val"))
+    assert f"was trained or selected on {seen} of the " in error
+    assert len(emotion.runs()) == 1
+    emotion("evaluate", fitted, "--data", drawn, "--allow-seen", "--resamples", "100")
+    table, stored = emotion.table(evaluation(emotion), "predictions"), emotion.table(fitted, "predictions")
+    assert (table["seen"] == "yes").sum() == seen
+    names = [name for name in stored if name.startswith("prob_")]
+    held_out = table.set_index("row").loc[stored["row"]]
+    assert held_out[names].to_numpy() == pytest.approx(stored[names].to_numpy(), abs=1e-6)
+
+
+def test_several_models_and_sets_print_a_matrix(emotion: Any, fitted: str) -> None:
+    two = "drawn:largest=8,ratio=1,size=32,seed=7,classes=happy+sad"
+    out = emotion("evaluate", fitted, "--data", OTHER, two, "--resamples", "100").out
+    assert "macro F1\n" in out
+    last = out.rstrip().splitlines()[-1]
+    assert len(re.findall(r"0\.\d{3}", last)) == 2
+    both = [emotion.table(run.info.run_id, "predictions") for run in emotion.runs("tags.kind = 'evaluation'")]
+    assert sorted(map(len, both)) == [16, 36]
+
+
+def test_what_cannot_be_scored(emotion: Any, fitted: str, faces: Path) -> None:
+    one = "drawn:largest=8,ratio=1,size=32,classes=happy+sad"
+    other = pd.DataFrame({"path": [path.name for path in sorted(faces.rglob("*.png"))[:4]], "label": ["aa", "bb"] * 2})
+    for path in sorted(faces.rglob("*.png"))[:4]:
+        path.rename(path.name)
+    other.to_csv("other.csv", index=False)
+    Path("empty").mkdir()
+    for words, complaint in (
+        (["--data", "other.csv"], "unknown labels"),
+        (["--data", "empty"], "--data empty"),
+        (["--data", one, "--part", "test"], "--part: must be a part of the data set"),
+        (["--data", one, "--degrade", "blurr"], "did you mean blur?"),
+        (["--data", one, "--faces", "haar"], "was trained on whole images"),
+        (["--data", one, "--alias", "happy"], "--alias: must be NAME=CLASS"),
+    ):
+        (error,) = emotion("evaluate", fitted, *words, status=1).errors
+        assert complaint in error
+    assert len(emotion.runs()) == 1
+
+
+def test_functions_of_the_package_do_what_the_commands_do(emotion: Any, fitted: str, faces: Path) -> None:
+    import emotion as package
+
+    image = str(next(faces.rglob("*.png")))
+    answer = package.load(fitted).predict(image)
+    emotion("predict", fitted, image, "--output", "same.parquet")
+    pd.testing.assert_frame_equal(answer, pd.read_parquet("same.parquet"), check_dtype=False)
+    scored = package.evaluate(fitted, OTHER, resamples=100)
+    assert scored.scores["f1_macro"] == pytest.approx(emotion.summary(scored.run_id)["test/f1_macro"])
+    options = {"data.size": 32, "model.backbone": "test_resnet", "model.weights": "none", "data.batch_size": 16}
+    options |= {"trainer.max_epochs": 1, "trainer.accelerator": "cpu", "data.folds": 3, "run.resamples": 100}
+    run = package.fit("quick", data=OTHER, overrides=options)
+    assert set(run.predictions["label"]) == {"happy", "sad", "angry"}
+    again = package.fit("quick", data=OTHER, seed=1, overrides=options)
+    pairs = package.compare(run.run_id, again.run_id, resamples=100, permutations=99)
+    assert set(pairs["metric"]) >= {"f1_macro"}
+    whole = package.cross_validate("quick", data=OTHER, folds=2, overrides=options)
+    assert whole is not None
+    assert np.isfinite(whole.predictions.filter(like="prob_").to_numpy()).all()
