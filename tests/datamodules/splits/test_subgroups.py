@@ -143,7 +143,7 @@ def test_a_share_of_the_others_is_rehearsed() -> None:
     np.testing.assert_array_equal(one, again)
     assert (one != other).any()
     with pytest.raises(
-        InputError, match=r"rehearsal 0.9 beside \d+ rows of age=child needs \d+ other .* at most 0.\d+"
+        InputError, match=r"rehearsal 0.9 with \d+ rows of age=child needs \d+ other .* at most 0.\d+"
     ):
         _ = divided(rehearsal=0.9, **common).fold_rows
 
