@@ -43,7 +43,7 @@ def test_a_truncated_checkpoint_is_a_clear_error(checkpoint: Path, tmp_path: Pat
 def test_a_checkpoint_that_would_run_code_is_not_opened(checkpoint: Path, tmp_path: Path) -> None:
     path, touched = tmp_path / "evil.ckpt", tmp_path / "touched"
     torch.save(torch.load(checkpoint, weights_only=True) | {"extra": RunsCode(touched)}, path)
-    with pytest.raises(InputError, match=r"evil\.ckpt holds objects that would run code when opened, so it was not"):
+    with pytest.raises(InputError, match=r"evil\.ckpt contains objects that would run code, so it was not opened"):
         EmotionClassifier.from_checkpoint(path)
     assert not touched.exists()
 

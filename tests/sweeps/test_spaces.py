@@ -109,7 +109,7 @@ def test_a_file_of_a_few_lines_is_a_space(tmp_path: Path) -> None:
     [
         ("model.x: 3\n", "one of choice, subset, real or whole"),
         ("model.x: {real: [1]}\n", "real takes a list of lowest and highest"),
-        ("model.x: {real: [2, 1]}\n", "low below high"),
+        ("model.x: {real: [2, 1]}\n", "low must be below high"),
         ("model.x: {real: [0, 1], log: true}\n", "above 0 with log"),
         ("model.x: {real: [a, b]}\n", "takes numbers"),
         ("model.x: {whole: [1.5, 3]}\n", r"whole takes whole numbers, got \[1.5, 3\]"),
@@ -129,7 +129,7 @@ def test_a_wrong_file_is_told(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_unknown_and_doubled_spaces_are_told() -> None:
-    with pytest.raises(InputError, match="'nothing' is neither"):
+    with pytest.raises(InputError, match="or a YAML file, got 'nothing'"):
         build_space(["nothing"])
     with pytest.raises(InputError, match=r"model.backbone is in an earlier space"):
         build_space(["backbone", "lite"])

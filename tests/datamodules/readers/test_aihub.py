@@ -172,7 +172,7 @@ def test_drawn_scenes_are_a_source(workplace: Path) -> None:
         read("scenes:image=3")
     with pytest.raises(InputError, match="scenes: dim must be a number, got 'dark'"):
         read("scenes:dim=dark")
-    with pytest.raises(InputError, match=r"miniature has 3 annotators and classes among happy, angry.*got 2"):
+    with pytest.raises(InputError, match=r"drawn Korean set has 3 annotators and classes among happy, angry.*got 2"):
         read("scenes:annotators=2")
 
 

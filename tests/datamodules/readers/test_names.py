@@ -74,7 +74,7 @@ def test_names_of_another_release(tmp_path: Path) -> None:
     assert table["mouth"].tolist() == ["c", "o", "c"]
     with pytest.raises(InputError, match=r"has no group named subject; .* must stay in one fold"):
         read(f"cafe:{root}", ReadOptions(pattern=r"/(?P<label>\w+)-"))
-    with pytest.raises(InputError, match=r"cafe: 3 of 3 images do not match .* give its own with --pattern"):
+    with pytest.raises(InputError, match=r"cafe: 3 of 3 images do not match .* give its pattern with --pattern"):
         read(f"cafe:{root}")
     (root / "notes").mkdir()
     for broken in ("M10XS_1.png", "M10HSX_1.png", "XM10HS_1.png"):

@@ -142,9 +142,7 @@ def test_a_share_of_the_others_is_rehearsed() -> None:
     one, again, other = (divided(rehearsal=0.5, seed=seed, **common).fold_rows.train for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, again)
     assert (one != other).any()
-    with pytest.raises(
-        InputError, match=r"rehearsal 0.9 beside \d+ rows of age=child needs \d+ other .* at most 0.\d+"
-    ):
+    with pytest.raises(InputError, match=r"rehearsal 0.9 with \d+ rows of age=child needs \d+ other .* at most 0.\d+"):
         _ = divided(rehearsal=0.9, **common).fold_rows
 
 

@@ -229,7 +229,7 @@ def test_a_start_is_an_earlier_cell_and_part_of_what_a_study_is() -> None:
     common: dict[str, Any] = {"name": "s", "about": "", "source": "", "tables": (), "claims": ()}
     with pytest.raises(InputError, match=r"must start from a cell of an earlier stage, got \['b'\]"):
         Study(cells=(first, late), **common)
-    with pytest.raises(InputError, match=r"no \['gone'\]"):
+    with pytest.raises(InputError, match=r"unknown \['gone'\]"):
         Study(cells=(first, Cell(name="b", **few, stage=1, start_from="gone")), **common)
     two = [
         Study(cells=(first, Cell(name="c", **few), Cell(name="b", **few, stage=1, start_from=start)),
