@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 
 from datamodules.errors import InputError, did_you_mean, invalid
-from datamodules.images import content_hash
 from datamodules.labels import canonical
 from datamodules.manifest import Manifest
 from datamodules.readers import ReadOptions, read
@@ -124,17 +123,16 @@ def evaluate_on(
     columns, classes, left_out = _shared_classes(predictor.classes, manifest, predictor.name, source)
     rows = _rows(manifest, part, set(columns))
     inputs = _inputs(predictor, manifest, rows, source, batch_size)
-    answered = [number for number, one in enumerate(inputs) if one.pixels is not None]
+    answered = [number for number, one in enumerate(inputs) if one.squares is not None]
     for reason in ("no face found", "error: "):
-        count = sum(one.pixels is None and str(one.row["note"]).startswith(reason) for one in inputs)
+        count = sum(one.squares is None and str(one.row["note"]).startswith(reason) for one in inputs)
         if count:
             left_out.append(f"{count} of {len(rows)} images are left out: {reason.removesuffix(': ')}")
     if not answered:
         msg = f"--data: none of the {len(rows)} images of {source} can be scored: {inputs[0].row['note']}"
         raise InputError(msg)
-    pixels = [image for one in inputs if (image := one.pixels) is not None]
-    rows = rows[answered]
-    contents = np.array([content_hash(image) for image in pixels], dtype=object)
+    inputs, rows = [inputs[number] for number in answered], rows[answered]
+    contents = np.array([one.content for one in inputs], dtype=object)
     seen = _seen(predictor, contents)
     if seen is None:
         left_out.append("which images the model was trained on is not recorded, so none could be recognised")
@@ -155,9 +153,9 @@ def evaluate_on(
     groups = table[[name for name in manifest.groups if name not in base]]
     if seen is not None and seen.any():
         groups = groups.assign(seen=np.where(seen, "yes", "no"))
-    predictions = _table(predictor, pixels, classes, base, groups, batch_size)
+    predictions = _table(predictor, inputs, classes, base, groups, batch_size)
     damaged = [
-        _difference(name, predictor, pixels, classes, base, groups, predictions, resamples, batch_size)
+        _difference(name, predictor, inputs, classes, base, groups, predictions, resamples, batch_size)
         for name in degrade
     ]
     degraded = pd.concat(damaged, ignore_index=True) if damaged else pd.DataFrame()
@@ -238,14 +236,14 @@ def _seen(predictor: Predictor, contents: np.ndarray) -> np.ndarray | None:
 
 def _table(
     predictor: Predictor,
-    pixels: Sequence[np.ndarray],
+    inputs: Sequence[Input],
     classes: Sequence[str],
     base: pd.DataFrame,
     groups: pd.DataFrame,
     batch_size: int,
 ) -> pd.DataFrame:
     """Return the prediction table of images, with the probabilities of the shared classes."""
-    parts = [predictor.probabilities(pixels[at : at + batch_size])[0] for at in range(0, len(pixels), batch_size)]
+    parts = [predictor.probabilities(inputs[at : at + batch_size])[0] for at in range(0, len(inputs), batch_size)]
     shared = np.concatenate(parts)[:, [predictor.classes.index(name) for name in classes]]
     shared = shared / np.maximum(shared.sum(axis=1, keepdims=True), 1e-12)
     names = np.asarray(classes, dtype=object)
@@ -302,7 +300,7 @@ def _scores(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str, floa
 def _difference(
     name: str,
     predictor: Predictor,
-    pixels: Sequence[np.ndarray],
+    inputs: Sequence[Input],
     classes: Sequence[str],
     base: pd.DataFrame,
     groups: pd.DataFrame,
@@ -311,8 +309,16 @@ def _difference(
     batch_size: int,
 ) -> pd.DataFrame:
     """Return the scores of damaged copies, and their differences to the images as they are, with intervals."""
-    damaged = [DEGRADE[name](image, np.random.default_rng((SEED, row))) for row, image in enumerate(pixels)]
+    damaged = [_damaged(name, one, row) for row, one in enumerate(inputs)]
     table = _table(predictor, damaged, classes, base, groups, batch_size)
     difference = paired_difference(predictions, table, classes, resamples=resamples)
     whole = difference[(difference["class"] == "") & difference["metric"].isin(["f1_macro", "accuracy"])]
     return whole.drop(columns="class").rename(columns={"a": "as_they_are", "b": "value"}).assign(degraded=name)
+
+
+def _damaged(name: str, one: Input, row: int) -> Input:
+    """Return a damaged copy of an input; the same row is damaged in the same way whatever the model."""
+    squares = {
+        key: DEGRADE[name](image, np.random.default_rng((SEED, row))) for key, image in (one.squares or {}).items()
+    }
+    return Input(one.row, squares, one.content)

@@ -1,10 +1,10 @@
-"""Write a trained model as ONNX with its preprocessing, as a file or into the model registry."""
+"""Write a trained model as ONNX, with its preprocessing in the graph and in the metadata."""
 
 import json
 import os
-import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
 from torch import Tensor, nn
 
 from datamodules.errors import InputError
 from datamodules.images import DECODE_POLICY
 from datamodules.paths import replacing
-from lightning_modules.predictor import Trained, load_trained
-from results.tracking.runs import find_run, run_checkpoint
+from lightning_modules.predictor import Trained
 
 BATCH = {0: torch.export.Dim("batch", min=1, max=65536)}  # the axis of images, free
 
@@ -109,21 +106,6 @@ class _Deployed(nn.Module):
         return self.model.probabilities(image)
 
 
-def refuse_face_crops(trained: Trained, run: str) -> None:
-    """Raise for a model of face crops, since an exported model does not cut faces out of photographs.
-
-    Raises:
-        InputError: it was trained on face crops.
-    """
-    if trained.faces is not None:
-        msg = (
-            f"RUN: run {run} was trained on {trained.faces}, but an exported model does not cut faces out of "
-            f"photographs; cut them out with `{trained.faces.command('PHOTOGRAPHS', 'CROPS')}` and classify them with "
-            f"`emotion predict --run {run} --data CROPS/manifest.csv`"
-        )
-        raise InputError(msg)
-
-
 def export_onnx(trained: Trained, path: Path) -> float:
     """Write a model as ONNX and check it against torch.
 
@@ -155,6 +137,7 @@ def export_onnx(trained: Trained, path: Path) -> float:
 
 
 def _metadata(trained: Trained) -> dict[str, str]:
+    faces = {"faces": json.dumps(asdict(trained.faces))} if trained.faces is not None else {}
     return {
         "classes": json.dumps(trained.classes, ensure_ascii=False),
         "size": str(trained.size),
@@ -163,47 +146,5 @@ def _metadata(trained: Trained) -> dict[str, str]:
         "input": "uint8 RGB (batch, 3, size, size)",
         "resizing": "as `fit` says; shrinking averages the area that a pixel covers, enlarging is bilinear",
         "output": "probabilities (batch, classes), in the order of `classes`",
+        **faces,  # the input must be face crops, cut out in this way
     }
-
-
-def register(run: str, name: str, directory: str = "mlruns") -> ModelVersion:
-    """Put a run's model, as ONNX, into the MLflow model registry as a new version of ``name``.
-
-    ONNX and not a pickle: loading it runs no code.
-
-    Args:
-        run: Id of the run, the beginning of it, its name or latest.
-        name: Name in the registry.
-        directory: Folder of the runs.
-
-    Returns:
-        MLflow's model version.
-
-    Raises:
-        InputError: the run was trained on face crops.
-    """
-    import mlflow.onnx
-    from mlflow.models import infer_signature
-
-    from results.tracking.store import open_client
-
-    run_id = find_run(run)
-    trained = load_trained(run_checkpoint(run_id))
-    refuse_face_crops(trained, run_id)
-    client = open_client(directory)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "model.onnx"
-        export_onnx(trained, file)
-        example = np.zeros((1, 3, trained.size, trained.size), np.uint8)
-        signature = infer_signature(example, np.full((1, len(trained.classes)), 0.5, np.float32))
-        mlflow.onnx.save_model(
-            onnx.load(str(file)), f"{folder}/model", signature=signature, save_as_external_data=False
-        )
-        client.log_artifacts(run_id, f"{folder}/model", "model")
-    try:
-        client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-    source = f"{client.get_run(run_id).info.artifact_uri}/model"
-    return client.create_model_version(name, source=source, run_id=run_id)

@@ -178,12 +178,22 @@ def _providers(onnxruntime: Any) -> list[str]:  # noqa: ANN401 - the module
     return [name for name in wanted if name in onnxruntime.get_available_providers()]
 
 
+Squares = dict[tuple[int, Fit], np.ndarray]  # an image as each network takes it, by size and fit: uint8 (S, S, 3)
+
+
 @dataclass
 class Input:
-    """One row of the answer, before its probabilities are known."""
+    """One row of the answer, before its probabilities are known.
+
+    Attributes:
+        row: Columns that are known: path, frame, face, box, note.
+        squares: The image or face as the networks take it; None where there is nothing to answer.
+        content: Hash of its pixels before they were made square.
+    """
 
     row: dict[str, Any]
-    pixels: np.ndarray | None = None  # uint8 (H, W, 3): a face crop or a whole image; None where there is no answer
+    squares: Squares | None = None
+    content: str = ""
 
 
 class Predictor:
@@ -278,6 +288,18 @@ class Predictor:
         rows = [row for batch in self.stream(*sources, **options) for row in batch]
         return pd.DataFrame(rows, columns=self.columns)
 
+    def predict_photographs(self, images: Sequence[Photograph]) -> pd.DataFrame:
+        """Classify images that are read already; one row each, of several faces the first.
+
+        Args:
+            images: The images.
+        """
+        self.require_detector()
+        rows: list[dict[str, Any]] = []
+        for inputs in self.prepared(iter(images), set(), total=len(images)):
+            rows += self._answer([one for one in inputs if one.row["face"] in (None, 0)])
+        return pd.DataFrame(rows, columns=self.columns)
+
     @property
     def columns(self) -> list[str]:
         """Columns of the table."""
@@ -347,7 +369,7 @@ class Predictor:
         bar = tqdm(total=total, desc="classifying", unit="image", delay=1, disable=None)
         waiting: list[Input] = []
         with bar, ThreadPoolExecutor(workers or cores()) as pool:
-            for inputs in _in_order(pool, lambda item: self._prepare(item, crops), items, ahead=4 * batch_size):
+            for inputs in _in_order(pool, lambda item: self._prepare(item, crops), items, ahead=batch_size + 8):
                 waiting += inputs
                 bar.update(inputs[0].row["frame"] is None)
                 if len(waiting) >= batch_size:
@@ -388,7 +410,7 @@ class Predictor:
         except InputError as error:
             return [Input(row | {"note": f"error: {error}"})]
         if self.faces is None or (item.frame is None and Path(item.path).resolve() in crops):
-            return [Input(row, image)]
+            return [self._input(row, image)]
         faces = self._detector().find(image)
         if not faces:
             return [Input(row | {"note": "no face found"})]
@@ -398,8 +420,12 @@ class Predictor:
             side = round(float(max(box[2] - box[0], box[3] - box[1])))
             notes += [f"small face ({side} pixels)"] if side < SMALL_FACE else []
             corners = dict(zip(("x0", "y0", "x1", "y1"), (round(float(value), 1) for value in box), strict=True))
-            inputs.append(Input(row | {"face": number, "note": "; ".join(notes)} | corners, crop))
+            inputs.append(self._input(row | {"face": number, "note": "; ".join(notes)} | corners, crop))
         return inputs
+
+    def _input(self, row: dict[str, Any], image: np.ndarray) -> Input:
+        shapes = {(member.size, member.fit) for member in self.members}
+        return Input(row, {key: fit_to_square(image, *key).copy() for key in shapes}, content_hash(image))
 
     def _detector(self) -> "_FaceCutter":
         """Return the detector of this thread; OpenCV's are not safe to share."""
@@ -411,12 +437,11 @@ class Predictor:
 
     def _answer(self, inputs: list[Input]) -> list[dict[str, Any]]:
         """Run the networks on a batch and return its rows."""
-        there = [number for number, one in enumerate(inputs) if one.pixels is not None]
-        pixels = [inputs[number].pixels for number in there]
+        there = [number for number, one in enumerate(inputs) if one.squares is not None]
         rows = [one.row for one in inputs]
         if not there:
             return rows
-        probabilities, seen = self.probabilities([image for image in pixels if image is not None])
+        probabilities, seen = self.probabilities([inputs[number] for number in there])
         for number, values, by_all in zip(there, probabilities, seen, strict=True):
             best = int(values.argmax())
             rows[number] |= {"label": self.classes[best], "confidence": float(values[best])}
@@ -426,22 +451,18 @@ class Predictor:
                 rows[number]["note"] = "; ".join(filter(None, notes))
         return rows
 
-    def probabilities(self, images: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-        """Return probabilities (B, C) of prepared images of any size, and which (B,) were answered by all members.
-
-        Args:
-            images: uint8 (H, W, 3) RGB: face crops where the model was trained on such, else whole images.
-        """
-        squares: dict[tuple[int, Fit], np.ndarray] = {}
-        answers = np.empty((len(self.members), len(images), len(self.classes)), np.float64)
+    def probabilities(self, inputs: Sequence[Input]) -> tuple[np.ndarray, np.ndarray]:
+        """Return probabilities (B, C) of inputs that have squares, and which (B,) were answered by all members."""
+        batches: dict[tuple[int, Fit], np.ndarray] = {}
+        answers = np.empty((len(self.members), len(inputs), len(self.classes)), np.float64)
         for place, member in enumerate(self.members):
             key = (member.size, member.fit)
-            if key not in squares:
-                squares[key] = np.stack([fit_to_square(image, *key) for image in images])
-            answers[place] = member.probabilities(squares[key])
-        chosen = np.ones((len(self.members), len(images)), bool)
-        for column, image in enumerate(images if self._folds else ()):
-            folds = self._folds.get(content_hash(image), set())
+            if key not in batches:
+                batches[key] = np.stack([one.squares[key] for one in inputs if one.squares is not None])
+            answers[place] = member.probabilities(batches[key])
+        chosen = np.ones((len(self.members), len(inputs)), bool)
+        for column, one in enumerate(inputs if self._folds else ()):
+            folds = self._folds.get(one.content, set())
             by_fold = np.array([member.fold in folds for member in self.members])
             chosen[:, column] = by_fold if by_fold.any() else True
         weights = chosen / chosen.sum(axis=0)
@@ -505,10 +526,20 @@ def _members(source: str, engine: Engine) -> list[Member]:
         raise InputError(msg)
     if source.endswith(".ckpt"):
         return [TorchMember(Path(source).expanduser())]
-    run_id = source
+    folds = _folds_of(source)
+    numbers = {str(row.run_id): (int(row.fold), int(row.seed)) for row in folds.itertuples()}
+    return [TorchMember(run_checkpoint(run_id), numbers.get(run_id)) for run_id in member_runs(source)]
+
+
+def member_runs(run_id: str) -> list[str]:
+    """Return the runs whose networks answer for a run: all folds of a cross-validation, else the run itself.
+
+    Raises:
+        InputError: A fold has not finished.
+    """
     folds = _folds_of(run_id)
     if folds.empty:
-        return [TorchMember(run_checkpoint(run_id))]
+        return [run_id]
     unfinished = int((folds["status"] != "FINISHED").sum())
     if unfinished:
         msg = (
@@ -516,7 +547,7 @@ def _members(source: str, engine: Engine) -> list[Member]:
             f"with `emotion cross-validate ... --resume {run_id}`, or name one fold: {folds['run_id'].iloc[0]}"
         )
         raise InputError(msg)
-    return [TorchMember(run_checkpoint(row.run_id), (int(row.fold), int(row.seed))) for row in folds.itertuples()]
+    return [str(run_id) for run_id in folds["run_id"]]
 
 
 def find_model_run(text: str) -> str:

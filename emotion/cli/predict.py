@@ -242,30 +242,33 @@ def _export(args: list[str]) -> int:
     parser.add_argument("--format", choices=["onnx"], default="onnx", help="file format (default: %(default)s)")
     parser.add_argument("--output", type=not_empty, help="file to write (default: RUN.onnx in this folder)")
     options = parser.parse_args(args)
-    from lightning_modules.export import export_onnx, refuse_face_crops
+    from lightning_modules.export import export_onnx
     from lightning_modules.predictor import load_trained
     from results.tracking.runs import run_checkpoint
 
     path = writable_file("--output", Path(options.output or f"{options.run}.onnx"))
     trained = load_trained(run_checkpoint(options.run))
-    refuse_face_crops(trained, options.run)
     print(f"run {options.run}, classes: {', '.join(trained.classes)}", file=sys.stderr)
     difference = export_onnx(trained, path)
     print(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB); differs from torch by at most {difference:.1e}")
-    print(f"input: uint8 RGB (batch, 3, {trained.size}, {trained.size}); classes: {', '.join(trained.classes)}")
+    crops = f" {trained.faces}" if trained.faces else ""
+    print(f"input: uint8 RGB (batch, 3, {trained.size}, {trained.size}){crops}; classes: {', '.join(trained.classes)}")
     return 0
 
 
 def _register(args: list[str]) -> int:
-    """Register a trained model in the MLflow model registry, as ONNX with its preprocessing."""
+    """Register a trained model in the MLflow model registry: it takes images and returns labels."""
     parser = Parser(prog="emotion register", description=_register.__doc__)
     parser.add_argument("run", help="run id of a finished run")
     parser.add_argument("--name", type=not_empty, default="emotion", help="name in the registry (default: %(default)s)")
+    parser.add_argument("--alias", type=not_empty, help="alias of this version, such as champion")
     options = parser.parse_args(args)
-    if {"/", ":"} & set(options.name):
-        raise invalid("--name", "must have no / and no :", options.name)
-    from lightning_modules.export import register
+    for option, text in (("--name", options.name), ("--alias", options.alias or "")):
+        if {"/", ":"} & set(text):
+            raise invalid(option, "must have no / and no :", text)
+    from lightning_modules.registry import register
 
-    version = register(options.run, options.name)
+    version = register(options.run, options.name, alias=options.alias)
     print(f"registered: {version.name} version {version.version} (emotion ui, page Models)")
+    print(f"serve it:   mlflow models serve --env-manager local -m models:/{version.name}/{version.version}")
     return 0

@@ -114,7 +114,9 @@ def test_nothing_is_evaluated_without_a_trained_model(tiny: tuple[str, ...], emo
 
 def test_predict_needs_a_trained_model(emotion: Any) -> None:
     done = emotion("predict", "--data", ".", status=2)
-    assert "one of the arguments --run --checkpoint is required" in done.err
+    assert "a run is required: emotion predict RUN SOURCE..., or --run RUN" in done.err
+    done = emotion("predict", "latest", status=2)
+    assert "images are required: emotion predict RUN SOURCE..., or --data SOURCE" in done.err
 
 
 def _cut(path: Path) -> None:

@@ -65,7 +65,7 @@ def test_a_bad_picture_is_named_and_the_others_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "complaint"),
     [
-        ("empty", "holds no image"),
+        ("empty", "has no image"),
         ("absent", "does not exist"),
         ("no_path.csv", "needs a column path"),
         ("out.csv", "row 0 .* leads out"),

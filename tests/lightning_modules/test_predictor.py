@@ -189,21 +189,22 @@ def test_no_run_reports_on_photographs_that_the_model_has_seen_cut_in_another_wa
     assert f"run.start_from: {run} was trained or selected on" in message
 
 
-def test_explain_export_and_register_refuse_too(run: str, capsys: Capture) -> None:
+def test_explain_refuses_photographs_and_names_the_command_that_cuts_them(run: str, capsys: Capture) -> None:
     words = ["--method", "grad-cam", "--not-kept", "--superpixels", "6"]
     message = _refused(capsys, "explain", run, "--paths", "album", *words)
     assert "then use --paths album-faces/manifest.csv" in message
-    assert "emotion data prepare --faces haar" in message
+    (command,) = _named_commands(message)
+    assert command[:4] == ["data", "prepare", "--faces", "haar"]
+    assert emotion.main(command) == 0
+    assert Path("album-faces/manifest.csv").is_file()
 
-    for name in ("export", "register"):
-        message = _refused(capsys, name, run)
-        prepare, predict = _named_commands(message)
-        assert "trained on faces cut at the boxes of its data set" in message
-        assert prepare[:4] == ["data", "prepare", "--faces", "haar"]
-        told = {"PHOTOGRAPHS": "album", "CROPS": f"crops-{name}", "CROPS/manifest.csv": f"crops-{name}/manifest.csv"}
-        for command in (prepare, predict):
-            assert emotion.main([told.get(word, word) for word in command]) == 0
-    assert not list(Path().glob("*.onnx"))
+
+def test_an_exported_model_cuts_faces_as_the_run_does(run: str) -> None:
+    assert emotion.main(["export", run, "--output", "model.onnx"]) == 0
+    by_run = _predicted(run, "album", "--faces", "haar")
+    by_file = _predicted("model.onnx", "album", "--faces", "haar")
+    assert _probabilities(by_file) == pytest.approx(_probabilities(by_run), abs=1e-4)
+    assert by_file[["path", "face", "x0"]].equals(by_run[["path", "face", "x0"]])
 
 
 def test_the_data_of_the_run_is_evaluated_as_before(run: str) -> None:
