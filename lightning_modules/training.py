@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError, invalid
-from lightning_modules.backbones import best_device, build_backbone, describe_device
+from lightning_modules.backbones import best_device, build_backbone, build_head, describe_device
 from lightning_modules.callbacks import (
     LAST,
     CheckedCheckpointIO,
@@ -44,7 +44,6 @@ from lightning_modules.callbacks import (
 from lightning_modules.checkpoints import load_tensors, read_checkpoint
 from lightning_modules.classifier import EmotionClassifier, check_model
 from lightning_modules.config import RunConfig, RunOptions, data_module
-from lightning_modules.heads import build_head
 from lightning_modules.warm_start import check_resumed, check_weights, read_start, start_from_weights
 from results.predictions import (
     PREDICTIONS,

@@ -11,9 +11,9 @@ from datamodules.errors import InputError
 from datamodules.manifest import Manifest
 from datamodules.readers.face_crops import SOURCE as FACE_SOURCE
 from datamodules.splits.protocol import SeenImages
+from lightning_modules.backbones import used_alone
 from lightning_modules.checkpoints import CONFIG_KEY, load_plain, read_checkpoint, require_classes
 from lightning_modules.classifier import EmotionClassifier
-from lightning_modules.heads import used_alone
 from results.predictions import SPLIT
 from results.tracking.runs import find_run, load_table, run_checkpoint, run_config, run_row
 

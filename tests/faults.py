@@ -297,7 +297,7 @@ FAULTS = (
     ),
     Fault(
         "losses",
-        "lightning_modules/ema.py",
+        "lightning_modules/callbacks.py",
         "validation looks at the weights instead of their average",
         "if trainer.state.fn == TrainerFn.FITTING and not self.average.swapped:",
         "if trainer.state.fn == TrainerFn.VALIDATING and not self.average.swapped:",

@@ -6,9 +6,8 @@ import cv2
 import numpy as np
 
 from datamodules.synthetic.action_units import DrawnFaces, express, vote
-from datamodules.synthetic.geometry import Pose, Shapes, shapes_of
+from datamodules.synthetic.geometry import Person, Pose, Shapes, make_person, shapes_of
 from datamodules.synthetic.painting import Painter, fill
-from datamodules.synthetic.people import Person, make_person
 from datamodules.synthetic.scenes import background, foreground, photograph
 
 _FINER = 2  # the canvas is this many times larger than the image, which smooths edges
@@ -23,9 +22,9 @@ class DrawnFace:
         image: RGB image, uint8 (size, size, 3).
         label: Emotion it was drawn for.
         subject: Number of the person.
-        age: One of ``people.AGES``.
-        gender: Gender presentation, one of ``people.GENDERS``.
-        skin: One of ``people.SKINS``.
+        age: One of ``geometry.AGES``.
+        gender: Gender presentation, one of ``geometry.GENDERS``.
+        skin: One of ``geometry.SKINS``.
         strength: How strong the expression is, 0 to 1.
         box: The face from crown to chin, float (4,): x0, y0, x1, y1 in pixels, within the image.
         landmarks: float (5, 2) x, y: eye left in the image, right eye, tip of the nose, left and right mouth corner.

@@ -7,8 +7,7 @@ import cv2
 import numpy as np
 
 from datamodules.synthetic.action_units import Expression
-from datamodules.synthetic.geometry import Pose, Shapes, outline_of
-from datamodules.synthetic.people import Person
+from datamodules.synthetic.geometry import Person, Pose, Shapes, outline_of
 
 _BITS = 4  # sub-pixel bits of cv2's fixed-point coordinates
 Colour = tuple[float, float, float] | float

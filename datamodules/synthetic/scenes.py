@@ -17,9 +17,8 @@ from datamodules.labels import ALIASES
 from datamodules.paths import build_once, cache_root
 from datamodules.processes import cores, processes
 from datamodules.synthetic.action_units import PROTOTYPES, Expression, express, parse_fields, vote
-from datamodules.synthetic.geometry import Pose, Shapes, shapes_of
+from datamodules.synthetic.geometry import Person, Pose, Shapes, make_person, shapes_of
 from datamodules.synthetic.painting import Painter, colour, fill, oval, shift
-from datamodules.synthetic.people import Person, make_person
 
 
 def background(generator: np.random.Generator, side: int) -> np.ndarray:

@@ -196,7 +196,7 @@ def _show(result: "CrossValidation") -> None:
     print(f"\nparent run {result.run_id} in mlruns/ (or MLFLOW_TRACKING_URI), with its folds below it")
     print("next:  make ui                                          view the runs, figures and tables")
     print("       make train RECIPE=balanced DATA=path/to/images   your own images, one folder per class")
-    print(f"       emotion predict --run {first['run_id'].iloc[0]} --data image.jpg")
+    print(f"       emotion predict {result.run_id[:8]} photo.jpg            classify images by the mean of the folds")
     print(f"       emotion report bias {result.run_id[:8]} --by COLUMN       bias between groups")
     print(f"       emotion explain {result.run_id[:8]}                      which regions of an image it uses")
 

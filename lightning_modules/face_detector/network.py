@@ -18,8 +18,8 @@ from torchmetrics.detection import MeanAveragePrecision
 from datamodules.errors import InputError, invalid
 from datamodules.faces.boxes import clip, decode, grid, overlaps, suppress
 from lightning_modules.backbones import DataConfig, build_backbone
+from lightning_modules.callbacks import RAW_KEY, WeightAverage
 from lightning_modules.checkpoints import load_plain
-from lightning_modules.ema import RAW_KEY, WeightAverage
 from lightning_modules.face_detector.losses import STRIDES, Objective
 from lightning_modules.metrics import MeanLoss
 from lightning_modules.optimizers import OptimizerName, ScheduleName, build_optimizer, build_schedules

@@ -16,10 +16,9 @@ from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
 from datamodules.images import DECODE_POLICY
 from datamodules.paths import cache_root, file_hashes, replacing
-from lightning_modules.backbones import EMBEDDED, best_device, build_backbone
+from lightning_modules.backbones import EMBEDDED, best_device, build_backbone, build_head
 from lightning_modules.callbacks import how_it_ended
 from lightning_modules.config import RunConfig, data_module
-from lightning_modules.heads import build_head
 from lightning_modules.optimizers import build_optimizer
 from lightning_modules.training import RunLogger, division_hash, keep_evaluation, log_beginning
 from lightning_modules.warm_start import check_weights

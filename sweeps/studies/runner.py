@@ -20,9 +20,8 @@ from tqdm import tqdm
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
 from datamodules.face_boxes import BoxesDataModule
-from lightning_modules.backbones import best_device, build_backbone, describe_device
+from lightning_modules.backbones import best_device, build_backbone, build_head, describe_device
 from lightning_modules.config import MONITOR, Kind, Options, RunConfig, data_module
-from lightning_modules.heads import build_head
 from lightning_modules.training import FORWARD, STARTUP, RunResult, duration, prepare, seconds_an_image, train
 from results.predictions import PREDICTIONS, classes_of
 from results.reports.tables import as_text

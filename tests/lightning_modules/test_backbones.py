@@ -13,8 +13,7 @@ from sklearn.datasets import load_sample_image
 from torch import nn
 
 from datamodules.errors import InputError
-from lightning_modules.backbones import build_backbone
-from lightning_modules.heads import build_head
+from lightning_modules.backbones import build_backbone, build_head
 
 NAMES = [
     "vgg16",

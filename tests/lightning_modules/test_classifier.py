@@ -10,8 +10,8 @@ from tiny_task import CLASSES, SMALL, Killed, Squares, StopAfter, TinyTask, clas
 from torch.nn import functional as F
 
 from datamodules.errors import InputError
+from lightning_modules.backbones import NormalisedHead
 from lightning_modules.classifier import EmotionClassifier
-from lightning_modules.heads import NormalisedHead
 from lightning_modules.losses import LDAM, BalancedSoftmax, CrossEntropy, Focal, LogitAdjustment
 
 pytestmark = [

@@ -16,7 +16,7 @@ from PIL import Image
 from datamodules.errors import InputError
 from datamodules.synthetic import EMOTIONS, DrawnFaces, draw, parse_spec, prepare
 from datamodules.synthetic.action_units import MISTAKEN_FOR, express, vote
-from datamodules.synthetic.people import AGES, GENDERS, SKINS
+from datamodules.synthetic.geometry import AGES, GENDERS, SKINS
 
 SPEC = DrawnFaces(largest=40, ratio=4, size=48, seed=3)
 
