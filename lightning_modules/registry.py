@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import mlflow.pyfunc
 import pandas as pd
-from mlflow import MlflowClient
+from mlflow import MlflowClient, pyfunc
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
@@ -58,7 +57,7 @@ def register(run: str, name: str, *, alias: str | None = None, directory: str = 
             export_onnx(trained, file)
             files[file.stem] = str(file)
             classes = trained.classes
-        mlflow.pyfunc.save_model(
+        pyfunc.save_model(
             f"{folder}/model",
             python_model=str(Path(__file__).with_name("served_model.py")),
             artifacts=files,
@@ -80,7 +79,7 @@ def register(run: str, name: str, *, alias: str | None = None, directory: str = 
 
 
 def _signature(classes: Sequence[str]) -> ModelSignature:
-    outputs = [ColSpec(DataType.string, "label"), ColSpec(DataType.double, "confidence", required=False)]
+    outputs: list[Any] = [ColSpec(DataType.string, "label"), ColSpec(DataType.double, "confidence", required=False)]
     outputs += [ColSpec(DataType.double, f"prob_{name}", required=False) for name in classes]
     outputs += [ColSpec(DataType.double, side, required=False) for side in ("x0", "y0", "x1", "y1")]
     outputs.append(ColSpec(DataType.string, "note"))
@@ -91,7 +90,7 @@ def _card(client: MlflowClient, run_id: str, classes: Sequence[str]) -> str:
     """Return the model card: classes, data, scores with intervals, and limits."""
     run = client.get_run(run_id)
     lines = [f"# {run.info.run_name}", "", f"Run {run_id}. Classes: {', '.join(classes)}.", ""]
-    for used in run.inputs.dataset_inputs:
+    for used in run.inputs.dataset_inputs if run.inputs else ():
         lines += [f"Trained and tested on {used.dataset.name} (digest {used.dataset.digest}).", ""]
     try:
         intervals = load_table(run_id, "intervals")
@@ -112,7 +111,7 @@ def _card(client: MlflowClient, run_id: str, classes: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-class ServedModel(mlflow.pyfunc.PythonModel):
+class ServedModel(pyfunc.PythonModel):  # type: ignore[name-defined]
     """The model that MLflow loads and serves; see `register` for what it takes and returns."""
 
     def load_context(self, context: Any) -> None:  # noqa: ANN401 - MLflow's

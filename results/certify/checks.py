@@ -302,7 +302,7 @@ def recomputed(run: RunArtifacts) -> Scores:
     """
     classes = classes_of(run.predictions)
     stored = run.tables.get("intervals", pd.DataFrame())
-    intervals = cluster_bootstrap(run.predictions, classes, resamples=int(stored.attrs.get("resamples", 2000)))
+    intervals = cluster_bootstrap(run.predictions, classes, resamples=_resamples(run, stored))
     values = {f"test/{name}": value for name, value in calibration(run.predictions, classes).items()}
     for row in intervals.to_dict("records"):
         name = clean_name(f"test/{row['metric']}{'_' + row['class'] if row['class'] else ''}")
@@ -310,6 +310,14 @@ def recomputed(run: RunArtifacts) -> Scores:
         if not row["class"]:
             values |= {f"{name}_{end}": float(row[end]) for end in ("low", "high")}
     return values, intervals
+
+
+def _resamples(run: RunArtifacts, intervals: pd.DataFrame) -> int:
+    """Return the number of resamples of a run's intervals: of the table, else of the run's options."""
+    stated = [intervals.attrs.get("resamples"), run.params.get("run.resamples")]
+    stated.append((run.config.get("run") or {}).get("resamples"))
+    valid = [int(text) for text in map(str, stated) if text.isdigit() and int(text) >= 100]
+    return valid[0] if valid else 2000
 
 
 def _ends(intervals: pd.DataFrame) -> set[str]:

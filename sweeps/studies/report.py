@@ -304,7 +304,7 @@ def seed_block(changes: SeedChanges, table: pd.DataFrame) -> Section:
     names = ("", "metric", "held-out images", "faces", "before", "after", "difference", "95 % interval", "p")
     rows: list[tuple[CellText, ...]] = [
         (
-            text(f"{row.figures}, seed {row.seed}"),
+            text(f"{row.images}, seed {row.seed}"),
             text(changes.metrics[row.metric]),
             text(str(row.held_out)),
             text(str(row.faces)),
@@ -328,7 +328,7 @@ def seed_rows(table: pd.DataFrame) -> list[dict[str, object]]:
     return [
         {
             "part": "after - before",
-            "row": f"{row.figures}, seed {row.seed}",
+            "row": f"{row.images}, seed {row.seed}",
             "metric": row.metric,
             "value": row.difference,
             "low": row.low,

@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import f1_score
@@ -81,24 +80,3 @@ def test_what_cannot_be_scored(emotion: Any, fitted: str, faces: Path) -> None:
         (error,) = emotion("evaluate", fitted, *words, status=1).errors
         assert complaint in error
     assert len(emotion.runs()) == 1
-
-
-def test_functions_of_the_package_do_what_the_commands_do(emotion: Any, fitted: str, faces: Path) -> None:
-    import emotion as package
-
-    image = str(next(faces.rglob("*.png")))
-    answer = package.load(fitted).predict(image)
-    emotion("predict", fitted, image, "--output", "same.parquet")
-    pd.testing.assert_frame_equal(answer, pd.read_parquet("same.parquet"), check_dtype=False)
-    scored = package.evaluate(fitted, OTHER, resamples=100)
-    assert scored.scores["f1_macro"] == pytest.approx(emotion.summary(scored.run_id)["test/f1_macro"])
-    options = {"data.size": 32, "model.backbone": "test_resnet", "model.weights": "none", "data.batch_size": 16}
-    options |= {"trainer.max_epochs": 1, "trainer.accelerator": "cpu", "data.folds": 3, "run.resamples": 100}
-    run = package.fit("quick", data=OTHER, overrides=options)
-    assert set(run.predictions["label"]) == {"happy", "sad", "angry"}
-    again = package.fit("quick", data=OTHER, seed=1, overrides=options)
-    pairs = package.compare(run.run_id, again.run_id, resamples=100, permutations=99)
-    assert set(pairs["metric"]) >= {"f1_macro"}
-    whole = package.cross_validate("quick", data=OTHER, folds=2, overrides=options)
-    assert whole is not None
-    assert np.isfinite(whole.predictions.filter(like="prob_").to_numpy()).all()

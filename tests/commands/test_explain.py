@@ -36,7 +36,7 @@ def test_new_images_are_explained(emotion: Any, fitted: str, faces: Path) -> Non
     (row,) = pd.read_csv("new/table.csv").to_dict(orient="records")
     assert "new.png" in row["path"]
     emotion("predict", "--run", fitted, "--data", "new.png", "--output", "predicted.csv")
-    assert row["predicted"] == pd.read_csv("predicted.csv")["predicted"].item()
+    assert row["predicted"] == pd.read_csv("predicted.csv")["label"].item()
     assert not [path for path in Path("mlruns").rglob("*") if "explain" in path.parts]
 
 

@@ -68,7 +68,7 @@ def test_what_costs_nothing(emotion: Any) -> None:
     assert next(line for line in lines if line.startswith("together")).split()[1] == "2"
     for words, message in (
         (("backbones", "--scale", "small"), "scale small needs a data set"),
-        (("leakage", "--protocol", "paper"), "--protocol: leakage compares protocols"),
+        (("leakage", "--protocol", "paper"), "--protocol: study leakage compares protocols"),
         (("backbones", "--seeds", "1", "1"), "--seeds: must not repeat a seed"),
         (("backbones", *FACES, "--report"), "has not been started here with these options"),
         (("backbones", "--cells", "resnet"), "--cells: study backbones has no cell 'resnet'; it has 'test_resnet'"),

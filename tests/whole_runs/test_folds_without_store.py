@@ -24,7 +24,7 @@ def away(*_: object, **__: object) -> None:
 def test_folds_begin_while_the_store_is_away(
     place: Path, tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
-    train_fold = cross_validation._Folds.train
+    train_fold = cross_validation._Plan.train
     seen: list[list[str]] = []
 
     def then_away(*args: object) -> object:
@@ -34,7 +34,7 @@ def test_folds_begin_while_the_store_is_away(
         return done
 
     with monkeypatch.context() as patch:
-        patch.setattr(cross_validation._Folds, "train", then_away)
+        patch.setattr(cross_validation._Plan, "train", then_away)
         words = ["cross-validate", *tiny, "--folds", "2", "--trainer.max_epochs", "1", "--run.experiment", "elsewhere"]
         assert emotion.main(words) == 0
     assert seen == [["FINISHED", "RUNNING", "SCHEDULED"], []]

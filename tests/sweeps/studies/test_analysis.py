@@ -172,5 +172,5 @@ def test_the_choice_looks_at_the_inner_part_unless_the_papers_protocol_is_wanted
     choice = Choice({"blur": "one", "crop": "two", "zoom": "three"}, 2)
     assert Outcomes(runs).choose(choice, "honest") == ["crop", "zoom"]
     assert Outcomes(runs).choose(choice, "paper") == ["blur", "crop"]
-    with pytest.raises(InputError, match="not so zoom: out of memory"):
+    with pytest.raises(InputError, match="these have not: zoom: out of memory"):
         Outcomes(runs[:2], {"three": "out of memory"}).choose(choice, "honest")

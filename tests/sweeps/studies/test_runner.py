@@ -232,5 +232,7 @@ def test_training_scores_are_those_of_evaluation() -> None:
 
 def test_a_study_read_off_at_certain_epochs_keeps_them() -> None:
     study = build_study("teachable", "tiny", "honest")
-    with pytest.raises(InputError, match=r"--trainer.max_epochs: study teachable reads .* 20, 50, 100 epochs, got 1;"):
+    with pytest.raises(
+        InputError, match=r"--trainer.max_epochs: study teachable reports accuracy after 20, 50, 100 epochs, got 1;"
+    ):
         checked(study, "--trainer.max_epochs", "1")
