@@ -23,7 +23,7 @@ from datamodules.readers.face_crops import FaceCrops, list_crops
 from datamodules.splits.protocol import SeenImages
 from datamodules.unlabelled import Photograph, find_images, from_bytes, photographs
 from results.tracking.runs import children, find_run, find_runs, load_table, run_checkpoint, run_row
-from results.tracking.store import FORMAT, version_0_1_message
+from results.tracking.store import FORMAT, open_client, tracking_uri, version_0_1_message
 
 if TYPE_CHECKING:  # neither is needed for an ONNX file
     from lightning_modules.classifier import EmotionClassifier
@@ -520,7 +520,8 @@ def _members(source: str, engine: Engine) -> list[Member]:
     if source.endswith(".onnx") or source.startswith("models:/"):
         if engine == "torch":
             raise invalid("--engine", "must be onnxruntime for ONNX files and registered models", engine)
-        return [OnnxMember(_registered(source) if source.startswith("models:/") else Path(source).expanduser())]
+        files = _registered(source) if source.startswith("models:/") else [Path(source).expanduser()]
+        return [OnnxMember(file) for file in files]
     if engine == "onnxruntime":
         msg = f"--engine: onnxruntime needs an ONNX file, got {source}; write one with `emotion export {source}`"
         raise InputError(msg)
@@ -580,8 +581,8 @@ def _folds_of(run_id: str) -> pd.DataFrame:
     return below.assign(fold=below["tags.fold"], seed=below["params.seed_everything"])
 
 
-def _registered(uri: str) -> Path:
-    """Return the ONNX file of a registered model.
+def _registered(uri: str) -> list[Path]:
+    """Return the ONNX files of a registered model, one a network.
 
     Raises:
         InputError: No such model, or it has no ONNX file.
@@ -589,18 +590,22 @@ def _registered(uri: str) -> Path:
     from mlflow.artifacts import download_artifacts
     from mlflow.exceptions import MlflowException
 
-    from results.tracking.store import tracking_uri
-
+    name, _, alias = uri.removeprefix("models:/").partition("@")
+    name, _, version = name.partition("/")
+    client = open_client(only_reading=True)
     try:
-        folder = Path(download_artifacts(artifact_uri=uri, tracking_uri=tracking_uri()))
-    except MlflowException as error:
+        if alias:
+            version = str(client.get_model_version_by_alias(name, alias).version)
+        source = client.get_model_version_download_uri(name, version)
+        folder = Path(download_artifacts(artifact_uri=source, tracking_uri=tracking_uri()))
+    except (MlflowException, OSError) as error:
         msg = f"RUN: no registered model {uri} ({str(error).splitlines()[0]}); `emotion ui`, page Models, lists them"
         raise InputError(msg) from error
     files = sorted(folder.rglob("*.onnx"))
     if not files:
         msg = f"RUN: registered model {uri} has no ONNX file; register a run with `emotion register RUN`"
         raise InputError(msg)
-    return files[0]
+    return files
 
 
 def write_predictions(table: pd.DataFrame, path: Path) -> None:

@@ -4,6 +4,7 @@ import base64
 import binascii
 import os
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,13 +58,15 @@ def register(run: str, name: str, *, alias: str | None = None, directory: str = 
             export_onnx(trained, file)
             files[file.stem] = str(file)
             classes = trained.classes
-        pyfunc.save_model(
-            f"{folder}/model",
-            python_model=str(Path(__file__).with_name("served_model.py")),
-            artifacts=files,
-            signature=_signature(classes),
-            pip_requirements=["emotion-pipeline"],
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # MLflow asks for an example of an image, which would be somebody's
+            pyfunc.save_model(
+                f"{folder}/model",
+                python_model=str(Path(__file__).with_name("served_model.py")),
+                artifacts=files,
+                signature=_signature(classes),
+                pip_requirements=["emotion-pipeline"],
+            )
         Path(folder, "model", "README.md").write_text(_card(client, run_id, classes), encoding="utf-8")
         client.log_artifacts(run_id, f"{folder}/model", "model")
     try:

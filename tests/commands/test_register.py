@@ -69,7 +69,8 @@ def test_a_server_answers_a_jpeg_sent_as_base64(emotion: Any, fitted: str, faces
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    new = {**os.environ, "MLFLOW_TRACKING_URI": emotion.client.tracking_uri, "PYTHONPATH": str(ROOT)}
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    new = {**os.environ, "PATH": programs, "MLFLOW_TRACKING_URI": emotion.client.tracking_uri, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--env-manager", "local", "-m", "models:/emotion/1"]
     with Path("server.log").open("w") as log:
         server = subprocess.Popen(
