@@ -216,7 +216,7 @@ def _inputs(predictor: Predictor, manifest: Manifest, rows: np.ndarray, source: 
             crops = list_crops(source, files) if Path(source).exists() else set()
         if not {file.resolve() for file in files} <= crops:
             predictor.require_detector()
-    batches = predictor.prepared(photographs(files), crops, total=len(files), batch_size=batch_size)
+    batches = predictor.prepared(photographs(files), crops, total=len(files), batch_size=batch_size, contents=True)
     inputs = [one for batch in batches for one in batch if one.row["face"] in (None, 0)]
     if len(inputs) != len(files):
         msg = f"{len(files)} images gave {len(inputs)} inputs"

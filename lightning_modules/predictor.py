@@ -188,7 +188,7 @@ class Input:
     Attributes:
         row: Columns that are known: path, frame, face, box, note.
         squares: The image or face as the networks take it; None where there is nothing to answer.
-        content: Hash of its pixels before they were made square.
+        content: Hash of its pixels before they were made square; "" where it is not needed.
     """
 
     row: dict[str, Any]
@@ -356,6 +356,7 @@ class Predictor:
         total: int | None = None,
         batch_size: int = 64,
         workers: int | None = None,
+        contents: bool = False,
     ) -> Iterator[list[Input]]:
         """Decode images and find faces in threads, and yield the inputs of the networks batch by batch, in order.
 
@@ -365,11 +366,13 @@ class Predictor:
             total: Number of images, for the progress bar.
             batch_size: Inputs in a batch, at least.
             workers: Threads; default one a core.
+            contents: Also hash the pixels, by which images are recognised; it takes a while for large ones.
         """
+        hashed = contents or bool(self._folds)
         bar = tqdm(total=total, desc="classifying", unit="image", delay=1, disable=None)
         waiting: list[Input] = []
         with bar, ThreadPoolExecutor(workers or cores()) as pool:
-            for inputs in _in_order(pool, lambda item: self._prepare(item, crops), items, ahead=batch_size + 8):
+            for inputs in _in_order(pool, lambda item: self._prepare(item, crops, hashed), items, ahead=batch_size + 8):
                 waiting += inputs
                 bar.update(inputs[0].row["frame"] is None)
                 if len(waiting) >= batch_size:
@@ -402,7 +405,7 @@ class Predictor:
                 crops |= list_crops(named, files)  # resolved
         return paths, crops
 
-    def _prepare(self, item: Photograph, crops: set[Path]) -> list[Input]:
+    def _prepare(self, item: Photograph, crops: set[Path], hashed: bool) -> list[Input]:
         """Return the inputs of one image: the image, or its faces, largest first."""
         row = {"path": item.path, "frame": item.frame, "face": None, "label": "", "note": ""}
         try:
@@ -410,7 +413,7 @@ class Predictor:
         except InputError as error:
             return [Input(row | {"note": f"error: {error}"})]
         if self.faces is None or (item.frame is None and Path(item.path).resolve() in crops):
-            return [self._input(row, image)]
+            return [self._input(row, image, hashed)]
         faces = self._detector().find(image)
         if not faces:
             return [Input(row | {"note": "no face found"})]
@@ -420,12 +423,13 @@ class Predictor:
             side = round(float(max(box[2] - box[0], box[3] - box[1])))
             notes += [f"small face ({side} pixels)"] if side < SMALL_FACE else []
             corners = dict(zip(("x0", "y0", "x1", "y1"), (round(float(value), 1) for value in box), strict=True))
-            inputs.append(self._input(row | {"face": number, "note": "; ".join(notes)} | corners, crop))
+            inputs.append(self._input(row | {"face": number, "note": "; ".join(notes)} | corners, crop, hashed))
         return inputs
 
-    def _input(self, row: dict[str, Any], image: np.ndarray) -> Input:
+    def _input(self, row: dict[str, Any], image: np.ndarray, hashed: bool) -> Input:
         shapes = {(member.size, member.fit) for member in self.members}
-        return Input(row, {key: fit_to_square(image, *key).copy() for key in shapes}, content_hash(image))
+        squares = {key: fit_to_square(image, *key).copy() for key in shapes}
+        return Input(row, squares, content_hash(image) if hashed else "")
 
     def _detector(self) -> "_FaceCutter":
         """Return the detector of this thread; OpenCV's are not safe to share."""

@@ -196,7 +196,8 @@ def _evaluate(args: list[str]) -> int:
     from lightning_modules.predictor import Predictor
 
     groups = [options.run] if options.ensemble else [[name] for name in options.run]
-    read_options = ReadOptions(aliases=parse_aliases(options.alias))
+    # a label that is no known emotion is a class that the model does not know: it is left out and listed
+    read_options = ReadOptions(aliases=parse_aliases(options.alias), unknown_labels="keep")
     scores: dict[str, dict[str, float]] = {}
     for names in groups:
         predictor = Predictor.load(*names, faces=options.faces)

@@ -68,10 +68,12 @@ def test_what_cannot_be_scored(emotion: Any, fitted: str, faces: Path) -> None:
     for path in sorted(faces.rglob("*.png"))[:4]:
         path.rename(path.name)
     other.to_csv("other.csv", index=False)
+    other.assign(label=["happy", "bored"] * 2).to_csv("one_class.csv", index=False)
     Path("empty").mkdir()
     for words, complaint in (
-        (["--data", "other.csv"], "unknown labels"),
+        (["--data", "other.csv"], "at least 2 classes must be shared"),
         (["--data", "empty"], "--data empty"),
+        (["--data", "one_class.csv"], "at least 2 classes must be shared"),
         (["--data", one, "--part", "test"], "--part: must be a part of the data set"),
         (["--data", one, "--degrade", "blurr"], "did you mean blur?"),
         (["--data", one, "--faces", "haar"], "was trained on whole images"),

@@ -9,6 +9,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import onnx
 import pandas as pd
 import pytest
 
@@ -166,3 +167,29 @@ def test_an_onnx_file_gives_the_same_answers(emotion: Any, fitted: str, faces: P
     Path("bad.onnx").write_bytes(b"no model")
     (error,) = emotion("predict", "bad.onnx", str(faces), status=1).errors
     assert "bad.onnx is no ONNX model, or is damaged" in error
+
+
+def test_an_onnx_file_of_another_version_is_refused(emotion: Any, fitted: str, faces: Path) -> None:
+    emotion("export", fitted, "--output", "model.onnx")
+    graph = onnx.load("model.onnx")
+    about = {entry.key: entry.value for entry in graph.metadata_props}
+    for changes, complaint in (
+        ({"decode_policy": "0"}, "was exported by another version, which decoded images in another way (0, here"),
+        ({"classes": None}, "was not written by `emotion export`"),
+    ):
+        kept = {name: value for name, value in (about | changes).items() if value is not None}
+        onnx.helper.set_model_props(graph, kept)
+        onnx.save(graph, "other.onnx")
+        (error,) = emotion("predict", "other.onnx", str(faces), status=1).errors
+        assert complaint in error
+
+
+def test_places_that_cannot_be_written(emotion: Any, fitted: str, faces: Path) -> None:
+    Path("file").write_text("")
+    for words, complaint in (
+        (["--output", "none/x.csv"], "--output: must be a file in a folder that exists"),
+        (["--output", "x.txt"], "--output: must end in .csv, .json, .jsonl or .parquet"),
+        (["--draw", "file"], "--draw: must be a folder that can be made"),
+    ):
+        (error,) = emotion("predict", fitted, str(faces), *words, status=1).errors
+        assert complaint in error

@@ -16,6 +16,7 @@ import emotion
 from datamodules.faces.detectors import open_detector
 from datamodules.images import decode
 from datamodules.readers import ReadOptions, read
+from lightning_modules.predictor import TorchMember
 from results.tracking.runs import download, find_runs
 
 SCENES = "scenes:images=24,size=192,classes=happy+sad+angry,others=0,distractors=0"
@@ -233,3 +234,29 @@ def test_a_prepared_manifest_makes_a_model_of_face_crops() -> None:
     crops = ["data", "prepare", *cut[:8], "--unlabelled", "--data", "album", "--output", "album-faces"]
     assert emotion.main(crops) == 0
     assert _probabilities(_predicted("latest", "album-faces")) == pytest.approx(_probabilities(largest_first), abs=1e-6)
+
+
+def test_what_is_done_is_kept_when_it_is_interrupted(
+    run: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer, calls = TorchMember.probabilities, []
+
+    def second_is_interrupted(self: TorchMember, images: np.ndarray) -> np.ndarray:
+        calls.append(len(images))
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return answer(self, images)
+
+    monkeypatch.setattr(TorchMember, "probabilities", second_is_interrupted)
+    words = ["predict", run, "album", "--faces", "haar", "--batch-size", "1", "--output", "some.csv"]
+    assert emotion.main(words) == 130
+    assert "stopped after 1 rows, which are kept" in capsys.readouterr().err
+    assert len(pd.read_csv("some.csv")) == 1
+
+
+def test_networks_of_other_crops_are_not_averaged(run: str, capsys: Capture) -> None:
+    content = torch.load(download(run, "checkpoint/best.ckpt"), weights_only=True)
+    content["EmotionDataModule"]["faces"]["margin"] = 0.1
+    torch.save(content, "other.ckpt")
+    message = _refused(capsys, "predict", "--run", run, "other.ckpt", "--data", "album")
+    assert "networks cannot be averaged whose images were prepared differently" in message
