@@ -195,6 +195,6 @@ def _name_labels(table: pd.DataFrame, name: str, options: ReadOptions) -> tuple[
         return kept, (f"{len(table) - len(kept)} images left out, their labels are unknown: {listed}",)
     msg = (
         f"{name}: unknown labels (images): {listed}. Give their meaning (aliases, --alias {counts.index[0]}=happy), "
-        "or choose unknown_labels=drop or keep"
+        "or choose --unknown-labels drop or keep (in training: --data.read.unknown_labels)"
     )
     raise InputError(msg)

@@ -66,7 +66,7 @@ def read_matching(
     if missed:
         msg = f"{len(missed)} of {len(files)} images do not match {pattern!r}, the first is {missed[0]!r}"
         if options.unknown_labels != "drop" or len(missed) == len(files):
-            msg += "; correct the pattern, or leave such images out with unknown_labels=drop"
+            msg += "; correct the pattern, or leave such images out with --unknown-labels drop"
             raise InputError(msg)
         notes = (msg + " and were left out",)
     rows = [
