@@ -737,6 +737,25 @@ def duration(seconds: float) -> str:
     return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
+def planned_epochs(config: RunConfig, steps: int = 1) -> int:
+    """Return the number of epochs that a run trains at most, by the rules of Lightning's trainer.
+
+    Args:
+        config: The options.
+        steps: Steps of an epoch; needed where only ``trainer.max_steps`` ends the run.
+
+    Raises:
+        InputError: neither epochs nor steps end the run.
+    """
+    epochs, most = config.trainer["max_epochs"], config.trainer["max_steps"]
+    if epochs is None and most == -1:
+        return 1000  # Lightning's own default
+    ends = [number for number in (epochs or -1, -(-most // steps)) if number > 0]
+    if not ends:
+        raise invalid("--trainer.max_epochs", "must be at least 1 where max_steps does not end the run", epochs)
+    return int(min(ends))
+
+
 def describe_run(config: RunConfig, runs: int = 1, identity: str = "", workers: int = 1) -> str:
     """Describe what `emotion fit` or a cross-validation would do, without training or storing a run.
 
@@ -753,9 +772,9 @@ def describe_run(config: RunConfig, runs: int = 1, identity: str = "", workers: 
     data = data_module(config)
     prepare(data)
     data.setup("fit")
-    epochs = int(config.trainer["max_epochs"])
     drawn, val, test = len(data.draws), len(data.selected_on), len(data.fold_rows.test)
     steps = -(-drawn // data.batch_size)
+    epochs = planned_epochs(config, steps)
     rounds = -(-runs // max(1, workers))
     seconds = STARTUP + seconds_an_image(config) * (epochs * drawn + (epochs * val + test) / FORWARD)
     selected = "the same as the test part (protocol paper)" if data.plan.protocol == "paper" else "to select the epoch"

@@ -29,7 +29,7 @@ from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError, did_you_mean
 from datamodules.paths import replacing
 from lightning_modules.config import MONITOR, Options, RunConfig, data_module, option_names
-from lightning_modules.training import train
+from lightning_modules.training import planned_epochs, train
 from results.tracking.logger import TrackingLogger
 from results.tracking.runs import find_runs, load_table, run_config
 from sweeps.cross_validation import end_stale_run, end_stale_runs, record_resume
@@ -195,7 +195,7 @@ class Plan:
     @property
     def epochs(self) -> int:
         """Epochs of a fold."""
-        return int(self.config.trainer["max_epochs"])
+        return planned_epochs(self.config)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -422,7 +422,7 @@ def _folds(
     trial: optuna.Trial, config: RunConfig, settings: dict[str, Any], drawn: Drawn, tracker: TrackingLogger
 ) -> tuple[list[float], float]:
     scores: list[float] = []
-    folds, epochs, pruner = settings["folds"], int(config.trainer["max_epochs"]), settings["pruner"]
+    folds, epochs, pruner = settings["folds"], planned_epochs(config), settings["pruner"]
     flops, data = 0.0, None
     for fold in range(folds):
         report = Report(trial, scores, folds, epochs, each_epoch=pruner == "hyperband")

@@ -20,7 +20,7 @@ from lightning_modules.backbones import EMBEDDED, best_device, build_backbone, b
 from lightning_modules.callbacks import how_it_ended
 from lightning_modules.config import RunConfig, data_module
 from lightning_modules.optimizers import build_optimizer
-from lightning_modules.training import RunLogger, division_hash, keep_evaluation, log_beginning
+from lightning_modules.training import RunLogger, division_hash, keep_evaluation, log_beginning, planned_epochs
 from lightning_modules.warm_start import check_weights
 from results.predictions import build_predictions, flag_protocol
 from results.statistics import confusion, scores
@@ -263,7 +263,7 @@ def _fitted(data: EmotionDataModule, config: RunConfig, cell: Cell) -> Head:
         classes=len(data.classes),
         width=int(model["head_width"] or 100),
         learning_rate=float(model["learning_rate"]),
-        epochs=int(config.trainer["max_epochs"]),
+        epochs=planned_epochs(config),
         batch_size=data.batch_size,
         seed=config.seed_everything,
         marks=tuple(cell.frozen.get("marks", ())),

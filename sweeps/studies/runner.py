@@ -22,7 +22,16 @@ from datamodules.errors import InputError
 from datamodules.face_boxes import BoxesDataModule
 from lightning_modules.backbones import best_device, build_backbone, build_head, describe_device
 from lightning_modules.config import MONITOR, Kind, Options, RunConfig, data_module
-from lightning_modules.training import FORWARD, STARTUP, RunResult, duration, prepare, seconds_an_image, train
+from lightning_modules.training import (
+    FORWARD,
+    STARTUP,
+    RunResult,
+    duration,
+    planned_epochs,
+    prepare,
+    seconds_an_image,
+    train,
+)
 from results.predictions import PREDICTIONS, classes_of
 from results.reports.tables import as_text
 from results.tracking import store
@@ -475,7 +484,7 @@ def _cost(
         epochs, startup, timed = int(config.run["epochs"]), detection.STARTUP, detection.seconds_a_detector_image
         trained, val, test = detection.detector_sizes(config)
     else:
-        epochs, startup, timed = int(config.trainer["max_epochs"]), STARTUP, seconds_an_image
+        epochs, startup, timed = planned_epochs(config), STARTUP, seconds_an_image
         data = data_module(config)
         data.share(known.setdefault(f"{data.source} {data.read_options}", data))  # reading a large set takes a while
         trained, val, test = _sizes(data, cell.folds)

@@ -149,7 +149,17 @@ def test_no_run_reports_on_images_that_the_model_it_begins_with_has_seen(
 def test_a_run_has_at_least_one_epoch(emotion: Any, tiny: tuple[str, ...]) -> None:
     (error,) = emotion("fit", *tiny, "--data.folds", "4", "--trainer.max_epochs", "0", status=1).errors
     assert "--trainer.max_epochs: must be at least 1, got 0" in error
+    (error,) = emotion("fit", *tiny, "--data.folds", "4", "--trainer.max_epochs", "-1", "--dry-run", status=1).errors
+    assert "--trainer.max_epochs: must be at least 1 where max_steps does not end the run, got -1" in error
     assert emotion.runs() == []
+
+
+@pytest.mark.parametrize(("epochs", "steps", "planned"), [("null", "-1", "1000"), ("null", "3", "1"), ("2", "1", "1")])
+def test_a_dry_run_plans_the_epochs_that_lightning_would_train(
+    emotion: Any, tiny: tuple[str, ...], epochs: str, steps: str, planned: str
+) -> None:
+    end = ("--trainer.max_epochs", epochs, "--trainer.max_steps", steps)
+    assert f"in {planned} epochs" in emotion("fit", *tiny, "--data.folds", "4", *end, "--dry-run").out
 
 
 @pytest.mark.slow

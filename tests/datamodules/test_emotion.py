@@ -18,6 +18,7 @@ from PIL import Image
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
 from datamodules.images import decode_count
+from datamodules.readers import ReadOptions
 from datamodules.splits.protocol import SeenImages
 
 SIZES = {"happy": 40, "neutral": 24, "sad": 16}
@@ -119,6 +120,26 @@ def test_twins_are_looked_for_once_a_machine(source: Path, tmp_path: Path, monke
     other = module(source, **options)
     other.setup("fit")
     assert len(other.clusters) == 80
+
+
+def test_data_modules_share_what_they_read_in_the_same_way(source: Path) -> None:
+    first = ready(module(source))
+    other_fold = module(source, fold=1, seed=7, transforms=["rotation"])
+    other_fold.share(first)
+    assert other_fold.manifest is first.manifest
+    assert other_fold.cache is first.cache
+    assert other_fold.clusters is first.clusters
+    other_size = module(source, size=24)
+    other_size.share(first)
+    assert other_size.manifest is first.manifest
+    assert not {"cache", "clusters"} & set(vars(other_size))
+    near = module(source, near_duplicates=True)
+    near.share(first)
+    assert near.cache is first.cache
+    assert "clusters" not in vars(near)
+    other_table = module(source, read=ReadOptions(part=0.5))
+    other_table.share(first)
+    assert not {"manifest", "cache", "clusters"} & set(vars(other_table))
 
 
 def test_split_table_lists_every_use(source: Path) -> None:

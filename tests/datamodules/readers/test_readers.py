@@ -257,9 +257,7 @@ def test_a_reader_can_be_named_and_a_misspelt_one_is_answered(plant: Plant) -> N
     assert len(read(f"folder:{root}")) == 2
     with pytest.raises(InputError, match=r"unknown reader 'foldr' in .*; did you mean folder"):
         read(f"foldr:{root}")
-    with pytest.raises(
-        InputError, match=r"unknown reader 'zzzz' .*; there are fer2013, .*, drawn, scenes"
-    ):
+    with pytest.raises(InputError, match=r"unknown reader 'zzzz' .*; there are fer2013, .*, drawn, scenes"):
         read(f"zzzz:{root}")
 
 
