@@ -124,7 +124,7 @@ def test_twins_are_looked_for_once_a_machine(source: Path, tmp_path: Path, monke
 
 def test_data_modules_share_what_they_read_in_the_same_way(source: Path) -> None:
     first = ready(module(source))
-    other_fold = module(source, fold=1, seed=7, transforms=["rotation"])
+    other_fold = module(source, fold=1, seed=7, transforms=["rotation"], transform_where="all")
     other_fold.share(first)
     assert other_fold.manifest is first.manifest
     assert other_fold.cache is first.cache
