@@ -16,7 +16,7 @@ from datamodules.readers.face_crops import SOURCE, list_crops
 from datamodules.unlabelled import photographs
 from lightning_modules.predictor import Input, Predictor
 from results.predictions import check_predictions, join_clusterings
-from results.statistics import fold_scores, paired_difference
+from results.statistics import paired_difference, whole_scores
 from results.tracking.logger import TrackingLogger
 
 SEED = 0  # of what is drawn to degrade images
@@ -81,7 +81,7 @@ class Evaluation:
     @property
     def scores(self) -> dict[str, float]:
         """Macro F1, accuracy and balanced accuracy over all images."""
-        return _scores(self.predictions, self.classes)
+        return whole_scores(self.predictions, self.classes)
 
 
 def evaluate_on(
@@ -197,7 +197,8 @@ def _rows(manifest: Manifest, part: str | None, labels: set[str]) -> np.ndarray:
             raise invalid("--part", f"must be a part of the data set ({', '.join(parts) or 'it names none'})", part)
         chosen &= (manifest.table["split"] == part).to_numpy()
     if not chosen.any():
-        msg = f"--data: no image of a shared class is in part {part}; leave --part out"
+        where = f"part {part}" if part is not None else "the data set"
+        msg = f"--data: no image of a class that the model knows is in {where}; name another data set or --part"
         raise InputError(msg)
     return np.flatnonzero(chosen)
 
@@ -271,6 +272,7 @@ def _track(
 
     shown = manifest.name if part is None else f"{manifest.name} {part}"
     tags = {"kind": "evaluation", "model": predictor.name, "left_out": "; ".join(left_out)}
+    tags["manifest"] = manifest.fingerprint()
     tags |= {"model_runs": ",".join(predictor.runs)} if predictor.runs else {}
     tracker = TrackingLogger(
         experiment=experiment, run_name=f"{predictor.name} on {shown}", tags=tags, system_metrics=False
@@ -290,11 +292,6 @@ def _track(
         raise
     tracker.finalize("success")
     return str(tracker.run_id), text
-
-
-def _scores(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str, float]:
-    row = fold_scores(predictions.assign(fold=0), classes).iloc[0]
-    return {str(name): float(value) for name, value in row.items()}
 
 
 def _difference(

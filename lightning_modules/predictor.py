@@ -6,9 +6,9 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import numpy as np
 import pandas as pd
@@ -30,7 +30,6 @@ if TYPE_CHECKING:  # neither is needed for an ONNX file
 
 Engine = Literal["auto", "torch", "onnxruntime"]
 SMALL_FACE = 32  # pixels; a note is written of smaller ones
-OUTPUTS = (".csv", ".json", ".jsonl", ".parquet")
 COLUMNS = ("path", "frame", "face", "x0", "y0", "x1", "y1", "label", "confidence")
 
 
@@ -159,7 +158,7 @@ class OnnxMember:
                 f"({about['decode_policy']}, here {DECODE_POLICY}); run `emotion export` again"
             )
             raise InputError(msg)
-        self.classes, self.size, self.fit = json.loads(about["classes"]), int(about["size"]), _fit(about["fit"])
+        self.classes, self.size, self.fit = json.loads(about["classes"]), int(about["size"]), cast(Fit, about["fit"])
         self.faces = FaceCrops(**json.loads(about["faces"])) if about.get("faces") else None
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
@@ -167,10 +166,6 @@ class OnnxMember:
         pixels = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
         probabilities: np.ndarray = self._session.run(None, {"image": pixels})[0]
         return probabilities
-
-
-def _fit(text: str) -> Fit:
-    return text  # type: ignore[return-value] # as the exporter wrote it
 
 
 def _providers(onnxruntime: Any) -> list[str]:  # noqa: ANN401 - the module
@@ -313,7 +308,7 @@ class Predictor:
         workers: int | None = None,
         stdin: bytes | None = None,
     ) -> Iterator[list[dict[str, Any]]]:
-        """Classify images and yield rows batch by batch, in the order of the sources.
+        """Classify images and yield rows batch by batch, in the order of the sources; ``stdin`` comes first.
 
         Args:
             sources: Images, folders, globs, archives, tables with a path column, videos, or - for ``stdin``.
@@ -337,14 +332,10 @@ class Predictor:
         paths, crops = self._expand(sources)
         items: Iterator[Photograph] = photographs(paths, every)
         total = len(paths)
-        if (
-            self.faces is not None
-            and self._finder is None
-            and ("-" in sources or not {path.resolve() for path in paths} <= crops)
-        ):
-            self._finder = self.faces.require_detector(self.name)
+        if "-" in sources or not {path.resolve() for path in paths} <= crops:
+            self.require_detector()
         if "-" in sources:
-            items, total = iter([from_bytes(stdin or b""), *items]), total + 1
+            items, total = chain([from_bytes(stdin or b"")], items), total + 1
         for inputs in self.prepared(items, crops, total=total, batch_size=batch_size, workers=workers):
             yield self._answer(inputs)
 
@@ -556,25 +547,20 @@ def member_runs(run_id: str) -> list[str]:
 
 
 def find_model_run(text: str) -> str:
-    """Return the id of the run that a text means; `latest` is the newest run or cross-validation that has a model.
+    """Return the id of the run that a text means; `latest` is the newest run or cross-validation, but no evaluation.
 
     Raises:
-        InputError: There is no such run, or it is an evaluation, which has no model.
+        InputError: There is no such run.
     """
-    if text == "latest":
-        runs = find_runs(limit=1000)
-        runs = runs[runs["tags.kind"] != "evaluation"] if "tags.kind" in runs else runs
-        if len(runs):
-            text = str(runs["run_id"].iloc[0])
-            above = runs["parent"].iloc[0]
-            return str(above) if above and run_row(above)["tags.kind"] == "cross-validation" else text
-    run_id = find_run(text)
-    row = run_row(run_id)
-    if row.get("tags.kind") == "evaluation":
-        model = row.get("tags.model_runs") or row["tags.model"]
-        msg = f"--run: {run_id} is an evaluation, which has no model; name what it evaluated: {model}"
-        raise InputError(msg)
-    return run_id
+    runs = find_runs(limit=1000) if text == "latest" else pd.DataFrame()
+    if "tags.kind" in runs:
+        runs = runs[runs["tags.kind"] != "evaluation"]
+    if runs.empty:
+        return find_run(text)
+    newest = runs.iloc[0]
+    above = newest["parent"]
+    whole = bool(above) and run_row(above).get("tags.kind") == "cross-validation"
+    return str(above if whole else newest["run_id"])
 
 
 def _folds_of(run_id: str) -> pd.DataFrame:

@@ -56,7 +56,7 @@ from results.predictions import (
 )
 from results.reports.figures import class_figure, confusion_figure, curves_figure
 from results.reports.tables import result_text
-from results.statistics import calibration, cluster_bootstrap, fold_scores
+from results.statistics import calibration, cluster_bootstrap, fold_scores, whole_scores
 from results.tracking import store
 from results.tracking.environment import changed_between, environment
 from results.tracking.logger import TrackingLogger, refuse_written
@@ -276,12 +276,6 @@ class RunResult:
         """Read a finished run's tables."""
         predictions = load_table(run_id, PREDICTIONS)
         return cls(run_id, classes_of(predictions), predictions, load_table(run_id, SPLIT))
-
-
-def whole_scores(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str, float]:
-    """Return f1_macro, accuracy and balanced_accuracy of a prediction table."""
-    table = fold_scores(predictions.assign(fold=0), classes)
-    return {str(name): float(value) for name, value in table.iloc[0].items()}
 
 
 def evaluate_test(

@@ -207,6 +207,12 @@ def fold_scores(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFra
     return pd.DataFrame.from_dict(rows, orient="index", columns=names).rename_axis("fold")
 
 
+def whole_scores(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[str, float]:
+    """Return f1_macro, accuracy and balanced_accuracy of a prediction table."""
+    table = fold_scores(predictions.assign(fold=0), classes)
+    return {str(name): float(value) for name, value in table.iloc[0].items()}
+
+
 def mean_and_sd(values: pd.DataFrame) -> pd.DataFrame:
     """Return mean and sample standard deviation (n - 1) of each column, such as folds or seeds."""
     return pd.DataFrame({"mean": values.mean(), "sd": values.std(ddof=1), "n": values.count()})

@@ -37,9 +37,9 @@ from lightning_modules.training import (
     require_unwritten,
     send_what_waits,
     train,
-    whole_scores,
 )
 from results.predictions import join_folds
+from results.statistics import whole_scores
 from results.tracking import store
 from results.tracking.logger import TrackingLogger
 from results.tracking.runs import CONFIG, children, download, find_run, find_runs, has_store, run_row

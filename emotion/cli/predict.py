@@ -1,6 +1,7 @@
 """Commands that use a trained model: `emotion predict`, `evaluate`, `export` and `register`."""
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -268,8 +269,10 @@ def _register(args: list[str]) -> int:
         if {"/", ":"} & set(text):
             raise invalid(option, "must have no / and no :", text)
     from lightning_modules.registry import register
+    from results.tracking.store import tracking_uri, without_password
 
     version = register(options.run, options.name, alias=options.alias)
     print(f"registered: {version.name} version {version.version} (emotion ui, page Models)")
-    print(f"serve it:   mlflow models serve --env-manager local -m models:/{version.name}/{version.version}")
+    where = f"MLFLOW_TRACKING_URI={shlex.quote(without_password(tracking_uri()))}"
+    print(f"serve it: {where} mlflow models serve --env-manager local -m models:/{version.name}/{version.version}")
     return 0

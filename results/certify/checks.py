@@ -210,7 +210,9 @@ def _copies(split: pd.DataFrame) -> Outcome:
 @statement("what is selected on is not what is reported")
 def _selection(run: RunArtifacts) -> Outcome:
     faults = Faults()
-    needed = {"protocol"} if run.folded else {"protocol", "selected_on"}
+    # a model on another data set: nothing was trained or selected there, and nothing may be
+    evaluation = run.tags.get("kind") == "evaluation" and set(run.split["role"]) == {"test"}
+    needed = {"protocol"} if run.folded or evaluation else {"protocol", "selected_on"}
     faults.add_names("no tag", sorted(needed - set(run.tags)))
     protocols = {"tag": run.tags.get("protocol", HONEST)}
     for name in ("predictions", "split"):
@@ -225,6 +227,10 @@ def _selection(run: RunArtifacts) -> Outcome:
     for name, value in sorted(options.items()):
         if (name, value) in {("protocol", "paper"), ("leak", "duplicates"), ("leak", "oversample_first")}:
             faults.append(f"made with data.{name}={value}")
+    if evaluation:
+        if seen := int((run.predictions.get("seen", pd.Series(dtype=str)) == "yes").sum()):
+            faults.append(f"{seen} images that the model was trained or selected on")
+        return faults, "an evaluation: nothing of this data set was trained or selected on"
     selected = run.tags.get("selected_on", "val part")
     if selected != "val part":
         faults.append(f"selected on the {selected}")

@@ -436,11 +436,15 @@ def run_checkpoint(run_id: str) -> Path:
         run_id: Run id or its start, name, or latest.
 
     Raises:
-        InputError: There is no such run, it was deleted, it has no checkpoint, or it is the parent of a
+        InputError: There is no such run, it was deleted, it has no checkpoint, it is an evaluation, or the parent of a
             cross-validation.
     """
     run_id = find_run(run_id)
-    run_row(run_id)
+    row = run_row(run_id)
+    if row.get("tags.kind") == "evaluation":
+        model = row.get("tags.model_runs") or row["tags.model"]
+        msg = f"--run: {run_id} is an evaluation, which has no model; name what it evaluated: {model}"
+        raise InputError(msg)
     try:
         return download(run_id, CHECKPOINT)
     except InputError as error:

@@ -34,7 +34,10 @@ def test_shared_classes_are_scored_in_a_tracked_run(emotion: Any, fitted: str) -
     assert emotion.client.get_run(run_id).data.tags["model_runs"] == fitted
 
     emotion("report", "bias", run_id, "--by", "age", "--not-kept", "--resamples", "100", "--permutations", "99")
-    assert "macro F1" in emotion("report", "certify", run_id, status=None).out + "macro F1"
+    certificate = emotion("report", "certify", run_id, status=None).out
+    assert "✓ what is selected on is not what is reported" in certificate
+    failed = [line for line in certificate.splitlines() if line.startswith("✗")]
+    assert all("the code is a commit" in line for line in failed)  # it fails while files are not committed
     (error,) = emotion("predict", run_id, "x.png", status=1).errors
     assert f"is an evaluation, which has no model; name what it evaluated: {fitted}" in error
 
@@ -47,6 +50,8 @@ def test_images_that_the_model_has_seen_are_refused_or_marked(emotion: Any, fitt
     emotion("evaluate", fitted, "--data", drawn, "--allow-seen", "--resamples", "100")
     table, stored = emotion.table(evaluation(emotion), "predictions"), emotion.table(fitted, "predictions")
     assert (table["seen"] == "yes").sum() == seen
+    certificate = emotion("report", "certify", evaluation(emotion), status=1).out
+    assert f"{seen} images that the model was trained or selected on" in certificate
     names = [name for name in stored if name.startswith("prob_")]
     held_out = table.set_index("row").loc[stored["row"]]
     assert held_out[names].to_numpy() == pytest.approx(stored[names].to_numpy(), abs=1e-6)
