@@ -178,7 +178,7 @@ class Study:
         cells: The experiments.
         tables: Tables of the report.
         claims: Statements that are tested together.
-        pictures: Figures of the report.
+        figures: Figures of the report.
         choice: Of transforms, for cells of a later stage.
         seeds: Training seeds of every cell.
         notes: Paragraphs of the report.
@@ -208,7 +208,7 @@ class Study:
         names = [cell.name for cell in self.cells]
         used = {entry.cell for table in self.tables for row in table.rows.values() for entry in row if entry}
         used |= {end[0] for claim in self.claims for end in (claim.higher, claim.lower)}
-        used |= {name for picture in self.figures for name in picture.cells.values()}
+        used |= {name for figure in self.figures for name in figure.cells.values()}
         used |= set(self.choice.cells.values() if self.choice else ())
         used |= {name for change in self.changes for name in (change.before, *change.after.values())}
         used |= {name for change in self.seed_changes for name in (change.before, change.after)}
