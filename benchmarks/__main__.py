@@ -32,6 +32,7 @@ MEASUREMENTS = {
     "decoding": "data",
     "training": "training",
     "tracking": "training",
+    "prediction": "training",
     "gpu": "training",
 }
 RESULTS = Path(__file__).resolve().parent / "results.json"

@@ -1,13 +1,16 @@
-"""Training speed: our loop against a bare one, the share of logging, and a GPU's images a second."""
+"""Speed of training and prediction: our loops against bare ones, the share of logging, a GPU's images a second."""
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from PIL import Image
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
@@ -15,10 +18,12 @@ from benchmarks import Figure, median_ratio
 from datamodules.dataset import keep
 from datamodules.emotion import EmotionDataModule
 from datamodules.sampling import EpochBatchSampler
+from datamodules.synthetic import DrawnFaces, draw
 from lightning_modules.callbacks import quiet, run_callbacks
 from lightning_modules.classifier import EmotionClassifier
 from lightning_modules.config import TRAINER_DEFAULTS, RunConfig, RunOptions
 from lightning_modules.optimizers import build_optimizer
+from lightning_modules.predictor import Predictor
 from lightning_modules.training import train
 from results.tracking.logger import TrackingLogger
 
@@ -146,6 +151,47 @@ def tracking(folder: Path, *, toy: bool = False) -> list[Figure]:
     detail = {"logging_seconds": result.logging_seconds, "run_seconds": total, "setting": "one fold of recipe quick"}
     about = "seconds the main thread spends in log calls over seconds of the run"
     return [Figure("logging_share", result.logging_seconds / total, about, "<= 0.01", detail)]
+
+
+def prediction(folder: Path, *, toy: bool = False) -> list[Figure]:
+    """Measure images/s of `Predictor` on image files over those of its network alone, in turns, same batch size."""
+    count, turns, options = (24, 2, TOY_RUN.split()) if toy else (10_000, 5, ["--data", "drawn:largest=40,ratio=1"])
+    train(RunConfig.resolve(["--recipe", "quick", *options, "--trainer.accelerator", "cpu", "--trainer.max_epochs", "1"]))
+    side, batch = 48, 64  # FER2013's side
+    spec = DrawnFaces(largest=-(-count // 7), ratio=1, size=side)
+    (folder / "faces").mkdir()
+    files = [folder / "faces" / f"{row:05}.png" for row in range(count)]
+    for row, file in enumerate(files):
+        Image.fromarray(draw(spec, row).image).save(file)
+    predictor = Predictor.load("latest")
+    (member,) = predictor.members
+    images = np.random.default_rng(0).integers(0, 256, (batch, member.size, member.size, 3), dtype=np.uint8)
+    part = count // turns
+    ours, alone = [], []
+    for turn in range(turns + 1):  # the first warms up
+        place = folder / f"part{turn}"
+        place.mkdir()
+        for file in files[(turn % turns) * part : (turn % turns + 1) * part]:
+            os.link(file, place / file.name)
+        start = now()
+        answered = sum(len(rows) for rows in predictor.stream(str(place), batch_size=batch))
+        middle = now()
+        for _ in range(-(-part // batch)):
+            member.probabilities(images)
+        ours.append(middle - start)
+        alone.append((now() - middle) * part / (-(-part // batch) * batch))
+        if answered != part:
+            msg = f"{answered} of {part} images were answered"
+            raise RuntimeError(msg)
+    detail = {
+        "seconds": ours[1:],
+        "reference_seconds": alone[1:],
+        "images_a_turn": part,
+        "setting": f"{member.backbone} at {member.size} px, PNG files of {side} px, batch {batch}; listing, reading, "
+        "decoding and making rows are ours, the network alone has its batch in memory",
+    }
+    ratio = median_ratio(alone[1:], ours[1:])
+    return [Figure("prediction", ratio, "images/s of predict over its network alone", ">= 0.7", detail)]
 
 
 def gpu(folder: Path, *, toy: bool = False) -> list[Figure]:

@@ -283,7 +283,7 @@ def _track(
         profile = {"images": len(predictions), "classes": {str(name): int(count) for name, count in counts.items()}}
         tracker.log_dataset(manifest.name, source, manifest.fingerprint(), profile=profile)
         split = predictions[["fold", "row", "content", "cluster", "subject"]].assign(role="test", is_copy=False)
-        text = keep_evaluation(tracker, predictions, split, resamples=resamples)
+        text = keep_evaluation(tracker, predictions, split, resamples=resamples, evaluated=predictor.runs)
         if len(degraded):
             tracker.log_table(degraded, "degraded")
             tracker.log_text(degraded.to_csv(index=False), "degraded.csv")

@@ -323,7 +323,14 @@ def evaluate_test(
     return predictions, text
 
 
-def keep_evaluation(tracker: TrackingLogger, predictions: pd.DataFrame, split: pd.DataFrame, *, resamples: int) -> str:
+def keep_evaluation(
+    tracker: TrackingLogger,
+    predictions: pd.DataFrame,
+    split: pd.DataFrame,
+    *,
+    resamples: int,
+    evaluated: Sequence[str] | None = None,
+) -> str:
     """Store both tables, and everything computed from them, in the run; return the printed result.
 
     Args:
@@ -331,6 +338,7 @@ def keep_evaluation(tracker: TrackingLogger, predictions: pd.DataFrame, split: p
         predictions: prediction table, of one fold or of all; a leaky protocol is named above the result.
         split: split table of the same folds.
         resamples: resamples of the bootstrap.
+        evaluated: ids of the runs whose models made the predictions; by default that of ``tracker``.
     """
     check_split(split, predictions)
     classes = classes_of(predictions)
@@ -348,10 +356,8 @@ def keep_evaluation(tracker: TrackingLogger, predictions: pd.DataFrame, split: p
     by_class = intervals[intervals["metric"] == "f1"]
     summary |= {f"test/f1_{row['class']}": float(row["value"]) for _, row in by_class.iterrows()}
     summary |= {f"test/{name}": value for name, value in calibration(predictions, classes).items()}
-    known = tracker.history()  # a run's own test has logged some of them; a parent none
-    summary = {name: value for name, value in summary.items() if name not in known}
     summary |= {f"test/{name}_{end}": float(row[end]) for name, row in whole.iterrows() for end in ("low", "high")}
-    tracker.log_metrics(summary)
+    tracker.log_model_scores(summary, evaluated=evaluated)
     tracker.log_figure(confusion_figure(predictions, classes), "confusion_matrix")
     tracker.log_figure(class_figure(intervals), "f1_by_class")
     return result_text(intervals, folds)

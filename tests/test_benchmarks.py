@@ -22,9 +22,10 @@ NAMES = {
     "decoding": {"decodes_of_five_folds"},
     "training": {"training_loop"},
     "tracking": {"logging_share"},
+    "prediction": {"prediction"},
     "gpu": {"gpu_images_per_second", "gpu_share_of_model_alone"},
 }
-LONG = ("startup", "tracking", "training")  # commands or runs one after another
+LONG = ("startup", "tracking", "training", "prediction")  # commands or runs one after another
 
 
 def check(name: str, figures: list[Figure]) -> None:

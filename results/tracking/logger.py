@@ -223,8 +223,14 @@ class OpenRun:
                 history = self.client.get_metric_history(self.run_id, key)
                 self._logged[key] = {metric.step: metric.value for metric in history} | self._logged.get(key, {})
 
-    def metrics(self, values: Mapping[str, float], step: int | None) -> None:
-        """Log values, each step of a metric once; without a step, a changed value gets the next step."""
+    def metrics(
+        self, values: Mapping[str, float], step: int | None, dataset: tuple[str, str] | None = None
+    ) -> None:
+        """Log values, each step of a metric once; without a step, a changed value gets the next step.
+
+        With a data set (name, digest) they are also scores of the run's LoggedModel on it.
+        """
+        of_model = {"dataset": list(dataset)} if dataset is not None else {}
         by_step: dict[int, dict[str, float]] = {}
         with self._guard:
             for key, value in values.items():
@@ -234,7 +240,7 @@ class OpenRun:
                     known[new_step] = value
                     by_step.setdefault(new_step, {})[key] = value
             for new_step, new_values in by_step.items():
-                self.spool.append({"op": "metrics", "step": new_step, "time": _now(), "values": new_values})
+                self.spool.append({"op": "metrics", "step": new_step, "time": _now(), "values": new_values} | of_model)
 
     def history(self, names: Sequence[str] = ()) -> dict[str, pd.Series]:
         """Return values by step of the metrics `names`, or of all but the system metrics."""
@@ -525,6 +531,31 @@ class TrackingLogger(Logger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log values at `step`; without a step they are a summary, and a changed value gets the next step."""
         self.open().metrics({store.clean_name(key): float(value) for key, value in metrics.items()}, step)
+
+    @_timed
+    def log_model_scores(self, scores: Mapping[str, float], evaluated: Sequence[str] | None = None) -> None:
+        """Log summary metrics, also as scores of a model on the run's data set, which MLflow's page Models lists.
+
+        A metric that the run has already keeps its value, and becomes a score with it.
+
+        Args:
+            scores: Names and values.
+            evaluated: Ids of the runs whose models were evaluated, may be empty; by default the model is this run's own.
+        """
+        run = self.open()
+        operations = run.spool.all()
+        if not any(operation["op"] == "model" for operation in operations):
+            run.spool.append({"op": "model", "of": None if evaluated is None else list(evaluated)})
+        datasets = [(entry["name"], entry["digest"]) for entry in operations if entry["op"] == "dataset"]
+        dataset = datasets[-1] if datasets else None
+        new = {store.clean_name(key): float(value) for key, value in scores.items()}
+        for operation in operations if dataset is not None else ():
+            if operation["op"] == "metrics" and "dataset" not in operation:
+                known = {key: value for key, value in operation["values"].items() if key in new}
+                if known:  # sent again with the same time, which changes nothing in the run
+                    run.spool.append(operation | {"values": known, "dataset": dataset})
+        logged = run.history()
+        run.metrics({key: value for key, value in new.items() if key not in logged}, None, dataset)
 
     def history(self, *names: str) -> dict[str, pd.Series]:
         """Return the values by step of the metrics `names`, by default of all but the system metrics.

@@ -4,6 +4,7 @@ import functools
 import json
 import logging
 import os
+import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -11,7 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunTag
+from mlflow.entities import (
+    Dataset,
+    DatasetInput,
+    InputTag,
+    LoggedModelInput,
+    LoggedModelOutput,
+    Metric,
+    Param,
+    RunTag,
+)
 from mlflow.exceptions import MlflowException
 
 from datamodules.errors import InputError
@@ -176,6 +186,7 @@ log = logging.getLogger("emotion.records")
 
 _METRICS_IN_A_REQUEST = 1000
 _PARAMS_IN_A_REQUEST = 100
+_MODEL_PARAMS = ("model.backbone", "model.loss.class_path", "data.size", "data.source", "seed_everything")
 _LONGEST_PAUSE = 30.0
 
 
@@ -194,11 +205,17 @@ def send(client: MlflowClient, run_id: str, spool: Spool, operations: list[Opera
 
 
 def _send_metrics(client: MlflowClient, run_id: str, spool: Spool, operations: list[Operation]) -> None:
-    entries = [
-        Metric(key, float(value), operation["time"], operation["step"])
-        for operation in operations
-        for key, value in operation["values"].items()
-    ]
+    model = _model_of(client, run_id) if any("dataset" in operation for operation in operations) else None
+    entries = []
+    for operation in operations:
+        of_model = {}
+        if model is not None and "dataset" in operation:
+            of_model = dict(zip(("dataset_name", "dataset_digest"), operation["dataset"], strict=True))
+            of_model["model_id"] = model
+        entries += [
+            Metric(key, float(value), operation["time"], operation["step"], **of_model)
+            for key, value in operation["values"].items()
+        ]
     try:
         for start in range(0, len(entries), _METRICS_IN_A_REQUEST):
             client.log_batch(run_id, metrics=entries[start : start + _METRICS_IN_A_REQUEST])
@@ -227,8 +244,42 @@ def _send_one(client: MlflowClient, run_id: str, spool: Spool, operation: Operat
             client.update_run(run_id, status=operation["value"])
         else:
             client.set_terminated(run_id, operation["value"], operation["time"])
+    elif kind == "model":
+        _send_model(client, run_id, operation["of"])
     elif kind == "file":
         _send_file(client, run_id, spool.folder / operation["from"], operation["to"])
+
+
+def _model_of(client: MlflowClient, run_id: str) -> str | None:
+    """Return the id of the LoggedModel that a run made, else of the only one that it evaluated, else None."""
+    run = client.get_run(run_id)
+    made = run.outputs.model_outputs if run.outputs else []
+    used = run.inputs.model_inputs if run.inputs else []
+    models = [str(model.model_id) for model in (made or used)]
+    return models[0] if len(models) == 1 else None
+
+
+def _send_model(client: MlflowClient, run_id: str, evaluated: list[str] | None) -> None:
+    """Make the LoggedModel of a run, which MLflow's page Models lists, or link those of the evaluated runs.
+
+    It has no files: the run's checkpoint is the model, and `emotion register` writes one that can be served.
+    """
+    if _model_of(client, run_id) is not None:  # sent before, by a process that ended before it was marked
+        return
+    if evaluated is not None:
+        models = [model for model in (_model_of(client, run) for run in evaluated) if model is not None]
+        if models:
+            client.log_inputs(run_id, models=[LoggedModelInput(model) for model in models])
+        return
+    run = client.get_run(run_id)
+    params = {name: run.data.params[name] for name in _MODEL_PARAMS if name in run.data.params}
+    # MLflow allows no / : . % or quotes in the name of a model
+    name = re.sub(r"[^\w -]", "_", str(run.info.run_name)) or run_id
+    model = client.create_logged_model(
+        run.info.experiment_id, name, run_id, {"predict": f"emotion predict {run_id} IMAGE"}, params, "emotion"
+    )
+    client.finalize_logged_model(model.model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])
 
 
 def _requests(values: dict[str, str]) -> Iterator[list[tuple[str, str]]]:
@@ -253,8 +304,8 @@ def _send_file(client: MlflowClient, run_id: str, path: Path, artifact: str) -> 
 
 
 def _refused(error: MlflowException) -> bool:
-    """Whether the store will never accept the request."""
-    return error.error_code == "INVALID_PARAMETER_VALUE"
+    """Whether the store will never accept the request; old servers know no models."""
+    return error.error_code in ("INVALID_PARAMETER_VALUE", "ENDPOINT_NOT_FOUND")
 
 
 def _or_reject(spool: Spool, operation: Operation, request: Callable[[], object]) -> None:

@@ -236,7 +236,7 @@ def run_frozen(config: RunConfig, cell: Cell) -> tuple[str, dict[str, float]]:
         protocol = data.division.protocol
         tables = [flag_protocol(table, protocol) for table in (predictions, data.split_table())]
         tracker.set_tags({"selected_on": data.leak_record.get("selected_on", "val part")})
-        keep_evaluation(tracker, *tables, resamples=config.run["resamples"])
+        keep_evaluation(tracker, *tables, resamples=config.run["resamples"], evaluated=[])  # no model is kept
         for epoch, accuracy in head.marks.items():
             tracker.log_metrics({"test/accuracy_by_epoch": accuracy}, step=epoch)
         tracker.end("success")

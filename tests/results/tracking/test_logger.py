@@ -49,6 +49,44 @@ def _history(logger: TrackingLogger, key: str) -> list[tuple[int, float]]:
     return sorted((metric.step, metric.value) for metric in history)
 
 
+def test_a_run_has_a_model_with_its_scores_and_an_evaluation_adds_to_it(mlruns: Path, new_logger: NewLogger) -> None:
+    trained = new_logger(run_name="quick, fold 1/5")
+    trained.log_hyperparams({"data": {"size": 48}})
+    trained.log_dataset("faces", "drawn", "0" * 40)
+    trained.log_metrics({"test/f1_macro": 0.25}, 7)
+    trained.log_model_scores({"test/f1_macro": 0.25, "test/f1_macro_low": 0.125})
+    trained.log_model_scores({"test/f1_macro": 0.25, "test/f1_macro_low": 0.125})
+    trained.finalize()
+    spool = trained.run_folder / "spool"
+    (spool / "sent").unlink()  # as if the process had ended before anything was marked as sent
+    new_logger(run_id=trained.run_id).open().close()
+
+    evaluation = new_logger(run_name="quick on others")
+    evaluation.log_dataset("others", "folder", "1" * 40)
+    evaluation.log_model_scores({"test/f1_macro": 0.5}, evaluated=[str(trained.run_id)])
+    evaluation.finalize()
+    ensemble = new_logger(run_name="two networks")
+    ensemble.log_model_scores({"test/f1_macro": 0.75}, evaluated=[])
+    ensemble.finalize()
+
+    client = trained.experiment
+    experiment = client.get_run(str(trained.run_id)).info.experiment_id
+    (model,) = client.search_logged_models([experiment])
+    assert (model.name, str(model.status), model.source_run_id) == (
+        "quick_ fold 1_5", "LoggedModelStatus.READY", trained.run_id
+    )  # fmt: skip
+    assert model.params == {"data.size": "48"}
+    scores = {(score.key, score.value, score.dataset_name, score.run_id) for score in model.metrics}
+    assert scores == {
+        ("test/f1_macro", 0.25, "faces", trained.run_id),
+        ("test/f1_macro_low", 0.125, "faces", trained.run_id),
+        ("test/f1_macro", 0.5, "others", evaluation.run_id),
+    }
+    assert _history(trained, "test/f1_macro") == [(7, 0.25)]
+    used = client.get_run(str(evaluation.run_id)).inputs.model_inputs
+    assert [entry.model_id for entry in used] == [model.model_id]
+
+
 def test_everything_a_run_logs_arrives(mlruns: Path, new_logger: NewLogger, tmp_path: Path) -> None:
     logger = new_logger(experiment="faces", run_name="처음 run", tags={"recipe": "quick"})
     logger.log_hyperparams({"model": {"loss": {"gamma": 2.0}}, "classes": ["a", "b"], "empty": None})
