@@ -42,16 +42,19 @@ SECONDS = 1200  # after which a command counts as hanging
 NOTE = "note"
 
 # Old names -> new names. A commit that renames on purpose adds its names here, so that the values are still compared.
-COLUMN_NAMES: dict[str, str] = {}
 ROLE_NAMES = {"inner": "val", "outer": "test"}
 METRIC_NAMES = {"inner/f1_macro": "val/best_f1_macro"}
 
 
 class Table(NamedTuple):
-    """How a table is compared: the columns that identify a row (none: all columns of text), and those left out."""
+    """How a table is compared: the columns that identify a row (none: all columns of text), and those left out.
+
+    A commit that renames columns on purpose adds the old and the new names, so that the values are still compared.
+    """
 
     key: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    renamed: Mapping[str, str] = {}
 
 
 TABLES = {
@@ -65,7 +68,7 @@ TABLES = {
     "faces.csv": Table(("path",)),
     "fixed.csv": Table(("path",)),
     "check.csv": Table(("kind", "rows"), ("message",)),
-    "predicted.csv": Table(("path",)),
+    "predicted.csv": Table(("path",), (), {"predicted": "label", "error": "note"}),
     "compare.csv": Table(("metric",), ("a", "b")),
     "composition.csv": Table((), ("run",)),
 }
@@ -409,7 +412,7 @@ def compare_tables(base: pd.DataFrame, head: pd.DataFrame, kind: Table, toleranc
 
 def _prepared(table: pd.DataFrame, kind: Table) -> pd.DataFrame:
     """Return a table under the new names, clusters named by their first row, and without what is left out."""
-    table = table.rename(columns=COLUMN_NAMES).drop(columns=[name for name in kind.left_out if name in table])
+    table = table.rename(columns=kind.renamed).drop(columns=[name for name in kind.left_out if name in table])
     if "role" in table:
         table = table.assign(role=table["role"].astype(str).replace(ROLE_NAMES))
     if {"cluster", "row"} <= set(table):
