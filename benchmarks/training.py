@@ -156,7 +156,9 @@ def tracking(folder: Path, *, toy: bool = False) -> list[Figure]:
 def prediction(folder: Path, *, toy: bool = False) -> list[Figure]:
     """Measure images/s of `Predictor` on image files over those of its network alone, in turns, same batch size."""
     count, turns, options = (24, 2, TOY_RUN.split()) if toy else (10_000, 5, ["--data", "drawn:largest=40,ratio=1"])
-    train(RunConfig.resolve(["--recipe", "quick", *options, "--trainer.accelerator", "cpu", "--trainer.max_epochs", "1"]))
+    train(
+        RunConfig.resolve(["--recipe", "quick", *options, "--trainer.accelerator", "cpu", "--trainer.max_epochs", "1"])
+    )
     side, batch = 48, 64  # FER2013's side
     spec = DrawnFaces(largest=-(-count // 7), ratio=1, size=side)
     (folder / "faces").mkdir()

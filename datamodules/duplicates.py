@@ -29,6 +29,8 @@ ALIKE_COARSE = 0.87  # correlation at 16 x 16; pairs below it are not examined
 ALIKE_FINE = 0.78  # correlation of the band of details
 ALIKE_REGIONS = 0.58  # correlation that four fifths of the regions with any detail must reach
 _BLOCK = 2048  # rows of a block of the product
+_TILE = 256  # rows that are compared with a block at once; their distances stay in the processor's cache
+_ROUNDING = 1e-5  # of float32 distances; a pair too many is compared in full
 _KEPT = 64  # principal directions that bound the distance from below
 _COARSE = 16
 _REGIONS = 6  # the image is divided into 6 x 6 regions
@@ -124,26 +126,39 @@ def _candidates(plain: np.ndarray) -> Iterator[tuple[np.ndarray, bool]]:
     sample = plain[:: max(1, len(plain) // 4096)]
     directions = np.linalg.eigh(sample.T @ sample)[1][:, -_KEPT:].astype(np.float32)  # (256, 64)
     opposite = np.ascontiguousarray(_flipped(directions.T).T)
-    left = plain @ directions
-    half = (left**2).sum(1) / 2
+    left = _with_norms(plain @ directions, others=False)
     starts = range(0, len(plain), _BLOCK)
+    distances, close = np.empty((_TILE, _BLOCK), np.float32), np.empty((_TILE, _BLOCK), bool)  # used again and again
     with tqdm(total=len(starts) * (len(starts) + 1) // 2, desc="Comparing images", delay=1, disable=None) as bar:
         for j in starts:
-            b = slice(j, j + _BLOCK)
-            turned = plain[b] @ opposite
-            sides = ((left[b], half[b], False), (turned, (turned**2).sum(1) / 2, True))
-            for i in range(0, j + 1, _BLOCK):
-                a = slice(i, i + _BLOCK)
-                for other, norm, flip in sides:
-                    distance = half[a, None] + norm - left[a] @ other.T  # half the squared distance
-                    pairs = np.argwhere(distance <= 1 - ALIKE_COARSE) + (i, j)  # noqa: RUF005
+            block = plain[j : j + _BLOCK]
+            sides = [
+                (np.ascontiguousarray(_with_norms(block @ side, others=True).T), side is opposite)
+                for side in (directions, opposite)
+            ]
+            for i in range(0, j + len(block), _TILE):
+                tile = left[i : min(i + _TILE, j + len(block))]
+                for other, flip in sides:
+                    shape = (slice(len(tile)), slice(len(block)))
+                    np.matmul(tile, other, out=distances[shape])
+                    np.less_equal(distances[shape], 1 - ALIKE_COARSE + _ROUNDING, out=close[shape])
+                    first, second = np.divmod(np.flatnonzero(close[shape]), len(block))
+                    pairs = np.stack([first + i, second + j], axis=1)
                     pairs = pairs[pairs[:, 0] < pairs[:, 1]]
-                    for part in np.array_split(pairs, len(pairs) // 65536 + 1):
-                        second = plain[part[:, 1]]
-                        second = _flipped(second) if flip else second
-                        likeness = np.einsum("ij,ij->i", plain[part[:, 0]], second)
+                    for part in np.array_split(pairs, len(pairs) // 65536 + 1) if len(pairs) else ():
+                        theirs = plain[part[:, 1]]
+                        theirs = _flipped(theirs) if flip else theirs
+                        likeness = np.einsum("ij,ij->i", plain[part[:, 0]], theirs)
                         yield part[likeness >= ALIKE_COARSE], flip
-                bar.update()
+                if i % _BLOCK == 0:
+                    bar.update()
+
+
+def _with_norms(projected: np.ndarray, *, others: bool) -> np.ndarray:
+    """Return projections (B, K) with two more columns, by which a product of both kinds is half a squared distance."""
+    half = (projected**2).sum(1, keepdims=True) / 2
+    ones = np.ones_like(half)
+    return np.concatenate([-projected, ones, half] if others else [projected, half, ones], axis=1)
 
 
 def _flipped(vectors: np.ndarray) -> np.ndarray:

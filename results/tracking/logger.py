@@ -223,9 +223,7 @@ class OpenRun:
                 history = self.client.get_metric_history(self.run_id, key)
                 self._logged[key] = {metric.step: metric.value for metric in history} | self._logged.get(key, {})
 
-    def metrics(
-        self, values: Mapping[str, float], step: int | None, dataset: tuple[str, str] | None = None
-    ) -> None:
+    def metrics(self, values: Mapping[str, float], step: int | None, dataset: tuple[str, str] | None = None) -> None:
         """Log values, each step of a metric once; without a step, a changed value gets the next step.
 
         With a data set (name, digest) they are also scores of the run's LoggedModel on it.
@@ -540,7 +538,7 @@ class TrackingLogger(Logger):
 
         Args:
             scores: Names and values.
-            evaluated: Ids of the runs whose models were evaluated, may be empty; by default the model is this run's own.
+            evaluated: Ids of the runs whose models were evaluated; by default the model is the run's own.
         """
         run = self.open()
         operations = run.spool.all()

@@ -238,7 +238,14 @@ def _send_one(client: MlflowClient, run_id: str, spool: Spool, operation: Operat
     elif kind == "dataset":
         source, profile = operation["source"], operation["profile"]
         dataset = Dataset(operation["name"], operation["digest"], "local", source, profile=profile)
-        client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", operation["context"])])])
+        entries = [DatasetInput(dataset, [InputTag("mlflow.data.context", operation["context"])])]
+        try:
+            client.log_inputs(run_id, entries)
+        except MlflowException as error:
+            if "IntegrityError" not in str(error):
+                raise
+            # another run, such as the parent, made the entry of the same data set between MLflow's look and its insert
+            client.log_inputs(run_id, entries)
     elif kind == "status":
         if operation["value"] in ("RUNNING", "SCHEDULED"):
             client.update_run(run_id, status=operation["value"])

@@ -94,6 +94,7 @@ def test_a_mistyped_cross_validation_leaves_no_folds(emotion: Any, tiny: tuple[s
     assert emotion.runs() == []
 
 
+@pytest.mark.slow
 def test_it_goes_on_with_the_fold_that_failed(
     emotion: Any, cross_validated: str, tiny: tuple[str, ...], at_step: AtStep
 ) -> None:

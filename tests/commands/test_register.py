@@ -47,6 +47,7 @@ def test_two_versions_and_the_second_loads(
     assert "f1_macro" in card
 
 
+@pytest.mark.slow
 def test_an_alias_leads_to_a_version_of_a_cross_validation(
     emotion: Any, tiny: tuple[str, ...], faces: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -263,6 +263,7 @@ def test_a_cross_validation_that_another_machine_writes_is_not_resumed(
     assert emotion.client.get_run(cross_validated).info.status == "FINISHED"
 
 
+@pytest.mark.slow
 def test_a_run_whose_process_is_alive_on_this_machine_is_not_resumed(emotion: Any, words: tuple[str, ...]) -> None:
     process = emotion.start(*words, at_step=f"{MIDDLE}:SIGSTOP")
     for line in process.stdout:

@@ -23,6 +23,7 @@ def of_kind(emotion: Any, parent: str, kind: str) -> list[Any]:
     return [run for run in emotion.children(parent) if run.data.tags.get("kind") == kind]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of Lightning, MLflow and Optuna for their users, not for ours
 def test_a_search_selects_on_inner_folds_and_reports_once(emotion: Any, tiny: tuple[str, ...], space: str) -> None:
     """A grid of three cells, one of which fails."""

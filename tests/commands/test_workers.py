@@ -14,6 +14,7 @@ PARENT = "tags.kind = 'cross-validation'"
 pytestmark = pytest.mark.usefixtures("store")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:GPU available but not used")
 def test_two_workers_give_the_numbers_of_one_and_each_has_its_gpu(
     emotion: Any, tiny: tuple[str, ...], monkeypatch: pytest.MonkeyPatch

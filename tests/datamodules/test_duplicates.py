@@ -13,7 +13,7 @@ import pytest
 from PIL import Image, ImageFilter, ImageOps
 
 from datamodules.cache import PixelCache, build_cache
-from datamodules.duplicates import find_clusters, join, near_duplicates, spread
+from datamodules.duplicates import ALIKE_COARSE, _candidates, _unit, find_clusters, join, near_duplicates, spread
 from datamodules.images import Fit
 from datamodules.manifest import Manifest, make_manifest
 from datamodules.synthetic import DrawnFaces, draw, prepare
@@ -184,3 +184,24 @@ def test_join_agrees_with_union_by_hand(seed: int) -> None:
     numbers: dict[int, int] = {}
     expected = [numbers.setdefault(g, len(numbers)) for g in group]
     assert join(60, pairs).tolist() == expected
+
+
+def test_candidates_are_those_of_a_comparison_of_all_pairs() -> None:
+    random = np.random.default_rng(0)
+    base = random.integers(0, 256, (60, 16, 16)).astype(np.float32)
+    noisy = [base + random.normal(0, width, base.shape) for width in (10, 40, 45, 50, 300)]
+    images = np.concatenate([base, base[:, :, ::-1], *noisy, noisy[1][:, :, ::-1]])
+    images = np.concatenate([images] * 6 + [random.permutation(images)])  # more than one block of the product
+    vectors = _unit(images.astype(np.float32))
+    turned = _unit(images[:, :, ::-1].astype(np.float32))
+    found = {(int(a), int(b), flip) for pairs, flip in _candidates(vectors) for a, b in pairs}
+    expected, doubtful = set(), set()
+    for flip, others in ((False, vectors), (True, turned)):
+        likeness = vectors @ others.T
+        upper = np.triu(np.ones(likeness.shape, bool), 1)
+        expected |= {(int(a), int(b), flip) for a, b in np.argwhere(upper & (likeness >= ALIKE_COARSE))}
+        near = upper & (abs(likeness - ALIKE_COARSE) < 1e-5)
+        doubtful |= {(int(a), int(b), flip) for a, b in np.argwhere(near)}
+    assert len(images) > 2048
+    assert len(expected) > 5000
+    assert found ^ expected <= doubtful

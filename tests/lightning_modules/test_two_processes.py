@@ -12,6 +12,7 @@ import pytest
 HERE = Path(__file__).parent
 
 
+@pytest.mark.slow
 def test_two_processes_are_one(tmp_path: Path, start_python: Callable[..., Any]) -> None:
     """Both ranks get the variables that Lightning's launcher sets, which the slow tests of `emotion fit` use."""
     path = os.pathsep.join([str(HERE.parents[1]), str(HERE), os.environ.get("PYTHONPATH", "")])

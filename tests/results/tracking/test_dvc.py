@@ -71,6 +71,7 @@ def _objects(folder: Path) -> int:
     return sum(path.is_file() for path in folder.glob("files/md5/*/*"))
 
 
+@pytest.mark.slow
 def test_two_people_share_their_runs(
     clones: tuple[Path, Path],
     new_logger: Callable[..., TrackingLogger],

@@ -73,7 +73,7 @@ def test_a_run_has_a_model_with_its_scores_and_an_evaluation_adds_to_it(mlruns: 
     experiment = client.get_run(str(trained.run_id)).info.experiment_id
     (model,) = client.search_logged_models([experiment])
     assert (model.name, str(model.status), model.source_run_id) == (
-        "quick_ fold 1_5", "LoggedModelStatus.READY", trained.run_id
+        "quick_ fold 1_5", "READY", trained.run_id
     )  # fmt: skip
     assert model.params == {"data.size": "48"}
     scores = {(score.key, score.value, score.dataset_name, score.run_id) for score in model.metrics}
@@ -85,6 +85,28 @@ def test_a_run_has_a_model_with_its_scores_and_an_evaluation_adds_to_it(mlruns: 
     assert _history(trained, "test/f1_macro") == [(7, 0.25)]
     used = client.get_run(str(evaluation.run_id)).inputs.model_inputs
     assert [entry.model_id for entry in used] == [model.model_id]
+
+
+def test_two_runs_that_log_one_data_set_at_once_both_arrive(
+    new_logger: NewLogger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_inputs, refused = MlflowClient.log_inputs, []
+
+    def refuse_first(client: MlflowClient, run_id: str, *args: Any, **options: Any) -> None:
+        if not refused:  # as SQLite answers when the other run's entry came first
+            refused.append(run_id)
+            message = "(sqlite3.IntegrityError) UNIQUE constraint failed: datasets.experiment_id, datasets.name"
+            raise MlflowException(message)
+        log_inputs(client, run_id, *args, **options)
+
+    monkeypatch.setattr(MlflowClient, "log_inputs", refuse_first)
+    logger = new_logger()
+    logger.log_dataset("faces", "drawn", "0" * 40)
+    logger.finalize()
+    run = logger.experiment.get_run(str(logger.run_id))
+    assert refused == [logger.run_id]
+    assert [entry.dataset.name for entry in run.inputs.dataset_inputs] == ["faces"]
+    assert run.info.status == "FINISHED"
 
 
 def test_everything_a_run_logs_arrives(mlruns: Path, new_logger: NewLogger, tmp_path: Path) -> None:

@@ -107,6 +107,7 @@ class _Reader(pl.Callback):
             time.sleep(0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*LeafSpec.* is deprecated:FutureWarning")  # Lightning under torch 2.15
 @pytest.mark.filterwarnings("ignore:The .*dataloader.* does not have many workers")
 def test_a_metric_of_a_running_fit_is_visible_at_the_server(

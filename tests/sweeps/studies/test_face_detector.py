@@ -71,6 +71,7 @@ def in_this_process(name: str, url: str, task: str, settings: dict[str, Any], wo
     close(storage)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # Optuna's advice on heartbeats
 def test_a_study_is_resumed_where_it_was_stopped(
     workplace: Path, few: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
