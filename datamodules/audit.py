@@ -12,6 +12,7 @@ import pandas as pd
 from datamodules.cache import PixelCache, build_cache
 from datamodules.duplicates import join, near_duplicates, spread
 from datamodules.errors import InputError, invalid
+from datamodules.image_files import ENDINGS
 from datamodules.manifest import Manifest
 from datamodules.paths import replacing
 
@@ -26,20 +27,12 @@ SEVERITIES = {
     "person across splits": "error",
     "wrong extension": "warning",
     "tiny": "warning",
+    "16 bits, few used": "warning",
+    "decoded smaller": "warning",
     "constant": "warning",
     "exact duplicates": "warning",
     "near duplicates": "warning",
     "two labels, near": "warning",
-}
-_SUFFIXES = {
-    "JPEG": {".jpg", ".jpeg", ".jpe", ".jfif"},
-    "MPO": {".jpg", ".jpeg", ".mpo"},  # what some cameras write into .jpg files
-    "PNG": {".png"},
-    "WEBP": {".webp"},
-    "BMP": {".bmp", ".dib"},
-    "TIFF": {".tif", ".tiff"},
-    "GIF": {".gif"},
-    "PPM": {".ppm", ".pgm", ".pbm", ".pnm"},
 }
 
 
@@ -97,18 +90,23 @@ def _single(manifest: Manifest, cache: PixelCache) -> Iterator[Finding]:
     """Yield the findings of single images."""
     index = cache.index
     tones = spread(cache.greys)
-    columns = zip(manifest.table["path"], index["error"], index["format"], index["width"], index["height"], strict=True)
-    for row, (path, error, detected, width, height) in enumerate(columns):
+    names = ("error", "format", "width", "height", "bits", "reduced")
+    columns = zip(manifest.table["path"], *(index[name] for name in names), strict=True)
+    for row, (path, error, detected, width, height, bits, reduced) in enumerate(columns):
         if error:
             yield "unreadable", [row], error
             continue
         suffix = Path(path).suffix.lower()
-        if suffix not in _SUFFIXES.get(detected, {suffix}):
+        if suffix and suffix not in ENDINGS.get(detected, (suffix,)):
             yield "wrong extension", [row], f"{path} holds {detected}"
         if min(width, height) < TINY:
             yield "tiny", [row], f"{path} is {width} x {height} pixels"
         if tones[row] < _CONSTANT:
             yield "constant", [row], f"{path} shows one tone only"
+        if 8 < bits < 16:
+            yield "16 bits, few used", [row], f"{path} uses {bits} of 16 bits; the upper 8 of these {bits} are kept"
+        if reduced > 1:
+            yield "decoded smaller", [row], f"{path} is {width} x {height} pixels, decoded at 1/{reduced} of its size"
 
 
 def _groups(manifest: Manifest, exact: np.ndarray, near: np.ndarray) -> Iterator[Finding]:
@@ -194,13 +192,15 @@ def run_check(
     cache = build_cache(manifest, _CHECK_SIZE)
     report = audit(manifest, cache, near=near)
     print(f"{manifest.name}: {len(manifest):,} images, {len(manifest.classes)} classes")
+    for note in manifest.notes:
+        print(f"note: {note}")
     print(summary(manifest, report).to_string(index=False))
     for kind, severity in SEVERITIES.items():
         findings = report.findings[report.findings["kind"] == kind]
         if len(findings) and severity == "error":
             print(f"\n{kind}:")
             for message in findings["message"].head(5):
-                print(textwrap.shorten(f"  {message}", 200, initial_indent="  "))
+                print(textwrap.shorten(f"  {message}", 500, initial_indent="  "))
             if len(findings) > 5:
                 print(f"  ... and {len(findings) - 5:,} more; --table FILE.csv lists all")
     if table is not None:

@@ -20,20 +20,22 @@ import pandas as pd
 
 from datamodules.cache_build import CHUNK, FEW, Record, decode_all
 from datamodules.errors import InputError, invalid
-from datamodules.images import DECODE_POLICY, FITS, GREY_SIDE, PIXEL_LIMIT, Fit, decode, fit_to_square
+from datamodules.images import DECODE_POLICY, FITS, GREY_SIDE, Fit, decode, default_pixel_limit, fit_to_square
 from datamodules.manifest import Manifest
 from datamodules.paths import (
     CACHE_BUDGET_GB,
     cache_root,
     file_hashes,
     folder_bytes,
+    on_disk,
+    path_text,
     remove,
     remove_drafts,
     replacing,
 )
 from datamodules.processes import cores, processes
 
-VERSION = "3"
+VERSION = "4"
 """Layout of the files in a pixel cache's folder."""
 
 KINDS: dict[str, str] = {
@@ -176,7 +178,7 @@ class PixelCache:
 
     @cached_property
     def index(self) -> pd.DataFrame:
-        """One row per image: path, content (hash or ""), width, height, bytes, format, error ("" = readable)."""
+        """One row per image: path, content (hash or ""), bytes, error ("" = readable), and fields of `Decoded`."""
         return pd.read_parquet(self.directory / "index.parquet")
 
     @cached_property
@@ -201,7 +203,7 @@ class PixelCache:
         images = np.empty((len(wanted), self.size, self.size, 3), dtype=np.uint8)
         paths = self.index["path"]
         for place, row in enumerate(wanted):
-            full = decode(self.root / paths.iat[row], pixel_limit=self.pixel_limit)
+            full = decode(on_disk(self.root / paths.iat[row]), pixel_limit=self.pixel_limit)
             images[place] = fit_to_square(full, self.size, self.fit)
         return images
 
@@ -221,7 +223,7 @@ def build_cache(
     budget_gb: float = CACHE_BUDGET_GB,
     on_full: Literal["decode", "error"] = "decode",
     workers: int | None = None,
-    pixel_limit: int = PIXEL_LIMIT,
+    pixel_limit: int | None = None,
 ) -> PixelCache:
     """Return the cache of ``manifest`` at ``size``, built first if it does not exist.
 
@@ -235,7 +237,8 @@ def build_cache(
         budget_gb: Limit of all pixel caches in ``directory`` together, in gigabytes.
         on_full: If budget or disk is too small: decode each image whenever it is read, or raise.
         workers: Decoding processes; default one per core, none for a few images.
-        pixel_limit: Images with more pixels are errors.
+        pixel_limit: Images with more pixels are decoded smaller or are errors; default
+            `datamodules.images.default_pixel_limit`.
 
     Raises:
         InputError: A bad argument, a full disk or budget with ``on_full="error"``, or a folder that cannot be written.
@@ -246,6 +249,7 @@ def build_cache(
         raise invalid("--budget-gb", "must be at least 0", budget_gb)
     if fit not in FITS:
         raise invalid("--fit", f"must be one of {', '.join(FITS)}", fit)
+    pixel_limit = default_pixel_limit() if pixel_limit is None else pixel_limit
     parent = Path(directory) if directory is not None else cache_root() / "pixels"
     paths = [str(path) for path in manifest.table["path"]]
     key = _key(manifest.root, paths, size, fit, pixel_limit)
@@ -277,6 +281,21 @@ def build_cache(
         )
         raise InputError(msg) from error
     return cache
+
+
+def decoding_notes(cache: PixelCache) -> list[str]:
+    """Return lines that count the images of which less than their file holds was decoded."""
+    lines = []
+    few, smaller = cache.index["bits"].between(9, 15), cache.index["reduced"] > 1
+    if few.any():
+        used = " or ".join(str(bits) for bits in sorted(set(cache.index["bits"][few])))
+        lines.append(f"{int(few.sum()):,} images of 16 bits use {used} of them; the upper 8 of these are kept")
+    if smaller.any():
+        lines.append(
+            f"{int(smaller.sum()):,} images have more than {cache.pixel_limit:,} pixels and were decoded smaller; "
+            "--data.pixel_limit (in other commands --pixel-limit) raises the limit"
+        )
+    return lines
 
 
 def _key(root: Path, paths: list[str], size: int, fit: str, pixel_limit: int) -> str:
@@ -325,7 +344,7 @@ def _build(cache: PixelCache, paths: list[str], name: str, keep: bool, pool: Pro
             "version": VERSION,
             "policy": DECODE_POLICY,
             "name": name,
-            "root": str(cache.root),
+            "root": path_text(cache.root),
             "size": cache.size,
             "fit": cache.fit,
             "images": len(paths),

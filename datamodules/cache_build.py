@@ -16,13 +16,14 @@ from tqdm import tqdm
 
 from datamodules.errors import InputError
 from datamodules.images import GREY_SIDE, Fit, content_hash, decode_file, fit_to_square, grey_plane
+from datamodules.paths import on_disk
 
 CHUNK = 32
 FEW = 512  # below this, starting processes costs more than it saves
 
 
 class Record(NamedTuple):
-    """One image's row in the index of a cache."""
+    """One image's row in the index of a cache; see `datamodules.images.Decoded`."""
 
     path: str
     content: str
@@ -31,6 +32,8 @@ class Record(NamedTuple):
     bytes: int
     format: str
     error: str
+    bits: int = 8
+    reduced: int = 1
 
 
 @dataclass(frozen=True)
@@ -95,16 +98,16 @@ def _decode_chunk(chunk: Chunk) -> tuple[list[Record], np.ndarray]:
     greys = np.zeros((len(chunk.paths), GREY_SIDE, GREY_SIDE), dtype=np.uint8)
     pixels = np.zeros((len(chunk.paths), chunk.size, chunk.size, 3), dtype=np.uint8)
     for place, path in enumerate(chunk.paths):
-        file = chunk.root / path
+        file = on_disk(chunk.root / path)
         try:
             size = file.stat().st_size
-            image, file_format = decode_file(file, pixel_limit=chunk.pixel_limit)
+            decoded = decode_file(file, pixel_limit=chunk.pixel_limit)
         except (InputError, OSError) as error:
             size = file.stat().st_size if file.is_file() else 0
             records.append(Record(path, "", 0, 0, size, "", str(error)))
             continue
-        height, width = image.shape[:2]
-        records.append(Record(path, content_hash(image), width, height, size, file_format, ""))
+        image, known = decoded.image, (decoded.format, "", decoded.bits, decoded.reduced)
+        records.append(Record(path, content_hash(image), decoded.width, decoded.height, size, *known))
         greys[place] = grey_plane(image)
         pixels[place] = fit_to_square(image, chunk.size, chunk.fit)
     if chunk.target is not None:

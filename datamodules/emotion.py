@@ -16,11 +16,11 @@ from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils.data import DataLoader
 
-from datamodules.cache import PixelCache, build_cache
+from datamodules.cache import PixelCache, build_cache, decoding_notes
 from datamodules.dataset import EmotionDataset, keep, start_worker
 from datamodules.duplicates import find_clusters
 from datamodules.errors import InputError, invalid
-from datamodules.images import Fit
+from datamodules.images import Fit, limited_to
 from datamodules.manifest import Manifest
 from datamodules.paths import CACHE_BUDGET_GB
 from datamodules.processes import cores
@@ -124,6 +124,7 @@ class EmotionDataModule(L.LightningDataModule):
         cache_budget_gb: float = CACHE_BUDGET_GB,
         seed: int | None = None,
         eval_batch_size: int | None = None,
+        pixel_limit: int | None = None,
     ) -> None:
         """Store the options; data is read on first use.
 
@@ -175,9 +176,13 @@ class EmotionDataModule(L.LightningDataModule):
                 read.
             seed: Seed of over-sampling, order and transforms; by default the run's seed.
             eval_batch_size: Rows per step and process in validation and test; by default ``batch_size``.
+            pixel_limit: Largest number of pixels of an image file; by default 50 million, or EMOTION_PIXEL_LIMIT. A
+                JPEG with up to 5 times as many is decoded at a half, a quarter or an eighth of its width and height;
+                other files are refused.
         """
         super().__init__()
         least = {"size": size, "batch_size": batch_size, "eval_batch_size": eval_batch_size, "num_workers": num_workers}
+        least["pixel_limit"] = pixel_limit
         for name, value in least.items():
             smallest = {"num_workers": 0, "batch_size": 2}.get(name, 1)
             if value is not None and value < smallest:
@@ -211,7 +216,7 @@ class EmotionDataModule(L.LightningDataModule):
         self.split, self.fold, self.near_duplicates = split, fold, near_duplicates
         self.n_min, self.transform_where, self.once = n_min, transform_where, once
         self.read_options, self.num_workers = read, num_workers
-        self.cache_dir, self.cache_budget_gb = cache_dir, cache_budget_gb
+        self.cache_dir, self.cache_budget_gb, self.pixel_limit = cache_dir, cache_budget_gb, pixel_limit
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
         self.seen_before = SeenImages()  # by the model that the run starts from
         plain = build_transform([], size, base=base_policy, erasing=erasing)
@@ -225,7 +230,10 @@ class EmotionDataModule(L.LightningDataModule):
         These do not depend on the fold, the seed or the transforms, so the folds of a cross-validation and the trials
         of a search read their images once.
         """
-        same_table = (self.source, self.read_options) == (other.source, other.read_options)
+        same_table = (self.source, self.read_options, self.pixel_limit) == (
+            *(other.source, other.read_options),
+            other.pixel_limit,
+        )
         same_pixels = same_table and (self.size, self.fit, self.cache_dir, self.cache_budget_gb) == (
             *(other.size, other.fit, other.cache_dir),
             other.cache_budget_gb,
@@ -240,7 +248,8 @@ class EmotionDataModule(L.LightningDataModule):
     @cached_property
     def manifest(self) -> Manifest:
         """The table of images."""
-        return read(self.source, self.read_options)
+        with limited_to(self.pixel_limit):  # faces are cut out of photographs while these are read
+            return read(self.source, self.read_options)
 
     @property
     def classes(self) -> list[str]:
@@ -260,6 +269,7 @@ class EmotionDataModule(L.LightningDataModule):
             fit=self.fit,
             directory=Path(self.cache_dir) if self.cache_dir else None,
             budget_gb=self.cache_budget_gb,
+            pixel_limit=self.pixel_limit,
         )
         bad = np.flatnonzero(cache.index["error"].to_numpy() != "")
         if len(bad):
@@ -270,6 +280,8 @@ class EmotionDataModule(L.LightningDataModule):
                 "then --data cleaned.csv"
             )
             raise InputError(msg)
+        for line in decoding_notes(cache):
+            rank_zero_warn(f"{self.manifest.name}: {line}", stacklevel=2)
         return cache
 
     @property
@@ -367,6 +379,7 @@ class EmotionDataModule(L.LightningDataModule):
             "fit": self.fit,
             "faces": None if faces is None else asdict(faces),
             "seen": self.seen.state(),
+            "pixel_limit": self.pixel_limit,
         }
 
     def prepare_data(self) -> None:

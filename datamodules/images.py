@@ -2,25 +2,36 @@
 
 import hashlib
 import io
+import os
+import struct
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import BinaryIO, Literal, NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, invalid
+from datamodules.image_files import ENDINGS, HEAD, content_kind, image_format, missing_decoder
+from datamodules.paths import path_text
 
-DECODE_POLICY = "4"
+DECODE_POLICY = "5"
 """Version of everything this file does to pixels; a cache made by another version is not reused."""
 
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+FORMATS = tuple(ENDINGS)
 """Raster formats only: Pillow also knows formats that start other programs (EPS) or open other files (FITS, WMF)."""
 
 Fit = Literal["crop", "stretch", "pad"]
 FITS: tuple[Fit, ...] = ("crop", "stretch", "pad")
 PIXEL_LIMIT = 50_000_000
+LIMIT_VARIABLE = "EMOTION_PIXEL_LIMIT"
+REDUCIBLE = 5
+"""Formats that can be decoded smaller are, up to this many times the limit; beyond it they take too much memory."""
+DEPTHS = (8, 10, 12, 14, 16)  # bits of a sample that cameras use
 WHITE = (255, 255, 255)
 GREY = 128
 GREY_SIDE = 48  # pixels of the grey images that are compared, whatever size a model sees
@@ -28,18 +39,64 @@ GREY_SIDE = 48  # pixels of the grey images that are compared, whatever size a m
 _decoded = 0
 
 
+def default_pixel_limit() -> int:
+    """Return the limit of pixels an image: ``$EMOTION_PIXEL_LIMIT``, which processes inherit, else `PIXEL_LIMIT`.
+
+    Raises:
+        InputError: The variable is no whole number above 0.
+    """
+    text = os.environ.get(LIMIT_VARIABLE)
+    if not text:
+        return PIXEL_LIMIT
+    if not text.isdecimal() or not int(text):
+        raise invalid(LIMIT_VARIABLE, "must be a whole number above 0", text, f"such as {PIXEL_LIMIT}")
+    return int(text)
+
+
+@contextmanager
+def limited_to(pixel_limit: int | None) -> Iterator[None]:
+    """Make a limit the default of this process, and of processes it starts, within a block; None changes nothing."""
+    before = os.environ.get(LIMIT_VARIABLE)
+    if pixel_limit is not None:
+        os.environ[LIMIT_VARIABLE] = str(pixel_limit)
+    try:
+        yield
+    finally:
+        if pixel_limit is not None:
+            os.environ.pop(LIMIT_VARIABLE) if before is None else os.environ.update({LIMIT_VARIABLE: before})
+
+
 class Decoded(NamedTuple):
-    """Pixels and file format of an image."""
+    """Pixels of an image, and what is known about its file.
 
-    image: np.ndarray  # (H, W, 3) uint8 RGB, read-only
-    format: str  # from the header, not from the file name
+    Attributes:
+        image: (H, W, 3) uint8 RGB, read-only.
+        format: From the first bytes, not from the file's name.
+        width: Of the upright image, before it was reduced.
+        height: Of the upright image, before it was reduced.
+        bits: Bits that the samples use, of 16; 8 for files of 8 bits or fewer.
+        reduced: Factor by which the image was decoded smaller in width and height, since it has too many pixels.
+    """
+
+    image: np.ndarray
+    format: str
+    width: int
+    height: int
+    bits: int = 8
+    reduced: int = 1
 
 
-def decode(path: Path | str, *, pixel_limit: int = PIXEL_LIMIT) -> np.ndarray:
+def decode(path: Path | str, *, pixel_limit: int | None = None) -> np.ndarray:
     """Return the image as (H, W, 3) uint8 RGB.
 
-    The EXIF orientation is applied; 16-bit samples keep their high byte; CMYK, palette and grey become RGB;
-    transparency is drawn over white; of an animation the first frame is used. Colour profiles are not applied.
+    The EXIF orientation is applied. Samples of 16 bits keep their high byte, or the upper 8 of the 8, 10, 12 or 14 bits
+    that the whole image uses. CMYK, palette and grey become RGB; transparency is drawn over white; of an animation the
+    first frame is used. Colour profiles are not applied.
+
+    Args:
+        path: The file, in one of `FORMATS`, whatever its name.
+        pixel_limit: Largest number of pixels; default `default_pixel_limit`. A JPEG or JPEG 2000 of up to `REDUCIBLE`
+            times as many is decoded at 1/2, 1/4 or 1/8 of its width and height.
 
     Raises:
         InputError: The file is missing, empty, truncated, not an image, or larger than ``pixel_limit`` pixels.
@@ -47,59 +104,115 @@ def decode(path: Path | str, *, pixel_limit: int = PIXEL_LIMIT) -> np.ndarray:
     return decode_file(path, pixel_limit=pixel_limit).image.copy()
 
 
-def decode_bytes(data: bytes, name: str, *, pixel_limit: int = PIXEL_LIMIT) -> np.ndarray:
-    """Return the image in the bytes of a file, as :func:`decode` does; ``name`` stands in errors."""
-    return _decode(io.BytesIO(data), name, len(data), pixel_limit).image.copy()
+def decode_bytes(data: bytes, name: str, *, pixel_limit: int | None = None) -> Decoded:
+    """Like :func:`decode_file`, of the bytes of a file; ``name`` stands in errors."""
+    return _decode(io.BytesIO(data), name, pixel_limit)
 
 
-def decode_file(path: Path | str, *, pixel_limit: int = PIXEL_LIMIT) -> Decoded:
-    """Like :func:`decode`, with the format found in the file's header."""
+def decode_file(path: Path | str, *, pixel_limit: int | None = None) -> Decoded:
+    """Like :func:`decode`, with what is known about the file."""
     try:
-        size = Path(path).stat().st_size
+        with open(path, "rb") as file:
+            return _decode(file, path_text(path), pixel_limit)
     except OSError as error:
-        msg = f"Image {path} cannot be read: {error}. Copy it again, or leave it out of the manifest."
+        msg = f"Image {path_text(path)} cannot be read: {error.strerror}. Copy it again, or leave it out."
         raise InputError(msg) from error
-    return _decode(Path(path), str(path), size, pixel_limit)
 
 
-def _decode(source: Path | BinaryIO, path: str, size: int, pixel_limit: int) -> Decoded:
+def _decode(file: BinaryIO, path: str, pixel_limit: int | None) -> Decoded:
     global _decoded
     _decoded += 1
+    limit = default_pixel_limit() if pixel_limit is None else pixel_limit
     try:
-        if size == 0:
-            msg = f"Image {path} is empty (0 bytes). Copy it again, or leave it out of the manifest."
-            raise InputError(msg)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large images, where our own limit decides, and of odd metadata
-            with Image.open(source, formats=FORMATS) as picture:
-                if picture.width * picture.height > pixel_limit:
-                    raise _too_large(path, f"{picture.width} x {picture.height}", pixel_limit)
-                file_format = picture.format or ""
-                return Decoded(np.asarray(_to_rgb(picture)), file_format)
+            warnings.simplefilter("ignore")  # of odd metadata
+            with _open(file, path) as picture:
+                width, height = picture.size
+                reduced = _reduce(picture, path, limit) if width * height > limit else 1
+                try:
+                    pixels, bits = _to_rgb(picture, file)
+                except OSError as error:
+                    if reduced > 1 and picture.format == "JPEG2000":  # it has no smaller version inside
+                        raise _too_large(path, width, height, limit) from error
+                    raise
+                if (width - height) * (pixels.width - pixels.height) < 0:  # turned upright
+                    width, height = height, width
+                return Decoded(np.asarray(pixels), picture.format or "", width, height, bits, reduced)
     except (InputError, MemoryError):
         raise
-    except Image.DecompressionBombError as error:
-        raise _too_large(path, str(error), pixel_limit) from error
-    except UnidentifiedImageError as error:
-        msg = (
-            f"Image {path} is not in a supported format ({', '.join(FORMATS)}), whatever its name. "
-            "Convert it, or leave it out of the manifest."
-        )
-        raise InputError(msg) from error
     except Exception as error:  # Pillow's readers raise nearly anything on damaged files
-        msg = f"Image {path} cannot be read: {error}. Copy it again, or leave it out of the manifest."
+        why = (
+            "its file is cut short or damaged" if isinstance(error, SyntaxError | IndexError | struct.error) else error
+        )
+        msg = f"Image {path} cannot be read: {why}. Copy it again, or leave it out."
         raise InputError(msg) from error
 
 
-def _too_large(path: str, size: str, pixel_limit: int) -> InputError:
+def _open(file: BinaryIO, path: str) -> Image.Image:
+    """Open an image by its first bytes; Pillow's `open` would try formats in turn, and has a limit of its own."""
+    head = file.read(HEAD)
+    file.seek(0)
+    if not head:
+        msg = f"Image {path} is empty (0 bytes). Copy it again, or leave it out."
+        raise InputError(msg)
+    name = image_format(head)
+    if not name:
+        kind = content_kind(head)
+        msg = (
+            f"Image {path} is not in a supported format ({', '.join(FORMATS)}), whatever its name"
+            f"{f': it holds {kind}' if kind else ''}. Convert it, or leave it out."
+        )
+        raise InputError(msg)
+    if why := missing_decoder(name):
+        msg = f"Image {path} holds {name}, which cannot be decoded here; {why}. Or convert it to JPEG."
+        raise InputError(msg)
+    picture: Image.Image = _opener(name)(file)
+    return picture
+
+
+@cache
+def _opener(name: str) -> Callable[[BinaryIO], Image.Image]:
+    if name == "HEIF":
+        from pi_heif import HeifImageFile
+
+        return HeifImageFile
+    Image.init()  # imports the formats
+    return Image.OPEN[name][0]
+
+
+def _reduce(picture: Image.Image, path: str, limit: int) -> int:
+    """Make an image that has too many pixels be decoded smaller, where its format can; return the factor."""
+    width, height = picture.size
+    if picture.format in ("JPEG", "MPO", "JPEG2000") and width * height <= REDUCIBLE * limit:
+        for power in (1, 2, 3):
+            smaller = (-(-width >> power), -(-height >> power))
+            if smaller[0] * smaller[1] > limit:
+                continue
+            if picture.format == "JPEG2000":
+                picture.reduce = power  # type: ignore[method-assign,assignment]
+                return 2**power
+            picture.draft(None, (max(1, width >> power), max(1, height >> power)))
+            if picture.size[0] * picture.size[1] <= limit:
+                return 2**power
+    raise _too_large(path, width, height, limit)
+
+
+def _too_large(path: str, width: int, height: int, limit: int) -> InputError:
+    pixels = width * height
     return InputError(
-        f"Image {path} is larger than pixel_limit = {pixel_limit:,} pixels: {size}. "
-        "Make it smaller, or raise the limit if you trust the file."
+        f"Image {path} is larger than the pixel limit of {limit:,}: {width} x {height} are {pixels:,} pixels. "
+        f"Make it smaller, or if you trust the file raise the limit: --pixel-limit {pixels}, "
+        f"in training --data.pixel_limit {pixels}."
     )
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
+def _to_rgb(picture: Image.Image, file: BinaryIO) -> tuple[Image.Image, int]:
+    """Return the upright RGB image, and how many bits its samples use."""
+    deep_colour = picture.mode == "RGB" and any(";16" in str(tile[-1]) for tile in getattr(picture, "tile", ()))
     picture.load()
+    bits = 16 if deep_colour else 8
+    if deep_colour and np.asarray(picture).max() < 64:  # 14 bits or fewer: Pillow has kept the high byte only
+        picture, bits = _from_deep_colour(picture, file)
     try:
         ImageOps.exif_transpose(picture, in_place=True)
     except (OSError, SyntaxError, ValueError, TypeError, KeyError):
@@ -108,19 +221,41 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
         return _from_deep_grey(picture)
     if picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info:
         front = picture.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", front.size, (*WHITE, 255)), front).convert("RGB")
-    return picture if picture.mode == "RGB" else picture.convert("RGB")
+        return Image.alpha_composite(Image.new("RGBA", front.size, (*WHITE, 255)), front).convert("RGB"), bits
+    return (picture if picture.mode == "RGB" else picture.convert("RGB")), bits
 
 
-def _from_deep_grey(picture: Image.Image) -> Image.Image:
+def _from_deep_grey(picture: Image.Image) -> tuple[Image.Image, int]:
     values = np.asarray(picture)
     if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
         msg = (
             "its samples are floating point or deeper than 16 bits, whose white level is unknown; save it with 8 or 16"
         )
         raise ValueError(msg)
-    # the high byte, as Pillow itself reads 16-bit colour
-    return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
+    bits = used_bits(int(values.max()))
+    return Image.fromarray((values >> (bits - 8)).astype(np.uint8)).convert("RGB"), bits
+
+
+def _from_deep_colour(picture: Image.Image, file: BinaryIO) -> tuple[Image.Image, int]:
+    """Return a 16-bit colour image by its used bits; as Pillow has read it where OpenCV cannot read it."""
+    file.seek(0)
+    values = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_UNCHANGED)
+    if values is None or values.dtype != np.uint16 or values.shape != (picture.height, picture.width, 3):
+        return picture, 16
+    bits = used_bits(int(values.max()))
+    shifted = Image.fromarray((values[..., ::-1] >> (bits - 8)).astype(np.uint8))
+    shifted.format = picture.format
+    shifted.getexif()[ExifTags.Base.Orientation] = picture.getexif().get(ExifTags.Base.Orientation, 1)
+    return shifted, bits
+
+
+def used_bits(largest: int) -> int:
+    """Return the bits of a sample, 8, 10, 12, 14 or 16, of an image whose largest value is given.
+
+    >>> used_bits(4080), used_bits(20_000)
+    (12, 16)
+    """
+    return next(depth for depth in DEPTHS if largest < 1 << depth)
 
 
 def fit_to_square(image: np.ndarray, size: int, fit: Fit = "crop") -> np.ndarray:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from datamodules.errors import InputError
 from datamodules.labels import in_class_order
-from datamodules.paths import replacing
+from datamodules.paths import is_guarded, on_disk, path_text, replacing
 
 SPLITS = ("train", "validation", "test")
 VOTES = "votes_"
@@ -106,10 +106,20 @@ def check_votes(table: pd.DataFrame, name: str, classes: tuple[str, ...]) -> Non
 
 
 def check_paths(table: pd.DataFrame, root: Path, name: str) -> None:
-    """Raise for paths that leave the root, appear twice or are no file; lists folders instead of checking each file."""
+    """Raise for paths that leave the root, appear twice or are no file; lists folders instead of checking each file.
+
+    Links are followed: they are the user's own, since archives are unpacked without links. Below the cache, where they
+    are unpacked, no link may lead out of the root.
+    """
     paths = table["path"]
     refuse(paths.str.strip() == "", table, "path", name, "may not be empty")
-    refuse(paths.str.match(r"[/\\]|[A-Za-z]:[/\\]"), table, "path", name, f"must be relative to {root}, not absolute")
+    refuse(
+        paths.str.match(r"/|\\(?!x[89a-f][0-9a-f])|[A-Za-z]:[/\\]"),
+        table,
+        "path",
+        name,
+        f"must be relative to {root}, not absolute",
+    )
     parts = "/" + paths + "/"
     refuse(parts.str.contains("/../", regex=False), table, "path", name, f"may not leave {root} by '..'")
     untidy = parts.str.contains("/./", regex=False) | parts.str.contains("//", regex=False)
@@ -122,21 +132,21 @@ def check_paths(table: pd.DataFrame, root: Path, name: str) -> None:
         )
         raise InputError(msg)
 
-    inside = os.path.join(os.path.realpath(root), "")
+    guarded, inside = is_guarded(root), os.path.join(os.path.realpath(root), "")
     sought = paths.tolist()
     by_folder: dict[str, list[int]] = {}
     for row, path in enumerate(sought):
         by_folder.setdefault(os.path.dirname(path), []).append(row)
     outside, missing = np.zeros(len(table), dtype=bool), np.zeros(len(table), dtype=bool)
     for folder, rows in by_folder.items():
-        place = os.path.join(root, folder)
-        if not os.path.join(os.path.realpath(place), "").startswith(inside):
+        place = on_disk(os.path.join(root, folder))
+        if guarded and not os.path.join(os.path.realpath(place), "").startswith(inside):
             outside[rows] = True
             continue
         try:
             # True: a plain file. False: a link, followed below. Anything else is not there.
             with os.scandir(place) as entries:
-                files = {e.name: not e.is_symlink() for e in entries if e.is_symlink() or e.is_file()}
+                files = {path_text(e.name): not e.is_symlink() for e in entries if e.is_symlink() or e.is_file()}
         except OSError:
             files = {}
         for row in rows:
@@ -144,8 +154,8 @@ def check_paths(table: pd.DataFrame, root: Path, name: str) -> None:
             if kind is None:
                 missing[row] = True
             elif not kind:
-                target = os.path.realpath(os.path.join(root, sought[row]))
-                outside[row] = not target.startswith(inside)
+                target = os.path.realpath(on_disk(os.path.join(root, sought[row])))
+                outside[row] = guarded and not target.startswith(inside)
                 missing[row] = not os.path.isfile(target)
     refuse(pd.Series(outside), table, "path", name, f"may not leave {root} through a symlink")
     refuse(pd.Series(missing), table, "path", name, f"must be a file in {root}, found none")
@@ -244,10 +254,10 @@ class Manifest:
         """Return the absolute path of an image.
 
         Raises:
-            InputError: a symlink, which may have changed since the manifest was made, leads out of ``root``.
+            InputError: ``root`` is in the cache, and a link, which may have changed, leads out of it.
         """
-        path = (self.root / self.table["path"].iloc[row]).resolve()
-        if not path.is_relative_to(self.root.resolve()):
+        path = on_disk(self.root / self.table["path"].iloc[row]).resolve()
+        if is_guarded(self.root) and not path.is_relative_to(self.root.resolve()):
             msg = f"row {row}: {self.table['path'].iloc[row]!r} leads out of the images' folder {self.root} to {path}"
             raise InputError(msg)
         return path
@@ -291,7 +301,7 @@ class Manifest:
             "classes": list(self.classes),
             "name": self.name,
             "notes": list(self.notes),
-            "root": root.relative_to(home).as_posix() if root.is_relative_to(home) else str(root),
+            "root": path_text(root.relative_to(home).as_posix() if root.is_relative_to(home) else root),
         }
         text = json.dumps(meta, ensure_ascii=False, indent=1)
         try:
@@ -328,7 +338,7 @@ class Manifest:
         table = read_table(path)
         for column in [c for c in table if str(c).startswith(VOTES)]:
             table[column] = as_numbers(table, column, path.name)
-        root = path.parent / meta["root"]
+        root = on_disk(path.parent / meta["root"])
         manifest = make_manifest(table, root, name=meta["name"], classes=tuple(meta["classes"]))
         return replace(manifest, notes=tuple(meta.get("notes", ()))).with_boxes(saved_boxes(path))
 

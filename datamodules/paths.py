@@ -114,7 +114,7 @@ def build_once(folder: Path) -> Iterator[tuple[Path, Path | None]]:
 
 def images_root(source: str, images: Sequence[Path]) -> Path:
     """Return the folder that contains all images: the source itself, or the deepest folder common to the images."""
-    place = Path(source).expanduser()
+    place = on_disk(Path(source).expanduser())
     return place if place.is_dir() else Path(os.path.commonpath([path.absolute().parent for path in images]))
 
 
@@ -128,11 +128,12 @@ def file_hashes(root: Path, paths: Sequence[str]) -> list[str]:
 
     Args:
         root: The folder that the paths are relative to.
-        paths: Files below it.
+        paths: Files below it, as text of :func:`path_text`.
     """
     kept = cache_root() / "hashes" / f"{hashlib.sha256(os.fsencode(root)).hexdigest()[:24]}.parquet"
     known = _load_hashes(kept)
-    states = [_file_state(root / path) for path in paths]
+    places = [on_disk(os.path.join(root, path)) for path in paths]
+    states = [_file_state(place) for place in places]
     files = list(zip(paths, states, strict=True))
     digests = [known.get((path, state), "") if state else "" for path, state in files]
     unread = [row for row, digest in enumerate(digests) if states[row] and not digest]
@@ -145,12 +146,12 @@ def file_hashes(root: Path, paths: Sequence[str]) -> list[str]:
         tqdm(desc="reading files", total=total, unit="B", unit_scale=True, delay=2, leave=False, disable=None) as bar,
         ThreadPoolExecutor(_READERS) as readers,
     ):
-        for row, digest in zip(unread, readers.map(_file_digest, (root / paths[row] for row in unread)), strict=True):
+        for row, digest in zip(unread, readers.map(_file_digest, (places[row] for row in unread)), strict=True):
             path, state = files[row]
             size, changed, modified = (int(number) for number in state.split()[:3])
             digests[row] = digest
             bar.update(size)
-            if digest and max(changed, modified) < settled and _file_state(root / path) == state:
+            if digest and max(changed, modified) < settled and _file_state(places[row]) == state:
                 new[path, state] = digest
     if new:
         _store_hashes(kept, {**_load_hashes(kept), **new})  # another process may have stored some meanwhile
@@ -214,7 +215,7 @@ def path_text(name: str | os.PathLike[str]) -> str:
 
 
 def on_disk(path: str | os.PathLike[str]) -> Path:
-    r"""Return the file or folder that the text of :func:`path_text` names; ``\xNN`` may also be the name's own letters."""
+    r"""Return the file or folder that a text of :func:`path_text` names; ``\xNN`` may also be letters of its name."""
     text = os.fspath(path)
     if "\\x" not in text or os.path.lexists(text):
         return Path(text)
@@ -234,7 +235,7 @@ class FileLookup:
     """Finds the files that a table or a list names, however it spells them; lists each folder once.
 
     Folders and files are sought by their exact names, then in Unicode's composed form (NFC: a Mac takes the letters of
-    names apart), then without regard to case (``.JPG`` for ``.jpg``). Only a spelling that exactly one name fits counts.
+    names apart), then without regard to case (``.JPG`` for ``.jpg``). A spelling that several names fit finds none.
 
     Args:
         root: The folder that the names are relative to.

@@ -1,6 +1,7 @@
 """Images without labels, to classify: files, folders, globs, tables of paths, videos, and bytes of standard input."""
 
 import glob
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +10,23 @@ import cv2
 import numpy as np
 
 from datamodules.errors import InputError, invalid
-from datamodules.images import decode, decode_bytes
+from datamodules.image_files import (
+    SYSTEM_FILES,
+    SYSTEM_FOLDERS,
+    ImageListing,
+    LeftOut,
+    collect_left_out,
+    image_files,
+    pass_on,
+    why_left_out,
+)
+from datamodules.images import Decoded, decode_bytes, decode_file
 from datamodules.manifest import plain_text, read_table, saved_meta
+from datamodules.paths import FileLookup, on_disk, path_text
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
-TABLES = (".csv", ".parquet")
-PATH_COLUMNS = ("path", "file", "filename", "image")
+TABLES = (".csv", ".tsv", ".parquet")
+PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "image", "image_path", "img", "image name")
 
 
 @dataclass(frozen=True)
@@ -24,42 +35,82 @@ class Photograph:
 
     Attributes:
         path: As it was named; of a video the video's.
-        read: Returns the pixels, uint8 (H, W, 3) RGB, or raises an InputError.
+        open: Returns the decoded image, or raises an InputError.
         frame: Number of the frame in its video, from 0; None for an image.
     """
 
     path: str
-    read: Callable[[], np.ndarray]
+    open: Callable[[], Decoded]
     frame: int | None = None
+
+    def read(self) -> np.ndarray:
+        """Return the pixels, uint8 (H, W, 3) RGB.
+
+        Raises:
+            InputError: The image cannot be read.
+        """
+        return self.open().image
 
 
 def find_images(source: str) -> list[Path]:
     """Return the images that ``source`` names, sorted as the folder or the table has them.
 
+    Folders are read as the readers of training do, by `datamodules.image_files`; what is left out in a folder or of the
+    matches of a glob is seen by `collect_left_out` there.
+
     Args:
-        source: an image, a folder (searched whole), a glob, or a CSV or Parquet table with a ``path`` column.
+        source: an image, a video, a folder (searched whole), a glob of these, or a CSV, TSV or Parquet table with a
+            ``path`` column.
 
     Raises:
         InputError: there is nothing there, or no image in it, or a path of the table leaves the table's folder.
     """
-    place = Path(source).expanduser()
+    place = on_disk(Path(source).expanduser())
     if place.is_dir():
-        images = sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES)
+        with collect_left_out() as left_out:
+            images = _in_folder(place)
+        pass_on(left_out)
         if not images:
-            msg = f"--data: the folder {source} has no image ({' '.join(SUFFIXES)}); name another folder"
+            what = left_out.line or "it is empty"
+            msg = f"--data: the folder {path_text(source)} has no image ({what}); name another folder"
             raise InputError(msg)
         return images
     if not place.exists() and glob.has_magic(source):
-        matches = sorted(path for path in map(Path, glob.glob(str(place), recursive=True)) if path.is_file())
-        if not matches:
-            raise invalid(
-                "--data", "must match at least one file", source, "quote it if the shell should not expand it"
-            )
-        return matches
+        return _matching(source, str(place))
     if not place.is_file():
-        msg = f"--data: {source} does not exist; give an image, a folder of images, or a CSV with a path column"
+        msg = f"--data: {path_text(source)} does not exist; give an image, a folder, or a CSV with a path column"
         raise InputError(msg)
     return _listed(place) if place.suffix.lower() in TABLES else [place]
+
+
+def _in_folder(folder: Path) -> list[Path]:
+    return [on_disk(os.path.join(folder, name)) for name in image_files(folder)]
+
+
+def _matching(source: str, pattern: str) -> list[Path]:
+    """Return the images and videos among the matches of a glob, and the images in the folders among them."""
+    matches = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]
+    if not matches:
+        raise invalid("--data", "must match at least one file", source, "quote it if the shell should not expand it")
+    found: dict[Path, None] = {}  # a set in order: a recursive glob matches a folder and what is in it
+    left_out = LeftOut()
+    for match in matches:
+        if match.is_dir():
+            if "**" not in pattern and match.name not in SYSTEM_FOLDERS:
+                with collect_left_out() as inside:
+                    found |= dict.fromkeys(_in_folder(match))
+                left_out.listings |= inside.listings
+        elif not SYSTEM_FOLDERS.isdisjoint(match.parts) or match.name.lower() in SYSTEM_FILES:
+            continue
+        elif match.suffix.lower() in VIDEOS or (why := why_left_out(match)) is None:
+            found[match] = None
+        else:
+            left_out.listings.setdefault(Path(source), ImageListing()).left_out[match.suffix.lower(), why] += 1
+    pass_on(left_out)
+    if not found:
+        msg = f"--data: no image or video matches {path_text(source)} ({left_out.line}); name other files"
+        raise InputError(msg)
+    return list(found)
 
 
 def _listed(place: Path) -> list[Path]:
@@ -69,31 +120,41 @@ def _listed(place: Path) -> list[Path]:
     except InputError as error:
         msg = f"--data: {error}"
         raise InputError(msg) from error
-    column = next((name for name in PATH_COLUMNS if name in table), None)
+    lower = {str(name).strip().lower(): name for name in reversed(list(table.columns))}
+    column = next((lower[name] for name in PATH_COLUMNS if name in lower), None)
     if column is None or table.empty:
         msg = f"--data: {place} needs a column path and at least one row; it has {len(table)} rows of {list(table)}"
         raise InputError(msg)
     root = place.resolve().parent
-    if meta := saved_meta(place):  # a manifest names its images' folder, which need not be its own
-        root = (root / meta["root"]).resolve()
-    names = plain_text(table[column])
-    paths = [(root / name).resolve() for name in names]
-    for row, path in enumerate(paths):
-        if not names.iloc[row].strip():
+    meta = saved_meta(place) if place.suffix.lower() != ".tsv" else None
+    if meta:  # a manifest names its images' folder, which need not be its own
+        root = on_disk(root / meta["root"]).resolve()
+    lookup = FileLookup(root)
+    paths = []
+    for row, name in enumerate(plain_text(table[column])):
+        if not name.strip():
             msg = f"--data: row {row + 1} below the header of {place} has no {column}; fill it in, or remove the row"
             raise InputError(msg)
-        if not path.is_relative_to(root):
-            msg = f"--data: row {row} of {place} leads out of {root}: {table[column].iloc[row]!r}; use paths below it"
+        plain = name if meta else name.replace("\\", "/")  # tables written on Windows
+        if os.path.isabs(plain):
+            plain = os.path.relpath(plain, root)
+        plain = os.path.normpath(plain)
+        if plain.startswith(".."):
+            msg = f"--data: row {row} of {place} leads out of {root}: {name!r}; use paths below it"
             raise InputError(msg)
+        paths.append(on_disk(root / (lookup.find(plain) or plain)))
     return paths
 
 
-def photographs(paths: Sequence[Path], every: float | None = None) -> Iterator[Photograph]:
+def photographs(
+    paths: Sequence[Path], every: float | None = None, pixel_limit: int | None = None
+) -> Iterator[Photograph]:
     """Yield the images of files, and frames of those that are videos.
 
     Args:
         paths: Images and videos.
         every: Seconds between two frames of a video; None: 1.
+        pixel_limit: As :func:`datamodules.images.decode` takes it.
 
     Raises:
         InputError: A video that cannot be opened, or that has no frame.
@@ -102,7 +163,7 @@ def photographs(paths: Sequence[Path], every: float | None = None) -> Iterator[P
         if path.suffix.lower() in VIDEOS:
             yield from _frames(path, 1.0 if every is None else every)
         else:
-            yield Photograph(str(path), lambda path=path: decode(path))  # type: ignore[misc]
+            yield Photograph(path_text(path), lambda path=path: decode_file(path, pixel_limit=pixel_limit))  # type: ignore[misc]
 
 
 def from_bytes(data: bytes, name: str = "-") -> Photograph:
@@ -120,8 +181,8 @@ def _frames(path: Path, every: float) -> Iterator[Photograph]:
             if count % step == 0:
                 good, image = video.retrieve()
                 if good:
-                    pixels = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-                    yield Photograph(str(path), lambda pixels=pixels: pixels, count)  # type: ignore[misc]
+                    pixels = Decoded(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), "", image.shape[1], image.shape[0])
+                    yield Photograph(path_text(path), lambda pixels=pixels: pixels, count)  # type: ignore[misc]
             count += 1
     finally:
         video.release()

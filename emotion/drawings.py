@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from datamodules.errors import InputError
-from datamodules.images import decode, decode_bytes
-from datamodules.paths import replacing
+from datamodules.images import Decoded, decode_bytes, decode_file
+from datamodules.paths import on_disk, replacing
 from datamodules.unlabelled import VIDEOS
 
 WIDTH = 900  # pixels of a drawing at most
@@ -36,25 +36,25 @@ def draw_answers(rows: Sequence[dict[str, Any]], classes: Sequence[str], folder:
         groups.setdefault((row["path"], row["frame"]), []).append(row)
     for (path, frame), answers in groups.items():
         try:
-            image = _image(path, frame, stdin)
+            decoded = _image(path, frame, stdin)
         except InputError:
             continue  # its row says so
         number = sum(1 for _ in folder.iterdir())
         name = f"{number:06d}-{'stdin' if path == '-' else Path(path).stem}{'' if frame is None else f'-{frame}'}.png"
         try:
             with replacing(folder / name, suffix=".png") as part:
-                draw_image(image, answers, classes).save(part)
+                draw_image(decoded.image, answers, classes, decoded.reduced).save(part)
         except OSError as error:
             msg = f"--draw: cannot write {folder / name}: {error.strerror or error}; free space or name another folder"
             raise InputError(msg) from error
 
 
-def _image(path: str, frame: int | None, stdin: bytes | None) -> np.ndarray:
+def _image(path: str, frame: int | None, stdin: bytes | None) -> Decoded:
     if path == "-":
         return decode_bytes(stdin or b"", "-")
     if frame is None or Path(path).suffix.lower() not in VIDEOS:
-        return decode(path)
-    video = cv2.VideoCapture(path)
+        return decode_file(on_disk(path))
+    video = cv2.VideoCapture(str(on_disk(path)))
     try:
         video.set(cv2.CAP_PROP_POS_FRAMES, frame)
         good, image = video.read()
@@ -63,16 +63,19 @@ def _image(path: str, frame: int | None, stdin: bytes | None) -> np.ndarray:
     if not good:
         msg = f"frame {frame} of {path} cannot be read again"
         raise InputError(msg)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return Decoded(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), "", image.shape[1], image.shape[0])
 
 
-def draw_image(image: np.ndarray, rows: Sequence[dict[str, Any]], classes: Sequence[str]) -> Image.Image:
+def draw_image(
+    image: np.ndarray, rows: Sequence[dict[str, Any]], classes: Sequence[str], reduced: int = 1
+) -> Image.Image:
     """Return an image with the boxes of its faces, and beside it the bars of each face.
 
     Args:
         image: uint8 (H, W, 3) RGB.
         rows: One answer, or one a face.
         classes: Names of the classes.
+        reduced: Factor by which the image was decoded smaller than the one that the boxes are of.
     """
     scale = min(1.0, WIDTH / max(image.shape[:2]))
     scale = max(scale, 200 / max(image.shape[:2]))  # small images are enlarged, so that boxes can be seen
@@ -86,7 +89,7 @@ def draw_image(image: np.ndarray, rows: Sequence[dict[str, Any]], classes: Seque
     top = 6
     for row in rows:
         if row.get("x0") is not None:
-            corners = [row[name] * scale for name in ("x0", "y0", "x1", "y1")]
+            corners = [row[name] * scale / reduced for name in ("x0", "y0", "x1", "y1")]
             pen.rectangle(corners, outline=BLUE, width=3)
             pen.text((corners[0] + 4, corners[1] + 2), str(row["face"]), fill=BLUE, font=font)
         title = " ".join(

@@ -40,7 +40,9 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 # options that change no number of a run, so two runs that differ in these alone are the same run
 WITHOUT_EFFECT: dict[str, frozenset[str]] = {
     "model": frozenset({"compile", "channels_last"}),
-    "data": frozenset({"source", "boxes", "num_workers", "cache_dir", "cache_budget_gb", "eval_batch_size"}),
+    "data": frozenset(
+        {"source", "boxes", "num_workers", "cache_dir", "cache_budget_gb", "eval_batch_size", "pixel_limit"}
+    ),
     "run": frozenset({"recipe", "name", "experiment", "parent", "resume", "evaluate", "accelerator", "keep"}),
     "trainer": frozenset(
         "accelerator devices num_nodes strategy logger profiler default_root_dir log_every_n_steps "

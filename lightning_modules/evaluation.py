@@ -121,6 +121,7 @@ def evaluate_on(
             raise invalid("--degrade", f"must be {', '.join(DEGRADE)}", name, hint)
     manifest = read(source, read_options)
     columns, classes, left_out = _shared_classes(predictor.classes, manifest, predictor.name, source)
+    left_out[:0] = manifest.notes
     rows = _rows(manifest, part, set(columns))
     inputs = _inputs(predictor, manifest, rows, source, batch_size)
     answered = [number for number, one in enumerate(inputs) if one.squares is not None]
@@ -217,7 +218,8 @@ def _inputs(predictor: Predictor, manifest: Manifest, rows: np.ndarray, source: 
             crops = list_crops(source, files) if Path(source).exists() else set()
         if not {file.resolve() for file in files} <= crops:
             predictor.require_detector()
-    batches = predictor.prepared(photographs(files), crops, total=len(files), batch_size=batch_size, contents=True)
+    photos = photographs(files, pixel_limit=predictor.pixel_limit)
+    batches = predictor.prepared(photos, crops, total=len(files), batch_size=batch_size, contents=True)
     inputs = [one for batch in batches for one in batch if one.row["face"] in (None, 0)]
     if len(inputs) != len(files):
         msg = f"{len(files)} images gave {len(inputs)} inputs"

@@ -15,8 +15,9 @@ import pandas as pd
 from tqdm import tqdm
 
 from datamodules.errors import InputError, invalid
+from datamodules.image_files import LeftOut, collect_left_out
 from datamodules.images import DECODE_POLICY, Fit, content_hash, decode_bytes, fit_to_square
-from datamodules.paths import replacing
+from datamodules.paths import on_disk, replacing
 from datamodules.processes import cores
 from datamodules.readers.archives import is_archive, unpack
 from datamodules.readers.face_crops import FaceCrops, list_crops
@@ -43,6 +44,7 @@ class Trained:
     fit: Fit
     faces: FaceCrops | None = None
     seen: SeenImages | None = None  # None: it is not recorded
+    pixel_limit: int | None = None  # of image files, None: the default
 
 
 def load_trained(checkpoint: Path) -> Trained:
@@ -65,7 +67,8 @@ def load_trained(checkpoint: Path) -> Trained:
         raise InputError(msg)
     faces = FaceCrops(**data["faces"]) if data.get("faces") else None
     seen = SeenImages.read(data.get("seen"))
-    return Trained(model.eval(), list(model.classes), int(data["size"]), data["fit"], faces, seen)
+    limit = data.get("pixel_limit")
+    return Trained(model.eval(), list(model.classes), int(data["size"]), data["fit"], faces, seen, limit)
 
 
 def header(predictor: "Predictor") -> str:
@@ -112,7 +115,7 @@ class TorchMember:
         self.device = best_device()
         self.model = trained.model.to(self.device).eval()
         self.classes, self.size, self.fit, self.faces = trained.classes, trained.size, trained.fit, trained.faces
-        self.fold, self.seen = fold, trained.seen
+        self.fold, self.seen, self.pixel_limit = fold, trained.seen, trained.pixel_limit
         self.backbone = str(trained.model.plain["backbone"])
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
@@ -221,6 +224,9 @@ class Predictor:
                 raise InputError(msg)
         self.members, self.name = list(members), name
         self.runs: list[str] = []  # ids of the runs among its sources
+        self.left_out = LeftOut()  # files of its sources that are no images
+        limits = [limit for member in members if (limit := getattr(member, "pixel_limit", None)) is not None]
+        self.pixel_limit: int | None = max(limits, default=None)  # of image files, as in training; None: the default
         self.classes: list[str] = list(first.classes)
         self.faces = first.faces
         self._folds: dict[str, set[tuple[int, int]]] = {}  # content of an image -> the members that did not see it
@@ -330,7 +336,7 @@ class Predictor:
         if every is not None and not every > 0:
             raise invalid("--every", "must be above 0 seconds", every)
         paths, crops = self._expand(sources)
-        items: Iterator[Photograph] = photographs(paths, every)
+        items: Iterator[Photograph] = photographs(paths, every, self.pixel_limit)
         total = len(paths)
         if "-" in sources or not {path.resolve() for path in paths} <= crops:
             self.require_detector()
@@ -388,9 +394,11 @@ class Predictor:
         for source in sources:
             if source == "-":
                 continue
-            place = Path(source).expanduser()
+            place = on_disk(Path(source).expanduser())
             named = str(unpack(place.resolve())) if place.is_file() and is_archive(place) else source
-            files = find_images(named)
+            with collect_left_out() as left_out:
+                files = find_images(named)
+            self.left_out.listings |= left_out.listings
             paths += files
             if self.faces is not None:
                 crops |= list_crops(named, files)  # resolved
@@ -400,20 +408,26 @@ class Predictor:
         """Return the inputs of one image: the image, or its faces, largest first."""
         row = {"path": item.path, "frame": item.frame, "face": None, "label": "", "note": ""}
         try:
-            image = item.read()
+            decoded = item.open()
         except InputError as error:
             return [Input(row | {"note": f"error: {error}"})]
-        if self.faces is None or (item.frame is None and Path(item.path).resolve() in crops):
+        image, reduced = decoded.image, decoded.reduced
+        if reduced > 1:
+            row["note"] = f"decoded at 1/{reduced} of its size"
+        if self.faces is None or (item.frame is None and on_disk(item.path).resolve() in crops):
             return [self._input(row, image, hashed)]
         faces = self._detector().find(image)
         if not faces:
-            return [Input(row | {"note": "no face found"})]
+            return [Input(row | {"note": "; ".join(filter(None, ["no face found", row["note"]]))})]
         inputs = []
         for number, (box, crop) in enumerate(faces):
-            notes = [f"{len(faces)} faces"] if len(faces) > 1 else []
+            notes = [row["note"]] if row["note"] else []
+            notes += [f"{len(faces)} faces"] if len(faces) > 1 else []
             side = round(float(max(box[2] - box[0], box[3] - box[1])))
             notes += [f"small face ({side} pixels)"] if side < SMALL_FACE else []
-            corners = dict(zip(("x0", "y0", "x1", "y1"), (round(float(value), 1) for value in box), strict=True))
+            corners = dict(
+                zip(("x0", "y0", "x1", "y1"), (round(float(value) * reduced, 1) for value in box), strict=True)
+            )
             inputs.append(self._input(row | {"face": number, "note": "; ".join(notes)} | corners, crop, hashed))
         return inputs
 
@@ -493,7 +507,7 @@ class _FaceCutter:
             box, options = faces.boxes[number], self._options
             turn = turn_of(self._detector, image, box, faces.landmarks[number]) if options.upright else 0.0
             crop = cut(image, box, options.size, margin=options.margin, border=options.border, turn=turn)
-            found.append((boxes[number], decode_bytes(encode_crop(crop), "a face")))
+            found.append((boxes[number], decode_bytes(encode_crop(crop), "a face").image))
         return found
 
 

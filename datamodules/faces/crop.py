@@ -14,7 +14,7 @@ import numpy as np
 from datamodules.errors import InputError
 from datamodules.faces.boxes import areas, clip
 from datamodules.faces.detectors import Detector, Faces, open_detector
-from datamodules.images import GREY, PIXEL_LIMIT, decode_file, fit_to_square
+from datamodules.images import GREY, Decoded, decode_file, fit_to_square
 from datamodules.paths import rename
 
 Border = Literal["reflect", "pad"]
@@ -240,19 +240,19 @@ def work(
     """
     detector = detector or _opened(name)
     records: list[Record] = []
-    batch: list[tuple[Job, np.ndarray]] = []
+    batch: list[tuple[Job, Decoded]] = []
     pixels = 0
     for job in jobs:
         try:
-            image = decode_file(job.file, pixel_limit=PIXEL_LIMIT).image
+            decoded = decode_file(job.file)
         except InputError as error:
             records.append(_record(job, found_key) | {"error": str(error)})
             continue
-        if batch and pixels + image.size // 3 > DECODED_PIXELS:
+        if batch and pixels + decoded.image.size // 3 > DECODED_PIXELS:
             records += _batch(detector, found_key, output, options, batch)
             batch, pixels = [], 0
-        batch.append((job, image))
-        pixels += image.size // 3
+        batch.append((job, decoded))
+        pixels += decoded.image.size // 3
     return records + _batch(detector, found_key, output, options, batch)
 
 
@@ -268,6 +268,7 @@ def _record(job: Job, found_key: str) -> Record:
         "found": found_key,
         "cut": job.empty_key,
         "size": [0, 0],
+        "reduced": 1,
         "faces": [],
         "chosen": None,
         "shown": "",
@@ -278,13 +279,13 @@ def _record(job: Job, found_key: str) -> Record:
 
 
 def _batch(
-    detector: Detector, found_key: str, output: Path, options: CutOptions, batch: list[tuple[Job, np.ndarray]]
+    detector: Detector, found_key: str, output: Path, options: CutOptions, batch: list[tuple[Job, Decoded]]
 ) -> list[Record]:
-    new = [image for job, image in batch if job.known is None]
+    new = [decoded.image for job, decoded in batch if job.known is None]
     detections = iter(detector.detect(new) if new else [])
     records = []
-    for job, image in batch:
-        record = _record(job, found_key) | {"size": [image.shape[1], image.shape[0]]}
+    for job, (image, *_, reduced) in batch:  # boxes in records are those of the image as it was decoded
+        record = _record(job, found_key) | {"size": [image.shape[1], image.shape[0]], "reduced": reduced}
         record["faces"] = _rows(next(detections)) if job.known is None else job.known["faces"]
         faces = faces_of(record["faces"])
         record["chosen"] = chosen = choose(faces, image.shape[0], image.shape[1], options.rule)

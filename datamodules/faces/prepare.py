@@ -22,10 +22,11 @@ from datamodules.errors import InputError
 from datamodules.faces.boxes import clip
 from datamodules.faces.crop import CUT_VERSION, PARTS, QUALITY, CutOptions, Job, Record, cut, faces_of, work
 from datamodules.faces.detectors import FIND_VERSION, LANDMARKS, Detector, model_digest, open_detector
-from datamodules.images import DECODE_POLICY, PIXEL_LIMIT, decode_file, fit_to_square
+from datamodules.image_files import collect_left_out
+from datamodules.images import DECODE_POLICY, decode_file, default_pixel_limit, fit_to_square
 from datamodules.labels import VOCABULARIES
 from datamodules.manifest import Manifest, make_manifest
-from datamodules.paths import file_hashes, images_root, replacing
+from datamodules.paths import file_hashes, images_root, path_text, replacing
 from datamodules.processes import cores, processes
 
 NAME = ".faces.jsonl"
@@ -163,7 +164,8 @@ def _box(record: Record) -> list[float]:
     if record["chosen"] is None:
         return []
     width, height = record["size"]
-    return clip(np.array(record["faces"][record["chosen"]][:4], np.float64), height, width).tolist()
+    box = clip(np.array(record["faces"][record["chosen"]][:4], np.float64), height, width)
+    return (box * record.get("reduced", 1)).tolist()
 
 
 def _score(record: Record) -> float:
@@ -177,10 +179,11 @@ def _boxes(records: list[Record], detector: str) -> pd.DataFrame:
     for record in records:
         faces = faces_of(record["faces"])
         width, height = record["size"]
-        boxes = clip(faces.boxes, height, width)
+        reduced = record.get("reduced", 1)  # tables have pixels of the image, not of one decoded smaller
+        boxes = clip(faces.boxes, height, width) * reduced
         for number, box in enumerate(boxes.tolist()):
             known = [*box, float(faces.scores[number]), int(number == record["chosen"])]
-            rows.append([record["path"], *known, *faces.landmarks[number].ravel().tolist(), detector])
+            rows.append([record["path"], *known, *(faces.landmarks[number].ravel() * reduced).tolist(), detector])
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -232,11 +235,14 @@ def unlabelled_images(source: str) -> Manifest:
     """
     from datamodules.unlabelled import find_images
 
-    images = find_images(source)
+    with collect_left_out() as left_out:
+        images = find_images(source)
     root = images_root(source, images)
-    table = pd.DataFrame({"path": [path.absolute().relative_to(root.absolute()).as_posix() for path in images]})
+    names = [path_text(path.absolute().relative_to(root.absolute()).as_posix()) for path in images]
+    table, notes = pd.DataFrame({"path": names}), tuple(filter(None, [left_out.line]))
     classes = (UNLABELLED, *VOCABULARIES["fer2013"])  # a manifest needs at least two classes
-    return make_manifest(table.assign(label=UNLABELLED), root, name=root.resolve().name, classes=classes)
+    name = path_text(root.resolve().name)
+    return make_manifest(table.assign(label=UNLABELLED), root, name=name, classes=classes, notes=notes)
 
 
 def prepare_faces(
@@ -372,7 +378,7 @@ def _stands(record: Record, key: str, crop: str, output: Path) -> bool:
 
 
 def _found_key(detector: Detector) -> str:
-    return _key(FIND_VERSION, DECODE_POLICY, detector.identity)
+    return _key(FIND_VERSION, DECODE_POLICY, default_pixel_limit(), detector.identity)
 
 
 def _key(*parts: object) -> str:
@@ -473,7 +479,8 @@ def write_crops(
         InputError: An image cannot be read.
     """
     for row in rows:
-        image = decode_file(manifest.file(row), pixel_limit=PIXEL_LIMIT).image
-        known = bool(np.isfinite(boxes[row]).all())
-        crop = cut(image, boxes[row], size, margin=margin) if known else fit_to_square(image, size, "pad")
+        decoded = decode_file(manifest.file(row))
+        image, box = decoded.image, boxes[row] / decoded.reduced
+        known = bool(np.isfinite(box).all())
+        crop = cut(image, box, size, margin=margin) if known else fit_to_square(image, size, "pad")
         Image.fromarray(crop).save(folder / f"{row:07d}.jpg", "JPEG", quality=QUALITY, subsampling=0)

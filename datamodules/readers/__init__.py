@@ -1,14 +1,16 @@
 """Readers: each turns one published layout into a manifest; `read` chooses the reader of a data set."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 from datamodules.errors import InputError, did_you_mean, invalid
+from datamodules.image_files import IMAGE_SUFFIXES, LeftOut, collect_left_out, image_files
 from datamodules.manifest import Manifest
-from datamodules.readers.base import IMAGE_SUFFIXES, ReadOptions, finish, image_files
+from datamodules.paths import on_disk, path_text
+from datamodules.readers.base import ReadOptions, finish
 from datamodules.readers.face_crops import cut_out
 from datamodules.readers.subsets import join, sources
 from datamodules.readers.table import apply_votes
@@ -110,10 +112,10 @@ def _read(source: str, options: ReadOptions) -> Manifest:
         return aihub.read(prepare_korean(spec), options, "scenes")
     from datamodules.readers.archives import is_archive, stem, unpack
 
-    place = Path(source).expanduser()
+    place = on_disk(Path(source).expanduser())
     chosen: str | None = None
     if source and not place.exists() and (match := re.match(r"([A-Za-z]\w+):(.*)", source, re.DOTALL)):
-        chosen, place = match[1], Path(match[2]).expanduser()
+        chosen, place = match[1], on_disk(Path(match[2]).expanduser())
         if chosen not in READERS:
             known = [*READERS, *DRAWN]
             hint = did_you_mean(chosen, known, cutoff=0.5) or f"there are {', '.join(known)}"
@@ -123,14 +125,18 @@ def _read(source: str, options: ReadOptions) -> Manifest:
         raise invalid("--data", "no such file or folder", source, "give a path, reader:path, drawn or scenes")
     place = place.resolve()
     name = stem(place)
+    left_out: LeftOut | None = None
     try:
         if place.is_file() and is_archive(place):
             place = unpack(place)
         if chosen is None:
             chosen = "pattern" if options.pattern is not None else recognise(place)
-        return READERS[chosen].read(place, options, name)
+        with collect_left_out() as left_out:
+            manifest = READERS[chosen].read(place, options, name)
+        return replace(manifest, notes=(*manifest.notes, *filter(None, [left_out.line])))
     except InputError as error:
-        msg = f"--data {source}: {error}"
+        found_none = left_out is not None and left_out.no_images and left_out.line
+        msg = f"--data {path_text(source)}: {error}{f'; {left_out.line}' if found_none else ''}"
         raise InputError(msg) from error
 
 

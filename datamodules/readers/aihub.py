@@ -303,7 +303,7 @@ def read(path: Path, options: ReadOptions, name: str) -> Manifest:
 def _with_images(records: Records, root: Path, options: ReadOptions) -> tuple[pd.DataFrame, list[str]]:
     """Return the records whose image exists, with its path and its person."""
     places: dict[str, list[str]] = {}
-    for file in image_files(root):
+    for file in image_files(root, reads=(".json",)):
         places.setdefault(plain_name(file), []).append(file)
     rows: list[dict] = []
     doubled = 0

@@ -12,7 +12,7 @@ from typing import IO
 from tqdm import tqdm
 
 from datamodules.errors import InputError
-from datamodules.paths import build_once, cache_root, file_hashes
+from datamodules.paths import build_once, cache_root, file_hashes, path_text
 
 SUFFIXES = (".zip", ".tgz", ".tar.gz", ".tar", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 LIMIT_GB = 100.0
@@ -27,10 +27,10 @@ def is_archive(path: Path) -> bool:
 def stem(path: Path) -> str:
     """Return a short name for a data set: the file's name without its ending, or the folder's name."""
     if path.is_dir():
-        return path.name or "images"
+        return path_text(path.name) or "images"
     ending = next((s for s in sorted(SUFFIXES, key=len, reverse=True) if path.name.lower().endswith(s)), path.suffix)
-    base = path.name[: len(path.name) - len(ending)]
-    return base if base.lower() not in {"labels", "manifest", "index", "data"} else path.parent.name or base
+    base = path_text(path.name[: len(path.name) - len(ending)])
+    return base if base.lower() not in {"labels", "manifest", "index", "data"} else path_text(path.parent.name) or base
 
 
 def unpacked_folder(path: Path) -> Path:

@@ -1,21 +1,17 @@
 """Shared by all readers: read options, the image files of a folder, and canonical label names."""
 
-import os
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 import pandas as pd
-from tqdm import tqdm
 
 from datamodules.errors import InputError
+from datamodules.image_files import image_files as image_files  # readers take it from here
 from datamodules.labels import canonical, canonical_split, plain
 from datamodules.manifest import Manifest, make_manifest, plain_text
 from datamodules.readers.subsets import agreed, draw_evenly, take_part
-
-IMAGE_SUFFIXES = frozenset(".jpg .jpeg .png .webp .bmp .tif .tiff .gif .ppm .pgm".split())
 
 Votes = Literal["ignore", "majority", "soft"]
 Unknown = Literal["error", "drop", "keep"]
@@ -110,39 +106,6 @@ class ReadOptions:
             if "label" not in groups:
                 msg = f"pattern {self.pattern!r} has no group named label; write it as (?P<label>...)"
                 raise InputError(msg)
-
-
-def image_files(folder: Path) -> list[str]:
-    """Return the images below a folder as sorted paths relative to it, with ``/``; hidden ones are left out.
-
-    Linked folders are followed, so that images behind a link are seen (and refused by the manifest if they lie
-    outside) and not silently missed; a loop of links is entered once.
-    """
-    names: list[str] = []
-    with tqdm(desc="listing images", unit=" files", delay=2, leave=False, disable=None) as bar:
-        for name in _walk(folder, "", {os.path.realpath(folder)}):
-            names.append(name)
-            bar.update()
-    return sorted(names)
-
-
-def _walk(folder: str | Path, prefix: str, seen: set[str]) -> Iterator[str]:
-    try:
-        with os.scandir(folder) as listing:
-            entries = list(listing)
-    except OSError as error:
-        msg = f"cannot list the folder {folder}: {error.strerror}"
-        raise InputError(msg) from error
-    for entry in entries:
-        if entry.name.startswith(".") or entry.name == "__MACOSX":
-            continue
-        if entry.is_dir():
-            place = os.path.realpath(entry.path)
-            if not entry.is_symlink() or place not in seen:
-                seen.add(place)
-                yield from _walk(entry.path, f"{prefix}{entry.name}/", seen)
-        elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
-            yield prefix + entry.name
 
 
 def finish(

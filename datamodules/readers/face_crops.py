@@ -242,10 +242,18 @@ def _folder(manifest: Manifest, options: "ReadOptions", *more: object) -> Path:
         CUT_VERSION,  # pulls in OpenCV, which other readers do not need
         QUALITY,
     )
-    from datamodules.images import DECODE_POLICY
+    from datamodules.images import DECODE_POLICY, default_pixel_limit
 
     contents = file_hashes(manifest.root, manifest.table["path"].tolist())
-    made_by = (CUT_VERSION, DECODE_POLICY, QUALITY, options.face_size, options.face_margin, *more)
+    made_by = (
+        CUT_VERSION,
+        DECODE_POLICY,
+        default_pixel_limit(),
+        QUALITY,
+        options.face_size,
+        options.face_margin,
+        *more,
+    )
     made_of = hashlib.sha256(repr((manifest.fingerprint(), contents, made_by)).encode())
     return cache_root() / "crops" / made_of.hexdigest()[:24]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from datamodules.errors import InputError, invalid
 from datamodules.paths import CACHE_BUDGET_GB, cache_root
-from emotion.cli.main import Parser, not_empty
+from emotion.cli.main import PIXEL_LIMIT_HELP, Parser, not_empty, whole_from
 
 if TYPE_CHECKING:  # these import pandas, which takes a second
     from datamodules.faces.crop import CutOptions
@@ -86,6 +86,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     )
     for column in ("path", "label", "subject", "split"):
         data.add_argument(f"--{column}-column", metavar="COLUMN", help=f"column of the table that has the {column}")
+    data.add_argument("--pixel-limit", type=whole_from(1), metavar="N", help=PIXEL_LIMIT_HELP)
 
 
 def parse_aliases(texts: Sequence[str]) -> dict[str, str] | None:
@@ -215,6 +216,8 @@ def _prepare_faces(args: argparse.Namespace) -> int:
     if done.unreadable:
         print(f"{done.unreadable:,} cannot be read")
     before = f", {total - done.done:,} were done before" if done.done < total else ""
+    for note in manifest.notes:
+        print(f"note: {note}")
     print(f"processed {done.done:,}{before}" + (f"; {done.removed:,} old crops removed" if done.removed else ""))
     left = total - len(done.manifest)
     if done.empty or done.unreadable:
@@ -245,7 +248,7 @@ def _check(args: argparse.Namespace) -> int:
 
 def _cache(args: argparse.Namespace) -> int:
     """List the caches, build one, or clear them."""
-    from datamodules.cache import build_cache, cache_clear, cache_list
+    from datamodules.cache import build_cache, cache_clear, cache_list, decoding_notes
 
     if args.clear is not None:
         freed = cache_clear(kinds=args.clear or ("pixels",))
@@ -257,6 +260,8 @@ def _cache(args: argparse.Namespace) -> int:
         print(f"{len(manifest):,} images at {args.size} px: {cache.directory}")
         if broken:
             print(f"{broken:,} cannot be read; `emotion data check` lists them")
+        for note in (*manifest.notes, *decoding_notes(cache)):
+            print(f"note: {note}")
     else:
         table = cache_list()
         print(table.to_string(index=False, na_rep="") if len(table) else "no caches")
@@ -327,7 +332,10 @@ def main(args: list[str]) -> int:
     """
     chosen = _parser().parse_args(args[1:])
     try:
-        return int(chosen.run(chosen))
+        from datamodules.images import limited_to
+
+        with limited_to(chosen.pixel_limit):
+            return int(chosen.run(chosen))
     except BrokenPipeError:  # `emotion data describe | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -154,6 +154,12 @@ def whole_from(least: int) -> Callable[[str], int]:
     return parse
 
 
+PIXEL_LIMIT_HELP = (
+    "pixels of an image file, beyond which a JPEG is decoded smaller and others are refused (default: 50 million, or "
+    "EMOTION_PIXEL_LIMIT)"
+)
+
+
 def port(text: str) -> int:
     """Return the number of a TCP port; argparse reports an error if it is not one."""
     if not text.isdecimal() or not 1 <= int(text) <= 65535:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datamodules.errors import InputError, invalid
-from emotion.cli.main import Parser, not_empty, print_start, whole_from, writable_file
+from emotion.cli.main import PIXEL_LIMIT_HELP, Parser, not_empty, print_start, whole_from, writable_file
 
 if TYPE_CHECKING:  # it takes a second to import
     import pandas as pd
@@ -61,6 +61,7 @@ def _predict(args: list[str]) -> int:
         "--engine", choices=["auto", "torch", "onnxruntime"], default="auto", help="what runs the network"
     )
     parser.add_argument("--batch-size", type=whole_from(1), default=64, help="images in a batch (default: %(default)s)")
+    parser.add_argument("--pixel-limit", type=whole_from(1), metavar="N", help=PIXEL_LIMIT_HELP)
     parser.add_argument(
         "--workers", type=whole_from(0), default=0, help="threads that read images (default: all cores)"
     )
@@ -79,6 +80,7 @@ def _predict(args: list[str]) -> int:
     from lightning_modules.predictor import Predictor, header, write_predictions
 
     predictor = Predictor.load(*runs, engine=options.engine, faces=options.faces)
+    predictor.pixel_limit = options.pixel_limit or predictor.pixel_limit
     if options.out_of_fold:
         predictor.load_out_of_fold(runs[0])
     print(header(predictor), file=sys.stderr)  # stdout has only the table
@@ -91,9 +93,11 @@ def _predict(args: list[str]) -> int:
         ):
             rows += batch
             if draw is not None:
+                from datamodules.images import limited_to
                 from emotion.drawings import draw_answers
 
-                draw_answers(batch, predictor.classes, draw, stdin)
+                with limited_to(predictor.pixel_limit):
+                    draw_answers(batch, predictor.classes, draw, stdin)
     except KeyboardInterrupt:
         stopped = True
     import pandas as pd
@@ -103,6 +107,8 @@ def _predict(args: list[str]) -> int:
     if options.output:
         write_predictions(table, Path(options.output))
         print(f"written: {options.output} ({len(table)} rows)", file=sys.stderr if options.format else sys.stdout)
+    if line := predictor.left_out.line:
+        print(f"note: {line}", file=sys.stderr)
     if stopped:
         print(f"stopped after {len(table)} rows, which are kept", file=sys.stderr)
         return 130
@@ -187,10 +193,12 @@ def _evaluate(args: list[str]) -> int:
         "--resamples", type=whole_from(100), default=2000, help="of the bootstrap (default: %(default)s)"
     )
     parser.add_argument("--batch-size", type=whole_from(1), default=64, help="images in a batch (default: %(default)s)")
+    parser.add_argument("--pixel-limit", type=whole_from(1), metavar="N", help=PIXEL_LIMIT_HELP)
     parser.add_argument(
         "--experiment", type=not_empty, default="emotion", help="MLflow experiment (default: %(default)s)"
     )
     options = parser.parse_args(args)
+    from datamodules.images import limited_to
     from datamodules.readers import ReadOptions
     from emotion.cli.data import parse_aliases
     from lightning_modules.evaluation import evaluate_on
@@ -202,19 +210,21 @@ def _evaluate(args: list[str]) -> int:
     scores: dict[str, dict[str, float]] = {}
     for names in groups:
         predictor = Predictor.load(*names, faces=options.faces)
+        predictor.pixel_limit = options.pixel_limit or predictor.pixel_limit
         for source in options.data:
             print(f"{predictor.name} on {source} ...", file=sys.stderr, flush=True)
-            found = evaluate_on(
-                predictor,
-                source,
-                read_options,
-                part=options.part,
-                allow_seen=options.allow_seen,
-                degrade=options.degrade,
-                resamples=options.resamples,
-                batch_size=options.batch_size,
-                experiment=options.experiment,
-            )
+            with limited_to(predictor.pixel_limit):
+                found = evaluate_on(
+                    predictor,
+                    source,
+                    read_options,
+                    part=options.part,
+                    allow_seen=options.allow_seen,
+                    degrade=options.degrade,
+                    resamples=options.resamples,
+                    batch_size=options.batch_size,
+                    experiment=options.experiment,
+                )
             print(found.text)
             print(*(f"note: {line}" for line in found.left_out), sep="\n", file=sys.stderr)
             if len(found.degraded):
