@@ -1,5 +1,6 @@
 """Files: the cache folder, atomic writing, stored content hashes, and file names: as text, and sought on the disk."""
 
+import codecs
 import glob
 import hashlib
 import os
@@ -214,6 +215,26 @@ def path_text(name: str | os.PathLike[str]) -> str:
     return text
 
 
+def _escaped(error: UnicodeError) -> tuple[str, int]:
+    """Encode what a stream cannot take: bytes of file names as :func:`path_text` does, letters by their numbers."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    letters = error.object[error.start : error.end]
+    parts = [
+        f"\\x{ord(letter) - 0xDC00:02x}"
+        if 0xDC80 <= ord(letter) <= 0xDCFF
+        else letter.encode("ascii", BACKSLASHES).decode()
+        for letter in letters
+    ]
+    return "".join(parts), error.end
+
+
+BACKSLASHES = "backslashreplace"
+NAMES = "emotion-names"
+"""Error handler of streams that print file names, which need not be UTF-8; see `codecs.register_error`."""
+codecs.register_error(NAMES, _escaped)
+
+
 def on_disk(path: str | os.PathLike[str]) -> Path:
     r"""Return the file or folder that a text of :func:`path_text` names; ``\xNN`` may also be letters of its name."""
     text = os.fspath(path)
@@ -252,6 +273,8 @@ class FileLookup:
         Args:
             path: With ``/``, relative to the root. One that is absolute or has a part ``..`` is not found.
         """
+        if path.startswith("/"):
+            return None
         folder, _, name = path.rpartition("/")
         found = self.folder(folder)
         name = "" if found is None else self._listing(found).files.find(name) or ""
@@ -261,8 +284,6 @@ class FileLookup:
         """Return a folder's path as the disk spells it, "" for the root; None if there is none."""
         if path not in self._folders:
             above, _, name = path.rpartition("/")
-            if path.startswith("/"):
-                return None
             place = self.folder(above)
             if place is not None and name not in ("", "."):
                 known = None if name == ".." else self._listing(place).folders.find(name)

@@ -18,6 +18,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader
 
 from datamodules.errors import InputError, did_you_mean, invalid, nearest
+from datamodules.paths import path_text
 
 if TYPE_CHECKING:
     from datamodules.emotion import EmotionDataModule
@@ -432,6 +433,7 @@ def _pairs(words: Sequence[str], short: Mapping[str, str]) -> list[tuple[str, st
         if equals and not value.strip() and name in ("--resume", "--run.resume", "--config", "--recipe"):
             msg = f"{name}: needs a value, got none"
             raise InputError(msg)
+        value = path_text(value) if name in ("--data", "--data.source") and value else value
         typed, name = name, short.get(name, name).removeprefix("--")
         for section in ("data", "model"):  # as version 0.1 wrote them
             name = name.replace(f"{section}.init_args.", f"{section}.").replace(f"{section}.class_path", section)

@@ -7,6 +7,7 @@ and mlflow inside the function that needs them, so that `--help` is fast.
 
 import argparse
 import importlib
+import io
 import os
 import re
 import sys
@@ -58,7 +59,11 @@ def main(args: list[str] | None = None) -> int:
     """
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # read at import: it would ask the network for a newer one
     from datamodules.errors import InputError, did_you_mean
+    from datamodules.paths import NAMES
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=NAMES)  # file names need not be UTF-8
     args = list(sys.argv[1:] if args is None else args)
     if not args or args[0] in ("-h", "--help", "help"):
         print(usage())

@@ -142,7 +142,7 @@ def test_bad_files_are_named_and_do_not_stop_the_build(manifest: Manifest, shelf
 
 def test_pixel_limit_reaches_the_decoder(manifest: Manifest, shelf: Path) -> None:
     cache = build(manifest, shelf, pixel_limit=10)
-    assert cache.index["error"].str.contains("larger than pixel_limit").all()
+    assert cache.index["error"].str.contains("larger than the pixel limit").all()
 
 
 def test_pickles_small_and_opens_again(manifest: Manifest, shelf: Path) -> None:

@@ -2,12 +2,23 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from datamodules.errors import InputError
-from datamodules.images import content_hash, decode, decode_file, fit_to_square, grey_plane
+from datamodules.image_files import NOT_HEIF, missing_decoder
+from datamodules.images import (
+    LIMIT_VARIABLE,
+    content_hash,
+    decode,
+    decode_file,
+    default_pixel_limit,
+    fit_to_square,
+    grey_plane,
+    limited_to,
+)
 
 
 def quarters(width: int = 40, height: int = 20) -> np.ndarray:
@@ -126,8 +137,99 @@ def test_first_frame_of_an_animation(tmp_path: Path, suffix: str) -> None:
 def test_pixel_limit(tmp_path: Path) -> None:
     Image.fromarray(quarters()).save(tmp_path / "a.png")
     assert decode(tmp_path / "a.png", pixel_limit=800).shape == (20, 40, 3)
-    with pytest.raises(InputError, match=r"larger than pixel_limit = 799 pixels: 40 x 20"):
+    message = r"larger than the pixel limit of 799: 40 x 20 are 800 pixels.* --pixel-limit 800.* --data.pixel_limit 800"
+    with pytest.raises(InputError, match=message):
         decode(tmp_path / "a.png", pixel_limit=799)
+
+
+def test_default_pixel_limit_is_a_variable_that_processes_inherit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Image.fromarray(quarters()).save(tmp_path / "a.png")
+    monkeypatch.setenv(LIMIT_VARIABLE, "799")
+    with pytest.raises(InputError, match="pixel limit of 799"):
+        decode(tmp_path / "a.png")
+    with limited_to(800):
+        assert decode(tmp_path / "a.png").shape == (20, 40, 3)
+    assert default_pixel_limit() == 799
+    monkeypatch.setenv(LIMIT_VARIABLE, "many")
+    with pytest.raises(InputError, match="EMOTION_PIXEL_LIMIT: must be a whole number above 0, got 'many'"):
+        decode(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(("name", "options"), [("jpg", {"quality": 95}), ("mpo", {"format": "MPO"}), ("jp2", {})])
+def test_large_photographs_are_decoded_smaller_where_the_format_can(tmp_path: Path, name: str, options: dict) -> None:
+    """As a telephone's 108 megapixels are at the default limit."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    options = {} if name == "jp2" else {**options, "exif": exif}
+    Image.fromarray(quarters(400, 200)).save(tmp_path / f"a.{name}", **options)
+    whole = decode_file(tmp_path / f"a.{name}")
+    small = decode_file(tmp_path / f"a.{name}", pixel_limit=20_000)
+    turned = name != "jp2"
+    assert whole.reduced == 1
+    assert (small.width, small.height) == (whole.width, whole.height) == ((200, 400) if turned else (400, 200))
+    assert small.reduced == 2
+    assert small.image.shape == ((200, 100, 3) if turned else (100, 200, 3))
+    np.testing.assert_allclose(small.image[10, 10], whole.image[20, 20], atol=12)
+    with pytest.raises(InputError, match="pixel limit of 15,999"):  # more than 5 times as many
+        decode(tmp_path / f"a.{name}", pixel_limit=15_999)
+
+
+@pytest.mark.parametrize("bits", [10, 12, 14])
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bit_grey_of_a_camera_keeps_the_bits_it_uses(tmp_path: Path, bits: int, suffix: str) -> None:
+    ramp = np.arange(256, dtype=np.uint16)[None].repeat(4, axis=0)
+    Image.fromarray(ramp << (bits - 8)).save(tmp_path / f"a.{suffix}")
+    decoded = decode_file(tmp_path / f"a.{suffix}")
+    assert decoded.bits == bits
+    np.testing.assert_array_equal(decoded.image[..., 1], ramp)
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_sixteen_bit_colour_keeps_the_bits_it_uses(tmp_path: Path, bits: int, suffix: str) -> None:
+    colours = np.random.default_rng(0).integers(0, 256, (20, 40, 3)).astype(np.uint16)
+    colours[0, 0] = 255
+    assert cv2.imwrite(str(tmp_path / f"a.{suffix}"), (colours << (bits - 8))[..., ::-1])
+    decoded = decode_file(tmp_path / f"a.{suffix}")
+    assert decoded.bits == bits
+    np.testing.assert_array_equal(decoded.image, colours)
+
+
+def test_dark_image_of_full_range_keeps_its_high_byte(tmp_path: Path) -> None:
+    values = np.linspace(0, 20_000, 256).astype(np.uint16)[None]
+    Image.fromarray(values).save(tmp_path / "a.png")
+    np.testing.assert_array_equal(decode(tmp_path / "a.png")[..., 0], values >> 8)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"<!DOCTYPE html><html>", r"a web page \(HTML\)"),
+        (b"%PDF-1.7\n\xff", "a PDF"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
+        (b"just words", "it holds text"),
+        (b"\0\5\x16\7\0\2\0\0Mac OS X", "a Mac's hidden data"),
+    ],
+)
+def test_what_else_a_file_holds_is_said(tmp_path: Path, content: bytes, kind: str) -> None:
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(InputError, match=f"not in a supported format .*{kind}"):
+        decode(tmp_path / "a.jpg")
+
+
+def test_heif_without_its_extra_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datamodules.images.missing_decoder", lambda name: NOT_HEIF)
+    (tmp_path / "a.jpg").write_bytes(bytes([0, 0, 0, 24]) + b"ftypheic" + bytes(200))
+    with pytest.raises(InputError, match=r'HEIF, .* pip install "emotion-pipeline\[heif\]"'):
+        decode(tmp_path / "a.jpg")
+
+
+def test_heif_is_decoded_upright_once(tmp_path: Path) -> None:
+    heif = pytest.importorskip("pi_heif", reason="the extra heif is not installed")
+    assert heif.libheif_version()
+    assert missing_decoder("HEIF") == ""
 
 
 def test_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
@@ -137,7 +239,7 @@ def test_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
         header += (40).to_bytes(4, "little") + side.to_bytes(4, "little") * 2
         header += (1).to_bytes(2, "little") + (24).to_bytes(2, "little") + bytes(24)
         (tmp_path / "a.bmp").write_bytes(header)
-        with pytest.raises(InputError, match="larger than pixel_limit = 50,000,000"):
+        with pytest.raises(InputError, match="larger than the pixel limit of 50,000,000"):
             decode(tmp_path / "a.bmp")
 
 

@@ -110,7 +110,9 @@ def test_label_outside_the_given_classes(root: Path) -> None:
 
 
 @pytest.mark.parametrize("linked", ["file", "folder"])
-def test_symlink_out_of_the_root_is_refused_and_one_inside_is_not(root: Path, linked: str) -> None:
+def test_symlink_out_of_the_root_is_followed_but_not_out_of_the_cache(
+    root: Path, linked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     outside = root.parent / "outside"
     outside.mkdir()
     (outside / "x.png").write_bytes(b"x")
@@ -120,14 +122,18 @@ def test_symlink_out_of_the_root_is_refused_and_one_inside_is_not(root: Path, li
     else:
         (root / "l").symlink_to(outside)
         path = "l/x.png"
+    linked_table = table(path=["a.png", path, "c.png", "deep/d.png"])
+    assert make_manifest(linked_table, root, name="faces").file(1) == outside / "x.png"
+    monkeypatch.setenv("EMOTION_CACHE_DIR", str(root.parent))
     with pytest.raises(InputError, match=f"row 1: path may not leave .* through a symlink, got '{path}'"):
-        make_manifest(table(path=["a.png", path, "c.png", "deep/d.png"]), root, name="faces")
+        make_manifest(linked_table, root, name="faces")
     (root / "in.png").symlink_to(root / "a.png")
     manifest = make_manifest(table(path=["in.png", "b.png", "c.png", "deep/d.png"]), root, name="faces")
     assert manifest.file(0) == root / "a.png"
 
 
-def test_symlink_that_changes_later_is_refused_when_opened(root: Path) -> None:
+def test_symlink_that_changes_later_is_refused_when_opened(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMOTION_CACHE_DIR", str(root.parent))
     manifest = make_manifest(table(), root, name="faces")
     (root.parent / "secret.png").write_bytes(b"x")
     (root / "b.png").unlink()

@@ -347,7 +347,7 @@ def test_fifty_megapixels_are_searched_small_and_cut_large(spots: Path, tmp_path
     done = cut_all(manifest, spots, tmp_path / "out", size=160)
 
     assert (done.found, done.unreadable) == (1, 1)
-    assert "larger than pixel_limit" in (tmp_path / "out" / "no_face.csv").read_text()
+    assert "larger than the pixel limit" in (tmp_path / "out" / "no_face.csv").read_text()
     crop = decode(tmp_path / "out/faces/large.jpg")
     assert crop[80, 80].astype(int).tolist() == pytest.approx([0, 0, 255], abs=60)
     assert crop[70, 70].astype(int).tolist() == pytest.approx([255, 0, 0], abs=10)
