@@ -1,6 +1,5 @@
 """Describe a data set: class counts, imbalance, splits, people, subgroups and image sizes, as text and as a chart."""
 
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +7,10 @@ import pandas as pd
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from PIL import Image
 from tqdm import tqdm
 
 from datamodules.errors import InputError
+from datamodules.images import read_header
 from datamodules.manifest import SPLITS, Manifest
 from datamodules.paths import replacing
 
@@ -68,14 +67,8 @@ def image_headers(manifest: Manifest, sample: int = 500, seed: int = 0) -> pd.Da
     headers: list[dict[str, object]] = []
     for row in tqdm(rows, desc="reading headers", unit=" images", delay=2, leave=False, disable=None):
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of huge images: no pixel is decoded here
-                with Image.open(manifest.file(int(row))) as image:
-                    width, height = image.size
-                    headers.append(
-                        {"row": row, "width": width, "height": height, "format": image.format, "mode": image.mode}
-                    )
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            headers.append({"row": row, **read_header(manifest.file(int(row)))._asdict()})
+        except InputError:
             headers.append({"row": row, "width": np.nan, "height": np.nan, "format": None, "mode": None})
     return pd.DataFrame(headers)
 

@@ -118,7 +118,7 @@ _NOT_IMAGES = {ending: reason for reason, endings in _REASONS.items() for ending
 
 SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
 SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
-MOST_KINDS = 12  # that the line of what is left out lists
+MOST_KINDS = 16  # that the line of what is left out lists
 
 _BMP_HEADERS = {12, 16, 40, 52, 56, 64, 108, 124}  # sizes of the header that follows the file's own
 _TIFF = (b"II*\0", b"MM\0*", b"II\0*", b"MM*\0", b"II+\0", b"MM\0+")

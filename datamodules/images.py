@@ -148,6 +148,33 @@ def _decode(file: BinaryIO, path: str, pixel_limit: int | None) -> Decoded:
         raise InputError(msg) from error
 
 
+class Header(NamedTuple):
+    """What the head of an image file says; width and height are those before it is turned upright."""
+
+    width: int
+    height: int
+    format: str
+    mode: str
+
+
+def read_header(path: Path | str) -> Header:
+    """Return the header of an image file of any size; no pixel is decoded.
+
+    Raises:
+        InputError: It is no image of a supported format, or cannot be read.
+    """
+    try:
+        with warnings.catch_warnings(), open(path, "rb") as file:
+            warnings.simplefilter("ignore")  # of odd metadata
+            with _open(file, path_text(path)) as picture:
+                return Header(*picture.size, picture.format or "", picture.mode)
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # Pillow's readers raise nearly anything on damaged files
+        msg = f"Image {path_text(path)} cannot be read: {error}. Copy it again, or leave it out."
+        raise InputError(msg) from error
+
+
 def _open(file: BinaryIO, path: str) -> Image.Image:
     """Open an image by its first bytes; Pillow's `open` would try formats in turn, and has a limit of its own."""
     head = file.read(HEAD)
@@ -171,7 +198,7 @@ def _open(file: BinaryIO, path: str) -> Image.Image:
 
 
 @cache
-def _opener(name: str) -> Callable[[BinaryIO], Image.Image]:
+def _opener(name: str) -> Callable[..., Image.Image]:
     if name == "HEIF":
         from pi_heif import HeifImageFile
 
@@ -226,14 +253,14 @@ def _to_rgb(picture: Image.Image, file: BinaryIO) -> tuple[Image.Image, int]:
 
 
 def _from_deep_grey(picture: Image.Image) -> tuple[Image.Image, int]:
-    values = np.asarray(picture)
+    values: np.ndarray = np.asarray(picture)
     if picture.mode == "F" or values.min() < 0 or values.max() > 65535:
         msg = (
             "its samples are floating point or deeper than 16 bits, whose white level is unknown; save it with 8 or 16"
         )
         raise ValueError(msg)
     bits = used_bits(int(values.max()))
-    return Image.fromarray((values >> (bits - 8)).astype(np.uint8)).convert("RGB"), bits
+    return Image.fromarray(np.right_shift(values, bits - 8).astype(np.uint8)).convert("RGB"), bits
 
 
 def _from_deep_colour(picture: Image.Image, file: BinaryIO) -> tuple[Image.Image, int]:

@@ -11,6 +11,7 @@ import pandas as pd
 from datamodules.errors import InputError, did_you_mean, invalid
 from datamodules.labels import canonical
 from datamodules.manifest import Manifest
+from datamodules.paths import path_text
 from datamodules.readers import ReadOptions, read
 from datamodules.readers.face_crops import SOURCE, list_crops
 from datamodules.unlabelled import photographs
@@ -115,6 +116,7 @@ def evaluate_on(
     Raises:
         InputError: There are no such images, fewer than two classes are shared, or the model has seen some images.
     """
+    source = path_text(source)  # what is tracked must be text
     for name in degrade:
         if name not in DEGRADE:
             hint = did_you_mean(name, DEGRADE)

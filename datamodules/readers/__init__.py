@@ -122,10 +122,12 @@ def _read(source: str, options: ReadOptions) -> Manifest:
             msg = f"--data: unknown reader {chosen!r} in {source!r}; {hint}"
             raise InputError(msg)
     if not source or not place.exists():
-        raise invalid("--data", "no such file or folder", source, "give a path, reader:path, drawn or scenes")
+        raise invalid(
+            "--data", "no such file or folder", path_text(source), "give a path, reader:path, drawn or scenes"
+        )
     place = place.resolve()
     name = stem(place)
-    left_out: LeftOut | None = None
+    left_out = LeftOut()
     try:
         if place.is_file() and is_archive(place):
             place = unpack(place)
@@ -135,7 +137,7 @@ def _read(source: str, options: ReadOptions) -> Manifest:
             manifest = READERS[chosen].read(place, options, name)
         return replace(manifest, notes=(*manifest.notes, *filter(None, [left_out.line])))
     except InputError as error:
-        found_none = left_out is not None and left_out.no_images and left_out.line
+        found_none = left_out.no_images and left_out.line
         msg = f"--data {path_text(source)}: {error}{f'; {left_out.line}' if found_none else ''}"
         raise InputError(msg) from error
 

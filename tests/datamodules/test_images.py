@@ -1,5 +1,6 @@
 """The decode policy, case by case, on images drawn here."""
 
+import base64
 from pathlib import Path
 
 import cv2
@@ -8,7 +9,7 @@ import pytest
 from PIL import Image
 
 from datamodules.errors import InputError
-from datamodules.image_files import NOT_HEIF, missing_decoder
+from datamodules.image_files import NOT_HEIF
 from datamodules.images import (
     LIMIT_VARIABLE,
     content_hash,
@@ -226,10 +227,29 @@ def test_heif_without_its_extra_says_how_to_install_it(tmp_path: Path, monkeypat
         decode(tmp_path / "a.jpg")
 
 
-def test_heif_is_decoded_upright_once(tmp_path: Path) -> None:
-    heif = pytest.importorskip("pi_heif", reason="the extra heif is not installed")
-    assert heif.libheif_version()
-    assert missing_decoder("HEIF") == ""
+HEIC = base64.b85decode(  # quarters of 64 x 32 pixels, as a telephone stores them
+    r"""0000SW^{RQXk}?*00000ZE0pPXk}?*ZE0a<0004fZDn*}000000000XXk=`10000000000aA{+700000000000000000000B57=I"""
+    r"""V*mgE07O6l0RRC200001p#T8@00000008g+001LtX>Mi!000000RR916=`l}WdZ;I000310BCk&F#rGn01j|zbZr0t000010002}"""
+    r"""X>f9I0002pX>en20001XXm(>m0RwOV0058x000009`FGC{rLC*01pFT0096PKmiN^|NjGU00093kN^M!000939=ZZRVE_RDDnbDP"""
+    r"""18@KU0|1Z!00RI30{|YNAb|yz>g1-"""
+    r"""mxCm%4AOHXZ10VnZ0{|gn00967L;=Bbz=;3=025<xY;ta6Y<K_x01W^JfB*mh6lrsCWdHyG00000KmY&$KmY&$C}V74Z~y=RKmY&"""
+    r"""$0RR91AOHXW0RR91000000{{R2-~a#s0ssI25O8UDX#fBK00RgJ2mk;87-?{AVE_OC000000RRC7fdT^sga7~l_-"""
+    r"""$libN~PV>?i@R3E<-"""
+    r"""koSF~+`ZPWN_mMj<*RGT)6o2%zF<;s9G5?~jAv^<DkU5&oQ~AWFCZPFU!+kO~j;BtnE+8<$ijG)C9v>&!?azPsb4P!k72o@%Q@F;"""
+    r"""L|HXpK`x4||F=(HU`6ZNMoljem#FLJyS9m;?Z+J|p%5GD}f9p&3`?I<HSOWffXpf?aivPAVppkENO+`CXsQ~H2I%!JNXXXGHOKdu"""
+    r"""QLsYFfX_`L%+w-h{t$u0#cUke71*j*j1QlJr_e2~FFsWB38EwS*pGxVFS{^voYkO^TIqTlY!EWu{o>7Q(`RVBxH~"""
+)
+
+
+def test_heif_is_decoded_where_its_extra_is_installed(tmp_path: Path) -> None:
+    pytest.importorskip("pi_heif", reason="the extra heif is not installed")
+    (tmp_path / "IMG_1.jpg").write_bytes(HEIC)
+    decoded = decode_file(tmp_path / "IMG_1.jpg")
+    assert (decoded.format, decoded.image.shape) == ("HEIF", (32, 64, 3))
+    np.testing.assert_allclose(decoded.image[4, 4], (200, 0, 0), atol=8)
+    np.testing.assert_allclose(decoded.image[28, 60], (200, 200, 0), atol=8)
+    with pytest.raises(InputError, match="pixel limit of 100"):
+        decode(tmp_path / "IMG_1.jpg", pixel_limit=100)
 
 
 def test_bomb_is_refused_by_its_header(tmp_path: Path) -> None:
