@@ -270,7 +270,7 @@ def _from_deep_colour(picture: Image.Image, file: BinaryIO) -> tuple[Image.Image
     if values is None or values.dtype != np.uint16 or values.shape != (picture.height, picture.width, 3):
         return picture, 16
     bits = used_bits(int(values.max()))
-    shifted = Image.fromarray((values[..., ::-1] >> (bits - 8)).astype(np.uint8))
+    shifted = Image.fromarray(np.right_shift(values[..., ::-1], bits - 8).astype(np.uint8))
     shifted.format = picture.format
     shifted.getexif()[ExifTags.Base.Orientation] = picture.getexif().get(ExifTags.Base.Orientation, 1)
     return shifted, bits

@@ -412,17 +412,16 @@ class Predictor:
         except InputError as error:
             return [Input(row | {"note": f"error: {error}"})]
         image, reduced = decoded.image, decoded.reduced
-        if reduced > 1:
-            row["note"] = f"decoded at 1/{reduced} of its size"
+        smaller = [f"decoded at 1/{reduced} of its size"] if reduced > 1 else []
+        row["note"] = "".join(smaller)
         if self.faces is None or (item.frame is None and on_disk(item.path).resolve() in crops):
             return [self._input(row, image, hashed)]
         faces = self._detector().find(image)
         if not faces:
-            return [Input(row | {"note": "; ".join(filter(None, ["no face found", row["note"]]))})]
+            return [Input(row | {"note": "; ".join(["no face found", *smaller])})]
         inputs = []
         for number, (box, crop) in enumerate(faces):
-            notes = [row["note"]] if row["note"] else []
-            notes += [f"{len(faces)} faces"] if len(faces) > 1 else []
+            notes = [*smaller, *([f"{len(faces)} faces"] if len(faces) > 1 else [])]
             side = round(float(max(box[2] - box[0], box[3] - box[1])))
             notes += [f"small face ({side} pixels)"] if side < SMALL_FACE else []
             corners = dict(
