@@ -1,15 +1,19 @@
-"""Files: the cache folder, atomic writing, and content hashes that are stored between runs."""
+"""Files: the cache folder, atomic writing, stored content hashes, and file names: as text, and sought on the disk."""
 
 import glob
 import hashlib
 import os
+import re
 import shutil
 import stat
 import time
+import unicodedata
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from filelock import FileLock
@@ -190,3 +194,137 @@ def _store_hashes(kept: Path, known: dict[tuple[str, str], str]) -> None:
         kept.parent.mkdir(parents=True, exist_ok=True)
         with replacing(kept) as draft:
             pd.DataFrame(last.values(), columns=["path", "state", "content"]).to_parquet(draft)
+
+
+_ESCAPES = re.compile(rb"\\x([89a-f][0-9a-f])")
+
+
+def path_text(name: str | os.PathLike[str]) -> str:
+    r"""Return a file name as text that can be stored and printed: a byte that is not UTF-8 becomes ``\xNN``.
+
+    >>> path_text(os.fsdecode(b"caf\xe9.jpg"))
+    'caf\\xe9.jpg'
+    """
+    text = os.fspath(name)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return os.fsencode(text).decode("utf-8", "backslashreplace")
+    return text
+
+
+def on_disk(path: str | os.PathLike[str]) -> Path:
+    r"""Return the file or folder that the text of :func:`path_text` names; ``\xNN`` may also be the name's own letters."""
+    text = os.fspath(path)
+    if "\\x" not in text or os.path.lexists(text):
+        return Path(text)
+    raw = _ESCAPES.sub(lambda match: bytes([int(match[1], 16)]), os.fsencode(text))
+    return Path(os.fsdecode(raw)) if os.path.lexists(raw) else Path(text)
+
+
+def is_guarded(root: Path) -> bool:
+    """Return whether links below a folder may not lead out of it: what was unpacked from archives is in the cache.
+
+    Links in a folder of the user's own are the user's own, and are followed.
+    """
+    return Path(os.path.realpath(root)).is_relative_to(cache_root())
+
+
+class FileLookup:
+    """Finds the files that a table or a list names, however it spells them; lists each folder once.
+
+    Folders and files are sought by their exact names, then in Unicode's composed form (NFC: a Mac takes the letters of
+    names apart), then without regard to case (``.JPG`` for ``.jpg``). Only a spelling that exactly one name fits counts.
+
+    Args:
+        root: The folder that the names are relative to.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._listings: dict[str, _Listing] = {}
+        self._folders: dict[str, str | None] = {"": ""}
+
+    def find(self, path: str) -> str | None:
+        r"""Return the path as the disk spells it, relative to the root and as text; None if no file fits.
+
+        Args:
+            path: With ``/``, relative to the root. One that is absolute or has a part ``..`` is not found.
+        """
+        folder, _, name = path.rpartition("/")
+        found = self.folder(folder)
+        name = "" if found is None else self._listing(found).files.find(name) or ""
+        return (f"{found}/{name}" if found else name) if name else None
+
+    def folder(self, path: str) -> str | None:
+        """Return a folder's path as the disk spells it, "" for the root; None if there is none."""
+        if path not in self._folders:
+            above, _, name = path.rpartition("/")
+            if path.startswith("/"):
+                return None
+            place = self.folder(above)
+            if place is not None and name not in ("", "."):
+                known = None if name == ".." else self._listing(place).folders.find(name)
+                place = None if known is None else f"{place}/{known}" if place else known
+            self._folders[path] = place
+        return self._folders[path]
+
+    def files(self, folder: str = "") -> list[str]:
+        """Return the names of the files in a folder, as text and sorted; none if there is no such folder."""
+        found = self.folder(folder)
+        return [] if found is None else sorted(self._listing(found).files.names)
+
+    def _listing(self, folder: str) -> "_Listing":
+        if folder not in self._listings:
+            self._listings[folder] = _Listing.of(on_disk(os.path.join(self.root, folder)))
+        return self._listings[folder]
+
+
+class _Names:
+    """Names in one folder, found by any of their spellings."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.names = set(names)
+
+    def find(self, name: str) -> str | None:
+        if name in self.names:
+            return name
+        composed = unicodedata.normalize("NFC", name)
+        found = self._composed.get(composed) or self._folded.get(composed.casefold())
+        return found or None
+
+    @cached_property
+    def _composed(self) -> dict[str, str]:
+        return self._by(lambda name: unicodedata.normalize("NFC", name))
+
+    @cached_property
+    def _folded(self) -> dict[str, str]:
+        return self._by(lambda name: unicodedata.normalize("NFC", name).casefold())
+
+    def _by(self, spelling: Callable[[str], str]) -> dict[str, str]:
+        """Return the names by a spelling, "" where it fits several."""
+        found: dict[str, str] = {}
+        for name in self.names:
+            key = spelling(name)
+            found[key] = "" if key in found else name
+        return found
+
+
+@dataclass(frozen=True)
+class _Listing:
+    """Files and folders in one folder; links count as what they lead to."""
+
+    files: _Names
+    folders: _Names
+
+    @classmethod
+    def of(cls, place: Path) -> "_Listing":
+        files, folders = [], []
+        with suppress(OSError), os.scandir(place) as entries:
+            for entry in entries:
+                with suppress(OSError):  # a link that leads to itself
+                    if entry.is_dir():
+                        folders.append(path_text(entry.name))
+                    elif entry.is_file():
+                        files.append(path_text(entry.name))
+        return cls(_Names(files), _Names(folders))
