@@ -214,7 +214,7 @@ def path_text(name: str | os.PathLike[str]) -> str:
 
 
 def on_disk(path: str | os.PathLike[str]) -> Path:
-    r"""Return the file or folder that the text of :func:`path_text` names; ``\xNN`` may also be the name's own letters."""
+    r"""Return the file or folder that a text of :func:`path_text` names; ``\xNN`` may also be letters of its name."""
     text = os.fspath(path)
     if "\\x" not in text or os.path.lexists(text):
         return Path(text)
@@ -234,7 +234,7 @@ class FileLookup:
     """Finds the files that a table or a list names, however it spells them; lists each folder once.
 
     Folders and files are sought by their exact names, then in Unicode's composed form (NFC: a Mac takes the letters of
-    names apart), then without regard to case (``.JPG`` for ``.jpg``). Only a spelling that exactly one name fits counts.
+    names apart), then without regard to case (``.JPG`` for ``.jpg``). A spelling that several names fit finds none.
 
     Args:
         root: The folder that the names are relative to.
@@ -273,6 +273,11 @@ class FileLookup:
         """Return the names of the files in a folder, as text and sorted; none if there is no such folder."""
         found = self.folder(folder)
         return [] if found is None else sorted(self._listing(found).files.names)
+
+    def folders(self, folder: str = "") -> list[str]:
+        """Return the names of the folders in a folder, as text and sorted; none if there is no such folder."""
+        found = self.folder(folder)
+        return [] if found is None else sorted(self._listing(found).folders.names)
 
     def _listing(self, folder: str) -> "_Listing":
         if folder not in self._listings:

@@ -10,12 +10,14 @@ import numpy as np
 
 from datamodules.errors import InputError, invalid
 from datamodules.images import decode, decode_bytes
+from datamodules.lookup import locate
 from datamodules.manifest import plain_text, read_table, saved_meta
+from datamodules.tables import PATH_COLUMNS, WORKBOOKS
+from datamodules.tables import SUFFIXES as TABLE_SUFFIXES
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
-TABLES = (".csv", ".parquet")
-PATH_COLUMNS = ("path", "file", "filename", "image")
+TABLES = (*TABLE_SUFFIXES, *WORKBOOKS)
 
 
 @dataclass(frozen=True)
@@ -69,23 +71,33 @@ def _listed(place: Path) -> list[Path]:
     except InputError as error:
         msg = f"--data: {error}"
         raise InputError(msg) from error
-    column = next((name for name in PATH_COLUMNS if name in table), None)
+    named = {str(name).strip().lower(): name for name in reversed(list(table))}
+    column = next((named[name] for name in PATH_COLUMNS if name in named), None)
     if column is None or table.empty:
         msg = f"--data: {place} needs a column path and at least one row; it has {len(table)} rows of {list(table)}"
         raise InputError(msg)
     root = place.resolve().parent
-    if meta := saved_meta(place):  # a manifest names its images' folder, which need not be its own
+    if place.suffix.lower() in (".csv", ".parquet") and (
+        meta := saved_meta(place)
+    ):  # a manifest names its images' folder, which need not be its own
         root = (root / meta["root"]).resolve()
     names = plain_text(table[column])
-    paths = [(root / name).resolve() for name in names]
-    for row, path in enumerate(paths):
-        if not names.iloc[row].strip():
+    for row, name in enumerate(names):
+        if not name.strip():
             msg = f"--data: row {row + 1} below the header of {place} has no {column}; fill it in, or remove the row"
             raise InputError(msg)
-        if not path.is_relative_to(root):
-            msg = f"--data: row {row} of {place} leads out of {root}: {table[column].iloc[row]!r}; use paths below it"
-            raise InputError(msg)
-    return paths
+    return _located(names.tolist(), root, place)
+
+
+def _located(names: list[str], root: Path, place: Path, images: str | None = None) -> list[Path]:
+    """Return the files that a table names; a name that is not found stays, and is reported when it is read."""
+    try:
+        located = locate(names, root, images=None if images is None else Path(images).expanduser())
+    except InputError as error:
+        msg = f"--data: {place}: {error}"
+        raise InputError(msg) from error
+    paths = [name if path is None else path for name, path in zip(names, located.paths, strict=True)]
+    return [(located.root / path).resolve() for path in paths]
 
 
 def photographs(paths: Sequence[Path], every: float | None = None) -> Iterator[Photograph]:

@@ -19,7 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from datamodules.errors import InputError
-from datamodules.faces.boxes import clip
+from datamodules.faces.boxes import areas, clip
 from datamodules.faces.crop import CUT_VERSION, PARTS, QUALITY, CutOptions, Job, Record, cut, faces_of, work
 from datamodules.faces.detectors import FIND_VERSION, LANDMARKS, Detector, model_digest, open_detector
 from datamodules.images import DECODE_POLICY, PIXEL_LIMIT, decode_file, fit_to_square
@@ -467,13 +467,23 @@ def write_crops(
         folder: Where the crops go.
         size: Side of the crops.
         margin: As :func:`~datamodules.faces.crop.cut` takes it.
-        rows: Which rows, in the order they are done.
+        rows: Which rows, in the order they are done; those of one image follow each other.
 
     Raises:
-        InputError: An image cannot be read.
+        InputError: An image cannot be read, or a box lies outside of it.
     """
+    last, image = "", np.empty((0, 0, 3), np.uint8)
     for row in rows:
-        image = decode_file(manifest.file(row), pixel_limit=PIXEL_LIMIT).image
+        path = manifest.table["path"].iat[row]
+        if path != last:
+            last, image = path, decode_file(manifest.file(row), pixel_limit=PIXEL_LIMIT).image
         known = bool(np.isfinite(boxes[row]).all())
+        if known and not areas(clip(boxes[row][None], *image.shape[:2]))[0]:
+            values = ", ".join(f"{value:g}" for value in boxes[row])
+            msg = (
+                f"{manifest.name}: the box of row {row}, {values}, lies outside of {path!r}, which is "
+                f"{image.shape[1]}x{image.shape[0]}; boxes are pixels of the upright image; correct it, or leave it out"
+            )
+            raise InputError(msg)
         crop = cut(image, boxes[row], size, margin=margin) if known else fit_to_square(image, size, "pad")
         Image.fromarray(crop).save(folder / f"{row:07d}.jpg", "JPEG", quality=QUALITY, subsampling=0)
