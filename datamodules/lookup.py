@@ -73,15 +73,17 @@ def locate(names: Sequence[str], home: Path, *, images: Path | None = None, part
         raise invalid("--images", "must be a folder", str(images), "give the folder that the table's names start from")
     tree, wanted = _Tree(root), _Names(_relative(names, home, images))
     best = _Match([None] * wanted.count)
+    beside = 0
     for drop in range(wanted.shared + 1):
         match = wanted.match(tree, drop, "")
+        beside += match.found
         if match.found < wanted.count:
             best = max(best, match, key=lambda one: one.found)
             match = _holder(tree, wanted, drop, part)
         if match.found == wanted.count:
             return Located(root, match.paths, match.note(wanted), "")
         best = max(best, match, key=lambda one: one.found)
-    if len(wanted.rows) == 1 and not best.found:
+    if len(wanted.rows) == 1 and not beside:
         match = _scattered(tree, wanted)
         if match.found == wanted.count:
             return Located(root, match.paths, match.note(wanted), "")

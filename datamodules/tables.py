@@ -51,6 +51,9 @@ def read_table(path: Path, *, columns_only: bool = False) -> pd.DataFrame:
             if head.startswith(signature):
                 msg = f"{path} {what}"
                 raise InputError(msg)
+        if not head.strip():
+            msg = "the file is empty"
+            raise ValueError(msg)
         if path.suffix.lower() == ".parquet":
             schema = pq.read_schema(path)
             return pd.DataFrame(columns=schema.names) if columns_only else _parquet(path)
@@ -127,9 +130,9 @@ def _encoding(head: bytes) -> str:
     """Return the encoding of a text by its first bytes."""
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
-    zeros = head[:200].count(0)
-    if zeros > len(head[:200]) // 4:  # UTF-16 without its mark: every other byte of ASCII is zero
-        return "utf-16-le" if head[1:2] == b"\0" else "utf-16-be"
+    even, odd = head[::2].count(0), head[1::2].count(0)
+    if even + odd:  # UTF-16 without its mark: one of the two bytes of an ASCII character is zero
+        return "utf-16-le" if odd > even else "utf-16-be"
     try:
         codecs.getincrementaldecoder("utf-8")().decode(head)  # a character may be cut off at the end
     except UnicodeDecodeError:

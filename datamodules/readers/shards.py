@@ -238,8 +238,9 @@ def _from_parquet(shard: Path, draft: Path, column: str | None) -> tuple[pd.Data
             contents, names = _contents(batch.column(image))
             paths: list[str | None] = []
             for row, (data, name) in enumerate(zip(contents, names, strict=True), first):
-                path = _image_name(row, name, data) if data else None
-                if path is not None:
+                path = None
+                if data:
+                    path = _image_name(row, name, data)
                     (draft / path).write_bytes(data)
                 paths.append(path)
             first += len(paths)
@@ -293,6 +294,7 @@ def _image_name(row: int, name: str | None, data: bytes) -> str:
 def _from_tar(shard: Path, draft: Path) -> tuple[pd.DataFrame, list[str]]:
     samples: dict[str, dict[str, str]] = {}
     left_out: Counter[str] = Counter()
+    written = 0
     with _progress(shard) as bar:
         for parts, content in members(shard, draft):
             key, kind = _key("/".join(parts))
@@ -301,8 +303,9 @@ def _from_tar(shard: Path, draft: Path) -> tuple[pd.DataFrame, list[str]]:
             with content:
                 if ending in ENDINGS and "path" not in sample:
                     data = content.read()
-                    sample["path"] = _image_name(bar.n, f"{key}{ending}", data)
+                    sample["path"] = _image_name(written, f"{key}{ending}", data)
                     (draft / sample["path"]).write_bytes(data)
+                    written += 1
                     bar.update()
                 elif kind in ("cls", "json", "txt"):
                     for name, value in _values(kind, content.read(_TEXT)).items():
