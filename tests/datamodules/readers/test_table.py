@@ -239,9 +239,8 @@ def test_encodings_and_separators_are_recognised(plant: Plant, separator: str, e
 
 
 def test_the_first_foreign_character_may_come_late(plant: Plant) -> None:
-    root = plant(*(f"{number}.png" for number in range(9000)), "행복.png")
-    rows = [f"{number}.png,sad" for number in range(9000)]
-    file = table(root, "\n".join(["path,label", *rows, "행복.png,happy"]), encoding="cp949")
+    root = plant("a.png", "행복.png")
+    file = table(root, f"path,label,note\na.png,sad,{'long ' * 20_000}\n행복.png,happy,\n", encoding="cp949")
     assert paths(file)[-1] == "행복.png"
 
 
