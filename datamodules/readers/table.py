@@ -100,10 +100,8 @@ def _numbers(table: pd.DataFrame, column: str, name: str) -> np.ndarray:
 
 
 # Preferred first where a folder holds several tables.
-USUAL_NAMES = (
-    *("manifest.parquet", "manifest.csv", "labels.csv", "labels.parquet", "labels.tsv"),
-    *("metadata.csv", "metadata.jsonl", "metadata.parquet"),  # Hugging Face's imagefolder
-)
+USUAL_NAMES = ("manifest.parquet", "manifest.csv", "labels.csv", "labels.parquet", "labels.tsv")
+IMAGE_FOLDER = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # of Hugging Face
 COLUMN_NAMES: dict[str, tuple[str, ...]] = {
     "path": PATH_COLUMNS,
     "label": ("label", "emotion", "expression", "class", "category", "labels", "emotions", "emotion_label"),
@@ -138,6 +136,9 @@ def find_tables(path: Path) -> dict[Path, str]:
         return {path: ""} if path.suffix.lower() in SUFFIXES else {}
     if not path.is_dir():
         return {}
+    for usual in USUAL_NAMES:
+        if (path / usual).is_file():
+            return {path / usual: ""}
     if found := _tables_in(path):
         return {found[0]: ""} if len(found) == 1 else _one_a_part(path, found)
     folders = sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
@@ -151,20 +152,20 @@ def find_tables(path: Path) -> dict[Path, str]:
 
 
 def _tables_in(folder: Path) -> list[Path]:
-    """Return the table of a usual name in a folder, else all tables that describe images."""
-    for usual in USUAL_NAMES:
-        if (folder / usual).is_file():
-            return [folder / usual]
+    """Return the tables in a folder that describe images; of several, only that of a usual name if there is one."""
     tables = sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and f.is_file())
-    return [
-        table for table in tables if _describes_images(table)
-    ]  # class folders may have some other table beside them
+    tables = [table for table in tables if _describes_images(table)]  # class folders may have others beside them
+    usual = [table for name in (*USUAL_NAMES, *IMAGE_FOLDER) for table in tables if table.name == name]
+    return usual[:1] or tables
 
 
 def _describes_images(table: Path) -> bool:
     if table.name.startswith(".") or table.name == _FERPLUS:
         return False
-    names = [str(c) for c in read_table(table, columns_only=True).columns]
+    try:
+        names = [str(c) for c in read_table(table, columns_only=True).columns]
+    except InputError:  # it may be anything
+        return False
     columns = {name.strip().lower() for name in names}
     votes = sum(canonical(name) is not None for name in names) > 1
     return bool(columns & set(COLUMN_NAMES["path"]) and (columns & set(COLUMN_NAMES["label"]) or votes))

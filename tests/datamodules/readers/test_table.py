@@ -489,3 +489,11 @@ def test_tables_that_are_no_parts_are_listed_with_a_command(plant: Plant) -> Non
         table(root, "path,label\na.png,sad\nb.png,happy\n", name)
     with pytest.raises(InputError, match=r"holds several tables \(one.csv, two.csv\); .* --data '.*two words/one.csv'"):
         read(str(root))
+
+
+@pytest.mark.parametrize("content", [b"", b"name,size\nsad,1\n", b"\xff\xff", b"a,b\n1,2,3\n"])
+@pytest.mark.parametrize("name", ["metadata.csv", "some.csv", "train/labels.csv"])
+def test_other_tables_do_not_hide_class_folders(plant: Plant, content: bytes, name: str) -> None:
+    root = plant("train/sad/a.png", "train/happy/b.png", name)
+    (root / name).write_bytes(content)
+    assert read(str(root)).table["label"].tolist() == ["happy", "sad"]
