@@ -279,7 +279,7 @@ def test_json_lines_of_an_image_folder(plant: Plant) -> None:
     assert manifest.table["n"].tolist() == ["3", ""]
     table(root, "[1, 2]\n", "metadata.jsonl")
     with pytest.raises(InputError, match="line 1 must be an object"):
-        read(str(root))
+        read(str(root / "metadata.jsonl"))
 
 
 def test_whole_numbers_beside_nulls_stay_whole(tmp_path: Path) -> None:
