@@ -221,10 +221,10 @@ def rows(folder: Path, *, toy: bool = False) -> list[Figure]:
     count = 2_000 if toy else 500_000
     rng = np.random.default_rng(0)
     lines = ["path,label,subject"]
+    for place in range(500):
+        (folder / f"images/{place:03d}").mkdir(parents=True)
     for row in range(count):
-        place = f"images/{row % 500:03d}"
-        (folder / place).mkdir(parents=True, exist_ok=True)
-        path = f"{place}/{row:07d}.bmp"
+        path = f"images/{row % 500:03d}/{row:07d}.bmp"
         cv2.imwrite(str(folder / path), rng.integers(0, 256, (8, 8), dtype=np.uint8))
         lines.append(f"{path.removeprefix('images/')},{('happy', 'sad', 'angry')[row % 3]},p{row // 50}")
     (folder / "labels.csv").write_text("\n".join(lines))
