@@ -30,6 +30,7 @@ MEASUREMENTS = {
     "faces": "data",
     "pipeline": "data",
     "decoding": "data",
+    "rows": "data",
     "training": "training",
     "tracking": "training",
     "prediction": "training",

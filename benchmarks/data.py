@@ -1,6 +1,9 @@
-"""Input pipeline against torchvision's ImageFolder, images decoded for five folds, face crops a second."""
+"""Input pipeline against torchvision's ImageFolder, images decoded for five folds, face crops, and large tables."""
 
+import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -190,4 +193,49 @@ def faces(folder: Path, *, toy: bool = False) -> list[Figure]:
         Figure(
             "face_detector_alone_per_second", alone, "the same photographs, decoded, through YuNet alone", "", detail
         ),
+    ]
+
+
+STEPS = """
+import json, resource, sys, time
+from datamodules.describe import describe
+from datamodules.emotion import EmotionDataModule
+start, seconds = time.perf_counter(), {}
+def done(step):
+    global start
+    now = time.perf_counter()
+    seconds[step], start = now - start, now
+data = EmotionDataModule(sys.argv[1], 8, near_duplicates=False, seed=0)
+data.manifest; done("read")
+describe(data.manifest); done("describe")
+data.prepare_data(); done("cache")
+data.setup("fit"); data.fold_rows; data.draws; done("split")
+next(iter(data.train_dataloader())); done("first batch")
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(json.dumps({"seconds": seconds, "peak_gigabytes": peak / 1e9, "rows": len(data.manifest)}))
+"""
+
+
+def rows(folder: Path, *, toy: bool = False) -> list[Figure]:
+    """Measure reading, describing, caching and dividing a table of half a million different images of 8 x 8 pixels."""
+    count = 2_000 if toy else 500_000
+    rng = np.random.default_rng(0)
+    lines = ["path,label,subject"]
+    for place in range(500):
+        (folder / f"images/{place:03d}").mkdir(parents=True)
+    for row in range(count):
+        path = f"images/{row % 500:03d}/{row:07d}.bmp"
+        cv2.imwrite(str(folder / path), rng.integers(0, 256, (8, 8), dtype=np.uint8))
+        lines.append(f"{path.removeprefix('images/')},{('happy', 'sad', 'angry')[row % 3]},p{row // 50}")
+    (folder / "labels.csv").write_text("\n".join(lines))
+    done = subprocess.run(
+        [sys.executable, "-c", STEPS, str(folder / "labels.csv")], check=True, capture_output=True, text=True
+    )
+    detail = json.loads(done.stdout.splitlines()[-1])
+    setting = "names without their folder, people of 50 images, decoding included, near-duplicate search left out"
+    return [
+        Figure(
+            "table_minutes", sum(detail["seconds"].values()) / 60, f"minutes to the first batch; {setting}", "", detail
+        ),
+        Figure("table_peak_gigabytes", detail["peak_gigabytes"], "memory of the main process", "<= 4"),
     ]

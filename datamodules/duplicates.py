@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from datamodules.cache import PixelCache
 from datamodules.images import DECODE_POLICY, GREY_SIDE
-from datamodules.manifest import Manifest
+from datamodules.manifest import FACE_SOURCE, Manifest
 from datamodules.paths import replacing
 
 NEAR_VERSION = 2  # increased whenever the search below would find other pairs
@@ -66,12 +66,14 @@ def near_duplicates(cache: PixelCache) -> pd.DataFrame:
 def find_clusters(manifest: Manifest, cache: PixelCache, *, near: bool = True) -> np.ndarray:
     """Return the cluster of each row, int64 (N,), numbered by first appearance.
 
-    Rows are in one cluster if equal content, near-duplicates (if ``near``) or equal subjects link them, directly or
-    through other rows. A missing subject or an unreadable image links nothing.
+    Rows are in one cluster if equal content, near-duplicates (if ``near``), equal subjects or, for face crops, the same
+    photograph link them, directly or through other rows. A missing subject or an unreadable image links nothing.
     """
     joined = [_chain(cache.index["content"].to_numpy(object))]
     if manifest.subjects is not None:
         joined.append(_chain(manifest.subjects))
+    if FACE_SOURCE in manifest.table:
+        joined.append(_chain(manifest.table[FACE_SOURCE].to_numpy(object)))
     if near:
         joined.append(near_duplicates(cache)[["a", "b"]].to_numpy(np.int64))
     return join(len(manifest), np.concatenate(joined))

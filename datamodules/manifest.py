@@ -15,9 +15,12 @@ import pyarrow.parquet as pq
 from datamodules.errors import InputError
 from datamodules.labels import in_class_order
 from datamodules.paths import is_guarded, on_disk, path_text, replacing
+from datamodules.tables import read_table as read_table
 
 SPLITS = ("train", "validation", "test")
 VOTES = "votes_"
+SIDES = ("x0", "y0", "x1", "y1")
+FACE_SOURCE = "face_source"  # column of face crops: the photograph
 
 
 def plain_text(values: pd.Series) -> pd.Series:
@@ -125,7 +128,8 @@ def check_paths(table: pd.DataFrame, root: Path, name: str) -> None:
     untidy = parts.str.contains("/./", regex=False) | parts.str.contains("//", regex=False)
     if untidy.any():
         table["path"] = paths = paths.where(~untidy, paths[untidy].map(os.path.normpath))
-    refuse(paths.duplicated(), table, "path", name, "appears twice")
+    faces = [side for side in SIDES if side in table]  # several faces of an image are rows of their own
+    refuse(table.duplicated(["path", *faces]), table, "path", name, "appears twice")
     if not root.is_dir():
         msg = (
             f"{name}: the folder of the images, {root}, does not exist (if it was unpacked from an archive, read that)"
@@ -159,9 +163,6 @@ def check_paths(table: pd.DataFrame, root: Path, name: str) -> None:
                 missing[row] = not os.path.isfile(target)
     refuse(pd.Series(outside), table, "path", name, f"may not leave {root} through a symlink")
     refuse(pd.Series(missing), table, "path", name, f"must be a file in {root}, found none")
-
-
-SIDES = ("x0", "y0", "x1", "y1")
 
 
 def boxes_file(manifest: Path) -> Path:
@@ -213,8 +214,9 @@ class Manifest:
     ``table`` has a plain row number as index and text in every column but the votes: ``path`` (with ``/``, relative
     to ``root``), ``label``, optional ``subject``, ``split`` and ``votes_<class>``; every other column is a subgroup.
     ``""`` means unknown. ``classes[i]`` is the name of the integer label i. ``notes`` say what the reader left out.
-    ``boxes``, if the data set has face boxes, has one row per box: ``path``, ``x0``, ``y0``, ``x1``, ``y1`` in
-    pixels of the upright image, and what else is known; see :mod:`datamodules.face_boxes`.
+    Where images have several labelled faces, rows are faces with boxes in the columns `SIDES`, which `readers.read`
+    cuts out. ``boxes``, if the data set has face boxes, has one row per box: ``path``, ``x0``, ``y0``, ``x1``, ``y1``
+    in pixels of the upright image, and what else is known; see :mod:`datamodules.face_boxes`.
     """
 
     root: Path
@@ -235,7 +237,8 @@ class Manifest:
     @property
     def groups(self) -> tuple[str, ...]:
         """Names of the columns that reports may slice by."""
-        return tuple(c for c in self.table if c not in KNOWN_COLUMNS and not c.startswith(VOTES))
+        known = {*KNOWN_COLUMNS, *SIDES}
+        return tuple(c for c in self.table if c not in known and not c.startswith(VOTES))
 
     @cached_property
     def votes(self) -> np.ndarray | None:
@@ -244,6 +247,13 @@ class Manifest:
             return None
         counts = self.table.reindex(columns=[VOTES + c for c in self.classes], fill_value=0.0).to_numpy(np.float64)
         return counts / counts.sum(axis=1, keepdims=True)
+
+    @property
+    def row_boxes(self) -> np.ndarray | None:
+        """Box of each row, float64 (N, 4), NaN where it has none; None if rows are images."""
+        if not set(SIDES) <= set(self.table):
+            return None
+        return np.stack([parse_numbers(self.table[side])[0].to_numpy() for side in SIDES], axis=1)
 
     @property
     def subjects(self) -> np.ndarray | None:
@@ -385,34 +395,6 @@ def saved_meta(path: Path) -> dict | None:
     return meta if isinstance(meta, dict) and {"classes", "name", "root"} <= set(meta) else None
 
 
-def read_table(path: Path, *, columns_only: bool = False) -> pd.DataFrame:
-    """Read a CSV or TSV file, or a Parquet file.
-
-    Cells of a CSV or TSV file are text as written: ``NA``, ``None``, ``null`` and ``nan`` are words. Only an empty cell
-    is a missing value and is read as ``""``. In a Parquet file only a null is a missing value.
-
-    Args:
-        path: the file.
-        columns_only: read the header and no rows.
-
-    Raises:
-        InputError: the file is missing or cannot be read as a table.
-    """
-    try:
-        if path.suffix.lower() == ".parquet":
-            schema = pq.read_schema(path)
-            table = pd.DataFrame(columns=schema.names) if columns_only else pd.read_parquet(path)
-        else:
-            separator = "\t" if path.suffix.lower() == ".tsv" else ","
-            rows = 0 if columns_only else None
-            table = pd.read_csv(path, dtype=str, sep=separator, encoding="utf-8-sig", nrows=rows, na_filter=False)
-    except (ValueError, OSError) as error:  # pandas' and pyarrow's parser errors are ValueErrors
-        why = str(error) or type(error).__name__
-        msg = f"cannot read the table {path}: {why}; it must be CSV (UTF-8), TSV or Parquet with a header"
-        raise InputError(msg) from error
-    return table
-
-
 def make_manifest(
     table: pd.DataFrame,
     root: str | Path,
@@ -424,7 +406,8 @@ def make_manifest(
     """Return the manifest of a table of images after checking it; every reader ends with this call.
 
     Args:
-        table: columns ``path`` and ``label``, optional ``subject``, ``split``, ``votes_<class>``, and any groups.
+        table: columns ``path`` and ``label``, optional ``subject``, ``split``, ``votes_<class>``, and any groups; with
+            ``x0``, ``y0``, ``x1``, ``y1``, the box of a face in pixels of the upright image, a row is a face.
         root: the folder that the paths are relative to; no path may leave it, not through a symlink either.
         name: name of the data set.
         classes: the class list; by default the labels that occur, in the order of ``datamodules.labels``.
@@ -450,6 +433,9 @@ def make_manifest(
     if "split" in table:
         refuse(~table["split"].isin(SPLITS), table, "split", name, f"must be one of {', '.join(SPLITS)}")
     check_paths(table, root, name)
+    if set(SIDES) <= set(table):
+        boxes = table[["path", *SIDES]]
+        check_boxes(boxes[(boxes[list(SIDES)] != "").any(axis=1)], name)
     return Manifest(root, table, classes, name, notes)
 
 

@@ -296,6 +296,11 @@ class FileLookup:
         found = self.folder(folder)
         return [] if found is None else sorted(self._listing(found).files.names)
 
+    def folders(self, folder: str = "") -> list[str]:
+        """Return the names of the folders in a folder, as text and sorted; none if there is no such folder."""
+        found = self.folder(folder)
+        return [] if found is None else sorted(self._listing(found).folders.names)
+
     def _listing(self, folder: str) -> "_Listing":
         if folder not in self._listings:
             self._listings[folder] = _Listing.of(on_disk(os.path.join(self.root, folder)))

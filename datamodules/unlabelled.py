@@ -21,12 +21,14 @@ from datamodules.image_files import (
     why_left_out,
 )
 from datamodules.images import Decoded, decode_bytes, decode_file
+from datamodules.lookup import locate
 from datamodules.manifest import plain_text, read_table, saved_meta
-from datamodules.paths import FileLookup, on_disk, path_text
+from datamodules.paths import on_disk, path_text
+from datamodules.tables import PATH_COLUMNS, WORKBOOKS
+from datamodules.tables import SUFFIXES as TABLE_SUFFIXES
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
-TABLES = (".csv", ".tsv", ".parquet")
-PATH_COLUMNS = ("path", "file", "filename", "file_name", "filepath", "image", "image_path", "img", "image name")
+TABLES = (*TABLE_SUFFIXES, *WORKBOOKS)
 
 
 @dataclass(frozen=True)
@@ -126,24 +128,26 @@ def _listed(place: Path) -> list[Path]:
         msg = f"--data: {place} needs a column path and at least one row; it has {len(table)} rows of {list(table)}"
         raise InputError(msg)
     root = place.resolve().parent
-    meta = saved_meta(place) if place.suffix.lower() != ".tsv" else None
+    meta = saved_meta(place) if place.suffix.lower() in (".csv", ".parquet") else None
     if meta:  # a manifest names its images' folder, which need not be its own
         root = on_disk(root / meta["root"]).resolve()
-    lookup = FileLookup(root)
-    paths = []
-    for row, name in enumerate(plain_text(table[column])):
+    names = plain_text(table[column])
+    for row, name in enumerate(names):
         if not name.strip():
             msg = f"--data: row {row + 1} below the header of {place} has no {column}; fill it in, or remove the row"
             raise InputError(msg)
-        plain = name if meta else name.replace("\\", "/")  # tables written on Windows
-        if os.path.isabs(plain):
-            plain = os.path.relpath(plain, root)
-        plain = os.path.normpath(plain)
-        if plain.startswith(".."):
-            msg = f"--data: row {row} of {place} leads out of {root}: {name!r}; use paths below it"
-            raise InputError(msg)
-        paths.append(on_disk(root / (lookup.find(plain) or plain)))
-    return paths
+    return _located(names.tolist(), root, place)
+
+
+def _located(names: list[str], root: Path, place: Path, images: str | None = None) -> list[Path]:
+    """Return the files that a table names; a name that is not found stays, and is reported when it is read."""
+    try:
+        located = locate(names, root, images=None if images is None else Path(images).expanduser())
+    except InputError as error:
+        msg = f"--data: {place}: {error}"
+        raise InputError(msg) from error
+    paths = [name if path is None else path for name, path in zip(names, located.paths, strict=True)]
+    return [on_disk(os.path.normpath(located.root / path)) for path in paths]
 
 
 def photographs(

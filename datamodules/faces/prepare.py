@@ -19,11 +19,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from datamodules.errors import InputError
-from datamodules.faces.boxes import clip
+from datamodules.faces.boxes import areas, clip
 from datamodules.faces.crop import CUT_VERSION, PARTS, QUALITY, CutOptions, Job, Record, cut, faces_of, work
 from datamodules.faces.detectors import FIND_VERSION, LANDMARKS, Detector, model_digest, open_detector
 from datamodules.image_files import collect_left_out
-from datamodules.images import DECODE_POLICY, decode_file, default_pixel_limit, fit_to_square
+from datamodules.images import DECODE_POLICY, Decoded, decode_file, default_pixel_limit, fit_to_square
 from datamodules.labels import VOCABULARIES
 from datamodules.manifest import Manifest, make_manifest
 from datamodules.paths import file_hashes, images_root, path_text, replacing
@@ -473,14 +473,25 @@ def write_crops(
         folder: Where the crops go.
         size: Side of the crops.
         margin: As :func:`~datamodules.faces.crop.cut` takes it.
-        rows: Which rows, in the order they are done.
+        rows: Which rows, in the order they are done; those of one image follow each other.
 
     Raises:
-        InputError: An image cannot be read.
+        InputError: An image cannot be read, or a box lies outside of it.
     """
+    last, decoded = "", Decoded(np.empty((0, 0, 3), np.uint8), "", 0, 0)
     for row in rows:
-        decoded = decode_file(manifest.file(row))
+        path = manifest.table["path"].iat[row]
+        if path != last:
+            last, decoded = path, decode_file(manifest.file(row))
         image, box = decoded.image, boxes[row] / decoded.reduced
         known = bool(np.isfinite(box).all())
+        if known and not areas(clip(box[None], *image.shape[:2]))[0]:
+            values = ", ".join(f"{value:g}" for value in boxes[row])
+            msg = (
+                f"{manifest.name}: the box of row {row}, {values}, lies outside of {path!r}, which is "
+                f"{image.shape[1] * decoded.reduced}x{image.shape[0] * decoded.reduced}; boxes are pixels of the upright "
+                "image; correct it, or leave it out"
+            )
+            raise InputError(msg)
         crop = cut(image, box, size, margin=margin) if known else fit_to_square(image, size, "pad")
         Image.fromarray(crop).save(folder / f"{row:07d}.jpg", "JPEG", quality=QUALITY, subsampling=0)

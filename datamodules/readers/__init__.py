@@ -55,7 +55,8 @@ class Reader:
 READERS: dict[str, Reader] = {
     "fer2013": Reader("FER2013's CSV of pixels, with FER+ votes beside it", "fer2013:read"),
     "aihub": Reader("AI-Hub's Korean set: photographs, and JSON of three annotators", "aihub:read"),
-    "csv": Reader("a CSV, TSV or Parquet table with a file and a label column", "table:read"),
+    "shards": Reader("Parquet files of Hugging Face, or WebDataset tar files, that hold the images", "shards:read"),
+    "csv": Reader("a table (CSV, TSV, JSON lines, Parquet) with a file and a label column", "table:read"),
     "folder": Reader("one folder a class, below train/validation/test if given", "folder:read"),
     "pattern": Reader("labels in the file names, by a regular expression", "names:read_pattern", "pattern_looks_like"),
     "cafe": Reader("CAFE, children of 2 to 8 years, by its file names", "names:read_cafe"),
@@ -97,8 +98,12 @@ def read(source: str, options: ReadOptions = ReadOptions()) -> Manifest:  # noqa
         InputError: the path does not exist, there is no such reader (the nearest is named), or a rule is broken.
     """
     parts = sources(str(source).strip())
-    manifest = _read(parts[0], options) if len(parts) == 1 else join([_read(part, options) for part in parts])
-    return manifest if options.faces is None else cut_out(manifest, options)
+    if len(parts) == 1:
+        manifest = _read(parts[0], options)
+    else:
+        sets = (_read(part, options) for part in parts)
+        manifest = join([one if one.row_boxes is None else cut_out(one, options) for one in sets])
+    return manifest if options.faces is None and manifest.row_boxes is None else cut_out(manifest, options)
 
 
 def _read(source: str, options: ReadOptions) -> Manifest:
@@ -129,10 +134,13 @@ def _read(source: str, options: ReadOptions) -> Manifest:
     name = stem(place)
     left_out = LeftOut()
     try:
-        if place.is_file() and is_archive(place):
+        shards = place.is_file() and chosen in (None, "shards") and READERS["shards"].looks_like(place)
+        if place.is_file() and is_archive(place) and not shards:
             place = unpack(place)
         if chosen is None:
             chosen = "pattern" if options.pattern is not None else recognise(place)
+        if options.images is not None and chosen != "csv":
+            raise invalid("--images", f"is for tables that name files, and {chosen} reads none", options.images)
         with collect_left_out() as left_out:
             manifest = READERS[chosen].read(place, options, name)
         return replace(manifest, notes=(*manifest.notes, *filter(None, [left_out.line])))

@@ -68,27 +68,38 @@ def unpack(path: Path) -> Path:
 
 
 def _extract(path: Path, draft: Path) -> None:
-    limit = float(os.environ.get(LIMIT_VARIABLE, LIMIT_GB)) * 1e9
-    free = shutil.disk_usage(draft).free - 100e6
-    total = 0
     with tqdm(desc=f"unpacking {path.name}", unit=" files", delay=1, leave=False, disable=None) as bar:
-        for name, size, content in _members(path):
-            parts = PurePosixPath(name.replace("\\", "/")).parts
-            if not parts or name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0] or "\0" in name:
-                msg = f"{path}: the member {name!r} leads out of the archive's folder; nothing was unpacked"
-                raise InputError(msg)
-            if "__MACOSX" in parts or parts[-1].startswith("._"):
-                continue
-            total += size
-            if total > min(limit, free):
-                what = f"the limit of {limit / 1e9:g} GB ({LIMIT_VARIABLE})" if limit < free else "the free disk space"
-                msg = f"{path}: unpacked it takes more than {what}, {total / 1e9:.1f} GB so far; nothing was unpacked"
-                raise InputError(msg)
+        for parts, content in members(path, draft):
             target = draft.joinpath(*parts)
             target.parent.mkdir(parents=True, exist_ok=True)
             with content, target.open("wb") as file:
                 shutil.copyfileobj(content, file, 1 << 20)
             bar.update()
+
+
+def members(path: Path, draft: Path) -> Iterator[tuple[tuple[str, ...], IO[bytes]]]:
+    """Yield folders and name, and content, of every file in an archive; hidden files of macOS are left out.
+
+    Raises:
+        InputError: a member that leads out of the folder, a link or a device, or more bytes than the limit or the disk
+            of the folder `draft`.
+    """
+    limit = float(os.environ.get(LIMIT_VARIABLE, LIMIT_GB)) * 1e9
+    free = shutil.disk_usage(draft).free - 100e6
+    total = 0
+    for name, size, content in _members(path):
+        parts = PurePosixPath(name.replace("\\", "/")).parts
+        if not parts or name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0] or "\0" in name:
+            msg = f"{path}: the member {name!r} leads out of the archive's folder; nothing was unpacked"
+            raise InputError(msg)
+        if "__MACOSX" in parts or parts[-1].startswith("._"):
+            continue
+        total += size
+        if total > min(limit, free):
+            what = f"the limit of {limit / 1e9:g} GB ({LIMIT_VARIABLE})" if limit < free else "the free disk space"
+            msg = f"{path}: unpacked it takes more than {what}, {total / 1e9:.1f} GB so far; nothing was unpacked"
+            raise InputError(msg)
+        yield parts, content
 
 
 def _members(path: Path) -> Iterator[tuple[str, int, IO[bytes]]]:

@@ -33,6 +33,7 @@ class ReadOptions:
         drop_unknown: with votes, leave out images that most annotators call unknown or not a face. An image without
             any vote for an emotion is always left out.
         aliases: more names of labels, such as ``{"furious": "angry"}``; ``{"confused": "confused"}`` adds a class.
+        images: folder of the images that a table names, if they lie neither beside the table nor below its folder.
         path_column: CSV column of the file; by default a column with one of the usual names.
         label_column: CSV column of the label.
         subject_column: CSV column of the person or source.
@@ -59,6 +60,7 @@ class ReadOptions:
     drop_ties: bool = False
     drop_unknown: bool = True
     aliases: dict[str, str] | None = None
+    images: str | None = None
     path_column: str | None = None
     label_column: str | None = None
     subject_column: str | None = None
@@ -156,8 +158,22 @@ def _name_labels(table: pd.DataFrame, name: str, options: ReadOptions) -> tuple[
     if options.unknown_labels == "drop":
         kept = table[~raw.isin(unknown)].reset_index(drop=True)
         return kept, (f"{len(table) - len(kept)} images left out, their labels are unknown: {listed}",)
+    if counts.index.str.fullmatch(r"-?[0-9]+(\.0)?").all():
+        raise InputError(_numbers_need_names(counts, name))
     msg = (
         f"{name}: unknown labels (images): {listed}. Give their meaning (aliases, --alias {counts.index[0]}=happy), "
         "or choose --unknown-labels drop or keep (in training: --data.read.unknown_labels)"
     )
     raise InputError(msg)
+
+
+def _numbers_need_names(counts: pd.Series, name: str) -> str:
+    """Return the error of labels that are numbers: which there are, and how to say what each means."""
+    found = sorted(counts.index, key=float)
+    listed = ", ".join(f"{number} ({counts[number]})" for number in found[:20])
+    words = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral", "contempt")
+    example = " ".join(f"--alias {number}={word}" for number, word in zip(found, words, strict=False))
+    return (
+        f"{name}: the labels are the numbers (images) {listed}; say what each number means in this data set, such as "
+        f"{example}"
+    )

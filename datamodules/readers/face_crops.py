@@ -12,14 +12,14 @@ import pandas as pd
 from tqdm import tqdm
 
 from datamodules.errors import InputError
-from datamodules.manifest import SIDES, Manifest, read_table
+from datamodules.manifest import FACE_SOURCE, SIDES, Manifest, read_table
 from datamodules.paths import build_once, cache_root, file_hashes, images_root
 from datamodules.readers.base import ReadOptions
 
 if TYPE_CHECKING:
     from datamodules.faces.crop import CutOptions
 
-SOURCE, DETECTOR, SIZE, MARGIN = "face_source", "face_detector", "face_size", "face_margin"
+SOURCE, DETECTOR, SIZE, MARGIN = FACE_SOURCE, "face_detector", "face_size", "face_margin"
 CUT, DIGEST = "face_cut", "face_digest"
 """Columns that `emotion data prepare --faces` writes: photograph, detector, side of the crop in pixels, margin; the
 rule, the border and whether faces were turned upright, such as ``largest reflect``; the hash of the detector's file."""
@@ -207,7 +207,8 @@ BOXES = "boxes"  # faces are cut where the data set itself says that they are
 def cut_out(manifest: Manifest, options: "ReadOptions") -> Manifest:
     """Return the data set with its faces cut out, found by a detector or given by the boxes of the data set.
 
-    An image without a face stays, whole and with grey beside it, so that every detector gives the same rows.
+    An image without a face stays, whole and with grey beside it, so that every detector gives the same rows. Where
+    rows are faces, each is cut out at its own box.
 
     Args:
         manifest: The photographs.
@@ -216,6 +217,8 @@ def cut_out(manifest: Manifest, options: "ReadOptions") -> Manifest:
     Raises:
         InputError: No such detector, no boxes, a box without an image that can be read, or nothing can be written.
     """
+    if manifest.row_boxes is not None:
+        return _by_rows(manifest, options)
     faces = str(options.faces)
     if faces == BOXES:
         return _by_boxes(manifest, options)
@@ -267,16 +270,48 @@ def _by_boxes(manifest: Manifest, options: "ReadOptions") -> Manifest:
     if manifest.boxes is None:
         msg = f"{manifest.name}: faces=boxes needs a data set with face boxes; name a detector, such as haar"
         raise InputError(msg)
-    from datamodules.faces.prepare import write_crops
-
     boxes = median_boxes(manifest.boxes).reindex(manifest.table["path"])
-    folder = _folder(manifest, options, BOXES, boxes.to_numpy(np.float64).tolist())
-    with build_once(folder) as (place, draft):
-        if draft is not None:
-            bar = tqdm(range(len(manifest)), "cutting faces", unit=" files", delay=1, leave=False, disable=None)
-            write_crops(manifest, boxes.to_numpy(np.float64), draft, options.face_size, options.face_margin, bar)
+    place = _write_faces(manifest, boxes.to_numpy(np.float64), options)
     names = [f"{row:07d}.jpg" for row in range(len(manifest))]
     table = manifest.table.assign(path=names, face_source=manifest.table["path"])
     missing = int(boxes["x0"].isna().sum())
     note = f"faces cut by the data set's own boxes, {missing} of {len(manifest)} images have none and are whole"
     return replace(manifest, root=place.resolve(), table=table, boxes=None, notes=(*manifest.notes, note))
+
+
+def _by_rows(manifest: Manifest, options: "ReadOptions") -> Manifest:
+    """Return the faces of a manifest whose rows are faces, each cut out at its box; `face_source` is its photograph."""
+    if options.faces not in (None, BOXES):
+        msg = (
+            f"{manifest.name}: its labels are those of single faces, which {options.faces} cannot tell apart; leave "
+            "faces out, so that they are cut out at the boxes of the data set"
+        )
+        raise InputError(msg)
+    boxes = manifest.row_boxes
+    assert boxes is not None
+    place = _write_faces(manifest, boxes, options)
+    photographs = manifest.table["path"]
+    table = manifest.table.drop(columns=list(SIDES)).assign(
+        path=[f"{row:07d}.jpg" for row in range(len(manifest))],
+        **{SOURCE: photographs, SIZE: str(options.face_size), MARGIN: f"{options.face_margin:g}"},
+    )
+    note = (
+        f"{len(manifest)} labelled faces cut out of {photographs.nunique()} images at their boxes; faces of one image "
+        "stay in one part"
+    )
+    if whole := int(np.isnan(boxes).any(axis=1).sum()):
+        note += f"; {whole} have no box and are whole images"
+    return replace(manifest, root=place.resolve(), table=table, notes=(*manifest.notes, note))
+
+
+def _write_faces(manifest: Manifest, boxes: np.ndarray, options: "ReadOptions") -> Path:
+    """Cut the box of each row out, once, and return the folder of the crops."""
+    from datamodules.faces.prepare import write_crops
+
+    folder = _folder(manifest, options, BOXES, boxes.tolist())
+    with build_once(folder) as (place, draft):
+        if draft is not None:
+            rows = manifest.table["path"].argsort(kind="stable").tolist()  # an image with several faces is decoded once
+            bar = tqdm(rows, "cutting faces", unit=" files", delay=1, leave=False, disable=None)
+            write_crops(manifest, boxes, draft, options.face_size, options.face_margin, bar)
+    return place

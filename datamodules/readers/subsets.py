@@ -12,7 +12,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from datamodules.errors import InputError
-from datamodules.manifest import VOTES, Manifest, make_manifest, parse_numbers, refuse
+from datamodules.manifest import FACE_SOURCE, VOTES, Manifest, make_manifest, parse_numbers, refuse
 
 
 def take_part(manifest: Manifest, share: float) -> Manifest:
@@ -154,6 +154,9 @@ def join(manifests: Sequence[Manifest]) -> Manifest:
             table["subject"] = table["subject"].map(
                 lambda subject, name=manifest.name: f"{name} {subject}" if subject else ""
             )
+        if FACE_SOURCE in table:  # two sets may have photographs of one name
+            source = table[FACE_SOURCE]
+            table[FACE_SOURCE] = source.where(source == "", f"{manifest.name}/" + source)
         tables.append(table)
     joined = pd.concat(tables, ignore_index=True)
     votes = [name for name in joined if str(name).startswith(VOTES)]

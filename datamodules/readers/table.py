@@ -1,23 +1,32 @@
-"""Reader of CSV, TSV and Parquet tables of images, saved by `emotion data prepare` or written by others."""
+"""Reader of tables of images (CSV, TSV, JSON lines, Parquet), saved by `emotion data prepare` or written by others."""
 
+import posixpath
+import re
+import shlex
+from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from datamodules.errors import InputError
-from datamodules.labels import NO_EMOTION, canonical_split, in_class_order, plain
+from datamodules.labels import NO_EMOTION, canonical, canonical_split, in_class_order, plain
+from datamodules.lookup import locate
 from datamodules.manifest import (
+    SIDES,
     VOTES,
     Manifest,
+    as_numbers,
     file_row,
     parse_numbers,
     plain_text,
-    read_table,
+    refuse,
     saved_boxes,
     saved_meta,
 )
 from datamodules.readers.base import ReadOptions, finish, resolve
+from datamodules.tables import PATH_COLUMNS, SUFFIXES, WORKBOOKS, embedded_image_column, has_no_header, read_table
 
 
 def apply_votes(table: pd.DataFrame, name: str, options: ReadOptions) -> tuple[pd.DataFrame, tuple[str, ...]]:
@@ -90,64 +99,308 @@ def _numbers(table: pd.DataFrame, column: str, name: str) -> np.ndarray:
     return values.to_numpy()
 
 
-SUFFIXES = (".csv", ".tsv", ".parquet")
 # Preferred first where a folder holds several tables.
 USUAL_NAMES = ("manifest.parquet", "manifest.csv", "labels.csv", "labels.parquet", "labels.tsv")
+IMAGE_FOLDER = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # of Hugging Face
 COLUMN_NAMES: dict[str, tuple[str, ...]] = {
-    "path": ("path", "file", "filename", "file_name", "filepath", "image", "image_path", "img", "image name"),
-    "label": ("label", "emotion", "expression", "class", "category"),
+    "path": PATH_COLUMNS,
+    "label": ("label", "emotion", "expression", "class", "category", "labels", "emotions", "emotion_label"),
     "subject": ("subject", "subject_id", "person", "person_id", "identity", "participant"),
     "split": ("split", "usage", "set", "subset"),
 }
+ANNOTATION_FOLDERS = frozenset(
+    ("annotation", "annotations", "label", "labels", "csv", "csvs", "table", "tables", "meta", "metadata", "lists")
+)
+_FERPLUS = "fer2013new.csv"  # votes for the rows of another table, in the columns of emotions
 
 
 def find_table(path: Path) -> Path | None:
-    """Return the table that describes the images of a folder (or the file itself), None if there is none.
+    """Return the first table of :func:`find_tables`, None if there is none."""
+    return next(iter(find_tables(path)), None)
+
+
+def find_tables(path: Path) -> dict[Path, str]:
+    """Return the tables that describe the images of a folder (or the file itself), and the part that each is.
+
+    In a folder this is the table of a usual name, else the only table with a file and a label column, else one table a
+    part (``train.csv`` and ``test.csv``, or ``train/metadata.csv``), else that in a folder such as ``annotations/``.
+    The part is "" unless there is one table a part.
 
     Raises:
-        InputError: several tables and no usual name among them.
+        InputError: several tables and no usual name among them, or an Excel workbook.
     """
     if path.is_file():
-        return path if path.suffix.lower() in SUFFIXES else None
+        if path.suffix.lower() in WORKBOOKS:
+            msg = f"{path} is a workbook; save it as CSV (in Excel: Save As, CSV UTF-8) and give that file"
+            raise InputError(msg)
+        return {path: ""} if path.suffix.lower() in SUFFIXES else {}
+    if not path.is_dir():
+        return {}
     for usual in USUAL_NAMES:
         if (path / usual).is_file():
-            return path / usual
-    tables = sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES and f.is_file()) if path.is_dir() else []
-    tables = [t for t in tables if _describes_images(t)]  # class folders may have some other table beside them
-    if len(tables) > 1:
-        msg = f"{path} holds several tables ({', '.join(t.name for t in tables[:5])}); name the one to read"
-        raise InputError(msg)
-    return tables[0] if tables else None
+            return {path / usual: ""}
+    if found := _tables_in(path):
+        return {found[0]: ""} if len(found) == 1 else _one_a_part(path, found)
+    folders = sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    parts = {folder: part for folder in folders if (part := canonical_split(folder.name))}
+    by_part = {tables[0]: part for folder, part in parts.items() if len(tables := _tables_in(folder)) == 1}
+    if by_part:
+        return by_part
+    annotations = [folder for folder in folders if folder.name.lower() in ANNOTATION_FOLDERS]
+    found = [table for folder in annotations for table in _tables_in(folder)]
+    return dict.fromkeys(found, "") if len(found) < 2 else _one_a_part(path, found)
+
+
+def _tables_in(folder: Path) -> list[Path]:
+    """Return the tables in a folder that describe images; of several, only that of a usual name if there is one."""
+    tables = sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and f.is_file())
+    tables = [table for table in tables if _describes_images(table)]  # class folders may have others beside them
+    usual = [table for name in (*USUAL_NAMES, *IMAGE_FOLDER) for table in tables if table.name == name]
+    return usual[:1] or tables
 
 
 def _describes_images(table: Path) -> bool:
-    columns = {str(c).strip().lower() for c in read_table(table, columns_only=True).columns}
-    return all(columns & set(COLUMN_NAMES[ours]) for ours in ("path", "label"))
+    if table.name.startswith(".") or table.name == _FERPLUS:
+        return False
+    try:
+        names = [str(c) for c in read_table(table, columns_only=True).columns]
+    except InputError:  # it may be anything
+        return False
+    columns = {name.strip().lower() for name in names}
+    votes = sum(canonical(name) is not None for name in names) > 1
+    return bool(columns & set(COLUMN_NAMES["path"]) and (columns & set(COLUMN_NAMES["label"]) or votes))
+
+
+def _one_a_part(path: Path, found: list[Path]) -> dict[Path, str]:
+    parts = {table: part_of(table.stem) for table in found}
+    if all(parts.values()) and len(set(parts.values())) == len(parts):
+        return parts
+    listed = ", ".join(table.relative_to(path).as_posix() for table in found[:5])
+    msg = f"{path} holds several tables ({listed}); name the one to read, such as --data {shlex.quote(str(found[0]))}"
+    raise InputError(msg)
+
+
+def part_of(name: str) -> str:
+    """Return the part that a file's name says: ``train`` for ``train_labels`` and ``train-00000-of-00002``, else ""."""
+    parts = {part for word in re.split(r"[^A-Za-z]+", name) if (part := canonical_split(word))}
+    return parts.pop() if len(parts) == 1 else ""
 
 
 def looks_like(path: Path) -> bool:
     """Return whether this is a table, or a folder with one in it."""
-    return find_table(path) is not None
+    return bool(find_tables(path))
 
 
 def read(path: Path, options: ReadOptions, name: str) -> Manifest:
-    """Read the table; paths are relative to its folder, or to the root stored in a saved manifest.
+    """Read the table; its files lie below its folder, in ``images``, or in the root stored in a saved manifest.
 
-    A saved manifest is read as it was saved; options given with it are applied again.
+    A saved manifest is read as it was saved; options given with it are applied again. Where several rows have the same
+    file and boxes of their own, each row is a face.
+
+    Raises:
+        InputError: no table, a column that is missing, files that are not found, or rows that contradict each other.
     """
-    table_path = find_table(path)
-    if table_path is None:
-        msg = f"no table (.csv, .tsv, .parquet) at {path}"
+    tables = find_tables(path)
+    if not tables:
+        msg = f"no table ({', '.join(SUFFIXES)}) at {path}"
         raise InputError(msg)
-    meta = saved_meta(table_path) if table_path.suffix.lower() != ".tsv" else None
+    first = next(iter(tables))
+    meta = saved_meta(first) if first.suffix.lower() in (".csv", ".parquet") else None
     if meta is not None and options == ReadOptions():
-        return Manifest.load(table_path)
-    root = table_path.parent / meta["root"] if meta is not None else table_path.parent
-    name = meta["name"] if meta is not None else name
-    table = name_columns(read_table(table_path), options, table_path)
-    table["path"] = table["path"].str.replace("\\", "/", regex=False)  # tables written on Windows
-    table, notes = apply_votes(table, name, options)
-    return finish(table, root, name, options, notes).with_boxes(saved_boxes(table_path))
+        return Manifest.load(first)
+    root = path if path.is_dir() else path.parent
+    if meta is not None:
+        root, name = first.parent / meta["root"], meta["name"]
+    found = [_rows(table, part, root, options, saved=meta is not None) for table, part in tables.items()]
+    rows = pd.concat([table for table, _, _ in found], ignore_index=True) if len(found) > 1 else found[0][0]
+    notes = [note for _, _, said in found for note in said]
+    if len(found) > 1:
+        rows = rows.fillna("")
+        notes.insert(0, f"read from {', '.join(table.relative_to(path).as_posix() for table in tables)}")
+    notes += _unlabelled_beside(path, tables)
+    rows, said = _merge_repeated(rows, options, first.name)
+    rows, more = apply_votes(rows, name, options)
+    notes += [*said, *more]
+    boxes = saved_boxes(first)
+    if set(SIDES) <= set(rows) and not rows["path"].duplicated().any():  # a face an image, which faces=boxes cuts out
+        boxes = rows.loc[(rows[list(SIDES)] != "").any(axis=1), ["path", *SIDES]]
+        rows = rows.drop(columns=list(SIDES))
+        notes.append("the table's face boxes are used with --data.read.faces boxes")
+    return finish(rows, found[0][1], name, options, tuple(notes)).with_boxes(boxes)
+
+
+def _rows(
+    file: Path, part: str, root: Path, options: ReadOptions, *, saved: bool
+) -> tuple[pd.DataFrame, Path, list[str]]:
+    """Return the rows of one table with standard columns, the root that their paths are relative to, and notes."""
+    if column := embedded_image_column(file):
+        msg = f"{file.name} holds the images themselves, in the column {column!r}; read it as shards:{file}"
+        raise InputError(msg)
+    table = read_table(file)
+    notes: list[str] = []
+    if not saved:
+        table, notes = _labels_from_emotions(table, options, file)
+    table = name_columns(table, options, file)
+    if table.empty:
+        msg = f"{file.name} has a header and no rows: no images found"
+        raise InputError(msg)
+    refuse(table["path"].str.strip() == "", table, "path", file.name, "may not be empty")
+    if not saved:
+        table, said = _face_columns(table)
+        notes += said
+    if part and "split" not in table:
+        table["split"] = part
+    names = table["path"].tolist()
+    home = root if saved else file.parent
+    if home != root:  # a table in a folder of its own, such as annotations/
+        below = home.relative_to(root).as_posix()
+        names = [posixpath.normpath(f"{below}/{name}") if name.startswith("../") else name for name in names]
+        home = root
+    try:
+        located = locate(names, home, images=Path(options.images).expanduser() if options.images else None, part=part)
+    except InputError as error:
+        msg = f"{file.name}: {error}"
+        raise InputError(msg) from error
+    if located.missing:
+        if options.bad_records == "error" or not any(located.paths):
+            msg = f"{file.name}: {located.missing}"
+            raise InputError(msg)
+        notes.append(f"{located.paths.count(None)} rows of {file.name} left out: their files are not found")
+    if located.note:
+        notes.append(f"{file.name}: {located.note}")
+    table["path"] = located.paths
+    return table[table["path"].notna()].reset_index(drop=True), located.root, notes
+
+
+def _unlabelled_beside(path: Path, tables: Collection[Path]) -> list[str]:
+    """Return a note for each table beside the labelled ones that names files and has no label."""
+    if not path.is_dir():
+        return []
+    notes = []
+    for file in sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES and f.is_file() and f not in tables):
+        with suppress(InputError):
+            names = {str(c).strip().lower() for c in read_table(file, columns_only=True).columns}
+            if names & set(PATH_COLUMNS) and not names & {*COLUMN_NAMES["label"], *SIDES}:
+                notes.append(
+                    f"{file.name} left out: it has no label; `emotion predict RUN {file}` classifies its images"
+                )
+    return notes
+
+
+def _merge_repeated(table: pd.DataFrame, options: ReadOptions, source: str) -> tuple[pd.DataFrame, list[str]]:
+    """Return the table with one row a file (and box); rows that repeat one are left out if they say the same.
+
+    Raises:
+        InputError: rows of one file have several labels, parts or persons.
+    """
+    key = ["path", *(side for side in SIDES if side in table)]
+    again = table.duplicated(key, keep=False)
+    if not again.any():
+        return table, []
+    rows = table[again]
+    meaning = {label: resolve(label, options) or plain(label) for label in rows["label"].unique()}
+    faces = rows.groupby(key, sort=False).ngroup()
+    apart = np.zeros(len(rows), dtype=bool)
+    for column, values in (
+        ("label", rows["label"].map(meaning)),
+        *((c, rows[c]) for c in ("split", "subject") if c in rows),
+    ):
+        differs = (values.groupby(faces).transform("nunique") > 1).to_numpy()
+        if differs.any() and options.bad_records == "error":
+            shown = [
+                f"{path!r} ({', '.join(dict.fromkeys(map(str, group)))})"
+                for path, group in rows[differs].groupby("path", sort=False)[column]
+            ]
+            more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
+            msg = (
+                f"{source}: {len(shown)} files have rows that differ in {column}: {', '.join(shown[:3])}{more}; "
+                "keep one row a file, or leave such files out with --bad-records drop"
+            )
+            raise InputError(msg)
+        apart |= differs
+    kept = table.drop(index=rows.index[apart]).drop_duplicates(key)
+    notes = [f"{int(apart.sum())} rows left out: rows of the same file contradict each other"] if apart.any() else []
+    if repeated := len(table) - int(apart.sum()) - len(kept):
+        notes.append(f"{repeated} rows left out: they repeat the file and the label of another row")
+    return kept.reset_index(drop=True), notes
+
+
+def _labels_from_emotions(table: pd.DataFrame, options: ReadOptions, source: Path) -> tuple[pd.DataFrame, list[str]]:
+    """Return the table with a label, if it has none and columns that are named as emotions: one-hot, shares or votes.
+
+    With votes these columns become ``votes_<emotion>``; else the largest of a row is its label.
+
+    Raises:
+        InputError: a value is no number, or two emotions share the largest value of a row.
+    """
+    names = {str(c).strip().lower() for c in table}
+    emotions = [c for c in table if resolve(str(c), options) is not None]
+    known = names & set(COLUMN_NAMES["label"]) or any(name.startswith(VOTES) for name in names)
+    if options.label_column is not None or known or len(emotions) < 2:
+        return table, []
+    rest = [c for c in table if plain(str(c)) in NO_EMOTION]
+    if options.votes != "ignore":
+        return table.rename(columns={c: f"{VOTES}{str(c).strip()}" for c in (*emotions, *rest)}), []
+    values = np.stack([as_numbers(table, c, source.name).fillna(0).to_numpy() for c in emotions], axis=1)  # (N, C)
+    best = values.max(axis=1, initial=-np.inf)
+    shared = pd.Series(((values == best[:, None]).sum(axis=1) > 1) | (best <= 0))
+    listed = ", ".join(map(str, emotions))
+    if shared.any():
+        row = int(np.flatnonzero(shared)[0])
+        numbers = ", ".join(f"{value:g}" for value in values[row])
+        msg = (
+            f"{source.name}: {file_row(shared)}: the columns {listed} give no single label, got {numbers}; leave such "
+            "images out with --votes majority --drop-ties, or name a column of labels with --label-column"
+        )
+        raise InputError(msg)
+    label = np.array([str(c).strip() for c in emotions], dtype=object)[values.argmax(axis=1)] if len(table) else []
+    return table.drop(columns=[*emotions, *rest]).assign(label=label), [
+        f"labels from the columns {listed}, the largest"
+    ]
+
+
+_CORNERS = (SIDES, ("xmin", "ymin", "xmax", "ymax"), ("left", "top", "right", "bottom"), ("x1", "y1", "x2", "y2"))
+_SIZES = (("x", "y", "w", "h"), ("x", "y", "width", "height"), ("left", "top", "width", "height"))
+_BEFORE = re.compile("^(facebox|boundingbox|bbox|box|face)(?=.)")
+
+
+def _face_columns(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Return the table with face boxes in the columns of `SIDES`, where it has them as corners or as sizes.
+
+    An empty cell, or a box without width and height, is no face. Notes say what is not used.
+    """
+    named: dict[str, dict[str, str]] = {}
+    for column in table:
+        short = plain(str(column))
+        before = _BEFORE.match(short)
+        named.setdefault(before[0] if before else "", {})[short[len(before[0]) if before else 0 :]] = str(column)
+    for names in named.values():
+        for sides in (*_CORNERS, *_SIZES):
+            if not set(sides) <= set(names):
+                continue
+            columns = [names[side] for side in sides]
+            cells = [parse_numbers(table[column]) for column in columns]
+            if any(bad.any() for _, bad in cells):
+                break
+            boxes = np.stack([values.to_numpy() for values, _ in cells], axis=1)  # (N, 4)
+            if sides in _SIZES:
+                boxes[:, 2:] += boxes[:, :2]
+            known = np.isfinite(boxes).all(axis=1)
+            if not known.any():
+                break
+            if (boxes[known] <= 1).all():
+                note = (
+                    f"the columns {', '.join(columns)} are not used as face boxes: they lie below 1, and must be pixels"
+                )
+                return table, [note]
+            boxes[known & (boxes[:, 2:] <= boxes[:, :2]).all(axis=1)] = np.nan
+            table = table.drop(columns=columns)
+            return table.assign(**{side: _cells(boxes[:, i]) for i, side in enumerate(SIDES)}), []
+    return table, []
+
+
+def _cells(values: np.ndarray) -> list[str]:
+    return [f"{value:.10g}" if np.isfinite(value) else "" for value in values]
 
 
 def name_columns(table: pd.DataFrame, options: ReadOptions, source: Path) -> pd.DataFrame:
@@ -174,11 +427,7 @@ def name_columns(table: pd.DataFrame, options: ReadOptions, source: Path) -> pd.
             table = table.assign(label="")  # the votes give it
             continue
         if theirs is None and ours in {"path", "label"}:
-            msg = (
-                f"{source.name}: the column {ours!r} is missing (or {', '.join(COLUMN_NAMES[ours][1:])}); "
-                f"found {', '.join(table.columns)}; use --{ours}-column (in training --data.read.{ours}_column)"
-            )
-            raise InputError(msg)
+            raise InputError(_lacks(ours, table, source))
         # `set` and `subset` may mean anything: they are a split only if every value says so.
         loose = ours == "split" and wanted is None and theirs is not None and theirs.lower() in {"set", "subset"}
         if theirs is None or (loose and not table[theirs].map(lambda s: canonical_split(str(s))).notna().all()):
@@ -189,3 +438,20 @@ def name_columns(table: pd.DataFrame, options: ReadOptions, source: Path) -> pd.
     for ours in ("path", "label"):
         table[ours] = plain_text(table[ours])
     return table
+
+
+def _lacks(ours: str, table: pd.DataFrame, source: Path) -> str:
+    """Return the error of a table without a column of files or labels."""
+    found = ", ".join(table.columns)
+    if has_no_header(table, source.parent):
+        names = ["path", "label", *(f"column{number}" for number in range(3, len(table.columns) + 1))]
+        return (
+            f"{source.name} has no header: its first line is {found!r:.200}; add a line above that names the columns, "
+            f"such as {','.join(names[: len(table.columns)])}"
+        )
+    if "pixels" in table:
+        return f"{source.name} has pixels in place of files (columns {found:.200}); read it as fer2013:{source}"
+    return (
+        f"{source.name}: the column {ours!r} is missing (or {', '.join(COLUMN_NAMES[ours][1:])}); found {found:.500}; "
+        f"name it with --{ours}-column NAME (in training --data.read.{ours}_column NAME)"
+    )

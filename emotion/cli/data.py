@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # these import pandas, which takes a second
     from datamodules.manifest import Manifest
 
 # Written out, since the modules that define these names import pandas; a test compares them with those modules.
-READERS = ("fer2013", "aihub", "csv", "folder", "pattern", "cafe", "nimh")
+READERS = ("fer2013", "aihub", "shards", "csv", "folder", "pattern", "cafe", "nimh")
 VOTES = ("ignore", "majority", "soft")
 UNKNOWN_LABELS = ("error", "drop", "keep")
 AGREEMENTS = ("any", 2, 3)
@@ -84,6 +84,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
         default="error",
         help="broken records of an annotation file: stop with an error, or drop them (default: %(default)s)",
     )
+    data.add_argument("--images", type=not_empty, metavar="DIR", help="folder of the images that a table names")
     for column in ("path", "label", "subject", "split"):
         data.add_argument(f"--{column}-column", metavar="COLUMN", help=f"column of the table that has the {column}")
     data.add_argument("--pixel-limit", type=whole_from(1), metavar="N", help=PIXEL_LIMIT_HELP)
@@ -115,6 +116,7 @@ def open_data(args: argparse.Namespace) -> "Manifest":
         drop_ties=args.drop_ties,
         drop_unknown=not args.keep_unknown,
         aliases=parse_aliases(args.alias or []),
+        images=args.images,
         path_column=args.path_column,
         label_column=args.label_column,
         subject_column=args.subject_column,

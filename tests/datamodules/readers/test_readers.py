@@ -156,7 +156,7 @@ def test_a_set_column_is_a_split_only_if_it_says_so(plant: Plant) -> None:
         (
             {"file": ["a.png", "b.png"]},
             {},
-            "x.csv: the column 'label' is missing .*; found file; use --label-col",
+            "x.csv: the column 'label' is missing .*; found file; name it with --label-column",
         ),
         ({"label": ["sad", "sad"]}, {}, "x.csv: the column 'path' is missing"),
         (
@@ -166,8 +166,16 @@ def test_a_set_column_is_a_split_only_if_it_says_so(plant: Plant) -> None:
         ),
         ({"file": ["a.png", "b.png"], "label": ["sad", None]}, {}, "row 1: label may not be empty"),
         ({"file": ["a.png", "b.png"], "label": ["sad", "bored"]}, {}, r"unknown labels \(images\): 'bored' \(1\)"),
-        ({"file": ["a.png", "a.png"], "label": ["sad", "happy"]}, {}, "row 1: path appears twice"),
-        ({"file": ["a.png", "../b.png"], "label": ["sad", "happy"]}, {}, "row 1: path may not leave"),
+        (
+            {"file": ["a.png", "a.png"], "label": ["sad", "happy"]},
+            {},
+            r"1 files have rows that differ in label: 'a.png' \(sad, happy\)",
+        ),
+        (
+            {"file": ["a.png", "../b.png"], "label": ["sad", "happy"]},
+            {},
+            "1 of 2 names lead out of .*; give the folder of the images with --images",
+        ),
         ({"file": ["a.png", None], "label": ["sad", "happy"]}, {}, "row 1: path may not be empty"),
         ({"file": [], "label": []}, {}, "no images found"),
         ({"file": ["a.png", "b.png"], "label": ["sad", "happy"], "split": ["train", None]}, {}, "row 1: split must be"),
