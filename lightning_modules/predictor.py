@@ -20,6 +20,7 @@ from datamodules.paths import replacing
 from datamodules.processes import cores
 from datamodules.readers.archives import is_archive, unpack
 from datamodules.readers.face_crops import FaceCrops, list_crops
+from datamodules.readers.fer2013 import pixel_images
 from datamodules.splits.protocol import SeenImages
 from datamodules.unlabelled import Photograph, find_images, from_bytes, photographs
 from results.tracking.runs import children, find_run, find_runs, load_table, run_checkpoint, run_row
@@ -390,7 +391,7 @@ class Predictor:
                 continue
             place = Path(source).expanduser()
             named = str(unpack(place.resolve())) if place.is_file() and is_archive(place) else source
-            files = find_images(named)
+            files = pixel_images(Path(named).expanduser()) or find_images(named)
             paths += files
             if self.faces is not None:
                 crops |= list_crops(named, files)  # resolved

@@ -10,8 +10,8 @@ from typing import Literal, get_args
 import pandas as pd
 from tqdm import tqdm
 
-from datamodules.errors import InputError
-from datamodules.labels import canonical, canonical_split, plain
+from datamodules.errors import InputError, nearest
+from datamodules.labels import canonical, canonical_split, names_of_labels, plain
 from datamodules.manifest import Manifest, make_manifest, plain_text
 from datamodules.readers.subsets import agreed, draw_evenly, take_part
 
@@ -157,7 +157,8 @@ def finish(
         table, said = _name_labels(table, name, options)
         notes = (*notes, *said)
     if "split" in table:
-        table = table.assign(split=table["split"].map(lambda s: canonical_split(str(s)) or s))
+        parts = {s: canonical_split(str(s)) or s for s in table["split"].unique()}
+        table = table.assign(split=table["split"].map(lambda s: parts.get(s, s)))
     if options.agreement != "any":
         table, said = agreed(table, options.agreement, name)
         notes = (*notes, *said)
@@ -194,7 +195,21 @@ def _name_labels(table: pd.DataFrame, name: str, options: ReadOptions) -> tuple[
         kept = table[~raw.isin(unknown)].reset_index(drop=True)
         return kept, (f"{len(table) - len(kept)} images left out, their labels are unknown: {listed}",)
     msg = (
-        f"{name}: unknown labels (images): {listed}. Give their meaning (aliases, --alias {counts.index[0]}=happy), "
+        f"{name}: unknown labels (images): {listed}. {_meaning_of(counts.index.tolist())}, "
         "or choose --unknown-labels drop or keep (in training: --data.read.unknown_labels)"
     )
     raise InputError(msg)
+
+
+def _meaning_of(unknown: list[str]) -> str:
+    """Return the advice for labels that are no known class: the nearest name, or the layouts that use numbers."""
+    if all(label.isdecimal() for label in unknown):
+        first = min(unknown, key=int)
+        return (
+            f"Numbers name no emotion: say what each means (--alias {first}=surprise, and so on), or whose numbers "
+            "they are: --data fer2013:PATH (0 is angry), rafdb:PATH (1 is surprise) or affectnet:PATH (0 is neutral)"
+        )
+    for label in unknown:
+        if near := nearest(label, names_of_labels(), n=1, cutoff=0.7):
+            return f"Did you mean {near[0]} for {label!r}? Give their meaning (aliases, --alias {label}={near[0]})"
+    return f"Give their meaning (aliases, --alias {unknown[0]}=happy)"
