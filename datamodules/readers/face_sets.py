@@ -406,7 +406,7 @@ def read_ferplus(path: Path, options: ReadOptions, name: str) -> Manifest:
     """
     folders = _ferplus_folders(path)
     if not folders:
-        msg = f"no FER2013Train, FER2013Valid or FER2013Test with label.csv in {path}; give the folder that holds them"
+        msg = f"no images of FER+ in {path}: FER2013Train, FER2013Valid or FER2013Test with label.csv; name their folder"
         raise InputError(msg)
     tables = []
     for place in folders:
@@ -469,7 +469,7 @@ def read_expw(path: Path, options: ReadOptions, name: str) -> Manifest:
     """
     source = _expw_list(path)
     if source is None:
-        msg = f"no label.lst in {path}; give the folder that holds it and the images (origin/)"
+        msg = f"no images of ExpW in {path}: give the folder that holds label.lst and origin/"
         raise InputError(msg)
     if options.faces not in (None, "boxes"):
         msg = f"faces={options.faces}: ExpW's faces are cut by its own boxes; leave faces out"
@@ -643,7 +643,7 @@ def read_ckplus(path: Path, options: ReadOptions, name: str) -> Manifest:
         hint = (
             f"give the folder above, --data {shlex.quote(str(path.parent))}" if above.is_dir() else f"unpack {archive}"
         )
-        msg = f"CK+ needs both cohn-kanade-images and Emotion, and {missing} is not in {path}; {hint}"
+        msg = f"no images of CK+: it needs cohn-kanade-images and Emotion, and {missing} is not in {path}; {hint}"
         raise InputError(msg)
     rows, labelled, doubtful = [], set[str](), []
     found = sorted(labels.glob("S*/*/*_emotion.txt"))
