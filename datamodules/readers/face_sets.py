@@ -252,7 +252,8 @@ def _read_affectnet_npy(root: Path, parts: list[Path], options: ReadOptions, nam
             if count:
                 notes.append(f"{count} of {part.name} left out: {what}")
         table = _annotations(part / "annotations", both, states)
-        table["path"] = [_below(part / "images", root) + images[stem] for stem in both]
+        table["path"] = [images[stem] for stem in both]
+        table["path"] = _below(part / "images", root) + table["path"]
         if part != root:
             table["split"] = canonical_split(part.name) or part.name
         tables.append(table)
@@ -406,7 +407,7 @@ def read_ferplus(path: Path, options: ReadOptions, name: str) -> Manifest:
     """
     folders = _ferplus_folders(path)
     if not folders:
-        msg = f"no images of FER+ in {path}: FER2013Train, FER2013Valid or FER2013Test with label.csv; name their folder"
+        msg = f"no images of FER+ in {path}: FER2013Train, FER2013Valid or FER2013Test with label.csv; give that folder"
         raise InputError(msg)
     tables = []
     for place in folders:

@@ -210,11 +210,14 @@ def people_in_names(paths: Sequence[str]) -> tuple[str, list[str]] | None:
 
 
 def first_images(folder: Path, depth: int = 4) -> Iterator[Path]:
-    """Yield images below a folder as the file system lists them, for a look at a few of their names."""
+    """Yield images below a folder as the file system lists them, for a look at a few of their names.
+
+    In each folder the first 2000 entries are looked at.
+    """
     below = []
     try:
         with os.scandir(folder) as entries:
-            for entry in entries:
+            for entry in islice(entries, 2000):
                 if entry.name.startswith(".") or entry.name == "__MACOSX":
                     continue
                 if entry.is_dir(follow_symlinks=False):
