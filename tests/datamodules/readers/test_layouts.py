@@ -589,25 +589,32 @@ def test_a_number_that_means_nothing_is_named_by_an_alias(tmp_path: Path) -> Non
     assert read(str(write.root / "own.csv"), ReadOptions(aliases={"8": "awe"})).classes == ("angry", "happy", "awe")
 
 
+NET = ("--recipe", "baseline", "--model.backbone", "test_resnet", "--model.weights", "none", "--data.size", "32")
+FAST = ("--data.batch_size", "4", "--trainer.accelerator", "cpu", "--trainer.max_epochs", "1", "--run.resamples", "100")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["rafdb_on_kaggle", "kaggle_train_and_test", "ck48"])
 def test_a_layout_is_trained_and_evaluated(name: str, workplace: Path) -> None:
     """By the command: a model is fitted, classifies the set and is scored on it."""
     make, expected = LAYOUT[name]
     make(Writer(workplace / "set", copies=6))
-    net = ["--model.backbone", "test_resnet", "--model.weights", "none", "--data.size", "32"]
-    fast = [
-        "--data.batch_size",
-        "4",
-        "--trainer.accelerator",
-        "cpu",
-        "--trainer.max_epochs",
-        "1",
-        "--run.resamples",
-        "100",
-    ]
     source = str(workplace / "set")
-    assert emotion.main(["fit", "--data", source, "--split", "holdout", *net, *fast]) == 0
+    assert emotion.main(["fit", "--data", source, "--split", "holdout", *NET, *FAST]) == 0
     assert emotion.main(["predict", "latest", source, "--output", "predicted.csv"]) == 0
     assert len(pd.read_csv("predicted.csv")) == (expected.photographs or 6 * expected.images)
     assert emotion.main(["evaluate", "latest", "--data", source, "--allow-seen", "--resamples", "100"]) == 0
+
+
+@pytest.mark.slow
+def test_every_layout_is_checked_and_classified(workplace: Path) -> None:
+    """By the command: `check` reads it, and a model classifies the images that the reader finds."""
+    drawn = "drawn:largest=12,ratio=1,size=32"
+    assert emotion.main(["fit", "--data", drawn, "--split", "holdout", *NET, *FAST]) == 0
+    for name, (make, expected) in LAYOUT.items():
+        make(Writer(workplace / name))
+        source = str(workplace / name)
+        checked = emotion.main(["data", "check", "--data", expected.data.format(source), *expected.words])
+        assert checked in (0, 1), name  # 1: the check has findings, such as noise that is alike
+        assert emotion.main(["predict", "latest", source, "--output", f"{name}.csv"]) == 0, name
+        assert len(pd.read_csv(f"{name}.csv")) == (expected.photographs or expected.images), name
