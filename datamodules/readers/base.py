@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -210,6 +211,8 @@ def _meaning_of(unknown: list[str]) -> str:
             "they are: --data fer2013:PATH (0 is angry), rafdb:PATH (1 is surprise) or affectnet:PATH (0 is neutral)"
         )
     for label in unknown:
-        if near := nearest(label, names_of_labels(), n=1, cutoff=0.7):
-            return f"Did you mean {near[0]} for {label!r}? Give their meaning (aliases, --alias {label}={near[0]})"
-    return f"Give their meaning (aliases, --alias {unknown[0]}=happy)"
+        if near := nearest(label, names_of_labels(), n=1, cutoff=0.6):
+            meant = canonical(near[0])
+            alias = shlex.quote(f"{label}={meant}")
+            return f"Did you mean {meant} for {label!r}? Give their meaning (aliases, --alias {alias})"
+    return f"Give their meaning (aliases, --alias {shlex.quote(f'{unknown[0]}=happy')})"

@@ -5,6 +5,7 @@ folder of folders is never taken for an emotion.
 """
 
 import os
+import re
 import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -71,6 +72,8 @@ def read(path: Path, options: ReadOptions, name: str, numbers: Mapping[str, str]
     if inside:
         msg = f"{len(inside)} images in {path} are in no class folder, the first is {inside[0]!r}; move them into one"
         raise InputError(msg)
+    if "split" in table:
+        table["split"] = table["split"].map({part: _part(part) for part in table["split"].unique()}.get)
     notes = [f"{len(stray)} images beside the folders left out, the first is {stray[0]!r}"] if stray else []
     notes += [
         f"{sum(f.startswith(f'{key}/') for f in left)} images left out: {why}" for key, why in search.left.items()
@@ -88,6 +91,15 @@ def read(path: Path, options: ReadOptions, name: str, numbers: Mapping[str, str]
     if "split" not in table:
         notes += _parts_beside(path)
     return finish(table, path, name, options, tuple(notes))
+
+
+def _part(name: str) -> str | None:
+    """Return the part that a folder's name tells, also as one word of several: `seg_train`, `FER2013Test`."""
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+|[^\W\d_a-zA-Z]+", name)
+    parts = {part for word in words if (part := canonical_split(word))}
+    if len(parts) != 1 or any(canonical(word) for word in words):
+        return canonical_split(name)
+    return canonical_split(name) or parts.pop()
 
 
 @dataclass
@@ -128,7 +140,7 @@ class _Search:
     def named(self, node: _Folder, part: str) -> Classes:
         """Return the class folders at or below a folder whose names are known emotions; {} if there are none."""
         labels = [name for name in node.below if self._is_class(name)]
-        parts = [name for name in node.below if name not in labels and canonical_split(name)]
+        parts = [name for name in node.below if name not in labels and _part(name)]
         others = [name for name in node.below if name not in labels and name not in parts]
         if parts and labels:
             raise self._mixed(node, parts, labels + others)
@@ -163,8 +175,8 @@ class _Search:
     def unknown(self, node: _Folder, part: str) -> Classes:
         """Return the class folders where none has a name that is known; {} if nothing looks like class folders."""
         kids = list(node.below.values())
-        if any(canonical_split(name) for name in node.below):
-            found = {name: self.unknown(kid, name) for name, kid in node.below.items() if canonical_split(name)}
+        if any(_part(name) for name in node.below):
+            found = {name: self.unknown(kid, name) for name, kid in node.below.items() if _part(name)}
             if any(found.values()):
                 self.parts += [node.below[name].path for name in found if found[name]]
                 for name, kid in node.below.items():
@@ -183,8 +195,7 @@ class _Search:
         classes: Classes = {}
         halves = [kid.below for kid in node.below.values()]
         inner = not part and all(
-            kid.own == 0 and kid.below and all(canonical_split(name) for name in kid.below)
-            for kid in node.below.values()
+            kid.own == 0 and kid.below and all(_part(name) for name in kid.below) for kid in node.below.values()
         )
         for (name, kid), below in zip(node.below.items(), halves, strict=True):
             if inner:
@@ -249,20 +260,20 @@ def _placed(files: list[str], classes: Classes) -> tuple[pd.DataFrame, list[str]
 def _above(path: Path, options: ReadOptions) -> str:
     """Return the advice for a folder without class folders, which may itself be one of them."""
     if resolve(path.name, options) or path.name in RAFDB_NUMBERS:
-        above = path.parent.parent if canonical_split(path.parent.name) else path.parent
+        above = path.parent.parent if _part(path.parent.name) else path.parent
         return f"{path.name} looks like one class folder of several: give the folder above, --data {_quoted(above)}"
     return advice(path)
 
 
 def _parts_beside(path: Path) -> list[str]:
     """Return a note if the folder is one part of a set whose other parts lie beside it."""
-    if (own := canonical_split(path.name)) is None:
+    if (own := _part(path.name)) is None:
         return []
     try:
         beside = [entry.name for entry in os.scandir(path.parent) if entry.is_dir()]
     except OSError:
         return []
-    others = sorted(name for name in beside if canonical_split(name) not in (None, own))
+    others = sorted(name for name in beside if _part(name) not in (None, own))
     if not others:
         return []
     return [

@@ -90,13 +90,13 @@ def class_folders(write: Writer) -> None:
 
 @layout(Expected("folder", 36, ("angry", "happy", "sad"), {"train", "validation", "test"}))
 def parts_of_any_name(write: Writer) -> None:
-    for part in ("Train_Set", "validation_set", "testing"):
+    for part in ("Train_Set", "validation_set", "FER2013Test"):
         in_folders(write, f"{part}/")
 
 
 @layout(Expected("folder", 24, ("angry", "happy", "sad"), {"train", "test"}))
 def doubled_folders(write: Writer) -> None:
-    for part in ("training_set", "test_set"):
+    for part in ("training_set", "seg_test"):
         in_folders(write, f"{part}/{part}/")
 
 
