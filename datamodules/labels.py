@@ -1,5 +1,6 @@
 """Emotion names: one canonical name for each, and its aliases in published data sets."""
 
+import re
 import unicodedata
 
 # Canonical name -> what published data sets, papers and people write instead. The order is the order of the
@@ -29,6 +30,8 @@ VOCABULARIES: dict[str, tuple[str, ...]] = {
     "fer2013": ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"),
     "ferplus": ("neutral", "happy", "surprise", "sad", "angry", "disgust", "fear", "contempt"),
     "korean": ("happy", "angry", "sad", "anxious", "embarrassed", "hurt", "neutral"),
+    "rafdb": ("surprise", "fear", "disgust", "happy", "sad", "angry", "neutral"),  # its numbers begin with 1
+    "affectnet": ("neutral", "happy", "sad", "surprise", "fear", "disgust", "angry", "contempt"),
     "mikels": ("amusement", "angry", "awe", "contentment", "disgust", "excitement", "fear", "sad"),
 }
 
@@ -42,11 +45,21 @@ SPLIT_ALIASES: dict[str, str] = {
     "valid": "validation",
     "val": "validation",
     "dev": "validation",
+    "eval": "validation",
+    "evaluation": "validation",
     "publictest": "validation",
     "test": "test",
     "testing": "test",
     "privatetest": "test",
+    "학습": "train",
+    "훈련": "train",
+    "검증": "validation",
+    "시험": "test",
+    "테스트": "test",
 }
+# Words that people add to the name of a part: test_set, train_images, TrainData. At both ends of a name.
+_FILLERS = r"data|sets?|images?|imgs?|faces?|folder|split|crops?|cropped|aligned|samples?"
+_FILLER = re.compile(rf"^(?:\d+[.)]?|(?:{_FILLERS})[.]?)|[.]?(?:{_FILLERS})$")
 
 
 def plain(text: str) -> str:
@@ -58,17 +71,33 @@ _LOOKUP: dict[str, str] = {plain(name): canon for canon, names in ALIASES.items(
 
 
 def canonical(label: str) -> str | None:
-    """Return the canonical name of an emotion, or None if it is unknown.
+    """Return the canonical name of an emotion, or None if it is unknown; a number before the name does not count.
 
-    >>> canonical("Anger"), canonical("분노"), canonical("confused")
-    ('angry', 'angry', None)
+    >>> canonical("Anger"), canonical("분노"), canonical("0_angry"), canonical("confused")
+    ('angry', 'angry', 'angry', None)
     """
-    return _LOOKUP.get(plain(label))
+    text = plain(label)
+    return _LOOKUP.get(text) or _LOOKUP.get(text.lstrip("0123456789").lstrip(".)"))
 
 
 def canonical_split(name: str) -> str | None:
-    """Return ``train``, ``validation`` or ``test`` for a published name such as ``PublicTest``, else None."""
-    return SPLIT_ALIASES.get(plain(name))
+    """Return ``train``, ``validation`` or ``test`` for the name of a part, else None.
+
+    >>> canonical_split("PublicTest"), canonical_split("Train_Set"), canonical_split("x")
+    ('validation', 'train', None)
+    """
+    text = plain(name)
+    while text not in SPLIT_ALIASES:
+        shorter = _FILLER.sub("", text, count=1)
+        if shorter == text:
+            return None
+        text = shorter
+    return SPLIT_ALIASES[text]
+
+
+def names_of_labels() -> tuple[str, ...]:
+    """Return every name that `canonical` knows, the canonical ones first."""
+    return (*CANONICAL, *(name for names in ALIASES.values() for name in names))
 
 
 def in_class_order(labels: set[str]) -> tuple[str, ...]:

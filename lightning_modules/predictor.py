@@ -21,6 +21,7 @@ from datamodules.paths import on_disk, replacing
 from datamodules.processes import cores
 from datamodules.readers.archives import is_archive, unpack
 from datamodules.readers.face_crops import FaceCrops, list_crops
+from datamodules.readers.fer2013 import pixel_images
 from datamodules.readers.shards import shard_images
 from datamodules.splits.protocol import SeenImages
 from datamodules.unlabelled import Photograph, find_images, from_bytes, photographs
@@ -398,7 +399,7 @@ class Predictor:
             place = on_disk(Path(source).expanduser())
             named = str(unpack(place.resolve())) if place.is_file() and is_archive(place) else source
             with collect_left_out() as left_out:
-                files = shard_images(place) or find_images(named)
+                files = shard_images(place) or pixel_images(on_disk(Path(named).expanduser())) or find_images(named)
             self.left_out.listings |= left_out.listings
             paths += files
             if self.faces is not None:

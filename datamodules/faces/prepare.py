@@ -489,8 +489,7 @@ def write_crops(
             values = ", ".join(f"{value:g}" for value in boxes[row])
             msg = (
                 f"{manifest.name}: the box of row {row}, {values}, lies outside of {path!r}, which is "
-                f"{image.shape[1] * decoded.reduced}x{image.shape[0] * decoded.reduced}; boxes are pixels of the upright "
-                "image; correct it, or leave it out"
+                f"{decoded.width}x{decoded.height}; boxes are pixels of the upright image; correct it, or leave it out"
             )
             raise InputError(msg)
         crop = cut(image, box, size, margin=margin) if known else fit_to_square(image, size, "pad")

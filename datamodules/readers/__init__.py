@@ -1,6 +1,7 @@
 """Readers: each turns one published layout into a manifest; `read` chooses the reader of a data set."""
 
 import re
+import shlex
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -11,7 +12,8 @@ from datamodules.image_files import IMAGE_SUFFIXES, LeftOut, collect_left_out, i
 from datamodules.manifest import Manifest
 from datamodules.paths import on_disk, path_text
 from datamodules.readers.base import ReadOptions, finish
-from datamodules.readers.face_crops import cut_out
+from datamodules.readers.face_crops import BOXES, SOURCE, cut_out
+from datamodules.readers.names import unwrapped
 from datamodules.readers.subsets import join, sources
 from datamodules.readers.table import apply_votes
 
@@ -54,9 +56,21 @@ class Reader:
 
 READERS: dict[str, Reader] = {
     "fer2013": Reader("FER2013's CSV of pixels, with FER+ votes beside it", "fer2013:read"),
+    "rafdb": Reader(
+        "RAF-DB, as published or as Kaggle's class folders 1 to 7", "face_sets:read_rafdb", "rafdb_looks_like"
+    ),
+    "affectnet": Reader(
+        "AffectNet, .npy annotations or its older lists", "face_sets:read_affectnet", "affectnet_looks_like"
+    ),
+    "ferplus": Reader("FER+, the folders of its script", "face_sets:read_ferplus", "ferplus_looks_like"),
+    "expw": Reader("ExpW, one row a face in label.lst", "face_sets:read_expw", "expw_looks_like"),
+    "ckplus": Reader("CK+, sequences and their labels", "face_sets:read_ckplus", "ckplus_looks_like"),
     "aihub": Reader("AI-Hub's Korean set: photographs, and JSON of three annotators", "aihub:read"),
     "shards": Reader("Parquet files of Hugging Face, or WebDataset tar files, that hold the images", "shards:read"),
     "csv": Reader("a table (CSV, TSV, JSON lines, Parquet) with a file and a label column", "table:read"),
+    "jaffe": Reader("JAFFE, ten women, by its file names", "names:read_jaffe", "jaffe_looks_like"),
+    "kdef": Reader("KDEF, 70 adults from five angles, by its file names", "names:read_kdef", "kdef_looks_like"),
+    "rafd": Reader("RaFD, three gazes and five angles, by its file names", "names:read_rafd", "rafd_looks_like"),
     "folder": Reader("one folder a class, below train/validation/test if given", "folder:read"),
     "pattern": Reader("labels in the file names, by a regular expression", "names:read_pattern", "pattern_looks_like"),
     "cafe": Reader("CAFE, children of 2 to 8 years, by its file names", "names:read_cafe"),
@@ -77,11 +91,46 @@ def recognise(path: str | Path) -> str:
     if not path.exists():
         msg = f"no file or folder {path}"
         raise InputError(msg)
-    for name, reader in READERS.items():
-        if reader.looks_like(path):
-            return name
-    msg = f"no reader knows {path}; it reads folders, archives and tables: {', '.join(READERS)}"
+    return _locate(path)[0]
+
+
+def _locate(path: Path) -> tuple[str, Path]:
+    """Return the reader of a file or folder, and the folder to give it: folders that only wrap are looked through."""
+    for place in unwrapped(path):
+        for name, reader in READERS.items():
+            if name != "folder" and reader.looks_like(place):
+                return name, place
+    if READERS["folder"].looks_like(path):
+        return "folder", path
+    msg = (
+        f"no reader knows {path}; it reads folders, archives and tables: {', '.join(READERS)}. `emotion data layouts` "
+        "shows how each layout looks"
+    )
     raise InputError(msg)
+
+
+# Folders inside of a published set, which people give instead of the set.
+_INNER = (
+    "aligned",
+    "original",
+    "origin",
+    "image",
+    "images",
+    "annotations",
+    "emolabel",
+    "emotion",
+    "cohn-kanade-images",
+)
+
+
+def _above(path: Path) -> str:
+    """Return the advice to give a folder above, where that has a published layout; "" otherwise."""
+    while path.name.lower() in _INNER:
+        path = path.parent
+        for name in ("rafdb", "affectnet", "expw", "ckplus"):
+            if READERS[name].looks_like(path):
+                return f"; the folder above has the layout {name}: --data {shlex.quote(str(path))}"
+    return ""
 
 
 def read(source: str, options: ReadOptions = ReadOptions()) -> Manifest:  # noqa: B008 - frozen
@@ -103,7 +152,10 @@ def read(source: str, options: ReadOptions = ReadOptions()) -> Manifest:  # noqa
     else:
         sets = (_read(part, options) for part in parts)
         manifest = join([one if one.row_boxes is None else cut_out(one, options) for one in sets])
-    return manifest if options.faces is None and manifest.row_boxes is None else cut_out(manifest, options)
+    cut = options.faces == BOXES and manifest.boxes is None and SOURCE in manifest.table  # by the reader itself
+    if (options.faces is None or cut) and manifest.row_boxes is None:
+        return manifest
+    return cut_out(manifest, options)
 
 
 def _read(source: str, options: ReadOptions) -> Manifest:
@@ -137,16 +189,20 @@ def _read(source: str, options: ReadOptions) -> Manifest:
         shards = place.is_file() and chosen in (None, "shards") and READERS["shards"].looks_like(place)
         if place.is_file() and is_archive(place) and not shards:
             place = unpack(place)
-        if chosen is None:
-            chosen = "pattern" if options.pattern is not None else recognise(place)
+        if chosen is None and options.pattern is not None:
+            chosen = "pattern"
+        elif chosen is None:
+            chosen, place = _locate(place)
+        else:
+            place = next((inner for inner in unwrapped(place) if READERS[chosen].looks_like(inner)), place)
         if options.images is not None and chosen != "csv":
             raise invalid("--images", f"is for tables that name files, and {chosen} reads none", options.images)
         with collect_left_out() as left_out:
             manifest = READERS[chosen].read(place, options, name)
         return replace(manifest, notes=(*manifest.notes, *filter(None, [left_out.line])))
     except InputError as error:
-        found_none = left_out.no_images and left_out.line
-        msg = f"--data {path_text(source)}: {error}{f'; {left_out.line}' if found_none else ''}"
+        found_none = f"; {left_out.line}" if left_out.no_images and left_out.line else ""
+        msg = f"--data {path_text(source)}: {error}{found_none}{_above(place) if chosen == 'folder' else ''}"
         raise InputError(msg) from error
 
 

@@ -1,15 +1,16 @@
 """Shared by all readers: read options, the image files of a folder, and canonical label names."""
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 import pandas as pd
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, nearest
 from datamodules.image_files import image_files as image_files  # readers take it from here
-from datamodules.labels import canonical, canonical_split, plain
+from datamodules.labels import canonical, canonical_split, names_of_labels, plain
 from datamodules.manifest import Manifest, make_manifest, plain_text
 from datamodules.readers.subsets import agreed, draw_evenly, take_part
 
@@ -122,7 +123,8 @@ def finish(
         table, said = _name_labels(table, name, options)
         notes = (*notes, *said)
     if "split" in table:
-        table = table.assign(split=table["split"].map(lambda s: canonical_split(str(s)) or s))
+        parts = {s: canonical_split(str(s)) or s for s in table["split"].unique()}
+        table = table.assign(split=table["split"].map(lambda s: parts.get(s, s)))
     if options.agreement != "any":
         table, said = agreed(table, options.agreement, name)
         notes = (*notes, *said)
@@ -161,7 +163,7 @@ def _name_labels(table: pd.DataFrame, name: str, options: ReadOptions) -> tuple[
     if counts.index.str.fullmatch(r"-?[0-9]+(\.0)?").all():
         raise InputError(_numbers_need_names(counts, name))
     msg = (
-        f"{name}: unknown labels (images): {listed}. Give their meaning (aliases, --alias {counts.index[0]}=happy), "
+        f"{name}: unknown labels (images): {listed}. {_meaning_of(counts.index.tolist())}, "
         "or choose --unknown-labels drop or keep (in training: --data.read.unknown_labels)"
     )
     raise InputError(msg)
@@ -174,6 +176,17 @@ def _numbers_need_names(counts: pd.Series, name: str) -> str:
     words = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral", "contempt")
     example = " ".join(f"--alias {number}={word}" for number, word in zip(found, words, strict=False))
     return (
-        f"{name}: the labels are the numbers (images) {listed}; say what each number means in this data set, such as "
-        f"{example}"
+        f"{name}: the labels are the numbers (images) {listed}. Numbers name no emotion: say what each means in this "
+        f"data set, such as {example}; or whose numbers they are: --data fer2013:PATH (0 is angry), rafdb:PATH (1 is "
+        "surprise) or affectnet:PATH (0 is neutral)"
     )
+
+
+def _meaning_of(unknown: list[str]) -> str:
+    """Return the advice for labels that are no known class."""
+    for label in unknown:
+        if near := nearest(label, names_of_labels(), n=1, cutoff=0.6):
+            meant = canonical(near[0])
+            alias = shlex.quote(f"{label}={meant}")
+            return f"Did you mean {meant} for {label!r}? Give their meaning (aliases, --alias {alias})"
+    return f"Give their meaning (aliases, --alias {shlex.quote(f'{unknown[0]}=happy')})"

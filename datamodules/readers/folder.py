@@ -1,13 +1,27 @@
-"""Reader of images in one folder per class, below one folder per split if there are splits: `train/happy/1.png`."""
+"""Reader of images in class folders, below folders of the parts if there are any: `train/happy/1.png`.
 
+Folders that only wrap others are looked through (`archive/MyFaces/happy`, `training_set/training_set/happy`), so a
+folder of folders is never taken for an emotion.
+"""
+
+import os
+import re
+import shlex
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
 from datamodules.errors import InputError
-from datamodules.labels import canonical, canonical_split
+from datamodules.labels import VOCABULARIES, canonical, canonical_split
+from datamodules.layouts import advice
 from datamodules.manifest import Manifest
-from datamodules.readers.base import ReadOptions, finish, image_files
+from datamodules.readers.base import ReadOptions, finish, image_files, resolve
+from datamodules.readers.names import RAFDB_NAME, people_in_names
+
+RAFDB_NUMBERS = {str(number): name for number, name in enumerate(VOCABULARIES["rafdb"], 1)}
 
 
 def looks_like(path: Path) -> bool:
@@ -15,41 +29,257 @@ def looks_like(path: Path) -> bool:
     return path.is_dir()
 
 
-def read(path: Path, options: ReadOptions, name: str) -> Manifest:
-    """Read images whose first folder (below the split) is the label; deeper folders belong to the same class.
+def read(path: Path, options: ReadOptions, name: str, numbers: Mapping[str, str] | None = None) -> Manifest:
+    """Read images whose class folder is the label; deeper folders belong to the same class.
 
-    An image beside the class folders (a logo, a sample sheet) is left out and noted, as is an empty class folder.
+    The class folders are searched from the top. Folders called train, val_set, Testing and the like are parts. An
+    image beside the class folders (a logo, a sample sheet) is left out and noted, as is an empty class folder, and a
+    part without class folders, whose images `emotion predict` can classify. Names of files that give the person, as
+    those of CK+, KDEF, JAFFE and RaFD do, are used for ``subject``.
+
+    Args:
+        path: The folder.
+        options: How labels are named.
+        name: Name of the data set.
+        numbers: What class folders that are called by a number mean; RAF-DB's are known by their file names.
 
     Raises:
-        InputError: no image anywhere, images in no class folder, or split folders beside class folders.
+        InputError: No image anywhere, images in no class folder, part folders beside class folders, or class folders
+            in several places; the message names the folder to give.
     """
     if not path.is_dir():
         msg = f"the reader 'folder' reads a folder of class folders, got the file {path}"
         raise InputError(msg)
     files = image_files(path)
     if not files:
-        msg = f"no images found in {path}; expected one folder a class, such as {path.name}/happy/1.jpg"
+        msg = f"no images found in {path}; expected one folder a class, such as {path.name}/happy/1.jpg. {advice(path)}"
         raise InputError(msg)
-    parts = [f.split("/") for f in files]
-    tops = sorted({p[0] for p in parts if len(p) > 1})
-    splits = [t for t in tops if canonical_split(t)]
-    if splits and len(splits) < len(tops):
-        others = ", ".join(t for t in tops if t not in splits)
-        msg = f"{path} has split folders ({', '.join(splits)}) beside other folders ({others}); move one kind elsewhere"
+    if numbers is None:
+        numbers = RAFDB_NUMBERS if all(RAFDB_NAME.match(os.path.basename(file)) for file in files[:20]) else {}
+    tree = _tree(Counter(file.rpartition("/")[0] for file in files))
+    search = _Search(path, options, numbers)
+    classes = search.named(tree, "") or search.unknown(tree, "")
+    if not classes:
+        msg = (
+            f"{len(files)} images in {path} are in no class folder, the first is {files[0]!r}; "
+            f"move them into one folder a class, or name their labels by a table or --pattern. {_above(path, options)}"
+        )
         raise InputError(msg)
-    depth = 1 if splits else 0  # of the class folder
-    stray = [f for f, p in zip(files, parts, strict=True) if len(p) < depth + 2]
-    if len(stray) == len(files) or any("/" in f for f in stray):
-        msg = f"{len(stray)} images in {path} are in no class folder, the first is {stray[0]!r}; move them into one"
+    table, stray = _placed(files, classes)
+    left = {file for file in stray if any(file.startswith(f"{folder}/") for folder in search.left)}
+    stray = [file for file in stray if file not in left]
+    inside = [file for file in stray if any(file.startswith(f"{folder}/") for folder in search.parts)]
+    if inside:
+        msg = f"{len(inside)} images in {path} are in no class folder, the first is {inside[0]!r}; move them into one"
         raise InputError(msg)
+    if "split" in table:
+        table["split"] = table["split"].map({part: _part(part) for part in table["split"].unique()}.get)
     notes = [f"{len(stray)} images beside the folders left out, the first is {stray[0]!r}"] if stray else []
-    placed = [p for p in parts if len(p) >= depth + 2]
-    table = pd.DataFrame({"path": ["/".join(p) for p in placed], "label": [p[depth] for p in placed]})
-    if splits:
-        table["split"] = [p[0] for p in placed]
-    filled = {"/".join(p[: depth + 1]) for p in placed}
-    for folder in sorted(path.glob("*/" * (depth + 1))):
-        relative = folder.relative_to(path).as_posix()
-        if canonical(folder.name) and relative not in filled:
-            notes.append(f"the class folder {relative} holds no images")
+    notes += [
+        f"{sum(f.startswith(f'{key}/') for f in left)} images left out: {why}" for key, why in search.left.items()
+    ]
+    notes += [f"the class folder {folder} holds no images" for folder in search.empty_classes(classes)]
+    meant = {label: numbers[label] for label, _ in classes.values() if label in numbers}
+    for label in sorted(set(meant) & set(options.aliases or {})):
+        del meant[label]  # the user's own meaning
+    if meant:
+        table["label"] = table["label"].map(lambda label: meant.get(label, label))
+        notes.append("class folders that are numbers: " + ", ".join(f"{key} is {meant[key]}" for key in sorted(meant)))
+    if people := people_in_names(table["path"].tolist()):
+        source, table["subject"] = people
+        notes.append(f"people (subject) are taken from the file names, which are {source}'s")
+    if "split" not in table:
+        notes += _parts_beside(path)
     return finish(table, path, name, options, tuple(notes))
+
+
+def _part(name: str) -> str | None:
+    """Return the part that a folder's name tells, also as one word of several: `seg_train`, `FER2013Test`."""
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+|[^\W\d_a-zA-Z]+", name)
+    parts = {part for word in words if (part := canonical_split(word))}
+    if len(parts) != 1 or any(canonical(word) for word in words):
+        return canonical_split(name)
+    return canonical_split(name) or parts.pop()
+
+
+@dataclass
+class _Folder:
+    """A folder that has images in or below it."""
+
+    path: str  # relative, "" for the top
+    own: int = 0  # images directly in it
+    below: dict[str, "_Folder"] = field(default_factory=dict)
+
+
+def _tree(counts: Mapping[str, int]) -> _Folder:
+    top = _Folder("")
+    for folder, count in counts.items():
+        node = top
+        for part in folder.split("/") if folder else ():
+            node = node.below.setdefault(part, _Folder(f"{node.path}/{part}" if node.path else part))
+        node.own = count
+    return top
+
+
+Classes = dict[str, tuple[str, str]]  # class folder -> label, part ("" without parts)
+
+
+@dataclass
+class _Search:
+    """Search of the class folders from the top; remembers what it leaves out, and the folders of parts."""
+
+    root: Path
+    options: ReadOptions
+    numbers: Mapping[str, str]
+    left: dict[str, str] = field(default_factory=dict)  # folder -> why its images are left out
+    parts: list[str] = field(default_factory=list)
+
+    def _is_class(self, name: str) -> bool:
+        return name in self.numbers or resolve(name, self.options) is not None
+
+    def named(self, node: _Folder, part: str) -> Classes:
+        """Return the class folders at or below a folder whose names are known emotions; {} if there are none."""
+        labels = [name for name in node.below if self._is_class(name)]
+        parts = [name for name in node.below if name not in labels and _part(name)]
+        others = [name for name in node.below if name not in labels and name not in parts]
+        if parts and labels:
+            raise self._mixed(node, parts, labels + others)
+        if len(labels) == 1 and not others:  # a wrapping folder may be called like an emotion: `content/happy`
+            inner = self.named(node.below[labels[0]], part)
+            if len({label for label, _ in inner.values()}) > 1:
+                return inner
+        if labels:
+            return self._level(node, part)
+        if parts:
+            return self._of_parts(node, parts, others)
+        found = {name: classes for name in others if (classes := self.named(node.below[name], part))}
+        if len(found) > 1:
+            raise self._several(node, sorted(found))
+        for name in others:
+            if found and name not in found:
+                self._leave(node.below[name], "no class folders")
+        return next(iter(found.values()), {})
+
+    def _of_parts(self, node: _Folder, parts: list[str], others: list[str]) -> Classes:
+        found = {name: self.named(node.below[name], name) for name in parts}
+        if not any(found.values()):
+            return {}
+        if nested := [name for name in others if self.named(node.below[name], "")]:
+            raise self._mixed(node, parts, nested)
+        for name in (*parts, *others):
+            if not found.get(name):
+                self._leave(node.below[name], "no class folders")
+        self.parts += [node.below[name].path for name in parts if found[name]]
+        return {folder: value for classes in found.values() for folder, value in classes.items()}
+
+    def unknown(self, node: _Folder, part: str) -> Classes:
+        """Return the class folders where none has a name that is known; {} if nothing looks like class folders."""
+        kids = list(node.below.values())
+        if any(_part(name) for name in node.below):
+            found = {name: self.unknown(kid, name) for name, kid in node.below.items() if _part(name)}
+            if any(found.values()):
+                self.parts += [node.below[name].path for name in found if found[name]]
+                for name, kid in node.below.items():
+                    if not found.get(name):
+                        self._leave(kid, "no class folders")
+            return {folder: value for classes in found.values() for folder, value in classes.items()}
+        if len(kids) == 1 and kids[0].below:
+            return self.unknown(kids[0], part)
+        wanted = self.options.unknown_labels != "error"  # then any name is good
+        if len(kids) > 1 and (wanted or any(kid.own for kid in kids)):
+            return self._level(node, part)
+        return {}
+
+    def _level(self, node: _Folder, part: str) -> Classes:
+        """Return the folders below a folder as classes; parts may stand below the classes, too: `happy/train`."""
+        classes: Classes = {}
+        halves = [kid.below for kid in node.below.values()]
+        inner = not part and all(
+            kid.own == 0 and kid.below and all(_part(name) for name in kid.below) for kid in node.below.values()
+        )
+        for (name, kid), below in zip(node.below.items(), halves, strict=True):
+            if inner:
+                classes |= {half.path: (name, half_name) for half_name, half in below.items()}
+            else:
+                classes[kid.path] = (name, part)
+        return classes
+
+    def _leave(self, folder: _Folder, what: str) -> None:
+        place = shlex.quote(str(self.root / folder.path))
+        self.left[folder.path] = f"{folder.path} has {what}; `emotion predict RUN {place}` classifies them"
+
+    def _mixed(self, node: _Folder, parts: list[str], others: list[str]) -> InputError:
+        place = self.root / node.path
+        first = shlex.quote(str(place / sorted(parts)[0]))
+        msg = (
+            f"{place} has split folders ({', '.join(sorted(parts))}) beside other folders "
+            f"({', '.join(sorted(others)[:10])}); move one kind elsewhere, or give one folder: --data {first}"
+        )
+        return InputError(msg)
+
+    def _several(self, node: _Folder, names: list[str]) -> InputError:
+        place = self.root / node.path
+        listed = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        msg = (
+            f"{place} has class folders in several places ({listed}); give the one to read: "
+            f"--data {shlex.quote(str(place / names[0]))}"
+        )
+        if len(names) > 2:
+            msg += r", or all with --pattern '(?P<subject>[^/]+)/(?P<label>[^/]+)/[^/]+$' if these are people"
+        return InputError(msg)
+
+    def empty_classes(self, classes: Classes) -> Iterator[str]:
+        """Yield the folders beside the class folders that are called like an emotion and have no images."""
+        for level in sorted({folder.rpartition("/")[0] for folder in classes}):
+            for folder in sorted(os.listdir(self.root / level)):
+                path = f"{level}/{folder}" if level else folder
+                if path not in classes and canonical(folder) and (self.root / path).is_dir():
+                    if not any(other.startswith(f"{path}/") for other in classes):
+                        yield path
+
+
+def _placed(files: list[str], classes: Classes) -> tuple[pd.DataFrame, list[str]]:
+    """Return path, label and, if there are parts, split of the images in class folders; and the other images."""
+    owner: dict[str, str | None] = {}
+    rows, stray = [], []
+    for file in files:
+        folder = file.rpartition("/")[0]
+        if folder not in owner:
+            above = folder
+            while above and above not in classes:
+                above = above.rpartition("/")[0]
+            owner[folder] = above or None
+        if (chosen := owner[folder]) is None:
+            stray.append(file)
+        else:
+            rows.append((file, *classes[chosen]))
+    table = pd.DataFrame(rows, columns=["path", "label", "split"])
+    return (table if any(part for _, part in classes.values()) else table.drop(columns="split")), stray
+
+
+def _above(path: Path, options: ReadOptions) -> str:
+    """Return the advice for a folder without class folders, which may itself be one of them."""
+    if resolve(path.name, options) or path.name in RAFDB_NUMBERS:
+        above = path.parent.parent if _part(path.parent.name) else path.parent
+        return f"{path.name} looks like one class folder of several: give the folder above, --data {_quoted(above)}"
+    return advice(path)
+
+
+def _parts_beside(path: Path) -> list[str]:
+    """Return a note if the folder is one part of a set whose other parts lie beside it."""
+    if (own := _part(path.name)) is None:
+        return []
+    try:
+        beside = [entry.name for entry in os.scandir(path.parent) if entry.is_dir()]
+    except OSError:
+        return []
+    others = sorted(name for name in beside if _part(name) not in (None, own))
+    if not others:
+        return []
+    return [
+        f"only {path.name} is read; with {', '.join(others)} beside it as given parts: --data {_quoted(path.parent)}"
+    ]
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))

@@ -1,7 +1,8 @@
-"""Readers of labels in file names: a pattern given by the user, CAFE, and NIMH-ChEFS.
+"""Readers of labels in file names: a pattern given by the user, CAFE, NIMH-ChEFS, JAFFE, KDEF and RaFD.
 
-Access to both sets is restricted and their file names differ by release, so each pattern can be replaced by the user's
-(``--data cafe:FOLDER --pattern ...``); the values of its groups are still translated and the age is still added.
+Access to CAFE and NIMH-ChEFS is restricted and their file names differ by release, so each pattern can be replaced by
+the user's (``--data cafe:FOLDER --pattern ...``); the values of its groups are still translated and the age is still
+added. JAFFE, KDEF and RaFD are recognised by their file names.
 
 CAFE (LoBue and Thrasher 2015): children of 2 to 8 years; seven expressions, most of them posed with closed and with
 open mouth, disgust also with the tongue out, surprise only with open mouth. A name gives the child as sex, ancestry
@@ -10,16 +11,29 @@ and number (``F-AA-01``), and the expression as a word, followed by ``open`` whe
 NIMH-ChEFS (Egger and others 2011): 10 to 17 years; five expressions, looking at the camera or away from it. A name
 gives the person as sex and number, a letter for the expression, one for the gaze, and the image's number:
 ``M10HS_6767.jpg`` is a boy, number 10, happy, looking straight.
+
+JAFFE (Lyons and others 1998): ten Japanese women; person, expression and its number, and the image's number:
+``KA.AN1.39.tiff`` is KA, angry.
+
+KDEF (Lundqvist, Flykt and Oehman 1998): 70 adults, each photographed in two sessions from five angles:
+``AF01ANS.JPG`` is session A, woman 01, angry, straight.
+
+RaFD (Langner and others 2010): camera angle, person, group, gender, expression and gaze:
+``Rafd090_01_Caucasian_female_angry_frontal.jpg``.
 """
 
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import pandas as pd
 
 from datamodules.errors import InputError
+from datamodules.image_files import IMAGE_SUFFIXES
+from datamodules.labels import canonical
 from datamodules.manifest import Manifest
 from datamodules.readers.base import ReadOptions, finish, image_files
 
@@ -131,11 +145,144 @@ NIMH = Naming(
     defaults={},
     constant={"age": "adolescent"},
 )
+JAFFE = Naming(
+    called="jaffe",
+    pattern=r"(?i)(?<![a-z])(?P<subject>[a-z]{2})\.(?P<label>an|di|fe|ha|ne|sa|su)\d*\.\d+\.",
+    meanings={
+        "label": {
+            **{"an": "angry", "di": "disgust", "fe": "fear", "ha": "happy"},
+            **{"ne": "neutral", "sa": "sad", "su": "surprise"},
+        }
+    },
+    defaults={},
+    constant={"gender": "female"},
+)
+KDEF = Naming(
+    called="kdef",
+    pattern=(
+        r"(?i)(?<![a-z0-9])(?P<session>[ab])(?P<subject>(?P<gender>[fm])\d\d)(?P<label>af|an|di|ha|ne|sa|su)"
+        r"(?P<angle>fl|hl|hr|fr|s)(?![a-z0-9])"
+    ),
+    meanings={
+        "gender": _SEX,
+        "label": {
+            **{"af": "fear", "an": "angry", "di": "disgust", "ha": "happy"},
+            **{"ne": "neutral", "sa": "sad", "su": "surprise"},
+        },
+        "angle": {"fl": "full left", "hl": "half left", "s": "straight", "hr": "half right", "fr": "full right"},
+    },
+    defaults={},
+    constant={},
+)
+RAFD = Naming(
+    called="rafd",
+    pattern=(
+        r"(?i)(?<![a-z])rafd(?P<angle>\d{3})_(?P<subject>\d+)_(?=(?P<age>kid_)?)(?P<race>[a-z]+)_"
+        r"(?P<gender>female|male)_(?P<label>[a-z]+)_(?P<gaze>frontal|left|right)"
+    ),
+    meanings={"age": {"kid_": "child"}, "race": {"kid": "Caucasian"}},  # the children of RaFD are Caucasian
+    defaults={"age": {"": "adult"}},
+    constant={},
+)
+
+RAFDB_NAME = re.compile(r"(?:train|test)_\d+(?:_aligned)?\.\w+$")  # RAF-DB: train_00001_aligned.jpg
+PEOPLE = {
+    "CK+": r"(?P<subject>S\d{3})_\d{3}_\d{8}(?!\d)",  # S010_004_00000017.png: person, sequence, frame
+    "JAFFE": JAFFE.pattern,
+    "KDEF": KDEF.pattern,
+    "RaFD": RAFD.pattern,
+}
+"""By data set, the pattern of file names that give the person."""
+
+
+def people_in_names(paths: Sequence[str]) -> tuple[str, list[str]] | None:
+    """Return the data set whose file names these are, and the person of each image; None if one does not match."""
+    for source, pattern in PEOPLE.items():
+        expression = re.compile(pattern)
+        people = []
+        for path in paths:
+            match = expression.match(os.path.basename(path))
+            if match is None:
+                break
+            people.append(match["subject"].upper())
+        else:
+            return source, people
+    return None
+
+
+def first_images(folder: Path, depth: int = 4) -> Iterator[Path]:
+    """Yield images below a folder as the file system lists them, for a look at a few of their names.
+
+    In each folder the first 2000 entries are looked at.
+    """
+    below = []
+    try:
+        with os.scandir(folder) as entries:
+            for entry in islice(entries, 2000):
+                if entry.name.startswith(".") or entry.name == "__MACOSX":
+                    continue
+                if entry.is_dir(follow_symlinks=False):
+                    below.append(Path(entry.path))
+                elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
+                    yield Path(entry.path)
+    except OSError:
+        return
+    for place in sorted(below) if depth else ():
+        yield from first_images(place, depth - 1)
+
+
+def unwrapped(path: Path) -> list[Path]:
+    """Return a path, and the folders below it as long as each holds one folder and no image."""
+    places = [path]
+    while places[-1].is_dir() and len(places) < 5:
+        folders: list[Path] = []
+        try:
+            with os.scandir(places[-1]) as entries:
+                for entry in entries:
+                    if entry.name.startswith((".", "__MACOSX")):
+                        continue
+                    if entry.is_dir():
+                        folders.append(Path(entry.path))
+                    if len(folders) > 1 or os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
+                        return places
+        except OSError:
+            return places
+        if not folders:
+            return places
+        places += folders
+    return places
 
 
 def looks_like(path: Path) -> bool:
     """Return False: other sets have similar file names."""
     return False
+
+
+def jaffe_looks_like(path: Path) -> bool:
+    """Return whether the first images of a folder are called as JAFFE's."""
+    return _named_like(JAFFE, path)
+
+
+def kdef_looks_like(path: Path) -> bool:
+    """Return whether the first images of a folder are called as KDEF's."""
+    return _named_like(KDEF, path)
+
+
+def rafd_looks_like(path: Path) -> bool:
+    """Return whether the first images of a folder are called as RaFD's."""
+    return _named_like(RAFD, path)
+
+
+def _named_like(naming: Naming, path: Path) -> bool:
+    """Return whether the first images match; not below class folders, which the reader `folder` reads."""
+    if not path.is_dir():
+        return False
+    first = list(islice(first_images(path), 20))
+    expression = re.compile(naming.pattern)
+    return bool(first) and all(
+        expression.match(file.name) and not any(canonical(part) for part in file.relative_to(path).parts[:-1])
+        for file in first
+    )
 
 
 def read_cafe(path: Path, options: ReadOptions, name: str) -> Manifest:
@@ -146,6 +293,21 @@ def read_cafe(path: Path, options: ReadOptions, name: str) -> Manifest:
 def read_nimh(path: Path, options: ReadOptions, name: str) -> Manifest:
     """Read NIMH-ChEFS: label, subject, gender, gaze (direct, averted) and age (adolescent)."""
     return read_named(NIMH, path, options, name)
+
+
+def read_jaffe(path: Path, options: ReadOptions, name: str) -> Manifest:
+    """Read JAFFE: label, subject and gender (female)."""
+    return read_named(JAFFE, path, options, name)
+
+
+def read_kdef(path: Path, options: ReadOptions, name: str) -> Manifest:
+    """Read KDEF: label, subject, gender, session (A, B) and angle (full left, half left, straight ...)."""
+    return read_named(KDEF, path, options, name)
+
+
+def read_rafd(path: Path, options: ReadOptions, name: str) -> Manifest:
+    """Read RaFD: label, subject, gender, race, age (adult, child), angle (000 to 180) and gaze."""
+    return read_named(RAFD, path, options, name)
 
 
 def read_named(naming: Naming, path: Path, options: ReadOptions, name: str) -> Manifest:

@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from datamodules.errors import InputError
+from datamodules.image_files import IMAGE_SUFFIXES
 from datamodules.labels import canonical, canonical_split
 from datamodules.manifest import Manifest
-from datamodules.image_files import IMAGE_SUFFIXES
 from datamodules.paths import build_once, cache_root
 from datamodules.readers.archives import members, unpacked_folder
 from datamodules.readers.base import ReadOptions, finish

@@ -1,4 +1,4 @@
-"""Describe, check, prepare or cache a set of images: `emotion data`."""
+"""Describe, check, prepare or cache a set of images, or list the layouts that are read: `emotion data`."""
 
 import argparse
 import os
@@ -16,7 +16,10 @@ if TYPE_CHECKING:  # these import pandas, which takes a second
     from datamodules.manifest import Manifest
 
 # Written out, since the modules that define these names import pandas; a test compares them with those modules.
-READERS = ("fer2013", "aihub", "shards", "csv", "folder", "pattern", "cafe", "nimh")
+READERS = (
+    *("fer2013", "rafdb", "affectnet", "ferplus", "expw", "ckplus", "aihub", "shards", "csv", "jaffe", "kdef", "rafd"),
+    *("folder", "pattern", "cafe", "nimh"),
+)
 VOTES = ("ignore", "majority", "soft")
 UNKNOWN_LABELS = ("error", "drop", "keep")
 AGREEMENTS = ("any", 2, 3)
@@ -274,10 +277,22 @@ def _cache(args: argparse.Namespace) -> int:
     return 0
 
 
+def _layouts(args: argparse.Namespace) -> int:
+    """Print the layouts that are read, each with the files by which it is known and its command."""
+    from datamodules.layouts import LAYOUTS
+
+    for layout in LAYOUTS:
+        print(f"{layout.title}  [{layout.reader}]\n    {layout.looks}\n    emotion data describe --data {layout.data}")
+    print(
+        "\nPATH is a folder or an archive (.zip, .tar, .tgz); `emotion fit --data PATH` trains on what describe reads"
+    )
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     """Return the parser of `emotion data`."""
     top = Parser(prog="emotion data", description=__doc__)
-    commands = top.add_subparsers(dest="command", required=True, metavar="describe|check|prepare|cache")
+    commands = top.add_subparsers(dest="command", required=True, metavar="describe|check|prepare|cache|layouts")
 
     sub = commands.add_parser("describe", help="print class counts, imbalance, groups and sizes, and draw a bar chart")
     add_data_arguments(sub)
@@ -323,6 +338,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--clear", nargs="*", metavar="KIND", help=CLEARED)
     sub.set_defaults(run=_cache)
+
+    sub = commands.add_parser("layouts", help="list the layouts of data sets that are read, and the command for each")
+    sub.set_defaults(run=_layouts)
     return top
 
 

@@ -18,7 +18,7 @@ from results.tracking import store
 
 MAY_IMPORT_TORCH = {"study", "detector"}  # their options are those of classes
 BELOW = {
-    "data": ("describe", "check", "prepare", "cache"),
+    "data": ("describe", "check", "prepare", "cache", "layouts"),
     "runs": ("list", "export", "import", "push", "pull", "du", "delete"),
     "report": ("compare", "certify", "bias"),
 }
