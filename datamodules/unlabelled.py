@@ -8,9 +8,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from datamodules.errors import InputError, invalid
+from datamodules.errors import InputError, did_you_mean, invalid
 from datamodules.images import decode, decode_bytes
 from datamodules.manifest import plain_text, read_table, saved_meta
+from datamodules.read_options import ReadOptions
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".ppm", ".pgm")
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
@@ -33,11 +34,12 @@ class Photograph:
     frame: int | None = None
 
 
-def find_images(source: str) -> list[Path]:
+def find_images(source: str, read: ReadOptions = ReadOptions()) -> list[Path]:  # noqa: B008 - frozen
     """Return the images that ``source`` names, sorted as the folder or the table has them.
 
     Args:
         source: an image, a folder (searched whole), a glob, or a CSV or Parquet table with a ``path`` column.
+        read: how a table is read; ``path_column`` names the column of the paths.
 
     Raises:
         InputError: there is nothing there, or no image in it, or a path of the table leaves the table's folder.
@@ -59,19 +61,23 @@ def find_images(source: str) -> list[Path]:
     if not place.is_file():
         msg = f"--data: {source} does not exist; give an image, a folder of images, or a CSV with a path column"
         raise InputError(msg)
-    return _listed(place) if place.suffix.lower() in TABLES else [place]
+    return _listed(place, read) if place.suffix.lower() in TABLES else [place]
 
 
-def _listed(place: Path) -> list[Path]:
+def _listed(place: Path, read: ReadOptions) -> list[Path]:
     """Return the paths in a table."""
     try:
         table = read_table(place)
     except InputError as error:
         msg = f"--data: {error}"
         raise InputError(msg) from error
-    column = next((name for name in PATH_COLUMNS if name in table), None)
+    if read.path_column is not None and read.path_column not in table:
+        hint = did_you_mean(read.path_column, table) or f"it has {', '.join(map(str, table))}"
+        raise invalid("--path-column", f"must be a column of {place.name}", read.path_column, hint)
+    column = read.path_column or next((name for name in PATH_COLUMNS if name in table), None)
     if column is None or table.empty:
-        msg = f"--data: {place} needs a column path and at least one row; it has {len(table)} rows of {list(table)}"
+        msg = f"--data: {place} needs a column path (or --path-column NAME) and at least one row; "
+        msg += f"it has {len(table)} rows of {list(table)}"
         raise InputError(msg)
     root = place.resolve().parent
     if meta := saved_meta(place):  # a manifest names its images' folder, which need not be its own

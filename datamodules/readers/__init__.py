@@ -8,7 +8,7 @@ from types import ModuleType
 
 from datamodules.errors import InputError, did_you_mean, invalid
 from datamodules.manifest import Manifest
-from datamodules.readers.base import IMAGE_SUFFIXES, ReadOptions, finish, image_files
+from datamodules.readers.base import IMAGE_SUFFIXES, ReadOptions, finish, image_files, keep_classes
 from datamodules.readers.face_crops import cut_out
 from datamodules.readers.subsets import join, sources
 from datamodules.readers.table import apply_votes
@@ -96,6 +96,7 @@ def read(source: str, options: ReadOptions = ReadOptions()) -> Manifest:  # noqa
     """
     parts = sources(str(source).strip())
     manifest = _read(parts[0], options) if len(parts) == 1 else join([_read(part, options) for part in parts])
+    manifest = keep_classes(manifest, options)
     return manifest if options.faces is None else cut_out(manifest, options)
 
 

@@ -1,5 +1,6 @@
 """Reader of CSV, TSV and Parquet tables of images, saved by `emotion data prepare` or written by others."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -140,7 +141,7 @@ def read(path: Path, options: ReadOptions, name: str) -> Manifest:
         msg = f"no table (.csv, .tsv, .parquet) at {path}"
         raise InputError(msg)
     meta = saved_meta(table_path) if table_path.suffix.lower() != ".tsv" else None
-    if meta is not None and options == ReadOptions():
+    if meta is not None and replace(options, classes=None) == ReadOptions():
         return Manifest.load(table_path)
     root = table_path.parent / meta["root"] if meta is not None else table_path.parent
     name = meta["name"] if meta is not None else name
@@ -176,7 +177,7 @@ def name_columns(table: pd.DataFrame, options: ReadOptions, source: Path) -> pd.
         if theirs is None and ours in {"path", "label"}:
             msg = (
                 f"{source.name}: the column {ours!r} is missing (or {', '.join(COLUMN_NAMES[ours][1:])}); "
-                f"found {', '.join(table.columns)}; use --{ours}-column (in training --data.read.{ours}_column)"
+                f"found {', '.join(table.columns)}; name it with --{ours}-column NAME"
             )
             raise InputError(msg)
         # `set` and `subset` may mean anything: they are a split only if every value says so.

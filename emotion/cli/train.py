@@ -104,7 +104,10 @@ def _fit(args: list[str]) -> int:
     result = train(config)
     if result is not None and result.text:
         leaks = "".join(f"{name}: {value}\n" for name, value in result.data.leak_record.items())
-        print(f"\n{leaks}{result.text}\nrun {result.run_id} (to view it: emotion ui)")
+        run = f"\nrun {result.run_id} (to view it: emotion ui)" if result.run_id else ""
+        print(f"\n{leaks}{result.text}{run}")
+    elif result is not None:
+        print(f"\nrun {result.run_id} (to view it: emotion ui)")
     return 0
 
 
