@@ -147,7 +147,7 @@ class Spelling:
         """What stands for the value in a help text."""
         if self.choices:
             return "|".join(self.choices)
-        shown = {"names": "NAME=CLASS", "list": self.name.removesuffix("es").upper()}
+        shown = {"names": "NAME=CLASS", "list": "CLASS"}
         return shown.get(self.form, self.name.rpartition("_")[2].upper())
 
     def read(self, texts: Sequence[str]) -> Any:  # noqa: ANN401 - the value of any field

@@ -12,6 +12,11 @@ from lightning_modules.config import RunConfig
 PARTS = {"limit_train_batches": "train", "limit_val_batches": "val", "limit_test_batches": "test"}
 
 
+def is_whole(limit: float | None) -> bool:
+    """Return whether a limit leaves all batches: 1.0 is all of them, the whole number 1 is one batch."""
+    return limit is None or (isinstance(limit, float) and limit == 1.0)
+
+
 def without_validation(config: RunConfig) -> str | None:
     """Return the option because of which no validation will run, with its value; None if there will be one."""
     trainer = config.trainer
@@ -67,7 +72,7 @@ def require_whole_runs(config: RunConfig, what: str, *, validation: bool = False
     if trainer.get("fast_dev_run"):
         hint = "try the options with `emotion fit --trainer.fast_dev_run true`"
         raise invalid("--trainer.fast_dev_run", f"cannot be used in {what}", trainer["fast_dev_run"], hint)
-    if trainer.get("limit_test_batches") not in (None, 1.0):
+    if not is_whole(trainer.get("limit_test_batches")):
         rule = f"must be left out in {what}, which needs the whole test part"
         raise invalid("--trainer.limit_test_batches", rule, trainer["limit_test_batches"])
     if validation and (none := without_validation(config)):

@@ -47,7 +47,7 @@ from lightning_modules.callbacks import (
 from lightning_modules.checkpoints import load_tensors, read_checkpoint
 from lightning_modules.classifier import EmotionClassifier, check_model
 from lightning_modules.config import RunConfig, RunOptions, data_module
-from lightning_modules.limits import check_against_data, check_limits, settle_limits
+from lightning_modules.limits import check_against_data, check_limits, is_whole, settle_limits
 from lightning_modules.warm_start import check_resumed, check_weights, read_start, start_from_weights
 from results.predictions import (
     LAST_EPOCH,
@@ -542,7 +542,7 @@ class EmotionTask(Task):
         if not self.options.evaluate:
             return pd.DataFrame(), ""
         limit, keep = self.trainer_options["limit_test_batches"], self.options.keep != "none"
-        if limit not in (None, 1.0) and first_rank():
+        if not is_whole(limit) and first_rank():
             share = "not" if limit == 0 else "only in part"
             print(f"note: the test part is {share} evaluated (--trainer.limit_test_batches {limit})", file=sys.stderr)
         if limit == 0:

@@ -156,7 +156,7 @@ def test_a_set_column_is_a_split_only_if_it_says_so(plant: Plant) -> None:
         (
             {"file": ["a.png", "b.png"]},
             {},
-            "x.csv: the column 'label' is missing .*; found file; use --label-col",
+            "x.csv: the column 'label' is missing .*; found file; name it with --label-col",
         ),
         ({"label": ["sad", "sad"]}, {}, "x.csv: the column 'path' is missing"),
         (
@@ -228,7 +228,7 @@ def test_pattern_gives_label_subject_and_groups(plant: Plant) -> None:
     ("pattern", "message"),
     [
         (r"(\w+)\.png", "has no group named label"),
-        (r"(?P<label>\w+", "is not a regular expression"),
+        (r"(?P<label>\w+", "--pattern: must be a regular expression"),
         (r"^(?P<label>sad)\d", "1 of 3 images do not match .* the first is 'x3.png'; correct the pattern"),
         (r"(?P<path>\w)(?P<label>\w)", "a group may not be called path"),
     ],
@@ -274,9 +274,9 @@ def test_a_folder_with_a_colon_in_its_name_is_a_path(plant: Plant) -> None:
 
 
 def test_options_are_checked() -> None:
-    with pytest.raises(InputError, match="votes must be one of ignore, majority, soft, got 'mean'"):
+    with pytest.raises(InputError, match="--votes: must be one of ignore, majority, soft, got 'mean'"):
         ReadOptions(votes="mean")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="drop_ties needs votes"):
+    with pytest.raises(InputError, match="--drop-ties: needs votes"):
         ReadOptions(drop_ties=True)
 
 
@@ -310,7 +310,7 @@ def test_a_part_is_of_every_class_and_given_part_and_always_the_same(tmp_path: P
     assert counts == {("test", "happy"): 3, ("test", "sad"): 1, ("train", "happy"): 6, ("train", "sad"): 1}
     assert list(found["path"]) == list(read(str(tmp_path), ReadOptions(part=0.3)).table["path"])
     assert set(found["path"]) < set(read(str(tmp_path)).table["path"])
-    with pytest.raises(InputError, match="part must be above 0 and below 1, got 1"):
+    with pytest.raises(InputError, match="part: must be above 0 and below 1, got 1"):
         ReadOptions(part=1.0)
 
 
