@@ -147,7 +147,7 @@ def keep_classes(manifest: Manifest, options: ReadOptions) -> Manifest:
         voted = manifest.table[votes].sum(axis=1).to_numpy() > 0
         if (inside & ~voted).any():
             notes.append(f"{int((inside & ~voted).sum())} images left out, all their votes are for other classes")
-        inside &= voted
+        inside = inside & voted
     chosen = manifest.select(np.flatnonzero(inside))
     table = chosen.table.drop(columns=dropped)
     return replace(chosen, table=table, classes=classes, notes=(*manifest.notes, *notes))

@@ -26,6 +26,7 @@ USUAL = {
     "data.transforms": "transforms, one of which is chosen at random for each image: [flip,zoom]",
     "data.transform_where": "none, copies (over-sampled images), all, or doubled",
     "data.leak": "duplicates across a given split: error, drop_twins, allow",
+    "classes": "use only these classes: --classes happy sad neutral (also --data.read.classes)",
     "data.near_duplicates": "keep near-duplicates together as well as exact ones",
     "data.num_workers": "processes that load images (default: chosen automatically)",
     "model.backbone": "name of a timm model",
