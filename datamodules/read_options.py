@@ -187,7 +187,8 @@ def _spelling(name: str, hint: Any, default: object, about: dict[str, str]) -> S
     kind = kinds[0] if kinds and get_origin(hint) not in (list, dict) else hint
     word = f"--{name.replace('_', '-')}"
     form: Form = "value"
-    words, sets = (word,), ""
+    words: tuple[str, ...] = (word,)
+    sets = ""
     if kind is bool:
         form, sets = "flag", "false" if default is True else "true"
         if default is True:  # what is done by default is turned off: drop_unknown by --keep-unknown

@@ -388,6 +388,8 @@ def quiet() -> None:
         ".*You defined a `validation_step` but have no `val_dataloader`.*",
         ".*Detected call of `lr_scheduler.step\\(\\)` before.*",
         ".*find_unused_parameters.*",
+        ".*could not find the monitored key in the returned metrics.*",  # no validation; the run says so itself
+        ".*ReduceLROnPlateau conditioned on metric .* which is not available but strict.*",  # not in every epoch
     ):
         warnings.filterwarnings("ignore", message=text)
     warnings.formatwarning = _note
