@@ -23,7 +23,7 @@ from datamodules.errors import InputError, invalid
 from datamodules.images import Fit, limited_to
 from datamodules.manifest import Manifest
 from datamodules.paths import CACHE_BUDGET_GB
-from datamodules.processes import cores
+from datamodules.processes import PREFETCH, cores, workers_that_fit
 from datamodules.readers import ReadOptions, read
 from datamodules.readers.face_crops import FaceCrops
 from datamodules.sampling import (
@@ -36,7 +36,7 @@ from datamodules.sampling import (
     oversample,
     require_n_min,
 )
-from datamodules.splits.folds import Fold
+from datamodules.splits.folds import Fold, lacking_classes
 from datamodules.splits.protocol import (
     HOLDOUT,
     INNER,
@@ -55,23 +55,32 @@ TINY = 1_000  # images an epoch, below which starting workers costs more than th
 MOST_WORKERS = 8
 
 
-def loading(dataset: EmotionDataset, workers: int | None, trainer: L.Trainer | None) -> dict[str, Any]:
+def loading(
+    dataset: EmotionDataset, workers: int | None, trainer: L.Trainer | None, batch_size: int = 1
+) -> dict[str, Any]:
     """Return the arguments of a loader.
 
     Args:
         dataset: The dataset.
-        workers: Loading processes; None chooses them by the number of cores.
+        workers: Loading processes; None chooses them by the number of cores and the shared memory.
         trainer: Trainer, from which the number of training processes on this machine is read; None: one.
+        batch_size: Images in a batch, of all training processes on this machine together.
+
+    Raises:
+        InputError: The shared memory is too small for the batches of so many processes.
     """
+    chosen = workers is None
     if workers is None:
         # processes on one machine share its cores; those started by torchrun are only counted in its variable
         ranks = max(trainer.num_devices if trainer else 1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
         # copying from the map is faster than receiving images from another process
         only_copies = dataset.cache.pixels is not None and not (dataset.originals or dataset.copies)
         workers = 0 if only_copies or len(dataset) < TINY else min(MOST_WORKERS, max(1, cores() // ranks))
+    workers = workers_that_fit(workers, min(batch_size, len(dataset)) * 3 * dataset.cache.size**2, chosen=chosen)
     return {
         "num_workers": workers,
         "persistent_workers": workers > 0,
+        "prefetch_factor": PREFETCH if workers else None,
         "worker_init_fn": start_worker,
         "collate_fn": keep,
         "pin_memory": torch.cuda.is_available(),
@@ -343,6 +352,18 @@ class EmotionDataModule(L.LightningDataModule):
         """(C,) int64: how often each class is seen in an epoch, copies included."""
         return self.draws.counts(self.manifest.labels, len(self.manifest.classes))
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of the images: what the reader left out, and classes that a given part lacks."""
+        lines = list(self.manifest.notes)
+        for name, rows in (("val", self.selected_on), ("test", self.fold_rows.test)):
+            missing = lacking_classes(self.manifest.labels[rows], len(self.classes)) if len(rows) else []
+            if missing:
+                there = ", ".join(name for index, name in enumerate(self.classes) if index not in missing)
+                lacks = ", ".join(self.classes[index] for index in missing)
+                lines.append(f"the {name} part has no image of {lacks}; its macro F1 is the mean over {there}")
+        return tuple(lines)
+
     def split_table(self) -> pd.DataFrame:
         """Return fold, row, content, role (train, val, test), is_copy, cluster and subject of what this run uses.
 
@@ -395,11 +416,13 @@ class EmotionDataModule(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """Return this process's share of the epoch's batches."""
         rank, world_size = self._place()
-        sampler = EpochBatchSampler(len(self.draws), self.batch_size, seed=self.seed, rank=rank, world_size=world_size)
-        dataset = self._dataset(self.draws, training=True)
-        return ResumableLoader(
-            dataset, batch_sampler=sampler, trained=self._trained, **loading(dataset, self.num_workers, self.trainer)
+        fixed = bool(self.trainer and self.trainer.overfit_batches)
+        sampler = EpochBatchSampler(
+            len(self.draws), self.batch_size, seed=self.seed, rank=rank, world_size=world_size, fixed=fixed
         )
+        dataset = self._dataset(self.draws, training=True)
+        options = loading(dataset, self.num_workers, self.trainer, self.batch_size)
+        return ResumableLoader(dataset, batch_sampler=sampler, trained=self._trained, **options)
 
     def val_dataloader(self) -> DataLoader:
         """Return the val part, each row once over all processes."""
@@ -421,9 +444,8 @@ class EmotionDataModule(L.LightningDataModule):
         if world_size > 1:
             sampler = UnrepeatedDistributedSampler(dataset, num_replicas=world_size, rank=rank, shuffle=False)
         size = self.eval_batch_size or self.batch_size
-        return PlainLoader(
-            dataset, batch_size=size, sampler=sampler, **loading(dataset, self.num_workers, self.trainer)
-        )
+        options = loading(dataset, self.num_workers, self.trainer, size * world_size)
+        return PlainLoader(dataset, batch_size=size, sampler=sampler, **options)
 
     def _dataset(self, draws: Draws, *, training: bool) -> EmotionDataset:
         votes = None

@@ -20,7 +20,7 @@ from datamodules.duplicates import find_clusters
 from datamodules.errors import InputError, invalid
 from datamodules.images import GREY
 from datamodules.manifest import Manifest, boxes_by_row, find_table, manifest_of, read_boxes, saved_meta, to_square
-from datamodules.processes import cores
+from datamodules.processes import cores, workers_that_fit
 from datamodules.readers import read
 from datamodules.sampling import Batch, EpochBatchSampler, PlainLoader, ResumableLoader
 from datamodules.splits.folds import Fold, given_split, hold_out
@@ -329,6 +329,8 @@ class BoxesDataModule(L.LightningDataModule):
         workers = self.num_workers
         if workers is None:
             workers = min(MOST_WORKERS, cores()) if transform is not None and len(dataset) > 500 else 0
+        batch_bytes = min(self.batch_size, len(dataset)) * 3 * self.size**2
+        workers = workers_that_fit(workers, batch_bytes, chosen=self.num_workers is None)
         options: dict[str, Any] = {
             "batch_sampler": sampler,
             "trained": self._trained,

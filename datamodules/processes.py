@@ -1,16 +1,68 @@
-"""Worker processes: how many to use, and a pool that is started safely."""
+"""Worker processes: how many to use, what they need of the shared memory, and a pool that is started safely."""
 
 import contextlib
+import math
 import multiprocessing
 import os
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+
+from datamodules.errors import InputError
 
 
 def cores() -> int:
     """Return how many processor cores this process may use, which in a container or job is fewer than there are."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+SHARED_MEMORY = Path("/dev/shm")  # where loading processes put batches; containers have 64 MB unless told otherwise
+PREFETCH = 2  # batches that each loading process prepares ahead
+LOADERS = 2  # that may hold batches at the same time: of the training and of the validation
+
+
+def shared_memory_free() -> float:
+    """Return the free bytes of the shared memory; infinity on a system without such a folder."""
+    try:
+        status = os.statvfs(SHARED_MEMORY)
+    except (OSError, AttributeError):
+        return math.inf
+    return status.f_bavail * status.f_frsize
+
+
+def shared_memory_needed(workers: int, batch_bytes: int) -> int:
+    """Return the bytes of shared memory that the loading processes of a run need at most."""
+    return LOADERS * (PREFETCH * workers + 1) * batch_bytes if workers else 0
+
+
+def workers_that_fit(workers: int, batch_bytes: int, *, chosen: bool) -> int:
+    """Return how many loading processes the shared memory has room for; without room they hang, then are killed.
+
+    Args:
+        workers: The processes that are wanted.
+        batch_bytes: Size of a batch.
+        chosen: Whether the program chose their number; then fewer are used, with a warning.
+
+    Raises:
+        InputError: It has no room for those that the user wants.
+    """
+    free, wanted = shared_memory_free(), workers
+    while workers and shared_memory_needed(workers, batch_bytes) > free:
+        workers -= 1
+    if workers == wanted:
+        return workers
+    needed = shared_memory_needed(wanted, batch_bytes)
+    problem = f"{wanted} loading processes need {needed / 1e6:,.0f} MB of shared memory ({SHARED_MEMORY}), "
+    problem += f"{free / 1e6:,.0f} MB are free"
+    advice = f"more shared memory (docker run --shm-size {-(-2 * needed // 10**9)}g)"
+    if not chosen:
+        fewer = "--data.num_workers 0" if workers == 0 else f"--data.num_workers {workers} (or 0)"
+        msg = f"--data.num_workers: {problem}; give {fewer}, a smaller --data.batch_size, or {advice}"
+        raise InputError(msg)
+    warnings.warn(f"{problem}, so {workers} are used; for more speed give {advice}", stacklevel=3)
+    return workers
 
 
 @contextlib.contextmanager

@@ -117,9 +117,19 @@ class EpochBatchSampler(Sampler[Batch]):
     """
 
     def __init__(
-        self, draws: int, batch_size: int, *, seed: int, rank: int = 0, world_size: int = 1, shuffle: bool = True
+        self,
+        draws: int,
+        batch_size: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        shuffle: bool = True,
+        fixed: bool = False,
     ) -> None:
         """Create the sampler of ``draws`` positions per epoch, ``batch_size`` per batch over all ranks.
+
+        With ``fixed`` every epoch has the order of the first one, so that its first batches are always the same.
 
         Raises:
             InputError: ``batch_size`` or ``draws`` gives a rank fewer than two rows.
@@ -130,7 +140,7 @@ class EpochBatchSampler(Sampler[Batch]):
             msg = f"The training part must have {2 * world_size} rows at least, two a rank, got {draws}."
             raise InputError(msg)
         self.draws, self.batch_size, self.seed = draws, batch_size, seed
-        self.rank, self.world_size, self.shuffle = rank, world_size, shuffle
+        self.rank, self.world_size, self.shuffle, self.fixed = rank, world_size, shuffle, fixed
         self.epoch = 0
         self.started = 0  # the batch at which a resumed epoch starts
         whole, rest = divmod(draws, batch_size)
@@ -150,7 +160,7 @@ class EpochBatchSampler(Sampler[Batch]):
         """Return (M,) int64, the order of the draws in this epoch, equal on every rank."""
         if not self.shuffle:
             return np.arange(self.draws)
-        return np.random.default_rng([self.seed, SHUFFLE, self.epoch]).permutation(self.draws)
+        return np.random.default_rng([self.seed, SHUFFLE, 0 if self.fixed else self.epoch]).permutation(self.draws)
 
     def __len__(self) -> int:
         return self._batches

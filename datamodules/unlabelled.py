@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from datamodules.errors import InputError, invalid
+from datamodules.errors import InputError, did_you_mean, invalid
 from datamodules.image_files import (
     SYSTEM_FILES,
     SYSTEM_FOLDERS,
@@ -24,6 +24,7 @@ from datamodules.images import Decoded, decode_bytes, decode_file
 from datamodules.lookup import locate
 from datamodules.manifest import plain_text, read_table, saved_meta
 from datamodules.paths import on_disk, path_text
+from datamodules.read_options import ReadOptions
 from datamodules.tables import PATH_COLUMNS, WORKBOOKS
 from datamodules.tables import SUFFIXES as TABLE_SUFFIXES
 
@@ -54,7 +55,7 @@ class Photograph:
         return self.open().image
 
 
-def find_images(source: str) -> list[Path]:
+def find_images(source: str, read: ReadOptions = ReadOptions()) -> list[Path]:  # noqa: B008 - frozen
     """Return the images that ``source`` names, sorted as the folder or the table has them.
 
     Folders are read as the readers of training do, by `datamodules.image_files`; what is left out in a folder or of the
@@ -63,6 +64,7 @@ def find_images(source: str) -> list[Path]:
     Args:
         source: an image, a video, a folder (searched whole), a glob of these, or a CSV, TSV or Parquet table with a
             ``path`` column.
+        read: how a table is read: ``path_column`` names the column of the paths, ``images`` the folder of the images.
 
     Raises:
         InputError: there is nothing there, or no image in it, or a path of the table leaves the table's folder.
@@ -82,7 +84,7 @@ def find_images(source: str) -> list[Path]:
     if not place.is_file():
         msg = f"--data: {path_text(source)} does not exist; give an image, a folder, or a CSV with a path column"
         raise InputError(msg)
-    return _listed(place) if place.suffix.lower() in TABLES else [place]
+    return _listed(place, read) if place.suffix.lower() in TABLES else [place]
 
 
 def _in_folder(folder: Path) -> list[Path]:
@@ -115,17 +117,21 @@ def _matching(source: str, pattern: str) -> list[Path]:
     return list(found)
 
 
-def _listed(place: Path) -> list[Path]:
+def _listed(place: Path, read: ReadOptions) -> list[Path]:
     """Return the paths in a table."""
     try:
         table = read_table(place)
     except InputError as error:
         msg = f"--data: {error}"
         raise InputError(msg) from error
+    if read.path_column is not None and read.path_column not in table:
+        hint = did_you_mean(read.path_column, table) or f"it has {', '.join(map(str, table))}"
+        raise invalid("--path-column", f"must be a column of {place.name}", read.path_column, hint)
     lower = {str(name).strip().lower(): name for name in reversed(list(table.columns))}
-    column = next((lower[name] for name in PATH_COLUMNS if name in lower), None)
+    column = read.path_column or next((lower[name] for name in PATH_COLUMNS if name in lower), None)
     if column is None or table.empty:
-        msg = f"--data: {place} needs a column path and at least one row; it has {len(table)} rows of {list(table)}"
+        msg = f"--data: {place} needs a column path (or --path-column NAME) and at least one row; "
+        msg += f"it has {len(table)} rows of {list(table)}"
         raise InputError(msg)
     root = place.resolve().parent
     meta = saved_meta(place) if place.suffix.lower() in (".csv", ".parquet") else None
@@ -136,7 +142,7 @@ def _listed(place: Path) -> list[Path]:
         if not name.strip():
             msg = f"--data: row {row + 1} below the header of {place} has no {column}; fill it in, or remove the row"
             raise InputError(msg)
-    return _located(names.tolist(), root, place)
+    return _located(names.tolist(), root, place, read.images)
 
 
 def _located(names: list[str], root: Path, place: Path, images: str | None = None) -> list[Path]:

@@ -1,9 +1,11 @@
 """Networks: timm backbones that give features, and heads that turn features into one logit a class."""
 
 import importlib
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from math import inf
 from pathlib import Path
 from typing import Any, Literal
@@ -135,7 +137,7 @@ def require_backbone(name: str) -> None:
 
 
 def build_backbone(
-    name: str, weights: str = "embedded", in_chans: int = 3, drop_path: float = 0.0
+    name: str, weights: str = "embedded", in_chans: int = 3, drop_path: float = 0.0, size: int | None = None
 ) -> tuple[nn.Module, int, DataConfig]:
     """Build a backbone whose forward gives features (B, F).
 
@@ -144,30 +146,113 @@ def build_backbone(
         weights: "embedded" (an installed package), "hub" (network), "none", or a .safetensors/.pth file.
         in_chans: channels of the image.
         drop_path: rate of stochastic depth.
+        size: side of its square input in pixels. Transformers are built for one size, and position embeddings in
+            weights of another size are rescaled; other networks take any size. None: the size of timm's weights.
 
     Returns:
         The module, F, and the normalisation it expects.
 
     Raises:
-        InputError: If the model is unknown, cannot use an option, or its weights cannot be loaded or do not fit.
+        InputError: If the model is unknown, cannot use an option or images of this size, or its weights cannot be
+            loaded or do not fit.
     """
     require_backbone(name)
     options: dict[str, Any] = {"drop_path_rate": drop_path} if drop_path else {}
     try:
         with _hub_errors(name) if weights == "hub" else nullcontext():
-            model = timm.create_model(name, pretrained=weights == "hub", num_classes=0, in_chans=in_chans, **options)
+            model = _create(name, size, pretrained=weights == "hub", in_chans=in_chans, **options)
     except TypeError as error:
         if "drop_path_rate" not in str(error):
             raise
         msg = f"drop_path is {drop_path}, but backbone {name!r} has no stochastic depth: set drop_path to 0"
         raise InputError(msg) from error
+    except InputError:
+        raise
+    except _SIZE_ERRORS as error:
+        if size is None:
+            raise
+        raise _other_size(name, size) from error
+    about: Any = model  # timm's attributes are not typed
+    features = int(getattr(about, "head_hidden_size", None) or about.num_features)
+    if size is not None:
+        features = _width(model, name, size, in_chans)
     if weights not in ("hub", "none"):
         state = _embedded(name, model) if weights == "embedded" else _from_file(Path(weights))
         _fit(model, state, name, weights)
-    about: Any = model  # timm's attributes are not typed
-    features = int(getattr(about, "head_hidden_size", None) or about.num_features)
     config = about.pretrained_cfg
     return model, features, DataConfig(tuple(config["mean"]), tuple(config["std"]))
+
+
+# what timm's and torch's code raises for an input that is too small, or that patches or windows do not divide
+_SIZE_ERRORS = (RuntimeError, AssertionError, ValueError, IndexError, ZeroDivisionError)
+
+
+def _create(name: str, size: int | None, **options: Any) -> nn.Module:  # noqa: ANN401 - timm's options
+    """Create a timm model without its output layer; one that has an argument ``img_size`` gets it."""
+    if size is not None:
+        try:
+            return timm.create_model(name, num_classes=0, img_size=size, **options)
+        except TypeError as error:
+            if "img_size" not in str(error):
+                raise
+    return timm.create_model(name, num_classes=0, **options)
+
+
+def _width(model: nn.Module, name: str, size: int, channels: int) -> int:
+    """Return the number of features.
+
+    Raises:
+        InputError: The model cannot take images of this size, or gives no features (B, F).
+    """
+    try:
+        shape = _output_shape(model, size, channels)
+    except _SIZE_ERRORS as error:
+        raise _other_size(name, size) from error
+    if len(shape) != 2:
+        raise invalid("--model.backbone", "must give one row of features an image", name, "resnet18 does")
+    return shape[1]
+
+
+def _output_shape(model: nn.Module, size: int, channels: int = 3) -> tuple[int, ...]:
+    """Return the shape of the features of one black image; raises what the model raises for a wrong size."""
+    patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    if patch is not None and size % max(patch if isinstance(patch, tuple) else (patch,)):
+        msg = f"patches of {patch} pixels do not divide {size}"  # timm would drop the pixels at the border
+        raise ValueError(msg)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            return tuple(model(torch.zeros(1, channels, size, size)).shape)
+    finally:
+        model.train(was_training)
+
+
+@lru_cache(maxsize=64)
+def check_size(name: str, size: int) -> None:
+    """Check that a backbone can take images of a size, before any data is read.
+
+    Raises:
+        InputError: It cannot; the message lists sizes that it can take.
+    """
+    with torch.random.fork_rng(devices=[]):
+        build_backbone(name, "none", size=size)
+
+
+def _other_size(name: str, size: int) -> InputError:
+    """Return the error of a size that a backbone cannot take, with sizes that it can, found by trying them."""
+    native = int(timm.get_pretrained_cfg(name).input_size[-1])
+    near = {step * (size // step + more) for step in (14, 16, 32, 56) for more in (0, 1, 2)} - {0, size, native}
+    works: list[int] = []
+    with torch.random.fork_rng(devices=[]):
+        for candidate in sorted(near, key=lambda value: (abs(value - size), value)):
+            with suppress(*_SIZE_ERRORS, TypeError):
+                _output_shape(_create(name, candidate), candidate)
+                works.append(candidate)
+            if len(works) == 3:  # building large networks takes a while
+                break
+    listed = ", ".join(map(str, sorted([*works, native])))
+    return invalid("--data.size", f"must be a size that backbone {name} can take", size, f"these work: {listed}")
 
 
 @contextmanager
@@ -176,7 +261,7 @@ def _hub_errors(name: str) -> Iterator[None]:
     # timm raises RuntimeError where a model has no published weights; the hub client OSError or its own classes
     try:
         yield
-    except TypeError:
+    except (TypeError, AssertionError):  # of an option, or of the size of the images
         raise
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -220,6 +305,7 @@ def _from_file(path: Path) -> dict[str, Tensor]:
 
 def _fit(model: nn.Module, state: dict[str, Tensor], name: str, source: str) -> None:
     """Load ``state``, leaving out only the file's own output layer."""
+    state = rescaled(model, state)
     config: dict[str, Any] = getattr(model, "pretrained_cfg", {})
     outputs = config.get("classifier") or ()
     outputs = (outputs,) if isinstance(outputs, str) else tuple(outputs)
@@ -237,6 +323,24 @@ def _fit(model: nn.Module, state: dict[str, Tensor], name: str, source: str) -> 
         msg = f"weights {source!r} do not fit backbone {name!r}: {'; '.join(wrong[:3])}{more}"
         raise InputError(msg)
     model.load_state_dict({key: torch.as_tensor(value) for key, value in kept.items()}, strict=False)
+
+
+def rescaled(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors that fit the model's input size: timm rescales position embeddings of another size.
+
+    Args:
+        model: a backbone.
+        state: its tensors, for this or another size of images.
+    """
+    needed = model.state_dict()
+    if all(value.shape == needed[name].shape for name, value in state.items() if name in needed):
+        return state
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if convert is None:
+        return state
+    with suppress(*_SIZE_ERRORS, KeyError, TypeError):  # the caller names the tensors that do not fit
+        return dict(convert(dict(state), model))
+    return state
 
 
 BLOCKS = (4, 6, 12, 4)

@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import pickle
+import re
 import signal
 import sys
 import threading
@@ -260,6 +261,30 @@ def out_of_memory_message(error: BaseException, batch_size: int) -> str | None:
     )
 
 
+def killed_worker_message(error: BaseException) -> str | None:
+    """Return what to do if the system killed a loading process; None for any other error."""
+    cause: BaseException | None = error
+    while cause is not None and "DataLoader worker" not in str(cause):
+        cause = cause.__cause__ or cause.__context__
+    if cause is None:
+        return None
+    how = re.search(r"killed by signal: (.*?)\.", str(cause))
+    if how is not None and how[1] == "Killed":
+        return (
+            "a loading process was killed, most likely because memory ran out: lower --data.num_workers (0 uses none) "
+            "or --data.batch_size"
+        )
+    if (how is not None and how[1] == "Bus error") or "shared memory" in str(cause):
+        return (
+            "a loading process was killed (Bus error), since the shared memory (/dev/shm) is full: give "
+            "--data.num_workers 0, or more shared memory (docker run --shm-size 8g)"
+        )
+    return (
+        f"a loading process ended unexpectedly ({str(cause).splitlines()[0][:120]}); give --data.num_workers 0, with "
+        "which the error itself is shown"
+    )
+
+
 def average_weights(decay: float) -> Callback:
     """Return the callback that averages the weights with ``decay`` a step, and evaluates and saves the average."""
     return AverageWeights(decay)
@@ -363,6 +388,8 @@ def quiet() -> None:
         ".*You defined a `validation_step` but have no `val_dataloader`.*",
         ".*Detected call of `lr_scheduler.step\\(\\)` before.*",
         ".*find_unused_parameters.*",
+        ".*could not find the monitored key in the returned metrics.*",  # no validation; the run says so itself
+        ".*ReduceLROnPlateau conditioned on metric .* which is not available but strict.*",  # not in every epoch
     ):
         warnings.filterwarnings("ignore", message=text)
     warnings.formatwarning = _note
@@ -493,10 +520,10 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, 
 
 @contextmanager
 def explained(batch_size: int) -> Iterator[None]:
-    """Turn common failures of a run (memory, disk) into an error that says what to do.
+    """Turn common failures of a run (memory, disk, loading processes) into an error that says what to do.
 
     Raises:
-        InputError: in place of an out-of-memory error, a full disk or an unwritable folder.
+        InputError: in place of an out-of-memory error, a killed loading process, a full disk or an unwritable folder.
     """
     try:
         yield
@@ -506,6 +533,8 @@ def explained(batch_size: int) -> Iterator[None]:
         if "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error):
             msg = f"mlruns: no checkpoint was written ({str(error).splitlines()[0][:80]}); is the disk full?"
             raise InputError(msg) from error
+        if advice := killed_worker_message(error):
+            raise InputError(advice) from error
         raise
     except OSError as error:
         if error.errno not in _NO_ROOM:

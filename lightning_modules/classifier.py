@@ -134,6 +134,7 @@ class EmotionClassifier(pl.LightningModule):
         flip_at_test: bool = False,
         compile: bool = False,
         channels_last: bool = True,
+        size: int | None = None,
     ) -> None:
         """Build the model.
 
@@ -160,6 +161,7 @@ class EmotionClassifier(pl.LightningModule):
             flip_at_test: average the logits with those of the mirrored image, in test and predict.
             compile: compile the network with torch.compile.
             channels_last: use the channels-last memory layout; faster for convolutions on most devices.
+            size: side of the images in pixels, which the data know; a backbone that is built for one size needs it.
 
         Raises:
             InputError: If an option is out of range or cannot be used together with another.
@@ -189,6 +191,7 @@ class EmotionClassifier(pl.LightningModule):
             "classes": self.classes,
             "backbone": backbone,
             **head_options(head, head_width, head_scale, loss_scale),
+            "size": size,
             "flip_at_test": flip_at_test,
             "channels_last": channels_last,
         }
@@ -231,7 +234,9 @@ class EmotionClassifier(pl.LightningModule):
 
     def configure_network(self, backbone: str, weights: str, drop_path: float, dropout: float) -> None:
         """Build backbone and head, and store the normalisation that the backbone expects."""
-        self.backbone, features, config = build_backbone(backbone, weights, drop_path=drop_path)
+        self.backbone, features, config = build_backbone(
+            backbone, weights, drop_path=drop_path, size=self.plain["size"]
+        )
         width, scale = self.plain["head_width"], self.plain["head_scale"]
         self.head = build_head(
             self.plain["head"], features, len(self.classes), dropout=dropout, width=width, scale=scale
@@ -255,7 +260,13 @@ class EmotionClassifier(pl.LightningModule):
         optimizer = build_optimizer(self.optimizer_name, parameters, self.learning_rate, self.weight_decay)
         steps = self.trainer.estimated_stepping_batches
         schedules: Any = build_schedules(
-            self.schedule, optimizer, self.learning_rate, steps, self.warmup, monitor="val/f1_macro"
+            self.schedule,
+            optimizer,
+            self.learning_rate,
+            steps,
+            self.warmup,
+            monitor="val/f1_macro",
+            every=self.trainer.check_val_every_n_epoch or 1,
         )
         return [optimizer], schedules
 

@@ -19,6 +19,7 @@ from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader
 
 from datamodules.errors import InputError, did_you_mean, invalid, nearest
 from datamodules.paths import path_text
+from datamodules.read_options import LONG, ReadOptions, Spelling, short_words, spellings
 
 if TYPE_CHECKING:
     from datamodules.emotion import EmotionDataModule
@@ -44,6 +45,7 @@ WITHOUT_EFFECT: dict[str, frozenset[str]] = {
     "data": frozenset(
         {"source", "boxes", "num_workers", "cache_dir", "cache_budget_gb", "eval_batch_size", "pixel_limit"}
     ),
+    "read": frozenset({"images"}),  # below data: a folder; the content of the images counts
     "run": frozenset({"recipe", "name", "experiment", "parent", "resume", "evaluate", "accelerator", "keep"}),
     "trainer": frozenset(
         "accelerator devices num_nodes strategy logger profiler default_root_dir log_every_n_steps "
@@ -92,6 +94,8 @@ HELP = """short options:
   --seed N          seed of the run
   --split given     use the split column of the data; with duplicates across parts, --drop-twins or --allow-leak
   --resume [RUN]    resume RUN, or the newest unfinished run of the same config
+  --classes A B     use only these classes; --alias NAME=CLASS renames or merges one; --unknown-labels, --votes,
+                    --pattern, --label-column and all other options of `emotion data describe --help` work here, too
 all options of the model, the data and the trainer: emotion fit --help-all
 """
 
@@ -322,6 +326,8 @@ class RunConfig:
         for section in set(whole) & set(SECTIONS):
             for name in WITHOUT_EFFECT[section]:
                 whole[section].pop(name, None)
+        for name in WITHOUT_EFFECT["read"]:
+            (whole["data"].get("read") or {}).pop(name, None)
         if whole["data"].get("seed", 0) is None:
             whole["data"]["seed"] = self.seed_everything
         return whole
@@ -385,16 +391,15 @@ class Options:
         """
         recipe: str | None = None
         files: list[str] = []
-        values: dict[str, str] = {}
+        values: dict[str, Any] = {}
         typed: dict[str, str] = {}
-        short = _SHORT | (_SHORT_FOR_DETECTOR if kind == "detector" else {})
-        for word, name, value in _pairs(words, short):
+        for word, name, value in _pairs(words, kind):
             if name == "recipe":
                 recipe = value
             elif name == "config":
                 files.append(value)
             else:
-                values[name], typed[name] = value, word
+                values[name], typed[name] = _joined(values.get(name), value), word
         return cls(recipe, tuple(files), values, typed)
 
     def __contains__(self, name: str) -> bool:
@@ -407,9 +412,10 @@ class Options:
         return words + [f"--{name}={written(value)}" for name, value in self.values.items()]
 
 
-def _pairs(words: Sequence[str], short: Mapping[str, str]) -> list[tuple[str, str, str]]:
+def _pairs(words: Sequence[str], kind: Kind) -> list[tuple[str, str, Any]]:
     """Return the options of a command line, in order: as they were written, their dotted name, their value."""
-    pairs: list[tuple[str, str, str]] = []
+    short = _SHORT | (_SHORT_FOR_DETECTOR if kind == "detector" else {})
+    pairs: list[tuple[str, str, Any]] = []
     rest = list(words)
     while rest:
         word = rest.pop(0)
@@ -422,6 +428,9 @@ def _pairs(words: Sequence[str], short: Mapping[str, str]) -> list[tuple[str, st
         if not (name.startswith("--") and len(name) > 2) and name not in short:
             msg = f"{word}: an option begins with --, such as --data.size 48"
             raise InputError(msg)
+        if kind == "emotion" and (spelling := _reading(name)):
+            pairs.append((name, f"data.read.{spelling.name}", _read_value(name, spelling, value, bool(equals), rest)))
+            continue
         if not equals:
             if rest and not _OPTION.match(rest[0]):
                 value = rest.pop(0)
@@ -441,6 +450,53 @@ def _pairs(words: Sequence[str], short: Mapping[str, str]) -> list[tuple[str, st
             continue  # there is one class
         pairs.append((typed, "data.source" if name == "data" else name, value))
     return pairs
+
+
+def _reading(word: str) -> Spelling | None:
+    """Return the reading option that a word spells, None for any other option."""
+    return short_words().get(word) or spellings().get(word.removeprefix(LONG) if word.startswith(LONG) else "")
+
+
+def _read_value(word: str, spelling: Spelling, value: str, equals: bool, rest: list[str]) -> Any:  # noqa: ANN401
+    """Return the value of a reading option, taken from behind its `=` or from the words that follow it."""
+    if equals:
+        return spelling.read([value])
+    if spelling.form == "flag" and not word.startswith(LONG):
+        return spelling.sets
+    several = spelling.form in ("list", "names")
+    texts: list[str] = []
+    while rest and not _OPTION.match(rest[0]) and (several or not texts):
+        texts.append(rest.pop(0))
+    if not texts:
+        msg = f"{word}: needs a value, got none"
+        raise InputError(msg)
+    return spelling.read(texts)
+
+
+def _joined(before: object, value: Any) -> Any:  # noqa: ANN401 - an option's value
+    """Return the value of an option that may have been given before: aliases add up, else the last value counts."""
+    return {**before, **value} if isinstance(before, dict) and isinstance(value, dict) else value
+
+
+def read_options(values: Mapping[str, Any]) -> ReadOptions:
+    """Return the reading options of values by field, text or plain, as the options of a run are checked.
+
+    Raises:
+        InputError: a value of the wrong type, or out of range.
+    """
+    parser = _reading_parser()
+    try:
+        parsed = parser.parse_args([f"{LONG}{name}={written(value)}" for name, value in values.items()])
+        return ReadOptions(**parsed.as_dict().get("data", {}).get("read", {}))
+    except ArgumentError as error:
+        raise input_error(error) or plain(str(error), _names(parser)) from error
+
+
+@functools.cache
+def _reading_parser() -> ArgumentParser:
+    parser = _Parser(prog="emotion data", exit_on_error=False, allow_abbrev=False)
+    parser.add_class_arguments(ReadOptions, LONG.strip("-."), instantiate=False, sub_configs=True)
+    return parser
 
 
 def written(value: object) -> str:
@@ -514,7 +570,7 @@ def _names(parser: ArgumentParser) -> list[str]:
 
 _OWNERS: dict[Kind, dict[str, tuple[str, set[str]]]] = {
     "emotion": {
-        "model": ("lightning_modules.classifier:EmotionClassifier", {"classes"}),
+        "model": ("lightning_modules.classifier:EmotionClassifier", {"classes", "size"}),
         "data": ("datamodules.emotion:EmotionDataModule", set()),
         "run": ("lightning_modules.config:RunOptions", set()),
         "trainer": ("lightning.pytorch:Trainer", set()),
@@ -643,7 +699,8 @@ def _nearest(option: str, names: Sequence[str], before: str) -> str:
     if before != "--":
         whole = [f"{before}{name}" for name in known]
         return did_you_mean(f"{before}{option}", whole, cutoff=0.9) or f"it takes {', '.join(whole)}"
-    known += [name.removeprefix("--") for name in (*_SHORT, *_FLAGS, "--recipe", "--config", "--data")]
+    short = (*_SHORT, *_FLAGS, *(word for spelling in spellings().values() for word in spelling.words))
+    known += [name.removeprefix("--") for name in (*short, "--recipe", "--config", "--data")]
     tail = option.rsplit(".", 1)[-1]
     alike = [name for name in known if name.rsplit(".", 1)[-1] == tail]
     if not alike:

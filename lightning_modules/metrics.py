@@ -17,16 +17,16 @@ CALIBRATION_BINS = 15
 def count_scores(confusion: Tensor, classes: Sequence[str]) -> dict[str, Tensor]:
     """Return scores of a confusion matrix (C, C), rows true and columns predicted.
 
-    A precision, recall or F1 whose denominator is zero is 0 (scikit-learn's ``zero_division=0``), and the macro F1
-    always averages all C classes: a class without images counts as 0, whether it was predicted or not. Balanced
-    accuracy averages the recall of the classes that have images.
+    A precision, recall or F1 whose denominator is zero is 0 (scikit-learn's ``zero_division=0``). The macro F1 and the
+    balanced accuracy average the F1 and the recall of the classes that have images: a class that a part lacks cannot be
+    measured on it.
     """
     counts = confusion.to(_dtype())
     hit, true, predicted = counts.diagonal(), counts.sum(1), counts.sum(0)
     precision, recall = _divide(hit, predicted), _divide(hit, true)
     f1 = _divide(2 * hit, true + predicted)
     scores = {
-        "f1_macro": f1.mean(),
+        "f1_macro": _divide(torch.where(true > 0, f1, 0.0).sum(), (true > 0).sum()),
         "accuracy": _divide(hit.sum(), true.sum()),
         "balanced_accuracy": _divide(recall.sum(), (true > 0).sum()),
     }

@@ -45,18 +45,25 @@ def cosine_factor(step: int, steps: int, warm: int) -> float:
 
 
 def build_schedules(
-    name: ScheduleName, optimizer: Optimizer, learning_rate: float, steps: float, warmup: float, monitor: str
+    name: ScheduleName,
+    optimizer: Optimizer,
+    learning_rate: float,
+    steps: float,
+    warmup: float,
+    monitor: str,
+    every: int = 1,
 ) -> list[dict[str, Any]]:
     """Build schedules in the form Lightning takes.
 
     Args:
         name: "constant"; "one_cycle", up to ``learning_rate`` and down to nearly zero; "cosine"; or "plateau",
-            halved after three epochs in which ``monitor`` did not rise.
+            halved after three validations in which ``monitor`` did not rise.
         optimizer: the optimizer.
         learning_rate: the highest rate.
         steps: steps of the whole run, may be infinite if no schedule needs its end.
         warmup: share of the steps in which the rate rises, in [0, 1).
         monitor: metric that "plateau" watches.
+        every: epochs from one validation to the next; "plateau" looks only then.
 
     Raises:
         InputError: If the schedule needs the number of steps and the run has no end.
@@ -83,5 +90,6 @@ def build_schedules(
         schedules.append({"scheduler": rise, "interval": "step"})
     if name == "plateau":
         plateau = ReduceLROnPlateau(optimizer, mode="max", factor=0.5, patience=3)
-        schedules.append({"scheduler": plateau, "interval": "epoch", "monitor": monitor})
+        watch = {"interval": "epoch", "frequency": every, "monitor": monitor, "strict": False}
+        schedules.append({"scheduler": plateau, **watch})
     return schedules

@@ -19,6 +19,7 @@ from datamodules.image_files import LeftOut, collect_left_out
 from datamodules.images import DECODE_POLICY, Fit, content_hash, decode_bytes, fit_to_square
 from datamodules.paths import on_disk, replacing
 from datamodules.processes import cores
+from datamodules.read_options import ReadOptions
 from datamodules.readers.archives import is_archive, unpack
 from datamodules.readers.face_crops import FaceCrops, list_crops
 from datamodules.readers.fer2013 import pixel_images
@@ -315,6 +316,7 @@ class Predictor:
         batch_size: int = 64,
         workers: int | None = None,
         stdin: bytes | None = None,
+        read: ReadOptions = ReadOptions(),  # noqa: B008 - frozen
     ) -> Iterator[list[dict[str, Any]]]:
         """Classify images and yield rows batch by batch, in the order of the sources; ``stdin`` comes first.
 
@@ -324,6 +326,7 @@ class Predictor:
             batch_size: Images that go through a network at a time.
             workers: Threads that decode images and find faces; default one a core.
             stdin: Bytes of the image called -.
+            read: How a table is read: the column of the paths.
 
         Yields:
             Rows with path, frame (of a video), face (0 is the largest one of an image), x0 y0 x1 y1 (its box in pixels
@@ -337,7 +340,7 @@ class Predictor:
             raise invalid("--batch-size", "must be at least 1", batch_size)
         if every is not None and not every > 0:
             raise invalid("--every", "must be above 0 seconds", every)
-        paths, crops = self._expand(sources)
+        paths, crops = self._expand(sources, read)
         items: Iterator[Photograph] = photographs(paths, every, self.pixel_limit)
         total = len(paths)
         if "-" in sources or not {path.resolve() for path in paths} <= crops:
@@ -389,7 +392,7 @@ class Predictor:
         if self.faces is not None and self._finder is None:
             self._finder = self.faces.require_detector(self.name)
 
-    def _expand(self, sources: Sequence[str]) -> tuple[list[Path], set[Path]]:
+    def _expand(self, sources: Sequence[str], read: ReadOptions) -> tuple[list[Path], set[Path]]:
         """Return the files that the sources name, and those among them that are face crops already."""
         paths: list[Path] = []
         crops: set[Path] = set()
@@ -399,7 +402,9 @@ class Predictor:
             place = on_disk(Path(source).expanduser())
             named = str(unpack(place.resolve())) if place.is_file() and is_archive(place) else source
             with collect_left_out() as left_out:
-                files = shard_images(place) or pixel_images(on_disk(Path(named).expanduser())) or find_images(named)
+                files = (
+                    shard_images(place) or pixel_images(on_disk(Path(named).expanduser())) or find_images(named, read)
+                )
             self.left_out.listings |= left_out.listings
             paths += files
             if self.faces is not None:

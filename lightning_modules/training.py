@@ -20,16 +20,19 @@ from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.imports import _IS_INTERACTIVE
 from lightning.pytorch import LightningModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.nn import functional as F
 
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError, invalid
-from lightning_modules.backbones import best_device, build_backbone, build_head, describe_device
+from datamodules.splits.folds import lacking_classes
+from lightning_modules.backbones import best_device, build_backbone, build_head, check_size, describe_device
 from lightning_modules.callbacks import (
+    BEST,
     LAST,
     CheckedCheckpointIO,
+    StopGracefully,
     explained,
     first_rank,
     has_bar,
@@ -44,8 +47,10 @@ from lightning_modules.callbacks import (
 from lightning_modules.checkpoints import load_tensors, read_checkpoint
 from lightning_modules.classifier import EmotionClassifier, check_model
 from lightning_modules.config import RunConfig, RunOptions, data_module
+from lightning_modules.limits import check_against_data, check_limits, is_whole, settle_limits
 from lightning_modules.warm_start import check_resumed, check_weights, read_start, start_from_weights
 from results.predictions import (
+    LAST_EPOCH,
     PREDICTIONS,
     SPLIT,
     build_predictions,
@@ -61,7 +66,7 @@ from results.tracking import store
 from results.tracking.environment import changed_between, environment
 from results.tracking.logger import TrackingLogger, refuse_written
 from results.tracking.offline import Spool
-from results.tracking.runs import find_runs, has_store, load_table, replay_spools, run_row
+from results.tracking.runs import find_run, find_runs, has_store, load_table, replay_spools, run_row
 from results.tracking.store import DIRECTORY
 
 
@@ -115,6 +120,12 @@ def require_resumable(run_id: str, division: str, identity: str) -> None:
     before, begun = tags.get("division"), tags.get("identity")
     if known := _row(run_id):
         status, before, begun = known["status"], known.get("tags.division"), known.get("tags.identity")
+    if status == "FINISHED" and (begun != identity or not (folder / LAST).exists()):
+        msg = (
+            f"--resume: run {run_id} has finished, so there is nothing to resume; to train its model further, give "
+            f"--run.start_from {run_id} instead of --resume, which starts a new run from its weights"
+        )
+        raise InputError(msg)
     if isinstance(before, str) and before != division:
         msg = (
             f"--resume: the data or the clusters in it changed since run {run_id} began, so held-out images may have "
@@ -126,9 +137,6 @@ def require_resumable(run_id: str, division: str, identity: str) -> None:
             f"--resume: run {run_id} was started with other options; give the options in its config.yaml (emotion ui "
             "shows it), or start a new run without --resume"
         )
-        raise InputError(msg)
-    if status == "FINISHED" and not (folder / LAST).exists():
-        msg = f"--resume: run {run_id} has finished, so there is nothing to resume; start a new run without --resume"
         raise InputError(msg)
 
 
@@ -185,9 +193,26 @@ def unfinished_run(options: RunOptions, identity: str) -> str | None:
     """
     if options.resume is not None and options.parent is None and has_store():
         send_what_waits()
-    run_id = options.resume if options.resume != "auto" else _newest_unfinished(options, identity)
+    run_id = _resumed(options.resume) if options.resume != "auto" else _newest_unfinished(options, identity)
     if run_id is not None and first_rank():  # for the other ranks, rank zero is the process that writes the run
         require_unwritten(run_id)
+    return run_id
+
+
+def _resumed(text: str | None) -> str | None:
+    """Return the id of the run that `--resume` names: an id, its start, a name, or `latest`.
+
+    Raises:
+        InputError: there is no such run, or it is a cross-validation or an evaluation.
+    """
+    if text is None or Path(DIRECTORY, "runs", text, "spool").is_dir() or not has_store():
+        return text  # the local folder of a run is enough while the store cannot be reached
+    run_id = find_run(text)
+    kind = run_row(run_id).get("tags.kind")
+    if kind in ("cross-validation", "evaluation", "search", "study"):
+        hint = f"give it to `emotion {'cross-validate' if kind == 'cross-validation' else kind}`"
+        hint = "an evaluation is one step" if kind == "evaluation" else hint
+        raise invalid("--resume", f"must be a run of one training, run {run_id} is of kind {kind}", text, hint)
     return run_id
 
 
@@ -289,16 +314,15 @@ def evaluate_test(
 ) -> tuple[pd.DataFrame, str]:
     """Predict the test part once with the checkpoint selected on the val part, and store the results in the run.
 
+    Without any validation there is no such checkpoint, and the weights at the end of the training are used.
+
     Returns:
         The prediction table and the printed result; an empty table and "" on other ranks than zero.
 
     Raises:
-        InputError: No checkpoint was kept.
+        InputError: Nothing was trained.
     """
-    best = getattr(trainer.checkpoint_callback, "best_model_path", "")
-    if not best:
-        msg = "run.evaluate: no checkpoint was kept, since no epoch ended; give --trainer.max_epochs at least 1"
-        raise InputError(msg)
+    best, validated = selected_checkpoint(trainer)
     trainer.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
     if not trainer.is_global_zero:
         return pd.DataFrame(), ""
@@ -316,11 +340,37 @@ def evaluate_test(
     )
     protocol = data.division.protocol
     predictions, split = flag_protocol(predictions, protocol), flag_protocol(data.split_table(), protocol)
-    tracker.set_tags({"selected_on": data.leak_record.get("selected_on", "val part")})
+    selected_on = data.leak_record.get("selected_on", "val part") if validated else LAST_EPOCH
+    tracker.set_tags({"selected_on": selected_on})
     text = keep_evaluation(tracker, predictions, split, resamples=resamples)
     curves = tracker.history(*CURVES)
     tracker.log_figure(curves_figure({name: curve for name, curve in curves.items() if len(curve)}), "curves")
     return predictions, text
+
+
+def selected_checkpoint(trainer: Trainer) -> tuple[str, bool]:
+    """Return the checkpoint that a finished training is evaluated with, and whether it was selected on the val part.
+
+    Without any validation the weights at the end of the training are saved as this checkpoint, with a note.
+
+    Raises:
+        InputError: Nothing was trained.
+    """
+    best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+    if best:
+        return best, True
+    if not trainer.global_step:
+        msg = "--trainer: nothing was trained; give --trainer.max_epochs at least 1, and no limit of 0 steps or time"
+        raise InputError(msg)
+    if trainer.is_global_zero:
+        print(
+            "note: no validation ran, so no epoch was selected and the weights at the end of the training are used "
+            "(see --trainer.limit_val_batches, check_val_every_n_epoch and val_check_interval)",
+            file=sys.stderr,
+        )
+    path: str = trainer.strategy.broadcast(str(Path(trainer.default_root_dir, BEST)))
+    trainer.save_checkpoint(path, weights_only=True)
+    return path, False
 
 
 def keep_evaluation(
@@ -447,7 +497,9 @@ class EmotionTask(Task):
             self.data.share(shared)
         elif first_rank():
             print_stage(f"reading the list of images: {self.data.source}")
-        self.model: EmotionClassifier = EmotionClassifier(classes=self.data.classes, **sections.model)
+        self.model: EmotionClassifier = EmotionClassifier(
+            classes=self.data.classes, size=self.data.size, **sections.model
+        )
         self.trainer_options = dict(sections.trainer)
         self._shows_progress = self.trainer_options["enable_progress_bar"] is not False
         self.trainer_options["enable_progress_bar"] = self._shows_progress and has_bar()  # else lines
@@ -483,11 +535,20 @@ class EmotionTask(Task):
         """Log the config and the data set."""
         log_beginning(tracker, self.config, self.data)
         if self.options.parent is None and first_rank():
-            print(*(f"note: {note}\n" for note in self.data.manifest.notes), sep="", end="", file=sys.stderr)
+            print(*(f"note: {note}\n" for note in self.data.notes), sep="", end="", file=sys.stderr)
 
     def evaluate(self, trainer: Trainer, tracker: RunLogger) -> tuple[pd.DataFrame, str]:
         """Predict the held-out part once; return the table of predictions and the printed result."""
         if not self.options.evaluate:
+            return pd.DataFrame(), ""
+        limit, keep = self.trainer_options["limit_test_batches"], self.options.keep != "none"
+        if not is_whole(limit) and first_rank():
+            share = "not" if limit == 0 else "only in part"
+            print(f"note: the test part is {share} evaluated (--trainer.limit_test_batches {limit})", file=sys.stderr)
+        if limit == 0:
+            best = selected_checkpoint(trainer)[0]
+            if keep and trainer.is_global_zero:
+                tracker.log_file(best, "checkpoint")
             return pd.DataFrame(), ""
         return evaluate_test(
             trainer,
@@ -495,7 +556,7 @@ class EmotionTask(Task):
             self.data,
             tracker,
             resamples=self.options.resamples,
-            keep_checkpoint=self.options.keep != "none",
+            keep_checkpoint=keep,
         )
 
     def split_table(self) -> pd.DataFrame:
@@ -542,6 +603,11 @@ def _train(config: RunConfig, callbacks: Sequence[Callback], shared: Any) -> Run
         if run_id:
             require_resumable(run_id, division, identity)
     task.check_start()
+    if isinstance(task, EmotionTask):
+        if config.trainer.get("fast_dev_run"):
+            return _try_out(task, callbacks)
+        if first_rank():
+            check_against_data(config, data)
     tracker = RunLogger(
         experiment=options.experiment,
         run_name=task.name(),
@@ -561,6 +627,8 @@ def _train(config: RunConfig, callbacks: Sequence[Callback], shared: Any) -> Run
     try:
         start = (resume_checkpoint(folder) if run_id else None) or config.ckpt_path
         trainer = make_trainer(task.trainer_options, tracker, folder, [*callbacks, *task.callbacks(folder)])
+        if isinstance(task, EmotionTask):
+            settle_limits(trainer, data)
         with explained(data.batch_size):
             if run_id and first_rank() and (other := note_other_code(run_id)):
                 tracker.set_tags(other)
@@ -593,6 +661,22 @@ def _train(config: RunConfig, callbacks: Sequence[Callback], shared: Any) -> Run
     )
 
 
+def _try_out(task: EmotionTask, callbacks: Sequence[Callback]) -> RunResult | None:
+    """Run a few batches of training, validation and test (`fast_dev_run`), without tracking and checkpoints."""
+    own = task.callbacks(Path(DIRECTORY))
+    kept = [each for each in own if not isinstance(each, ModelCheckpoint | EarlyStopping | StopGracefully)]
+    trainer = make_trainer(task.trainer_options, None, Path.cwd(), [*callbacks, *kept])
+    with explained(task.data.batch_size):
+        trainer.fit(task.model, datamodule=task.data)
+        trainer.test(task.model, datamodule=task.data, verbose=False)
+    if not trainer.is_global_zero:
+        return None
+    batches = task.trainer_options["fast_dev_run"]
+    ran = "one batch" if batches is True or batches == 1 else f"{batches} batches"
+    text = f"fast_dev_run: {ran} of training, validation and test ran; nothing was tracked and no checkpoint was kept\n"
+    return RunResult("", tuple(task.data.classes), pd.DataFrame(), task.split_table(), text, task.model, task.data)
+
+
 def check_options(config: RunConfig) -> None:
     """Check what needs no data: ranges, names, and whether the trainer can be made; reads and writes nothing.
 
@@ -611,6 +695,8 @@ def check_options(config: RunConfig) -> None:
     check_model(**{name: value for name, value in config.model.items() if name in names})
     if (epochs := config.trainer["max_epochs"]) is not None and epochs < 1 and epochs != -1:
         raise invalid("--trainer.max_epochs", "must be at least 1", epochs)
+    check_limits(config)
+    check_size(config.model["backbone"], config.data["size"])
     weights = config.model["weights"]
     if weights not in ("embedded", "hub", "none"):
         if not Path(weights).is_file():
@@ -664,6 +750,18 @@ def evaluate(config: RunConfig, checkpoint: Path, part: Literal["validate", "tes
         trainer = make_trainer(task.trainer_options, None, Path.cwd(), [])
         run = trainer.validate if part == "validate" else trainer.test
         run(task.model, datamodule=task.data, ckpt_path=str(checkpoint), weights_only=True)
+        if trainer.is_global_zero:
+            print(scored_on(task.data, "val" if part == "validate" else "test"))
+
+
+def scored_on(data: EmotionDataModule, part: Literal["val", "test"]) -> str:
+    """Return how many images of a part are scored, and the classes that its macro F1 averages."""
+    rows = data.selected_on if part == "val" else data.fold_rows.test
+    lacking = lacking_classes(data.manifest.labels[rows], len(data.classes))
+    there = [name for index, name in enumerate(data.classes) if index not in lacking]
+    without = f"; no image is of {', '.join(data.classes[index] for index in lacking)}" if lacking else ""
+    images = f"{len(rows):,} images of the {part} part of {data.manifest.name} ({len(data.manifest):,} images)"
+    return f"{images}; macro F1 is the mean over {len(there)} classes: {', '.join(there)}{without}"
 
 
 def make_trainer(
@@ -710,7 +808,7 @@ TIMED = 3  # batches after the first
 def seconds_an_image(config: RunConfig) -> float:
     """Return the seconds of training per image on the best device, measured on a few batches."""
     model, size, batch = config.model, config.data["size"], config.data["batch_size"]
-    backbone, features, _ = build_backbone(model["backbone"], "none")
+    backbone, features, _ = build_backbone(model["backbone"], "none", size=size)
     network = torch.nn.Sequential(backbone, build_head("linear", features, 8)).train()
     device = best_device()
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stub lacks it
@@ -791,7 +889,8 @@ def describe_run(config: RunConfig, runs: int = 1, identity: str = "", workers: 
         ("identity", identity or config.identity(data.content_hash)),
     ]
     width = max(len(name) for name, _ in lines) + 2
-    return "\n".join([*(f"{name.strip():<{width}}{text}" for name, text in lines), "nothing was trained"])
+    notes = [f"note: {note}" for note in data.notes]
+    return "\n".join([*(f"{name.strip():<{width}}{text}" for name, text in lines), *notes, "nothing was trained"])
 
 
 def _counts(data: EmotionDataModule) -> list[int]:

@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from torch import Tensor
 
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
 from datamodules.manifest import Manifest
 from datamodules.readers.face_crops import SOURCE as FACE_SOURCE
 from datamodules.splits.protocol import SeenImages
-from lightning_modules.backbones import used_alone
+from lightning_modules.backbones import rescaled, used_alone
 from lightning_modules.checkpoints import CONFIG_KEY, load_plain, read_checkpoint, require_classes
 from lightning_modules.classifier import EmotionClassifier
 from results.predictions import SPLIT
@@ -73,11 +74,18 @@ def start_from_weights(model: EmotionClassifier, data: EmotionDataModule, source
             raise InputError(msg)
     _refuse(data, checkpoint, "--run.start_from", source, run_id)
     try:
-        model.load_state_dict(checkpoint["state_dict"])
+        model.load_state_dict(_of_this_size(model, checkpoint["state_dict"]))
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         msg = f"--run.start_from: the tensors in {path} are not those of {known['backbone']}: {reason}"
         raise InputError(msg) from error
+
+
+def _of_this_size(model: EmotionClassifier, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors with the position embeddings of a backbone rescaled to the size of this run's images."""
+    inside = "backbone."
+    backbone = {name.removeprefix(inside): value for name, value in state.items() if name.startswith(inside)}
+    return state | {f"{inside}{name}": value for name, value in rescaled(model.backbone, backbone).items()}
 
 
 def check_resumed(model: EmotionClassifier, data: EmotionDataModule, path: str) -> None:

@@ -20,6 +20,7 @@ SPLIT_COLUMNS = ("fold", "row", "role", "is_copy")
 ROLES = ("train", "val", "test")
 PROTOCOL = "run_protocol"  # column of the tables of leaky runs only; no subgroup column of a manifest
 HONEST = "honest"
+LAST_EPOCH = "nothing, the last epoch was used"  # tag selected_on of a run without validation
 
 
 def build_predictions(

@@ -60,7 +60,7 @@ def paired_permutation(
     Args:
         a: Prediction table.
         b: Another prediction table; images are matched by content, and those of only one table are left out.
-        classes: Class names; all count in macro F1.
+        classes: Class names; those that have images count in macro F1.
         metric: `f1_macro` or `accuracy`.
         permutations: Number of random permutations; if no more exist, all are taken. The p-value of n random ones is
             at least 1 / (n + 1) (Phipson and Smyth 2010).
@@ -253,4 +253,4 @@ def _score(counts: np.ndarray, images: np.ndarray, metric: Metric) -> np.ndarray
     if metric == "accuracy":
         return hits.sum(axis=-1) / images.sum()
     below = predicted + images
-    return np.divide(2 * hits, below, out=np.zeros(hits.shape), where=below > 0).mean(axis=-1)
+    return np.divide(2 * hits, below, out=np.zeros(hits.shape), where=below > 0)[..., images > 0].mean(axis=-1)

@@ -23,22 +23,28 @@ def confusion(label: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndar
     return np.bincount(label * classes + predicted, minlength=classes * classes).reshape(classes, classes)
 
 
-def scores(counts: np.ndarray) -> dict[str, np.ndarray]:
+def scores(counts: np.ndarray, present: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """Return scores of confusion counts of shape (..., C, C).
 
     `precision`, `recall` and `f1` have shape (..., C); `f1_macro`, `balanced_accuracy` and `accuracy` shape (...).
-    Zero division gives 0, and every class counts in `f1_macro`, also one that has no image. `balanced_accuracy` is the
-    mean recall of the classes that have images.
+    Zero division gives 0. `f1_macro` is the mean F1 of the classes that have images, and `balanced_accuracy` their mean
+    recall: a class that a test part lacks cannot be measured on it.
+
+    Args:
+        counts: Rows are true classes, columns predicted ones.
+        present: (C,) bool, the classes that `f1_macro` averages; by default those with images in each matrix. Of
+            resamples it is given, so that all average the same classes.
     """
     hit = np.diagonal(counts, axis1=-2, axis2=-1).astype(np.float64)
     true, predicted = counts.sum(axis=-1), counts.sum(axis=-2)
     recall = _ratio(hit, true)
     f1 = _ratio(2 * hit, true + predicted)
+    averaged = true > 0 if present is None else np.broadcast_to(present, true.shape)
     return {
         "precision": _ratio(hit, predicted),
         "recall": recall,
         "f1": f1,
-        "f1_macro": f1.mean(axis=-1),
+        "f1_macro": _ratio((f1 * averaged).sum(axis=-1), averaged.sum(axis=-1)),
         "balanced_accuracy": _ratio(recall.sum(axis=-1), (true > 0).sum(axis=-1)),
         "accuracy": _ratio(hit.sum(axis=-1), true.sum(axis=-1)),
     }
@@ -113,10 +119,10 @@ def cluster_bootstrap(
     label, predicted = _codes(predictions, classes)
     count, cluster = len(classes), predictions["cluster"].to_numpy()
     kinds = _kinds(cluster, label, [label * count + predicted], count)
-    drawn = scores(kinds.resample(resamples, seed).reshape(resamples, count, count))
+    images = np.bincount(label, minlength=count)
+    drawn = scores(kinds.resample(resamples, seed).reshape(resamples, count, count), images > 0)
     value = scores(confusion(label, predicted, count))
     tails = [50 * (1 - level), 50 * (1 + level)]
-    images = np.bincount(label, minlength=count)
     in_class = pd.DataFrame({"label": label, "cluster": cluster}).drop_duplicates()["label"].value_counts()
     clusters = in_class.reindex(range(count), fill_value=0).to_numpy()
     few = clusters < FEW_CLUSTERS
@@ -161,7 +167,8 @@ def paired_difference(
     cells = [label * count + predicted for predicted in (predicted_a, predicted_b)]
     kinds = _kinds(join_clusterings([both["cluster"].to_numpy(), both["cluster_b"].to_numpy()]), label, cells, count)
     drawn = kinds.resample(resamples, seed).reshape(resamples, 2, count, count)
-    before, after = scores(drawn[:, 0]), scores(drawn[:, 1])
+    present = np.bincount(label, minlength=count) > 0
+    before, after = scores(drawn[:, 0], present), scores(drawn[:, 1], present)
     value_a, value_b = (scores(confusion(label, predicted, count)) for predicted in (predicted_a, predicted_b))
     tails = [50 * (1 - level), 50 * (1 + level)]
     rows = []

@@ -26,6 +26,7 @@ from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError, invalid
 from lightning_modules.callbacks import EpochLines, first_rank, how_it_ended, quiet, sigterm_ends
 from lightning_modules.config import RunConfig, data_module
+from lightning_modules.limits import require_whole_runs
 from lightning_modules.training import (
     RunResult,
     check_options,
@@ -258,6 +259,7 @@ def cross_validate(
         require_one_device(config, "a cross-validation with several --workers")
     quiet()
     check_options(config)
+    require_whole_runs(config, "a cross-validation")
     work = _plan(config, folds, seeds)
     data = work.data
     with sigterm_ends():

@@ -29,6 +29,7 @@ from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError, did_you_mean
 from datamodules.paths import replacing
 from lightning_modules.config import MONITOR, Options, RunConfig, data_module, option_names
+from lightning_modules.limits import require_whole_runs
 from lightning_modules.training import planned_epochs, train
 from results.tracking.logger import TrackingLogger
 from results.tracking.runs import find_runs, load_table, run_config
@@ -127,6 +128,7 @@ def search_config(options: Options) -> RunConfig:
     if "trainer.enable_progress_bar" not in options:
         changes["trainer.enable_progress_bar"] = False  # the trials have a bar of their own
     require_one_device(config, "a search")
+    require_whole_runs(config, "a search", validation=True)
     return config.override(changes)
 
 

@@ -11,7 +11,7 @@ from datamodules.errors import InputError, did_you_mean, invalid
 from datamodules.image_files import IMAGE_SUFFIXES, LeftOut, collect_left_out, image_files
 from datamodules.manifest import Manifest
 from datamodules.paths import on_disk, path_text
-from datamodules.readers.base import ReadOptions, finish
+from datamodules.readers.base import ReadOptions, finish, keep_classes
 from datamodules.readers.face_crops import BOXES, SOURCE, cut_out
 from datamodules.readers.names import unwrapped
 from datamodules.readers.subsets import join, sources
@@ -152,6 +152,7 @@ def read(source: str, options: ReadOptions = ReadOptions()) -> Manifest:  # noqa
     else:
         sets = (_read(part, options) for part in parts)
         manifest = join([one if one.row_boxes is None else cut_out(one, options) for one in sets])
+    manifest = keep_classes(manifest, options)
     cut = options.faces == BOXES and manifest.boxes is None and SOURCE in manifest.table  # by the reader itself
     if (options.faces is None or cut) and manifest.row_boxes is None:
         return manifest

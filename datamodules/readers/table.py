@@ -5,6 +5,7 @@ import re
 import shlex
 from collections.abc import Collection
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -206,7 +207,7 @@ def read(path: Path, options: ReadOptions, name: str) -> Manifest:
         raise InputError(msg)
     first = next(iter(tables))
     meta = saved_meta(first) if first.suffix.lower() in (".csv", ".parquet") else None
-    if meta is not None and options == ReadOptions():
+    if meta is not None and replace(options, classes=None) == ReadOptions():
         return Manifest.load(first)
     root = path if path.is_dir() else path.parent
     if meta is not None:

@@ -1,10 +1,11 @@
 """Split manifest rows into train, val and test parts: k-fold, hold-out and given splits, with whole clusters.
 
-A cluster (exact and near-duplicates, images of one person) is never divided, every class is in every part, and each
-part has nearly its share of each class. The val part is used for selection (early stopping, best checkpoint), the test
-part is predicted once, at the end.
+A cluster (exact and near-duplicates, images of one person) is never divided, every class is in every part (of a given
+split, in the train part), and each part has nearly its share of each class. The val part is used for selection (early
+stopping, best checkpoint), the test part is predicted once, at the end.
 """
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -227,7 +228,7 @@ def given_split(
         "dropped_rows", "dropped_train_rows", "dropped_val_rows", "unused_rows"}``.
 
     Raises:
-        InputError: If the split leaks and ``leak`` is ``error``, a part is missing, or a part lacks a class.
+        InputError: If the split leaks and ``leak`` is ``error``, a part is missing, or the training part lacks a class.
     """
     labels, clusters = _checked(labels, clusters, classes)
     _check_fraction("inner_fraction", inner_fraction, zero=True)
@@ -275,11 +276,16 @@ def given_split(
         record["dropped_train_rows"], record["dropped_val_rows"] = int(train_leaks.sum()), int(val_leaks.sum())
         record["dropped_rows"] = int(train_leaks.sum() + val_leaks.sum())
         train, val = train[~train_leaks], val[~val_leaks]
+    if missing := lacking_classes(labels[train], len(classes)):
+        there = ", ".join(f"{classes[c]} ({np.isin(labels, c).sum()} images in other parts)" for c in missing)
+        msg = f"--data.split given: the train part ({len(train)} images) has no image of {there}; "
+        raise InputError(msg + remedy(classes, missing))
     if not given_val:
         train, val = _split_val(train, labels, clusters, classes, inner_fraction, seed, 0)
     fold = Fold(0, train, val, tested)
     absent = int(record["unused_rows"]) + int(record["dropped_rows"])
-    verify(fold, labels, clusters, len(classes), allow_leak=leak == "allow", absent=absent, classes=classes)
+    allow = leak == "allow"
+    verify(fold, labels, clusters, len(classes), allow_leak=allow, absent=absent, classes=classes, given=True)
     return fold, record
 
 
@@ -292,6 +298,7 @@ def verify(
     allow_leak: bool = False,
     absent: int = 0,
     classes: Sequence[str] | None = None,
+    given: bool = False,
 ) -> None:
     """Raise unless the parts share no row and no cluster, hold every class, and together hold every row.
 
@@ -303,6 +310,8 @@ def verify(
         allow_leak: Accept clusters that are in two parts (a given split kept as published).
         absent: Number of rows that are meant to be in no part (dropped near-duplicates, parts not in use).
         classes: Names for the message.
+        given: The parts were given with the data: the test and the val part may lack a class, and are scored on what
+            they have. The train part must hold every class.
 
     Raises:
         InputError: Naming the fold, the part and the number of rows or clusters.
@@ -326,13 +335,20 @@ def verify(
                 msg = f"{where}: {len(shared)} clusters are both in {first} and {second}, first {shared[0]}"
                 raise InputError(msg)
     for name, part in parts.items():
-        if name == "val" and not len(part):
+        if (name == "val" and not len(part)) or (given and name != "train"):
             continue
-        missing = np.flatnonzero(np.bincount(labels[part], minlength=n_classes)[:n_classes] == 0)
-        if len(missing):
-            called = ", ".join(classes[c] if classes else str(c) for c in missing.tolist())
-            msg = f"{where}: the {name} part ({len(part)} rows) holds no row of class {called}; merge or drop the class"
+        missing = lacking_classes(labels[part], n_classes)
+        if missing:
+            names = list(map(str, range(n_classes))) if classes is None else classes
+            called = ", ".join(names[c] for c in missing)
+            here = f"the {name} part ({len(part)} rows) has no image of class {called}"
+            msg = f"{where}: {here}; add images, or {remedy(names, missing)}"
             raise InputError(msg)
+
+
+def lacking_classes(labels: np.ndarray, classes: int) -> list[int]:
+    """Return the classes, as integers, that no label is of."""
+    return np.flatnonzero(np.bincount(labels, minlength=classes)[:classes] == 0).tolist()
 
 
 def _checked(labels: np.ndarray, clusters: np.ndarray, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -357,9 +373,29 @@ def _check_enough(labels: np.ndarray, clusters: np.ndarray, classes: Sequence[st
         if count < needed:
             msg = (
                 f"class {classes[index]!r} has {count} clusters of images that must stay together, "
-                f"but {purpose} needs at least {needed}; ask for fewer folds, add images, or merge or drop the class"
+                f"but {purpose} needs at least {needed}; ask for fewer folds, add images, or {remedy(classes, [index])}"
             )
             raise InputError(msg)
+
+
+class CellNames(tuple[str, ...]):
+    """Names of cells of class and subgroup, which stand for classes where a split is stratified by subgroups."""
+
+    __slots__ = ()
+
+
+def remedy(classes: Sequence[str], lacking: Sequence[int]) -> str:
+    """Return the options that merge a class into another, or leave it out; for cells, that do not stratify by them."""
+    if isinstance(classes, CellNames):
+        return "leave --data.stratify_by out"
+    others = [name for index, name in enumerate(classes) if index not in lacking]
+    names = " ".join(shlex.quote(name) for name in others)
+    merged = shlex.quote(f"{classes[lacking[0]]}={others[0]}") if others else ""
+    if len(others) < 2:
+        return f"merge the class into another with --alias {merged}" if others else "use other data"
+    return (
+        f"merge the class into another with --alias, such as --alias {merged}, or leave it out with --classes {names}"
+    )
 
 
 def _split_val(

@@ -15,7 +15,7 @@ import numpy as np
 from datamodules.errors import InputError, invalid
 from datamodules.manifest import Manifest
 from datamodules.sampling import Draws, NMin, oversample
-from datamodules.splits.folds import Fold, divide, given_split, hold_out, k_fold, verify
+from datamodules.splits.folds import CellNames, Fold, divide, given_split, hold_out, k_fold, verify
 from datamodules.splits.subgroups import cells, condition_mask, opposite
 
 Split = Literal["folds", "holdout", "given"]
@@ -178,7 +178,7 @@ class DivisionPlan:
         if self.stratify_by is None:
             return manifest.labels, manifest.classes
         strata = cells(manifest, self.stratify_by, "--data.stratify_by")
-        return strata.of, strata.names
+        return strata.of, CellNames(strata.names)
 
     def _made(self, strata: tuple[np.ndarray, tuple[str, ...]], together: np.ndarray) -> Fold:
         labels, names = strata
@@ -207,7 +207,8 @@ class DivisionPlan:
         made = Fold(fold.index, rest[part.train], rest[part.test], fold.test)
         absent = len(labels) - len(rest) - len(fold.test)
         leaky = self.split == "given" and self.leak == "allow"
-        verify(made, labels, clusters, len(names), allow_leak=leaky, absent=absent)
+        given = self.split == "given"
+        verify(made, labels, clusters, len(names), allow_leak=leaky, absent=absent, classes=names, given=given)
         return made
 
     def _given(

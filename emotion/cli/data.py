@@ -3,12 +3,12 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from datamodules.errors import InputError, invalid
 from datamodules.paths import CACHE_BUDGET_GB, cache_root
+from datamodules.read_options import ReadOptions, spellings
 from emotion.cli.main import PIXEL_LIMIT_HELP, Parser, not_empty, whole_from
 
 if TYPE_CHECKING:  # these import pandas, which takes a second
@@ -20,10 +20,6 @@ READERS = (
     *("fer2013", "rafdb", "affectnet", "ferplus", "expw", "ckplus", "aihub", "shards", "csv", "jaffe", "kdef", "rafd"),
     *("folder", "pattern", "cafe", "nimh"),
 )
-VOTES = ("ignore", "majority", "soft")
-UNKNOWN_LABELS = ("error", "drop", "keep")
-AGREEMENTS = ("any", 2, 3)
-BAD_RECORDS = ("error", "drop")
 FITS = ("crop", "stretch", "pad")
 RULES = ("largest", "central")
 BORDERS = ("reflect", "pad")
@@ -31,105 +27,81 @@ NO_FACE = ("list", "drop", "keep", "centre")
 CUT_OPTIONS = ("margin", "size", "rule", "border", "upright", "no_face")  # fields of CutOptions
 CACHES = ("pixels", "crops", "unpacked", "drawn", "scenes", "features", "hashes")
 
+READING = "read."  # before the name of a reading option among the parsed arguments
+
 CLEARED = f"delete caches of these kinds: {', '.join(CACHES)}, or all (default: pixels, and with them hashes)"
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add ``--data`` and the options of reading it, which :func:`open_data` takes."""
+    """Add ``--data`` and the options of reading it, after all other options; :func:`open_data` takes them."""
     data = parser.add_argument_group("the images")
     data.add_argument("source", nargs="?", help=argparse.SUPPRESS)
     data.add_argument(
         "--data",
         help=f"a path, reader:path ({', '.join(READERS)}), drawn[:largest=1000,ratio=10], or scenes (default: drawn)",
     )
-    data.add_argument(
-        "--pattern", help="regular expression for paths, with named groups: label, subject, split, or any other column"
-    )
-    data.add_argument(
-        "--votes",
-        choices=VOTES,
-        default="ignore",
-        help="votes of annotators: ignore them, use the majority as the label, or train on their shares (soft) "
-        "(default: %(default)s)",
-    )
-    data.add_argument(
-        "--drop-ties", action="store_true", help="with --votes: leave out images whose first place is a tie"
-    )
-    data.add_argument(
-        "--keep-unknown", action="store_true", help="with --votes: keep images that most annotators call unknown"
-    )
-    data.add_argument(
-        "--alias",
-        action="append",
-        metavar="NAME=CLASS",
-        help="another name of a class, such as furious=angry; repeatable",
-    )
-    data.add_argument(
-        "--unknown-labels",
-        choices=UNKNOWN_LABELS,
-        default="error",
-        help="labels that are not a known class: stop with an error, drop their images, or keep them as classes "
-        "(default: %(default)s)",
-    )
-    data.add_argument(
-        "--agreement",
-        choices=AGREEMENTS,
-        type=lambda text: int(text) if text.isdecimal() else text,
-        default="any",
-        help="use only images whose label at least this many annotators gave (default: %(default)s)",
-    )
-    data.add_argument(
-        "--per-class", type=int, metavar="N", help="use N images of each class, those with the most agreement first"
-    )
-    data.add_argument(
-        "--bad-records",
-        choices=BAD_RECORDS,
-        default="error",
-        help="broken records of an annotation file: stop with an error, or drop them (default: %(default)s)",
-    )
-    data.add_argument("--images", type=not_empty, metavar="DIR", help="folder of the images that a table names")
-    for column in ("path", "label", "subject", "split"):
-        data.add_argument(f"--{column}-column", metavar="COLUMN", help=f"column of the table that has the {column}")
     data.add_argument("--pixel-limit", type=whole_from(1), metavar="N", help=PIXEL_LIMIT_HELP)
+    add_reading_arguments(parser)
 
 
-def parse_aliases(texts: Sequence[str]) -> dict[str, str] | None:
-    """Return the names of classes that ``--alias NAME=CLASS`` adds, None if there are none.
+def add_reading_arguments(parser: argparse.ArgumentParser, *, several_aliases: bool = False) -> None:
+    """Add the options of reading a data set in both spellings; :func:`reading` returns them.
+
+    Args:
+        parser: its own options must have been added before: a short spelling that one of them has is left out.
+        several_aliases: let one ``--alias`` take several words, which positional arguments must not follow.
+    """
+    group = parser.add_argument_group(
+        "how the images are read", "every option may also be written --data.read.NAME, as in --data.read.votes soft"
+    )
+    for spelling in spellings().values():
+        dest = f"{READING}{spelling.name}"
+        words = [word for word in spelling.words if word not in parser._option_string_actions]
+        takes: dict[str, Any] = {"dest": dest, "default": None}
+        if spelling.form in ("list", "names"):
+            takes |= {"action": "append", "metavar": spelling.metavar}
+            if spelling.form == "list" or several_aliases:
+                takes |= {"action": "extend", "nargs": "+"}
+        elif spelling.choices:
+            takes |= {"choices": spelling.choices}
+        else:
+            takes |= {"metavar": spelling.metavar}
+        about = spelling.about.replace("%", "%%")
+        if spelling.form == "flag" and words:
+            sets = {"dest": dest, "action": "store_const", "const": spelling.sets}
+            group.add_argument(*words, **sets, help=about)
+        elif words:
+            group.add_argument(*words, **takes, help=about)
+        takes["help"] = argparse.SUPPRESS if words else about
+        group.add_argument(spelling.long, **takes)
+
+
+def reading(args: argparse.Namespace, **defaults: object) -> ReadOptions:
+    """Return the reading options among parsed arguments; `defaults` are those of the command, by field.
 
     Raises:
-        InputError: A text without a name or a class.
+        InputError: a value of the wrong type, or out of range.
     """
-    aliases = {}
-    for text in texts:
-        name, sign, meaning = text.partition("=")
-        if not (name and sign and meaning):
-            raise invalid("--alias", "must be NAME=CLASS, such as furious=angry", text)
-        aliases[name] = meaning
-    return aliases or None
+    from lightning_modules.config import read_options
+
+    values = dict(defaults)
+    for name in given_fields(args):
+        given = getattr(args, f"{READING}{name}")
+        values[name] = spellings()[name].read(given if isinstance(given, list) else [given])
+    return read_options(values)
+
+
+def given_fields(args: argparse.Namespace) -> list[str]:
+    """Return the fields of `ReadOptions` that the parsed arguments set."""
+    return [name for name in spellings() if getattr(args, f"{READING}{name}") is not None]
 
 
 def open_data(args: argparse.Namespace) -> "Manifest":
     """Read the data that the arguments of :func:`add_data_arguments` name; drawn faces by default."""
-    from datamodules.readers import ReadOptions, read
+    from datamodules.readers import read
 
     source = _source(args)
-    options = ReadOptions(
-        pattern=args.pattern,
-        votes=args.votes,
-        drop_ties=args.drop_ties,
-        drop_unknown=not args.keep_unknown,
-        aliases=parse_aliases(args.alias or []),
-        images=args.images,
-        path_column=args.path_column,
-        label_column=args.label_column,
-        subject_column=args.subject_column,
-        split_column=args.split_column,
-        unknown_labels=args.unknown_labels,
-        agreement=args.agreement,
-        per_class=args.per_class,
-        bad_records=args.bad_records,
-    )
-    return read("drawn" if source is None else source, options)
+    return read("drawn" if source is None else source, reading(args))
 
 
 def _source(args: argparse.Namespace) -> str | None:
@@ -295,28 +267,27 @@ def _parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(dest="command", required=True, metavar="describe|check|prepare|cache|layouts")
 
     sub = commands.add_parser("describe", help="print class counts, imbalance, groups and sizes, and draw a bar chart")
-    add_data_arguments(sub)
     sub.add_argument(
         "--chart", type=not_empty, metavar="FILE.png", help="draw a bar chart of the class counts into this file"
     )
     sub.add_argument(
         "--sample", type=int, default=500, help="number of image headers to read for the sizes (default: %(default)s)"
     )
+    add_data_arguments(sub)
     sub.set_defaults(run=_describe)
 
     sub = commands.add_parser("check", help="find unreadable, duplicate and doubtful images; exit status 1 on errors")
-    add_data_arguments(sub)
     sub.add_argument(
         "--fix", type=not_empty, metavar="FILE", help="write a cleaned manifest (.csv or .parquet); no image is deleted"
     )
     sub.add_argument("--sheet", type=not_empty, metavar="FILE.png", help="draw a contact sheet of the findings")
     sub.add_argument("--table", type=not_empty, metavar="FILE.csv", help="write all findings into a table")
     sub.add_argument("--no-near", action="store_true", help="look for exact duplicates only")
+    add_data_arguments(sub)
     sub.set_defaults(run=_check)
 
     about = "write the manifest of a data set, to edit and to use as --data; with --faces write face crops"
     sub = commands.add_parser("prepare", help=about)
-    add_data_arguments(sub)
     sub.add_argument(
         "--output", type=not_empty, required=True, metavar="FILE", help="a .csv or .parquet file; with --faces a folder"
     )
@@ -324,10 +295,10 @@ def _parser() -> argparse.ArgumentParser:
         "--overwrite", action="store_true", help="replace the file if it exists; with --faces redo all images"
     )
     _add_face_arguments(sub)
+    add_data_arguments(sub)
     sub.set_defaults(run=_prepare)
 
     sub = commands.add_parser("cache", help="list the caches; with --data build one; with --clear delete some")
-    add_data_arguments(sub)
     sub.add_argument("--size", type=int, default=64, help="side of the cached images in pixels (default: %(default)s)")
     sub.add_argument("--fit", choices=FITS, default="crop", help="how an image is made square (default: %(default)s)")
     sub.add_argument(
@@ -337,6 +308,7 @@ def _parser() -> argparse.ArgumentParser:
         help="disk space that all pixel caches together may use (default: %(default)g)",
     )
     sub.add_argument("--clear", nargs="*", metavar="KIND", help=CLEARED)
+    add_data_arguments(sub)
     sub.set_defaults(run=_cache)
 
     sub = commands.add_parser("layouts", help="list the layouts of data sets that are read, and the command for each")

@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datamodules.errors import InputError, invalid
+from datamodules.read_options import spellings
+from emotion.cli.data import add_reading_arguments, given_fields, reading
 from emotion.cli.main import PIXEL_LIMIT_HELP, Parser, not_empty, print_start, whole_from, writable_file
 
 if TYPE_CHECKING:  # it takes a second to import
     import pandas as pd
+
+USED_BY_PREDICT = ("path_column", "images")  # reading options that say where images are, not their labels
 
 
 def main(args: list[str]) -> int:
@@ -24,8 +28,8 @@ def main(args: list[str]) -> int:
     return commands[args[0]](args[1:])
 
 
-def _predict(args: list[str]) -> int:
-    """Classify images; exit status 1 when one of them could not be read."""
+def _predict_parser() -> Parser:
+    """Return the parser of `emotion predict`."""
     parser = Parser(
         prog="emotion predict",
         usage="emotion predict RUN SOURCE... [options]   or   emotion predict --run RUN... --data SOURCE... [options]",
@@ -65,6 +69,13 @@ def _predict(args: list[str]) -> int:
     parser.add_argument(
         "--workers", type=whole_from(0), default=0, help="threads that read images (default: all cores)"
     )
+    add_reading_arguments(parser)
+    return parser
+
+
+def _predict(args: list[str]) -> int:
+    """Classify images; exit status 1 when one of them could not be read."""
+    parser = _predict_parser()
     options = parser.parse_args(args)
     runs, sources = _runs_and_sources(parser, options)
     if options.output:
@@ -77,6 +88,10 @@ def _predict(args: list[str]) -> int:
     draw = Path(options.draw) if options.draw else None
     if draw is not None:
         _make_folder(draw)
+    read = reading(options)
+    if unused := [name for name in given_fields(options) if name not in USED_BY_PREDICT]:
+        words = ", ".join(spellings()[name].words[0] for name in unused)
+        print(f"note: not used by predict, which reads no labels: {words}", file=sys.stderr)
     from lightning_modules.predictor import Predictor, header, write_predictions
 
     predictor = Predictor.load(*runs, engine=options.engine, faces=options.faces)
@@ -89,7 +104,12 @@ def _predict(args: list[str]) -> int:
     stopped = False
     try:
         for batch in predictor.stream(
-            *sources, every=options.every, batch_size=options.batch_size, workers=options.workers or None, stdin=stdin
+            *sources,
+            every=options.every,
+            batch_size=options.batch_size,
+            workers=options.workers or None,
+            stdin=stdin,
+            read=read,
         ):
             rows += batch
             if draw is not None:
@@ -165,8 +185,8 @@ def _show(table: "pd.DataFrame", form: str | None) -> None:
         print(f"... {len(table) - 20} more. Total: " + ", ".join(f"{name} {count}" for name, count in counts.items()))
 
 
-def _evaluate(args: list[str]) -> int:
-    """Score trained models on other labelled data sets, as tracked runs."""
+def _evaluate_parser() -> Parser:
+    """Return the parser of `emotion evaluate`."""
     parser = Parser(
         prog="emotion evaluate",
         description="Score models on all images of other labelled data sets. (`emotion test` scores a run on its own "
@@ -176,7 +196,6 @@ def _evaluate(args: list[str]) -> int:
     parser.add_argument("--data", nargs="+", type=not_empty, required=True, metavar="SOURCE", help="labelled data sets")
     parser.add_argument("--ensemble", action="store_true", help="average the models instead of scoring each")
     parser.add_argument("--part", type=not_empty, help="only this part of the data set's own split, such as test")
-    parser.add_argument("--alias", nargs="+", default=[], metavar="NAME=CLASS", help="other names of classes")
     parser.add_argument(
         "--allow-seen", action="store_true", help="score images that a model was trained on, too, marked"
     )
@@ -197,16 +216,20 @@ def _evaluate(args: list[str]) -> int:
     parser.add_argument(
         "--experiment", type=not_empty, default="emotion", help="MLflow experiment (default: %(default)s)"
     )
-    options = parser.parse_args(args)
+    add_reading_arguments(parser, several_aliases=True)
+    return parser
+
+
+def _evaluate(args: list[str]) -> int:
+    """Score trained models on other labelled data sets, as tracked runs."""
+    options = _evaluate_parser().parse_args(args)
     from datamodules.images import limited_to
-    from datamodules.readers import ReadOptions
-    from emotion.cli.data import parse_aliases
     from lightning_modules.evaluation import evaluate_on
     from lightning_modules.predictor import Predictor
 
     groups = [options.run] if options.ensemble else [[name] for name in options.run]
     # a label that is no known emotion is a class that the model does not know: it is left out and listed
-    read_options = ReadOptions(aliases=parse_aliases(options.alias), unknown_labels="keep")
+    read_options = reading(options, unknown_labels="keep")
     scores: dict[str, dict[str, float]] = {}
     for names in groups:
         predictor = Predictor.load(*names, faces=options.faces)

@@ -1,12 +1,13 @@
 """Training commands `emotion fit`, `cross-validate` and `reproduce`; evaluation commands `validate` and `test`."""
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datamodules.errors import InputError
 from emotion.cli.main import Parser, print_start
-from lightning_modules.config import HELP, Options, RunConfig, all_options, recipe_names
+from lightning_modules.config import HELP, Options, RunConfig, all_options, recipe_names, written
 
 if TYPE_CHECKING:  # importing it takes seconds
     from sweeps.cross_validation import CrossValidation
@@ -26,6 +27,7 @@ USUAL = {
     "data.transforms": "transforms, one of which is chosen at random for each image: [flip,zoom]",
     "data.transform_where": "none, copies (over-sampled images), all, or doubled",
     "data.leak": "duplicates across a given split: error, drop_twins, allow",
+    "classes": "use only these classes: --classes happy sad neutral (also --data.read.classes)",
     "data.near_duplicates": "keep near-duplicates together as well as exact ones",
     "data.num_workers": "processes that load images (default: chosen automatically)",
     "model.backbone": "name of a timm model",
@@ -104,7 +106,10 @@ def _fit(args: list[str]) -> int:
     result = train(config)
     if result is not None and result.text:
         leaks = "".join(f"{name}: {value}\n" for name, value in result.data.leak_record.items())
-        print(f"\n{leaks}{result.text}\nrun {result.run_id} (to view it: emotion ui)")
+        run = f"\nrun {result.run_id} (to view it: emotion ui)" if result.run_id else ""
+        print(f"\n{leaks}{result.text}{run}")
+    elif result is not None:
+        print(f"\nrun {result.run_id} (to view it: emotion ui)")
     return 0
 
 
@@ -115,6 +120,14 @@ def _evaluate(command: str, args: list[str]) -> int:
         from results.tracking.runs import stored_run
 
         file, checkpoint = stored_run(run)
+        if command == "test" and (words := _other_data(options, RunConfig.from_file(file))):
+            from emotion.cli import predict
+
+            print(
+                "note: --data is not the run's own data, so all of it is scored, as by `emotion evaluate`",
+                file=sys.stderr,
+            )
+            return predict.main(["evaluate", str(run), *words])
         config = RunConfig.layered(Options(options.recipe, (str(file), *options.files), values))
     else:
         config = RunConfig.layered(options)
@@ -126,6 +139,22 @@ def _evaluate(command: str, args: list[str]) -> int:
 
     evaluate(config.override({"ckpt_path": None}), checkpoint, "validate" if command == "validate" else "test")
     return 0
+
+
+def _other_data(options: Options, config: RunConfig) -> list[str]:
+    """Return the words with which `emotion evaluate` scores the data set that the options name, and nothing else.
+
+    None are returned for the data of the run itself, or where other options than those of reading are given, such as a
+    split: then a test part of the data set is scored.
+    """
+    given = {name: value for name, value in options.values.items() if name != "run"}
+    source = str(given.pop("data.source", config.data["source"]))
+    own = str(config.data["source"])
+    if source == own or Path(source).resolve() == Path(own).resolve() or options.recipe or options.files:
+        return []
+    if any(not name.startswith("data.read.") for name in given):
+        return []
+    return ["--data", source, *(f"--{name}={written(value)}" for name, value in given.items())]
 
 
 def _cross_validate(args: list[str]) -> int:

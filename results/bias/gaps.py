@@ -215,11 +215,7 @@ def _pools(group: np.ndarray, pool: np.ndarray, counts: np.ndarray, groups: int)
 
 def values(counts: np.ndarray, metric: str) -> np.ndarray:
     """Return accuracy, or macro F1 over the classes that have images, of confusion counts (..., C, C)."""
-    by_metric = scores(counts)
-    if metric == "accuracy":
-        return by_metric["accuracy"]
-    has = counts.sum(axis=-1) > 0
-    return (by_metric["f1"] * has).sum(axis=-1) / np.maximum(has.sum(axis=-1), 1)
+    return scores(counts)[metric]
 
 
 def _worst_and_other(counts: np.ndarray, metric: str, other: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

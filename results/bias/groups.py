@@ -351,8 +351,7 @@ def measure(
         ends = proportion_interval(right, part["cluster"].to_numpy())
         row |= _three("accuracy", float(numbers["correct"] / numbers["images"]), ends)
         macro, drawn = float(np.mean(f1)), spread[spread["metric"] == "f1_macro"].iloc[0]
-        factor = len(all_classes) / len(f1)  # every class counts in the bootstrap's mean, those without images as 0
-        macro_ends = _f1_ends(macro, drawn["low"] * factor, drawn["high"] * factor, ends)
+        macro_ends = _f1_ends(macro, drawn["low"], drawn["high"], ends)
         by_group.append(row | _three("f1_macro", macro, macro_ends))
         by_class += [{"group": name, **cell} for cell in cells]
     return Measured(grouping, pd.DataFrame(by_group), pd.DataFrame(by_class), int((of == "").sum()))

@@ -16,7 +16,7 @@ from results.certify.checks import Line, member_lines, number_lines, origin_line
 from results.certify.run_artifacts import RunArtifacts, read_artifacts
 from results.predictions import PROTOCOL, protocol_of
 from results.reports.pages import render, run_url
-from results.reports.tables import as_text, class_table, whole_table
+from results.reports.tables import as_text, class_table, macro_classes, whole_table
 from results.tracking import store
 
 LIMITS = (
@@ -97,7 +97,9 @@ def certificate_text(certificate: Certificate) -> str:
     """Return the certificate for a terminal."""
     details = "\n".join(f"{_SIGNS[line.verdict]} {line.statement}: {line.detail}" for line in certificate.lines)
     stated = "\n".join(f"{name}: {value}" for name, value in certificate.stated.items())
-    scores = f"\n\n{as_text(whole_table(certificate.intervals))}" if certificate.intervals is not None else ""
+    scores = ""
+    if certificate.intervals is not None:
+        scores = f"\n\n{as_text(whole_table(certificate.intervals))}\n{macro_classes(certificate.intervals)}"
     head = f"{certificate.name} [{certificate.run_id[:8]}]  {certificate.verdict}"
     return f"{head}\n\n{details}\n\n{stated}{scores}\n\n{LIMITS}"
 
@@ -113,6 +115,7 @@ def certificate_json(certificate: Certificate) -> str:
         "verdict": certificate.verdict,
         "lines": [asdict(line) for line in certificate.lines],
         "stated": certificate.stated,
+        "macro_f1": "" if intervals is None else macro_classes(intervals),
         "intervals": [] if intervals is None else json.loads(intervals.to_json(orient="records")),
         "limits": LIMITS,
     }
@@ -128,5 +131,6 @@ def certificate_page(certificate: Certificate) -> str:
         certificate=certificate,
         signs=_SIGNS,
         tables=[] if intervals is None else [whole_table(intervals), class_table(intervals)],
+        averaged=[] if intervals is None else [macro_classes(intervals)],
         limits=LIMITS,
     )

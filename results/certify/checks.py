@@ -14,7 +14,7 @@ import pandas as pd
 
 from datamodules.errors import InputError
 from results.certify.run_artifacts import TABLES, RunArtifacts
-from results.predictions import HONEST, ROLES, SPLIT_COLUMNS, check_predictions, classes_of, protocol_of
+from results.predictions import HONEST, LAST_EPOCH, ROLES, SPLIT_COLUMNS, check_predictions, classes_of, protocol_of
 from results.statistics import calibration, cluster_bootstrap, fold_scores, mean_and_sd
 from results.tracking.environment import changed_between, known_commit, lock_of
 from results.tracking.store import clean_name, flatten, reason
@@ -232,7 +232,7 @@ def _selection(run: RunArtifacts) -> Outcome:
             faults.append(f"{seen} images that the model was trained or selected on")
         return faults, "an evaluation: nothing of this data set was trained or selected on"
     selected = run.tags.get("selected_on", "val part")
-    if selected != "val part":
+    if selected not in ("val part", LAST_EPOCH):
         faults.append(f"selected on the {selected}")
     val = run.split[run.split["role"] == "val"]
     without = sorted(set(run.split["fold"]) - set(val["fold"]))

@@ -86,17 +86,18 @@ def class_table(intervals: pd.DataFrame) -> pd.DataFrame:
     """Return precision, recall, F1 with its interval, images and clusters of each class, as text.
 
     Args:
-        intervals: Result of `cluster_bootstrap`. A class with fewer than ten clusters is marked.
+        intervals: Result of `cluster_bootstrap`. A class with fewer than ten clusters is marked; one without images
+            has no scores.
     """
     by_class = intervals[intervals["class"] != ""]
     values = by_class.pivot(index="class", columns="metric", values="value")
     return pd.DataFrame(
         {
-            "class": f"{row['class']}{' ' + MARK if row['few_clusters'] else ''}",
-            "precision": number(values.loc[row["class"], "precision"]),
-            "recall": number(values.loc[row["class"], "recall"]),
-            "F1": number(row["value"]),
-            _interval_name(intervals): interval(row["low"], row["high"]),
+            "class": f"{row['class']}{' ' + MARK if row['few_clusters'] and row['images'] else ''}",
+            "precision": number(values.loc[row["class"], "precision"]) if row["images"] else "-",
+            "recall": number(values.loc[row["class"], "recall"]) if row["images"] else "-",
+            "F1": number(row["value"]) if row["images"] else "-",
+            _interval_name(intervals): interval(row["low"], row["high"]) if row["images"] else "-",
             "images": str(row["images"]),
             "clusters": str(row["clusters"]),
         }
@@ -135,11 +136,24 @@ def notes(intervals: pd.DataFrame) -> list[str]:
         f"Intervals: {level:.0%}, {resamples} resamples of clusters within each class; they reflect the sample "
         "of test images, not the training seed."
     ]
-    few = intervals.loc[(intervals["metric"] == "f1") & intervals["few_clusters"], "class"]
+    sentences.append(macro_classes(intervals))
+    few = intervals.loc[(intervals["metric"] == "f1") & intervals["few_clusters"] & (intervals["images"] > 0), "class"]
     if len(few):
         names = ", ".join(few)
         sentences.append(f"{MARK} fewer than {FEW_CLUSTERS} clusters, the interval is not reliable: {names}.")
     return sentences
+
+
+def macro_classes(intervals: pd.DataFrame) -> str:
+    """Return the sentence that names the classes of the macro F1: those that have images.
+
+    Args:
+        intervals: Result of `cluster_bootstrap`.
+    """
+    by_class = intervals[intervals["metric"] == "f1"]
+    there, absent = (by_class.loc[(by_class["images"] > 0) == has, "class"].tolist() for has in (True, False))
+    without = f"; no image is of {', '.join(absent)}" if absent else ""
+    return f"Macro F1 is the mean over {len(there)} classes: {', '.join(there)}{without}."
 
 
 def result_text(intervals: pd.DataFrame, folds: pd.DataFrame | None = None, *, markdown: bool = False) -> str:

@@ -464,7 +464,12 @@ class TrackingLogger(Logger):
             tags["mlflow.user"] = getpass.getuser()
         except (OSError, KeyError):  # a container may run a user id that has no name
             tags["mlflow.user"] = "unknown"
-        return str(client.create_run(experiment, tags=tags, run_name=self._run_name).info.run_id)
+        try:
+            return str(client.create_run(experiment, tags=tags, run_name=self._run_name).info.run_id)
+        except MlflowException as error:
+            if refused := store.login_message(error, self._uri):  # one who may read, and not write
+                raise InputError(refused) from error
+            raise
 
     def _require_run(self, client: MlflowClient) -> None:
         try:

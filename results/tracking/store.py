@@ -140,6 +140,8 @@ def _connect(uri: str) -> MlflowClient:
     except (MlflowException, OSError) as error:
         if other := re.search(r"out-of-date database schema \(found version (\w+)", str(error)):
             raise InputError(_other_schema(other[1], uri)) from error
+        if refused := login_message(error, uri):
+            raise InputError(refused) from error
         if uri.startswith("http"):
             advice = "Start that server, or unset the variable to keep runs in the folder mlruns."
         else:
@@ -148,6 +150,25 @@ def _connect(uri: str) -> MlflowClient:
         msg = f"MLFLOW_TRACKING_URI: {what} ({reason(error)}). {advice}"
         raise InputError(msg) from error
     return client
+
+
+def login_message(error: Exception, uri: str) -> str | None:
+    """Return the error message for a server that wants another user, None for any other error."""
+    code = re.search(r"error code (401|403)\b", str(error))
+    forbidden = getattr(error, "error_code", "") in ("PERMISSION_DENIED", "UNAUTHENTICATED")
+    if code is None and not forbidden:
+        return None
+    known = [name for name in _LOGIN if os.environ.get(name)]
+    what = "accepts no request without a login" if code and code[1] == "401" else "forbids this request"
+    now = f"the login in {' and '.join(known)} is not accepted" if known else "no login is set"
+    return (
+        f"MLFLOW_TRACKING_URI: {without_password(uri)} {what} ({code[1] if code else 'permission denied'}), and {now}; "
+        "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, to those of a user of "
+        "that server"
+    )
+
+
+_LOGIN = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 
 
 @contextlib.contextmanager
@@ -234,7 +255,9 @@ def experiment_id(client: MlflowClient, name: str, directory: str | Path, uri: s
         location = str(Path(directory).absolute() / "artifacts") if uri == embedded_uri(directory) else None
         try:
             return str(client.create_experiment(name, artifact_location=location))
-        except MlflowException:
+        except MlflowException as error:
+            if refused := login_message(error, uri):
+                raise InputError(refused) from error
             experiment = client.get_experiment_by_name(name)
             if experiment is None:
                 raise

@@ -51,7 +51,7 @@ def features(data: EmotionDataModule, backbone: str, weights: str, *, flipped: b
         return np.load(file)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model, _, expected = build_backbone(backbone, weights)
+        model, _, expected = build_backbone(backbone, weights, size=data.size)
     device = best_device()
     mean, std = (255 * torch.tensor(rgb, device=device).view(1, 3, 1, 1) for rgb in (expected.mean, expected.std))
     model.to(device).eval()

@@ -22,6 +22,7 @@ from datamodules.errors import InputError
 from datamodules.face_boxes import BoxesDataModule
 from lightning_modules.backbones import best_device, build_backbone, build_head, describe_device
 from lightning_modules.config import MONITOR, Kind, Options, RunConfig, data_module
+from lightning_modules.limits import require_whole_runs
 from lightning_modules.training import (
     FORWARD,
     STARTUP,
@@ -97,6 +98,7 @@ def check_study(study: Study, configs: Mapping[str, RunConfig]) -> list[Any]:
     first: dict[str, EmotionDataModule] = {}
     for cell in study.cells:
         config = configs[cell.name]
+        require_whole_runs(config, "a study")
         marks, epochs = cell.frozen.get("marks", []), config.trainer["max_epochs"]
         if marks and epochs != max(marks):
             msg = (
@@ -429,7 +431,7 @@ def training_scores(done: RunResult) -> dict[str, float]:
 def complexity(config: dict[str, Any], classes: int) -> dict[str, float]:
     """Return the parameters of a run's network, and the FLOPs of one image through it (a multiply-add is two)."""
     model, size = config["model"], config["data"]["size"]
-    backbone, features, _ = build_backbone(model["backbone"], "none")
+    backbone, features, _ = build_backbone(model["backbone"], "none", size=size)
     head = build_head(model.get("head", "linear"), features, classes, width=model.get("head_width"))
     network = torch.nn.Sequential(backbone, head)
     parameters = sum(parameter.numel() for parameter in network.parameters())

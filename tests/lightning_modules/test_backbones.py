@@ -13,7 +13,7 @@ from sklearn.datasets import load_sample_image
 from torch import nn
 
 from datamodules.errors import InputError
-from lightning_modules.backbones import build_backbone, build_head
+from lightning_modules.backbones import build_backbone, build_head, check_size
 
 NAMES = [
     "vgg16",
@@ -150,3 +150,54 @@ def test_sources_that_cannot_serve_say_so(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(timm, "create_model", no_network)
     with pytest.raises(InputError, match=r"'resnet18' could not be loaded from the hub \(could not resolve host\): co"):
         build_backbone("resnet18", "hub")
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("vit_tiny_patch16_224", 64),
+        ("vit_tiny_patch16_224", 48),
+        ("swin_tiny_patch4_window7_224", 64),
+        ("convnext_atto", 50),
+        ("mobilenetv4_conv_small", 50),
+        ("efficientnet_b0", 50),
+        ("test_resnet", 33),
+    ],
+)
+def test_a_backbone_of_any_kind_takes_small_images(name: str, size: int) -> None:
+    backbone, features, _ = build_backbone(name, "none", size=size)
+    assert backbone.training
+    with torch.inference_mode():
+        assert backbone.eval()(torch.rand(2, 3, size, size)).shape == (2, features)
+
+
+def test_a_size_that_patches_do_not_divide_is_refused_with_sizes_that_work() -> None:
+    state = torch.get_rng_state()
+    with pytest.raises(InputError, match=r"--data.size: .* vit_tiny_patch16_224 .*got 50; these work: ") as raised:
+        check_size("vit_tiny_patch16_224", 50)
+    assert torch.equal(torch.get_rng_state(), state)
+    listed = [int(word) for word in str(raised.value).rpartition(": ")[2].split(",")]
+    assert 224 in listed
+    assert len(listed) == 4
+    for size in listed:
+        assert size % 16 == 0
+        check_size("vit_tiny_patch16_224", size)
+
+
+def test_a_size_that_is_too_small_is_refused() -> None:
+    with pytest.raises(InputError, match=r"--data.size: must be a size that backbone vgg11 can take, got 8"):
+        check_size("vgg11", 8)
+
+
+def test_position_embeddings_of_another_size_are_rescaled(tmp_path: Path) -> None:
+    source, *_ = build_backbone("vit_tiny_patch16_224", "none", size=32)
+    torch.save(source.state_dict(), tmp_path / "vit.pth")
+    whole, *_ = build_backbone("vit_tiny_patch16_224", str(tmp_path / "vit.pth"), size=64)
+    before, after = source.state_dict(), whole.state_dict()
+    assert before["pos_embed"].shape[1] == 1 + 4
+    assert after["pos_embed"].shape[1] == 1 + 16
+    torch.testing.assert_close(after["pos_embed"][:, 0], before["pos_embed"][:, 0])  # of the class token
+    for corner_before, corner_after in ((1, 1), (4, 16)):  # corners stay nearest to the corners
+        near = (after["pos_embed"][0, corner_after] - before["pos_embed"][0, 1:]).norm(dim=1).argmin()
+        assert int(near) + 1 == corner_before
+    assert all(torch.equal(before[name], after[name]) for name in before if name != "pos_embed")

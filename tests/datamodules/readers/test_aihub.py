@@ -191,10 +191,10 @@ def test_the_command_line_takes_the_options(miniature: Path, tmp_path: Path, cap
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"agreement": 4}, "agreement must be one of any, 2, 3, got 4"),
-        ({"per_class": 0}, "per_class must be at least 1, got 0"),
-        ({"per_class": 3, "part": 0.5}, r"part \(0.5\) and per_class \(3\) both say how many"),
-        ({"bad_records": "ignore"}, "bad_records must be one of error, drop, got 'ignore'"),
+        ({"agreement": 4}, "--agreement: must be one of any, 2, 3, got 4"),
+        ({"per_class": 0}, "--per-class: must be at least 1, got 0"),
+        ({"per_class": 3, "part": 0.5}, "--data.read.part 0.5 and --per-class 3 both say how many"),
+        ({"bad_records": "ignore"}, "--bad-records: must be one of error, drop, got 'ignore'"),
     ],
 )
 def test_options_that_cannot_be(options: dict, message: str) -> None:

@@ -236,7 +236,7 @@ def test_pattern_gives_label_subject_and_groups(plant: Plant) -> None:
     ("pattern", "message"),
     [
         (r"(\w+)\.png", "has no group named label"),
-        (r"(?P<label>\w+", "is not a regular expression"),
+        (r"(?P<label>\w+", "--pattern: must be a regular expression"),
         (r"^(?P<label>sad)\d", "1 of 3 images do not match .* the first is 'x3.png'; correct the pattern"),
         (r"(?P<path>\w)(?P<label>\w)", "a group may not be called path"),
     ],
@@ -282,9 +282,9 @@ def test_a_folder_with_a_colon_in_its_name_is_a_path(plant: Plant) -> None:
 
 
 def test_options_are_checked() -> None:
-    with pytest.raises(InputError, match="votes must be one of ignore, majority, soft, got 'mean'"):
+    with pytest.raises(InputError, match="--votes: must be one of ignore, majority, soft, got 'mean'"):
         ReadOptions(votes="mean")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="drop_ties needs votes"):
+    with pytest.raises(InputError, match="--drop-ties: needs votes"):
         ReadOptions(drop_ties=True)
 
 
@@ -318,7 +318,7 @@ def test_a_part_is_of_every_class_and_given_part_and_always_the_same(tmp_path: P
     assert counts == {("test", "happy"): 3, ("test", "sad"): 1, ("train", "happy"): 6, ("train", "sad"): 1}
     assert list(found["path"]) == list(read(str(tmp_path), ReadOptions(part=0.3)).table["path"])
     assert set(found["path"]) < set(read(str(tmp_path)).table["path"])
-    with pytest.raises(InputError, match="part must be above 0 and below 1, got 1"):
+    with pytest.raises(InputError, match="part: must be above 0 and below 1, got 1"):
         ReadOptions(part=1.0)
 
 

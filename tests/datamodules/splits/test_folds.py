@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from datamodules.errors import InputError
-from datamodules.splits.folds import Fold, given_split, hold_out, k_fold, verify
+from datamodules.splits.folds import CellNames, Fold, given_split, hold_out, k_fold, lacking_classes, verify
 
 CLASSES = ("angry", "happy", "sad", "surprise")
 
@@ -210,11 +210,31 @@ def test_given_split_without_the_outer_part() -> None:
         given_split(labels, clusters, CLASSES, split, outer="test", seed=0)
 
 
-def test_given_outer_part_without_a_class_is_named() -> None:
+@pytest.mark.parametrize("part", ["test", "validation"])
+def test_a_given_part_may_lack_a_class(part: str) -> None:
     labels, _, split = leaking_split()
-    split[(split == "test") & (labels == 2)] = "train"
-    with pytest.raises(InputError, match=r"test part \(30 rows\) holds no row of class sad"):
+    split[(split == part) & (labels == 2)] = "train"
+    fold, _ = given_split(labels, np.arange(240), CLASSES, split, outer="test", seed=0)
+    rows = fold.test if part == "test" else fold.val
+    assert len(rows)
+    assert lacking_classes(labels[rows], len(CLASSES)) == [2]
+    assert lacking_classes(labels[fold.train], len(CLASSES)) == []
+
+
+def test_a_class_that_training_lacks_is_refused_with_a_way_out() -> None:
+    labels, _, split = leaking_split()
+    split[(split == "train") & (labels == 2)] = "test"
+    others = " ".join(name for name in CLASSES if name != "sad")
+    with pytest.raises(InputError, match=rf"the train part .* has no image of sad .*--alias sad=.*--classes {others}"):
         given_split(labels, np.arange(240), CLASSES, split, outer="test", seed=0)
+
+
+def test_too_few_clusters_name_the_options_that_merge_or_leave_out() -> None:
+    labels = np.array([0] * 10 + [1] * 10 + [2])
+    with pytest.raises(InputError, match="--alias 'very sad=happy', or leave it out with --classes happy fear"):
+        k_fold(labels, np.arange(21), ["happy", "fear", "very sad"], folds=5, seed=0)
+    with pytest.raises(InputError, match=r"or leave --data\.stratify_by out"):
+        k_fold(labels, np.arange(21), CellNames(["a, x", "b, x", "c, x"]), folds=5, seed=0)
 
 
 @pytest.mark.parametrize(
@@ -243,7 +263,7 @@ def test_a_division_that_tears_clusters_apart_is_refused(
         (([0, 1, 2, 3], [3, 4, 5], [6, 7]), "1 rows are in two parts"),
         (([0, 1, 2], [4, 5], [6, 7]), "parts hold 7 rows"),
         (([0, 1, 4], [2, 3, 5], [6, 7]), "1 clusters are both in train and val"),
-        (([0, 1, 2, 3], [4, 6], [5, 7]), "val part .* holds no row of class 1"),
+        (([0, 1, 2, 3], [4, 6], [5, 7]), "val part .* has no image of class 1"),
         (([0, 1, 2, 3], [4, 5], [6, 8]), r"rows must lie in 0\.\.7"),
     ],
 )

@@ -238,7 +238,7 @@ def test_cache_is_built_listed_and_cleared(
         (["describe", "a", "--data", "b"], r"--data: given twice, as 'a' and as 'b'"),
         (["describe", "a", "--alias", "angry"], r"--alias: must be NAME=CLASS, such as furious=angry, got 'angry'"),
         (["describe", "a", "--pattern", "x"], r"has no group named label"),
-        (["describe", "a", "--drop-ties"], r"drop_ties needs votes"),
+        (["describe", "a", "--drop-ties"], r"--drop-ties: needs votes"),
     ],
 )
 def test_bad_arguments(args: list[str], message: str) -> None:

@@ -9,7 +9,7 @@ from typing import get_args
 from datamodules.cache import KINDS
 from datamodules.faces import crop
 from datamodules.images import Fit
-from datamodules.readers import READERS, base
+from datamodules.readers import READERS
 from emotion.cli import data, explain, main, report
 from emotion.explanation import methods
 from emotion.explanation.explainer import ExplainOptions
@@ -56,10 +56,6 @@ def test_help_imports_nothing_that_takes_seconds() -> None:
 
 def test_names_that_are_written_out_agree_with_the_modules_that_define_them() -> None:
     assert data.READERS == tuple(READERS)
-    assert data.VOTES == get_args(base.Votes)
-    assert data.UNKNOWN_LABELS == get_args(base.Unknown)
-    assert data.AGREEMENTS == get_args(base.Agreement)
-    assert data.BAD_RECORDS == get_args(base.BadRecords)
     assert data.FITS == get_args(Fit)
     assert data.RULES == get_args(crop.Rule)
     assert data.BORDERS == get_args(crop.Border)

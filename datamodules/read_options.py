@@ -1,0 +1,224 @@
+"""Reading options: how a data set is read, and how commands spell these options.
+
+Every field of `ReadOptions` is an option of every command that reads data, in a long spelling
+(``--data.read.unknown_labels drop``) and a short one (``--unknown-labels drop``). Both are derived from the fields
+here, so a new field needs nothing else. This module imports no pandas, since ``--help`` reads it.
+"""
+
+import functools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import yaml
+
+from datamodules.errors import InputError, invalid
+
+Votes = Literal["ignore", "majority", "soft"]
+Unknown = Literal["error", "drop", "keep"]
+Agreement = Literal["any", 2, 3]
+BadRecords = Literal["error", "drop"]
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How a data set is read.
+
+    Args:
+        pattern: regular expression with named groups (``label``, and any of ``subject``, ``split`` and own groups),
+            searched in each image's path; selects the reader ``pattern``.
+        votes: how annotators' votes are used: ``ignore`` (keep the published label), ``majority`` (the most frequent
+            answer becomes the label) or ``soft`` (the same, and the shares of the votes become the training target).
+        drop_ties: with votes, leave out images with a tie for the most frequent answer. Otherwise the published label
+            decides if it is among the tied ones, else the class order.
+        drop_unknown: with votes, leave out images that most annotators call unknown or not a face. An image without
+            any vote for an emotion is always left out.
+        classes: use only these classes, named as they are or by an alias; images of all others are left out.
+        aliases: more names of labels, such as ``{"furious": "angry"}``; ``{"confused": "confused"}`` adds a class, and
+            ``{"contempt": "disgust"}`` merges one class into another.
+        images: folder of the images that a table names, if they lie neither beside the table nor below its folder.
+        path_column: CSV column of the file; by default a column with one of the usual names.
+        label_column: CSV column of the label.
+        subject_column: CSV column of the person or source.
+        split_column: CSV column of the given split.
+        unknown_labels: ``error`` stops and lists unknown labels, ``drop`` leaves their images out, ``keep`` makes them
+            classes with their own names.
+        part: use this share of the images of every class (and of every part of a given split), above 0 and below 1;
+            at least one of each. The same share of the same set is always the same images, and equal files are kept
+            or left out together.
+        agreement: use only images whose label this many annotators gave: ``3``, ``2`` (or more) or ``any``. Needs a
+            data set with the answer of each annotator (AI-Hub's).
+        per_class: use this many images of every class: first those that most annotators agree on, then at random. The
+            same number of the same set is always the same images.
+        bad_records: for a record of an annotation file that lacks a key, or has a box outside its image: ``error``
+            stops and names it, ``drop`` leaves it out.
+        faces: cut the faces out first, once: with ``haar``, ``yunet:FILE``, ``FILE.onnx`` (a detector trained here) or
+            ``boxes`` (those of the data set). Images without a face stay whole.
+        face_size: side of the face crops in pixels.
+        face_margin: share of the box's longer side that is added on each side.
+    """
+
+    pattern: str | None = None
+    votes: Votes = "ignore"
+    drop_ties: bool = False
+    drop_unknown: bool = True
+    classes: list[str] | None = None
+    aliases: dict[str, str] | None = None
+    images: str | None = None
+    path_column: str | None = None
+    label_column: str | None = None
+    subject_column: str | None = None
+    split_column: str | None = None
+    unknown_labels: Unknown = "error"
+    part: float | None = None
+    agreement: Agreement = "any"
+    per_class: int | None = None
+    bad_records: BadRecords = "error"
+    faces: str | None = None
+    face_size: int = 500
+    face_margin: float = 0.25
+
+    def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            if get_origin(kind) is Literal and getattr(self, name) not in get_args(kind):
+                rule = f"must be one of {', '.join(map(str, get_args(kind)))}"
+                raise invalid(short_word(name), rule, getattr(self, name))
+        if self.part is not None and not 0 < self.part < 1:
+            raise invalid(
+                "--data.read.part", "must be above 0 and below 1", self.part, "leave it out to use all images"
+            )
+        if self.per_class is not None and self.per_class < 1:
+            raise invalid("--per-class", "must be at least 1", self.per_class, "leave it out to use all images")
+        if self.per_class is not None and self.part is not None:
+            msg = f"--data.read.part {self.part} and --per-class {self.per_class} both say how many images to use; "
+            raise InputError(msg + "give one")
+        if not 8 <= self.face_size <= 4096:
+            raise invalid("--face-size", "must be from 8 to 4096 pixels", self.face_size)
+        if not 0 <= self.face_margin <= 10:
+            raise invalid("--face-margin", "must be from 0 to 10", self.face_margin)
+        if self.drop_ties and self.votes == "ignore":
+            msg = "--drop-ties: needs votes, which are ignored; add --votes majority or --votes soft"
+            raise InputError(msg)
+        if self.classes is not None and len(set(self.classes)) < 2:
+            raise invalid("--classes", "must name at least 2 different classes", ", ".join(self.classes) or "none")
+        if self.pattern is not None:
+            try:
+                groups = re.compile(self.pattern).groupindex
+            except re.error as error:
+                raise invalid("--pattern", f"must be a regular expression ({error})", self.pattern) from error
+            if "label" not in groups:
+                msg = f"--pattern: {self.pattern!r} has no group named label; write it as (?P<label>...)"
+                raise InputError(msg)
+
+
+LONG = "--data.read."  # before a field's name
+Form = Literal["value", "flag", "list", "names"]  # list: several words; names: NAME=CLASS, several times
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """How commands spell one field of `ReadOptions`.
+
+    Attributes:
+        name: the field.
+        words: short spellings, the usual one first.
+        form: what follows a short spelling.
+        sets: value that a flag sets, as text.
+        choices: the values that there are, as text; empty if any value may do.
+        about: what the option does, from the docstring of `ReadOptions`.
+        default: the field's default.
+    """
+
+    name: str
+    words: tuple[str, ...]
+    form: Form
+    sets: str
+    choices: tuple[str, ...]
+    about: str
+    default: object
+
+    @property
+    def long(self) -> str:
+        """The long spelling."""
+        return LONG + self.name
+
+    @property
+    def metavar(self) -> str:
+        """What stands for the value in a help text."""
+        if self.choices:
+            return "|".join(self.choices)
+        shown = {"names": "NAME=CLASS", "list": "CLASS"}
+        return shown.get(self.form, self.name.rpartition("_")[2].upper())
+
+    def read(self, texts: Sequence[str]) -> Any:  # noqa: ANN401 - the value of any field
+        """Return the value that the words after an option give; plain text is checked where the options are made.
+
+        Raises:
+            InputError: a name without a class.
+        """
+        if self.form not in ("list", "names"):
+            return texts[0]
+        if len(texts) == 1 and (texts[0].strip()[:1] in ("[", "{", "") or texts[0] == "null"):
+            try:
+                return yaml.safe_load(texts[0])
+            except yaml.YAMLError as error:
+                raise invalid(self.words[0], "must be readable as YAML", texts[0]) from error
+        if self.form == "list":
+            names = texts[0].split(",") if len(texts) == 1 else texts
+            return [name.strip() for name in names if name.strip()]
+        pairs = {}
+        for text in texts:
+            name, sign, meaning = text.partition("=")
+            if not (name and sign and meaning):
+                raise invalid(self.words[0], "must be NAME=CLASS, such as furious=angry", text)
+            pairs[name] = meaning
+        return pairs
+
+
+@functools.cache
+def spellings() -> dict[str, Spelling]:
+    """Return the spellings of every field of `ReadOptions`, by its name."""
+    about, hints = _documented(), get_type_hints(ReadOptions)
+    return {field.name: _spelling(field.name, hints[field.name], field.default, about) for field in fields(ReadOptions)}
+
+
+def _spelling(name: str, hint: Any, default: object, about: dict[str, str]) -> Spelling:  # noqa: ANN401 - a type
+    kinds = [kind for kind in (get_args(hint) if get_origin(hint) is not Literal else (hint,)) if kind is not NoneType]
+    kind = kinds[0] if kinds and get_origin(hint) not in (list, dict) else hint
+    word = f"--{name.replace('_', '-')}"
+    form: Form = "value"
+    words: tuple[str, ...] = (word,)
+    sets = ""
+    if kind is bool:
+        form, sets = "flag", "false" if default is True else "true"
+        if default is True:  # what is done by default is turned off: drop_unknown by --keep-unknown
+            words = (word.replace("--drop-", "--keep-") if "--drop-" in word else f"--no-{word[2:]}",)
+    elif get_origin(kind) is list:
+        form = "list"
+    elif get_origin(kind) is dict:
+        form, words = "names", ("--alias", word)
+    choices = tuple(map(str, get_args(kind))) if get_origin(kind) is Literal else ()
+    return Spelling(name, words, form, sets, choices, about.get(name, ""), default)
+
+
+def _documented() -> dict[str, str]:
+    """Return what the docstring of `ReadOptions` says of each field."""
+    section = (ReadOptions.__doc__ or "").partition("Args:\n")[2]
+    entries = re.split(r"^ {8}(\w+): ", section, flags=re.MULTILINE)[1:]
+    return {
+        name: " ".join(text.replace("``", "").split()) for name, text in zip(entries[::2], entries[1::2], strict=True)
+    }
+
+
+def short_word(name: str) -> str:
+    """Return the usual short spelling of a field, such as ``--alias`` of ``aliases``."""
+    return spellings()[name].words[0]
+
+
+@functools.cache
+def short_words() -> dict[str, Spelling]:
+    """Return the spelling of each short word; ``--per-class`` and ``--per_class`` are the same word."""
+    dashed = {word: spelling for spelling in spellings().values() for word in spelling.words}
+    return dashed | {f"--{word[2:].replace('-', '_')}": spelling for word, spelling in dashed.items()}
