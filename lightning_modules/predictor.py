@@ -190,11 +190,13 @@ class Input:
         row: Columns that are known: path, frame, face, box, note.
         squares: The image or face as the networks take it; None where there is nothing to answer.
         content: Hash of its pixels before they were made square; "" where it is not needed.
+        image: The image or face crop before it was made square, uint8 (H, W, 3); None where it is not needed.
     """
 
     row: dict[str, Any]
     squares: Squares | None = None
     content: str = ""
+    image: np.ndarray | None = None
 
 
 class Predictor:
@@ -359,6 +361,7 @@ class Predictor:
         batch_size: int = 64,
         workers: int | None = None,
         contents: bool = False,
+        images: bool = False,
     ) -> Iterator[list[Input]]:
         """Decode images and find faces in threads, and yield the inputs of the networks batch by batch, in order.
 
@@ -369,12 +372,15 @@ class Predictor:
             batch_size: Inputs in a batch, at least.
             workers: Threads; default one a core.
             contents: Also hash the pixels, by which images are recognised; it takes a while for large ones.
+            images: Also keep the images or face crops in their own size.
         """
         hashed = contents or bool(self._folds)
         bar = tqdm(total=total, desc="classifying", unit="image", delay=1, disable=None)
         waiting: list[Input] = []
         with bar, ThreadPoolExecutor(workers or cores()) as pool:
-            for inputs in _in_order(pool, lambda item: self._prepare(item, crops, hashed), items, ahead=batch_size + 8):
+            for inputs in _in_order(
+                pool, lambda item: self._prepare(item, crops, hashed, images), items, ahead=batch_size + 8
+            ):
                 waiting += inputs
                 bar.update(inputs[0].row["frame"] is None)
                 if len(waiting) >= batch_size:
@@ -411,7 +417,7 @@ class Predictor:
                 crops |= list_crops(named, files)  # resolved
         return paths, crops
 
-    def _prepare(self, item: Photograph, crops: set[Path], hashed: bool) -> list[Input]:
+    def _prepare(self, item: Photograph, crops: set[Path], hashed: bool, kept: bool) -> list[Input]:
         """Return the inputs of one image: the image, or its faces, largest first."""
         row = {"path": item.path, "frame": item.frame, "face": None, "label": "", "note": ""}
         try:
@@ -422,7 +428,7 @@ class Predictor:
         smaller = [f"decoded at 1/{reduced} of its size"] if reduced > 1 else []
         row["note"] = "".join(smaller)
         if self.faces is None or (item.frame is None and on_disk(item.path).resolve() in crops):
-            return [self._input(row, image, hashed)]
+            return [self._input(row, image, hashed, kept)]
         faces = self._detector().find(image)
         if not faces:
             return [Input(row | {"note": "; ".join(["no face found", *smaller])})]
@@ -434,13 +440,13 @@ class Predictor:
             corners = dict(
                 zip(("x0", "y0", "x1", "y1"), (round(float(value) * reduced, 1) for value in box), strict=True)
             )
-            inputs.append(self._input(row | {"face": number, "note": "; ".join(notes)} | corners, crop, hashed))
+            inputs.append(self._input(row | {"face": number, "note": "; ".join(notes)} | corners, crop, hashed, kept))
         return inputs
 
-    def _input(self, row: dict[str, Any], image: np.ndarray, hashed: bool) -> Input:
+    def _input(self, row: dict[str, Any], image: np.ndarray, hashed: bool, kept: bool) -> Input:
         shapes = {(member.size, member.fit) for member in self.members}
         squares = {key: fit_to_square(image, *key).copy() for key in shapes}
-        return Input(row, squares, content_hash(image) if hashed else "")
+        return Input(row, squares, content_hash(image) if hashed else "", image if kept else None)
 
     def _detector(self) -> "_FaceCutter":
         """Return the detector of this thread; OpenCV's are not safe to share."""

@@ -1,7 +1,6 @@
 """Face crops: how the faces were cut out that a run was trained on, and whether images are face crops."""
 
 import hashlib
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from tqdm import tqdm
 
 from datamodules.errors import InputError
 from datamodules.manifest import FACE_SOURCE, SIDES, Manifest, read_table
-from datamodules.paths import build_once, cache_root, file_hashes, images_root
+from datamodules.paths import build_once, cache_root, file_hashes
 from datamodules.readers.base import ReadOptions
 
 if TYPE_CHECKING:
@@ -67,19 +66,6 @@ class FaceCrops:
     def __str__(self) -> str:
         return "faces cut at the boxes of its data set" if self.finder == BOXES else f"faces cut by {self.finder}"
 
-    def command(self, source: str, output: str) -> str:
-        """Return the command that cuts the faces out of unlabelled photographs in the same way.
-
-        Photographs outside of a data set have no boxes, so ``boxes`` is replaced by the detector ``haar``.
-        """
-        usual = ReadOptions()
-        words = ["emotion", "data", "prepare", "--faces", "haar" if self.finder == BOXES else self.finder]
-        if self.margin not in (None, usual.face_margin):
-            words += ["--margin", f"{self.margin:g}"]
-        if self.size not in (None, usual.face_size):
-            words += ["--size", str(self.size)]
-        return shlex.join([*words, "--unlabelled", "--data", source, "--output", output])
-
     def options(self) -> "CutOptions":
         """Return how to cut; what is not known is as `emotion data prepare` does it."""
         from datamodules.faces.crop import CutOptions
@@ -125,31 +111,6 @@ class FaceCrops:
             )
             raise InputError(msg)
         return self.finder
-
-    def require_crops(self, run: str, option: str, source: str, images: Sequence[Path]) -> None:
-        """Raise unless all images are face crops.
-
-        Args:
-            run: Name of the model that was trained on face crops, for the message.
-            option: The option that named the images.
-            source: The value of that option.
-            images: The images found there.
-
-        Raises:
-            InputError: An image is listed in no manifest of `emotion data prepare --faces`.
-        """
-        whole = _not_crops(source, images)
-        if not whole:
-            return
-        root = images_root(source, images).resolve()
-        output = root.parent / f"{root.name}-faces"
-        shown = str(output.relative_to(Path.cwd())) if output.is_relative_to(Path.cwd()) else str(output)
-        table = shlex.quote(str(Path(shown) / "manifest.csv"))
-        msg = (
-            f"{option}: {run} was trained on {self}, and {len(whole)} of the {len(images)} images in {source} are not "
-            f"face crops; cut the faces out with `{self.command(source, shown)}`, then use {option} {table}"
-        )
-        raise InputError(msg)
 
 
 def list_crops(source: str, images: Sequence[Path]) -> set[Path]:

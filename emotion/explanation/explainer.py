@@ -19,7 +19,8 @@ from datamodules.errors import InputError, did_you_mean, invalid
 from datamodules.faces.detectors import Detector, open_detector
 from datamodules.images import Fit, content_hash, decode, fit_to_square
 from datamodules.manifest import Manifest
-from datamodules.unlabelled import find_images
+from datamodules.readers.face_crops import list_crops
+from datamodules.unlabelled import find_images, photographs
 from emotion.explanation.faithfulness import ReportOptions
 from emotion.explanation.methods import (
     QUALITY,
@@ -47,6 +48,7 @@ from emotion.explanation.select import (
     targets_of,
 )
 from emotion.explanation.superpixels import Fill, superpixels
+from lightning_modules.predictor import Input
 from results.bias.groups import Grouping, groupings, parse_bins
 from results.tracking.runs import add_to_run, load_table
 
@@ -335,19 +337,57 @@ def held_out_inputs(
 
 
 def new_inputs(
-    networks: FoldNetworks, files: Sequence[Path], fold: int, target: str, detector: Detector | None
-) -> Inputs:
-    """Return new images, which have no label, with the predictions of one fold; their rows count down from -1."""
-    held_out = networks.held_out
+    networks: FoldNetworks,
+    files: Sequence[Path],
+    crops: set[Path],
+    fold: int,
+    target: str,
+    detector: Detector | None,
+    faces: str | None = None,
+) -> tuple[Inputs, list[str]]:
+    """Return new images, which have no label, with the predictions of one fold; their rows count down from -1.
+
+    They are prepared as `emotion predict` prepares them: where the network was trained on face crops, every face of a
+    photograph is one image.
+
+    Args:
+        networks: Networks of the run.
+        files: The images.
+        crops: Those of them that are face crops already, resolved.
+        fold: The fold whose network predicts them.
+        target: See `targets_of`.
+        detector: Finds landmarks.
+        faces: Name of a detector that finds the faces where the one of the training is not there.
+
+    Returns:
+        The images, and sentences on those that were left out.
+
+    Raises:
+        InputError: No image is left, or the detector of the training is missing.
+    """
+    held_out, predictor = networks.held_out, networks.predictor(fold)
+    if not {file.resolve() for file in files} <= crops:
+        try:
+            predictor.require_detector()
+        except InputError:
+            if faces is None:
+                raise
+            predictor = networks.predictor(fold, faces)
+    batches = predictor.prepared(photographs(files), crops, total=len(files), contents=True, images=True)
+    prepared = [one for batch in batches for one in batch]
+    left_out = [f"{one.row['path']} is left out: {one.row['note']}" for one in prepared if one.squares is None]
+    inputs = [one for one in prepared if one.squares is not None]
+    if not inputs:
+        msg = f"--paths: no image can be explained; {left_out[0]}"
+        raise InputError(msg)
     size, fit = networks.pixels(fold)
-    decoded = [decode(file) for file in tqdm(files, "reading", unit="image", delay=1, disable=None)]
-    images = np.stack([fit_to_square(image, size, fit) for image in decoded])
+    images = np.stack([one.squares[size, fit] for one in inputs if one.squares is not None])
     probabilities = networks[fold].scores(images)
-    count, names = len(files), np.asarray(held_out.classes, object)
+    count, names = len(inputs), np.asarray(held_out.classes, object)
     known = {
         "row": -1 - np.arange(count),
-        "path": [str(file) for file in files],
-        "content": [content_hash(image) for image in decoded],
+        "path": [_named(one) for one in inputs],
+        "content": [one.content for one in inputs],
         "cluster": held_out.predictions["cluster"].max() + 1 + np.arange(count),
         "fold": np.full(count, fold),
         "predicted": names[probabilities.argmax(axis=1)],
@@ -356,8 +396,15 @@ def new_inputs(
     columns = {name: known.get(name, [""] * count) for name in held_out.predictions if name != "run_protocol"}
     table = pd.DataFrame(columns)
     landmarks = np.full((count, 5, 2), np.nan, np.float32)
-    _add_detected_landmarks(landmarks, decoded, detector, size, fit)
-    return Inputs(table, images, landmarks, None, targets_of(table, held_out.classes, target))
+    whole = [one.image for one in inputs if one.image is not None]
+    _add_detected_landmarks(landmarks, whole, detector, size, fit)
+    return Inputs(table, images, landmarks, None, targets_of(table, held_out.classes, target)), left_out
+
+
+def _named(one: Input) -> str:
+    """Return the path of an image, with the number of the face where a photograph has several."""
+    face, path = one.row["face"], str(one.row["path"])
+    return path if face is None or "faces" not in one.row["note"] else f"{path} (face {face})"
 
 
 def _add_detected_landmarks(
@@ -485,7 +532,7 @@ def explain_run(options: ExplainOptions) -> int:
     networks = FoldNetworks(held_out)
     by = tuple(groupings(held_out.predictions, options.by, bins=parse_bins(options.bins))) if options.by else ()
     source = Source(*held_out.manifest(options.data))
-    detector = _detector(options.faces)
+    detector = _detector(options.faces, crops_only=bool(options.paths))
     inputs, notes = _inputs(options, networks, source, by, detector)
     print(
         f"run {held_out.name} [{held_out.run_id[:8]}], backbone {networks.backbone(int(inputs.table['fold'].iloc[0]))}"
@@ -538,9 +585,12 @@ def _options(options: ExplainOptions) -> tuple[MethodOptions, ReportOptions]:
     return method, report
 
 
-def _detector(name: str | None) -> Detector | None:
+def _detector(name: str | None, *, crops_only: bool) -> Detector | None:
+    """Return the detector of landmarks; one without landmarks may still find the faces of new photographs."""
     detector = open_detector(name) if name else None
     if detector is not None and not detector.has_landmarks:
+        if crops_only:
+            return None
         msg = f"--faces: {name} finds faces without landmarks; use yunet:FILE"
         raise InputError(msg)
     return detector
@@ -569,11 +619,11 @@ def _inputs(
         raise InputError(msg)
     if files:
         fold = min(held_out.members) if options.fold is None else options.fold
-        if faces := networks.faces(fold):
-            for name in options.paths or ():
-                faces.require_crops(f"run {options.run}", "--paths", name, find_images(name))
-        inputs = new_inputs(networks, files, fold, options.target, detector)
-        return inputs, [f"{len(files)} new images, which no fold held out, explained by fold {fold}'s checkpoint"]
+        crops = {crop for name in options.paths or () for crop in list_crops(name, find_images(name))}
+        inputs, left_out = new_inputs(networks, files, crops, fold, options.target, detector, options.faces)
+        count = len(inputs.table)
+        note = f"{count} new images, which no fold held out, explained by fold {fold}'s checkpoint"
+        return inputs, [note, *left_out]
     if options.fold is not None:
         msg = (
             f"--fold: is only for new images, got {options.fold}; leave it out, images have the fold that held them out"

@@ -14,12 +14,10 @@ from datamodules.faces.detectors import LANDMARKS, Detector
 from datamodules.images import Fit, fit_to_square
 from datamodules.manifest import Manifest
 from datamodules.readers import ReadOptions, read
-from datamodules.readers.face_crops import FaceCrops
 from datamodules.synthetic import draw, parse_spec
 from emotion.explanation.methods import Network
-from lightning_modules.backbones import best_device
 from lightning_modules.checkpoints import require_classes
-from lightning_modules.predictor import Trained, load_trained
+from lightning_modules.predictor import Predictor, TorchMember
 from results.bias.groups import Grouping
 from results.predictions import check_predictions, classes_of
 from results.tracking.runs import children, find_whole_run, load_table, run_checkpoint, run_config, run_row
@@ -338,44 +336,43 @@ class FoldNetworks:
 
     def __init__(self, held_out: HeldOutPredictions) -> None:
         self.held_out = held_out
-        self._loaded: dict[int, tuple[Trained, Network]] = {}
+        self._loaded: dict[int, tuple[TorchMember, Network]] = {}
 
     def __getitem__(self, fold: int) -> Network:
         """Return the network that was not trained on the held-out images of a fold."""
         return self._load(fold)[1]
 
-    def _load(self, fold: int) -> tuple[Trained, Network]:
+    def _load(self, fold: int) -> tuple[TorchMember, Network]:
         if fold not in self._loaded:
-            member = self.held_out.members.get(fold)
-            if member is None:
+            run = self.held_out.members.get(fold)
+            if run is None:
                 folds = ", ".join(map(str, sorted(self.held_out.members)))
                 raise invalid("--fold", f"must be a fold of the run ({folds})", fold)
             try:
-                path = run_checkpoint(member)
+                path = run_checkpoint(run)
             except InputError as error:
                 msg = (
-                    f"RUN: fold {fold} (run {member[:8]}) has no checkpoint, which is needed to explain its held-out "
+                    f"RUN: fold {fold} (run {run[:8]}) has no checkpoint, which is needed to explain its held-out "
                     f"images. Train it again: emotion reproduce {self.held_out.run_id[:8]}"
                 )
                 raise InputError(msg) from error
-            trained = load_trained(path)
-            require_classes(trained.classes, list(self.held_out.classes), f"the checkpoint of fold {fold}")
-            model = trained.model.to(best_device()).eval()
-            self._loaded[fold] = trained, Network(model, model.probabilities, model.backbone)
+            member = TorchMember(path)
+            require_classes(member.classes, list(self.held_out.classes), f"the checkpoint of fold {fold}")
+            self._loaded[fold] = member, Network(member.model, member.model.probabilities, member.model.backbone)
         return self._loaded[fold]
 
     def pixels(self, fold: int) -> tuple[int, Fit]:
         """Return the side of the input of a fold's network, and how images are made square."""
-        trained = self._load(fold)[0]
-        return trained.size, trained.fit
+        member = self._load(fold)[0]
+        return member.size, member.fit
 
-    def faces(self, fold: int) -> FaceCrops | None:
-        """Return how the faces were cropped on which a fold's network was trained; None for whole images."""
-        return self._load(fold)[0].faces
+    def predictor(self, fold: int, faces: str | None = None) -> Predictor:
+        """Return the predictor of a fold's network alone; ``faces`` as there."""
+        return Predictor([self._load(fold)[0]], f"fold {fold} of run {self.held_out.name!r}", faces=faces)
 
     def backbone(self, fold: int) -> str:
         """Return the name of a fold's backbone."""
-        return str(self._load(fold)[0].model.plain["backbone"])
+        return self._load(fold)[0].backbone
 
     def probabilities(self, images: np.ndarray, folds: np.ndarray) -> np.ndarray:
         """Return probabilities float32 (M, K) of images uint8 (M, H, W, 3), each by the network of its fold (M,)."""

@@ -16,6 +16,7 @@ import emotion
 from datamodules.faces.detectors import open_detector
 from datamodules.images import decode
 from datamodules.readers import ReadOptions, read
+from emotion.explanation.explainer import load
 from lightning_modules.predictor import TorchMember
 from results.tracking.runs import download, find_runs
 
@@ -190,16 +191,6 @@ def test_no_run_reports_on_photographs_that_the_model_has_seen_cut_in_another_wa
     assert f"run.start_from: {run} was trained or selected on" in message
 
 
-def test_explain_refuses_photographs_and_names_the_command_that_cuts_them(run: str, capsys: Capture) -> None:
-    words = ["--method", "grad-cam", "--not-kept", "--superpixels", "6"]
-    message = _refused(capsys, "explain", run, "--paths", "album", *words)
-    assert "then use --paths album-faces/manifest.csv" in message
-    (command,) = _named_commands(message)
-    assert command[:4] == ["data", "prepare", "--faces", "haar"]
-    assert emotion.main(command) == 0
-    assert Path("album-faces/manifest.csv").is_file()
-
-
 def test_an_exported_model_cuts_faces_as_the_run_does(run: str) -> None:
     assert emotion.main(["export", run, "--output", "model.onnx"]) == 0
     by_run = _predicted(run, "album", "--faces", "haar")
@@ -260,3 +251,24 @@ def test_networks_of_other_crops_are_not_averaged(run: str, capsys: Capture) -> 
     torch.save(content, "other.ckpt")
     message = _refused(capsys, "predict", "--run", run, "other.ckpt", "--data", "album")
     assert "networks cannot be averaged whose images were prepared differently" in message
+
+
+def test_faces_of_photographs_are_explained_as_they_are_predicted(run: str, capsys: Capture) -> None:
+    Image.fromarray(np.full((200, 200, 3), 90, np.uint8)).save("album/empty.png")
+    words = ["--method", "integrated-gradients", "--steps", "2", "--superpixels", "12", "--samples", "20"]
+    words += ["--seeds", "0", "--resamples", "100", "--permutations", "99", "--out", "why", "--not-kept"]
+    assert "name a detector with --faces" in _refused(capsys, "explain", run, "--paths", "album", *words)
+    assert "finds faces without landmarks" in _refused(capsys, "explain", run, "--faces", "haar", *words)
+    assert "no face found" in _refused(capsys, "explain", run, "--paths", "album/empty.png", "--faces", "haar", *words)
+
+    emotion.main(["explain", run, "--paths", "album", "--faces", "haar", *words])  # its status is the verdict
+    printed = "".join(capsys.readouterr())
+    assert "album/empty.png is left out: no face found" in printed
+    assert "error:" not in printed
+    explained = load(Path("why")).table
+    answers = _predicted(run, "album", "--faces", "haar")
+    answers = answers[answers["note"] != "no face found"]
+    assert _probabilities(explained) == pytest.approx(_probabilities(answers), abs=1e-6)
+    several = answers["path"].duplicated(keep=False)
+    named = answers["path"].where(~several, answers["path"] + " (face " + answers["face"].astype(str) + ")")
+    assert explained["path"].tolist() == named.tolist()
