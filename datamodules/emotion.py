@@ -416,7 +416,7 @@ class EmotionDataModule(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """Return this process's share of the epoch's batches."""
         rank, world_size = self._place()
-        fixed = bool(self.trainer and self.trainer.overfit_batches)
+        fixed = bool(getattr(self.trainer, "overfit_batches", 0))
         sampler = EpochBatchSampler(
             len(self.draws), self.batch_size, seed=self.seed, rank=rank, world_size=world_size, fixed=fixed
         )

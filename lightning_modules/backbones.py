@@ -241,7 +241,8 @@ def check_size(name: str, size: int) -> None:
 
 def _other_size(name: str, size: int) -> InputError:
     """Return the error of a size that a backbone cannot take, with sizes that it can, found by trying them."""
-    native = int(timm.get_pretrained_cfg(name).input_size[-1])
+    about = timm.get_pretrained_cfg(name)
+    native = int(about.input_size[-1]) if about else size
     near = {step * (size // step + more) for step in (14, 16, 32, 56) for more in (0, 1, 2)} - {0, size, native}
     works: list[int] = []
     with torch.random.fork_rng(devices=[]):
@@ -251,7 +252,7 @@ def _other_size(name: str, size: int) -> InputError:
                 works.append(candidate)
             if len(works) == 3:  # building large networks takes a while
                 break
-    listed = ", ".join(map(str, sorted([*works, native])))
+    listed = ", ".join(map(str, sorted({*works, native} - {size})))
     return invalid("--data.size", f"must be a size that backbone {name} can take", size, f"these work: {listed}")
 
 

@@ -66,7 +66,7 @@ from results.tracking import store
 from results.tracking.environment import changed_between, environment
 from results.tracking.logger import TrackingLogger, refuse_written
 from results.tracking.offline import Spool
-from results.tracking.runs import find_run, find_runs, has_store, load_table, replay_spools, run_row
+from results.tracking.runs import find_runs, find_trained_run, has_store, load_table, replay_spools, run_row
 from results.tracking.store import DIRECTORY
 
 
@@ -207,7 +207,7 @@ def _resumed(text: str | None) -> str | None:
     """
     if text is None or Path(DIRECTORY, "runs", text, "spool").is_dir() or not has_store():
         return text  # the local folder of a run is enough while the store cannot be reached
-    run_id = find_run(text)
+    run_id = find_trained_run(text)
     kind = run_row(run_id).get("tags.kind")
     if kind in ("cross-validation", "evaluation", "search", "study"):
         hint = f"give it to `emotion {'cross-validate' if kind == 'cross-validation' else kind}`"

@@ -16,7 +16,7 @@ from lightning_modules.backbones import rescaled, used_alone
 from lightning_modules.checkpoints import CONFIG_KEY, load_plain, read_checkpoint, require_classes
 from lightning_modules.classifier import EmotionClassifier
 from results.predictions import SPLIT
-from results.tracking.runs import find_run, load_table, run_checkpoint, run_config, run_row
+from results.tracking.runs import find_trained_run, load_table, run_checkpoint, run_config, run_row
 
 _ALIKE = "the same data.split, fold, fold_seed, holdout_fraction and stratify_by"
 
@@ -47,7 +47,7 @@ def read_start(source: str) -> tuple[dict[str, Any], Path, str | None]:
     """
     path, run_id = Path(source), None
     if path.suffix != ".ckpt":
-        run_id = find_run(source)
+        run_id = find_trained_run(source)
         path = run_checkpoint(run_id)
     return read_checkpoint(path), path, run_id
 

@@ -68,7 +68,7 @@ def add_reading_arguments(parser: argparse.ArgumentParser, *, several_aliases: b
             takes |= {"metavar": spelling.metavar}
         about = spelling.about.replace("%", "%%")
         if spelling.form == "flag" and words:
-            sets = {"dest": dest, "action": "store_const", "const": spelling.sets}
+            sets: dict[str, Any] = {"dest": dest, "action": "store_const", "const": spelling.sets}
             group.add_argument(*words, **sets, help=about)
         elif words:
             group.add_argument(*words, **takes, help=about)

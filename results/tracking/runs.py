@@ -192,6 +192,18 @@ def find_run(text: str, *, directory: str | Path = store.DIRECTORY, tracking_uri
     return str(matches["run_id"].iloc[0])
 
 
+def find_trained_run(text: str) -> str:
+    """Like `find_run`, but `latest` means the newest run that trained a model, and no evaluation of one.
+
+    Raises:
+        InputError: No run or several runs fit.
+    """
+    runs = find_runs(limit=ALL) if text == "latest" else pd.DataFrame()
+    if "tags.kind" in runs:
+        runs = runs[runs["tags.kind"] != "evaluation"]
+    return str(runs["run_id"].iloc[0]) if len(runs) else find_run(text)
+
+
 def select_runs(
     names: Sequence[str], experiment: str | None = None, *, directory: str | Path = store.DIRECTORY
 ) -> list[str]:
@@ -439,7 +451,7 @@ def run_checkpoint(run_id: str) -> Path:
         InputError: There is no such run, it was deleted, it has no checkpoint, it is an evaluation, or the parent of a
             cross-validation.
     """
-    run_id = find_run(run_id)
+    run_id = find_trained_run(run_id)
     row = run_row(run_id)
     if row.get("tags.kind") == "evaluation":
         model = row.get("tags.model_runs") or row["tags.model"]
@@ -463,6 +475,6 @@ def run_checkpoint(run_id: str) -> Path:
 
 def stored_run(run_id: str) -> tuple[Path, Path]:
     """Return the config file and the checkpoint of a run."""
-    run_id = find_run(run_id)
+    run_id = find_trained_run(run_id)
     checkpoint = run_checkpoint(run_id)  # first: it says what is wrong with the parent of a cross-validation
     return download(run_id, CONFIG), checkpoint

@@ -85,7 +85,7 @@ def test_a_model_that_has_seen_what_is_reported_is_refused(
     """Whichever data set it was trained on, and whichever option names it."""
     seen = SeenImages.of([*(CONTENTS[row] for row in trained), ELSEWHERE], [CONTENTS[row] for row in selected])
     _, path = kept(tmp_path, ["happy", "sad"], seen)
-    monkeypatch.setattr(warm_start, "find_run", lambda run: run)
+    monkeypatch.setattr(warm_start, "find_trained_run", lambda run: run)
     monkeypatch.setattr(warm_start, "run_checkpoint", lambda run: path)
     data = images(manifest=SimpleNamespace(fingerprint=lambda: "of no other run", table=()))
     model = EmotionClassifier(["happy", "sad"], **SMALL)
@@ -156,7 +156,7 @@ def test_of_an_older_run_its_split_table_tells(
     _, path = kept(tmp_path, ["happy", "sad"], None)
     split = pd.DataFrame([{"role": role, "row": row} for role, rows in roles.items() for row in rows])
     row = {f"tags.{name}": value for name, value in {"manifest": "same", **tags}.items()}
-    monkeypatch.setattr(warm_start, "find_run", lambda run: run)
+    monkeypatch.setattr(warm_start, "find_trained_run", lambda run: run)
     monkeypatch.setattr(warm_start, "run_checkpoint", lambda run: path)
     monkeypatch.setattr(warm_start, "run_row", lambda run: row)
     monkeypatch.setattr(warm_start, "run_config", lambda run: config)
