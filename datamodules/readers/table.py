@@ -137,9 +137,9 @@ def find_tables(path: Path) -> dict[Path, str]:
         return {path: ""} if path.suffix.lower() in SUFFIXES else {}
     if not path.is_dir():
         return {}
-    for usual in USUAL_NAMES:
-        if (path / usual).is_file():
-            return {path / usual: ""}
+    usual = next((path / name for name in USUAL_NAMES if (path / name).is_file()), None)
+    if usual is not None and _describes_images(usual):
+        return {usual: ""}
     if found := _tables_in(path):
         return {found[0]: ""} if len(found) == 1 else _one_a_part(path, found)
     folders = sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
@@ -149,6 +149,8 @@ def find_tables(path: Path) -> dict[Path, str]:
         return by_part
     annotations = [folder for folder in folders if folder.name.lower() in ANNOTATION_FOLDERS]
     found = [table for folder in annotations for table in _tables_in(folder)]
+    if usual is not None and not found and not folders:
+        return {usual: ""}  # reading it says what it lacks
     return dict.fromkeys(found, "") if len(found) < 2 else _one_a_part(path, found)
 
 

@@ -326,7 +326,7 @@ def main(args: list[str]) -> int:
     try:
         from datamodules.images import limited_to
 
-        with limited_to(chosen.pixel_limit):
+        with limited_to(getattr(chosen, "pixel_limit", None)):
             return int(chosen.run(chosen))
     except BrokenPipeError:  # `emotion data describe | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

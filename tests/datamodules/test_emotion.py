@@ -62,7 +62,7 @@ def ready(data: EmotionDataModule, rank: int = 0, world_size: int = 1) -> Emotio
     data.prepare_data()
     data.setup("fit")
     if world_size > 1:
-        data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size)  # type: ignore[assignment]
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, overfit_batches=0)  # type: ignore[assignment]
     return data
 
 
@@ -224,7 +224,7 @@ def test_loading_processes_share_the_cores_of_the_machine(
     monkeypatch.setattr("datamodules.emotion.TINY", 1)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", local or "1")  # how torchrun tells what it started
     data = ready(module(source, base_policy="mild", num_workers=None))
-    data.trainer = SimpleNamespace(global_rank=0, world_size=1, num_devices=devices)  # type: ignore[assignment]
+    data.trainer = SimpleNamespace(global_rank=0, world_size=1, num_devices=devices, overfit_batches=0)  # type: ignore[assignment]
     assert data.train_dataloader().num_workers == workers
 
 

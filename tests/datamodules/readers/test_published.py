@@ -61,7 +61,7 @@ def test_pixels_become_the_same_pixels_once(tmp_path: Path) -> None:
         ({"pixels": "1 2 256 4"}, "row 5: pixels must be a square of numbers from 0 to 255"),
         ({"pixels": "-1 2 2 4"}, "row 5: pixels must be a square"),
         ({"pixels": ""}, "row 5: pixels must be a square"),
-        ({"emotion": "8"}, r"unknown labels \(images\): '8' \(1\)"),
+        ({"emotion": "8"}, r"numbers \(images\) 8 \(1\)"),
         ({"emotion": ""}, "row 5: emotion must be a number"),
     ],
 )
