@@ -52,7 +52,7 @@ def _folders(path: Path, depth: int) -> Iterator[Path]:
                     below += [
                         Path(entry.path)
                         for entry in islice(entries, 2000)  # folders of images hold no lists
-                        if not entry.name.startswith((".", "__MACOSX")) and entry.is_dir()
+                        if not entry.name.startswith((".", "__MACOSX")) and os.path.isdir(entry.path)
                     ]
             except OSError:
                 continue

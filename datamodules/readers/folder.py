@@ -270,7 +270,7 @@ def _parts_beside(path: Path) -> list[str]:
     if (own := _part(path.name)) is None:
         return []
     try:
-        beside = [entry.name for entry in os.scandir(path.parent) if entry.is_dir()]
+        beside = [entry.name for entry in os.scandir(path.parent) if os.path.isdir(entry.path)]
     except OSError:
         return []
     others = sorted(name for name in beside if _part(name) not in (None, own))

@@ -48,7 +48,7 @@ def find_shards(path: Path) -> list[Path]:
         files, below = [], []
         for folder in folders[:50]:
             for entry in _entries(folder):
-                if entry.is_dir():
+                if os.path.isdir(entry.path):  # entry.is_dir() fails on a link that leads to itself
                     below.append(Path(entry.path))
                 elif entry.name.lower().endswith((".parquet", *TARS)) and not entry.name.startswith("."):
                     files.append(Path(entry.path))
