@@ -160,7 +160,7 @@ class Spelling:
         """
         if self.form not in ("list", "names"):
             return texts[0]
-        if len(texts) == 1 and (texts[0].strip()[:1] in ("[", "{", "") or texts[0] == "null"):
+        if len(texts) == 1 and (texts[0].strip()[:1] in ("[", "{") or texts[0] == "null"):
             try:
                 return yaml.safe_load(texts[0])
             except yaml.YAMLError as error:

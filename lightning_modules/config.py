@@ -66,6 +66,13 @@ _SHORT_FOR_DETECTOR = {
     "--from": "--run.start_from",
 }
 _FLAGS = {"--drop-twins": ("data.leak", "drop_twins"), "--allow-leak": ("data.leak", "allow")}
+_NUMBERS_OF_BATCHES = frozenset(
+    f"trainer.{name}"
+    for name in (
+        *("limit_train_batches", "limit_val_batches", "limit_test_batches", "limit_predict_batches"),
+        *("overfit_batches", "val_check_interval"),
+    )
+)
 _OPTION = re.compile(r"--|-[A-Za-z]")  # -1 is a value
 _CLASS = re.compile(r"(\w+\.)*(EmotionDataModule|EmotionClassifier)")  # as version 0.1 named data and model
 
@@ -603,6 +610,11 @@ def _parser(kind: Kind) -> ArgumentParser:
     if kind == "emotion":
         parser.add_argument("--ckpt_path", type=str | None, default=None, help="continue a checkpoint's training state")
         parser.set_defaults({f"trainer.{name}": value for name, value in TRAINER_DEFAULTS.items()})
+    for action in parser._actions:
+        # 1 is one batch and 1.0 are all. `typing` keeps one object for Union[int, float] and Union[float, int], so
+        # their order depends on which library was imported first, and the parser takes the first type that fits.
+        if action.dest in _NUMBERS_OF_BATCHES:
+            action._typehint = int | float | None
     return parser
 
 

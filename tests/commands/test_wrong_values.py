@@ -104,7 +104,7 @@ class Advice:
 
 TAKE_ALL = ("fit", "validate", "test", "cross-validate", "search", "study")  # every option of the model, the data ...
 BELOW = {
-    "data": ("describe", "check", "prepare", "cache"),
+    "data": ("describe", "check", "prepare", "cache", "layouts"),
     "runs": ("list", "export", "import", "push", "pull", "du", "delete"),
     "report": ("compare", "certify", "bias"),
     "detector": ("fit", "test", "export"),
@@ -123,6 +123,7 @@ def advice(emotion: Any, _known: Advice) -> Advice:
         return _known
     names = re.findall(r"^  ([a-z-]+)  ", emotion("--help").out, re.MULTILINE)
     every = set(re.findall(r"--[A-Za-z][\w.-]*", emotion("fit", "--help-all").out)) | {"--run", "-c", "--recipe"}
+    every |= set(re.findall(r"--[a-z][\w-]*", emotion("data", "describe", "--help").out))  # as `fit --help` says
     for name in names:
         for words in [[name], *([name, below] for below in BELOW.get(name, ()))]:
             text = emotion(*words, "--help").out

@@ -1,6 +1,8 @@
 """RunConfig: recipe, files and options are resolved once, and what is the same run has the same identity."""
 
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -161,3 +163,16 @@ def test_a_changed_pixel_changes_the_identity(tmp_path: Path) -> None:
         config = RunConfig.resolve(["--data", str(tmp_path), "--data.size", "32"])
         identities.append(config.identity(data_module(config).content_hash))
     assert identities[0] == identities[1] != identities[2]
+
+
+@pytest.mark.slow  # a fresh process; test_limits.py tests the same after whatever was imported
+def test_a_whole_number_of_batches_stays_whole_whatever_was_imported_first() -> None:
+    code = (
+        "import typing; typing.Optional[typing.Union[float, int]]\n"
+        "from lightning_modules.config import RunConfig\n"
+        "words = ['--trainer.limit_test_batches', '1', '--trainer.limit_val_batches', '0.5']\n"
+        "trainer = RunConfig.resolve(words).trainer\n"
+        "print(repr((trainer['limit_test_batches'], trainer['limit_val_batches'])))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "(1, 0.5)"

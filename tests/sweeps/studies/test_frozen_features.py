@@ -71,7 +71,7 @@ def test_features_are_those_of_the_backbone_and_computed_once(
         reference = model.eval()((pixels - mean) / std)
     assert found[:3] == pytest.approx(reference.numpy(), abs=1e-4)
 
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **options: object) -> None:
         raise AssertionError
 
     monkeypatch.setattr(features_of, "build_backbone", refuse)
