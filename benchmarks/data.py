@@ -228,9 +228,9 @@ def rows(folder: Path, *, toy: bool = False) -> list[Figure]:
         cv2.imwrite(str(folder / path), rng.integers(0, 256, (8, 8), dtype=np.uint8))
         lines.append(f"{path.removeprefix('images/')},{('happy', 'sad', 'angry')[row % 3]},p{row // 50}")
     (folder / "labels.csv").write_text("\n".join(lines))
-    done = subprocess.run(
-        [sys.executable, "-c", STEPS, str(folder / "labels.csv")], check=True, capture_output=True, text=True
-    )
+    command = [sys.executable, "-c", STEPS, str(folder / "labels.csv")]
+    code = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=code)
     detail = json.loads(done.stdout.splitlines()[-1])
     setting = "names without their folder, people of 50 images, decoding included, near-duplicate search left out"
     return [

@@ -20,6 +20,7 @@ NAMES = {
     "faces": {"face_crops_per_second"},
     "pipeline": {"input_pipeline_first_epoch", "input_pipeline_later_epoch"},
     "decoding": {"decodes_of_five_folds"},
+    "rows": {"table_minutes", "table_peak_gigabytes"},
     "training": {"training_loop"},
     "tracking": {"logging_share"},
     "prediction": {"prediction"},
