@@ -1,7 +1,6 @@
 """Find the files that a table of images names: beside it, in the one folder that holds them, or in a given folder.
 
-No file is opened, and every folder is listed once: half a million names cost as many questions to the file system as
-there are folders.
+No file is opened, and every folder is listed once, so that half a million names take one system call per folder.
 """
 
 import os
@@ -24,7 +23,7 @@ from datamodules.paths import FileLookup
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _DRIVE = re.compile(r"[A-Za-z]:/")
-_FOLDERS = 100_000  # folders that are searched below a table at most
+_FOLDERS = 100_000  # maximum number of folders searched below a table
 _SHOWN = 3
 
 Key = TypeVar("Key", str, int)
@@ -36,9 +35,9 @@ class Located:
 
     Attributes:
         root: The folder that the paths are relative to.
-        paths: One a name, with ``/``; None where no file fits.
-        note: How the names were matched, in one sentence; "" if all stand there as they are written.
-        missing: Why not all were found, in one sentence; "" if all were.
+        paths: One per name, with ``/``; None where no file fits.
+        note: How the names were matched, in one sentence; "" if all are exact.
+        missing: Which names were not found and what to do, in one or two sentences; "" if all were found.
     """
 
     root: Path
@@ -48,25 +47,25 @@ class Located:
 
 
 def locate(names: Sequence[str], home: Path, *, images: Path | None = None, part: str = "") -> Located:
-    """Find the files of names, none of which lies outside of ``home``, or of ``images`` where it is given.
+    """Find the files that names refer to, all of them within ``home``, or within ``images`` if it is given.
 
-    Names are looked for as they are written, then in the one folder below that holds all of them, then both without
-    the first folders that all names share; bare names at last wherever exactly one file has them. Within a folder a
-    name is compared as `datamodules.paths.FileLookup` does it, then without its ending or its leading zeros, and only
-    where exactly one file fits.
+    Names are tried as written, then in the one subfolder that contains all of them, then both ways without the leading
+    folders that all names share. Last, names without folders may lie in several subfolders if exactly one file has each
+    name. Within a folder a name is compared as by `datamodules.paths.FileLookup`, then without its ending or leading
+    zeros, and only where exactly one file fits.
 
     Args:
         names: File names, relative or absolute.
         home: The folder of the table.
-        images: The folder of the images, if it is another one.
+        images: The folder of the images, if it is not ``home``.
         part: ``train``, ``validation`` or ``test``: of several folders that hold all names, the one of this part.
 
     Raises:
-        InputError: A name is an address, names lead out of the folder, or several folders hold them.
+        InputError: A name is a URL, names lead out of the folder, or several folders contain all of them.
     """
     root = (home if images is None else images).resolve()
     if images is not None and not root.is_dir():
-        raise invalid("--images", "must be a folder", str(images), "give the folder that the table's names start from")
+        raise invalid("--images", "must be a folder", str(images), "give the folder that the names in the table are relative to")
     tree, wanted = _Tree(root), _Names(_relative(names, home, images))
     best = _Match([None] * wanted.count)
     beside = 0
@@ -88,13 +87,13 @@ def locate(names: Sequence[str], home: Path, *, images: Path | None = None, part
 
 
 def _relative(names: Sequence[str], home: Path, images: Path | None) -> list[str]:
-    """Return the names without the root's own folders, tidy; those that lead out of the root are refused."""
+    """Return the names, normalised, relative to the root; those that lead out of the root are refused."""
     root = home if images is None else images
     addresses = [name for name in names if _ADDRESS.match(name)]
     if addresses:
         msg = (
-            f"{len(addresses)} of {len(names)} names are addresses, the first is {addresses[0]!r}; download the images "
-            "first, then name the column of their files with --path-column, and their folder with --images DIR"
+            f"{len(addresses)} of {len(names)} names are URLs, the first is {addresses[0]!r}; download the images "
+            "first, then give the column of their file names as --path-column, and their folder as --images DIR"
         )
         raise InputError(msg)
     starts = _starts(root)
@@ -188,7 +187,7 @@ class _Names:
                 elif fitting:
                     match.several.append((base, fitting))
             if folder != sought:
-                match.ways[f"in folders written otherwise ({folder} for {sought})"] += len(rows)
+                match.ways[f"in folders spelt differently ({folder} for {sought})"] += len(rows)
         match.found = sum(path is not None for path in match.paths)
         return match
 
@@ -206,12 +205,12 @@ class _Match:
     several: list[tuple[str, list[str]]] = field(default_factory=list)
 
     def note(self, names: _Names) -> str:
-        """Return how the names were matched, in one sentence; "" if they are written as the files."""
+        """Return how the names were matched, in one sentence; "" if all are exact."""
         shown = {way: f" ({example})" for way, example in self.examples.items()}
         texts = [f"{count} names {way}{shown.get(way, '')}" for way, count in self.ways.most_common()]
         if self.drop:
             first = "/".join(next(iter(names.parts.values()))[: self.drop])
-            texts.append(f"the names without {first}/ at their start")
+            texts.append(f"names used without {first}/ at their start")
         if self.add:
             texts.append(f"images found in {self.add}/")
         return "; ".join(texts)
@@ -237,7 +236,7 @@ class _Tree:
         return self._files[folder]
 
     def fitting(self, folder: str, name: str) -> tuple[list[str], str]:
-        """Return the files that may be meant by a name that is no file's, and how they differ from it."""
+        """Return the files that a name may mean if none has exactly this name, and how they differ from it."""
         found = self._lookup.find(f"{folder}/{name}" if folder else name)
         if found is not None:
             base = found.rpartition("/")[2]
@@ -257,7 +256,7 @@ class _Tree:
         return (by_stem.get(stem, []) if ending in IMAGE_SUFFIXES else []), "with another ending"
 
     def has(self, folder: str, name: str) -> bool:
-        """Return whether some file of a folder may be meant by a name."""
+        """Return whether a name may mean some file of a folder."""
         place = self.folder(folder)
         return place is not None and (name in self.files(place) or bool(self.fitting(place, name)[0]))
 
@@ -274,7 +273,7 @@ class _Tree:
         return found[1:]
 
     def _keys_of(self, folder: str) -> tuple[dict[str, list[str]], dict[int, list[str]]]:
-        """Return the image files of a folder by their names without ending, and by the number that this is."""
+        """Return the image files of a folder by their stem, and by the value of stems that are numbers."""
         if folder not in self._keys:
             images = [
                 name for name in sorted(self.files(folder)) if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
@@ -303,10 +302,10 @@ def _grouped(names: Iterable[str], key: Callable[[str], Key]) -> dict[Key, list[
 
 
 def _holder(tree: _Tree, names: _Names, drop: int, part: str) -> _Match:
-    """Return the names as they are found in the one folder that holds all; else in that which holds most of them.
+    """Return the match in the one subfolder that contains all names, else in the one that contains most of them.
 
     Raises:
-        InputError: Several folders hold all names.
+        InputError: Several folders contain all names.
     """
     best = _Match([None] * names.count)
     probes = [(names.folder(folder, drop, ""), names.base[row]) for folder, row in names.probes]
@@ -324,7 +323,7 @@ def _holder(tree: _Tree, names: _Names, drop: int, part: str) -> _Match:
         listed = ", ".join(f"{one.add}/" for one in holders[:_SHOWN])
         choice = shlex.quote(f"{tree.root}/{holders[0].add}")
         msg = (
-            f"{len(holders)} folders of {tree.root} hold all names of the table: {listed}; "
+            f"{len(holders)} folders of {tree.root} contain all files of the table: {listed}; "
             f"choose one, such as --images {choice}"
         )
         raise InputError(msg)
@@ -332,7 +331,7 @@ def _holder(tree: _Tree, names: _Names, drop: int, part: str) -> _Match:
 
 
 def _scattered(tree: _Tree, names: _Names) -> _Match:
-    """Return the names that are those of exactly one file in all folders below."""
+    """Return the names that exactly one file in all subfolders has."""
     places: dict[str, list[str]] = {}
     for folder in tree.below:
         for file in tree.files(folder):
@@ -346,19 +345,19 @@ def _scattered(tree: _Tree, names: _Names) -> _Match:
             match.several.append((base, sorted(found)))
     match.found = sum(path is not None for path in match.paths)
     folders = len({posixpath.dirname(path) for path in match.paths if path is not None})
-    match.ways[f"found in {folders} folders below"] = match.found
+    match.ways[f"found in {folders} subfolders"] = match.found
     return match
 
 
 def _missing(names: Sequence[str], best: _Match, root: Path, images: Path | None) -> str:
-    """Return how many names were not found, the first of them, where was looked, and what to do."""
+    """Return how many names were not found, the first of them, where they were sought, and what to do."""
     gone = [name for name, path in zip(names, best.paths, strict=True) if path is None]
     first = ", ".join(repr(name) for name in gone[:_SHOWN])
-    where = f"{root}/{best.add}" if best.found and best.add else f"{root} and the folders below"
+    where = f"{root}/{best.add}" if best.found and best.add else f"{root} and its subfolders"
     msg = f"{len(gone)} of {len(names)} names are not found, the first: {first}; looked in {where}"
     if best.several:
         name, fitting = best.several[0]
-        return f"{msg}. Several files fit {name!r}: {', '.join(fitting[:_SHOWN])}; write the whole name in the table"
+        return f"{msg}. Several files fit {name!r}: {', '.join(fitting[:_SHOWN])}; write the full name in the table"
     if len(gone) < len(names):
         return f"{msg}; leave such rows out with --bad-records drop, or give another folder with --images DIR"
     if images is not None:

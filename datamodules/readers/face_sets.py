@@ -1,10 +1,10 @@
 """Readers of published sets of faces with lists of their own: RAF-DB, AffectNet, FER+, ExpW and CK+.
 
 Each is recognised by the name of its list or of its folders, at the given folder or a few levels below, since archives
-wrap them differently. Rows of a list whose image is not there are left out and counted; it is an error if none is.
+wrap them differently. Listed images that do not exist are left out and counted; it is an error if none exists.
 
 RAF-DB (Li, Deng and Du 2017): ``EmoLabel/list_patition_label.txt`` (spelled so) and ``Image/aligned``. AffectNet
-(Mollahosseini, Hasani and Mahoor 2017): since 2021 one ``.npy`` file a value; before, two CSV lists. FER+ (Barsoum and
+(Mollahosseini, Hasani and Mahoor 2017): since 2021 one ``.npy`` file per value; before, two CSV lists. FER+ (Barsoum and
 others 2016): the folders that its script writes. ExpW (Zhang and others 2018): ``label.lst``, one row a face. CK+
 (Lucey and others 2010): sequences of frames, and one label for the last frame of some of them.
 """
@@ -90,9 +90,9 @@ def _present(rows: pd.DataFrame, root: Path, list_name: str, hint: str) -> tuple
         return rows, ()
     first = rows["path"].iloc[int(np.flatnonzero(~there)[0])]
     if not there.any():
-        msg = f"none of the {len(rows)} images of {list_name} is there, the first is {root / first}; {hint}"
+        msg = f"none of the {len(rows)} images of {list_name} exists, the first is {root / first}; {hint}"
         raise InputError(msg)
-    note = f"{int((~there).sum())} rows of {list_name} left out: their images are not there, the first is {first!r}"
+    note = f"{int((~there).sum())} rows of {list_name} left out: their images do not exist, the first is {first!r}"
     return rows[there].reset_index(drop=True), (note,)
 
 
@@ -143,7 +143,7 @@ def read_rafdb(path: Path, options: ReadOptions, name: str) -> Manifest:
     home = source.parent.parent if source.parent.name == "EmoLabel" else source.parent
     if not home.is_relative_to(path):
         above = shlex.quote(str(home))
-        msg = f"{path} holds the list of RAF-DB and not its images; give the folder above, --data {above}"
+        msg = f"{path} contains the list of RAF-DB but not its images; give the folder above, --data {above}"
         raise InputError(msg)
     images, ending = _rafdb_images(home, path, table["file"].iloc[0] if len(table) else "")
     table["path"] = _below(images, path) + table["file"] + ending
@@ -246,12 +246,12 @@ def _read_affectnet_npy(root: Path, parts: list[Path], options: ReadOptions, nam
             }
         labelled = sorted(file[: -len("_exp.npy")] for file in states if file.endswith("_exp.npy"))
         both = [stem for stem in labelled if stem in images]
-        for count, what in (
-            (len(labelled) - len(both), "annotations have no image"),
-            (len(images) - len(both), "images have no annotation (_exp.npy)"),
+        for count, what, why in (
+            (len(labelled) - len(both), "annotations", "they have no image"),
+            (len(images) - len(both), "images", "they have no annotation (_exp.npy)"),
         ):
             if count:
-                notes.append(f"{count} of {part.name} left out: {what}")
+                notes.append(f"{count} {what} of {part.name} left out: {why}")
         table = _annotations(part / "annotations", both, states)
         table["path"] = [images[stem] for stem in both]
         table["path"] = _below(part / "images", root) + table["path"]
@@ -358,7 +358,7 @@ def _read_affectnet_lists(path: Path, lists: list[Path], options: ReadOptions, n
     below = _affectnet_images(root, lists[0].parent, table["path"].head(20).tolist())
     table["path"] = below + table["path"]
     repeated = table["path"].duplicated()
-    notes = (f"{int(repeated.sum())} rows left out: their image is listed before",) if repeated.any() else ()
+    notes = (f"{int(repeated.sum())} rows left out: their image is already listed",) if repeated.any() else ()
     table = table[~repeated].reset_index(drop=True)
     table, more = _affectnet_emotions(table, options)
     hint = "give the folder that holds both the lists and Manually_Annotated_Images"
@@ -408,7 +408,7 @@ def read_ferplus(path: Path, options: ReadOptions, name: str) -> Manifest:
     """
     folders = _ferplus_folders(path)
     if not folders:
-        msg = f"no images of FER+ in {path}: FER2013Train, FER2013Valid or FER2013Test with label.csv; give that folder"
+        msg = f"no images of FER+ in {path}: no folder FER2013Train, FER2013Valid or FER2013Test contains label.csv"
         raise InputError(msg)
     tables = []
     for place in folders:
@@ -436,7 +436,7 @@ def read_ferplus(path: Path, options: ReadOptions, name: str) -> Manifest:
     voting = options if options.votes != "ignore" else replace(options, votes="majority")
     table, notes = apply_votes(table, name, voting)
     if options.votes == "ignore":
-        notes = ("labels are those that most of the ten annotators gave; --votes soft uses their shares", *notes)
+        notes = ("labels are the majority of ten annotators' votes; --votes soft trains on the shares of the votes", *notes)
     return finish(table, path, name, options, (*missing, *notes))
 
 
@@ -474,7 +474,7 @@ def read_expw(path: Path, options: ReadOptions, name: str) -> Manifest:
         msg = f"no images of ExpW in {path}: give the folder that holds label.lst and origin/"
         raise InputError(msg)
     if options.faces not in (None, "boxes"):
-        msg = f"faces={options.faces}: ExpW's faces are cut by its own boxes; leave faces out"
+        msg = f"--data.read.faces {options.faces}: ExpW's faces are cut out by its own boxes; leave the option out"
         raise InputError(msg)
     root = path if path.is_dir() else path.parent
     table = _expw_rows(source)
@@ -484,11 +484,11 @@ def read_expw(path: Path, options: ReadOptions, name: str) -> Manifest:
     if bad.any():
         row = table.iloc[int(np.flatnonzero(bad)[0])]
         rule = "needs left < right, top < bottom and a label from 0 to 6"
-        said = f"{int(bad.sum())} rows of {source.name}: a face {rule}, the first is {' '.join(row)!r}"
+        count, problem = int(bad.sum()), f"a face {rule}, the first is {' '.join(row)!r}"
         if options.bad_records != "drop":
-            msg = f"{said}; correct them, or leave them out with --bad-records drop"
+            msg = f"{count} rows of {source.name}: {problem}; correct them, or leave them out with --bad-records drop"
             raise InputError(msg)
-        notes.append(f"{said} and were left out")
+        notes.append(f"{count} rows of {source.name} left out: {problem}")
         table, numbers = table[~bad].reset_index(drop=True), numbers[~bad].reset_index(drop=True)
     below = _expw_images(root, source.parent, table["image"].head(20).tolist())
     table["path"] = below + table["image"]
@@ -556,9 +556,9 @@ def _cut_rows(rows: pd.DataFrame, root: Path, options: ReadOptions) -> tuple[pd.
             "face_cut": "largest reflect",
         }
     )
-    notes = [f"{len(rows)} faces cut by the set's own boxes out of {len(photographs)} photographs"]
+    notes = [f"{len(rows)} faces cut out of {len(photographs)} photographs by the boxes of the data set"]
     if len(errors):
-        notes.append(f"{len(errors)} faces left out, the first is {errors['error'].iat[0]}")
+        notes.append(f"{len(errors)} faces left out, the first: {errors['error'].iat[0]}")
         table = table.drop(index=errors["row"]).reset_index(drop=True)
     return table, place.resolve(), notes
 
@@ -645,7 +645,7 @@ def read_ckplus(path: Path, options: ReadOptions, name: str) -> Manifest:
         hint = (
             f"give the folder above, --data {shlex.quote(str(path.parent))}" if above.is_dir() else f"unpack {archive}"
         )
-        msg = f"no images of CK+: it needs cohn-kanade-images and Emotion, and {missing} is not in {path}; {hint}"
+        msg = f"no images of CK+: it needs the folders cohn-kanade-images and Emotion, and {path} has no {missing}; {hint}"
         raise InputError(msg)
     rows, labelled, doubtful = [], set[str](), []
     found = sorted(labels.glob("S*/*/*_emotion.txt"))
@@ -673,9 +673,9 @@ def read_ckplus(path: Path, options: ReadOptions, name: str) -> Manifest:
         msg = f"no label of CK+ in {labels} belongs to a frame in {images}; unpack both archives completely"
         raise InputError(msg)
     every = {f"{place.parent.name}/{place.name}" for place in images.glob("S*/*") if place.is_dir()}
-    notes = ["of each labelled sequence the last frame is read"]
+    notes = ["the last frame of each labelled sequence is read"]
     if rest := len(every - labelled - set(doubtful)):
         notes.append(f"{rest} sequences left out: they have no label")
     if doubtful:
-        notes.append(f"{len(doubtful)} labels left out: their frames are not there, the first is {doubtful[0]}")
+        notes.append(f"{len(doubtful)} labels left out: their frames do not exist, the first is {doubtful[0]}")
     return finish(pd.DataFrame(rows), path, name, options, tuple(notes))

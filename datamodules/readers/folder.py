@@ -1,7 +1,6 @@
-"""Reader of images in class folders, below folders of the parts if there are any: `train/happy/1.png`.
+"""Reader of images in class folders, which may lie in folders of parts: `train/happy/1.png`.
 
-Folders that only wrap others are looked through (`archive/MyFaces/happy`, `training_set/training_set/happy`), so a
-folder of folders is never taken for an emotion.
+Outer folders that only contain another folder are looked through (`archive/MyFaces/happy`, `training_set/training_set/happy`), so a folder of folders is never taken for an emotion.
 """
 
 import os
@@ -41,7 +40,7 @@ def read(path: Path, options: ReadOptions, name: str, numbers: Mapping[str, str]
         path: The folder.
         options: How labels are named.
         name: Name of the data set.
-        numbers: What class folders that are called by a number mean; RAF-DB's are known by their file names.
+        numbers: Meaning of class folders that are numbers; those of RAF-DB are recognised by their file names.
 
     Raises:
         InputError: No image anywhere, images in no class folder, part folders beside class folders, or class folders
@@ -52,7 +51,7 @@ def read(path: Path, options: ReadOptions, name: str, numbers: Mapping[str, str]
         raise InputError(msg)
     files = image_files(path)
     if not files:
-        msg = f"no images found in {path}; expected one folder a class, such as {path.name}/happy/1.jpg. {advice(path)}"
+        msg = f"no images found in {path}; expected one folder per class, such as {path.name}/happy/1.jpg. {advice(path)}"
         raise InputError(msg)
     if numbers is None:
         numbers = RAFDB_NUMBERS if all(RAFDB_NAME.match(os.path.basename(file)) for file in files[:20]) else {}
@@ -62,7 +61,7 @@ def read(path: Path, options: ReadOptions, name: str, numbers: Mapping[str, str]
     if not classes:
         msg = (
             f"{len(files)} images in {path} are in no class folder, the first is {files[0]!r}; "
-            f"move them into one folder a class, or name their labels by a table or --pattern. {_above(path, options)}"
+            f"move them into one folder per class, or give their labels in a table or by --pattern. {_above(path, options)}"
         )
         raise InputError(msg)
     table, stray = _placed(files, classes)
@@ -70,11 +69,11 @@ def read(path: Path, options: ReadOptions, name: str, numbers: Mapping[str, str]
     stray = [file for file in stray if file not in left]
     inside = [file for file in stray if any(file.startswith(f"{folder}/") for folder in search.parts)]
     if inside:
-        msg = f"{len(inside)} images in {path} are in no class folder, the first is {inside[0]!r}; move them into one"
+        msg = f"{len(inside)} images in {path} are in no class folder, the first is {inside[0]!r}; move them into class folders"
         raise InputError(msg)
     if "split" in table:
         table["split"] = table["split"].map({part: _part(part) for part in table["split"].unique()}.get)
-    notes = [f"{len(stray)} images beside the folders left out, the first is {stray[0]!r}"] if stray else []
+    notes = [f"{len(stray)} images beside the class folders left out, the first is {stray[0]!r}"] if stray else []
     notes += [
         f"{sum(f.startswith(f'{key}/') for f in left)} images left out: {why}" for key, why in search.left.items()
     ]
@@ -87,14 +86,14 @@ def read(path: Path, options: ReadOptions, name: str, numbers: Mapping[str, str]
         notes.append("class folders that are numbers: " + ", ".join(f"{key} is {meant[key]}" for key in sorted(meant)))
     if people := people_in_names(table["path"].tolist()):
         source, table["subject"] = people
-        notes.append(f"people (subject) are taken from the file names, which are {source}'s")
+        notes.append(f"people (subject) are read from the file names, which are those of {source}")
     if "split" not in table:
         notes += _parts_beside(path)
     return finish(table, path, name, options, tuple(notes))
 
 
 def _part(name: str) -> str | None:
-    """Return the part that a folder's name tells, also as one word of several: `seg_train`, `FER2013Test`."""
+    """Return the part that a folder's name contains, also as one word of several: `seg_train`, `FER2013Test`."""
     words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+|[^\W\d_a-zA-Z]+", name)
     parts = {part for word in words if (part := canonical_split(word))}
     if len(parts) != 1 or any(canonical(word) for word in words):
@@ -277,7 +276,7 @@ def _parts_beside(path: Path) -> list[str]:
     if not others:
         return []
     return [
-        f"only {path.name} is read; with {', '.join(others)} beside it as given parts: --data {_quoted(path.parent)}"
+        f"only {path.name} is read; to read {', '.join(others)} beside it as another part, give --data {_quoted(path.parent)}"
     ]
 
 

@@ -138,7 +138,7 @@ def shard_images(path: Path) -> list[Path]:
 
 
 def _part(shard: Path, path: Path) -> str:
-    """Return the part that the name of a shard says, or its folder's; "" if neither does."""
+    """Return the part in the name of a shard or of its folder; "" if neither names one."""
     inside = shard.relative_to(path).parent.name if path.is_dir() else ""
     return part_of(shard.stem) or canonical_split(inside) or ""
 
@@ -150,7 +150,7 @@ def _incomplete(shards: list[Path]) -> list[str]:
         if match := _NUMBERED.search(shard.name):
             present[shard.name[: match.start()], int(match[2])] += 1
     return [
-        f"{count} of {total} shards of {name} are here" for (name, total), count in present.items() if count < total
+        f"only {count} of {total} shards of {name} exist here" for (name, total), count in present.items() if count < total
     ]
 
 
@@ -313,7 +313,7 @@ def _from_tar(shard: Path, draft: Path) -> tuple[pd.DataFrame, list[str]]:
                 else:
                     left_out[f".{kind}"] += 1
     rows = [sample for sample in samples.values() if "path" in sample]
-    notes = [f"{count} files {kind} of {shard.name} left out" for kind, count in left_out.items()]
+    notes = [f"{count} {kind} files of {shard.name} left out" for kind, count in left_out.items()]
     if lacking := len(samples) - len(rows):
         notes.append(f"{lacking} labels of {shard.name} left out: they have no image")
     return pd.DataFrame(rows, dtype=object).fillna(""), notes

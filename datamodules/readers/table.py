@@ -43,7 +43,7 @@ def apply_votes(table: pd.DataFrame, name: str, options: ReadOptions) -> tuple[p
     if options.votes == "ignore":
         return table.drop(columns=columns), ()
     if not columns:
-        msg = f"{name}: votes={options.votes} needs votes_<emotion> columns, found {', '.join(map(str, table.columns))}"
+        msg = f"{name}: --votes {options.votes} needs votes_<emotion> columns, found {', '.join(map(str, table.columns))}"
         raise InputError(msg)
     emotions, rest, names = [], [], []
     for column in columns:
@@ -53,7 +53,8 @@ def apply_votes(table: pd.DataFrame, name: str, options: ReadOptions) -> tuple[p
             continue
         emotion = resolve(answer, options)
         if emotion is None and options.unknown_labels != "keep":
-            msg = f"{name}: the votes' column {column!r} names no known emotion; give it an alias ({answer}=happy)"
+            alias = shlex.quote(f"{answer}=happy")
+            msg = f"{name}: the votes' column {column!r} names no known emotion; give it an alias, such as --alias {alias}"
             raise InputError(msg)
         emotions.append(column)
         names.append(emotion or answer)
@@ -150,7 +151,7 @@ def find_tables(path: Path) -> dict[Path, str]:
     annotations = [folder for folder in folders if folder.name.lower() in ANNOTATION_FOLDERS]
     found = [table for folder in annotations for table in _tables_in(folder)]
     if usual is not None and not found and not folders:
-        return {usual: ""}  # reading it says what it lacks
+        return {usual: ""}  # the error of reading it names the missing columns
     return dict.fromkeys(found, "") if len(found) < 2 else _one_a_part(path, found)
 
 
@@ -167,7 +168,7 @@ def _describes_images(table: Path) -> bool:
         return False
     try:
         names = [str(c) for c in read_table(table, columns_only=True).columns]
-    except InputError:  # it may be anything
+    except InputError:  # not a table
         return False
     columns = {name.strip().lower() for name in names}
     votes = sum(canonical(name) is not None for name in names) > 1
@@ -184,7 +185,7 @@ def _one_a_part(path: Path, found: list[Path]) -> dict[Path, str]:
 
 
 def part_of(name: str) -> str:
-    """Return the part that a file's name says: ``train`` for ``train_labels`` and ``train-00000-of-00002``, else ""."""
+    """Return the part in a file's name: ``train`` for ``train_labels`` and ``train-00000-of-00002``, else ""."""
     parts = {part for word in re.split(r"[^A-Za-z]+", name) if (part := canonical_split(word))}
     return parts.pop() if len(parts) == 1 else ""
 
@@ -228,7 +229,7 @@ def read(path: Path, options: ReadOptions, name: str) -> Manifest:
     if set(SIDES) <= set(rows) and not rows["path"].duplicated().any():  # a face an image, which faces=boxes cuts out
         boxes = rows.loc[(rows[list(SIDES)] != "").any(axis=1), ["path", *SIDES]]
         rows = rows.drop(columns=list(SIDES))
-        notes.append("the table's face boxes are used with --data.read.faces boxes")
+        notes.append("the table has face boxes; --data.read.faces boxes cuts the faces out")
     return finish(rows, found[0][1], name, options, tuple(notes)).with_boxes(boxes)
 
 
@@ -237,7 +238,7 @@ def _rows(
 ) -> tuple[pd.DataFrame, Path, list[str]]:
     """Return the rows of one table with standard columns, the root that their paths are relative to, and notes."""
     if column := embedded_image_column(file):
-        msg = f"{file.name} holds the images themselves, in the column {column!r}; read it as shards:{file}"
+        msg = f"{file.name} holds the images themselves, in the column {column!r}; give it as --data {shlex.quote(f'shards:{file}')}"
         raise InputError(msg)
     table = read_table(file)
     notes: list[str] = []
@@ -285,7 +286,7 @@ def _unlabelled_beside(path: Path, tables: Collection[Path]) -> list[str]:
             names = {str(c).strip().lower() for c in read_table(file, columns_only=True).columns}
             if names & set(PATH_COLUMNS) and not names & {*COLUMN_NAMES["label"], *SIDES}:
                 notes.append(
-                    f"{file.name} left out: it has no label; `emotion predict RUN {file}` classifies its images"
+                    f"{file.name} left out: it has no label; `emotion predict RUN {shlex.quote(str(file))}` classifies its images"
                 )
     return notes
 
@@ -317,7 +318,7 @@ def _merge_repeated(table: pd.DataFrame, options: ReadOptions, source: str) -> t
             more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
             msg = (
                 f"{source}: {len(shown)} files have rows that differ in {column}: {', '.join(shown[:3])}{more}; "
-                "keep one row a file, or leave such files out with --bad-records drop"
+                "keep one row per file, or leave such files out with --bad-records drop"
             )
             raise InputError(msg)
         apart |= differs
@@ -358,7 +359,7 @@ def _labels_from_emotions(table: pd.DataFrame, options: ReadOptions, source: Pat
         raise InputError(msg)
     label = np.array([str(c).strip() for c in emotions], dtype=object)[values.argmax(axis=1)] if len(table) else []
     return table.drop(columns=[*emotions, *rest]).assign(label=label), [
-        f"labels from the columns {listed}, the largest"
+        f"labels are the largest of the columns {listed}"
     ]
 
 
@@ -393,7 +394,7 @@ def _face_columns(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
                 break
             if (boxes[known] <= 1).all():
                 note = (
-                    f"the columns {', '.join(columns)} are not used as face boxes: they lie below 1, and must be pixels"
+                    f"the columns {', '.join(columns)} are not used as face boxes: they must be pixels, and no value is above 1"
                 )
                 return table, [note]
             boxes[known & (boxes[:, 2:] <= boxes[:, :2]).all(axis=1)] = np.nan
@@ -410,7 +411,7 @@ def name_columns(table: pd.DataFrame, options: ReadOptions, source: Path) -> pd.
     """Rename the columns for file, label, subject and split to standard names; all others stay, as subgroups.
 
     Raises:
-        InputError: no column for the file or the label, or a column that an option names is not there.
+        InputError: no column for the file or the label, or a column that an option names is missing.
     """
     table = table.rename(columns=lambda c: str(c).strip())
     lower = {c.lower(): c for c in reversed(list(table.columns))}
@@ -423,7 +424,7 @@ def name_columns(table: pd.DataFrame, options: ReadOptions, source: Path) -> pd.
     renamed: dict[str, str] = {}
     for ours, wanted in chosen.items():
         if wanted is not None and wanted not in table:
-            msg = f"{source.name}: the column {wanted!r} ({ours}_column) is missing; found {', '.join(table.columns)}"
+            msg = f"{source.name}: the column {wanted!r} (--{ours}-column) is missing; found {', '.join(table.columns)}"
             raise InputError(msg)
         theirs = wanted or next((lower[n] for n in COLUMN_NAMES[ours] if n in lower), None)
         if theirs is None and ours == "label" and options.votes != "ignore":
@@ -444,7 +445,7 @@ def name_columns(table: pd.DataFrame, options: ReadOptions, source: Path) -> pd.
 
 
 def _lacks(ours: str, table: pd.DataFrame, source: Path) -> str:
-    """Return the error of a table without a column of files or labels."""
+    """Return the error message for a table without a column of files or labels."""
     found = ", ".join(table.columns)
     if has_no_header(table, source.parent):
         names = ["path", "label", *(f"column{number}" for number in range(3, len(table.columns) + 1))]
@@ -453,8 +454,8 @@ def _lacks(ours: str, table: pd.DataFrame, source: Path) -> str:
             f"such as {','.join(names[: len(table.columns)])}"
         )
     if "pixels" in table:
-        return f"{source.name} has pixels in place of files (columns {found:.200}); read it as fer2013:{source}"
+        return f"{source.name} has pixels in place of files (columns {found:.200}); give it as --data {shlex.quote(f'fer2013:{source}')}"
     return (
         f"{source.name}: the column {ours!r} is missing (or {', '.join(COLUMN_NAMES[ours][1:])}); found {found:.500}; "
-        f"name it with --{ours}-column NAME (in training --data.read.{ours}_column NAME)"
+        f"give its name as --{ours}-column NAME"
     )
