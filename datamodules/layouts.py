@@ -30,9 +30,7 @@ class Layout:
 
 
 LAYOUTS: tuple[Layout, ...] = (
-    Layout(
-        "folder", "class folders", "happy/1.jpg; 기쁨/1.jpg; 0_angry/1.jpg; also below outer folders"
-    ),
+    Layout("folder", "class folders", "happy/1.jpg; 기쁨/1.jpg; 0_angry/1.jpg; also below outer folders"),
     Layout("folder", "class folders in parts", "train/happy/1.jpg, val_set/happy/2.jpg, Testing/happy/3.jpg"),
     Layout(
         "folder", "CK+48, EmoSet, FI", "anger/S010_004_00000017.png; image/amusement/1.jpg; class folders like others"
@@ -119,11 +117,11 @@ def advice(path: Path) -> str:
     """Return what to try for a folder that has no known layout: archives to unpack, the nearest layouts, the list."""
     names = _names(path)
     packed = sorted(name for name in names if name.endswith(ARCHIVES))
-    found = []
+    candidates = []
     for layout in LAYOUTS:
         if hits := names & set(layout.marks):
-            found.append((-len(hits), f"{layout.reader} ({layout.looks})"))
-    near = [text for _, text in sorted(found, key=lambda pair: pair[0])[:2]]
+            candidates.append((-len(hits), f"{layout.reader} ({layout.looks})"))
+    near = [text for _, text in sorted(candidates, key=lambda pair: pair[0])[:2]]
     sentences = [f"Unpack {', '.join(packed[:3])} first"] if packed else []
     sentences += [f"The nearest layouts are {'; '.join(near)}"] if near else []
     return ". ".join([*sentences, "`emotion data layouts` lists the layouts that can be read"])

@@ -65,25 +65,27 @@ def locate(names: Sequence[str], home: Path, *, images: Path | None = None, part
     """
     root = (home if images is None else images).resolve()
     if images is not None and not root.is_dir():
-        raise invalid("--images", "must be a folder", str(images), "give the folder that the names in the table are relative to")
-    tree, wanted = _Tree(root), _Names(_relative(names, home, images))
-    best = _Match([None] * wanted.count)
+        raise invalid(
+            "--images", "must be a folder", str(images), "give the folder that the names in the table are relative to"
+        )
+    tree, targets = _Tree(root), _Names(_relative(names, home, images))
+    best = _Match([None] * targets.count)
     beside = 0
-    for drop in range(wanted.shared + 1):
-        match = wanted.match(tree, drop, "")
-        beside += match.found
-        if match.found < wanted.count:
-            best = max(best, match, key=lambda one: one.found)
-            match = _holder(tree, wanted, drop, part)
-        if match.found == wanted.count:
-            return Located(root, match.paths, match.note(wanted), "")
-        best = max(best, match, key=lambda one: one.found)
-    if len(wanted.rows) == 1 and not beside:
-        match = _scattered(tree, wanted)
-        if match.found == wanted.count:
-            return Located(root, match.paths, match.note(wanted), "")
+    for drop in range(targets.shared + 1):
+        match = targets.match(tree, drop, "")
+        beside += match.n_found
+        if match.n_found < targets.count:
+            best = max(best, match, key=lambda match: match.n_found)
+            match = _holder(tree, targets, drop, part)
+        if match.n_found == targets.count:
+            return Located(root, match.paths, match.note(targets), "")
+        best = max(best, match, key=lambda match: match.n_found)
+    if len(targets.rows) == 1 and not beside:
+        match = _scattered(tree, targets)
+        if match.n_found == targets.count:
+            return Located(root, match.paths, match.note(targets), "")
         best.several += match.several
-    return Located(root, best.paths, best.note(wanted), _missing(names, best, root, images))
+    return Located(root, best.paths, best.note(targets), _missing(names, best, root, images))
 
 
 def _relative(names: Sequence[str], home: Path, images: Path | None) -> list[str]:
@@ -157,8 +159,8 @@ class _Names:
         alike = (len(set(level)) == 1 for level in zip(*parts, strict=False))
         self.shared = sum(1 for _ in takewhile(bool, alike))  # folders that all names begin with
         self.parts = dict(zip(self.rows, parts, strict=True))
-        some = list(self.rows.items())[:: max(1, len(self.rows) // 3)]
-        self.probes = [(folder, rows[place]) for folder, rows in some for place in (0, len(rows) // 2, -1)]
+        sample = list(self.rows.items())[:: max(1, len(self.rows) // 3)]
+        self.probes = [(folder, rows[place]) for folder, rows in sample for place in (0, len(rows) // 2, -1)]
 
     def folder(self, folder: str, drop: int, add: str) -> str:
         """Return where to look for the names of a folder."""
@@ -188,7 +190,7 @@ class _Names:
                     match.several.append((base, fitting))
             if folder != sought:
                 match.ways[f"in folders spelt differently ({folder} for {sought})"] += len(rows)
-        match.found = sum(path is not None for path in match.paths)
+        match.n_found = sum(path is not None for path in match.paths)
         return match
 
 
@@ -199,7 +201,7 @@ class _Match:
     paths: list[str | None]
     drop: int = 0
     add: str = ""
-    found: int = 0
+    n_found: int = 0
     ways: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
     several: list[tuple[str, list[str]]] = field(default_factory=list)
@@ -237,9 +239,9 @@ class _Tree:
 
     def fitting(self, folder: str, name: str) -> tuple[list[str], str]:
         """Return the files that a name may mean if none has exactly this name, and how they differ from it."""
-        found = self._lookup.find(f"{folder}/{name}" if folder else name)
-        if found is not None:
-            base = found.rpartition("/")[2]
+        path = self._lookup.find(f"{folder}/{name}" if folder else name)
+        if path is not None:
+            base = path.rpartition("/")[2]
             return [base], "in another Unicode form" if _form(base) == _form(name) else "in another case"
         if (bare := name.strip()) != name:
             return (
@@ -263,14 +265,14 @@ class _Tree:
     @cached_property
     def below(self) -> list[str]:
         """All folders below the root, nearest first; hidden ones and links are left out."""
-        found = [""]
-        for folder in found:
+        folders = [""]
+        for folder in folders:
             for name in self._lookup.folders(folder):
                 place = f"{folder}/{name}".lstrip("/")
                 hidden = name.startswith(".") or name == "__MACOSX"
-                if len(found) < _FOLDERS and not hidden and not os.path.islink(os.path.join(self.root, place)):
-                    found.append(place)
-        return found[1:]
+                if len(folders) < _FOLDERS and not hidden and not os.path.islink(os.path.join(self.root, place)):
+                    folders.append(place)
+        return folders[1:]
 
     def _keys_of(self, folder: str) -> tuple[dict[str, list[str]], dict[int, list[str]]]:
         """Return the image files of a folder by their stem, and by the value of stems that are numbers."""
@@ -314,13 +316,13 @@ def _holder(tree: _Tree, names: _Names, drop: int, part: str) -> _Match:
         if not any(tree.has(f"{add}/{folder}".rstrip("/"), base) for folder, base in probes):
             continue
         match = names.match(tree, drop, add)
-        if match.found == names.count:
+        if match.n_found == names.count:
             holders.append(match)
-        best = max(best, match, key=lambda one: one.found)
+        best = max(best, match, key=lambda match: match.n_found)
     if len(holders) > 1 and part:
-        holders = [one for one in holders if part in map(canonical_split, one.add.split("/"))] or holders
+        holders = [match for match in holders if part in map(canonical_split, match.add.split("/"))] or holders
     if len(holders) > 1:
-        listed = ", ".join(f"{one.add}/" for one in holders[:_SHOWN])
+        listed = ", ".join(f"{match.add}/" for match in holders[:_SHOWN])
         choice = shlex.quote(f"{tree.root}/{holders[0].add}")
         msg = (
             f"{len(holders)} folders of {tree.root} contain all files of the table: {listed}; "
@@ -338,31 +340,31 @@ def _scattered(tree: _Tree, names: _Names) -> _Match:
             places.setdefault(_form(file), []).append(f"{folder}/{file}")
     match = _Match([None] * names.count)
     for row, base in enumerate(names.base):
-        found = places.get(_form(base), [])
-        if len(found) == 1:
-            match.paths[row] = found[0]
-        elif found:
-            match.several.append((base, sorted(found)))
-    match.found = sum(path is not None for path in match.paths)
+        files = places.get(_form(base), [])
+        if len(files) == 1:
+            match.paths[row] = files[0]
+        elif files:
+            match.several.append((base, sorted(files)))
+    match.n_found = sum(path is not None for path in match.paths)
     folders = len({posixpath.dirname(path) for path in match.paths if path is not None})
-    match.ways[f"found in {folders} subfolders"] = match.found
+    match.ways[f"found in {folders} subfolders"] = match.n_found
     return match
 
 
 def _missing(names: Sequence[str], best: _Match, root: Path, images: Path | None) -> str:
     """Return how many names were not found, the first of them, where they were sought, and what to do."""
-    gone = [name for name, path in zip(names, best.paths, strict=True) if path is None]
-    first = ", ".join(repr(name) for name in gone[:_SHOWN])
-    where = f"{root}/{best.add}" if best.found and best.add else f"{root} and its subfolders"
-    msg = f"{len(gone)} of {len(names)} names are not found, the first: {first}; looked in {where}"
+    missing = [name for name, path in zip(names, best.paths, strict=True) if path is None]
+    first = ", ".join(repr(name) for name in missing[:_SHOWN])
+    where = f"{root}/{best.add}" if best.n_found and best.add else f"{root} and its subfolders"
+    msg = f"{len(missing)} of {len(names)} names are not found, the first: {first}; looked in {where}"
     if best.several:
         name, fitting = best.several[0]
         return f"{msg}. Several files fit {name!r}: {', '.join(fitting[:_SHOWN])}; write the full name in the table"
-    if len(gone) < len(names):
+    if len(missing) < len(names):
         return f"{msg}; leave such rows out with --bad-records drop, or give another folder with --images DIR"
     if images is not None:
         return f"{msg}; give another folder with --images DIR, or correct the names"
-    beside = _beside(gone[0], root)
+    beside = _beside(missing[0], root)
     return f"{msg}; give the folder of the images with --images {'DIR' if beside is None else shlex.quote(str(beside))}"
 
 
@@ -377,6 +379,6 @@ def _beside(name: str, root: Path) -> Path | None:
     names = _Names([_BACKSLASH.sub("/", name)])
     for folder in folders[:1000]:
         tree = _Tree(folder)
-        if any(names.match(tree, drop, "").found for drop in range(names.shared + 1)):
+        if any(names.match(tree, drop, "").n_found for drop in range(names.shared + 1)):
             return folder
     return None

@@ -43,8 +43,8 @@ class ReadOptions:
         label_column: column of a table with the label.
         subject_column: column of a table with the person or source.
         split_column: column of a table with the given split.
-        unknown_labels: for labels that are no known emotion: ``error`` stops and lists them, ``drop`` leaves their images
-            out, ``keep`` makes them classes with their own names.
+        unknown_labels: for labels that are no known emotion: ``error`` stops and lists them, ``drop`` leaves their
+            images out, ``keep`` makes them classes with their own names.
         part: use this share of the images of every class (and of every part of a given split), above 0 and below 1;
             at least one of each. The same share of the same set is always the same images, and equal files are kept
             or left out together.
@@ -52,9 +52,9 @@ class ReadOptions:
             data set with the answer of each annotator (AI-Hub's).
         per_class: use this many images of every class: first those that most annotators agree on, then at random. The
             same number of the same set is always the same images.
-        bad_records: for a record of an annotation file that lacks a key or has a box outside its image, and for rows of a
-            table whose file does not exist or that contradict each other: ``error`` stops and names them, ``drop``
-            leaves them out.
+        bad_records: for records of an annotation file that lack a key or have a box outside the image, and for rows of
+            a table that name a missing file or contradict each other: ``error`` stops and names them, ``drop`` leaves
+            them out.
         faces: cut the faces out first, once: with ``haar``, ``yunet:FILE``, ``FILE.onnx`` (a detector trained here) or
             ``boxes`` (those of the data set). Images without a face stay whole.
         face_size: side of the face crops in pixels.

@@ -39,14 +39,17 @@ def check_limits(config: RunConfig) -> None:
     """
     trainer = config.trainer
     if trainer.get("limit_train_batches") == 0:
-        rule, hint = "must be above 0, or nothing is trained", "to evaluate a run, use `emotion validate` or `emotion test`"
+        rule, hint = (
+            "must be above 0, or nothing is trained",
+            "to evaluate a run, use `emotion validate` or `emotion test`",
+        )
         raise invalid("--trainer.limit_train_batches", rule, trainer["limit_train_batches"], hint)
     if trainer.get("max_steps") == 0:
         raise invalid("--trainer.max_steps", "must be at least 1, or -1 for no limit", 0)
-    for name, wanted in (("enable_checkpointing", (None, True)), ("barebones", (None, False))):
-        if trainer.get(name) not in wanted:
+    for name, allowed in (("enable_checkpointing", (None, True)), ("barebones", (None, False))):
+        if trainer.get(name) not in allowed:
             hint = "--run.keep none keeps no checkpoint when the run has ended"
-            rule = f"must be {str(wanted[1]).lower()}, since a run is evaluated with its selected checkpoint"
+            rule = f"must be {str(allowed[1]).lower()}, since a run is evaluated with its selected checkpoint"
             raise invalid(f"--trainer.{name}", rule, trainer[name], hint)
     none = without_validation(config)
     if none and config.model["schedule"] == "plateau":
@@ -106,7 +109,6 @@ def settle_limits(trainer: Trainer, data: EmotionDataModule) -> None:
         if isinstance(share, float) and 0 < share < 1 and int(batches[part] * share) == 0:
             setattr(trainer, option, 1)
             if trainer.is_global_zero:
-                note = (
-                    f"note: {share:g} of the {batches[part]} batches of the {part} part is less than one batch; one batch is used"
-                )
+                note = f"note: {share:g} of the {batches[part]} batches of the {part} part is less than one batch; "
+                note += "one batch is used"
                 print(note, file=sys.stderr)

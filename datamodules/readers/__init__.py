@@ -103,8 +103,8 @@ def _locate(path: Path) -> tuple[str, Path]:
     if READERS["folder"].looks_like(path):
         return "folder", path
     msg = (
-        f"no reader knows {path}; there are readers of folders, archives and tables: {', '.join(READERS)}. `emotion data "
-        "layouts` lists the layouts that can be read"
+        f"no reader knows {path}; there are readers of folders, archives and tables: {', '.join(READERS)}. `emotion "
+        "data layouts` lists the layouts that can be read"
     )
     raise InputError(msg)
 

@@ -82,8 +82,8 @@ def _numbers_need_names(counts: pd.Series, name: str) -> str:
     example = " ".join(f"--alias {number}={word}" for number, word in zip(found, words, strict=False))
     return (
         f"{name}: the labels are the numbers (images) {listed}. Give the meaning of each number in this data set, such "
-        f"as {example}; or name the data set whose numbers they are: --data fer2013:PATH (0 is angry), rafdb:PATH (1 is "
-        "surprise) or affectnet:PATH (0 is neutral)"
+        f"as {example}; or name the data set whose numbers they are: --data fer2013:PATH (0 is angry), rafdb:PATH (1 "
+        "is surprise) or affectnet:PATH (0 is neutral)"
     )
 
 

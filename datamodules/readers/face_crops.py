@@ -244,8 +244,8 @@ def _by_rows(manifest: Manifest, options: "ReadOptions") -> Manifest:
     """Return the faces of a manifest whose rows are faces, each cut out at its box; `face_source` is its photograph."""
     if options.faces not in (None, BOXES):
         msg = (
-            f"{manifest.name}: each row labels one face, and {options.faces} cannot tell which; leave --data.read.faces "
-            "out, and the faces are cut out at the boxes of the data set"
+            f"{manifest.name}: each row labels one face, and {options.faces} cannot tell which; leave "
+            "--data.read.faces out, and the faces are cut out at the boxes of the data set"
         )
         raise InputError(msg)
     boxes = manifest.row_boxes

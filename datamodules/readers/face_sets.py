@@ -4,8 +4,8 @@ Each is recognised by the name of its list or of its folders, at the given folde
 wrap them differently. Listed images that do not exist are left out and counted; it is an error if none exists.
 
 RAF-DB (Li, Deng and Du 2017): ``EmoLabel/list_patition_label.txt`` (spelled so) and ``Image/aligned``. AffectNet
-(Mollahosseini, Hasani and Mahoor 2017): since 2021 one ``.npy`` file per value; before, two CSV lists. FER+ (Barsoum and
-others 2016): the folders that its script writes. ExpW (Zhang and others 2018): ``label.lst``, one row a face. CK+
+(Mollahosseini, Hasani and Mahoor 2017): since 2021 one ``.npy`` file per value; before, two CSV lists. FER+ (Barsoum
+and others 2016): the folders that its script writes. ExpW (Zhang and others 2018): ``label.lst``, one row a face. CK+
 (Lucey and others 2010): sequences of frames, and one label for the last frame of some of them.
 """
 
@@ -77,7 +77,7 @@ def _present(rows: pd.DataFrame, root: Path, list_name: str, hint: str) -> tuple
         InputError: No row has a file.
     """
     listed: dict[str, set[str]] = {}
-    there = np.zeros(len(rows), dtype=bool)
+    exists = np.zeros(len(rows), dtype=bool)
     for row, path in enumerate(rows["path"]):
         place, _, file = path.rpartition("/")
         if place not in listed:
@@ -85,15 +85,15 @@ def _present(rows: pd.DataFrame, root: Path, list_name: str, hint: str) -> tuple
                 listed[place] = set(os.listdir(root / place))
             except OSError:
                 listed[place] = set()
-        there[row] = file in listed[place]
-    if there.all():
+        exists[row] = file in listed[place]
+    if exists.all():
         return rows, ()
-    first = rows["path"].iloc[int(np.flatnonzero(~there)[0])]
-    if not there.any():
+    first = rows["path"].iloc[int(np.flatnonzero(~exists)[0])]
+    if not exists.any():
         msg = f"none of the {len(rows)} images of {list_name} exists, the first is {root / first}; {hint}"
         raise InputError(msg)
-    note = f"{int((~there).sum())} rows of {list_name} left out: their images do not exist, the first is {first!r}"
-    return rows[there].reset_index(drop=True), (note,)
+    note = f"{int((~exists).sum())} rows of {list_name} left out: their images do not exist, the first is {first!r}"
+    return rows[exists].reset_index(drop=True), (note,)
 
 
 # RAF-DB
@@ -110,7 +110,7 @@ def rafdb_looks_like(path: Path) -> bool:
 
 
 def _rafdb_list(path: Path) -> Path | None:
-    return next((found for name in _RAFDB_LISTS if (found := _find(path, f"EmoLabel/{name}", name))), None)
+    return next((file for name in _RAFDB_LISTS if (file := _find(path, f"EmoLabel/{name}", name))), None)
 
 
 def _rafdb_folders(path: Path) -> bool:
@@ -211,9 +211,9 @@ def _affectnet_lists(path: Path) -> list[Path]:
         files = [path] if path.suffix.lower() == ".csv" else []
     else:
         files = [place / name for place in _folders(path, 2) for name in _AFFECTNET_LISTS if (place / name).is_file()]
-    wanted = {"subdirectory_filepath", "expression"}
+    columns = {"subdirectory_filepath", "expression"}
     try:
-        return [f for f in files if wanted <= {str(c).strip().lower() for c in read_table(f, columns_only=True)}]
+        return [f for f in files if columns <= {str(c).strip().lower() for c in read_table(f, columns_only=True)}]
     except InputError:
         return []
 
@@ -270,9 +270,9 @@ def _annotations(place: Path, stems: Sequence[str], states: dict[str, str]) -> p
     digest = hashlib.sha256(repr((str(place), list(stems))).encode())
     for file in sorted(states):
         digest.update(f"{file} {states[file]}".encode("utf-8", "surrogateescape"))
-    kept = cache_root() / "hashes" / f"annotations-{digest.hexdigest()[:24]}.parquet"
+    stored = cache_root() / "hashes" / f"annotations-{digest.hexdigest()[:24]}.parquet"
     try:
-        return pd.read_parquet(kept)
+        return pd.read_parquet(stored)
     except (OSError, ValueError):
         pass
     columns: dict[str, list[str]] = {}
@@ -286,8 +286,8 @@ def _annotations(place: Path, stems: Sequence[str], states: dict[str, str]) -> p
         ]
     table = pd.DataFrame(columns, dtype=object)
     try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(kept) as draft:
+        stored.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(stored) as draft:
             table.to_parquet(draft)
     except OSError:
         pass  # the stored table only saves time
@@ -371,8 +371,8 @@ def _read_affectnet_lists(path: Path, lists: list[Path], options: ReadOptions, n
         boxes = boxes[(width > 0) & (height > 0)].reset_index(drop=True)
     if len(lists) < 2:
         table = table.drop(columns="split")
-    kept = [column for column in ("path", "label", "split", "valence", "arousal") if column in table]
-    manifest = finish(table[kept], root, name, options, (*notes, *more, *missing))
+    columns = [column for column in ("path", "label", "split", "valence", "arousal") if column in table]
+    manifest = finish(table[columns], root, name, options, (*notes, *more, *missing))
     return manifest.with_boxes(boxes if boxes is not None and len(boxes) else None)
 
 
@@ -436,7 +436,10 @@ def read_ferplus(path: Path, options: ReadOptions, name: str) -> Manifest:
     voting = options if options.votes != "ignore" else replace(options, votes="majority")
     table, notes = apply_votes(table, name, voting)
     if options.votes == "ignore":
-        notes = ("labels are the majority of ten annotators' votes; --votes soft trains on the shares of the votes", *notes)
+        notes = (
+            "labels are the majority of ten annotators' votes; --votes soft trains on the shares of the votes",
+            *notes,
+        )
     return finish(table, path, name, options, (*missing, *notes))
 
 
@@ -534,9 +537,9 @@ def _cut_rows(rows: pd.DataFrame, root: Path, options: ReadOptions) -> tuple[pd.
     made_by = (CUT_VERSION, DECODE_POLICY, QUALITY, options.face_size, options.face_margin)
     made_of = (photographs, file_hashes(root, photographs), rows["path"].tolist(), boxes.tolist(), made_by)
     digest = hashlib.sha256(repr(made_of).encode("utf-8", "surrogateescape")).hexdigest()
-    kept = cache_root() / "crops" / f"rows-{digest[:24]}"
-    workers = 0 if kept.is_dir() or len(photographs) < 128 else cores()
-    with processes(workers) as pool, build_once(kept) as (place, draft):  # in this order, see `processes`
+    target = cache_root() / "crops" / f"rows-{digest[:24]}"
+    workers = 0 if target.is_dir() or len(photographs) < 128 else cores()
+    with processes(workers) as pool, build_once(target) as (place, draft):  # in this order, see `processes`
         if draft is not None:
             by_photograph = rows.groupby("path", sort=False).indices
             jobs = [
@@ -573,8 +576,8 @@ def _cut_all(jobs: Sequence[Job], draft: Path, options: ReadOptions, pool: Proce
     work = partial(_cut_photographs, folder=str(draft), size=options.face_size, margin=options.face_margin)
     done = map(work, chunks) if pool is None else pool.map(work, chunks)
     with tqdm(desc="cutting faces", total=len(jobs), unit=" images", delay=1, leave=False, disable=None) as bar:
-        for chunk, found in zip(chunks, done, strict=True):
-            errors += found
+        for chunk, failures in zip(chunks, done, strict=True):
+            errors += failures
             bar.update(len(chunk))
     return pd.DataFrame({"row": [row for row, _ in errors], "error": [text for _, text in errors]})
 
@@ -645,11 +648,13 @@ def read_ckplus(path: Path, options: ReadOptions, name: str) -> Manifest:
         hint = (
             f"give the folder above, --data {shlex.quote(str(path.parent))}" if above.is_dir() else f"unpack {archive}"
         )
-        msg = f"no images of CK+: it needs the folders cohn-kanade-images and Emotion, and {path} has no {missing}; {hint}"
+        msg = (
+            f"no images of CK+: the folders cohn-kanade-images and Emotion are needed, {path} has no {missing}; {hint}"
+        )
         raise InputError(msg)
-    rows, labelled, doubtful = [], set[str](), []
-    found = sorted(labels.glob("S*/*/*_emotion.txt"))
-    for file in tqdm(found, "reading labels", unit=" files", delay=2, leave=False, disable=None):
+    rows, labelled, incomplete = [], set[str](), []
+    files = sorted(labels.glob("S*/*/*_emotion.txt"))
+    for file in tqdm(files, "reading labels", unit=" files", delay=2, leave=False, disable=None):
         text = file.read_text(encoding="ascii", errors="replace").strip()
         try:
             number = float(text)
@@ -663,7 +668,7 @@ def read_ckplus(path: Path, options: ReadOptions, name: str) -> Manifest:
         if not frame.is_file():  # a copy in another format, or cut short
             frames = sorted(first_images(images / sequence, 0))
             if not frames:
-                doubtful.append(sequence)
+                incomplete.append(sequence)
                 continue
             frame = frames[-1]
         labelled.add(sequence)
@@ -674,8 +679,8 @@ def read_ckplus(path: Path, options: ReadOptions, name: str) -> Manifest:
         raise InputError(msg)
     every = {f"{place.parent.name}/{place.name}" for place in images.glob("S*/*") if place.is_dir()}
     notes = ["the last frame of each labelled sequence is read"]
-    if rest := len(every - labelled - set(doubtful)):
+    if rest := len(every - labelled - set(incomplete)):
         notes.append(f"{rest} sequences left out: they have no label")
-    if doubtful:
-        notes.append(f"{len(doubtful)} labels left out: their frames do not exist, the first is {doubtful[0]}")
+    if incomplete:
+        notes.append(f"{len(incomplete)} labels left out: their frames do not exist, the first is {incomplete[0]}")
     return finish(pd.DataFrame(rows), path, name, options, tuple(notes))

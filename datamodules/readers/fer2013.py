@@ -77,16 +77,19 @@ def read(path: Path, options: ReadOptions, name: str) -> Manifest:
     labelled = [file for file in found if "emotion" in _columns(file)]
     if not labelled:
         msg = (
-            f"{', '.join(file.name for file in found)} has pixels but no column emotion, so it cannot be trained on; give "
-            f"the table with labels, such as train.csv, or classify it: `emotion predict RUN {shlex.quote(str(found[0]))}`"
+            f"{', '.join(file.name for file in found)} has pixels but no column emotion, so it cannot be trained on; "
+            "give the table with labels, such as train.csv, or classify it with `emotion predict RUN "
+            f"{shlex.quote(str(found[0]))}`"
         )
         raise InputError(msg)
     parts = [canonical_split(file.stem) for file in labelled]
     if len(labelled) > 1 and (None in parts or len(set(parts)) < len(parts)):
-        msg = f"{path} holds several tables of pixels ({', '.join(f.name for f in labelled)}); give the one to read as --data"
+        listed = ", ".join(file.name for file in labelled)
+        first = shlex.quote(str(labelled[0]))
+        msg = f"{path} holds several tables of pixels ({listed}); name the one to read, such as --data {first}"
         raise InputError(msg)
     notes = [
-        f"{file.name} has pixels without labels and is left out; `emotion predict RUN {shlex.quote(str(file))}` classifies it"
+        f"{file.name} left out: it has no labels; `emotion predict RUN {shlex.quote(str(file))}` classifies its images"
         for file in found
         if file not in labelled
     ]

@@ -255,9 +255,7 @@ def _layouts(args: argparse.Namespace) -> int:
 
     for layout in LAYOUTS:
         print(f"{layout.title}  [{layout.reader}]\n    {layout.looks}\n    emotion data describe --data {layout.data}")
-    print(
-        "\nPATH is a folder, an archive (.zip, .tar, .tgz) or a file; `emotion fit` and other commands take the same options"
-    )
+    print("\nPATH is a folder, an archive (.zip, .tar, .tgz) or a file; `emotion fit` takes the same options")
     return 0
 
 

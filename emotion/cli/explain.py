@@ -41,7 +41,10 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--answers", default="correct", help="predictions to explain: correct (default), wrong, or any")
     which.add_argument("--rows", nargs="+", type=int, metavar="ROW", help="explain these rows of the data instead")
     which.add_argument(
-        "--paths", nargs="+", metavar="PATH", help="images of the data, or new images or folders; faces are cut out of photographs as in training"
+        "--paths",
+        nargs="+",
+        metavar="PATH",
+        help="images of the data, or new images or folders; faces are cut out of photographs as in training",
     )
     which.add_argument("--fold", type=int, help="fold whose checkpoint explains new images (default: the first)")
     which.add_argument("--data", metavar="SOURCE", help="where the run's data is now (default: as in the run)")

@@ -139,7 +139,7 @@ def scenes_of_mikels(write: Writer) -> None:
     in_folders(write, "image/", MIKELS, 2)
 
 
-@layout(Expected("folder", 9, ("angry", "happy", "sad"), subjects=3, note="file names, which are CK+'s"))
+@layout(Expected("folder", 9, ("angry", "happy", "sad"), subjects=3, note="file names, which are those of CK+"))
 def ck48(write: Writer) -> None:
     for person in range(3 * write.copies):
         for label in ("anger", "happy", "sadness"):
@@ -159,7 +159,7 @@ def icml_face_data(write: Writer) -> None:
     write.text("train.csv", "emotion,pixels", *(f"{n},{write.row()}" for n in range(7)))
 
 
-@layout(Expected("fer2013", 14, SEVEN, note="test.csv has pixels without labels", photographs=5))
+@layout(Expected("fer2013", 14, SEVEN, note="test.csv left out: it has no labels", photographs=5))
 def kaggle_train_and_test(write: Writer) -> None:
     write.text(
         "train.csv", "emotion,pixels", *(f'{n},"{write.row()}"' for n in range(7) for _ in range(2 * write.copies))
@@ -441,7 +441,10 @@ def test_one_part_alone_and_one_folder_too_low(tmp_path: Path) -> None:
     wrapped_folders(Writer(tmp_path / "faces"))
     part = read(str(tmp_path / "faces" / "archive" / "images" / "train"))
     assert (len(part), "split" in part.table) == (12, False)
-    assert f"only train is read; to read eval beside it as another part, give --data {tmp_path / 'faces/archive/images'}" in part.notes[0]
+    assert (
+        f"only train is read; to read eval beside it as another part, give --data {tmp_path / 'faces/archive/images'}"
+        in part.notes[0]
+    )
     rafdb_as_published(Writer(tmp_path / "raf"))
     assert len(read(str(tmp_path / "raf" / "basic"))) == 21
     with pytest.raises(InputError, match=r"the folder above has the layout rafdb: --data .*raf/basic"):
@@ -558,7 +561,9 @@ def test_faces_of_expw_are_cut_by_their_boxes(tmp_path: Path) -> None:
     assert manifest.table["subject"].tolist() == ["origin/a.png"] * 2
     assert "1 rows of label.lst left out: their images do not exist, the first is 'origin/gone.png'" in manifest.notes
     assert len(read(str(write.root), ReadOptions(faces="boxes"))) == 2
-    with pytest.raises(InputError, match="--data.read.faces haar: ExpW's faces are cut out by its own boxes; leave the"):
+    with pytest.raises(
+        InputError, match=r"--data.read.faces haar: ExpW's faces are cut out by its own boxes; leave the"
+    ):
         read(str(write.root), ReadOptions(faces="haar"))
     write.text("label.lst", "a.png 0 10 20 40 30 1 3", "a.png 1 9 9 5 5 1 4", "a.png 1 9 9 35 35 1 5")
     with pytest.raises(InputError, match=r"1 rows of label.lst: a face needs .*--bad-records drop"):

@@ -156,13 +156,13 @@ def test_a_set_column_is_a_split_only_if_it_says_so(plant: Plant) -> None:
         (
             {"file": ["a.png", "b.png"]},
             {},
-            "x.csv: the column 'label' is missing .*; found file; name it with --label-column",
+            "x.csv: the column 'label' is missing .*; found file; give its name as --label-column",
         ),
         ({"label": ["sad", "sad"]}, {}, "x.csv: the column 'path' is missing"),
         (
             {"file": ["a.png"], "label": ["sad"]},
             {"label_column": "mood"},
-            "the column 'mood' .label_column. is missing",
+            "the column 'mood' .--label-column. is missing",
         ),
         ({"file": ["a.png", "b.png"], "label": ["sad", None]}, {}, "row 1: label may not be empty"),
         ({"file": ["a.png", "b.png"], "label": ["sad", "bored"]}, {}, r"unknown labels \(images\): 'bored' \(1\)"),

@@ -190,7 +190,9 @@ def test_the_option_for_another_folder_is_checked(plant: Plant) -> None:
     file = table(root, "path,label\nsad/a.png,sad\nhappy/b.png,happy\n")
     with pytest.raises(InputError, match="--images: must be a folder, got 'nowhere'"):
         read(str(file), ReadOptions(images="nowhere"))
-    with pytest.raises(InputError, match="--images: is only for tables of file names, and this data set is read by 'folder'"):
+    with pytest.raises(
+        InputError, match="--images: is only for tables of file names, and this data set is read by 'folder'"
+    ):
         read(f"folder:{root}", ReadOptions(images=str(root)))
 
 
@@ -399,7 +401,9 @@ def test_faces_of_one_photograph_are_one_cluster(tmp_path: Path) -> None:
     cache = build_cache(manifest, 16, directory=tmp_path / "pixels", workers=0)
     assert cache.index["content"].nunique() == 4
     assert find_clusters(manifest, cache, near=False).tolist() == [0, 0, 1, 1]
-    with pytest.raises(InputError, match="each row labels one face, and haar cannot tell which; leave --data.read.faces out"):
+    with pytest.raises(
+        InputError, match=r"each row labels one face, and haar cannot tell which; leave --data.read.faces out"
+    ):
         read(str(file), ReadOptions(faces="haar"))
     assert len(read(str(file), ReadOptions(faces="boxes", face_size=20))) == 4
 
@@ -439,7 +443,10 @@ def test_shares_of_the_image_are_no_boxes(tmp_path: Path) -> None:
     file = table(root, "path,label,x,y,w,h\n0.png,angry,.1,.1,.2,.2\n1.png,happy,.5,.5,.2,.2\n")
     manifest = read(str(file))
     assert manifest.boxes is None
-    assert "the columns x, y, w, h are not used as face boxes: they must be pixels, and no value is above 1" in manifest.notes
+    assert (
+        "the columns x, y, w, h are not used as face boxes: they must be pixels, and no value is above 1"
+        in manifest.notes
+    )
 
 
 # Several tables
