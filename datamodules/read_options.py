@@ -33,8 +33,8 @@ class ReadOptions:
             answer becomes the label) or ``soft`` (the same, and the shares of the votes become the training target).
         drop_ties: with votes, leave out images with a tie for the most frequent answer. Otherwise the published label
             decides if it is among the tied ones, else the class order.
-        drop_unknown: with votes, leave out images that most annotators call unknown or not a face (``--keep-unknown``
-            keeps them). An image without any vote for an emotion is always left out.
+        drop_unknown: with votes, images that most annotators call unknown or not a face are left out, unless
+            ``--keep-unknown`` is given. An image without any vote for an emotion is always left out.
         classes: use only these classes, given by name or alias; images of other classes are left out.
         aliases: other names of classes, such as ``furious=angry`` (in Python ``{"furious": "angry"}``);
             ``confused=confused`` adds a class, and ``contempt=disgust`` merges one class into another.
@@ -150,8 +150,8 @@ class Spelling:
         """What stands for the value in a help text."""
         if self.choices:
             return "|".join(self.choices)
-        shown = {"names": "NAME=CLASS", "list": "CLASS"}
-        return shown.get(self.form, self.name.rpartition("_")[2].upper())
+        usual = {"names": "NAME=CLASS", "list": "CLASS"}.get(self.form, self.name.rpartition("_")[2].upper())
+        return {"images": "DIR", "part": "SHARE", "per_class": "N", "faces": "DETECTOR"}.get(self.name, usual)
 
     def read(self, texts: Sequence[str]) -> Any:  # noqa: ANN401 - the value of any field
         """Return the value of the words after an option; a plain text is checked by `ReadOptions`.

@@ -399,8 +399,8 @@ def _face_columns(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
             if not has_box.any():
                 break
             if (boxes[has_box] <= 1).all():
-                names = ", ".join(columns)
-                note = f"the columns {names} are not used as face boxes: they must be pixels, and no value is above 1"
+                listed = ", ".join(columns)
+                note = f"the columns {listed} are not used as face boxes: they must be pixels, and no value is above 1"
                 return table, [note]
             boxes[has_box & (boxes[:, 2:] <= boxes[:, :2]).all(axis=1)] = np.nan
             table = table.drop(columns=columns)

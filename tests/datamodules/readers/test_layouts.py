@@ -507,7 +507,9 @@ def loose_images(write: Writer) -> None:
         (loose_images, r"2 images in .* are in no class folder.*`emotion data layouts` lists"),
     ],
 )
-def test_what_is_not_read_leads_on(tmp_path: Path, make: Callable[[Writer], None], message: str) -> None:
+def test_the_error_of_a_folder_that_is_not_read_names_the_next_step(
+    tmp_path: Path, make: Callable[[Writer], None], message: str
+) -> None:
     make(Writer(tmp_path / "set"))
     with pytest.raises(InputError, match=message) as error:
         read(str(tmp_path / "set"))
