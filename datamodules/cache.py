@@ -284,12 +284,12 @@ def build_cache(
 
 
 def decoding_notes(cache: PixelCache) -> list[str]:
-    """Return lines that count the images of which less than their file holds was decoded."""
+    """Return notes on images that were decoded with fewer bits or fewer pixels than their files have."""
     lines = []
     few, smaller = cache.index["bits"].between(9, 15), cache.index["reduced"] > 1
     if few.any():
         used = " or ".join(str(bits) for bits in sorted(set(cache.index["bits"][few])))
-        lines.append(f"{int(few.sum()):,} images of 16 bits use {used} of them; the upper 8 of these are kept")
+        lines.append(f"{int(few.sum()):,} images of 16 bits use {used} of them; the upper 8 of the used bits are kept")
     if smaller.any():
         lines.append(
             f"{int(smaller.sum()):,} images have more than {cache.pixel_limit:,} pixels and were decoded smaller; "

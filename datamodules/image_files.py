@@ -1,4 +1,4 @@
-"""Find image files: formats by their first bytes, the images below a folder, and a count of what is left out."""
+"""Find image files by their content, and count the files that are left out."""
 
 import os
 from collections import Counter
@@ -15,13 +15,13 @@ from tqdm import tqdm
 from datamodules.errors import InputError
 from datamodules.paths import path_text
 
-HEAD = 64  # bytes at the start of a file that tell its format
+HEAD = 64  # bytes read from the start of a file to recognise its format
 HEIF_EXTRA = 'pip install "emotion-pipeline[heif]"'
 NOT_HEIF = f"install the extra heif: {HEIF_EXTRA}"
 
 ENDINGS: dict[str, tuple[str, ...]] = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".pjpeg", ".pjp"),
-    "MPO": (".mpo", ".jpg", ".jpeg"),  # several JPEG in a file; some telephones call it .jpg
+    "MPO": (".mpo", ".jpg", ".jpeg"),  # several JPEG images in one file; some phones name it .jpg
     "PNG": (".png", ".apng"),
     "WEBP": (".webp",),
     "BMP": (".bmp", ".dib"),
@@ -35,7 +35,7 @@ ENDINGS: dict[str, tuple[str, ...]] = {
 """Usual endings of the names of each format, by Pillow's name of the format."""
 
 IMAGE_SUFFIXES = frozenset(ending for endings in ENDINGS.values() for ending in endings)
-"""Files with these endings are images without being opened; what they hold is found when they are decoded."""
+"""Files with these endings are taken as images unopened; their format is recognised when they are decoded."""
 
 _REASONS: dict[str, tuple[str, ...]] = {
     "": (
@@ -118,18 +118,18 @@ _NOT_IMAGES = {ending: reason for reason, endings in _REASONS.items() for ending
 
 SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
 SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})
-MOST_KINDS = 16  # that the line of what is left out lists
+MOST_KINDS = 16  # kinds of files that `left_out_line` lists
 
-_BMP_HEADERS = {12, 16, 40, 52, 56, 64, 108, 124}  # sizes of the header that follows the file's own
+_BMP_HEADERS = {12, 16, 40, 52, 56, 64, 108, 124}  # valid sizes of a BMP file's second header
 _TIFF = (b"II*\0", b"MM\0*", b"II\0*", b"MM*\0", b"II+\0", b"MM\0+")
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs"}
 
 
 def image_format(head: bytes) -> str:
-    """Return Pillow's name of the image format that the first bytes (64, or all) of a file have; "" if none.
+    """Return Pillow's name of an image format, recognised by the first bytes (64, or all) of a file; "" if none.
 
-    ``HEIF`` and ``AVIF`` share a container and are told apart by its brands. Whether a format can be decoded here is
-    not asked; see :func:`missing_decoder`.
+    ``HEIF`` and ``AVIF`` share a container and differ in its brands. Whether the format can be decoded here is checked
+    by :func:`missing_decoder`.
     """
     if head.startswith(b"\xff\xd8\xff"):
         return "JPEG"
@@ -158,7 +158,7 @@ def image_format(head: bytes) -> str:
 
 
 def content_kind(head: bytes) -> str:
-    """Return in words what a file holds that is no image of a supported format, for errors; "" if it is not known."""
+    """Return a description of a file that is not a supported image, for error messages; "" if it is unknown."""
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
         return "a web page (HTML)"
@@ -174,7 +174,7 @@ def content_kind(head: bytes) -> str:
         (b"\xc5\xd0\xd3\xc6", "EPS"),
         (b"8BPS", "a Photoshop file"),
         (b"version https://git-lfs", "a Git LFS pointer; run `git lfs pull`"),
-        (b"\0\5\x16\7", "a Mac's hidden data"),
+        (b"\0\5\x16\7", "hidden data of macOS"),
         (b"\xff\x0a", "JPEG XL"),
         (b"\0\0\0\x0cJXL ", "JPEG XL"),
     ):
@@ -194,7 +194,7 @@ def missing_decoder(name: str) -> str:
         from PIL import features  # Pillow's own packages have all three
 
         feature = {"JPEG2000": "jpg_2000"}.get(name, name.lower())
-        return "" if features.check(feature) else f"this Pillow reads no {name}; convert to JPEG or PNG"
+        return "" if features.check(feature) else f"install Pillow from PyPI, which reads {name}"
     return ""
 
 
@@ -233,10 +233,10 @@ def left_out_line(left_out: Counter[tuple[str, str]]) -> str:
 
 
 def why_left_out(path: str | os.PathLike[str]) -> str | None:
-    """Return why a file is not used as an image ("" if it simply is none), None if it is used.
+    """Return why a file is not used as an image ("" for another kind of file), None if it is used.
 
-    A file with the ending of an image format is used without being opened. Of others the first bytes decide, unless
-    their ending is known not to be an image's.
+    A file with the ending of an image format is used without being opened. For other files the first bytes decide,
+    unless the ending is known to be that of another format.
     """
     ending = os.path.splitext(path)[1].lower()
     if ending in IMAGE_SUFFIXES:
@@ -285,7 +285,7 @@ def list_images(folder: Path, reads: Collection[str] = ()) -> ImageListing:
 
 
 def _walk(folder: Path) -> Iterator[tuple[str, str | None]]:
-    """Yield the relative path of each file, and why it is left out, None for images; links to folders come last."""
+    """Yield each file's relative path and why it is left out (None for images); links to folders come last."""
     seen: set[tuple[int, int]] = set()
     folders, links = [(os.fspath(folder), "")], list[tuple[str, str]]()
     while folders or links:
@@ -316,14 +316,14 @@ def _walk(folder: Path) -> Iterator[tuple[str, str | None]]:
                 if name not in SYSTEM_FOLDERS:
                     (links if entry.is_symlink() else folders).append((entry.path, f"{prefix}{name}/"))
             elif not is_file:
-                yield prefix + name, "a link that leads nowhere" if entry.is_symlink() else "not a plain file"
+                yield prefix + name, "a broken link" if entry.is_symlink() else "not a plain file"
             elif name.lower() not in SYSTEM_FILES:
                 yield prefix + name, why_left_out(entry.path)
 
 
 @dataclass
 class LeftOut:
-    """What calls of `image_files` within a block of `collect_left_out` have found.
+    """Listings made by `image_files` within a block of `collect_left_out`.
 
     Attributes:
         listings: By folder.
@@ -357,7 +357,7 @@ def pass_on(left_out: LeftOut) -> None:
 
 
 def image_files(folder: Path, reads: Collection[str] = ()) -> list[str]:
-    """Return the images below a folder as :func:`list_images` lists them; `collect_left_out` sees what is left out."""
+    """Return the images below a folder as :func:`list_images` does; report other files to `collect_left_out`."""
     listing = list_images(folder, reads)
     collected = _collected.get()
     if collected is not None:
@@ -367,7 +367,7 @@ def image_files(folder: Path, reads: Collection[str] = ()) -> list[str]:
 
 @contextmanager
 def collect_left_out() -> Iterator[LeftOut]:
-    """Collect what calls of `image_files` within the block leave out, whichever reader makes them."""
+    """Collect what calls of `image_files` within the block leave out, in any reader."""
     collected = LeftOut()
     token = _collected.set(collected)
     try:

@@ -30,7 +30,7 @@ FITS: tuple[Fit, ...] = ("crop", "stretch", "pad")
 PIXEL_LIMIT = 50_000_000
 LIMIT_VARIABLE = "EMOTION_PIXEL_LIMIT"
 REDUCIBLE = 5
-"""Formats that can be decoded smaller are, up to this many times the limit; beyond it they take too much memory."""
+"""Images of up to this many times the limit are decoded smaller, if their format can; others need too much memory."""
 DEPTHS = (8, 10, 12, 14, 16)  # bits of a sample that cameras use
 WHITE = (255, 255, 255)
 GREY = 128
@@ -40,7 +40,7 @@ _decoded = 0
 
 
 def default_pixel_limit() -> int:
-    """Return the limit of pixels an image: ``$EMOTION_PIXEL_LIMIT``, which processes inherit, else `PIXEL_LIMIT`.
+    """Return the limit of pixels per image: ``$EMOTION_PIXEL_LIMIT``, which processes inherit, else `PIXEL_LIMIT`.
 
     Raises:
         InputError: The variable is no whole number above 0.
@@ -191,7 +191,7 @@ def _open(file: BinaryIO, path: str) -> Image.Image:
         )
         raise InputError(msg)
     if why := missing_decoder(name):
-        msg = f"Image {path} holds {name}, which cannot be decoded here; {why}. Or convert it to JPEG."
+        msg = f"Image {path} holds {name}, which cannot be decoded here; {why}, or convert it to JPEG."
         raise InputError(msg)
     picture: Image.Image = _opener(name)(file)
     return picture
@@ -227,8 +227,8 @@ def _reduce(picture: Image.Image, path: str, limit: int) -> int:
 def _too_large(path: str, width: int, height: int, limit: int) -> InputError:
     pixels = width * height
     return InputError(
-        f"Image {path} is larger than the pixel limit of {limit:,}: {width} x {height} are {pixels:,} pixels. "
-        f"Make it smaller, or if you trust the file raise the limit: --pixel-limit {pixels}, "
+        f"Image {path} is larger than the pixel limit of {limit:,}: {width} x {height} is {pixels:,} pixels. "
+        f"Make it smaller, or, if you trust the file, raise the limit: --pixel-limit {pixels}, "
         f"in training --data.pixel_limit {pixels}."
     )
 

@@ -1,6 +1,6 @@
-"""The layouts of data sets that can be read: how each looks, and how it is named; `emotion data layouts` prints them.
+"""Layouts of data sets that can be read; `emotion data layouts` prints them.
 
-Imports nothing that takes time, since the command line lists them.
+Imports no slow module, since the command line prints them.
 """
 
 import os
@@ -19,7 +19,7 @@ class Layout:
         title: The data set, or the kind of folder.
         looks: Files and folders by which it is known.
         data: Value of ``--data`` and further options; ``PATH`` is the user's folder, file or archive.
-        marks: Names of files and folders, in lower case, that make it the nearest layout of a folder not recognised.
+        marks: Names of files and folders, in lower case, by which it is suggested for a folder that is not recognised.
     """
 
     reader: str
@@ -30,9 +30,7 @@ class Layout:
 
 
 LAYOUTS: tuple[Layout, ...] = (
-    Layout(
-        "folder", "class folders", "happy/1.jpg; 기쁨/1.jpg; 0_angry/1.jpg; folders that only wrap them are skipped"
-    ),
+    Layout("folder", "class folders", "happy/1.jpg; 기쁨/1.jpg; 0_angry/1.jpg; also below outer folders"),
     Layout("folder", "class folders in parts", "train/happy/1.jpg, val_set/happy/2.jpg, Testing/happy/3.jpg"),
     Layout(
         "folder", "CK+48, EmoSet, FI", "anger/S010_004_00000017.png; image/amusement/1.jpg; class folders like others"
@@ -40,7 +38,7 @@ LAYOUTS: tuple[Layout, ...] = (
     Layout(
         "folder",
         "class folders that are numbers",
-        "train/0/1.jpg; what each number means is said",
+        "train/0/1.jpg; --alias gives each number a meaning",
         "PATH --alias 0=angry --alias 1=happy",
     ),
     Layout(
@@ -119,14 +117,14 @@ def advice(path: Path) -> str:
     """Return what to try for a folder that has no known layout: archives to unpack, the nearest layouts, the list."""
     names = _names(path)
     packed = sorted(name for name in names if name.endswith(ARCHIVES))
-    found = []
+    candidates = []
     for layout in LAYOUTS:
         if hits := names & set(layout.marks):
-            found.append((-len(hits), f"{layout.reader} ({layout.looks})"))
-    near = [text for _, text in sorted(found, key=lambda pair: pair[0])[:2]]
+            candidates.append((-len(hits), f"{layout.reader} ({layout.looks})"))
+    near = [text for _, text in sorted(candidates, key=lambda pair: pair[0])[:2]]
     sentences = [f"Unpack {', '.join(packed[:3])} first"] if packed else []
     sentences += [f"The nearest layouts are {'; '.join(near)}"] if near else []
-    return ". ".join([*sentences, "`emotion data layouts` lists what is read"])
+    return ". ".join([*sentences, "`emotion data layouts` lists the layouts that can be read"])
 
 
 def _names(path: Path, most: int = 1000) -> set[str]:

@@ -1,7 +1,6 @@
 """Find the files that a table of images names: beside it, in the one folder that holds them, or in a given folder.
 
-No file is opened, and every folder is listed once: half a million names cost as many questions to the file system as
-there are folders.
+No file is opened, and every folder is listed once, so that half a million names take one system call per folder.
 """
 
 import os
@@ -24,7 +23,7 @@ from datamodules.paths import FileLookup
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _DRIVE = re.compile(r"[A-Za-z]:/")
-_FOLDERS = 100_000  # folders that are searched below a table at most
+_FOLDERS = 100_000  # maximum number of folders searched below a table
 _SHOWN = 3
 
 Key = TypeVar("Key", str, int)
@@ -36,9 +35,9 @@ class Located:
 
     Attributes:
         root: The folder that the paths are relative to.
-        paths: One a name, with ``/``; None where no file fits.
-        note: How the names were matched, in one sentence; "" if all stand there as they are written.
-        missing: Why not all were found, in one sentence; "" if all were.
+        paths: One per name, with ``/``; None where no file fits.
+        note: How the names were matched, in one sentence; "" if all are exact.
+        missing: Which names were not found and what to do, in one or two sentences; "" if all were found.
     """
 
     root: Path
@@ -48,53 +47,55 @@ class Located:
 
 
 def locate(names: Sequence[str], home: Path, *, images: Path | None = None, part: str = "") -> Located:
-    """Find the files of names, none of which lies outside of ``home``, or of ``images`` where it is given.
+    """Find the files that names refer to, all of them within ``home``, or within ``images`` if it is given.
 
-    Names are looked for as they are written, then in the one folder below that holds all of them, then both without
-    the first folders that all names share; bare names at last wherever exactly one file has them. Within a folder a
-    name is compared as `datamodules.paths.FileLookup` does it, then without its ending or its leading zeros, and only
-    where exactly one file fits.
+    Names are tried as written, then in the one subfolder that contains all of them, then both ways without the leading
+    folders that all names share. Last, names without folders may lie in several subfolders if exactly one file has each
+    name. Within a folder a name is compared as by `datamodules.paths.FileLookup`, then without its ending or leading
+    zeros, and only where exactly one file fits.
 
     Args:
         names: File names, relative or absolute.
         home: The folder of the table.
-        images: The folder of the images, if it is another one.
+        images: The folder of the images, if it is not ``home``.
         part: ``train``, ``validation`` or ``test``: of several folders that hold all names, the one of this part.
 
     Raises:
-        InputError: A name is an address, names lead out of the folder, or several folders hold them.
+        InputError: A name is a URL, names lead out of the folder, or several folders contain all of them.
     """
     root = (home if images is None else images).resolve()
     if images is not None and not root.is_dir():
-        raise invalid("--images", "must be a folder", str(images), "give the folder that the table's names start from")
-    tree, wanted = _Tree(root), _Names(_relative(names, home, images))
-    best = _Match([None] * wanted.count)
+        raise invalid(
+            "--images", "must be a folder", str(images), "give the folder that the names in the table are relative to"
+        )
+    tree, targets = _Tree(root), _Names(_relative(names, home, images))
+    best = _Match([None] * targets.count)
     beside = 0
-    for drop in range(wanted.shared + 1):
-        match = wanted.match(tree, drop, "")
-        beside += match.found
-        if match.found < wanted.count:
-            best = max(best, match, key=lambda one: one.found)
-            match = _holder(tree, wanted, drop, part)
-        if match.found == wanted.count:
-            return Located(root, match.paths, match.note(wanted), "")
-        best = max(best, match, key=lambda one: one.found)
-    if len(wanted.rows) == 1 and not beside:
-        match = _scattered(tree, wanted)
-        if match.found == wanted.count:
-            return Located(root, match.paths, match.note(wanted), "")
+    for drop in range(targets.shared + 1):
+        match = targets.match(tree, drop, "")
+        beside += match.n_found
+        if match.n_found < targets.count:
+            best = max(best, match, key=lambda match: match.n_found)
+            match = _holder(tree, targets, drop, part)
+        if match.n_found == targets.count:
+            return Located(root, match.paths, match.note(targets), "")
+        best = max(best, match, key=lambda match: match.n_found)
+    if len(targets.rows) == 1 and not beside:
+        match = _scattered(tree, targets)
+        if match.n_found == targets.count:
+            return Located(root, match.paths, match.note(targets), "")
         best.several += match.several
-    return Located(root, best.paths, best.note(wanted), _missing(names, best, root, images))
+    return Located(root, best.paths, best.note(targets), _missing(names, best, root, images))
 
 
 def _relative(names: Sequence[str], home: Path, images: Path | None) -> list[str]:
-    """Return the names without the root's own folders, tidy; those that lead out of the root are refused."""
+    """Return the names, normalised, relative to the root; those that lead out of the root are refused."""
     root = home if images is None else images
     addresses = [name for name in names if _ADDRESS.match(name)]
     if addresses:
         msg = (
-            f"{len(addresses)} of {len(names)} names are addresses, the first is {addresses[0]!r}; download the images "
-            "first, then name the column of their files with --path-column, and their folder with --images DIR"
+            f"{len(addresses)} of {len(names)} names are URLs, the first is {addresses[0]!r}; download the images "
+            "first, then give the column of their file names as --path-column, and their folder as --images DIR"
         )
         raise InputError(msg)
     starts = _starts(root)
@@ -158,8 +159,8 @@ class _Names:
         alike = (len(set(level)) == 1 for level in zip(*parts, strict=False))
         self.shared = sum(1 for _ in takewhile(bool, alike))  # folders that all names begin with
         self.parts = dict(zip(self.rows, parts, strict=True))
-        some = list(self.rows.items())[:: max(1, len(self.rows) // 3)]
-        self.probes = [(folder, rows[place]) for folder, rows in some for place in (0, len(rows) // 2, -1)]
+        sample = list(self.rows.items())[:: max(1, len(self.rows) // 3)]
+        self.probes = [(folder, rows[place]) for folder, rows in sample for place in (0, len(rows) // 2, -1)]
 
     def folder(self, folder: str, drop: int, add: str) -> str:
         """Return where to look for the names of a folder."""
@@ -188,8 +189,8 @@ class _Names:
                 elif fitting:
                     match.several.append((base, fitting))
             if folder != sought:
-                match.ways[f"in folders written otherwise ({folder} for {sought})"] += len(rows)
-        match.found = sum(path is not None for path in match.paths)
+                match.ways[f"in folders spelt differently ({folder} for {sought})"] += len(rows)
+        match.n_found = sum(path is not None for path in match.paths)
         return match
 
 
@@ -200,18 +201,18 @@ class _Match:
     paths: list[str | None]
     drop: int = 0
     add: str = ""
-    found: int = 0
+    n_found: int = 0
     ways: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
     several: list[tuple[str, list[str]]] = field(default_factory=list)
 
     def note(self, names: _Names) -> str:
-        """Return how the names were matched, in one sentence; "" if they are written as the files."""
+        """Return how the names were matched, in one sentence; "" if all are exact."""
         shown = {way: f" ({example})" for way, example in self.examples.items()}
         texts = [f"{count} names {way}{shown.get(way, '')}" for way, count in self.ways.most_common()]
         if self.drop:
             first = "/".join(next(iter(names.parts.values()))[: self.drop])
-            texts.append(f"the names without {first}/ at their start")
+            texts.append(f"names used without {first}/ at their start")
         if self.add:
             texts.append(f"images found in {self.add}/")
         return "; ".join(texts)
@@ -237,10 +238,10 @@ class _Tree:
         return self._files[folder]
 
     def fitting(self, folder: str, name: str) -> tuple[list[str], str]:
-        """Return the files that may be meant by a name that is no file's, and how they differ from it."""
-        found = self._lookup.find(f"{folder}/{name}" if folder else name)
-        if found is not None:
-            base = found.rpartition("/")[2]
+        """Return the files that a name may mean if none has exactly this name, and how they differ from it."""
+        path = self._lookup.find(f"{folder}/{name}" if folder else name)
+        if path is not None:
+            base = path.rpartition("/")[2]
             return [base], "in another Unicode form" if _form(base) == _form(name) else "in another case"
         if (bare := name.strip()) != name:
             return (
@@ -257,24 +258,24 @@ class _Tree:
         return (by_stem.get(stem, []) if ending in IMAGE_SUFFIXES else []), "with another ending"
 
     def has(self, folder: str, name: str) -> bool:
-        """Return whether some file of a folder may be meant by a name."""
+        """Return whether a name may mean some file of a folder."""
         place = self.folder(folder)
         return place is not None and (name in self.files(place) or bool(self.fitting(place, name)[0]))
 
     @cached_property
     def below(self) -> list[str]:
         """All folders below the root, nearest first; hidden ones and links are left out."""
-        found = [""]
-        for folder in found:
+        folders = [""]
+        for folder in folders:
             for name in self._lookup.folders(folder):
                 place = f"{folder}/{name}".lstrip("/")
                 hidden = name.startswith(".") or name == "__MACOSX"
-                if len(found) < _FOLDERS and not hidden and not os.path.islink(os.path.join(self.root, place)):
-                    found.append(place)
-        return found[1:]
+                if len(folders) < _FOLDERS and not hidden and not os.path.islink(os.path.join(self.root, place)):
+                    folders.append(place)
+        return folders[1:]
 
     def _keys_of(self, folder: str) -> tuple[dict[str, list[str]], dict[int, list[str]]]:
-        """Return the image files of a folder by their names without ending, and by the number that this is."""
+        """Return the image files of a folder by their stem, and by the value of stems that are numbers."""
         if folder not in self._keys:
             images = [
                 name for name in sorted(self.files(folder)) if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
@@ -303,10 +304,10 @@ def _grouped(names: Iterable[str], key: Callable[[str], Key]) -> dict[Key, list[
 
 
 def _holder(tree: _Tree, names: _Names, drop: int, part: str) -> _Match:
-    """Return the names as they are found in the one folder that holds all; else in that which holds most of them.
+    """Return the match in the one subfolder that contains all names, else in the one that contains most of them.
 
     Raises:
-        InputError: Several folders hold all names.
+        InputError: Several folders contain all names.
     """
     best = _Match([None] * names.count)
     probes = [(names.folder(folder, drop, ""), names.base[row]) for folder, row in names.probes]
@@ -315,16 +316,16 @@ def _holder(tree: _Tree, names: _Names, drop: int, part: str) -> _Match:
         if not any(tree.has(f"{add}/{folder}".rstrip("/"), base) for folder, base in probes):
             continue
         match = names.match(tree, drop, add)
-        if match.found == names.count:
+        if match.n_found == names.count:
             holders.append(match)
-        best = max(best, match, key=lambda one: one.found)
+        best = max(best, match, key=lambda match: match.n_found)
     if len(holders) > 1 and part:
-        holders = [one for one in holders if part in map(canonical_split, one.add.split("/"))] or holders
+        holders = [match for match in holders if part in map(canonical_split, match.add.split("/"))] or holders
     if len(holders) > 1:
-        listed = ", ".join(f"{one.add}/" for one in holders[:_SHOWN])
+        listed = ", ".join(f"{match.add}/" for match in holders[:_SHOWN])
         choice = shlex.quote(f"{tree.root}/{holders[0].add}")
         msg = (
-            f"{len(holders)} folders of {tree.root} hold all names of the table: {listed}; "
+            f"{len(holders)} folders of {tree.root} contain all files of the table: {listed}; "
             f"choose one, such as --images {choice}"
         )
         raise InputError(msg)
@@ -332,38 +333,38 @@ def _holder(tree: _Tree, names: _Names, drop: int, part: str) -> _Match:
 
 
 def _scattered(tree: _Tree, names: _Names) -> _Match:
-    """Return the names that are those of exactly one file in all folders below."""
+    """Return the names that exactly one file in all subfolders has."""
     places: dict[str, list[str]] = {}
     for folder in tree.below:
         for file in tree.files(folder):
             places.setdefault(_form(file), []).append(f"{folder}/{file}")
     match = _Match([None] * names.count)
     for row, base in enumerate(names.base):
-        found = places.get(_form(base), [])
-        if len(found) == 1:
-            match.paths[row] = found[0]
-        elif found:
-            match.several.append((base, sorted(found)))
-    match.found = sum(path is not None for path in match.paths)
+        files = places.get(_form(base), [])
+        if len(files) == 1:
+            match.paths[row] = files[0]
+        elif files:
+            match.several.append((base, sorted(files)))
+    match.n_found = sum(path is not None for path in match.paths)
     folders = len({posixpath.dirname(path) for path in match.paths if path is not None})
-    match.ways[f"found in {folders} folders below"] = match.found
+    match.ways[f"found in {folders} subfolders"] = match.n_found
     return match
 
 
 def _missing(names: Sequence[str], best: _Match, root: Path, images: Path | None) -> str:
-    """Return how many names were not found, the first of them, where was looked, and what to do."""
-    gone = [name for name, path in zip(names, best.paths, strict=True) if path is None]
-    first = ", ".join(repr(name) for name in gone[:_SHOWN])
-    where = f"{root}/{best.add}" if best.found and best.add else f"{root} and the folders below"
-    msg = f"{len(gone)} of {len(names)} names are not found, the first: {first}; looked in {where}"
+    """Return how many names were not found, the first of them, where they were sought, and what to do."""
+    missing = [name for name, path in zip(names, best.paths, strict=True) if path is None]
+    first = ", ".join(repr(name) for name in missing[:_SHOWN])
+    where = f"{root}/{best.add}" if best.n_found and best.add else f"{root} and its subfolders"
+    msg = f"{len(missing)} of {len(names)} names are not found, the first: {first}; looked in {where}"
     if best.several:
         name, fitting = best.several[0]
-        return f"{msg}. Several files fit {name!r}: {', '.join(fitting[:_SHOWN])}; write the whole name in the table"
-    if len(gone) < len(names):
+        return f"{msg}. Several files fit {name!r}: {', '.join(fitting[:_SHOWN])}; write the full name in the table"
+    if len(missing) < len(names):
         return f"{msg}; leave such rows out with --bad-records drop, or give another folder with --images DIR"
     if images is not None:
         return f"{msg}; give another folder with --images DIR, or correct the names"
-    beside = _beside(gone[0], root)
+    beside = _beside(missing[0], root)
     return f"{msg}; give the folder of the images with --images {'DIR' if beside is None else shlex.quote(str(beside))}"
 
 
@@ -378,6 +379,6 @@ def _beside(name: str, root: Path) -> Path | None:
     names = _Names([_BACKSLASH.sub("/", name)])
     for folder in folders[:1000]:
         tree = _Tree(folder)
-        if any(names.match(tree, drop, "").found for drop in range(names.shared + 1)):
+        if any(names.match(tree, drop, "").n_found for drop in range(names.shared + 1)):
             return folder
     return None

@@ -1,4 +1,4 @@
-"""Files: the cache folder, atomic writing, stored content hashes, and file names: as text, and sought on the disk."""
+"""Files: the cache folder, atomic writing, stored content hashes, and file names as text and on the disk."""
 
 import codecs
 import glob
@@ -255,8 +255,8 @@ def is_guarded(root: Path) -> bool:
 class FileLookup:
     """Finds the files that a table or a list names, however it spells them; lists each folder once.
 
-    Folders and files are sought by their exact names, then in Unicode's composed form (NFC: a Mac takes the letters of
-    names apart), then without regard to case (``.JPG`` for ``.jpg``). A spelling that several names fit finds none.
+    Folders and files are sought by their exact names, then in Unicode's composed form (NFC: macOS decomposes the
+    letters of names), then without regard to case (``.JPG`` for ``.jpg``). If several names fit, none is returned.
 
     Args:
         root: The folder that the names are relative to.

@@ -33,18 +33,18 @@ class ReadOptions:
             answer becomes the label) or ``soft`` (the same, and the shares of the votes become the training target).
         drop_ties: with votes, leave out images with a tie for the most frequent answer. Otherwise the published label
             decides if it is among the tied ones, else the class order.
-        drop_unknown: with votes, leave out images that most annotators call unknown or not a face. An image without
-            any vote for an emotion is always left out.
-        classes: use only these classes, named as they are or by an alias; images of all others are left out.
-        aliases: more names of labels, such as ``{"furious": "angry"}``; ``{"confused": "confused"}`` adds a class, and
-            ``{"contempt": "disgust"}`` merges one class into another.
-        images: folder of the images that a table names, if they lie neither beside the table nor below its folder.
-        path_column: CSV column of the file; by default a column with one of the usual names.
-        label_column: CSV column of the label.
-        subject_column: CSV column of the person or source.
-        split_column: CSV column of the given split.
-        unknown_labels: ``error`` stops and lists unknown labels, ``drop`` leaves their images out, ``keep`` makes them
-            classes with their own names.
+        drop_unknown: with votes, images that most annotators call unknown or not a face are left out, unless
+            ``--keep-unknown`` is given. An image without any vote for an emotion is always left out.
+        classes: use only these classes, given by name or alias; images of other classes are left out.
+        aliases: other names of classes, such as ``furious=angry`` (in Python ``{"furious": "angry"}``);
+            ``confused=confused`` adds a class, and ``contempt=disgust`` merges one class into another.
+        images: folder of the images that a table names, if they are not in the table's folder or below it.
+        path_column: column of a table with the file names; by default a column with one of the usual names.
+        label_column: column of a table with the label.
+        subject_column: column of a table with the person or source.
+        split_column: column of a table with the given split.
+        unknown_labels: for labels that are no known emotion: ``error`` stops and lists them, ``drop`` leaves their
+            images out, ``keep`` makes them classes with their own names.
         part: use this share of the images of every class (and of every part of a given split), above 0 and below 1;
             at least one of each. The same share of the same set is always the same images, and equal files are kept
             or left out together.
@@ -52,8 +52,9 @@ class ReadOptions:
             data set with the answer of each annotator (AI-Hub's).
         per_class: use this many images of every class: first those that most annotators agree on, then at random. The
             same number of the same set is always the same images.
-        bad_records: for a record of an annotation file that lacks a key, or has a box outside its image: ``error``
-            stops and names it, ``drop`` leaves it out.
+        bad_records: for records of an annotation file that lack a key or have a box outside the image, and for rows of
+            a table that name a missing file or contradict each other: ``error`` stops and names them, ``drop`` leaves
+            them out.
         faces: cut the faces out first, once: with ``haar``, ``yunet:FILE``, ``FILE.onnx`` (a detector trained here) or
             ``boxes`` (those of the data set). Images without a face stay whole.
         face_size: side of the face crops in pixels.
@@ -92,8 +93,8 @@ class ReadOptions:
         if self.per_class is not None and self.per_class < 1:
             raise invalid("--per-class", "must be at least 1", self.per_class, "leave it out to use all images")
         if self.per_class is not None and self.part is not None:
-            msg = f"--data.read.part {self.part} and --per-class {self.per_class} both say how many images to use; "
-            raise InputError(msg + "give one")
+            msg = f"--data.read.part {self.part} and --per-class {self.per_class} both limit the number of images; "
+            raise InputError(msg + "give only one")
         if not 8 <= self.face_size <= 4096:
             raise invalid("--face-size", "must be from 8 to 4096 pixels", self.face_size)
         if not 0 <= self.face_margin <= 10:
@@ -126,7 +127,7 @@ class Spelling:
         words: short spellings, the usual one first.
         form: what follows a short spelling.
         sets: value that a flag sets, as text.
-        choices: the values that there are, as text; empty if any value may do.
+        choices: the allowed values, as text; empty if any value is allowed.
         about: what the option does, from the docstring of `ReadOptions`.
         default: the field's default.
     """
@@ -149,11 +150,11 @@ class Spelling:
         """What stands for the value in a help text."""
         if self.choices:
             return "|".join(self.choices)
-        shown = {"names": "NAME=CLASS", "list": "CLASS"}
-        return shown.get(self.form, self.name.rpartition("_")[2].upper())
+        usual = {"names": "NAME=CLASS", "list": "CLASS"}.get(self.form, self.name.rpartition("_")[2].upper())
+        return {"images": "DIR", "part": "SHARE", "per_class": "N", "faces": "DETECTOR"}.get(self.name, usual)
 
     def read(self, texts: Sequence[str]) -> Any:  # noqa: ANN401 - the value of any field
-        """Return the value that the words after an option give; plain text is checked where the options are made.
+        """Return the value of the words after an option; a plain text is checked by `ReadOptions`.
 
         Raises:
             InputError: a name without a class.
@@ -204,7 +205,7 @@ def _spelling(name: str, hint: Any, default: object, about: dict[str, str]) -> S
 
 
 def _documented() -> dict[str, str]:
-    """Return what the docstring of `ReadOptions` says of each field."""
+    """Return the description of each field in the docstring of `ReadOptions`."""
     section = (ReadOptions.__doc__ or "").partition("Args:\n")[2]
     entries = re.split(r"^ {8}(\w+): ", section, flags=re.MULTILINE)[1:]
     return {

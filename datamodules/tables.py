@@ -1,4 +1,4 @@
-"""Read tables of images whatever wrote them: CSV and TSV in any usual encoding and separator, JSON lines, Parquet."""
+"""Read tables: CSV and TSV in any common encoding and with any common separator, JSON lines, and Parquet."""
 
 import codecs
 import csv
@@ -18,7 +18,7 @@ PATH_COLUMNS = (
     *("path", "file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img", "image name"),
     *("image_name", "img_path", "image_file", "pth"),
 )
-"""Usual names of the column of files, the most telling first; case makes no difference."""
+"""Usual names of the column of files, the most specific first; case is ignored."""
 
 _SEPARATORS = (",", ";", "\t")
 _HEAD = 1 << 16
@@ -120,7 +120,7 @@ def _text(path: Path, head: bytes, *, columns_only: bool) -> pd.DataFrame:
         except UnicodeDecodeError:
             continue
         except pd.errors.ParserWarning as error:
-            msg = f"{path} has rows with more cells than its header; put quotes around cells that hold a separator"
+            msg = f"{path} has rows with more cells than its header; put quotes around cells that contain a separator"
             raise InputError(msg) from error
     msg = f"{path} is neither UTF-8, UTF-16 nor CP949 (Korean Windows) text; save it as CSV UTF-8"
     raise InputError(msg)
@@ -159,7 +159,7 @@ def _separator(text: str, path: Path) -> str:
 
 
 def has_no_header(table: pd.DataFrame, folder: Path) -> bool:
-    """Return whether the names of the columns are a row of data: one of them is a file, or named like an image."""
+    """Return whether the column names are a row of data: one of them is an existing file, or ends like an image."""
     endings = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
     names = [str(name).strip() for name in table.columns]
     return any(name.lower().endswith(endings) or (name and (folder / name).is_file()) for name in names)

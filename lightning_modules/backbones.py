@@ -209,7 +209,7 @@ def _width(model: nn.Module, name: str, size: int, channels: int) -> int:
     except _SIZE_ERRORS as error:
         raise _other_size(name, size) from error
     if len(shape) != 2:
-        raise invalid("--model.backbone", "must give one row of features an image", name, "resnet18 does")
+        raise invalid("--model.backbone", "must give one feature vector per image", name, "resnet18 does")
     return shape[1]
 
 

@@ -280,8 +280,8 @@ def killed_worker_message(error: BaseException) -> str | None:
             "--data.num_workers 0, or more shared memory (docker run --shm-size 8g)"
         )
     return (
-        f"a loading process ended unexpectedly ({str(cause).splitlines()[0][:120]}); give --data.num_workers 0, with "
-        "which the error itself is shown"
+        f"a loading process ended unexpectedly ({str(cause).splitlines()[0][:120]}); give --data.num_workers 0 "
+        "to see the error itself"
     )
 
 

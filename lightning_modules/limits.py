@@ -1,4 +1,4 @@
-"""Limits of Lightning's trainer: parts of an epoch, no validation, and `fast_dev_run`, checked before a run begins."""
+"""Check limits of Lightning's trainer (`limit_*_batches`, no validation, `fast_dev_run`) before a run begins."""
 
 import math
 import sys
@@ -39,34 +39,37 @@ def check_limits(config: RunConfig) -> None:
     """
     trainer = config.trainer
     if trainer.get("limit_train_batches") == 0:
-        rule, hint = "must be above 0, or nothing is trained", "`emotion validate` and `emotion test` evaluate a run"
+        rule, hint = (
+            "must be above 0, or nothing is trained",
+            "to evaluate a run, use `emotion validate` or `emotion test`",
+        )
         raise invalid("--trainer.limit_train_batches", rule, trainer["limit_train_batches"], hint)
     if trainer.get("max_steps") == 0:
         raise invalid("--trainer.max_steps", "must be at least 1, or -1 for no limit", 0)
-    for name, wanted in (("enable_checkpointing", (None, True)), ("barebones", (None, False))):
-        if trainer.get(name) not in wanted:
+    for name, allowed in (("enable_checkpointing", (None, True)), ("barebones", (None, False))):
+        if trainer.get(name) not in allowed:
             hint = "--run.keep none keeps no checkpoint when the run has ended"
-            rule = f"must be {str(wanted[1]).lower()}, since a run is evaluated with its selected checkpoint"
+            rule = f"must be {str(allowed[1]).lower()}, since a run is evaluated with its selected checkpoint"
             raise invalid(f"--trainer.{name}", rule, trainer[name], hint)
     none = without_validation(config)
     if none and config.model["schedule"] == "plateau":
-        msg = f"--model.schedule plateau: waits for a validation, and none runs ({none}); choose another schedule"
+        msg = f"--model.schedule plateau: needs validations, and none runs ({none}); choose another schedule"
         raise InputError(msg)
     if none and config.run["patience"] is not None:
-        msg = f"--run.patience {config.run['patience']}: waits for a validation, and none runs ({none}); leave one out"
+        msg = f"--run.patience {config.run['patience']}: needs validations, and none runs ({none}); leave one out"
         raise InputError(msg)
 
 
 def require_whole_runs(config: RunConfig, what: str, *, validation: bool = False) -> None:
-    """Check the options of runs whose results are put together, before any of them begins.
+    """Check the options of runs whose results are combined, before any of them begins.
 
     Args:
         config: Their common options.
-        what: What puts them together, for the message.
+        what: What combines them, for the message, such as ``a search``.
         validation: Whether each run must be validated; else each must predict its whole test part.
 
     Raises:
-        InputError: They only try the code, or are evaluated in part or not at all.
+        InputError: They use `fast_dev_run`, or would be evaluated only in part or not at all.
     """
     trainer = config.trainer
     if trainer.get("fast_dev_run"):
@@ -106,7 +109,6 @@ def settle_limits(trainer: Trainer, data: EmotionDataModule) -> None:
         if isinstance(share, float) and 0 < share < 1 and int(batches[part] * share) == 0:
             setattr(trainer, option, 1)
             if trainer.is_global_zero:
-                note = (
-                    f"note: {share:g} of the {batches[part]} batches of the {part} part is less than one; one is used"
-                )
+                note = f"note: {share:g} of the {batches[part]} batches of the {part} part is less than one batch; "
+                note += "one batch is used"
                 print(note, file=sys.stderr)

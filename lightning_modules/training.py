@@ -122,8 +122,8 @@ def require_resumable(run_id: str, division: str, identity: str) -> None:
         status, before, begun = known["status"], known.get("tags.division"), known.get("tags.identity")
     if status == "FINISHED" and (begun != identity or not (folder / LAST).exists()):
         msg = (
-            f"--resume: run {run_id} has finished, so there is nothing to resume; to train its model further, give "
-            f"--run.start_from {run_id} instead of --resume, which starts a new run from its weights"
+            f"--resume: run {run_id} has finished, so there is nothing to resume; to train its model further, start "
+            f"a new run from its weights: --run.start_from {run_id} instead of --resume"
         )
         raise InputError(msg)
     if isinstance(before, str) and before != division:
@@ -210,9 +210,12 @@ def _resumed(text: str | None) -> str | None:
     run_id = find_trained_run(text)
     kind = run_row(run_id).get("tags.kind")
     if kind in ("cross-validation", "evaluation", "search", "study"):
-        hint = f"give it to `emotion {'cross-validate' if kind == 'cross-validation' else kind}`"
-        hint = "an evaluation is one step" if kind == "evaluation" else hint
-        raise invalid("--resume", f"must be a run of one training, run {run_id} is of kind {kind}", text, hint)
+        hints = {
+            "cross-validation": f"use `emotion cross-validate ... --resume {run_id}`",
+            "evaluation": "run the evaluation again",
+        }
+        hint = hints.get(kind, f"the same `emotion {kind}` command resumes it")
+        raise invalid("--resume", f"must be a training run, and run {run_id} is of kind {kind}", text, hint)
     return run_id
 
 

@@ -103,8 +103,8 @@ def _locate(path: Path) -> tuple[str, Path]:
     if READERS["folder"].looks_like(path):
         return "folder", path
     msg = (
-        f"no reader knows {path}; it reads folders, archives and tables: {', '.join(READERS)}. `emotion data layouts` "
-        "shows how each layout looks"
+        f"no reader knows {path}; there are readers of folders, archives and tables: {', '.join(READERS)}. `emotion "
+        "data layouts` lists the layouts that can be read"
     )
     raise InputError(msg)
 
@@ -197,7 +197,8 @@ def _read(source: str, options: ReadOptions) -> Manifest:
         else:
             place = next((inner for inner in unwrapped(place) if READERS[chosen].looks_like(inner)), place)
         if options.images is not None and chosen != "csv":
-            raise invalid("--images", f"is for tables that name files, and {chosen} reads none", options.images)
+            rule = f"is only for tables of file names, and this data set is read by {chosen!r}"
+            raise invalid("--images", rule, options.images, "leave it out")
         with collect_left_out() as left_out:
             manifest = READERS[chosen].read(place, options, name)
         return replace(manifest, notes=(*manifest.notes, *filter(None, [left_out.line])))

@@ -1,4 +1,4 @@
-"""Shared by all readers: the image files of a folder, and canonical label names."""
+"""Shared by all readers: canonical names of labels and parts, and the choice of classes."""
 
 import shlex
 from dataclasses import replace
@@ -75,15 +75,15 @@ def _name_labels(table: pd.DataFrame, name: str, options: ReadOptions) -> tuple[
 
 
 def _numbers_need_names(counts: pd.Series, name: str) -> str:
-    """Return the error of labels that are numbers: which there are, and how to say what each means."""
+    """Return the error message for labels that are numbers, with the options that give them a meaning."""
     found = sorted(counts.index, key=float)
     listed = ", ".join(f"{number} ({counts[number]})" for number in found[:20])
     words = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral", "contempt")
     example = " ".join(f"--alias {number}={word}" for number, word in zip(found, words, strict=False))
     return (
-        f"{name}: the labels are the numbers (images) {listed}. Numbers name no emotion: say what each means in this "
-        f"data set, such as {example}; or whose numbers they are: --data fer2013:PATH (0 is angry), rafdb:PATH (1 is "
-        "surprise) or affectnet:PATH (0 is neutral)"
+        f"{name}: the labels are the numbers (images) {listed}. Give the meaning of each number in this data set, such "
+        f"as {example}; or name the data set whose numbers they are: --data fer2013:PATH (0 is angry), rafdb:PATH (1 "
+        "is surprise) or affectnet:PATH (0 is neutral)"
     )
 
 
@@ -129,7 +129,7 @@ def keep_classes(manifest: Manifest, options: ReadOptions) -> Manifest:
     others = [name for name in manifest.classes if name not in kept]
     listed = ", ".join(f"{name} {int(counts.get(name, 0))}" for name in others)
     inside = manifest.table["label"].isin(classes).to_numpy()
-    notes = [f"{int((~inside).sum())} images left out, they are of none of the chosen classes: {listed}"]
+    notes = [f"{int((~inside).sum())} images left out, their classes were not chosen: {listed}"]
     votes = [f"{VOTES}{name}" for name in classes if f"{VOTES}{name}" in manifest.table]
     dropped = [f"{VOTES}{name}" for name in others if f"{VOTES}{name}" in manifest.table]
     if dropped:  # the shares of the votes are those of the classes that stay

@@ -102,7 +102,7 @@ class FaceCrops:
             raise InputError(msg)
         file = model_file(self.finder)
         if file is not None and not file.is_file():
-            msg = f"--faces: {run} was trained on faces found with {file}, which is not there; {replace_it}"
+            msg = f"--faces: {run} was trained on faces cut by {file}, which does not exist here; {replace_it}"
             raise InputError(msg)
         if self.digest and model_digest(self.finder) != self.digest:
             msg = (
@@ -244,8 +244,8 @@ def _by_rows(manifest: Manifest, options: "ReadOptions") -> Manifest:
     """Return the faces of a manifest whose rows are faces, each cut out at its box; `face_source` is its photograph."""
     if options.faces not in (None, BOXES):
         msg = (
-            f"{manifest.name}: its labels are those of single faces, which {options.faces} cannot tell apart; leave "
-            "faces out, so that they are cut out at the boxes of the data set"
+            f"{manifest.name}: each row labels one face, and {options.faces} cannot tell which; leave "
+            "--data.read.faces out, and the faces are cut out at the boxes of the data set"
         )
         raise InputError(msg)
     boxes = manifest.row_boxes

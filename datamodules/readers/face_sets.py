@@ -1,11 +1,11 @@
 """Readers of published sets of faces with lists of their own: RAF-DB, AffectNet, FER+, ExpW and CK+.
 
 Each is recognised by the name of its list or of its folders, at the given folder or a few levels below, since archives
-wrap them differently. Rows of a list whose image is not there are left out and counted; it is an error if none is.
+wrap them differently. Listed images that do not exist are left out and counted; it is an error if none exists.
 
 RAF-DB (Li, Deng and Du 2017): ``EmoLabel/list_patition_label.txt`` (spelled so) and ``Image/aligned``. AffectNet
-(Mollahosseini, Hasani and Mahoor 2017): since 2021 one ``.npy`` file a value; before, two CSV lists. FER+ (Barsoum and
-others 2016): the folders that its script writes. ExpW (Zhang and others 2018): ``label.lst``, one row a face. CK+
+(Mollahosseini, Hasani and Mahoor 2017): since 2021 one ``.npy`` file per value; before, two CSV lists. FER+ (Barsoum
+and others 2016): the folders that its script writes. ExpW (Zhang and others 2018): ``label.lst``, one row a face. CK+
 (Lucey and others 2010): sequences of frames, and one label for the last frame of some of them.
 """
 
@@ -77,7 +77,7 @@ def _present(rows: pd.DataFrame, root: Path, list_name: str, hint: str) -> tuple
         InputError: No row has a file.
     """
     listed: dict[str, set[str]] = {}
-    there = np.zeros(len(rows), dtype=bool)
+    exists = np.zeros(len(rows), dtype=bool)
     for row, path in enumerate(rows["path"]):
         place, _, file = path.rpartition("/")
         if place not in listed:
@@ -85,15 +85,15 @@ def _present(rows: pd.DataFrame, root: Path, list_name: str, hint: str) -> tuple
                 listed[place] = set(os.listdir(root / place))
             except OSError:
                 listed[place] = set()
-        there[row] = file in listed[place]
-    if there.all():
+        exists[row] = file in listed[place]
+    if exists.all():
         return rows, ()
-    first = rows["path"].iloc[int(np.flatnonzero(~there)[0])]
-    if not there.any():
-        msg = f"none of the {len(rows)} images of {list_name} is there, the first is {root / first}; {hint}"
+    first = rows["path"].iloc[int(np.flatnonzero(~exists)[0])]
+    if not exists.any():
+        msg = f"none of the {len(rows)} images of {list_name} exists, the first is {root / first}; {hint}"
         raise InputError(msg)
-    note = f"{int((~there).sum())} rows of {list_name} left out: their images are not there, the first is {first!r}"
-    return rows[there].reset_index(drop=True), (note,)
+    note = f"{int((~exists).sum())} rows of {list_name} left out: their images do not exist, the first is {first!r}"
+    return rows[exists].reset_index(drop=True), (note,)
 
 
 # RAF-DB
@@ -110,7 +110,7 @@ def rafdb_looks_like(path: Path) -> bool:
 
 
 def _rafdb_list(path: Path) -> Path | None:
-    return next((found for name in _RAFDB_LISTS if (found := _find(path, f"EmoLabel/{name}", name))), None)
+    return next((file for name in _RAFDB_LISTS if (file := _find(path, f"EmoLabel/{name}", name))), None)
 
 
 def _rafdb_folders(path: Path) -> bool:
@@ -143,7 +143,7 @@ def read_rafdb(path: Path, options: ReadOptions, name: str) -> Manifest:
     home = source.parent.parent if source.parent.name == "EmoLabel" else source.parent
     if not home.is_relative_to(path):
         above = shlex.quote(str(home))
-        msg = f"{path} holds the list of RAF-DB and not its images; give the folder above, --data {above}"
+        msg = f"{path} contains the list of RAF-DB but not its images; give the folder above, --data {above}"
         raise InputError(msg)
     images, ending = _rafdb_images(home, path, table["file"].iloc[0] if len(table) else "")
     table["path"] = _below(images, path) + table["file"] + ending
@@ -211,9 +211,9 @@ def _affectnet_lists(path: Path) -> list[Path]:
         files = [path] if path.suffix.lower() == ".csv" else []
     else:
         files = [place / name for place in _folders(path, 2) for name in _AFFECTNET_LISTS if (place / name).is_file()]
-    wanted = {"subdirectory_filepath", "expression"}
+    columns = {"subdirectory_filepath", "expression"}
     try:
-        return [f for f in files if wanted <= {str(c).strip().lower() for c in read_table(f, columns_only=True)}]
+        return [f for f in files if columns <= {str(c).strip().lower() for c in read_table(f, columns_only=True)}]
     except InputError:
         return []
 
@@ -246,12 +246,12 @@ def _read_affectnet_npy(root: Path, parts: list[Path], options: ReadOptions, nam
             }
         labelled = sorted(file[: -len("_exp.npy")] for file in states if file.endswith("_exp.npy"))
         both = [stem for stem in labelled if stem in images]
-        for count, what in (
-            (len(labelled) - len(both), "annotations have no image"),
-            (len(images) - len(both), "images have no annotation (_exp.npy)"),
+        for count, what, why in (
+            (len(labelled) - len(both), "annotations", "they have no image"),
+            (len(images) - len(both), "images", "they have no annotation (_exp.npy)"),
         ):
             if count:
-                notes.append(f"{count} of {part.name} left out: {what}")
+                notes.append(f"{count} {what} of {part.name} left out: {why}")
         table = _annotations(part / "annotations", both, states)
         table["path"] = [images[stem] for stem in both]
         table["path"] = _below(part / "images", root) + table["path"]
@@ -270,9 +270,9 @@ def _annotations(place: Path, stems: Sequence[str], states: dict[str, str]) -> p
     digest = hashlib.sha256(repr((str(place), list(stems))).encode())
     for file in sorted(states):
         digest.update(f"{file} {states[file]}".encode("utf-8", "surrogateescape"))
-    kept = cache_root() / "hashes" / f"annotations-{digest.hexdigest()[:24]}.parquet"
+    stored = cache_root() / "hashes" / f"annotations-{digest.hexdigest()[:24]}.parquet"
     try:
-        return pd.read_parquet(kept)
+        return pd.read_parquet(stored)
     except (OSError, ValueError):
         pass
     columns: dict[str, list[str]] = {}
@@ -286,8 +286,8 @@ def _annotations(place: Path, stems: Sequence[str], states: dict[str, str]) -> p
         ]
     table = pd.DataFrame(columns, dtype=object)
     try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(kept) as draft:
+        stored.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(stored) as draft:
             table.to_parquet(draft)
     except OSError:
         pass  # the stored table only saves time
@@ -358,7 +358,7 @@ def _read_affectnet_lists(path: Path, lists: list[Path], options: ReadOptions, n
     below = _affectnet_images(root, lists[0].parent, table["path"].head(20).tolist())
     table["path"] = below + table["path"]
     repeated = table["path"].duplicated()
-    notes = (f"{int(repeated.sum())} rows left out: their image is listed before",) if repeated.any() else ()
+    notes = (f"{int(repeated.sum())} rows left out: their image is already listed",) if repeated.any() else ()
     table = table[~repeated].reset_index(drop=True)
     table, more = _affectnet_emotions(table, options)
     hint = "give the folder that holds both the lists and Manually_Annotated_Images"
@@ -371,8 +371,8 @@ def _read_affectnet_lists(path: Path, lists: list[Path], options: ReadOptions, n
         boxes = boxes[(width > 0) & (height > 0)].reset_index(drop=True)
     if len(lists) < 2:
         table = table.drop(columns="split")
-    kept = [column for column in ("path", "label", "split", "valence", "arousal") if column in table]
-    manifest = finish(table[kept], root, name, options, (*notes, *more, *missing))
+    columns = [column for column in ("path", "label", "split", "valence", "arousal") if column in table]
+    manifest = finish(table[columns], root, name, options, (*notes, *more, *missing))
     return manifest.with_boxes(boxes if boxes is not None and len(boxes) else None)
 
 
@@ -408,7 +408,7 @@ def read_ferplus(path: Path, options: ReadOptions, name: str) -> Manifest:
     """
     folders = _ferplus_folders(path)
     if not folders:
-        msg = f"no images of FER+ in {path}: FER2013Train, FER2013Valid or FER2013Test with label.csv; give that folder"
+        msg = f"no images of FER+ in {path}: no folder FER2013Train, FER2013Valid or FER2013Test contains label.csv"
         raise InputError(msg)
     tables = []
     for place in folders:
@@ -436,7 +436,10 @@ def read_ferplus(path: Path, options: ReadOptions, name: str) -> Manifest:
     voting = options if options.votes != "ignore" else replace(options, votes="majority")
     table, notes = apply_votes(table, name, voting)
     if options.votes == "ignore":
-        notes = ("labels are those that most of the ten annotators gave; --votes soft uses their shares", *notes)
+        notes = (
+            "labels are the majority of ten annotators' votes; --votes soft trains on the shares of the votes",
+            *notes,
+        )
     return finish(table, path, name, options, (*missing, *notes))
 
 
@@ -474,7 +477,7 @@ def read_expw(path: Path, options: ReadOptions, name: str) -> Manifest:
         msg = f"no images of ExpW in {path}: give the folder that holds label.lst and origin/"
         raise InputError(msg)
     if options.faces not in (None, "boxes"):
-        msg = f"faces={options.faces}: ExpW's faces are cut by its own boxes; leave faces out"
+        msg = f"--data.read.faces {options.faces}: ExpW's faces are cut out by its own boxes; leave the option out"
         raise InputError(msg)
     root = path if path.is_dir() else path.parent
     table = _expw_rows(source)
@@ -484,11 +487,11 @@ def read_expw(path: Path, options: ReadOptions, name: str) -> Manifest:
     if bad.any():
         row = table.iloc[int(np.flatnonzero(bad)[0])]
         rule = "needs left < right, top < bottom and a label from 0 to 6"
-        said = f"{int(bad.sum())} rows of {source.name}: a face {rule}, the first is {' '.join(row)!r}"
+        count, problem = int(bad.sum()), f"a face {rule}, the first is {' '.join(row)!r}"
         if options.bad_records != "drop":
-            msg = f"{said}; correct them, or leave them out with --bad-records drop"
+            msg = f"{count} rows of {source.name}: {problem}; correct them, or leave them out with --bad-records drop"
             raise InputError(msg)
-        notes.append(f"{said} and were left out")
+        notes.append(f"{count} rows of {source.name} left out: {problem}")
         table, numbers = table[~bad].reset_index(drop=True), numbers[~bad].reset_index(drop=True)
     below = _expw_images(root, source.parent, table["image"].head(20).tolist())
     table["path"] = below + table["image"]
@@ -534,9 +537,9 @@ def _cut_rows(rows: pd.DataFrame, root: Path, options: ReadOptions) -> tuple[pd.
     made_by = (CUT_VERSION, DECODE_POLICY, QUALITY, options.face_size, options.face_margin)
     made_of = (photographs, file_hashes(root, photographs), rows["path"].tolist(), boxes.tolist(), made_by)
     digest = hashlib.sha256(repr(made_of).encode("utf-8", "surrogateescape")).hexdigest()
-    kept = cache_root() / "crops" / f"rows-{digest[:24]}"
-    workers = 0 if kept.is_dir() or len(photographs) < 128 else cores()
-    with processes(workers) as pool, build_once(kept) as (place, draft):  # in this order, see `processes`
+    target = cache_root() / "crops" / f"rows-{digest[:24]}"
+    workers = 0 if target.is_dir() or len(photographs) < 128 else cores()
+    with processes(workers) as pool, build_once(target) as (place, draft):  # in this order, see `processes`
         if draft is not None:
             by_photograph = rows.groupby("path", sort=False).indices
             jobs = [
@@ -556,9 +559,9 @@ def _cut_rows(rows: pd.DataFrame, root: Path, options: ReadOptions) -> tuple[pd.
             "face_cut": "largest reflect",
         }
     )
-    notes = [f"{len(rows)} faces cut by the set's own boxes out of {len(photographs)} photographs"]
+    notes = [f"{len(rows)} faces cut out of {len(photographs)} photographs by the boxes of the data set"]
     if len(errors):
-        notes.append(f"{len(errors)} faces left out, the first is {errors['error'].iat[0]}")
+        notes.append(f"{len(errors)} faces left out, the first: {errors['error'].iat[0]}")
         table = table.drop(index=errors["row"]).reset_index(drop=True)
     return table, place.resolve(), notes
 
@@ -573,8 +576,8 @@ def _cut_all(jobs: Sequence[Job], draft: Path, options: ReadOptions, pool: Proce
     work = partial(_cut_photographs, folder=str(draft), size=options.face_size, margin=options.face_margin)
     done = map(work, chunks) if pool is None else pool.map(work, chunks)
     with tqdm(desc="cutting faces", total=len(jobs), unit=" images", delay=1, leave=False, disable=None) as bar:
-        for chunk, found in zip(chunks, done, strict=True):
-            errors += found
+        for chunk, failures in zip(chunks, done, strict=True):
+            errors += failures
             bar.update(len(chunk))
     return pd.DataFrame({"row": [row for row, _ in errors], "error": [text for _, text in errors]})
 
@@ -645,11 +648,13 @@ def read_ckplus(path: Path, options: ReadOptions, name: str) -> Manifest:
         hint = (
             f"give the folder above, --data {shlex.quote(str(path.parent))}" if above.is_dir() else f"unpack {archive}"
         )
-        msg = f"no images of CK+: it needs cohn-kanade-images and Emotion, and {missing} is not in {path}; {hint}"
+        msg = (
+            f"no images of CK+: the folders cohn-kanade-images and Emotion are needed, {path} has no {missing}; {hint}"
+        )
         raise InputError(msg)
-    rows, labelled, doubtful = [], set[str](), []
-    found = sorted(labels.glob("S*/*/*_emotion.txt"))
-    for file in tqdm(found, "reading labels", unit=" files", delay=2, leave=False, disable=None):
+    rows, labelled, incomplete = [], set[str](), []
+    files = sorted(labels.glob("S*/*/*_emotion.txt"))
+    for file in tqdm(files, "reading labels", unit=" files", delay=2, leave=False, disable=None):
         text = file.read_text(encoding="ascii", errors="replace").strip()
         try:
             number = float(text)
@@ -663,7 +668,7 @@ def read_ckplus(path: Path, options: ReadOptions, name: str) -> Manifest:
         if not frame.is_file():  # a copy in another format, or cut short
             frames = sorted(first_images(images / sequence, 0))
             if not frames:
-                doubtful.append(sequence)
+                incomplete.append(sequence)
                 continue
             frame = frames[-1]
         labelled.add(sequence)
@@ -673,9 +678,9 @@ def read_ckplus(path: Path, options: ReadOptions, name: str) -> Manifest:
         msg = f"no label of CK+ in {labels} belongs to a frame in {images}; unpack both archives completely"
         raise InputError(msg)
     every = {f"{place.parent.name}/{place.name}" for place in images.glob("S*/*") if place.is_dir()}
-    notes = ["of each labelled sequence the last frame is read"]
-    if rest := len(every - labelled - set(doubtful)):
+    notes = ["the last frame of each labelled sequence is read"]
+    if rest := len(every - labelled - set(incomplete)):
         notes.append(f"{rest} sequences left out: they have no label")
-    if doubtful:
-        notes.append(f"{len(doubtful)} labels left out: their frames are not there, the first is {doubtful[0]}")
+    if incomplete:
+        notes.append(f"{len(incomplete)} labels left out: their frames do not exist, the first is {incomplete[0]}")
     return finish(pd.DataFrame(rows), path, name, options, tuple(notes))

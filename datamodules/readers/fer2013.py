@@ -1,11 +1,12 @@
-"""Reader of FER2013 and of CSV files like it, rows of pixels (`emotion,pixels,Usage`), with FER+ votes from beside it.
+"""Reader of FER2013 and similar CSV files of pixels (`emotion,pixels,Usage`), with FER+ votes from a file beside it.
 
 The forms of FER2013: `fer2013.csv`; the competition's `train.csv` with a `test.csv` of pixels without labels;
-`icml_face_data.csv`, whose column names begin with a space; class folders below train and test, called by an emotion or
+`icml_face_data.csv`, whose column names begin with a space; class folders below train and test, named by an emotion or
 by its number. The extended CK+ set (`ckextended.csv`) has the same columns, and emotion 7 is contempt.
 """
 
 import os
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -76,16 +77,19 @@ def read(path: Path, options: ReadOptions, name: str) -> Manifest:
     labelled = [file for file in found if "emotion" in _columns(file)]
     if not labelled:
         msg = (
-            f"{', '.join(file.name for file in found)}: pixels without a column emotion can be classified (emotion "
-            "predict RUN --data FILE), not trained on; name the table with labels, such as train.csv"
+            f"{', '.join(file.name for file in found)} has pixels but no column emotion, so it cannot be trained on; "
+            "give the table with labels, such as train.csv, or classify it with `emotion predict RUN "
+            f"{shlex.quote(str(found[0]))}`"
         )
         raise InputError(msg)
     parts = [canonical_split(file.stem) for file in labelled]
     if len(labelled) > 1 and (None in parts or len(set(parts)) < len(parts)):
-        msg = f"{path} holds several tables of pixels ({', '.join(f.name for f in labelled)}); name the one to read"
+        listed = ", ".join(file.name for file in labelled)
+        first = shlex.quote(str(labelled[0]))
+        msg = f"{path} holds several tables of pixels ({listed}); name the one to read, such as --data {first}"
         raise InputError(msg)
     notes = [
-        f"{file.name} has pixels without labels and is left out; `emotion predict RUN --data {file}` classifies it"
+        f"{file.name} left out: it has no labels; `emotion predict RUN {shlex.quote(str(file))}` classifies its images"
         for file in found
         if file not in labelled
     ]

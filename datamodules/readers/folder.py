@@ -1,7 +1,7 @@
-"""Reader of images in class folders, below folders of the parts if there are any: `train/happy/1.png`.
+"""Reader of images in class folders, which may lie in folders of parts: `train/happy/1.png`.
 
-Folders that only wrap others are looked through (`archive/MyFaces/happy`, `training_set/training_set/happy`), so a
-folder of folders is never taken for an emotion.
+Outer folders that only contain another folder are looked through (`archive/MyFaces/happy`,
+`training_set/training_set/happy`), so a folder of folders is never taken for an emotion.
 """
 
 import os
@@ -41,7 +41,7 @@ def read(path: Path, options: ReadOptions, name: str, numbers: Mapping[str, str]
         path: The folder.
         options: How labels are named.
         name: Name of the data set.
-        numbers: What class folders that are called by a number mean; RAF-DB's are known by their file names.
+        numbers: Meaning of class folders that are numbers; those of RAF-DB are recognised by their file names.
 
     Raises:
         InputError: No image anywhere, images in no class folder, part folders beside class folders, or class folders
@@ -52,7 +52,9 @@ def read(path: Path, options: ReadOptions, name: str, numbers: Mapping[str, str]
         raise InputError(msg)
     files = image_files(path)
     if not files:
-        msg = f"no images found in {path}; expected one folder a class, such as {path.name}/happy/1.jpg. {advice(path)}"
+        msg = (
+            f"no images found in {path}; expected one folder per class, such as {path.name}/happy/1.jpg. {advice(path)}"
+        )
         raise InputError(msg)
     if numbers is None:
         numbers = RAFDB_NUMBERS if all(RAFDB_NAME.match(os.path.basename(file)) for file in files[:20]) else {}
@@ -61,22 +63,26 @@ def read(path: Path, options: ReadOptions, name: str, numbers: Mapping[str, str]
     classes = search.named(tree, "") or search.unknown(tree, "")
     if not classes:
         msg = (
-            f"{len(files)} images in {path} are in no class folder, the first is {files[0]!r}; "
-            f"move them into one folder a class, or name their labels by a table or --pattern. {_above(path, options)}"
+            f"{len(files)} images in {path} are in no class folder, the first is {files[0]!r}; move them into one "
+            f"folder per class, or give their labels in a table or by --pattern. {_above(path, options)}"
         )
         raise InputError(msg)
     table, stray = _placed(files, classes)
-    left = {file for file in stray if any(file.startswith(f"{folder}/") for folder in search.left)}
-    stray = [file for file in stray if file not in left]
-    inside = [file for file in stray if any(file.startswith(f"{folder}/") for folder in search.parts)]
-    if inside:
-        msg = f"{len(inside)} images in {path} are in no class folder, the first is {inside[0]!r}; move them into one"
+    left_out = {file for file in stray if any(file.startswith(f"{folder}/") for folder in search.left_out)}
+    stray = [file for file in stray if file not in left_out]
+    unclassified = [file for file in stray if any(file.startswith(f"{folder}/") for folder in search.parts)]
+    if unclassified:
+        msg = (
+            f"{len(unclassified)} images in {path} are in no class folder, the first is {unclassified[0]!r}; move them "
+            "into class folders"
+        )
         raise InputError(msg)
     if "split" in table:
         table["split"] = table["split"].map({part: _part(part) for part in table["split"].unique()}.get)
-    notes = [f"{len(stray)} images beside the folders left out, the first is {stray[0]!r}"] if stray else []
+    notes = [f"{len(stray)} images beside the class folders left out, the first is {stray[0]!r}"] if stray else []
     notes += [
-        f"{sum(f.startswith(f'{key}/') for f in left)} images left out: {why}" for key, why in search.left.items()
+        f"{sum(f.startswith(f'{key}/') for f in left_out)} images left out: {why}"
+        for key, why in search.left_out.items()
     ]
     notes += [f"the class folder {folder} holds no images" for folder in search.empty_classes(classes)]
     meant = {label: numbers[label] for label, _ in classes.values() if label in numbers}
@@ -87,14 +93,14 @@ def read(path: Path, options: ReadOptions, name: str, numbers: Mapping[str, str]
         notes.append("class folders that are numbers: " + ", ".join(f"{key} is {meant[key]}" for key in sorted(meant)))
     if people := people_in_names(table["path"].tolist()):
         source, table["subject"] = people
-        notes.append(f"people (subject) are taken from the file names, which are {source}'s")
+        notes.append(f"people (subject) are read from the file names, which are those of {source}")
     if "split" not in table:
         notes += _parts_beside(path)
     return finish(table, path, name, options, tuple(notes))
 
 
 def _part(name: str) -> str | None:
-    """Return the part that a folder's name tells, also as one word of several: `seg_train`, `FER2013Test`."""
+    """Return the part that a folder's name contains, also as one word of several: `seg_train`, `FER2013Test`."""
     words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+|[^\W\d_a-zA-Z]+", name)
     parts = {part for word in words if (part := canonical_split(word))}
     if len(parts) != 1 or any(canonical(word) for word in words):
@@ -131,7 +137,7 @@ class _Search:
     root: Path
     options: ReadOptions
     numbers: Mapping[str, str]
-    left: dict[str, str] = field(default_factory=dict)  # folder -> why its images are left out
+    left_out: dict[str, str] = field(default_factory=dict)  # folder -> why its images are left out
     parts: list[str] = field(default_factory=list)
 
     def _is_class(self, name: str) -> bool:
@@ -152,41 +158,41 @@ class _Search:
             return self._level(node, part)
         if parts:
             return self._of_parts(node, parts, others)
-        found = {name: classes for name in others if (classes := self.named(node.below[name], part))}
-        if len(found) > 1:
-            raise self._several(node, sorted(found))
+        by_name = {name: classes for name in others if (classes := self.named(node.below[name], part))}
+        if len(by_name) > 1:
+            raise self._several(node, sorted(by_name))
         for name in others:
-            if found and name not in found:
+            if by_name and name not in by_name:
                 self._leave(node.below[name], "no class folders")
-        return next(iter(found.values()), {})
+        return next(iter(by_name.values()), {})
 
     def _of_parts(self, node: _Folder, parts: list[str], others: list[str]) -> Classes:
-        found = {name: self.named(node.below[name], name) for name in parts}
-        if not any(found.values()):
+        by_name = {name: self.named(node.below[name], name) for name in parts}
+        if not any(by_name.values()):
             return {}
         if nested := [name for name in others if self.named(node.below[name], "")]:
             raise self._mixed(node, parts, nested)
         for name in (*parts, *others):
-            if not found.get(name):
+            if not by_name.get(name):
                 self._leave(node.below[name], "no class folders")
-        self.parts += [node.below[name].path for name in parts if found[name]]
-        return {folder: value for classes in found.values() for folder, value in classes.items()}
+        self.parts += [node.below[name].path for name in parts if by_name[name]]
+        return {folder: value for classes in by_name.values() for folder, value in classes.items()}
 
     def unknown(self, node: _Folder, part: str) -> Classes:
         """Return the class folders where none has a name that is known; {} if nothing looks like class folders."""
         kids = list(node.below.values())
         if any(_part(name) for name in node.below):
-            found = {name: self.unknown(kid, name) for name, kid in node.below.items() if _part(name)}
-            if any(found.values()):
-                self.parts += [node.below[name].path for name in found if found[name]]
+            by_name = {name: self.unknown(kid, name) for name, kid in node.below.items() if _part(name)}
+            if any(by_name.values()):
+                self.parts += [node.below[name].path for name in by_name if by_name[name]]
                 for name, kid in node.below.items():
-                    if not found.get(name):
+                    if not by_name.get(name):
                         self._leave(kid, "no class folders")
-            return {folder: value for classes in found.values() for folder, value in classes.items()}
+            return {folder: value for classes in by_name.values() for folder, value in classes.items()}
         if len(kids) == 1 and kids[0].below:
             return self.unknown(kids[0], part)
-        wanted = self.options.unknown_labels != "error"  # then any name is good
-        if len(kids) > 1 and (wanted or any(kid.own for kid in kids)):
+        any_name = self.options.unknown_labels != "error"
+        if len(kids) > 1 and (any_name or any(kid.own for kid in kids)):
             return self._level(node, part)
         return {}
 
@@ -206,7 +212,7 @@ class _Search:
 
     def _leave(self, folder: _Folder, what: str) -> None:
         place = shlex.quote(str(self.root / folder.path))
-        self.left[folder.path] = f"{folder.path} has {what}; `emotion predict RUN {place}` classifies them"
+        self.left_out[folder.path] = f"{folder.path} has {what}; `emotion predict RUN {place}` classifies them"
 
     def _mixed(self, node: _Folder, parts: list[str], others: list[str]) -> InputError:
         place = self.root / node.path
@@ -277,7 +283,8 @@ def _parts_beside(path: Path) -> list[str]:
     if not others:
         return []
     return [
-        f"only {path.name} is read; with {', '.join(others)} beside it as given parts: --data {_quoted(path.parent)}"
+        f"only {path.name} is read; to read {', '.join(others)} beside it as another part, give --data "
+        f"{_quoted(path.parent)}"
     ]
 
 

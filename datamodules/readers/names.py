@@ -259,17 +259,17 @@ def looks_like(path: Path) -> bool:
 
 
 def jaffe_looks_like(path: Path) -> bool:
-    """Return whether the first images of a folder are called as JAFFE's."""
+    """Return whether the first images of a folder are named as in JAFFE."""
     return _named_like(JAFFE, path)
 
 
 def kdef_looks_like(path: Path) -> bool:
-    """Return whether the first images of a folder are called as KDEF's."""
+    """Return whether the first images of a folder are named as in KDEF."""
     return _named_like(KDEF, path)
 
 
 def rafd_looks_like(path: Path) -> bool:
-    """Return whether the first images of a folder are called as RaFD's."""
+    """Return whether the first images of a folder are named as in RaFD."""
     return _named_like(RAFD, path)
 
 

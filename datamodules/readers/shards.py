@@ -52,8 +52,8 @@ def find_shards(path: Path) -> list[Path]:
                     below.append(Path(entry.path))
                 elif entry.name.lower().endswith((".parquet", *TARS)) and not entry.name.startswith("."):
                     files.append(Path(entry.path))
-        if found := [file for file in sorted(files) if _is_shard(file)]:
-            return found
+        if shards := [file for file in sorted(files) if _is_shard(file)]:
+            return shards
         folders = sorted(folder for folder in below if not folder.name.startswith("."))
     return []
 
@@ -123,8 +123,8 @@ def read(path: Path, options: ReadOptions, name: str) -> Manifest:
     if options.votes == "ignore" and (unlabelled := table["label"] == "").any():
         notes.append(f"{int(unlabelled.sum())} images left out: they have no label")
         table = table[~unlabelled].reset_index(drop=True)
-    table, said = apply_votes(table, name, options)
-    return finish(table, cache_root() / "unpacked", name, options, (*notes, *said))
+    table, vote_notes = apply_votes(table, name, options)
+    return finish(table, cache_root() / "unpacked", name, options, (*notes, *vote_notes))
 
 
 def shard_images(path: Path) -> list[Path]:
@@ -138,7 +138,7 @@ def shard_images(path: Path) -> list[Path]:
 
 
 def _part(shard: Path, path: Path) -> str:
-    """Return the part that the name of a shard says, or its folder's; "" if neither does."""
+    """Return the part in the name of a shard or of its folder; "" if neither names one."""
     inside = shard.relative_to(path).parent.name if path.is_dir() else ""
     return part_of(shard.stem) or canonical_split(inside) or ""
 
@@ -150,7 +150,9 @@ def _incomplete(shards: list[Path]) -> list[str]:
         if match := _NUMBERED.search(shard.name):
             present[shard.name[: match.start()], int(match[2])] += 1
     return [
-        f"{count} of {total} shards of {name} are here" for (name, total), count in present.items() if count < total
+        f"only {count} of {total} shards of {name} exist here"
+        for (name, total), count in present.items()
+        if count < total
     ]
 
 
@@ -179,14 +181,14 @@ def _class_names(shard: Path) -> dict[str, list[str]]:
     features: dict[str, Any] = {}
     with suppress(ValueError, KeyError, TypeError):
         features = json.loads(stated or b"{}")["info"]["features"]
-    found = {}
+    by_column = {}
     for column, feature in features.items():
         names = feature.get("names") if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" else None
         if isinstance(names, dict):
             names = [names[key] for key in sorted(names, key=int)]
         if isinstance(names, list):
-            found[column] = [str(name) for name in names]
-    return found
+            by_column[column] = [str(name) for name in names]
+    return by_column
 
 
 def unpack_shard(shard: Path, column: str | None = None) -> Path:
@@ -284,11 +286,11 @@ def _contents(column: pa.Array) -> tuple[list[bytes | None], list[str | None]]:
 def _image_name(row: int, name: str | None, data: bytes) -> str:
     """Return the path of an image in its folder: its row, what is harmless of its name, and the ending of its kind."""
     stem, ending = os.path.splitext((name or "").replace("\\", "/").rpartition("/")[2])
-    known = next((suffix for signature, suffix in _SIGNATURES if data.startswith(signature)), ending.lower())
+    kind = next((suffix for signature, suffix in _SIGNATURES if data.startswith(signature)), ending.lower())
     if data[8:12] == b"WEBP":
-        known = ".webp"
+        kind = ".webp"
     stem = re.sub(r"[^\w-]+", "_", stem)[:60].strip("_")
-    return f"images/{row:07d}{f'_{stem}' if stem else ''}{known if known in IMAGE_SUFFIXES else '.img'}"
+    return f"images/{row:07d}{f'_{stem}' if stem else ''}{kind if kind in IMAGE_SUFFIXES else '.img'}"
 
 
 def _from_tar(shard: Path, draft: Path) -> tuple[pd.DataFrame, list[str]]:
@@ -313,7 +315,7 @@ def _from_tar(shard: Path, draft: Path) -> tuple[pd.DataFrame, list[str]]:
                 else:
                     left_out[f".{kind}"] += 1
     rows = [sample for sample in samples.values() if "path" in sample]
-    notes = [f"{count} files {kind} of {shard.name} left out" for kind, count in left_out.items()]
+    notes = [f"{count} {kind} files of {shard.name} left out" for kind, count in left_out.items()]
     if lacking := len(samples) - len(rows):
         notes.append(f"{lacking} labels of {shard.name} left out: they have no image")
     return pd.DataFrame(rows, dtype=object).fillna(""), notes

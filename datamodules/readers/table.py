@@ -37,13 +37,15 @@ def apply_votes(table: pd.DataFrame, name: str, options: ReadOptions) -> tuple[p
     answer among the emotions. See :class:`ReadOptions` for ties and for annotators who saw no emotion.
 
     Raises:
-        InputError: votes are wanted and there are none, or a column's name is not an emotion.
+        InputError: votes are requested and there are none, or a column's name is not an emotion.
     """
     columns = [str(c) for c in table.columns if str(c).lower().startswith(VOTES)]
     if options.votes == "ignore":
         return table.drop(columns=columns), ()
     if not columns:
-        msg = f"{name}: votes={options.votes} needs votes_<emotion> columns, found {', '.join(map(str, table.columns))}"
+        msg = (
+            f"{name}: --votes {options.votes} needs votes_<emotion> columns, found {', '.join(map(str, table.columns))}"
+        )
         raise InputError(msg)
     emotions, rest, names = [], [], []
     for column in columns:
@@ -53,7 +55,8 @@ def apply_votes(table: pd.DataFrame, name: str, options: ReadOptions) -> tuple[p
             continue
         emotion = resolve(answer, options)
         if emotion is None and options.unknown_labels != "keep":
-            msg = f"{name}: the votes' column {column!r} names no known emotion; give it an alias ({answer}=happy)"
+            alias = shlex.quote(f"{answer}=happy")
+            msg = f"{name}: the votes' column {column!r} names no known emotion; name one, such as --alias {alias}"
             raise InputError(msg)
         emotions.append(column)
         names.append(emotion or answer)
@@ -70,12 +73,12 @@ def apply_votes(table: pd.DataFrame, name: str, options: ReadOptions) -> tuple[p
     stands = first & (published[:, None] == np.array(order, dtype=object)[None, :])
     winner = np.where(stands.any(axis=1), stands.argmax(axis=1), first.argmax(axis=1))
     keep, notes = np.ones(len(table), dtype=bool), []
-    for wanted, bad, reason in (
+    for enabled, bad, reason in (
         (True, best == 0, "have no vote for an emotion"),
         (options.drop_unknown, none > best, "are unknown or not a face to most annotators"),
         (options.drop_ties, first.sum(axis=1) > 1, "share the first place among several emotions"),
     ):
-        if wanted and (bad & keep).any():
+        if enabled and (bad & keep).any():
             notes.append(f"{int((bad & keep).sum())} images left out: they {reason}")
             keep &= ~bad
     table = table.drop(columns=columns).assign(label=np.array(order, dtype=object)[winner])[keep].reset_index(drop=True)
@@ -140,18 +143,18 @@ def find_tables(path: Path) -> dict[Path, str]:
     usual = next((path / name for name in USUAL_NAMES if (path / name).is_file()), None)
     if usual is not None and _describes_images(usual):
         return {usual: ""}
-    if found := _tables_in(path):
-        return {found[0]: ""} if len(found) == 1 else _one_a_part(path, found)
+    if tables := _tables_in(path):
+        return {tables[0]: ""} if len(tables) == 1 else _one_per_part(path, tables)
     folders = sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
     parts = {folder: part for folder in folders if (part := canonical_split(folder.name))}
-    by_part = {tables[0]: part for folder, part in parts.items() if len(tables := _tables_in(folder)) == 1}
+    by_part = {inner[0]: part for folder, part in parts.items() if len(inner := _tables_in(folder)) == 1}
     if by_part:
         return by_part
     annotations = [folder for folder in folders if folder.name.lower() in ANNOTATION_FOLDERS]
-    found = [table for folder in annotations for table in _tables_in(folder)]
-    if usual is not None and not found and not folders:
-        return {usual: ""}  # reading it says what it lacks
-    return dict.fromkeys(found, "") if len(found) < 2 else _one_a_part(path, found)
+    tables = [table for folder in annotations for table in _tables_in(folder)]
+    if usual is not None and not tables and not folders:
+        return {usual: ""}  # the error of reading it names the missing columns
+    return dict.fromkeys(tables, "") if len(tables) < 2 else _one_per_part(path, tables)
 
 
 def _tables_in(folder: Path) -> list[Path]:
@@ -167,24 +170,24 @@ def _describes_images(table: Path) -> bool:
         return False
     try:
         names = [str(c) for c in read_table(table, columns_only=True).columns]
-    except InputError:  # it may be anything
+    except InputError:  # not a table
         return False
     columns = {name.strip().lower() for name in names}
     votes = sum(canonical(name) is not None for name in names) > 1
     return bool(columns & set(COLUMN_NAMES["path"]) and (columns & set(COLUMN_NAMES["label"]) or votes))
 
 
-def _one_a_part(path: Path, found: list[Path]) -> dict[Path, str]:
-    parts = {table: part_of(table.stem) for table in found}
+def _one_per_part(path: Path, tables: list[Path]) -> dict[Path, str]:
+    parts = {table: part_of(table.stem) for table in tables}
     if all(parts.values()) and len(set(parts.values())) == len(parts):
         return parts
-    listed = ", ".join(table.relative_to(path).as_posix() for table in found[:5])
-    msg = f"{path} holds several tables ({listed}); name the one to read, such as --data {shlex.quote(str(found[0]))}"
+    listed = ", ".join(table.relative_to(path).as_posix() for table in tables[:5])
+    msg = f"{path} holds several tables ({listed}); name the one to read, such as --data {shlex.quote(str(tables[0]))}"
     raise InputError(msg)
 
 
 def part_of(name: str) -> str:
-    """Return the part that a file's name says: ``train`` for ``train_labels`` and ``train-00000-of-00002``, else ""."""
+    """Return the part in a file's name: ``train`` for ``train_labels`` and ``train-00000-of-00002``, else ""."""
     parts = {part for word in re.split(r"[^A-Za-z]+", name) if (part := canonical_split(word))}
     return parts.pop() if len(parts) == 1 else ""
 
@@ -214,22 +217,22 @@ def read(path: Path, options: ReadOptions, name: str) -> Manifest:
     root = path if path.is_dir() else path.parent
     if meta is not None:
         root, name = first.parent / meta["root"], meta["name"]
-    found = [_rows(table, part, root, options, saved=meta is not None) for table, part in tables.items()]
-    rows = pd.concat([table for table, _, _ in found], ignore_index=True) if len(found) > 1 else found[0][0]
-    notes = [note for _, _, said in found for note in said]
-    if len(found) > 1:
+    parts = [_rows(table, part, root, options, saved=meta is not None) for table, part in tables.items()]
+    rows = pd.concat([table for table, _, _ in parts], ignore_index=True) if len(parts) > 1 else parts[0][0]
+    notes = [note for _, _, part_notes in parts for note in part_notes]
+    if len(parts) > 1:
         rows = rows.fillna("")
         notes.insert(0, f"read from {', '.join(table.relative_to(path).as_posix() for table in tables)}")
     notes += _unlabelled_beside(path, tables)
-    rows, said = _merge_repeated(rows, options, first.name)
-    rows, more = apply_votes(rows, name, options)
-    notes += [*said, *more]
+    rows, repeat_notes = _merge_repeated(rows, options, first.name)
+    rows, vote_notes = apply_votes(rows, name, options)
+    notes += [*repeat_notes, *vote_notes]
     boxes = saved_boxes(first)
     if set(SIDES) <= set(rows) and not rows["path"].duplicated().any():  # a face an image, which faces=boxes cuts out
         boxes = rows.loc[(rows[list(SIDES)] != "").any(axis=1), ["path", *SIDES]]
         rows = rows.drop(columns=list(SIDES))
-        notes.append("the table's face boxes are used with --data.read.faces boxes")
-    return finish(rows, found[0][1], name, options, tuple(notes)).with_boxes(boxes)
+        notes.append("the table has face boxes; --data.read.faces boxes cuts the faces out")
+    return finish(rows, parts[0][1], name, options, tuple(notes)).with_boxes(boxes)
 
 
 def _rows(
@@ -237,7 +240,8 @@ def _rows(
 ) -> tuple[pd.DataFrame, Path, list[str]]:
     """Return the rows of one table with standard columns, the root that their paths are relative to, and notes."""
     if column := embedded_image_column(file):
-        msg = f"{file.name} holds the images themselves, in the column {column!r}; read it as shards:{file}"
+        source = shlex.quote(f"shards:{file}")
+        msg = f"{file.name} holds the images themselves, in the column {column!r}; give it as --data {source}"
         raise InputError(msg)
     table = read_table(file)
     notes: list[str] = []
@@ -249,8 +253,8 @@ def _rows(
         raise InputError(msg)
     refuse(table["path"].str.strip() == "", table, "path", file.name, "may not be empty")
     if not saved:
-        table, said = _face_columns(table)
-        notes += said
+        table, box_notes = _face_columns(table)
+        notes += box_notes
     if part and "split" not in table:
         table["split"] = part
     names = table["path"].tolist()
@@ -284,9 +288,8 @@ def _unlabelled_beside(path: Path, tables: Collection[Path]) -> list[str]:
         with suppress(InputError):
             names = {str(c).strip().lower() for c in read_table(file, columns_only=True).columns}
             if names & set(PATH_COLUMNS) and not names & {*COLUMN_NAMES["label"], *SIDES}:
-                notes.append(
-                    f"{file.name} left out: it has no label; `emotion predict RUN {file}` classifies its images"
-                )
+                command = f"emotion predict RUN {shlex.quote(str(file))}"
+                notes.append(f"{file.name} left out: it has no label; `{command}` classifies its images")
     return notes
 
 
@@ -303,7 +306,7 @@ def _merge_repeated(table: pd.DataFrame, options: ReadOptions, source: str) -> t
     rows = table[again]
     meaning = {label: resolve(label, options) or plain(label) for label in rows["label"].unique()}
     faces = rows.groupby(key, sort=False).ngroup()
-    apart = np.zeros(len(rows), dtype=bool)
+    conflicting = np.zeros(len(rows), dtype=bool)
     for column, values in (
         ("label", rows["label"].map(meaning)),
         *((c, rows[c]) for c in ("split", "subject") if c in rows),
@@ -317,15 +320,19 @@ def _merge_repeated(table: pd.DataFrame, options: ReadOptions, source: str) -> t
             more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
             msg = (
                 f"{source}: {len(shown)} files have rows that differ in {column}: {', '.join(shown[:3])}{more}; "
-                "keep one row a file, or leave such files out with --bad-records drop"
+                "keep one row per file, or leave such files out with --bad-records drop"
             )
             raise InputError(msg)
-        apart |= differs
-    kept = table.drop(index=rows.index[apart]).drop_duplicates(key)
-    notes = [f"{int(apart.sum())} rows left out: rows of the same file contradict each other"] if apart.any() else []
-    if repeated := len(table) - int(apart.sum()) - len(kept):
+        conflicting |= differs
+    remaining = table.drop(index=rows.index[conflicting]).drop_duplicates(key)
+    notes = (
+        [f"{int(conflicting.sum())} rows left out: rows of the same file contradict each other"]
+        if conflicting.any()
+        else []
+    )
+    if repeated := len(table) - int(conflicting.sum()) - len(remaining):
         notes.append(f"{repeated} rows left out: they repeat the file and the label of another row")
-    return kept.reset_index(drop=True), notes
+    return remaining.reset_index(drop=True), notes
 
 
 def _labels_from_emotions(table: pd.DataFrame, options: ReadOptions, source: Path) -> tuple[pd.DataFrame, list[str]]:
@@ -338,8 +345,8 @@ def _labels_from_emotions(table: pd.DataFrame, options: ReadOptions, source: Pat
     """
     names = {str(c).strip().lower() for c in table}
     emotions = [c for c in table if resolve(str(c), options) is not None]
-    known = names & set(COLUMN_NAMES["label"]) or any(name.startswith(VOTES) for name in names)
-    if options.label_column is not None or known or len(emotions) < 2:
+    has_label = names & set(COLUMN_NAMES["label"]) or any(name.startswith(VOTES) for name in names)
+    if options.label_column is not None or has_label or len(emotions) < 2:
         return table, []
     rest = [c for c in table if plain(str(c)) in NO_EMOTION]
     if options.votes != "ignore":
@@ -358,7 +365,7 @@ def _labels_from_emotions(table: pd.DataFrame, options: ReadOptions, source: Pat
         raise InputError(msg)
     label = np.array([str(c).strip() for c in emotions], dtype=object)[values.argmax(axis=1)] if len(table) else []
     return table.drop(columns=[*emotions, *rest]).assign(label=label), [
-        f"labels from the columns {listed}, the largest"
+        f"labels are the largest of the columns {listed}"
     ]
 
 
@@ -388,15 +395,14 @@ def _face_columns(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
             boxes = np.stack([values.to_numpy() for values, _ in cells], axis=1)  # (N, 4)
             if sides in _SIZES:
                 boxes[:, 2:] += boxes[:, :2]
-            known = np.isfinite(boxes).all(axis=1)
-            if not known.any():
+            has_box = np.isfinite(boxes).all(axis=1)
+            if not has_box.any():
                 break
-            if (boxes[known] <= 1).all():
-                note = (
-                    f"the columns {', '.join(columns)} are not used as face boxes: they lie below 1, and must be pixels"
-                )
+            if (boxes[has_box] <= 1).all():
+                listed = ", ".join(columns)
+                note = f"the columns {listed} are not used as face boxes: they must be pixels, and no value is above 1"
                 return table, [note]
-            boxes[known & (boxes[:, 2:] <= boxes[:, :2]).all(axis=1)] = np.nan
+            boxes[has_box & (boxes[:, 2:] <= boxes[:, :2]).all(axis=1)] = np.nan
             table = table.drop(columns=columns)
             return table.assign(**{side: _cells(boxes[:, i]) for i, side in enumerate(SIDES)}), []
     return table, []
@@ -410,7 +416,7 @@ def name_columns(table: pd.DataFrame, options: ReadOptions, source: Path) -> pd.
     """Rename the columns for file, label, subject and split to standard names; all others stay, as subgroups.
 
     Raises:
-        InputError: no column for the file or the label, or a column that an option names is not there.
+        InputError: no column for the file or the label, or a column that an option names is missing.
     """
     table = table.rename(columns=lambda c: str(c).strip())
     lower = {c.lower(): c for c in reversed(list(table.columns))}
@@ -421,40 +427,42 @@ def name_columns(table: pd.DataFrame, options: ReadOptions, source: Path) -> pd.
         "split": options.split_column,
     }
     renamed: dict[str, str] = {}
-    for ours, wanted in chosen.items():
-        if wanted is not None and wanted not in table:
-            msg = f"{source.name}: the column {wanted!r} ({ours}_column) is missing; found {', '.join(table.columns)}"
+    for standard, requested in chosen.items():
+        if requested is not None and requested not in table:
+            present = ", ".join(table.columns)
+            msg = f"{source.name}: the column {requested!r} (--{standard}-column) is missing; found {present}"
             raise InputError(msg)
-        theirs = wanted or next((lower[n] for n in COLUMN_NAMES[ours] if n in lower), None)
-        if theirs is None and ours == "label" and options.votes != "ignore":
+        column = requested or next((lower[n] for n in COLUMN_NAMES[standard] if n in lower), None)
+        if column is None and standard == "label" and options.votes != "ignore":
             table = table.assign(label="")  # the votes give it
             continue
-        if theirs is None and ours in {"path", "label"}:
-            raise InputError(_lacks(ours, table, source))
+        if column is None and standard in {"path", "label"}:
+            raise InputError(_lacks(standard, table, source))
         # `set` and `subset` may mean anything: they are a split only if every value says so.
-        loose = ours == "split" and wanted is None and theirs is not None and theirs.lower() in {"set", "subset"}
-        if theirs is None or (loose and not table[theirs].map(lambda s: canonical_split(str(s))).notna().all()):
+        loose = standard == "split" and requested is None and column is not None and column.lower() in {"set", "subset"}
+        if column is None or (loose and not table[column].map(lambda s: canonical_split(str(s))).notna().all()):
             continue
-        renamed[theirs] = ours
+        renamed[column] = standard
     taken = [c for c in table if c in renamed.values() and c not in renamed]
     table = table.rename(columns={c: f"{c}_column" for c in taken}).rename(columns=renamed)
-    for ours in ("path", "label"):
-        table[ours] = plain_text(table[ours])
+    for standard in ("path", "label"):
+        table[standard] = plain_text(table[standard])
     return table
 
 
-def _lacks(ours: str, table: pd.DataFrame, source: Path) -> str:
-    """Return the error of a table without a column of files or labels."""
-    found = ", ".join(table.columns)
+def _lacks(standard: str, table: pd.DataFrame, source: Path) -> str:
+    """Return the error message for a table without a column of files or labels."""
+    columns = ", ".join(table.columns)
     if has_no_header(table, source.parent):
         names = ["path", "label", *(f"column{number}" for number in range(3, len(table.columns) + 1))]
         return (
-            f"{source.name} has no header: its first line is {found!r:.200}; add a line above that names the columns, "
-            f"such as {','.join(names[: len(table.columns)])}"
+            f"{source.name} has no header: its first line is {columns!r:.200}; add a line above that names the "
+            f"columns, such as {','.join(names[: len(table.columns)])}"
         )
     if "pixels" in table:
-        return f"{source.name} has pixels in place of files (columns {found:.200}); read it as fer2013:{source}"
+        pixels = shlex.quote(f"fer2013:{source}")
+        return f"{source.name} has pixels in place of files (columns {columns:.200}); give it as --data {pixels}"
     return (
-        f"{source.name}: the column {ours!r} is missing (or {', '.join(COLUMN_NAMES[ours][1:])}); found {found:.500}; "
-        f"name it with --{ours}-column NAME (in training --data.read.{ours}_column NAME)"
+        f"{source.name}: the column {standard!r} is missing (or {', '.join(COLUMN_NAMES[standard][1:])}); "
+        f"found {columns:.500}; give its name as --{standard}-column NAME"
     )

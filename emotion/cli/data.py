@@ -1,4 +1,4 @@
-"""Describe, check, prepare or cache a set of images, or list the layouts that are read: `emotion data`."""
+"""Describe, check, prepare or cache a set of images, or list the layouts that can be read: `emotion data`."""
 
 import argparse
 import os
@@ -250,14 +250,12 @@ def _cache(args: argparse.Namespace) -> int:
 
 
 def _layouts(args: argparse.Namespace) -> int:
-    """Print the layouts that are read, each with the files by which it is known and its command."""
+    """Print the layouts that can be read, with their files and the command for each."""
     from datamodules.layouts import LAYOUTS
 
     for layout in LAYOUTS:
         print(f"{layout.title}  [{layout.reader}]\n    {layout.looks}\n    emotion data describe --data {layout.data}")
-    print(
-        "\nPATH is a folder or an archive (.zip, .tar, .tgz); `emotion fit --data PATH` trains on what describe reads"
-    )
+    print("\nPATH is a folder, an archive (.zip, .tar, .tgz) or a file; `emotion fit` takes the same options")
     return 0
 
 
@@ -311,7 +309,7 @@ def _parser() -> argparse.ArgumentParser:
     add_data_arguments(sub)
     sub.set_defaults(run=_cache)
 
-    sub = commands.add_parser("layouts", help="list the layouts of data sets that are read, and the command for each")
+    sub = commands.add_parser("layouts", help="list the layouts that can be read, with the command for each")
     sub.set_defaults(run=_layouts)
     return top
 

@@ -41,7 +41,10 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("--answers", default="correct", help="predictions to explain: correct (default), wrong, or any")
     which.add_argument("--rows", nargs="+", type=int, metavar="ROW", help="explain these rows of the data instead")
     which.add_argument(
-        "--paths", nargs="+", metavar="PATH", help="images of the data, or new images, folders or photographs"
+        "--paths",
+        nargs="+",
+        metavar="PATH",
+        help="images of the data, or new images or folders; faces are cut out of photographs as in training",
     )
     which.add_argument("--fold", type=int, help="fold whose checkpoint explains new images (default: the first)")
     which.add_argument("--data", metavar="SOURCE", help="where the run's data is now (default: as in the run)")
@@ -66,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     report = parser.add_argument_group("the report")
     report.add_argument("--top", type=int, default=5, help="superpixels marked in an image (default: %(default)s)")
     report.add_argument("--faces", type=not_empty, metavar="yunet:FILE", help="find landmarks if the data has none, "
-                        "and the faces of new photographs if the detector of the training is not there")  # fmt: skip
+                        "and faces in new photographs if the detector of the training is missing")  # fmt: skip
     report.add_argument("--compare", nargs="+", default=[], metavar="METHOD", help="other methods to compare with")
     report.add_argument("--seeds", type=int, default=2, help="repetitions with other seeds (default: %(default)s)")
     report.add_argument("--resamples", type=int, default=2000, help="bootstrap resamples (default: %(default)s)")

@@ -160,8 +160,8 @@ def whole_from(least: int) -> Callable[[str], int]:
 
 
 PIXEL_LIMIT_HELP = (
-    "pixels of an image file, beyond which a JPEG is decoded smaller and others are refused (default: 50 million, or "
-    "EMOTION_PIXEL_LIMIT)"
+    "largest number of pixels of an image file; a larger JPEG is decoded smaller, other formats are refused (default: "
+    "50 million, or EMOTION_PIXEL_LIMIT)"
 )
 
 

@@ -91,7 +91,7 @@ def _predict(args: list[str]) -> int:
     read = reading(options)
     if unused := [name for name in given_fields(options) if name not in USED_BY_PREDICT]:
         words = ", ".join(spellings()[name].words[0] for name in unused)
-        print(f"note: not used by predict, which reads no labels: {words}", file=sys.stderr)
+        print(f"note: predict reads no labels, so these options have no effect: {words}", file=sys.stderr)
     from lightning_modules.predictor import Predictor, header, write_predictions
 
     predictor = Predictor.load(*runs, engine=options.engine, faces=options.faces)

@@ -153,13 +153,13 @@ def _connect(uri: str) -> MlflowClient:
 
 
 def login_message(error: Exception, uri: str) -> str | None:
-    """Return the error message for a server that wants another user, None for any other error."""
+    """Return the error message for a server that refuses the user, None for any other error."""
     code = re.search(r"error code (401|403)\b", str(error))
     forbidden = getattr(error, "error_code", "") in ("PERMISSION_DENIED", "UNAUTHENTICATED")
     if code is None and not forbidden:
         return None
     known = [name for name in _LOGIN if os.environ.get(name)]
-    what = "accepts no request without a login" if code and code[1] == "401" else "forbids this request"
+    what = "requires a login" if code and code[1] == "401" else "forbids this request"
     now = f"the login in {' and '.join(known)} is not accepted" if known else "no login is set"
     return (
         f"MLFLOW_TRACKING_URI: {without_password(uri)} {what} ({code[1] if code else 'permission denied'}), and {now}; "

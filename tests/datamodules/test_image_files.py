@@ -159,7 +159,7 @@ def test_links_out_of_the_users_own_folder_are_followed(tmp_path: Path) -> None:
     assert manifest.table["path"].tolist()[:2] == ["happy/1.png", "happy/2.png"]
     assert {"sad/0.png", "sad/9.png"} <= set(manifest.table["path"])
     assert not [path for path in manifest.table["path"] if path.startswith("sad/up/set/")]
-    assert any("(a link that leads nowhere)" in note for note in manifest.notes)
+    assert any("(a broken link)" in note for note in manifest.notes)
     assert not (build_cache(manifest, 8).index["error"] != "").any()
     assert manifest.file(0) == (tmp_path / "store/1.png").resolve()
 

@@ -138,7 +138,7 @@ def test_first_frame_of_an_animation(tmp_path: Path, suffix: str) -> None:
 def test_pixel_limit(tmp_path: Path) -> None:
     Image.fromarray(quarters()).save(tmp_path / "a.png")
     assert decode(tmp_path / "a.png", pixel_limit=800).shape == (20, 40, 3)
-    message = r"larger than the pixel limit of 799: 40 x 20 are 800 pixels.* --pixel-limit 800.* --data.pixel_limit 800"
+    message = r"larger than the pixel limit of 799: 40 x 20 is 800 pixels.* --pixel-limit 800.* --data.pixel_limit 800"
     with pytest.raises(InputError, match=message):
         decode(tmp_path / "a.png", pixel_limit=799)
 
@@ -211,7 +211,7 @@ def test_dark_image_of_full_range_keeps_its_high_byte(tmp_path: Path) -> None:
         (b"%PDF-1.7\n\xff", "a PDF"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
         (b"just words", "it holds text"),
-        (b"\0\5\x16\7\0\2\0\0Mac OS X", "a Mac's hidden data"),
+        (b"\0\5\x16\7\0\2\0\0Mac OS X", "hidden data of macOS"),
     ],
 )
 def test_what_else_a_file_holds_is_said(tmp_path: Path, content: bytes, kind: str) -> None:

@@ -32,11 +32,11 @@ def config(*words: str) -> RunConfig:
         ("--trainer.enable_checkpointing false", "--trainer.enable_checkpointing: must be .*--run.keep none"),
         (
             "--trainer.limit_val_batches 0 --model.schedule plateau",
-            "--model.schedule plateau: waits for a validation.*--trainer.limit_val_batches 0",
+            "--model.schedule plateau: needs validations.*--trainer.limit_val_batches 0",
         ),
         (
             "--trainer.max_epochs 1 --trainer.check_val_every_n_epoch 2 --run.patience 3",
-            "--run.patience 3: waits for a validation.*--trainer.check_val_every_n_epoch 2",
+            "--run.patience 3: needs validations.*--trainer.check_val_every_n_epoch 2",
         ),
         ("--data.size 50 --model.backbone vit_tiny_patch16_224", "--data.size: .* vit_tiny_patch16_224 .* got 50"),
     ],
@@ -114,7 +114,7 @@ def test_a_share_of_less_than_a_batch_is_one_batch_and_the_test_may_be_left_out(
     result = train(config(words, "--model.schedule plateau --model.warmup 0 --trainer.limit_test_batches 0"))
     assert result is not None
     said = capsys.readouterr().err
-    assert "batches of the train part is less than one; one is used" in said
+    assert "batches of the train part is less than one batch; one batch is used" in said
     assert "the test part is not evaluated" in said
     assert result.predictions.empty
     assert (Path("mlruns/runs") / result.run_id / "best.ckpt").is_file()

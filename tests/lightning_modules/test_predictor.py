@@ -172,7 +172,7 @@ def test_a_detector_that_is_not_there_or_was_changed(run: str, capsys: Capture) 
     content = torch.load(download(run, "checkpoint/best.ckpt"), weights_only=True)
     faces = content["EmotionDataModule"]["faces"]
     for finder, digest, complaint in (
-        ("gone.onnx", "", "found with gone.onnx, which is not there; name a detector with --faces haar"),
+        ("gone.onnx", "", "cut by gone.onnx, which does not exist here; name a detector with --faces haar"),
         ("yunet:FILE", "", "its record does not name the file; name a detector with"),
         ("other.onnx", "0" * 16, "file other.onnx has changed since other.ckpt was trained"),
     ):

@@ -193,7 +193,7 @@ def test_the_command_line_takes_the_options(miniature: Path, tmp_path: Path, cap
     [
         ({"agreement": 4}, "--agreement: must be one of any, 2, 3, got 4"),
         ({"per_class": 0}, "--per-class: must be at least 1, got 0"),
-        ({"per_class": 3, "part": 0.5}, "--data.read.part 0.5 and --per-class 3 both say how many"),
+        ({"per_class": 3, "part": 0.5}, "--data.read.part 0.5 and --per-class 3 both limit the number"),
         ({"bad_records": "ignore"}, "--bad-records: must be one of error, drop, got 'ignore'"),
     ],
 )

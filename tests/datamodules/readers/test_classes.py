@@ -30,7 +30,7 @@ def test_the_others_are_left_out_and_counted(tmp_path: Path) -> None:
     assert manifest.classes == ("happy", "sad")
     assert manifest.table["label"].value_counts().to_dict() == {"happy": 3, "sad": 2}
     assert sorted(set(manifest.labels.tolist())) == [0, 1]
-    assert manifest.notes[-1] == "5 images left out, they are of none of the chosen classes: angry 1, fear 4"
+    assert manifest.notes[-1] == "5 images left out, their classes were not chosen: angry 1, fear 4"
 
 
 def test_all_classes_change_nothing(tmp_path: Path) -> None:
@@ -58,7 +58,7 @@ def test_unknown_labels_are_classes_where_they_are_chosen_and_counted_where_not(
     assert manifest.classes == ("happy", "confused")
     assert manifest.notes == (
         "1 images left out, their labels are unknown: 'blurry' (1)",
-        "2 images left out, they are of none of the chosen classes: sad 2",
+        "2 images left out, their classes were not chosen: sad 2",
     )
 
 

@@ -139,7 +139,7 @@ def scenes_of_mikels(write: Writer) -> None:
     in_folders(write, "image/", MIKELS, 2)
 
 
-@layout(Expected("folder", 9, ("angry", "happy", "sad"), subjects=3, note="file names, which are CK+'s"))
+@layout(Expected("folder", 9, ("angry", "happy", "sad"), subjects=3, note="file names, which are those of CK+"))
 def ck48(write: Writer) -> None:
     for person in range(3 * write.copies):
         for label in ("anger", "happy", "sadness"):
@@ -159,7 +159,7 @@ def icml_face_data(write: Writer) -> None:
     write.text("train.csv", "emotion,pixels", *(f"{n},{write.row()}" for n in range(7)))
 
 
-@layout(Expected("fer2013", 14, SEVEN, note="test.csv has pixels without labels", photographs=5))
+@layout(Expected("fer2013", 14, SEVEN, note="test.csv left out: it has no labels", photographs=5))
 def kaggle_train_and_test(write: Writer) -> None:
     write.text(
         "train.csv", "emotion,pixels", *(f'{n},"{write.row()}"' for n in range(7) for _ in range(2 * write.copies))
@@ -275,7 +275,7 @@ def affectnet_folders(write: Writer) -> None:
         in_folders(write, f"{part}/", tuple("01234567"), 1)
 
 
-@layout(Expected("expw", 14, SEVEN, subjects=7, note="14 faces cut by the set's own boxes", photographs=7))
+@layout(Expected("expw", 14, SEVEN, subjects=7, note="14 faces cut out of 7 photographs", photographs=7))
 def expw(write: Writer) -> None:
     lines = []
     for index in range(7):
@@ -441,7 +441,10 @@ def test_one_part_alone_and_one_folder_too_low(tmp_path: Path) -> None:
     wrapped_folders(Writer(tmp_path / "faces"))
     part = read(str(tmp_path / "faces" / "archive" / "images" / "train"))
     assert (len(part), "split" in part.table) == (12, False)
-    assert f"with eval beside it as given parts: --data {tmp_path / 'faces' / 'archive' / 'images'}" in part.notes[0]
+    assert (
+        f"only train is read; to read eval beside it as another part, give --data {tmp_path / 'faces/archive/images'}"
+        in part.notes[0]
+    )
     rafdb_as_published(Writer(tmp_path / "raf"))
     assert len(read(str(tmp_path / "raf" / "basic"))) == 21
     with pytest.raises(InputError, match=r"the folder above has the layout rafdb: --data .*raf/basic"):
@@ -494,17 +497,19 @@ def loose_images(write: Writer) -> None:
             r"class folders in several places \(aligned, original\); give the one to read: --data .*/aligned$",
         ),
         (folders_of_people, r"--data .*/S01, or all with --pattern '"),
-        (numbers_without_a_layout, r"Numbers name no emotion: say what each means .*--alias 1=.*rafdb:PATH"),
+        (numbers_without_a_layout, r"Give the meaning of each number .*--alias 1=.*rafdb:PATH"),
         (a_misspelt_class, r"Did you mean disgust for 'disgsut'\? .*--alias disgsut=disgust"),
         (
             tree_without_labels,
             r"2 images in .* are in no class folder.*nearest layouts are ckplus.*emotion data layouts",
         ),
-        (packed_images, r"none of the 1 images of list_patition_label.txt is there.*unpack aligned.zip"),
+        (packed_images, r"none of the 1 images of list_patition_label.txt exists.*unpack aligned.zip"),
         (loose_images, r"2 images in .* are in no class folder.*`emotion data layouts` lists"),
     ],
 )
-def test_what_is_not_read_leads_on(tmp_path: Path, make: Callable[[Writer], None], message: str) -> None:
+def test_the_error_of_a_folder_that_is_not_read_names_the_next_step(
+    tmp_path: Path, make: Callable[[Writer], None], message: str
+) -> None:
     make(Writer(tmp_path / "set"))
     with pytest.raises(InputError, match=message) as error:
         read(str(tmp_path / "set"))
@@ -542,7 +547,7 @@ def test_annotations_that_change_are_read_again(tmp_path: Path) -> None:
     write.array("train_set/annotations/1_exp.npy", "4")
     assert labels_of(write.root)["1.jpg"] == "fear"
     (write.root / "train_set/images/2.jpg").unlink()
-    assert "1 of train_set left out: annotations have no image" in read(str(write.root)).notes
+    assert "1 annotations of train_set left out: they have no image" in read(str(write.root)).notes
 
 
 def test_faces_of_expw_are_cut_by_their_boxes(tmp_path: Path) -> None:
@@ -556,9 +561,11 @@ def test_faces_of_expw_are_cut_by_their_boxes(tmp_path: Path) -> None:
     face = np.asarray(Image.open(manifest.file(0)))
     assert (face.shape, int(face.min()) > 190) == ((20, 20, 3), True)
     assert manifest.table["subject"].tolist() == ["origin/a.png"] * 2
-    assert "1 rows of label.lst left out: their images are not there, the first is 'origin/gone.png'" in manifest.notes
+    assert "1 rows of label.lst left out: their images do not exist, the first is 'origin/gone.png'" in manifest.notes
     assert len(read(str(write.root), ReadOptions(faces="boxes"))) == 2
-    with pytest.raises(InputError, match="faces=haar: ExpW's faces are cut by its own boxes; leave faces out"):
+    with pytest.raises(
+        InputError, match=r"--data.read.faces haar: ExpW's faces are cut out by its own boxes; leave the"
+    ):
         read(str(write.root), ReadOptions(faces="haar"))
     write.text("label.lst", "a.png 0 10 20 40 30 1 3", "a.png 1 9 9 5 5 1 4", "a.png 1 9 9 35 35 1 5")
     with pytest.raises(InputError, match=r"1 rows of label.lst: a face needs .*--bad-records drop"):
@@ -576,7 +583,7 @@ def test_boxes_of_affectnets_lists_can_be_cut(tmp_path: Path) -> None:
 
 def test_pixels_without_labels_are_not_trained_on(tmp_path: Path) -> None:
     kaggle_train_and_test(Writer(tmp_path / "set"))
-    with pytest.raises(InputError, match=r"test.csv: pixels without a column emotion can be classified .*predict RUN"):
+    with pytest.raises(InputError, match=r"test.csv has pixels but no column emotion.*`emotion predict RUN .*test.csv"):
         read(str(tmp_path / "set" / "test.csv"))
     assert len(read(str(tmp_path / "set" / "train.csv"))) == 14
 

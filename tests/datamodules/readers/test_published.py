@@ -174,7 +174,7 @@ def test_votes_that_are_not_there_or_no_numbers(voted: Path) -> None:
     with pytest.raises(InputError, match="'votes_bored' names no known emotion"):
         read(str(voted), ReadOptions(votes="majority"))
     frame[["file", "label"]].to_csv(voted / "labels.csv", index=False)
-    with pytest.raises(InputError, match="votes=majority needs votes_<emotion> columns, found path, label"):
+    with pytest.raises(InputError, match="--votes majority needs votes_<emotion> columns, found path, label"):
         read(str(voted), ReadOptions(votes="majority"))
 
 

@@ -61,7 +61,7 @@ def test_split_folders_above_the_classes(plant: Plant) -> None:
 def test_what_the_folder_reader_leaves_out_it_says(plant: Plant) -> None:
     root = plant("sad/1.png", "happy/1.png", "logo.png", "fear/readme.txt")
     assert read(str(root)).notes == (
-        "1 images beside the folders left out, the first is 'logo.png'",
+        "1 images beside the class folders left out, the first is 'logo.png'",
         "the class folder fear holds no images",
         "1 file left out: 1 .txt",
     )
@@ -70,7 +70,7 @@ def test_what_the_folder_reader_leaves_out_it_says(plant: Plant) -> None:
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ((), "no images found in .*; expected one folder a class"),
+        ((), "no images found in .*; expected one folder per class"),
         (("sad/readme.txt",), "no images found in"),
         (("1.png", "2.png"), "2 images in .* are in no class folder, the first is '1.png'"),
         (("train/1.png", "train/sad/2.png"), "1 images in .* are in no class folder, the first is 'train/1.png'"),
@@ -156,13 +156,13 @@ def test_a_set_column_is_a_split_only_if_it_says_so(plant: Plant) -> None:
         (
             {"file": ["a.png", "b.png"]},
             {},
-            "x.csv: the column 'label' is missing .*; found file; name it with --label-column",
+            "x.csv: the column 'label' is missing .*; found file; give its name as --label-column",
         ),
         ({"label": ["sad", "sad"]}, {}, "x.csv: the column 'path' is missing"),
         (
             {"file": ["a.png"], "label": ["sad"]},
             {"label_column": "mood"},
-            "the column 'mood' .label_column. is missing",
+            "the column 'mood' .--label-column. is missing",
         ),
         ({"file": ["a.png", "b.png"], "label": ["sad", None]}, {}, "row 1: label may not be empty"),
         ({"file": ["a.png", "b.png"], "label": ["sad", "bored"]}, {}, r"unknown labels \(images\): 'bored' \(1\)"),

@@ -94,7 +94,7 @@ def test_several_shards_give_the_parts(tmp_path: Path, where: str) -> None:
 
 def test_missing_shards_are_noted(tmp_path: Path) -> None:
     parquet(tmp_path / "hub/train-00000-of-00003.parquet", [1, 2], [0, 1])
-    assert "1 of 3 shards of train are here" in read(str(tmp_path / "hub")).notes
+    assert "only 1 of 3 shards of train exist here" in read(str(tmp_path / "hub")).notes
 
 
 def test_a_plain_column_of_bytes_and_names_by_key(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_what_a_tar_lacks_is_counted(tmp_path: Path) -> None:
     manifest = read(str(shard))
     assert manifest.table["label"].tolist() == ["sad", "happy"]
     assert manifest.notes == (
-        "1 files .npy of x.tar left out",
+        "1 .npy files of x.tar left out",
         "1 labels of x.tar left out: they have no image",
         "1 images left out: they have no label",
     )

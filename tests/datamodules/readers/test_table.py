@@ -67,7 +67,7 @@ def paths(file: Path, options: ReadOptions | None = None) -> list[str]:
             "images found in img/",
         ),
         (("x/sad/a.png", "x/b/a.png"), ("sad/a.png", "b/a.png"), ("x/sad/a.png", "x/b/a.png"), "images found in x/"),
-        (("sad/a.png", "joy/b.png"), ("a.png", "b.png"), ("sad/a.png", "joy/b.png"), "found in 2 folders below"),
+        (("sad/a.png", "joy/b.png"), ("a.png", "b.png"), ("sad/a.png", "joy/b.png"), "found in 2 subfolders"),
         (
             ("a.png", "b.png"),
             ("C:\\Users\\me\\a.png", "C:\\Users\\me\\b.png"),
@@ -84,7 +84,7 @@ def paths(file: Path, options: ReadOptions | None = None) -> list[str]:
         (("0012.png", "0007.png"), ("12", "7"), ("0012.png", "0007.png"), "completed with .png, zeros compared"),
         (("a.v2.png", "b.png"), ("a.v2", "b.png"), ("a.v2.png", "b.png"), "1 names completed with .png"),
         (("a.JPG", "b.Jpeg"), ("a.jpg", "b.jpeg"), ("a.JPG", "b.Jpeg"), "2 names in another case (a.JPG for a.jpg)"),
-        (("A/x.png", "A/y.png"), ("a/x.png", "a/y.png"), ("A/x.png", "A/y.png"), "in folders written otherwise"),
+        (("A/x.png", "A/y.png"), ("a/x.png", "a/y.png"), ("A/x.png", "A/y.png"), "in folders spelt differently"),
         (("a.png", "b.png"), ("a.jpg", "b.jpg"), ("a.png", "b.png"), "2 names with another ending"),
         (("a.png", "b.png"), ("a.png ", " b.png"), ("a.png", "b.png"), "2 names without the spaces around them"),
         (("a.png", "A.png"), ("A.png", "a.png"), ("A.png", "a.png"), None),
@@ -171,7 +171,7 @@ def test_a_table_in_a_folder_of_its_own_below_the_given_one(plant: Plant) -> Non
         (("01.png", "001.png", "2.png"), ("1", "2"), r"Several files fit '1': 001.png, 01.png"),
         (("s/a.png", "j/a.png", "j/b.png"), ("a.png", "b.png"), None),
         (("s/a.png", "j/a.png", "k/b.png"), ("a.png", "b.png"), r"Several files fit 'a.png': j/a.png, s/a.png"),
-        (("a.png",), ("https://x.org/a.png", "http://x.org/b.png"), r"2 of 2 names are addresses, .* download"),
+        (("a.png",), ("https://x.org/a.png", "http://x.org/b.png"), r"2 of 2 names are URLs, .* download"),
     ],
 )
 def test_names_that_are_not_understood(
@@ -190,7 +190,9 @@ def test_the_option_for_another_folder_is_checked(plant: Plant) -> None:
     file = table(root, "path,label\nsad/a.png,sad\nhappy/b.png,happy\n")
     with pytest.raises(InputError, match="--images: must be a folder, got 'nowhere'"):
         read(str(file), ReadOptions(images="nowhere"))
-    with pytest.raises(InputError, match="--images: is for tables that name files, and folder reads none"):
+    with pytest.raises(
+        InputError, match="--images: is only for tables of file names, and this data set is read by 'folder'"
+    ):
         read(f"folder:{root}", ReadOptions(images=str(root)))
 
 
@@ -253,7 +255,7 @@ def test_the_first_foreign_character_may_come_late(plant: Plant) -> None:
         (b"path,label\na.png,sad,x\nb.png,happy,y\n", "rows with more cells than its header"),
         (b"PK\x03\x04 and so on", "is an Excel workbook or an archive; save it as CSV"),
         (b"version https://git-lfs.github.com/spec/v1\n", "placeholder of Git LFS; .*git lfs pull"),
-        (b"label,pixels\nsad,1 2 3 4\n", "t.csv has pixels in place of files .* read it as fer2013:"),
+        (b"label,pixels\nsad,1 2 3 4\n", "t.csv has pixels in place of files .* give it as --data fer2013:"),
         (b"path,label\n\xff\xff\xff.png,sad\n", "neither UTF-8, UTF-16 nor CP949"),
     ],
 )
@@ -315,7 +317,7 @@ def test_columns_of_emotions_are_labels(plant: Plant, rows: str, labels: list[st
     if len(set(labels)) > 1:
         manifest = read(str(file))
         assert manifest.table["label"].tolist() == labels
-        assert manifest.notes == ("labels from the columns Happiness, sad, neutral, the largest",)
+        assert manifest.notes == ("labels are the largest of the columns Happiness, sad, neutral",)
         assert not manifest.groups
     soft = read(str(file), ReadOptions(votes="soft")) if "3,7" not in rows else None
     assert soft is None or soft.votes is not None
@@ -399,7 +401,9 @@ def test_faces_of_one_photograph_are_one_cluster(tmp_path: Path) -> None:
     cache = build_cache(manifest, 16, directory=tmp_path / "pixels", workers=0)
     assert cache.index["content"].nunique() == 4
     assert find_clusters(manifest, cache, near=False).tolist() == [0, 0, 1, 1]
-    with pytest.raises(InputError, match="its labels are those of single faces, which haar cannot tell apart"):
+    with pytest.raises(
+        InputError, match=r"each row labels one face, and haar cannot tell which; leave --data.read.faces out"
+    ):
         read(str(file), ReadOptions(faces="haar"))
     assert len(read(str(file), ReadOptions(faces="boxes", face_size=20))) == 4
 
@@ -439,7 +443,10 @@ def test_shares_of_the_image_are_no_boxes(tmp_path: Path) -> None:
     file = table(root, "path,label,x,y,w,h\n0.png,angry,.1,.1,.2,.2\n1.png,happy,.5,.5,.2,.2\n")
     manifest = read(str(file))
     assert manifest.boxes is None
-    assert "the columns x, y, w, h are not used as face boxes: they lie below 1, and must be pixels" in manifest.notes
+    assert (
+        "the columns x, y, w, h are not used as face boxes: they must be pixels, and no value is above 1"
+        in manifest.notes
+    )
 
 
 # Several tables
