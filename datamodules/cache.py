@@ -20,7 +20,16 @@ import pandas as pd
 
 from datamodules.cache_build import CHUNK, FEW, Record, decode_all
 from datamodules.errors import InputError, invalid
-from datamodules.images import DECODE_POLICY, FITS, GREY_SIDE, Fit, decode, default_pixel_limit, fit_to_square
+from datamodules.images import (
+    DECODE_POLICY,
+    FITS,
+    GREY_SIDE,
+    Fit,
+    decode,
+    decoding,
+    default_pixel_limit,
+    fit_to_square,
+)
 from datamodules.manifest import Manifest
 from datamodules.paths import (
     CACHE_BUDGET_GB,
@@ -299,7 +308,7 @@ def decoding_notes(cache: PixelCache) -> list[str]:
 
 
 def _key(root: Path, paths: list[str], size: int, fit: str, pixel_limit: int) -> str:
-    digest = hashlib.sha256(repr((VERSION, DECODE_POLICY, str(root), size, fit, pixel_limit)).encode())
+    digest = hashlib.sha256(repr((VERSION, decoding(pixel_limit), str(root), size, fit)).encode())
     for path, content in zip(paths, file_hashes(root, paths), strict=True):
         digest.update(f"{path}\0{content or 'unreadable'}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:24]

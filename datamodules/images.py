@@ -53,6 +53,19 @@ def default_pixel_limit() -> int:
     return int(text)
 
 
+def decoding(pixel_limit: int | None = None) -> tuple[str, int, tuple[str, ...]]:
+    """Return what decides which pixels a file gives on this machine, for the keys of caches.
+
+    Args:
+        pixel_limit: Default `default_pixel_limit`.
+
+    Returns:
+        The decode policy, the limit, and the formats without a decoder: their files are errors until one is installed.
+    """
+    limit = default_pixel_limit() if pixel_limit is None else pixel_limit
+    return DECODE_POLICY, limit, tuple(name for name in FORMATS if missing_decoder(name))
+
+
 @contextmanager
 def limited_to(pixel_limit: int | None) -> Iterator[None]:
     """Make a limit the default of this process, and of processes it starts, within a block; None changes nothing."""

@@ -165,6 +165,11 @@ def _file_state(path: Path) -> str:
         status = os.stat(path)
     except OSError:
         return ""
+    return state_of(status)
+
+
+def state_of(status: os.stat_result) -> str:
+    """Return size, ctime, mtime and inode as text, which is another one after every change of a file."""
     return f"{status.st_size} {status.st_ctime_ns} {status.st_mtime_ns} {status.st_ino}"
 
 
@@ -242,6 +247,14 @@ def on_disk(path: str | os.PathLike[str]) -> Path:
         return Path(text)
     raw = _ESCAPES.sub(lambda match: bytes([int(match[1], 16)]), os.fsencode(text))
     return Path(os.fsdecode(raw)) if os.path.lexists(raw) else Path(text)
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry is a folder or a link to one; of a plain file the file system is not asked again.
+
+    Unlike `entry.is_dir` this raises nothing for a link that leads to itself.
+    """
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir(follow_symlinks=False)
 
 
 def is_guarded(root: Path) -> bool:

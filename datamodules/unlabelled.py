@@ -176,9 +176,9 @@ def photographs(
             yield Photograph(path_text(path), lambda path=path: decode_file(path, pixel_limit=pixel_limit))  # type: ignore[misc]
 
 
-def from_bytes(data: bytes, name: str = "-") -> Photograph:
+def from_bytes(data: bytes, name: str = "-", pixel_limit: int | None = None) -> Photograph:
     """Return the image in the bytes of an image file."""
-    return Photograph(name, lambda: decode_bytes(data, name))
+    return Photograph(name, lambda: decode_bytes(data, name, pixel_limit=pixel_limit))
 
 
 def _frames(path: Path, every: float) -> Iterator[Photograph]:

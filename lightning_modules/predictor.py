@@ -348,7 +348,7 @@ class Predictor:
         if "-" in sources or not {path.resolve() for path in paths} <= crops:
             self.require_detector()
         if "-" in sources:
-            items, total = chain([from_bytes(stdin or b"")], items), total + 1
+            items, total = chain([from_bytes(stdin or b"", pixel_limit=self.pixel_limit)], items), total + 1
         for inputs in self.prepared(items, crops, total=total, batch_size=batch_size, workers=workers):
             yield self._answer(inputs)
 

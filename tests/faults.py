@@ -154,8 +154,8 @@ FAULTS = (
         "caches",
         "datamodules/cache.py",
         "the pixel cache's key leaves out how images are fitted",
-        "str(root), size, fit, pixel_limit)",
-        "str(root), size, pixel_limit)",
+        "str(root), size, fit))",
+        "str(root), size))",
         CACHES,
     ),
     Fault(
@@ -177,7 +177,7 @@ FAULTS = (
     Fault(
         "statistics",
         "results/statistics.py",
-        "the macro F1 counts classes without images",
+        "the macro F1 counts classes without images as 0",
         '"f1_macro": _ratio((f1 * averaged).sum(axis=-1), averaged.sum(axis=-1))',
         '"f1_macro": f1.mean(axis=-1)',
         STATISTICS,

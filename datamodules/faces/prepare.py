@@ -23,7 +23,7 @@ from datamodules.faces.boxes import areas, clip
 from datamodules.faces.crop import CUT_VERSION, PARTS, QUALITY, CutOptions, Job, Record, cut, faces_of, work
 from datamodules.faces.detectors import FIND_VERSION, LANDMARKS, Detector, model_digest, open_detector
 from datamodules.image_files import collect_left_out
-from datamodules.images import DECODE_POLICY, Decoded, decode_file, default_pixel_limit, fit_to_square
+from datamodules.images import Decoded, decode_file, decoding, fit_to_square
 from datamodules.labels import VOCABULARIES
 from datamodules.manifest import Manifest, make_manifest
 from datamodules.paths import file_hashes, images_root, path_text, replacing
@@ -378,7 +378,7 @@ def _stands(record: Record, key: str, crop: str, output: Path) -> bool:
 
 
 def _found_key(detector: Detector) -> str:
-    return _key(FIND_VERSION, DECODE_POLICY, default_pixel_limit(), detector.identity)
+    return _key(FIND_VERSION, *decoding(), detector.identity)
 
 
 def _key(*parts: object) -> str:

@@ -77,6 +77,35 @@ def _extract(path: Path, draft: Path) -> None:
             bar.update()
 
 
+class Room:
+    """What a packed file may take when it is unpacked: the limit, or the free space of the disk.
+
+    Args:
+        path: The packed file.
+        draft: The folder that it is unpacked to.
+    """
+
+    def __init__(self, path: Path, draft: Path) -> None:
+        self.path = path
+        self.limit = float(os.environ.get(LIMIT_VARIABLE, LIMIT_GB)) * 1e9
+        self.free = shutil.disk_usage(draft).free - 100e6
+        self.taken = 0
+
+    def take(self, size: int) -> None:
+        """Count the bytes of one more file.
+
+        Raises:
+            InputError: All together are more than there is room for.
+        """
+        self.taken += size
+        if self.taken > min(self.limit, self.free):
+            what = f"the limit of {self.limit / 1e9:g} GB ({LIMIT_VARIABLE})"
+            what = what if self.limit < self.free else "the free disk space"
+            so_far = f"{self.taken / 1e9:.1f} GB so far"
+            msg = f"{self.path}: unpacked it takes more than {what}, {so_far}; nothing was unpacked"
+            raise InputError(msg)
+
+
 def members(path: Path, draft: Path) -> Iterator[tuple[tuple[str, ...], IO[bytes]]]:
     """Yield folders and name, and content, of every file in an archive; hidden files of macOS are left out.
 
@@ -84,9 +113,7 @@ def members(path: Path, draft: Path) -> Iterator[tuple[tuple[str, ...], IO[bytes
         InputError: a member that leads out of the folder, a link or a device, or more bytes than the limit or the disk
             of the folder `draft`.
     """
-    limit = float(os.environ.get(LIMIT_VARIABLE, LIMIT_GB)) * 1e9
-    free = shutil.disk_usage(draft).free - 100e6
-    total = 0
+    room = Room(path, draft)
     for name, size, content in _members(path):
         parts = PurePosixPath(name.replace("\\", "/")).parts
         if not parts or name.startswith(("/", "\\")) or ".." in parts or ":" in parts[0] or "\0" in name:
@@ -94,11 +121,7 @@ def members(path: Path, draft: Path) -> Iterator[tuple[tuple[str, ...], IO[bytes
             raise InputError(msg)
         if "__MACOSX" in parts or parts[-1].startswith("._"):
             continue
-        total += size
-        if total > min(limit, free):
-            what = f"the limit of {limit / 1e9:g} GB ({LIMIT_VARIABLE})" if limit < free else "the free disk space"
-            msg = f"{path}: unpacked it takes more than {what}, {total / 1e9:.1f} GB so far; nothing was unpacked"
-            raise InputError(msg)
+        room.take(size)
         yield parts, content
 
 

@@ -202,22 +202,11 @@ def _folder(manifest: Manifest, options: "ReadOptions", *more: object) -> Path:
         options: Size and margin of the crops.
         more: The detector, or the boxes.
     """
-    from datamodules.faces.crop import (
-        CUT_VERSION,  # pulls in OpenCV, which other readers do not need
-        QUALITY,
-    )
-    from datamodules.images import DECODE_POLICY, default_pixel_limit
+    from datamodules.faces.crop import CUT_VERSION, QUALITY  # pulls in OpenCV, which other readers do not need
+    from datamodules.images import decoding
 
     contents = file_hashes(manifest.root, manifest.table["path"].tolist())
-    made_by = (
-        CUT_VERSION,
-        DECODE_POLICY,
-        default_pixel_limit(),
-        QUALITY,
-        options.face_size,
-        options.face_margin,
-        *more,
-    )
+    made_by = (CUT_VERSION, *decoding(), QUALITY, options.face_size, options.face_margin, *more)
     made_of = hashlib.sha256(repr((manifest.fingerprint(), contents, made_by)).encode())
     return cache_root() / "crops" / made_of.hexdigest()[:24]
 

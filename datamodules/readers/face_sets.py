@@ -14,6 +14,7 @@ import hashlib
 import os
 import re
 import shlex
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -28,8 +29,8 @@ from tqdm import tqdm
 from datamodules.errors import InputError
 from datamodules.image_files import IMAGE_SUFFIXES
 from datamodules.labels import VOCABULARIES, canonical_split
-from datamodules.manifest import VOTES, Manifest, parse_numbers, read_table
-from datamodules.paths import build_once, cache_root, file_hashes, replacing
+from datamodules.manifest import VOTES, Manifest, parse_numbers, read_table, refuse
+from datamodules.paths import SETTLED, build_once, cache_root, file_hashes, is_folder, replacing, state_of
 from datamodules.processes import cores, processes
 from datamodules.readers import folder
 from datamodules.readers.base import ReadOptions, finish
@@ -52,7 +53,7 @@ def _folders(path: Path, depth: int) -> Iterator[Path]:
                     below += [
                         Path(entry.path)
                         for entry in islice(entries, 2000)  # folders of images hold no lists
-                        if not entry.name.startswith((".", "__MACOSX")) and os.path.isdir(entry.path)
+                        if not entry.name.startswith((".", "__MACOSX")) and is_folder(entry)
                     ]
             except OSError:
                 continue
@@ -238,12 +239,14 @@ def _read_affectnet_npy(root: Path, parts: list[Path], options: ReadOptions, nam
     for part in parts:
         names = (os.path.splitext(file) for file in sorted(os.listdir(part / "images")))
         images = {stem: stem + ending for stem, ending in names if ending.lower() in IMAGE_SUFFIXES and stem[0] != "."}
+        states, changed, now = dict[str, str](), 0, time.time()
         with os.scandir(part / "annotations") as files:
-            states = {
-                entry.name: f"{(state := entry.stat()).st_size} {state.st_mtime_ns}"
-                for entry in files
-                if entry.name.endswith(("_exp.npy", "_val.npy", "_aro.npy"))
-            }
+            for entry in files:
+                if entry.name.endswith(("_exp.npy", "_val.npy", "_aro.npy")):
+                    status = entry.stat()
+                    states[entry.name] = state_of(status)
+                    changed = max(changed, status.st_ctime_ns, status.st_mtime_ns)
+        settled = changed < (now - SETTLED) * 1e9
         labelled = sorted(file[: -len("_exp.npy")] for file in states if file.endswith("_exp.npy"))
         both = [stem for stem in labelled if stem in images]
         for count, what, why in (
@@ -252,7 +255,7 @@ def _read_affectnet_npy(root: Path, parts: list[Path], options: ReadOptions, nam
         ):
             if count:
                 notes.append(f"{count} {what} of {part.name} left out: {why}")
-        table = _annotations(part / "annotations", both, states)
+        table = _annotations(part / "annotations", both, states, keep=settled)
         table["path"] = [images[stem] for stem in both]
         table["path"] = _below(part / "images", root) + table["path"]
         if part != root:
@@ -265,8 +268,8 @@ def _read_affectnet_npy(root: Path, parts: list[Path], options: ReadOptions, nam
     return finish(table, root, name, options, (*notes, *more))
 
 
-def _annotations(place: Path, stems: Sequence[str], states: dict[str, str]) -> pd.DataFrame:
-    """Return label, valence and arousal of images, read once from one small file each and then kept in the cache."""
+def _annotations(place: Path, stems: Sequence[str], states: dict[str, str], *, keep: bool) -> pd.DataFrame:
+    """Return label, valence and arousal of images, read from one small file each and, with `keep`, only once."""
     digest = hashlib.sha256(repr((str(place), list(stems))).encode())
     for file in sorted(states):
         digest.update(f"{file} {states[file]}".encode("utf-8", "surrogateescape"))
@@ -285,6 +288,8 @@ def _annotations(place: Path, stems: Sequence[str], states: dict[str, str]) -> p
             for stem in bar
         ]
     table = pd.DataFrame(columns, dtype=object)
+    if not keep:  # a file that changed a moment ago may change again without a trace, see `file_hashes`
+        return table
     try:
         stored.parent.mkdir(parents=True, exist_ok=True)
         with replacing(stored) as draft:
@@ -495,6 +500,8 @@ def read_expw(path: Path, options: ReadOptions, name: str) -> Manifest:
         table, numbers = table[~bad].reset_index(drop=True), numbers[~bad].reset_index(drop=True)
     below = _expw_images(root, source.parent, table["image"].head(20).tolist())
     table["path"] = below + table["image"]
+    leads_out = ("/" + table["path"] + "/").str.contains("/../", regex=False) | table["path"].str.startswith("/")
+    refuse(leads_out, table, "path", source.name, f"may not lead out of {root}")
     rows = pd.concat([table[["path", "label", "confidence"]], numbers], axis=1)
     rows, missing = _present(rows, root, source.name, "unpack the images (origin/) beside label.lst")
     crops, place, more = _cut_rows(rows, root, options)
@@ -530,11 +537,11 @@ def _expw_images(root: Path, home: Path, first: Sequence[str]) -> str:
 def _cut_rows(rows: pd.DataFrame, root: Path, options: ReadOptions) -> tuple[pd.DataFrame, Path, list[str]]:
     """Cut one face a row out of the photographs, once; return the table of the crops, their folder and notes."""
     from datamodules.faces.crop import CUT_VERSION, QUALITY  # pulls in OpenCV, which other readers do not need
-    from datamodules.images import DECODE_POLICY
+    from datamodules.images import decoding
 
     photographs = list(dict.fromkeys(rows["path"]))
     boxes = rows[["x0", "y0", "x1", "y1"]].to_numpy(np.float64)
-    made_by = (CUT_VERSION, DECODE_POLICY, QUALITY, options.face_size, options.face_margin)
+    made_by = (CUT_VERSION, *decoding(), QUALITY, options.face_size, options.face_margin)
     made_of = (photographs, file_hashes(root, photographs), rows["path"].tolist(), boxes.tolist(), made_by)
     digest = hashlib.sha256(repr(made_of).encode("utf-8", "surrogateescape")).hexdigest()
     target = cache_root() / "crops" / f"rows-{digest[:24]}"

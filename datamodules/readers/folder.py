@@ -93,7 +93,9 @@ def read(path: Path, options: ReadOptions, name: str, numbers: Mapping[str, str]
         notes.append("class folders that are numbers: " + ", ".join(f"{key} is {meant[key]}" for key in sorted(meant)))
     if people := people_in_names(table["path"].tolist()):
         source, table["subject"] = people
-        notes.append(f"people (subject) are read from the file names, which are those of {source}")
+        others = table["subject"].eq("").sum()
+        of_others = f"; {others} images have other names, and no person" if others else ""
+        notes.append(f"people (subject) are read from the file names, which are those of {source}{of_others}")
     if "split" not in table:
         notes += _parts_beside(path)
     return finish(table, path, name, options, tuple(notes))

@@ -185,6 +185,7 @@ RAFD = Naming(
     constant={},
 )
 
+_STRAY = 0.1  # share of images with other names, up to which a set is known by its names
 RAFDB_NAME = re.compile(r"(?:train|test)_\d+(?:_aligned)?\.\w+$")  # RAF-DB: train_00001_aligned.jpg
 PEOPLE = {
     "CK+": r"(?P<subject>S\d{3})_\d{3}_\d{8}(?!\d)",  # S010_004_00000017.png: person, sequence, frame
@@ -196,15 +197,19 @@ PEOPLE = {
 
 
 def people_in_names(paths: Sequence[str]) -> tuple[str, list[str]] | None:
-    """Return the data set whose file names these are, and the person of each image; None if one does not match."""
+    """Return the data set whose file names nearly all of these are, and the person of each image, "" for the others.
+
+    A few other files may lie among them; without people, images of one person would be trained and tested on.
+    """
     for source, pattern in PEOPLE.items():
         expression = re.compile(pattern)
-        people = []
+        people, others = list[str](), 0
         for path in paths:
             match = expression.match(os.path.basename(path))
-            if match is None:
+            people.append("" if match is None else match["subject"].upper())
+            others += match is None
+            if others > _STRAY * len(paths):
                 break
-            people.append(match["subject"].upper())
         else:
             return source, people
     return None

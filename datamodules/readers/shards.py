@@ -3,6 +3,7 @@
 The images are written out once under the cache, since everything else works on files; a shard is read piece by piece.
 """
 
+import hashlib
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import tarfile
 from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +22,16 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from datamodules.errors import InputError
-from datamodules.image_files import IMAGE_SUFFIXES
+from datamodules.image_files import ENDINGS, HEAD, IMAGE_SUFFIXES, image_format
 from datamodules.labels import canonical, canonical_split
 from datamodules.manifest import Manifest
-from datamodules.paths import build_once, cache_root
-from datamodules.readers.archives import members, unpacked_folder
+from datamodules.paths import build_once, cache_root, is_folder
+from datamodules.readers.archives import Room, members, unpacked_folder
 from datamodules.readers.base import ReadOptions, finish
 from datamodules.readers.table import COLUMN_NAMES, apply_votes, name_columns, part_of
 from datamodules.tables import embedded_image_column, holds_images
 
 TARS = (".tar", ".tar.gz", ".tgz")
-_SIGNATURES = ((b"\xff\xd8", ".jpg"), (b"\x89PNG", ".png"), (b"GIF8", ".gif"), (b"BM", ".bmp"), (b"II*\0", ".tif"))
 _NUMBERED = re.compile(r"-(\d+)-of-(\d+)(?=\.|$)")
 _PART = "part of the shard"
 _ROWS = 64  # of a Parquet file in memory at a time
@@ -45,25 +46,26 @@ def find_shards(path: Path) -> list[Path]:
         return [path] if _is_shard(path) else []
     folders = [path] if path.is_dir() else []
     for _ in range(3):
-        files, below = [], []
-        for folder in folders[:50]:
-            for entry in _entries(folder):
-                if os.path.isdir(entry.path):  # entry.is_dir() fails on a link that leads to itself
-                    below.append(Path(entry.path))
-                elif entry.name.lower().endswith((".parquet", *TARS)) and not entry.name.startswith("."):
-                    files.append(Path(entry.path))
-        if shards := [file for file in sorted(files) if _is_shard(file)]:
-            return shards
-        folders = sorted(folder for folder in below if not folder.name.startswith("."))
+        entries = [entry for folder in folders[:50] for entry in _entries(folder, _MOST)]
+        if any(_is_shard(file) for file in _packed(entries)):  # then all of it is looked at
+            return [file for folder in folders for file in _packed(_entries(folder)) if _is_shard(file)]
+        folders = sorted(Path(entry.path) for entry in entries if is_folder(entry))
     return []
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
+def _entries(folder: Path, most: int | None = None) -> list[os.DirEntry[str]]:
+    """Return the entries of a folder that are not hidden, at most so many of them."""
     try:
         with os.scandir(folder) as listing:
-            return [entry for entry, _ in zip(listing, range(_MOST), strict=False)]
+            return [entry for entry in islice(listing, most) if not entry.name.startswith(".")]
     except OSError:
         return []
+
+
+def _packed(entries: list[os.DirEntry[str]]) -> list[Path]:
+    """Return the files that are shards by their names, sorted."""
+    names = (entry for entry in entries if entry.name.lower().endswith((".parquet", *TARS)))
+    return sorted(Path(entry.path) for entry in names if not is_folder(entry))
 
 
 def _is_shard(file: Path) -> bool:
@@ -107,7 +109,7 @@ def read(path: Path, options: ReadOptions, name: str) -> Manifest:
     if not shards:
         msg = f"no images in {path}: no Parquet file with a column of image bytes, and no tar file of WebDataset"
         raise InputError(msg)
-    tables, notes = [], _incomplete(shards)
+    tables, notes = [], [*_incomplete(shards), *_others(shards, path)]
     for shard in shards:
         folder = unpack_shard(shard, options.path_column)
         table = _named(pd.read_parquet(folder / "rows.parquet"), shard)
@@ -154,6 +156,14 @@ def _incomplete(shards: list[Path]) -> list[str]:
         for (name, total), count in present.items()
         if count < total
     ]
+
+
+def _others(shards: list[Path], path: Path) -> list[str]:
+    """Return a note on files beside the shards of a folder that are called like shards and hold no labelled images."""
+    places = dict.fromkeys(shard.parent for shard in shards) if path.is_dir() else ()
+    known = set(shards)
+    others = [file.name for place in places for file in _packed(_entries(place)) if file not in known]
+    return [f"{len(others)} files left out: no labelled images are found in {others[0]}"] if others else []
 
 
 def _label_column(table: pd.DataFrame, shards: list[Path]) -> str | None:
@@ -204,7 +214,8 @@ def unpack_shard(shard: Path, column: str | None = None) -> Path:
         InputError: the shard cannot be read, is larger than the limit, or has no such column.
     """
     base = unpacked_folder(shard)
-    folder = base.with_name(f"{base.name}-images{f'-{column}' if column and column.isidentifier() else ''}")
+    chosen = f"-{hashlib.sha256(column.encode()).hexdigest()[:8]}" if column else ""
+    folder = base.with_name(f"{base.name}-images{chosen}")
     with build_once(folder) as (place, draft):
         if draft is not None:
             (draft / "images").mkdir()
@@ -235,6 +246,7 @@ def _from_parquet(shard: Path, draft: Path, column: str | None) -> tuple[pd.Data
     others = [field.name for field in schema if _is_text(field.type)]
     parts: list[pd.DataFrame] = []
     first, empty = 0, 0
+    room = Room(shard, draft)
     with _progress(shard, parquet.metadata.num_rows) as bar:
         for batch in parquet.iter_batches(_ROWS, columns=[image, *others]):
             contents, names = _contents(batch.column(image))
@@ -242,6 +254,7 @@ def _from_parquet(shard: Path, draft: Path, column: str | None) -> tuple[pd.Data
             for row, (data, name) in enumerate(zip(contents, names, strict=True), first):
                 path = None
                 if data:
+                    room.take(len(data))
                     path = _image_name(row, name, data)
                     (draft / path).write_bytes(data)
                 paths.append(path)
@@ -286,11 +299,10 @@ def _contents(column: pa.Array) -> tuple[list[bytes | None], list[str | None]]:
 def _image_name(row: int, name: str | None, data: bytes) -> str:
     """Return the path of an image in its folder: its row, what is harmless of its name, and the ending of its kind."""
     stem, ending = os.path.splitext((name or "").replace("\\", "/").rpartition("/")[2])
-    kind = next((suffix for signature, suffix in _SIGNATURES if data.startswith(signature)), ending.lower())
-    if data[8:12] == b"WEBP":
-        kind = ".webp"
+    kind = image_format(data[:HEAD])
+    known = ENDINGS[kind][0] if kind else ending.lower()
     stem = re.sub(r"[^\w-]+", "_", stem)[:60].strip("_")
-    return f"images/{row:07d}{f'_{stem}' if stem else ''}{kind if kind in IMAGE_SUFFIXES else '.img'}"
+    return f"images/{row:07d}{f'_{stem}' if stem else ''}{known if known in IMAGE_SUFFIXES else '.img'}"
 
 
 def _from_tar(shard: Path, draft: Path) -> tuple[pd.DataFrame, list[str]]:

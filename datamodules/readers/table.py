@@ -1,5 +1,6 @@
 """Reader of tables of images (CSV, TSV, JSON lines, Parquet), saved by `emotion data prepare` or written by others."""
 
+import os
 import posixpath
 import re
 import shlex
@@ -26,6 +27,7 @@ from datamodules.manifest import (
     saved_boxes,
     saved_meta,
 )
+from datamodules.paths import is_folder
 from datamodules.readers.base import ReadOptions, finish, resolve
 from datamodules.tables import PATH_COLUMNS, SUFFIXES, WORKBOOKS, embedded_image_column, has_no_header, read_table
 
@@ -106,6 +108,7 @@ def _numbers(table: pd.DataFrame, column: str, name: str) -> np.ndarray:
 # Preferred first where a folder holds several tables.
 USUAL_NAMES = ("manifest.parquet", "manifest.csv", "labels.csv", "labels.parquet", "labels.tsv")
 IMAGE_FOLDER = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # of Hugging Face
+_MOST_TABLES = 50  # in a folder, which are opened for their headers
 COLUMN_NAMES: dict[str, tuple[str, ...]] = {
     "path": PATH_COLUMNS,
     "label": ("label", "emotion", "expression", "class", "category", "labels", "emotions", "emotion_label"),
@@ -145,7 +148,8 @@ def find_tables(path: Path) -> dict[Path, str]:
         return {usual: ""}
     if tables := _tables_in(path):
         return {tables[0]: ""} if len(tables) == 1 else _one_per_part(path, tables)
-    folders = sorted(folder for folder in path.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    with os.scandir(path) as entries:
+        folders = sorted(Path(e.path) for e in entries if not e.name.startswith(".") and is_folder(e))
     parts = {folder: part for folder in folders if (part := canonical_split(folder.name))}
     by_part = {inner[0]: part for folder, part in parts.items() if len(inner := _tables_in(folder)) == 1}
     if by_part:
@@ -159,10 +163,22 @@ def find_tables(path: Path) -> dict[Path, str]:
 
 def _tables_in(folder: Path) -> list[Path]:
     """Return the tables in a folder that describe images; of several, only that of a usual name if there is one."""
-    tables = sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES and f.is_file())
-    tables = [table for table in tables if _describes_images(table)]  # class folders may have others beside them
+    # class folders may have other tables beside them
+    tables = [table for table in _table_files(folder) if _describes_images(table)]
     usual = [table for name in (*USUAL_NAMES, *IMAGE_FOLDER) for table in tables if table.name == name]
     return usual[:1] or tables
+
+
+def _table_files(folder: Path) -> list[Path]:
+    """Return the tables in a folder, sorted; where each image may have a file of its own, only the largest ones."""
+    with os.scandir(folder) as entries:
+        paths = [Path(entry.path) for entry in entries if entry.name.lower().endswith(SUFFIXES)]
+    tables = sorted(path for path in paths if path.is_file())
+    if len(tables) <= _MOST_TABLES:
+        return tables
+    usual = {*USUAL_NAMES, *IMAGE_FOLDER}
+    largest = sorted(tables, key=lambda table: (table.name not in usual, -table.stat().st_size))
+    return sorted(largest[:_MOST_TABLES])
 
 
 def _describes_images(table: Path) -> bool:
@@ -284,7 +300,7 @@ def _unlabelled_beside(path: Path, tables: Collection[Path]) -> list[str]:
     if not path.is_dir():
         return []
     notes = []
-    for file in sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES and f.is_file() and f not in tables):
+    for file in (file for file in _table_files(path) if file not in tables):
         with suppress(InputError):
             names = {str(c).strip().lower() for c in read_table(file, columns_only=True).columns}
             if names & set(PATH_COLUMNS) and not names & {*COLUMN_NAMES["label"], *SIDES}:
@@ -297,7 +313,7 @@ def _merge_repeated(table: pd.DataFrame, options: ReadOptions, source: str) -> t
     """Return the table with one row a file (and box); rows that repeat one are left out if they say the same.
 
     Raises:
-        InputError: rows of one file have several labels, parts or persons.
+        InputError: rows of one file have several labels, parts, persons or counts of votes.
     """
     key = ["path", *(side for side in SIDES if side in table)]
     again = table.duplicated(key, keep=False)
@@ -307,9 +323,10 @@ def _merge_repeated(table: pd.DataFrame, options: ReadOptions, source: str) -> t
     meaning = {label: resolve(label, options) or plain(label) for label in rows["label"].unique()}
     faces = rows.groupby(key, sort=False).ngroup()
     conflicting = np.zeros(len(rows), dtype=bool)
+    votes = [c for c in rows if options.votes != "ignore" and str(c).lower().startswith(VOTES)]
     for column, values in (
         ("label", rows["label"].map(meaning)),
-        *((c, rows[c]) for c in ("split", "subject") if c in rows),
+        *((c, rows[c]) for c in ("split", "subject", *votes) if c in rows),
     ):
         differs = (values.groupby(faces).transform("nunique") > 1).to_numpy()
         if differs.any() and options.bad_records == "error":

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from datamodules.errors import InputError, did_you_mean, invalid
 from datamodules.faces.detectors import Detector, open_detector
-from datamodules.images import Fit, content_hash, decode, fit_to_square
+from datamodules.images import Fit, content_hash, decode, fit_to_square, limited_to
 from datamodules.manifest import Manifest
 from datamodules.readers.face_crops import list_crops
 from datamodules.unlabelled import find_images, photographs
@@ -527,6 +527,13 @@ def explain_run(options: ExplainOptions) -> int:
     """
     method, report = _options(options)
     held_out = HeldOutPredictions.of(options.run)
+    with limited_to(held_out.pixel_limit):
+        return _explain_run(options, held_out, method, report)
+
+
+def _explain_run(
+    options: ExplainOptions, held_out: HeldOutPredictions, method: MethodOptions, report: ReportOptions
+) -> int:
     folder = options.out or Path(f"explain-{held_out.run_id[:8]}-{method.method}")
     check_folder(folder)
     networks = FoldNetworks(held_out)

@@ -308,13 +308,23 @@ class HeldOutPredictions:
             raise InputError(msg)
         return cls(run_id, str(info["name"]), predictions, members)
 
+    @property
+    def pixel_limit(self) -> int | None:
+        """Largest number of pixels of an image file in the training; None: the default."""
+        limit: int | None = self._data_options.get("pixel_limit")
+        return limit
+
+    @property
+    def _data_options(self) -> dict[str, Any]:
+        return run_config(self.members[min(self.members)]).get("data") or {}
+
     def manifest(self, data: str | None = None) -> tuple[Manifest, str]:
         """Read the data of the run, or the same data from another place; return it and its source.
 
         Raises:
             InputError: The data has other classes, or other images in the predicted rows.
         """
-        used: dict[str, Any] = run_config(self.members[min(self.members)]).get("data") or {}
+        used = self._data_options
         source = data or str(used["source"])
         manifest = read(source, ReadOptions(**(used.get("read") or {})))
         require_classes(list(self.classes), list(manifest.classes), f"run {self.name!r}")

@@ -116,10 +116,8 @@ def jackknife(tables: Sequence[pd.DataFrame], metrics: Sequence[Metric]) -> Jack
         each = np.zeros((total, count * count), np.int32)
         np.add.at(each, (cluster[inside], cell), 1)
         whole = each.sum(axis=0)
-        has = whole.reshape(count, count).sum(axis=1) > 0  # macro F1 of a group is over the classes that it has
-        by_metric = scores(np.concatenate([whole[None], whole - each]).reshape(-1, count, count))
-        if kind == "f1_macro" and condition:
-            by_metric["f1_macro"] = by_metric["f1"][:, has].mean(axis=1)
+        has = whole.reshape(count, count).sum(axis=1) > 0  # macro F1 averages these, also without a cluster
+        by_metric = scores(np.concatenate([whole[None], whole - each]).reshape(-1, count, count), has)
         value = by_metric[kind][:, classes.index(name)] if name else by_metric[kind]
         values.append(float(value[0]))
         without.append(value[1:])
@@ -196,25 +194,17 @@ def value(predictions: pd.DataFrame, metric: Metric) -> tuple[float, float, floa
     """Return a metric of a subgroup in one run, with its interval; NaN if the subgroup has none of the class."""
     plain, condition = split_metric(metric)
     if plain == "f1_macro":
-        return _macro(predictions[condition_mask(predictions, condition, "group")])
+        rows = predictions[condition_mask(predictions, condition, "group")]
+        return _interval(rows, classes_of(rows), 0, "f1_macro")
     rows = part_of(predictions, metric)
     return _interval(rows, classes_of(rows), 0) if len(rows) else (np.nan, np.nan, np.nan)
 
 
-def _macro(predictions: pd.DataFrame) -> tuple[float, float, float]:
-    """Return macro F1 over the classes that have images."""
-    classes = [name for name in classes_of(predictions) if (predictions["label"] == name).any()]
-    table = cluster_bootstrap(predictions, classes_of(predictions))
-    f1 = table[(table["metric"] == "f1") & table["class"].isin(classes)]["value"].mean()
-    if len(classes) == len(classes_of(predictions)):
-        row = table[table["metric"] == "f1_macro"].iloc[0]
-        return float(row["value"]), float(row["low"]), float(row["high"])
-    return float(f1), np.nan, np.nan
-
-
-def _interval(predictions: pd.DataFrame, classes: Sequence[str], seed: int) -> tuple[float, float, float]:
+def _interval(
+    predictions: pd.DataFrame, classes: Sequence[str], seed: int, metric: Paired = "accuracy"
+) -> tuple[float, float, float]:
     table = cluster_bootstrap(predictions, classes, seed=seed)
-    row = table[table["metric"] == "accuracy"].iloc[0]
+    row = table[table["metric"] == metric].iloc[0]
     return float(row["value"]), float(row["low"]), float(row["high"])
 
 

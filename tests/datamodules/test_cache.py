@@ -349,3 +349,14 @@ def _pss(pid: int, name: str) -> int:
         elif inside and first == "Pss:":
             total += int(line.split()[1]) * 1024
     return total
+
+
+def test_a_decoder_that_is_installed_later_is_used(
+    manifest: Manifest, shelf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image that could not be decoded is no error for ever, if its format can be decoded now."""
+    Image.new("RGB", (20, 20)).save(manifest.file(0), "WEBP")
+    monkeypatch.setattr("datamodules.images.missing_decoder", lambda name: "install it" if name == "WEBP" else "")
+    assert "install it" in build(manifest, shelf).index["error"].iat[0]
+    monkeypatch.undo()
+    assert build(manifest, shelf).index["error"].iat[0] == ""

@@ -1,5 +1,6 @@
 """Unlabelled images for prediction."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from PIL import Image
 
 from datamodules.errors import InputError
 from datamodules.manifest import make_manifest
-from datamodules.unlabelled import find_images, photographs
+from datamodules.unlabelled import find_images, from_bytes, photographs
 
 
 def picture(path: Path, value: int = 100) -> Path:
@@ -77,3 +78,11 @@ def test_sources_that_cannot_be_used(tmp_path: Path, source: str, complaint: str
     pd.DataFrame({"path": ["../secret.png"]}).to_csv(tmp_path / "out.csv", index=False)
     with pytest.raises(InputError, match=complaint):
         find_images(str(tmp_path / source))
+
+
+def test_the_pixel_limit_holds_for_standard_input() -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (20, 20)).save(file, "PNG")
+    assert from_bytes(file.getvalue(), pixel_limit=400).read().shape == (20, 20, 3)
+    with pytest.raises(InputError, match="pixel limit of 399"):
+        from_bytes(file.getvalue(), pixel_limit=399).read()

@@ -1,5 +1,6 @@
 """A miniature of every published layout: read, described and found for prediction; three of them trained on."""
 
+import os
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,8 +13,9 @@ from PIL import Image
 
 import emotion
 from datamodules.errors import InputError
+from datamodules.images import decode
 from datamodules.layouts import LAYOUTS
-from datamodules.readers import READERS, ReadOptions, read, recognise
+from datamodules.readers import READERS, ReadOptions, face_sets, read, recognise
 from datamodules.unlabelled import find_images
 
 SEVEN = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
@@ -625,3 +627,75 @@ def test_every_layout_is_checked_and_classified(workplace: Path) -> None:
         assert checked in (0, 1), name  # 1: the check has findings, such as noise that is alike
         assert emotion.main(["predict", "latest", source, "--output", f"{name}.csv"]) == 0, name
         assert len(pd.read_csv(f"{name}.csv")) == (expected.photographs or expected.images), name
+
+
+def test_an_annotation_of_the_same_size_and_time_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(face_sets, "SETTLED", -10.0)  # as if the files were written long ago
+    write = Writer(tmp_path / "set")
+    affectnet_npy(write)
+    assert labels_of(write.root)["1.jpg"] == "happy"
+    file = write.root / "train_set/annotations/1_exp.npy"
+    before = file.stat()
+    write.array("train_set/annotations/1_exp.npy", "4")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    assert labels_of(write.root)["1.jpg"] == "fear"
+
+
+def test_annotations_that_changed_a_moment_ago_are_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMOTION_CACHE_DIR", str(tmp_path / "cache"))
+    affectnet_npy(Writer(tmp_path / "set"))
+    read(str(tmp_path / "set"))
+    assert not list(tmp_path.glob("cache/hashes/annotations-*"))
+
+
+def test_faces_of_expw_are_cut_again_with_another_pixel_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = Writer(tmp_path / "set", side=64)
+    for index in range(2):
+        write.image(f"origin/{index}.jpg")
+    write.text("label.lst", "0.jpg 0 8 8 56 56 1 3", "1.jpg 0 8 8 56 56 1 4")
+    monkeypatch.setenv("EMOTION_PIXEL_LIMIT", "2000")
+    small = read(str(write.root), ReadOptions(face_margin=0))
+    monkeypatch.setenv("EMOTION_PIXEL_LIMIT", "5000")
+    whole = read(str(write.root), ReadOptions(face_margin=0))
+    sides = [decode(manifest.file(0)).shape[0] for manifest in (small, whole)]
+    assert sides == [24, 48]
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "x/../../secret.png"])
+def test_no_name_of_expw_leads_out_of_its_folder(tmp_path: Path, name: str) -> None:
+    write = Writer(tmp_path / "set")
+    Writer(tmp_path).image("secret.png")
+    (tmp_path / "set/x").mkdir(parents=True)
+    write.image("a.png")
+    write.text("label.lst", "a.png 0 2 3 15 20 1 3", f"{name} 0 2 3 15 20 1 4", "a.png 0 2 3 16 20 1 4")
+    with pytest.raises(InputError, match="may not lead out of"):
+        read(str(write.root))
+
+
+def test_people_are_known_where_a_few_files_have_other_names(tmp_path: Path) -> None:
+    write = Writer(tmp_path / "CK+48")
+    for label, number in (("anger", 4), ("happy", 5)):
+        for person in range(8):
+            write.image(f"{label}/S{person:03d}_00{number}_00000017.png")
+    write.image("happy/sample.png")
+    manifest = read(str(write.root))
+    assert manifest.table["subject"].nunique() == 9
+    assert manifest.table.set_index("path")["subject"].loc["happy/sample.png"] == ""
+    assert any(note.endswith("CK+'s; 1 images have other names, and no person") for note in manifest.notes)
+    for index in range(4):
+        write.image(f"happy/other{index}.png")
+    assert "subject" not in read(str(write.root)).table
+
+
+def test_recognising_a_folder_does_not_ask_for_each_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = Writer(tmp_path / "set", side=4)
+    in_folders(write, "train/", number=30)
+    asked: list[str] = []
+    for name in ("stat", "lstat"):
+        real = getattr(os, name)
+        monkeypatch.setattr(
+            os, name, lambda path, *a, real=real, **b: (asked.append(str(path)), real(path, *a, **b))[1]
+        )
+    assert recognise(write.root) == "folder"
+    assert not [path for path in asked if path.endswith(".png")]

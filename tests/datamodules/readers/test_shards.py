@@ -14,8 +14,8 @@ from PIL import Image
 
 from datamodules.errors import InputError
 from datamodules.images import decode
-from datamodules.readers import ReadOptions, read, recognise
-from datamodules.readers.shards import find_shards, shard_images
+from datamodules.readers import ReadOptions, read, recognise, shards
+from datamodules.readers.shards import find_shards, shard_images, unpack_shard
 
 NAMES = ["angry", "happy", "sad"]
 
@@ -237,3 +237,35 @@ def test_a_tar_of_class_folders_is_unpacked_as_before(tmp_path: Path) -> None:
     shard = tar(tmp_path / "x.tar", {"sad/0.png": encoded(1), "happy/1.png": encoded(2), "readme.txt": "hello"})
     assert find_shards(shard) == []
     assert sorted(read(str(shard)).table["path"]) == ["happy/1.png", "sad/0.png"]
+
+
+def test_each_column_of_images_has_its_own_files(tmp_path: Path) -> None:
+    names = ("left eye", "right eye")
+    images = {
+        name: pa.array([{"bytes": encoded(value), "path": ""}]) for name, value in zip(names, (1, 2), strict=True)
+    }
+    pq.write_table(pa.table({**images, "label": ["sad"]}), tmp_path / "x.parquet")
+    found = [unpack_shard(tmp_path / "x.parquet", name) / "images/0000000.png" for name in names]
+    assert greys(found) == [1, 2]
+
+
+def test_files_beside_shards_that_are_none_are_counted(tmp_path: Path) -> None:
+    parquet(tmp_path / "hub/a.parquet", [1, 2], [0, 1])
+    (tmp_path / "hub/b.parquet").write_bytes(b"PAR1 cut short")
+    (tmp_path / "hub/c.tar").write_bytes(b"")
+    notes = read(str(tmp_path / "hub")).notes
+    assert "2 files left out: no labelled images are found in b.parquet" in notes
+
+
+def test_a_parquet_file_is_not_unpacked_beyond_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shard = parquet(tmp_path / "x.parquet", [1, 2], [0, 1])
+    monkeypatch.setenv("EMOTION_UNPACK_LIMIT_GB", "1e-7")
+    with pytest.raises(InputError, match="more than the limit of 1e-07 GB"):
+        read(str(shard))
+
+
+def test_all_shards_of_a_large_folder_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "_MOST", 2)
+    for number in range(4):
+        parquet(tmp_path / f"hub/{number}.parquet", [number, 9], [0, 1])
+    assert len(read(str(tmp_path / "hub"))) == 8

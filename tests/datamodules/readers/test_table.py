@@ -16,6 +16,7 @@ from datamodules.errors import InputError
 from datamodules.lookup import locate
 from datamodules.manifest import Manifest
 from datamodules.readers import ReadOptions, read
+from datamodules.readers import table as table_reader
 from datamodules.readers.table import part_of
 from datamodules.tables import read_table
 from datamodules.unlabelled import find_images
@@ -504,3 +505,24 @@ def test_other_tables_do_not_hide_class_folders(plant: Plant, content: bytes, na
     root = plant("train/sad/a.png", "train/happy/b.png", name)
     (root / name).write_bytes(content)
     assert read(str(root)).table["label"].tolist() == ["happy", "sad"]
+
+
+def test_votes_of_one_annotator_a_row_are_not_lost(plant: Plant) -> None:
+    rows = "a.png,1,0\na.png,0,1\na.png,0,1\nb.png,1,0\nc.png,0,1\n"
+    file = table(plant("a.png", "b.png", "c.png"), f"path,votes_happy,votes_sad\n{rows}")
+    with pytest.raises(InputError, match=r"1 files have rows that differ in votes_happy: 'a.png' \(1, 0\)"):
+        read(str(file), ReadOptions(votes="majority"))
+    kept = read(str(file), ReadOptions(votes="majority", bad_records="drop"))
+    assert kept.table["path"].tolist() == ["b.png", "c.png"]
+
+
+def test_one_table_an_image_is_not_opened_for_each(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = plant("1.png", "2.png")
+    for number in range(200):
+        table(root, "x,y\n1,2\n", f"annotations/{number}.csv")
+    table(root, "path,label\n1.png,happy\n2.png,sad\n" + "\n" * 10, "annotations/zz.csv")
+    opened: list[object] = []
+    real = table_reader.read_table
+    monkeypatch.setattr(table_reader, "read_table", lambda *a, **b: (opened.append(a), real(*a, **b))[1])
+    assert [path.name for path in table_reader.find_tables(root)] == ["zz.csv"]
+    assert len(opened) <= 50

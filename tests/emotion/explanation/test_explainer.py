@@ -15,7 +15,7 @@ from torch import nn
 
 import emotion
 from datamodules.errors import InputError
-from datamodules.images import content_hash, decode
+from datamodules.images import content_hash, decode, default_pixel_limit
 from datamodules.manifest import Manifest
 from datamodules.readers import read
 from datamodules.synthetic import draw, parse_spec
@@ -334,3 +334,13 @@ def test_again_and_probabilities_are_of_the_same_images_and_folds(runs: tuple[st
     assert mixed[0] == pytest.approx(own[0], abs=1e-5)
     assert not np.allclose(mixed[0], mixed[1], atol=1e-3)
     assert json.dumps(found.explained.options)
+
+
+def test_images_are_decoded_with_the_limit_of_the_training(
+    runs: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits: list[int] = []
+    monkeypatch.setattr("emotion.explanation.select.run_config", lambda run: {"data": {"pixel_limit": 77}})
+    monkeypatch.setattr(explainer, "_explain_run", lambda *options: limits.append(default_pixel_limit()) or 0)
+    assert emotion.main(["explain", runs[0]]) == 0
+    assert limits == [77]

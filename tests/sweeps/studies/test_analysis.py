@@ -7,7 +7,7 @@ from scipy import stats
 
 from datamodules.errors import InputError
 from results.statistics import cluster_bootstrap
-from sweeps.studies.analysis import Outcome, Outcomes, evaluate_claims
+from sweeps.studies.analysis import Outcome, Outcomes, evaluate_claims, jackknife, value
 from sweeps.studies.schema import Choice, Claim
 
 CLASSES = ("happy", "sad")
@@ -174,3 +174,20 @@ def test_the_choice_looks_at_the_inner_part_unless_the_papers_protocol_is_wanted
     assert Outcomes(runs).choose(choice, "paper") == ["blur", "crop"]
     with pytest.raises(InputError, match="these have not: zoom: out of memory"):
         Outcomes(runs[:2], {"three": "out of memory"}).choose(choice, "honest")
+
+
+def test_macro_f1_without_a_cluster_averages_the_same_classes() -> None:
+    """The only images of a class are in one cluster: without it the class counts as 0, as in a resample."""
+    table = outcome("one", 0.5, images=8).predictions.assign(cluster=[0, 1, 0, 2, 0, 3, 0, 4])
+    table["predicted"] = table["label"]
+    found = jackknife([table], ["f1_macro"])
+    assert found is not None
+    assert found.values.tolist() == [1.0]
+    assert found.without[:, 0].tolist() == [0.5, 1, 1, 1, 1]  # cluster 0 has all that is happy
+
+
+def test_macro_f1_of_a_group_that_lacks_a_class_has_an_interval() -> None:
+    table = outcome("one", 0.8, images=200).predictions.assign(gender=["f", "m"] * 100)
+    found, low, high = value(table, "f1_macro on gender=f")
+    assert low < found < high
+    assert found == pytest.approx(2 * 80 / (100 + 80))
