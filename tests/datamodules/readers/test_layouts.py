@@ -682,7 +682,7 @@ def test_people_are_known_where_a_few_files_have_other_names(tmp_path: Path) -> 
     manifest = read(str(write.root))
     assert manifest.table["subject"].nunique() == 9
     assert manifest.table.set_index("path")["subject"].loc["happy/sample.png"] == ""
-    assert any(note.endswith("CK+'s; 1 images have other names, and no person") for note in manifest.notes)
+    assert any(note.endswith("those of CK+; 1 images have other names, and no person") for note in manifest.notes)
     for index in range(4):
         write.image(f"happy/other{index}.png")
     assert "subject" not in read(str(write.root)).table
