@@ -20,7 +20,7 @@ import psutil
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # read at import: it would ask the network for a newer one
 
 from benchmarks import Figure
-from datamodules.paths import replacing
+from datamodules.files.paths import replacing
 from results.tracking.environment import environment
 
 # The function and its module; those that start processes come first, while this one is small.

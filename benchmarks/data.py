@@ -26,7 +26,7 @@ from datamodules.emotion import EmotionDataModule
 from datamodules.faces.crop import CutOptions
 from datamodules.faces.detectors import open_detector
 from datamodules.faces.prepare import prepare_faces
-from datamodules.images import decode_count
+from datamodules.files.images import decode_count
 from datamodules.manifest import make_manifest
 from datamodules.synthetic import DrawnFaces, draw
 from datamodules.synthetic.scenes import DrawnScenes, draw_scene

@@ -12,9 +12,9 @@ import pandas as pd
 from datamodules.cache import PixelCache, build_cache
 from datamodules.duplicates import join, near_duplicates, spread
 from datamodules.errors import InputError, invalid
-from datamodules.image_files import ENDINGS
+from datamodules.files.image_files import ENDINGS
+from datamodules.files.paths import replacing
 from datamodules.manifest import Manifest
-from datamodules.paths import replacing
 
 TINY = 24  # pixels of the shorter side
 _CONSTANT = 1.0  # standard deviation of grey levels below which an image shows nothing

@@ -20,7 +20,7 @@ import pandas as pd
 
 from datamodules.cache_build import CHUNK, FEW, Record, decode_all
 from datamodules.errors import InputError, invalid
-from datamodules.images import (
+from datamodules.files.images import (
     DECODE_POLICY,
     FITS,
     GREY_SIDE,
@@ -30,8 +30,7 @@ from datamodules.images import (
     default_pixel_limit,
     fit_to_square,
 )
-from datamodules.manifest import Manifest
-from datamodules.paths import (
+from datamodules.files.paths import (
     CACHE_BUDGET_GB,
     cache_root,
     file_hashes,
@@ -42,6 +41,7 @@ from datamodules.paths import (
     remove_drafts,
     replacing,
 )
+from datamodules.manifest import Manifest
 from datamodules.processes import cores, processes
 
 VERSION = "4"
@@ -70,7 +70,7 @@ def cache_list(root: Path | None = None) -> pd.DataFrame:
         kind (see :data:`KINDS`), name, images, size (side in pixels), fit, gigabytes, age (such as ``3 d``), built
         (local time), usable (complete and of this version), folder.
     """
-    from datamodules.images import DECODE_POLICY  # pulls in OpenCV, which the commands' parser does not need
+    from datamodules.files.images import DECODE_POLICY  # pulls in OpenCV, which the commands' parser does not need
 
     place = root or cache_root()
     rows = []
@@ -241,13 +241,13 @@ def build_cache(
     Args:
         manifest: The images; the cache is of its rows, in its order.
         size: Side of the square in pixels.
-        fit: How an image is made square, see :func:`~datamodules.images.fit_to_square`.
-        directory: Folder of caches; default ``pixels`` under :func:`~datamodules.paths.cache_root`.
+        fit: How an image is made square, see :func:`~datamodules.files.images.fit_to_square`.
+        directory: Folder of caches; default ``pixels`` under :func:`~datamodules.files.paths.cache_root`.
         budget_gb: Limit of all pixel caches in ``directory`` together, in gigabytes.
         on_full: If budget or disk is too small: decode each image whenever it is read, or raise.
         workers: Decoding processes; default one per core, none for a few images.
         pixel_limit: Images with more pixels are decoded smaller or are errors; default
-            `datamodules.images.default_pixel_limit`.
+            `datamodules.files.images.default_pixel_limit`.
 
     Raises:
         InputError: A bad argument, a full disk or budget with ``on_full="error"``, or a folder that cannot be written.

@@ -15,15 +15,15 @@ import numpy as np
 from tqdm import tqdm
 
 from datamodules.errors import InputError
-from datamodules.images import GREY_SIDE, Fit, content_hash, decode_file, fit_to_square, grey_plane
-from datamodules.paths import on_disk
+from datamodules.files.images import GREY_SIDE, Fit, content_hash, decode_file, fit_to_square, grey_plane
+from datamodules.files.paths import on_disk
 
 CHUNK = 32
 FEW = 512  # below this, starting processes costs more than it saves
 
 
 class Record(NamedTuple):
-    """One image's row in the index of a cache; see `datamodules.images.Decoded`."""
+    """One image's row in the index of a cache; see `datamodules.files.images.Decoded`."""
 
     path: str
     content: str

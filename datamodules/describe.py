@@ -10,9 +10,9 @@ from matplotlib.ticker import MaxNLocator
 from tqdm import tqdm
 
 from datamodules.errors import InputError
-from datamodules.images import read_header
+from datamodules.files.images import read_header
+from datamodules.files.paths import replacing
 from datamodules.manifest import SPLITS, Manifest
-from datamodules.paths import replacing
 
 MOST_VALUES = 20  # a column with more values (a file hash, a width) is kept in the manifest and not listed
 

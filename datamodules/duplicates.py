@@ -19,9 +19,9 @@ from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
 from datamodules.cache import PixelCache
-from datamodules.images import DECODE_POLICY, GREY_SIDE
+from datamodules.files.images import DECODE_POLICY, GREY_SIDE
+from datamodules.files.paths import replacing
 from datamodules.manifest import FACE_SOURCE, Manifest
-from datamodules.paths import replacing
 
 NEAR_VERSION = 2  # increased whenever the search below would find other pairs
 # Calibrated on FER2013, where 2,405 pairs are found; of the 41 closest to the thresholds, 40 show the same image.

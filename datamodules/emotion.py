@@ -20,9 +20,9 @@ from datamodules.cache import PixelCache, build_cache, decoding_notes
 from datamodules.dataset import EmotionDataset, keep, start_worker
 from datamodules.duplicates import find_clusters
 from datamodules.errors import InputError, invalid
-from datamodules.images import Fit, limited_to
+from datamodules.files.images import Fit, limited_to
+from datamodules.files.paths import CACHE_BUDGET_GB
 from datamodules.manifest import Manifest
-from datamodules.paths import CACHE_BUDGET_GB
 from datamodules.processes import PREFETCH, cores, workers_that_fit
 from datamodules.readers import ReadOptions, read
 from datamodules.readers.face_crops import FaceCrops

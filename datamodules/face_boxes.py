@@ -18,7 +18,7 @@ from datamodules.cache import PixelCache, build_cache
 from datamodules.dataset import keep, start_worker
 from datamodules.duplicates import find_clusters
 from datamodules.errors import InputError, invalid
-from datamodules.images import GREY
+from datamodules.files.images import GREY
 from datamodules.manifest import Manifest, boxes_by_row, find_table, manifest_of, read_boxes, saved_meta, to_square
 from datamodules.processes import cores, workers_that_fit
 from datamodules.readers import read

@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datamodules.errors import InputError
+from datamodules.files.paths import is_guarded, on_disk, path_text, replacing
+from datamodules.files.tables import read_table as read_table
 from datamodules.labels import in_class_order
-from datamodules.paths import is_guarded, on_disk, path_text, replacing
-from datamodules.tables import read_table as read_table
 
 SPLITS = ("train", "validation", "test")
 VOTES = "votes_"
@@ -540,7 +540,7 @@ def boxes_by_row(table: pd.DataFrame, manifest: Manifest, sizes: np.ndarray) -> 
 
 
 def to_square(boxes: np.ndarray, width: int, height: int, size: int) -> np.ndarray:
-    """Return boxes (M, 4) where `datamodules.images.fit_to_square(..., fit="pad")` puts them in its square."""
+    """Return boxes (M, 4) where `datamodules.files.images.fit_to_square(..., fit="pad")` puts them in its square."""
     scale = size / max(width, height)
     wide, high = max(1, round(width * scale)), max(1, round(height * scale))
     left, top = (size - wide) // 2, (size - high) // 2

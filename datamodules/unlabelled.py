@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from datamodules.errors import InputError, did_you_mean, invalid
-from datamodules.image_files import (
+from datamodules.files.image_files import (
     SYSTEM_FILES,
     SYSTEM_FOLDERS,
     ImageListing,
@@ -20,13 +20,13 @@ from datamodules.image_files import (
     pass_on,
     why_left_out,
 )
-from datamodules.images import Decoded, decode_bytes, decode_file
-from datamodules.lookup import locate
+from datamodules.files.images import Decoded, decode_bytes, decode_file
+from datamodules.files.lookup import locate
+from datamodules.files.paths import on_disk, path_text
+from datamodules.files.tables import PATH_COLUMNS, WORKBOOKS
+from datamodules.files.tables import SUFFIXES as TABLE_SUFFIXES
 from datamodules.manifest import plain_text, read_table, saved_meta
-from datamodules.paths import on_disk, path_text
 from datamodules.read_options import ReadOptions
-from datamodules.tables import PATH_COLUMNS, WORKBOOKS
-from datamodules.tables import SUFFIXES as TABLE_SUFFIXES
 
 VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg")
 TABLES = (*TABLE_SUFFIXES, *WORKBOOKS)
@@ -58,8 +58,8 @@ class Photograph:
 def find_images(source: str, read: ReadOptions = ReadOptions()) -> list[Path]:  # noqa: B008 - frozen
     """Return the images that ``source`` names, sorted as the folder or the table has them.
 
-    Folders are read as the readers of training do, by `datamodules.image_files`; what is left out in a folder or of the
-    matches of a glob is seen by `collect_left_out` there.
+    Folders are read as the readers of training do, by `datamodules.files.image_files`; what is left out in a folder or
+    of the matches of a glob is seen by `collect_left_out` there.
 
     Args:
         source: an image, a video, a folder (searched whole), a glob of these, or a CSV, TSV or Parquet table with a
@@ -164,7 +164,7 @@ def photographs(
     Args:
         paths: Images and videos.
         every: Seconds between two frames of a video; None: 1.
-        pixel_limit: As :func:`datamodules.images.decode` takes it.
+        pixel_limit: As :func:`datamodules.files.images.decode` takes it.
 
     Raises:
         InputError: A video that cannot be opened, or that has no frame.

@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from datamodules.errors import InputError
-from datamodules.images import Decoded, decode_bytes, decode_file
-from datamodules.paths import on_disk, replacing
+from datamodules.files.images import Decoded, decode_bytes, decode_file
+from datamodules.files.paths import on_disk, replacing
 from datamodules.unlabelled import VIDEOS
 
 WIDTH = 900  # pixels of a drawing at most

@@ -18,7 +18,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader
 
 from datamodules.errors import InputError, did_you_mean, invalid, nearest
-from datamodules.paths import path_text
+from datamodules.files.paths import path_text
 from datamodules.read_options import LONG, ReadOptions, Spelling, short_words, spellings
 
 if TYPE_CHECKING:

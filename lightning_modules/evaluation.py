@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 
 from datamodules.errors import InputError, did_you_mean, invalid
+from datamodules.files.paths import path_text
 from datamodules.labels import canonical
 from datamodules.manifest import Manifest
-from datamodules.paths import path_text
 from datamodules.readers import ReadOptions, read
 from datamodules.readers.face_crops import SOURCE, list_crops
 from datamodules.unlabelled import photographs

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from datamodules.errors import InputError
-from datamodules.images import DECODE_POLICY
-from datamodules.paths import replacing
+from datamodules.files.images import DECODE_POLICY
+from datamodules.files.paths import replacing
 from lightning_modules.predictor import Trained
 
 BATCH = {0: torch.export.Dim("batch", min=1, max=65536)}  # the axis of images, free

@@ -15,9 +15,9 @@ import pandas as pd
 from tqdm import tqdm
 
 from datamodules.errors import InputError, invalid
-from datamodules.image_files import LeftOut, collect_left_out
-from datamodules.images import DECODE_POLICY, Fit, content_hash, decode_bytes, fit_to_square
-from datamodules.paths import on_disk, replacing
+from datamodules.files.image_files import LeftOut, collect_left_out
+from datamodules.files.images import DECODE_POLICY, Fit, content_hash, decode_bytes, fit_to_square
+from datamodules.files.paths import on_disk, replacing
 from datamodules.processes import cores
 from datamodules.read_options import ReadOptions
 from datamodules.readers.archives import is_archive, unpack

@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError, did_you_mean
-from datamodules.paths import replacing
+from datamodules.files.paths import replacing
 from lightning_modules.config import MONITOR, Options, RunConfig, data_module, option_names
 from lightning_modules.limits import require_whole_runs
 from lightning_modules.training import planned_epochs, train

@@ -160,7 +160,7 @@ FAULTS = (
     ),
     Fault(
         "caches",
-        "datamodules/paths.py",
+        "datamodules/files/paths.py",
         "an image that is replaced by one of equal size and time of modification is not read again",
         "{status.st_size} {status.st_ctime_ns} {status.st_mtime_ns} {status.st_ino}",
         "{status.st_size} {status.st_mtime_ns} {status.st_mtime_ns} {status.st_ino}",

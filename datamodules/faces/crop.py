@@ -14,8 +14,8 @@ import numpy as np
 from datamodules.errors import InputError
 from datamodules.faces.boxes import areas, clip
 from datamodules.faces.detectors import Detector, Faces, open_detector
-from datamodules.images import GREY, Decoded, decode_file, fit_to_square
-from datamodules.paths import rename
+from datamodules.files.images import GREY, Decoded, decode_file, fit_to_square
+from datamodules.files.paths import rename
 
 Border = Literal["reflect", "pad"]
 BORDERS: tuple[Border, ...] = get_args(Border)

@@ -22,11 +22,11 @@ from datamodules.errors import InputError
 from datamodules.faces.boxes import areas, clip
 from datamodules.faces.crop import CUT_VERSION, PARTS, QUALITY, CutOptions, Job, Record, cut, faces_of, work
 from datamodules.faces.detectors import FIND_VERSION, LANDMARKS, Detector, model_digest, open_detector
-from datamodules.image_files import collect_left_out
-from datamodules.images import Decoded, decode_file, decoding, fit_to_square
+from datamodules.files.image_files import collect_left_out
+from datamodules.files.images import Decoded, decode_file, decoding, fit_to_square
+from datamodules.files.paths import file_hashes, images_root, path_text, replacing
 from datamodules.labels import VOCABULARIES
 from datamodules.manifest import Manifest, make_manifest
-from datamodules.paths import file_hashes, images_root, path_text, replacing
 from datamodules.processes import cores, processes
 
 NAME = ".faces.jsonl"

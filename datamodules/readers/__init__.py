@@ -8,9 +8,9 @@ from pathlib import Path
 from types import ModuleType
 
 from datamodules.errors import InputError, did_you_mean, invalid
-from datamodules.image_files import IMAGE_SUFFIXES, LeftOut, collect_left_out, image_files
+from datamodules.files.image_files import IMAGE_SUFFIXES, LeftOut, collect_left_out, image_files
+from datamodules.files.paths import on_disk, path_text
 from datamodules.manifest import Manifest
-from datamodules.paths import on_disk, path_text
 from datamodules.readers.base import ReadOptions, finish, keep_classes
 from datamodules.readers.face_crops import BOXES, SOURCE, cut_out
 from datamodules.readers.names import unwrapped

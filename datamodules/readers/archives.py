@@ -12,7 +12,7 @@ from typing import IO
 from tqdm import tqdm
 
 from datamodules.errors import InputError
-from datamodules.paths import build_once, cache_root, file_hashes, path_text
+from datamodules.files.paths import build_once, cache_root, file_hashes, path_text
 
 SUFFIXES = (".zip", ".tgz", ".tar.gz", ".tar", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 LIMIT_GB = 100.0

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from datamodules.errors import InputError, did_you_mean, invalid, nearest
-from datamodules.image_files import image_files as image_files  # readers take it from here
+from datamodules.files.image_files import image_files as image_files  # readers take it from here
 from datamodules.labels import canonical, canonical_split, names_of_labels, plain
 from datamodules.manifest import VOTES, Manifest, make_manifest, plain_text
 from datamodules.read_options import ReadOptions as ReadOptions

@@ -11,8 +11,8 @@ import pandas as pd
 from tqdm import tqdm
 
 from datamodules.errors import InputError
+from datamodules.files.paths import build_once, cache_root, file_hashes
 from datamodules.manifest import FACE_SOURCE, SIDES, Manifest, read_table
-from datamodules.paths import build_once, cache_root, file_hashes
 from datamodules.readers.base import ReadOptions
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def _folder(manifest: Manifest, options: "ReadOptions", *more: object) -> Path:
         more: The detector, or the boxes.
     """
     from datamodules.faces.crop import CUT_VERSION, QUALITY  # pulls in OpenCV, which other readers do not need
-    from datamodules.images import decoding
+    from datamodules.files.images import decoding
 
     contents = file_hashes(manifest.root, manifest.table["path"].tolist())
     made_by = (CUT_VERSION, *decoding(), QUALITY, options.face_size, options.face_margin, *more)

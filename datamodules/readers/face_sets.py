@@ -27,10 +27,10 @@ import pandas as pd
 from tqdm import tqdm
 
 from datamodules.errors import InputError
-from datamodules.image_files import IMAGE_SUFFIXES
+from datamodules.files.image_files import IMAGE_SUFFIXES
+from datamodules.files.paths import SETTLED, build_once, cache_root, file_hashes, is_folder, replacing, state_of
 from datamodules.labels import VOCABULARIES, canonical_split
 from datamodules.manifest import VOTES, Manifest, parse_numbers, read_table, refuse
-from datamodules.paths import SETTLED, build_once, cache_root, file_hashes, is_folder, replacing, state_of
 from datamodules.processes import cores, processes
 from datamodules.readers import folder
 from datamodules.readers.base import ReadOptions, finish
@@ -537,7 +537,7 @@ def _expw_images(root: Path, home: Path, first: Sequence[str]) -> str:
 def _cut_rows(rows: pd.DataFrame, root: Path, options: ReadOptions) -> tuple[pd.DataFrame, Path, list[str]]:
     """Cut one face a row out of the photographs, once; return the table of the crops, their folder and notes."""
     from datamodules.faces.crop import CUT_VERSION, QUALITY  # pulls in OpenCV, which other readers do not need
-    from datamodules.images import decoding
+    from datamodules.files.images import decoding
 
     photographs = list(dict.fromkeys(rows["path"]))
     boxes = rows[["x0", "y0", "x1", "y1"]].to_numpy(np.float64)
@@ -593,7 +593,7 @@ def _cut_photographs(jobs: Sequence[Job], folder: str, size: int, margin: float)
     from PIL import Image
 
     from datamodules.faces.crop import QUALITY, cut
-    from datamodules.images import decode_file
+    from datamodules.files.images import decode_file
 
     errors = []
     for photograph, rows, boxes in jobs:

@@ -15,9 +15,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from datamodules.errors import InputError
+from datamodules.files.paths import build_once
 from datamodules.labels import VOCABULARIES, canonical_split
 from datamodules.manifest import VOTES, Manifest, read_table
-from datamodules.paths import build_once
 from datamodules.readers import folder, table
 from datamodules.readers.archives import unpacked_folder
 from datamodules.readers.base import ReadOptions, finish

@@ -32,7 +32,7 @@ from pathlib import Path
 import pandas as pd
 
 from datamodules.errors import InputError
-from datamodules.image_files import IMAGE_SUFFIXES
+from datamodules.files.image_files import IMAGE_SUFFIXES
 from datamodules.labels import canonical
 from datamodules.manifest import Manifest
 from datamodules.readers.base import ReadOptions, finish, image_files

@@ -22,14 +22,14 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from datamodules.errors import InputError
-from datamodules.image_files import ENDINGS, HEAD, IMAGE_SUFFIXES, image_format
+from datamodules.files.image_files import ENDINGS, HEAD, IMAGE_SUFFIXES, image_format
+from datamodules.files.paths import build_once, cache_root, is_folder
+from datamodules.files.tables import embedded_image_column, holds_images
 from datamodules.labels import canonical, canonical_split
 from datamodules.manifest import Manifest
-from datamodules.paths import build_once, cache_root, is_folder
 from datamodules.readers.archives import Room, members, unpacked_folder
 from datamodules.readers.base import ReadOptions, finish
 from datamodules.readers.table import COLUMN_NAMES, apply_votes, name_columns, part_of
-from datamodules.tables import embedded_image_column, holds_images
 
 TARS = (".tar", ".tar.gz", ".tgz")
 _NUMBERED = re.compile(r"-(\d+)-of-(\d+)(?=\.|$)")

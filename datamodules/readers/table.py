@@ -13,8 +13,10 @@ import numpy as np
 import pandas as pd
 
 from datamodules.errors import InputError
+from datamodules.files.lookup import locate
+from datamodules.files.paths import is_folder
+from datamodules.files.tables import PATH_COLUMNS, SUFFIXES, WORKBOOKS, embedded_image_column, has_no_header, read_table
 from datamodules.labels import NO_EMOTION, canonical, canonical_split, in_class_order, plain
-from datamodules.lookup import locate
 from datamodules.manifest import (
     SIDES,
     VOTES,
@@ -27,9 +29,7 @@ from datamodules.manifest import (
     saved_boxes,
     saved_meta,
 )
-from datamodules.paths import is_folder
 from datamodules.readers.base import ReadOptions, finish, resolve
-from datamodules.tables import PATH_COLUMNS, SUFFIXES, WORKBOOKS, embedded_image_column, has_no_header, read_table
 
 
 def apply_votes(table: pd.DataFrame, name: str, options: ReadOptions) -> tuple[pd.DataFrame, tuple[str, ...]]:

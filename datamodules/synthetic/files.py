@@ -12,8 +12,8 @@ import pandas as pd
 from tqdm import tqdm
 
 from datamodules.errors import InputError
+from datamodules.files.paths import cache_root, remove_drafts, replacing
 from datamodules.manifest import CORNERS, VOTES, Manifest, make_manifest, read_table
-from datamodules.paths import cache_root, remove_drafts, replacing
 from datamodules.processes import cores, processes
 from datamodules.synthetic.action_units import DrawnFaces
 from datamodules.synthetic.faces import draw
@@ -33,7 +33,7 @@ def prepare(spec: DrawnFaces, directory: Path | None = None, *, workers: int | N
 
     Args:
         spec: The set.
-        directory: Folder of the sets; default ``drawn`` under :func:`~datamodules.paths.cache_root`.
+        directory: Folder of the sets; default ``drawn`` under :func:`~datamodules.files.paths.cache_root`.
         workers: Drawing processes; default one per core, none for a small set.
 
     Raises:
@@ -143,7 +143,7 @@ def prepare_scenes(spec: DrawnScenes, directory: Path | None = None, *, workers:
 
     Args:
         spec: The set.
-        directory: Folder of the sets; default ``scenes`` under :func:`~datamodules.paths.cache_root`.
+        directory: Folder of the sets; default ``scenes`` under :func:`~datamodules.files.paths.cache_root`.
         workers: Drawing processes; default one per core, none for a small set.
 
     Raises:

@@ -13,8 +13,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from datamodules.errors import InputError
+from datamodules.files.paths import build_once, cache_root
 from datamodules.labels import ALIASES
-from datamodules.paths import build_once, cache_root
 from datamodules.processes import cores, processes
 from datamodules.synthetic.action_units import PROTOTYPES, Expression, express, parse_fields, vote
 from datamodules.synthetic.geometry import Person, Pose, Shapes, make_person, shapes_of
@@ -499,7 +499,7 @@ def prepare_korean(spec: DrawnScenes, directory: Path | None = None, *, workers:
 
     Args:
         spec: The scenes. The uploader's label is the emotion that was drawn; annotators may see another one.
-        directory: Folder of the sets; default ``drawn`` under :func:`~datamodules.paths.cache_root`.
+        directory: Folder of the sets; default ``drawn`` under :func:`~datamodules.files.paths.cache_root`.
         workers: Drawing processes; default one per core, none for a small set.
 
     Raises:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datamodules.errors import InputError, invalid
-from datamodules.paths import CACHE_BUDGET_GB, cache_root
+from datamodules.files.paths import CACHE_BUDGET_GB, cache_root
 from datamodules.read_options import ReadOptions, spellings
 from emotion.cli.main import PIXEL_LIMIT_HELP, Parser, not_empty, whole_from
 
@@ -322,7 +322,7 @@ def main(args: list[str]) -> int:
     """
     chosen = _parser().parse_args(args[1:])
     try:
-        from datamodules.images import limited_to
+        from datamodules.files.images import limited_to
 
         with limited_to(getattr(chosen, "pixel_limit", None)):
             return int(chosen.run(chosen))

@@ -59,7 +59,7 @@ def main(args: list[str] | None = None) -> int:
     """
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # read at import: it would ask the network for a newer one
     from datamodules.errors import InputError, did_you_mean
-    from datamodules.paths import NAMES
+    from datamodules.files.paths import NAMES
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -113,7 +113,7 @@ def _predict(args: list[str]) -> int:
         ):
             rows += batch
             if draw is not None:
-                from datamodules.images import limited_to
+                from datamodules.files.images import limited_to
                 from emotion.drawings import draw_answers
 
                 with limited_to(predictor.pixel_limit):
@@ -223,7 +223,7 @@ def _evaluate_parser() -> Parser:
 def _evaluate(args: list[str]) -> int:
     """Score trained models on other labelled data sets, as tracked runs."""
     options = _evaluate_parser().parse_args(args)
-    from datamodules.images import limited_to
+    from datamodules.files.images import limited_to
     from lightning_modules.evaluation import evaluate_on
     from lightning_modules.predictor import Predictor
 

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from datamodules.errors import InputError, did_you_mean, invalid
 from datamodules.faces.detectors import Detector, open_detector
-from datamodules.images import Fit, content_hash, decode, fit_to_square, limited_to
+from datamodules.files.images import Fit, content_hash, decode, fit_to_square, limited_to
 from datamodules.manifest import Manifest
 from datamodules.readers.face_crops import list_crops
 from datamodules.unlabelled import find_images, photographs

@@ -11,7 +11,7 @@ import pandas as pd
 from datamodules.errors import InputError, did_you_mean, invalid
 from datamodules.faces.crop import choose
 from datamodules.faces.detectors import LANDMARKS, Detector
-from datamodules.images import Fit, fit_to_square
+from datamodules.files.images import Fit, fit_to_square
 from datamodules.manifest import Manifest
 from datamodules.readers import ReadOptions, read
 from datamodules.synthetic import draw, parse_spec

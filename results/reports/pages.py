@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from datamodules.paths import replacing
+from datamodules.files.paths import replacing
 from results.reports.figures import png_of, svg_of
 from results.reports.tables import as_markdown, escape_link, escape_markdown, number_columns, parts_of
 

@@ -12,7 +12,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from datamodules.errors import InputError
-from datamodules.paths import folder_bytes
+from datamodules.files.paths import folder_bytes
 from results.tracking import runs, store
 from results.tracking.export_import import family
 from results.tracking.logger import refuse_written

@@ -20,7 +20,7 @@ from mlflow.system_metrics.metrics.gpu_monitor import GPUMonitor
 from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
 
 from datamodules.errors import InputError
-from datamodules.paths import CACHE_BUDGET_GB, cache_root, folder_bytes
+from datamodules.files.paths import CACHE_BUDGET_GB, cache_root, folder_bytes
 from results.tracking import runs, store
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -21,7 +21,7 @@ from mlflow.exceptions import MlflowException
 from tqdm import tqdm
 
 from datamodules.errors import InputError
-from datamodules.paths import replacing
+from datamodules.files.paths import replacing
 from results.tracking import runs, store
 from results.tracking.offline import Spool
 

@@ -25,7 +25,7 @@ from mlflow.entities import (
 from mlflow.exceptions import MlflowException
 
 from datamodules.errors import InputError
-from datamodules.paths import replacing
+from datamodules.files.paths import replacing
 from results.tracking.store import local_path, reason
 
 Operation = dict[str, Any]

@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
-from datamodules.images import DECODE_POLICY
-from datamodules.paths import cache_root, file_hashes, replacing
+from datamodules.files.images import DECODE_POLICY
+from datamodules.files.paths import cache_root, file_hashes, replacing
 from lightning_modules.backbones import EMBEDDED, best_device, build_backbone, build_head
 from lightning_modules.callbacks import how_it_ended
 from lightning_modules.config import RunConfig, data_module

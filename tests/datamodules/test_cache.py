@@ -16,7 +16,7 @@ from PIL import Image
 from datamodules import cache
 from datamodules.cache import PixelCache, build_cache, cache_clear, cache_list
 from datamodules.errors import InputError
-from datamodules.images import content_hash, decode, decode_count, fit_to_square, grey_plane
+from datamodules.files.images import content_hash, decode, decode_count, fit_to_square, grey_plane
 from datamodules.manifest import Manifest, make_manifest
 
 SIZE = 16
@@ -208,7 +208,7 @@ def test_a_killed_build_leaves_nothing_behind(manifest: Manifest, shelf: Path, m
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("datamodules.paths.os.replace", killed)
+        patch.setattr("datamodules.files.paths.os.replace", killed)
         with pytest.raises(KeyboardInterrupt):
             build(manifest, shelf)
     assert [entry for entry in shelf.iterdir() if entry.is_dir()] == []
@@ -356,7 +356,7 @@ def test_a_decoder_that_is_installed_later_is_used(
 ) -> None:
     """An image that could not be decoded is no error for ever, if its format can be decoded now."""
     Image.new("RGB", (20, 20)).save(manifest.file(0), "WEBP")
-    monkeypatch.setattr("datamodules.images.missing_decoder", lambda name: "install it" if name == "WEBP" else "")
+    monkeypatch.setattr("datamodules.files.images.missing_decoder", lambda name: "install it" if name == "WEBP" else "")
     assert "install it" in build(manifest, shelf).index["error"].iat[0]
     monkeypatch.undo()
     assert build(manifest, shelf).index["error"].iat[0] == ""

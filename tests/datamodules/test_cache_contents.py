@@ -12,13 +12,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from datamodules import paths
 from datamodules.cache import build_cache
 from datamodules.faces import crop, detectors, prepare
 from datamodules.faces.detectors import Faces
-from datamodules.images import decode_count
+from datamodules.files import paths
+from datamodules.files.images import decode_count
+from datamodules.files.paths import file_hashes
 from datamodules.manifest import Manifest, make_manifest
-from datamodules.paths import file_hashes
 from datamodules.readers import ReadOptions, read
 
 SIDE = 24

@@ -10,11 +10,11 @@ import filelock
 import numpy as np
 import pytest
 
-from datamodules import paths
 from datamodules.cache import KINDS, build_cache, cache_list
 from datamodules.duplicates import near_duplicates
 from datamodules.errors import InputError
-from datamodules.paths import cache_root
+from datamodules.files import paths
+from datamodules.files.paths import cache_root
 from datamodules.readers import ReadOptions, read
 from datamodules.synthetic.files import prepare_scenes
 from datamodules.synthetic.scenes import parse_scenes

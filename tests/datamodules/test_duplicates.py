@@ -14,7 +14,7 @@ from PIL import Image, ImageFilter, ImageOps
 
 from datamodules.cache import PixelCache, build_cache
 from datamodules.duplicates import ALIKE_COARSE, _candidates, _unit, find_clusters, join, near_duplicates, spread
-from datamodules.images import Fit
+from datamodules.files.images import Fit
 from datamodules.manifest import Manifest, make_manifest
 from datamodules.synthetic import DrawnFaces, draw, prepare
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
-from datamodules.images import decode_count
+from datamodules.files.images import decode_count
 from datamodules.readers import ReadOptions
 from datamodules.splits.protocol import SeenImages
 

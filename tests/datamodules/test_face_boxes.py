@@ -9,7 +9,7 @@ import pytest
 
 from datamodules.errors import InputError
 from datamodules.face_boxes import BoxesDataModule, build_augmentation
-from datamodules.images import fit_to_square
+from datamodules.files.images import fit_to_square
 from datamodules.manifest import to_square
 from datamodules.synthetic.files import prepare_scenes
 from datamodules.synthetic.scenes import draw_scene, parse_scenes

@@ -14,7 +14,7 @@ from PIL import Image
 
 import emotion
 from datamodules.faces.detectors import open_detector
-from datamodules.images import decode
+from datamodules.files.images import decode
 from datamodules.readers import ReadOptions, read
 from emotion.explanation.explainer import load
 from lightning_modules.predictor import TorchMember

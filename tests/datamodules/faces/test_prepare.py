@@ -20,7 +20,7 @@ from datamodules.faces import crop, prepare
 from datamodules.faces.crop import CutOptions, roll, turn_of
 from datamodules.faces.detectors import TrainedDetector, open_detector
 from datamodules.faces.prepare import Prepared, crop_names, prepare_faces
-from datamodules.images import decode, decode_count, fit_to_square
+from datamodules.files.images import decode, decode_count, fit_to_square
 from datamodules.manifest import Manifest, make_manifest
 from datamodules.readers import read
 from datamodules.synthetic import DrawnFaces, draw

@@ -13,7 +13,7 @@ from PIL import Image
 
 import emotion
 from datamodules.errors import InputError
-from datamodules.images import decode
+from datamodules.files.images import decode
 from datamodules.layouts import LAYOUTS
 from datamodules.readers import READERS, ReadOptions, face_sets, read, recognise
 from datamodules.unlabelled import find_images

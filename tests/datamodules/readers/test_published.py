@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from datamodules.errors import InputError
-from datamodules.paths import cache_root
+from datamodules.files.paths import cache_root
 from datamodules.readers import ReadOptions, read, recognise
 from datamodules.readers.archives import LIMIT_VARIABLE, unpack
 

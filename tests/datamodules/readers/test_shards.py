@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from datamodules.errors import InputError
-from datamodules.images import decode
+from datamodules.files.images import decode
 from datamodules.readers import ReadOptions, read, recognise, shards
 from datamodules.readers.shards import find_shards, shard_images, unpack_shard
 

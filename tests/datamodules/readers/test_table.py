@@ -13,12 +13,12 @@ from PIL import Image
 from datamodules.cache import build_cache
 from datamodules.duplicates import find_clusters
 from datamodules.errors import InputError
-from datamodules.lookup import locate
+from datamodules.files.lookup import locate
+from datamodules.files.tables import read_table
 from datamodules.manifest import Manifest
 from datamodules.readers import ReadOptions, read
 from datamodules.readers import table as table_reader
 from datamodules.readers.table import part_of
-from datamodules.tables import read_table
 from datamodules.unlabelled import find_images
 
 Plant = Callable[..., Path]

@@ -8,7 +8,7 @@ from typing import get_args
 
 from datamodules.cache import KINDS
 from datamodules.faces import crop
-from datamodules.images import Fit
+from datamodules.files.images import Fit
 from datamodules.readers import READERS
 from emotion.cli import data, explain, main, report
 from emotion.explanation import methods

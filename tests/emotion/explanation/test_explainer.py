@@ -15,7 +15,7 @@ from torch import nn
 
 import emotion
 from datamodules.errors import InputError
-from datamodules.images import content_hash, decode, default_pixel_limit
+from datamodules.files.images import content_hash, decode, default_pixel_limit
 from datamodules.manifest import Manifest
 from datamodules.readers import read
 from datamodules.synthetic import draw, parse_spec

@@ -10,7 +10,7 @@ import pytest
 
 from datamodules.errors import InputError
 from datamodules.faces.detectors import Faces
-from datamodules.images import FITS, Fit, fit_to_square
+from datamodules.files.images import FITS, Fit, fit_to_square
 from datamodules.manifest import Manifest
 from emotion.explanation import explainer
 from emotion.explanation.select import (

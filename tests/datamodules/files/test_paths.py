@@ -12,13 +12,13 @@ import pandas as pd
 import pytest
 
 from datamodules.faces.crop import PARTS, write_crop
+from datamodules.files.paths import replacing
 from datamodules.manifest import make_manifest
-from datamodules.paths import replacing
 from results.reports.figures import png_of
 from results.reports.pages import write_files
 from sweeps.search import write as write_winner
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(params=[0o022, 0o002])

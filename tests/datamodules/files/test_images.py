@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from datamodules.errors import InputError
-from datamodules.image_files import NOT_HEIF
-from datamodules.images import (
+from datamodules.files.image_files import NOT_HEIF
+from datamodules.files.images import (
     LIMIT_VARIABLE,
     content_hash,
     decode,
@@ -221,7 +221,7 @@ def test_what_else_a_file_holds_is_said(tmp_path: Path, content: bytes, kind: st
 
 
 def test_heif_without_its_extra_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datamodules.images.missing_decoder", lambda name: NOT_HEIF)
+    monkeypatch.setattr("datamodules.files.images.missing_decoder", lambda name: NOT_HEIF)
     (tmp_path / "a.jpg").write_bytes(bytes([0, 0, 0, 24]) + b"ftypheic" + bytes(200))
     with pytest.raises(InputError, match=r'HEIF, .* pip install "emotion-pipeline\[heif\]"'):
         decode(tmp_path / "a.jpg")

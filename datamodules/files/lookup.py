@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from datamodules.errors import InputError, invalid
-from datamodules.image_files import IMAGE_SUFFIXES
+from datamodules.files.image_files import IMAGE_SUFFIXES
+from datamodules.files.paths import FileLookup
 from datamodules.labels import canonical_split
-from datamodules.paths import FileLookup
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 _DRIVE = re.compile(r"[A-Za-z]:/")
@@ -51,8 +51,8 @@ def locate(names: Sequence[str], home: Path, *, images: Path | None = None, part
 
     Names are tried as written, then in the one subfolder that contains all of them, then both ways without the leading
     folders that all names share. Last, names without folders may lie in several subfolders if exactly one file has each
-    name. Within a folder a name is compared as by `datamodules.paths.FileLookup`, then without its ending or leading
-    zeros, and only where exactly one file fits.
+    name. Within a folder a name is compared as by `FileLookup` of `datamodules.files.paths`, then without its ending or
+    leading zeros, and only where exactly one file fits.
 
     Args:
         names: File names, relative or absolute.
@@ -142,7 +142,7 @@ def _starts(root: Path) -> list[str]:
 
 
 _BACKSLASH = re.compile(r"\\(?!x[89a-f][0-9a-f])")
-r"""A separator of folders; ``\xe9`` is a byte of a name that is not UTF-8, see `datamodules.paths.path_text`."""
+r"""A separator of folders; ``\xe9`` is a byte of a name that is not UTF-8, see `datamodules.files.paths.path_text`."""
 
 
 class _Names:

@@ -10,12 +10,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from datamodules import image_files as module
 from datamodules.audit import audit, run_check
 from datamodules.cache import build_cache, decoding_notes
 from datamodules.describe import image_headers
 from datamodules.errors import InputError
-from datamodules.image_files import (
+from datamodules.files import image_files as module
+from datamodules.files.image_files import (
     ENDINGS,
     HEAD,
     collect_left_out,
@@ -24,9 +24,9 @@ from datamodules.image_files import (
     list_images,
     missing_decoder,
 )
-from datamodules.images import decode_file
+from datamodules.files.images import decode_file
+from datamodules.files.paths import FileLookup, cache_root, on_disk, path_text
 from datamodules.manifest import Manifest, make_manifest
-from datamodules.paths import FileLookup, cache_root, on_disk, path_text
 from datamodules.readers import ReadOptions, read
 from datamodules.unlabelled import find_images, photographs
 

@@ -16,8 +16,8 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from datamodules.errors import InputError, invalid
-from datamodules.image_files import ENDINGS, HEAD, content_kind, image_format, missing_decoder
-from datamodules.paths import path_text
+from datamodules.files.image_files import ENDINGS, HEAD, content_kind, image_format, missing_decoder
+from datamodules.files.paths import path_text
 
 DECODE_POLICY = "5"
 """Version of everything this file does to pixels; a cache made by another version is not reused."""

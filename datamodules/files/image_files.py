@@ -13,7 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from datamodules.errors import InputError
-from datamodules.paths import path_text
+from datamodules.files.paths import path_text
 
 HEAD = 64  # bytes read from the start of a file to recognise its format
 HEIF_EXTRA = 'pip install "emotion-pipeline[heif]"'
@@ -203,8 +203,8 @@ class ImageListing:
     """Images below a folder, and what was left out.
 
     Attributes:
-        files: Paths of the images relative to the folder, with ``/``, as text (see `datamodules.paths.path_text`) and
-            sorted.
+        files: Paths of the images relative to the folder, with ``/``, as text (see `path_text` of
+            `datamodules.files.paths`) and sorted.
         left_out: Number of other files by ending and reason; hidden files and those of operating systems are not
             counted.
     """
