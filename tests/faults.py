@@ -29,7 +29,7 @@ SPLITS = tuple(
     for name in ("splits/test_folds", "splits/test_protocol", "test_duplicates", "test_emotion")
 )
 SAMPLING = tuple(f"tests/datamodules/test_{name}.py" for name in ("sampling", "sampling_batches", "dataset", "emotion"))
-CACHES = tuple(f"tests/datamodules/test_{name}.py" for name in ("cache", "cache_contents", "images"))
+CACHES = tuple(f"tests/datamodules/{name}.py" for name in ("test_cache", "test_cache_contents", "files/test_images"))
 STATISTICS = (
     "tests/results/test_statistics.py",
     "tests/results/test_significance.py",
