@@ -137,7 +137,8 @@ def export_onnx(trained: Trained, path: Path) -> float:
 
 
 def _metadata(trained: Trained) -> dict[str, str]:
-    faces = {"faces": json.dumps(asdict(trained.faces))} if trained.faces is not None else {}
+    more = {"faces": json.dumps(asdict(trained.faces))} if trained.faces is not None else {}
+    more |= {"pixel_limit": str(trained.pixel_limit)} if trained.pixel_limit is not None else {}
     return {
         "classes": json.dumps(trained.classes, ensure_ascii=False),
         "size": str(trained.size),
@@ -146,5 +147,5 @@ def _metadata(trained: Trained) -> dict[str, str]:
         "input": "uint8 RGB (batch, 3, size, size)",
         "resizing": "as `fit` says; shrinking averages the area that a pixel covers, enlarging is bilinear",
         "output": "probabilities (batch, classes), in the order of `classes`",
-        **faces,  # the input must be face crops, cut out in this way
+        **more,  # how face crops are cut out, which the input must then be; how large an image file may be
     }

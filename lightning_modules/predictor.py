@@ -166,6 +166,7 @@ class OnnxMember:
             raise InputError(msg)
         self.classes, self.size, self.fit = json.loads(about["classes"]), int(about["size"]), cast(Fit, about["fit"])
         self.faces = FaceCrops(**json.loads(about["faces"])) if about.get("faces") else None
+        self.pixel_limit = int(about["pixel_limit"]) if about.get("pixel_limit") else None
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Return probabilities (B, C), float32, of images uint8 (B, size, size, 3) RGB."""

@@ -36,3 +36,11 @@ def test_a_folder_that_is_not_there(emotion: Any, fitted: str) -> None:
     done = emotion("export", fitted, "--output", "no/such/folder/model.onnx", status=1)
     assert "no/such/folder" in done.errors[0]
     assert "Traceback" not in done.err
+
+
+def test_an_onnx_file_reads_photographs_as_large_as_the_run_does(emotion: Any, tiny: tuple[str, ...]) -> None:
+    emotion("fit", *tiny, "--data.pixel_limit", "2000", "--trainer.max_epochs", "1")
+    Image.fromarray(np.zeros((50, 50, 3), np.uint8)).save("large.png")
+    emotion("export", "latest", "--output", "model.onnx")
+    for model in ("latest", "model.onnx"):
+        assert "larger than" in emotion("predict", model, "large.png", status=1).err
