@@ -51,16 +51,21 @@ def near_duplicates(cache: PixelCache) -> pd.DataFrame:
     with filelock.FileLock(kept.with_suffix(".lock")):
         if kept.is_file():
             return pd.read_parquet(kept)
-        _, first = np.unique(content, return_index=True)
-        rows = np.sort(first[content[first] != ""])
-        parts = [part for part in _verified(cache.greys, rows) if len(part)]
-        empty = pd.DataFrame({"a": [], "b": [], "mirrored": [], "alike": []})
-        pairs = pd.concat(parts) if parts else empty
-        pairs = pairs.astype({"a": "int64", "b": "int64", "mirrored": "bool", "alike": "float64"})
-        pairs = pairs.sort_values(["a", "b", "alike"]).drop_duplicates(["a", "b"], keep="last").reset_index(drop=True)
+        pairs = near_pairs(cache.greys, content)
         with replacing(kept) as draft:
             pairs.to_parquet(draft)
         return pairs
+
+
+def near_pairs(greys: np.ndarray, content: np.ndarray) -> pd.DataFrame:
+    """Return pairs of near-duplicates as `near_duplicates` does, of grey images uint8 (N, 48, 48) and their hashes."""
+    _, first = np.unique(content, return_index=True)
+    rows = np.sort(first[content[first] != ""])
+    parts = [part for part in _verified(greys, rows) if len(part)]
+    empty = pd.DataFrame({"a": [], "b": [], "mirrored": [], "alike": []})
+    pairs = pd.concat(parts) if parts else empty
+    pairs = pairs.astype({"a": "int64", "b": "int64", "mirrored": "bool", "alike": "float64"})
+    return pairs.sort_values(["a", "b", "alike"]).drop_duplicates(["a", "b"], keep="last").reset_index(drop=True)
 
 
 def find_clusters(manifest: Manifest, cache: PixelCache, *, near: bool = True) -> np.ndarray:

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
+from datamodules.duplicates import join, near_pairs
 from datamodules.errors import InputError, did_you_mean, invalid
 from datamodules.files.paths import path_text
 from datamodules.labels import canonical
@@ -128,9 +129,10 @@ def evaluate_on(
     inputs = _inputs(predictor, manifest, rows, source, batch_size)
     answered = [number for number, one in enumerate(inputs) if one.squares is not None]
     for reason in ("no face found", "error: "):
-        count = sum(one.squares is None and str(one.row["note"]).startswith(reason) for one in inputs)
-        if count:
-            left_out.append(f"{count} of {len(rows)} images are left out: {reason.removesuffix(': ')}")
+        missing = [one.row for one in inputs if one.squares is None and str(one.row["note"]).startswith(reason)]
+        if missing:
+            first = str(missing[0]["note"]).removeprefix("error: ")
+            left_out.append(f"{len(missing)} of {len(rows)} images left out, the first {missing[0]['path']}: {first}")
     if not answered:
         msg = f"--data: none of the {len(rows)} images of {source} can be scored: {inputs[0].row['note']}"
         raise InputError(msg)
@@ -148,6 +150,9 @@ def evaluate_on(
     table = manifest.table.iloc[rows].reset_index(drop=True)
     label = table["label"].map(columns).to_numpy(object)
     clusters = pd.factorize(contents)[0]
+    greys = np.stack([one.grey for one in inputs if one.grey is not None])
+    pairs = near_pairs(greys, contents.astype(str))[["a", "b"]].to_numpy(np.int64)
+    clusters = join_clusterings([clusters, join(len(contents), pairs)])
     if "subject" in table and (table["subject"] != "").any():
         people = table["subject"].where(table["subject"] != "", pd.Series(contents))  # unknown: each its own
         clusters = join_clusterings([clusters, pd.factorize(people)[0]])

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from datamodules.errors import InputError, invalid
 from datamodules.files.image_files import LeftOut, collect_left_out
-from datamodules.files.images import DECODE_POLICY, Fit, content_hash, decode_bytes, fit_to_square
+from datamodules.files.images import DECODE_POLICY, Fit, content_hash, decode_bytes, fit_to_square, grey_plane
 from datamodules.files.paths import on_disk, replacing
 from datamodules.processes import cores
 from datamodules.read_options import ReadOptions
@@ -192,12 +192,14 @@ class Input:
         squares: The image or face as the networks take it; None where there is nothing to answer.
         content: Hash of its pixels before they were made square; "" where it is not needed.
         image: The image or face crop before it was made square, uint8 (H, W, 3); None where it is not needed.
+        grey: The image at 48 x 48 in grey, by which near-duplicates are found; None where it is not needed.
     """
 
     row: dict[str, Any]
     squares: Squares | None = None
     content: str = ""
     image: np.ndarray | None = None
+    grey: np.ndarray | None = None
 
 
 class Predictor:
@@ -447,7 +449,8 @@ class Predictor:
     def _input(self, row: dict[str, Any], image: np.ndarray, hashed: bool, kept: bool) -> Input:
         shapes = {(member.size, member.fit) for member in self.members}
         squares = {key: fit_to_square(image, *key).copy() for key in shapes}
-        return Input(row, squares, content_hash(image) if hashed else "", image if kept else None)
+        content, grey = (content_hash(image), grey_plane(image)) if hashed else ("", None)
+        return Input(row, squares, content, image if kept else None, grey)
 
     def _detector(self) -> "_FaceCutter":
         """Return the detector of this thread; OpenCV's are not safe to share."""
@@ -574,7 +577,9 @@ def member_runs(run_id: str) -> list[str]:
 
 
 def find_model_run(text: str) -> str:
-    """Return the id of the run that a text means; `latest` is the newest run or cross-validation, but no evaluation.
+    """Return the id of the run that a text means; `latest` is the newest finished run or cross-validation.
+
+    It is no evaluation; where no run has finished it is the newest of all.
 
     Raises:
         InputError: There is no such run.
@@ -584,9 +589,10 @@ def find_model_run(text: str) -> str:
         runs = runs[runs["tags.kind"] != "evaluation"]
     if runs.empty:
         return find_run(text)
-    newest = runs.iloc[0]
-    above = newest["parent"]
-    whole = bool(above) and run_row(above).get("tags.kind") == "cross-validation"
+    finished = runs[runs["status"] == "FINISHED"]
+    newest = (finished if len(finished) else runs).iloc[0]
+    above = newest["parent"]  # missing where a run has none
+    whole = isinstance(above, str) and above != "" and run_row(above).get("tags.kind") == "cross-validation"
     return str(above if whole else newest["run_id"])
 
 

@@ -66,7 +66,7 @@ def _name_labels(table: pd.DataFrame, name: str, options: ReadOptions) -> tuple[
         kept = table[~raw.isin(unknown)].reset_index(drop=True)
         return kept, (f"{len(table) - len(kept)} images left out, their labels are unknown: {listed}",)
     if counts.index.str.fullmatch(r"-?[0-9]+(\.0)?").all():
-        raise InputError(_numbers_need_names(counts, name))
+        raise InputError(_numbers_need_names(counts, name, options))
     msg = (
         f"{name}: unknown labels (images): {listed}. {_meaning_of(counts.index.tolist())}, "
         "or choose --unknown-labels drop or --unknown-labels keep"
@@ -74,16 +74,16 @@ def _name_labels(table: pd.DataFrame, name: str, options: ReadOptions) -> tuple[
     raise InputError(msg)
 
 
-def _numbers_need_names(counts: pd.Series, name: str) -> str:
+def _numbers_need_names(counts: pd.Series, name: str, options: ReadOptions) -> str:
     """Return the error message for labels that are numbers, with the options that give them a meaning."""
     found = sorted(counts.index, key=float)
     listed = ", ".join(f"{number} ({counts[number]})" for number in found[:20])
-    words = ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral", "contempt")
-    example = " ".join(f"--alias {number}={word}" for number, word in zip(found, words, strict=False))
+    given = [f"--alias {shlex.quote(f'{alias}={meaning}')}" for alias, meaning in (options.aliases or {}).items()]
+    words = " ".join([*given, *(f"--alias {number}=CLASS" for number in found[:20])])
     return (
-        f"{name}: the labels are the numbers (images) {listed}. Give the meaning of each number in this data set, such "
-        f"as {example}; or name the data set whose numbers they are: --data fer2013:PATH (0 is angry), rafdb:PATH (1 "
-        "is surprise) or affectnet:PATH (0 is neutral)"
+        f"{name}: the labels are the numbers (images) {listed}. Give the meaning of each number in this data set: "
+        f"{words}, with the names of its classes, such as happy; or, of class folders, name the data set whose numbers "
+        "they are: --data fer2013:PATH (0 is angry), rafdb:PATH (1 is surprise) or affectnet:PATH (0 is neutral)"
     )
 
 

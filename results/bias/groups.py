@@ -213,6 +213,8 @@ def groupings(
 def _columns_of(table: pd.DataFrame, spec: str) -> tuple[str, ...]:
     names = group_columns(table)
     parts = [spec] if spec in names else [part.strip() for part in re.split(r"[+*]", spec)]
+    by_case = {name.casefold(): name for name in reversed(names)}
+    parts = [part if part in names else by_case.get(part.casefold(), part) for part in parts]
     for part in parts:
         if part in names:
             continue

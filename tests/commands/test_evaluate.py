@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from PIL import Image
 from sklearn.metrics import f1_score
 
 OTHER = "drawn:largest=12,ratio=1,size=40,seed=5,classes=happy+sad+angry"
@@ -55,6 +56,21 @@ def test_images_that_the_model_has_seen_are_refused_or_marked(emotion: Any, fitt
     names = [name for name in stored if name.startswith("prob_")]
     held_out = table.set_index("row").loc[stored["row"]]
     assert held_out[names].to_numpy() == pytest.approx(stored[names].to_numpy(), abs=1e-6)
+
+
+def test_near_duplicates_are_one_cluster(emotion: Any, fitted: str, faces: Path) -> None:
+    files = sorted(faces.rglob("*.png"))[:9]
+    for number, file in enumerate(files):
+        folder = Path("others", ("happy", "sad", "angry")[number % 3])
+        folder.mkdir(parents=True, exist_ok=True)
+        image = Image.open(file).convert("RGB").resize((96, 96), Image.Resampling.BILINEAR)
+        image.save(folder / f"{number}.png")
+        image.save(folder / f"{number} again.jpg", quality=90)
+    emotion("evaluate", fitted, "--data", "others", "--resamples", "100")
+    table = emotion.table(evaluation(emotion), "predictions")
+    assert len(table) == 18
+    assert (table.groupby(table["path"].str.extract(r"(\d+)")[0])["cluster"].nunique() == 1).all()
+    assert table["cluster"].nunique() > 1
 
 
 def test_several_models_and_sets_print_a_matrix(emotion: Any, fitted: str) -> None:

@@ -17,7 +17,8 @@ from datamodules.faces.detectors import open_detector
 from datamodules.files.images import decode
 from datamodules.readers import ReadOptions, read
 from emotion.explanation.explainer import load
-from lightning_modules.predictor import TorchMember
+from lightning_modules.predictor import TorchMember, find_model_run
+from results.tracking.logger import TrackingLogger
 from results.tracking.runs import download, find_runs
 
 SCENES = "scenes:images=24,size=192,classes=happy+sad+angry,others=0,distractors=0"
@@ -272,3 +273,19 @@ def test_faces_of_photographs_are_explained_as_they_are_predicted(run: str, caps
     several = answers["path"].duplicated(keep=False)
     named = answers["path"].where(~several, answers["path"] + " (face " + answers["face"].astype(str) + ")")
     assert explained["path"].tolist() == named.tolist()
+
+
+def test_latest_is_the_newest_that_finished_and_of_a_cross_validation_the_whole(workplace: Path) -> None:
+    def logged(status: str, parent: str | None = None, **tags: str) -> str:
+        logger = TrackingLogger(run_name="a run", parent_run_id=parent, tags=tags, system_metrics=False)
+        logger.open()
+        logger.finalize(status)
+        return str(logger.run_id)
+
+    parent = logged("success", kind="cross-validation")
+    logged("success", parent)
+    assert find_model_run("latest") == parent
+    alone = logged("success")
+    logged("success", kind="evaluation")
+    logged("failed")
+    assert find_model_run("latest") == alone
