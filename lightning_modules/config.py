@@ -614,7 +614,7 @@ def _parser(kind: Kind) -> ArgumentParser:
         # 1 is one batch and 1.0 are all. `typing` keeps one object for Union[int, float] and Union[float, int], so
         # their order depends on which library was imported first, and the parser takes the first type that fits.
         if action.dest in _NUMBERS_OF_BATCHES:
-            action._typehint = int | float | None
+            action._typehint = int | float | None  # type: ignore[attr-defined]
     return parser
 
 
