@@ -237,5 +237,5 @@ def rows(folder: Path, *, toy: bool = False) -> list[Figure]:
         Figure(
             "table_minutes", sum(detail["seconds"].values()) / 60, f"minutes to the first batch; {setting}", "", detail
         ),
-        Figure("table_peak_gigabytes", detail["peak_gigabytes"], "memory of the main process", "<= 4"),
+        Figure("table_peak_gigabytes", detail["peak_gigabytes"], "memory of the main process", "<= 4", detail),
     ]
