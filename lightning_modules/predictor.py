@@ -26,7 +26,7 @@ from datamodules.readers.fer2013 import pixel_images
 from datamodules.readers.shards import shard_images
 from datamodules.splits.protocol import SeenImages
 from datamodules.unlabelled import Photograph, find_images, from_bytes, photographs
-from results.tracking.runs import children, find_run, find_runs, load_table, run_checkpoint, run_row
+from results.tracking.runs import children, find_trained_run, load_table, run_checkpoint, run_row
 from results.tracking.store import FORMAT, open_client, tracking_uri, version_0_1_message
 
 if TYPE_CHECKING:  # neither is needed for an ONNX file
@@ -577,23 +577,15 @@ def member_runs(run_id: str) -> list[str]:
 
 
 def find_model_run(text: str) -> str:
-    """Return the id of the run that a text means; `latest` is the newest finished run or cross-validation.
-
-    It is no evaluation; where no run has finished it is the newest of all.
+    """Return the id of the run that a text means; `latest` as `find_trained_run`, of a cross-validation the whole.
 
     Raises:
         InputError: There is no such run.
     """
-    runs = find_runs(limit=1000) if text == "latest" else pd.DataFrame()
-    if "tags.kind" in runs:
-        runs = runs[runs["tags.kind"] != "evaluation"]
-    if runs.empty:
-        return find_run(text)
-    finished = runs[runs["status"] == "FINISHED"]
-    newest = (finished if len(finished) else runs).iloc[0]
-    above = newest["parent"]  # missing where a run has none
+    run_id = find_trained_run(text)
+    above = run_row(run_id).get("parent") if text == "latest" else None
     whole = isinstance(above, str) and above != "" and run_row(above).get("tags.kind") == "cross-validation"
-    return str(above if whole else newest["run_id"])
+    return str(above) if whole else run_id
 
 
 def _folds_of(run_id: str) -> pd.DataFrame:

@@ -207,7 +207,7 @@ def _resumed(text: str | None) -> str | None:
     """
     if text is None or Path(DIRECTORY, "runs", text, "spool").is_dir() or not has_store():
         return text  # the local folder of a run is enough while the store cannot be reached
-    run_id = find_trained_run(text)
+    run_id = find_trained_run(text, finished=False)
     kind = run_row(run_id).get("tags.kind")
     if kind in ("cross-validation", "evaluation", "search", "study"):
         hints = {

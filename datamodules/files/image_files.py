@@ -37,84 +37,23 @@ ENDINGS: dict[str, tuple[str, ...]] = {
 IMAGE_SUFFIXES = frozenset(ending for endings in ENDINGS.values() for ending in endings)
 """Files with these endings are taken as images unopened; their format is recognised when they are decoded."""
 
-_REASONS: dict[str, tuple[str, ...]] = {
+_REASONS: dict[str, str] = {
     "": (
-        *(
-            ".csv",
-            ".tsv",
-            ".parquet",
-            ".json",
-            ".jsonl",
-            ".xml",
-            ".yaml",
-            ".yml",
-            ".txt",
-            ".md",
-            ".rst",
-            ".log",
-            ".lst",
-        ),
-        *(".npy", ".npz", ".mat", ".pts", ".h5", ".hdf5", ".pkl", ".pickle", ".db", ".sqlite", ".xls", ".xlsx", ".ini"),
-        *(".py", ".pyc", ".ipynb", ".m", ".sh", ".bat", ".exe", ".dll", ".so", ".js", ".css", ".html", ".htm", ".pdf"),
-        *(".doc", ".docx", ".ppt", ".pptx", ".odt", ".pt", ".pth", ".ckpt", ".onnx", ".safetensors", ".bin", ".lnk"),
-        *(
-            ".mp3",
-            ".wav",
-            ".flac",
-            ".ogg",
-            ".m4a",
-            ".aac",
-            ".wma",
-            ".aae",
-            ".xmp",
-            ".lock",
-            ".cfg",
-            ".toml",
-            ".tfrecord",
-        ),
+        ".csv .tsv .parquet .json .jsonl .xml .yaml .yml .txt .md .rst .log .lst .npy .npz .mat .pts .h5 .hdf5 .pkl "
+        ".pickle .db .sqlite .xls .xlsx .ini .py .pyc .ipynb .m .sh .bat .exe .dll .so .js .css .html .htm .pdf .doc "
+        ".docx .ppt .pptx .odt .pt .pth .ckpt .onnx .safetensors .bin .lnk .mp3 .wav .flac .ogg .m4a .aac .wma .aae "
+        ".xmp .lock .cfg .toml .tfrecord"
     ),
-    "a video": (
-        *(".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".mts", ".m2ts"),
-    ),
-    "unpack it": (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".tbz2", ".txz", ".7z", ".rar", ".zst"),
+    "a video": ".mp4 .avi .mov .mkv .webm .m4v .mpg .mpeg .wmv .flv .3gp .mts .m2ts",
+    "unpack it": ".zip .tar .tgz .gz .bz2 .xz .tbz2 .txz .7z .rar .zst",
+    # raw files are TIFF by their first bytes; EPS and WMF start other programs
     "not supported, convert to JPEG or PNG": (
-        # Raw files are TIFF by their first bytes; EPS and WMF start other programs.
-        *(
-            ".dng",
-            ".cr2",
-            ".cr3",
-            ".nef",
-            ".arw",
-            ".raf",
-            ".orf",
-            ".rw2",
-            ".pef",
-            ".srw",
-            ".raw",
-            ".psd",
-            ".xcf",
-            ".ai",
-        ),
-        *(
-            ".svg",
-            ".eps",
-            ".ps",
-            ".wmf",
-            ".emf",
-            ".ico",
-            ".cur",
-            ".tga",
-            ".exr",
-            ".hdr",
-            ".jxl",
-            ".fits",
-            ".dcm",
-            ".djvu",
-        ),
+        ".dng .cr2 .cr3 .nef .arw .raf .orf .rw2 .pef .srw .raw .psd .xcf .ai .svg .eps .ps .wmf .emf .ico .cur .tga "
+        ".exr .hdr .jxl .fits .dcm .djvu"
     ),
-    "an unfinished download": (".part", ".crdownload", ".download", ".partial", ".tmp"),
+    "an unfinished download": ".part .crdownload .download .partial .tmp",
 }
-_NOT_IMAGES = {ending: reason for reason, endings in _REASONS.items() for ending in endings}
+_NOT_IMAGES = {ending: reason for reason, endings in _REASONS.items() for ending in endings.split()}
 
 SYSTEM_FOLDERS = frozenset({"__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found"})
 SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"})

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from datamodules.errors import InputError
+from datamodules.files.image_files import IMAGE_SUFFIXES
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl")
 WORKBOOKS = (".xlsx", ".xls", ".xlsm", ".ods")
@@ -160,9 +161,8 @@ def _separator(text: str, path: Path) -> str:
 
 def has_no_header(table: pd.DataFrame, folder: Path) -> bool:
     """Return whether the column names are a row of data: one of them is an existing file, or ends like an image."""
-    endings = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif")
     names = [str(name).strip() for name in table.columns]
-    return any(name.lower().endswith(endings) or (name and (folder / name).is_file()) for name in names)
+    return any(name.lower().endswith(tuple(IMAGE_SUFFIXES)) or (name and (folder / name).is_file()) for name in names)
 
 
 def embedded_image_column(path: Path) -> str | None:
@@ -181,16 +181,5 @@ def holds_images(field: pa.Field) -> bool:
     kind = field.type
     if pa.types.is_struct(kind):
         return "bytes" in {kind.field(number).name for number in range(kind.num_fields)}
-    named = field.name.lower() in (
-        "image",
-        "img",
-        "jpg",
-        "jpeg",
-        "png",
-        "webp",
-        "picture",
-        "photo",
-        "bytes",
-        "image_bytes",
-    )
+    named = field.name.lower() in "image img jpg jpeg png webp picture photo bytes image_bytes".split()
     return named and (pa.types.is_binary(kind) or pa.types.is_large_binary(kind))

@@ -82,8 +82,8 @@ def _numbers_need_names(counts: pd.Series, name: str, options: ReadOptions) -> s
     words = " ".join([*given, *(f"--alias {number}=CLASS" for number in found[:20])])
     return (
         f"{name}: the labels are the numbers (images) {listed}. Give the meaning of each number in this data set: "
-        f"{words}, with the names of its classes, such as happy; or, of class folders, name the data set whose numbers "
-        "they are: --data fer2013:PATH (0 is angry), rafdb:PATH (1 is surprise) or affectnet:PATH (0 is neutral)"
+        f"{words} (CLASS is a name such as happy). For folders with the numbers of a published set, name the set "
+        "instead: --data fer2013:PATH (0 is angry), rafdb:PATH (1 is surprise) or affectnet:PATH (0 is neutral)"
     )
 
 

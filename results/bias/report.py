@@ -265,9 +265,7 @@ def verdicts(bias: Bias) -> list[str]:
         name = groups.grouping.name
         rows = bias.gaps[(bias.gaps["by"] == name) & (bias.gaps["metric"] == "accuracy")]
         if rows.empty:
-            sentences.append(
-                f"By {name}: nothing to compare, fewer than two groups are large enough; --minimum N takes less."
-            )
+            sentences.append(f"By {name}: nothing to compare, fewer than two groups are large enough (see --minimum).")
             continue
         row = rows.iloc[0]
         chance = "more than chance" if row["p_holm"] <= 0.05 else "it may be chance, or due to class shares"

@@ -192,8 +192,12 @@ def find_run(text: str, *, directory: str | Path = store.DIRECTORY, tracking_uri
     return str(matches["run_id"].iloc[0])
 
 
-def find_trained_run(text: str) -> str:
+def find_trained_run(text: str, *, finished: bool = True) -> str:
     """Like `find_run`, but `latest` means the newest run that trained a model, and no evaluation of one.
+
+    Args:
+        text: As `find_run` takes it.
+        finished: Whether `latest` prefers runs that have finished; others come only where none has.
 
     Raises:
         InputError: No run or several runs fit.
@@ -201,6 +205,8 @@ def find_trained_run(text: str) -> str:
     runs = find_runs(limit=ALL) if text == "latest" else pd.DataFrame()
     if "tags.kind" in runs:
         runs = runs[runs["tags.kind"] != "evaluation"]
+    if finished and len(runs) and (runs["status"] == "FINISHED").any():
+        runs = runs[runs["status"] == "FINISHED"]
     return str(runs["run_id"].iloc[0]) if len(runs) else find_run(text)
 
 

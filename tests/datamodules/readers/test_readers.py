@@ -18,19 +18,6 @@ from datamodules.readers import READERS, ReadOptions, image_files, read, recogni
 Plant = Callable[..., Path]
 
 
-@pytest.fixture
-def plant(tmp_path: Path) -> Plant:
-    def make(*files: str, under: str = "set") -> Path:
-        root = tmp_path / under
-        root.mkdir(exist_ok=True)
-        for file in files:
-            (root / file).parent.mkdir(parents=True, exist_ok=True)
-            (root / file).write_bytes(b"not read here")
-        return root
-
-    return make
-
-
 def counts(source: str | Path, options: ReadOptions | None = None) -> dict[str, int]:
     return read(str(source), options or ReadOptions()).table["label"].value_counts().to_dict()
 

@@ -24,19 +24,6 @@ from datamodules.unlabelled import find_images
 Plant = Callable[..., Path]
 
 
-@pytest.fixture
-def plant(tmp_path: Path) -> Plant:
-    def make(*files: str, under: str = "set") -> Path:
-        root = tmp_path / under
-        root.mkdir(exist_ok=True)
-        for file in files:
-            (root / file).parent.mkdir(parents=True, exist_ok=True)
-            (root / file).write_bytes(b"not read here")
-        return root
-
-    return make
-
-
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMOTION_CACHE_DIR", str(tmp_path / "cache"))
