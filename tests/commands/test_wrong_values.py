@@ -106,7 +106,7 @@ TAKE_ALL = ("fit", "validate", "test", "cross-validate", "search", "study")  # e
 BELOW = {
     "data": ("describe", "check", "prepare", "cache", "layouts"),
     "runs": ("list", "export", "import", "push", "pull", "du", "delete"),
-    "report": ("compare", "certify", "bias"),
+    "report": ("compare", "certify", "bias", "labels", "errors"),
     "detector": ("fit", "test", "export"),
 }
 
