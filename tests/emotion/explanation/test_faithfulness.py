@@ -122,13 +122,11 @@ def test_a_blob_in_the_middle_fails_where_the_middle_matters_more_than_the_borde
         return np.stack([1 - bright, bright], axis=1)
 
     tests = against_baselines(explained.table, curves(explained, middle, fill="black"))
-    assert [test.shown for test in tests] == [True, True, False, False, False, False]
+    assert [test.shown for test in tests[:4]] == [True, True, False, False]
     holds, first = verdict(tests)
     assert not holds
-    assert first.startswith(
-        "FAILS: it did not beat a centred blob (deletion and insertion) and the map of another image (deletion and "
-        "insertion) (12 images); gain over a centred blob: deletion "
-    )
+    assert first.startswith("FAILS: it did not beat a centred blob (deletion and insertion)")
+    assert "gain over a centred blob: deletion +0.000" in first
     assert "random" not in first
 
 
