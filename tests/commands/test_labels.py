@@ -23,8 +23,10 @@ def test_doubtful_labels_are_listed_and_left_out(emotion: Any, cross_validated: 
     assert "data:image" not in page
     emotion("report", "labels", cross_validated, "--out", "embedded", "--embed-images", "--top", "4")
     assert Path("embedded/labels.html").read_text().count("data:image/png") == min(4, len(table))
-    kept = [path for path in Path("mlruns").rglob("labels.html")]
-    assert not kept  # the page stays in the folder
+    assert not list(Path("mlruns").rglob("labels.html"))  # the page stays in the folder
+    voted = emotion("report", "labels", cross_validated, "--votes").out
+    assert f"against the annotators: {len(predictions):,} images; annotators give " in voted
+    assert re.search(r"first +other emotion +unclear +wrong\n", voted)
 
     some = table.groupby("label").head(2)  # of all that an untrained network doubts, so that no class is lost
     some.to_csv("some.csv", index=False)
@@ -48,12 +50,11 @@ def test_fit_leaves_excluded_images_out(emotion: Any, store: Path, tiny: tuple[s
     assert not set(emotion.table(run.info.run_id, "predictions")["path"]) & set(table["path"].iloc[::10])
 
 
-def test_labels_of_a_run_that_held_out_a_part_are_refused(emotion: Any, fitted: str, cross_validated: str) -> None:
-    (error,) = emotion("report", "labels", fitted, status=1).errors
+def test_labels_of_a_run_that_held_out_a_part_are_refused(emotion: Any, cross_validated: str) -> None:
+    (error,) = emotion("report", "labels", emotion.children(cross_validated)[0].info.run_id, status=1).errors
     assert re.search(r"labels can be judged where every image was held out by some fold; \d+ of \d+ images", error)
     for words, complaint in (
         (["--embed-images"], "--embed-images: needs --out"),
-        (["--votes"], "votes"),
         (["--output", "nowhere/file.csv"], "--output: must be a file in a folder that exists"),
         (["--out", "page", "--data", "drawn:largest=9,ratio=1,size=32"], "--data: "),
     ):
@@ -71,16 +72,16 @@ def test_mistakes_are_shown_by_pair(emotion: Any, fitted: str) -> None:
     assert Path("page/errors.html").read_text().count('src="file:///') == shown
 
 
-def test_an_evaluation_is_explained_and_reported(emotion: Any, fitted: str, cross_validated: str) -> None:
-    other = "drawn:largest=12,ratio=1,size=40,seed=5"
-    emotion("evaluate", fitted, "--data", other, "--classes", "happy", "sad", "--resamples", "100")
-    (part,) = emotion.runs("tags.kind = 'evaluation'")
+OTHER = "drawn:largest=12,ratio=1,size=40,seed=5"
+EXPLAIN = ("--method", "integrated-gradients", "--steps", "2", "--images", "1", "--answers", "any", *SMALL)
+
+
+def test_an_evaluation_is_explained_and_reported(emotion: Any, fitted: str) -> None:
     classes = [name for name in emotion.table(fitted, "predictions") if name.startswith("prob_")]
     names = [name.removeprefix("prob_") for name in classes]
-    emotion("evaluate", fitted, "--data", other, "--classes", *names, "--resamples", "100")
+    emotion("evaluate", fitted, "--data", OTHER, "--classes", *names, "--resamples", "100")
     whole = emotion.runs("tags.kind = 'evaluation'")[0].info.run_id
-    words = ("--method", "integrated-gradients", "--steps", "2", "--images", "1", "--answers", "any", *SMALL)
-    done = emotion("explain", whole, *words, "--not-kept", "--out", "explained", status=None)
+    done = emotion("explain", whole, *EXPLAIN, "--not-kept", "--out", "explained", status=None)
     assert done.errors == []
     table = pd.read_csv("explained/table.csv")
     stored = emotion.table(whole, "predictions").set_index("row")
@@ -95,11 +96,16 @@ def test_an_evaluation_is_explained_and_reported(emotion: Any, fitted: str, cros
     assert "Groups in the training data" not in bias
     emotion("report", "labels", whole)
 
-    (error,) = emotion("explain", part.info.run_id, *words, status=1).errors
+
+def test_evaluations_that_cannot_be_explained(emotion: Any, cross_validated: str) -> None:
+    fold = emotion.children(cross_validated)[0].info.run_id
+    emotion("evaluate", fold, "--data", OTHER, "--classes", "happy", "sad", "--resamples", "100")
+    (part,) = emotion.runs("tags.kind = 'evaluation'")
+    (error,) = emotion("explain", part.info.run_id, *EXPLAIN, status=1).errors
     assert "only an evaluation of all classes of a model can be explained" in error
-    emotion("evaluate", cross_validated, "--data", other, "--classes", *names, "--resamples", "100")
+    emotion("evaluate", cross_validated, "--data", OTHER, "--classes", "happy", "sad", "--resamples", "100")
     mean = emotion.runs("tags.kind = 'evaluation'")[0].info.run_id
-    (error,) = emotion("explain", mean, *words, status=1).errors
+    (error,) = emotion("explain", mean, *EXPLAIN, status=1).errors
     assert "is an evaluation of several networks, whose mean cannot be explained; evaluate one of them" in error
 
 
