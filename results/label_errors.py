@@ -9,7 +9,6 @@ import pandas as pd
 
 from datamodules.errors import InputError
 from datamodules.manifest import VOTES
-from datamodules.readers import read
 from results.predictions import HONEST, PROBABILITY, check_predictions, classes_of, protocol_of
 from results.run_images import DataOptions
 from results.tracking import runs, store
@@ -177,11 +176,11 @@ def annotators_labels(used: DataOptions) -> pd.DataFrame:
         used.read, votes="soft", drop_ties=False, drop_unknown=False, part=None, per_class=None, exclude=None,
         classes=None, agreement="any",
     )  # fmt: skip
-    every = read(used.source, whole)
+    every = replace(used, read=whole).manifest()
     if not any(str(name).startswith(VOTES) for name in every.table):
         msg = f"--votes: needs a data set with annotators' votes, {used.source} has none; leave --votes out"
         raise InputError(msg)
-    clear = read(used.source, replace(whole, drop_unknown=True))
+    clear = replace(used, read=replace(whole, drop_unknown=True)).manifest()
     table = every.table.set_index("path")
     return pd.DataFrame({"answer": table["label"], "unclear": ~table.index.isin(clear.table["path"])})
 

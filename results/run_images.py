@@ -59,27 +59,33 @@ class DataOptions:
         content = {"source": self.source, "read": read_options, "pixel_limit": self.pixel_limit}
         return str(yaml.safe_dump(content, allow_unicode=True, sort_keys=False))
 
+    def manifest(self) -> Manifest:
+        """Read the data.
+
+        Raises:
+            InputError: It cannot be read.
+        """
+        with limited_to(self.pixel_limit):
+            return read(self.source, self.read)
+
 
 def is_evaluation(run_id: str, *, directory: str | Path = store.DIRECTORY) -> bool:
     """Return whether a run is one of `emotion evaluate`, which has no model of its own."""
     return run_row(run_id, directory=directory).get("tags.kind") == "evaluation"
 
 
-def read_images(used: DataOptions, predictions: pd.DataFrame, name: str, data: str | None = None) -> Manifest:
-    """Read the data of a run, or the same data from another place.
+def require_rows(manifest: Manifest, predictions: pd.DataFrame, name: str, source: str) -> None:
+    """Check that data has the images of a prediction table in its rows.
 
     Args:
-        used: How the run read it.
-        predictions: Prediction table of the run.
+        manifest: The data.
+        predictions: Prediction table of a run.
         name: Name of the run, for the message.
-        data: Where the data is now; None: as in the run.
+        source: What named the data.
 
     Raises:
-        InputError: The data cannot be read, or has other images in the predicted rows.
+        InputError: The rows are other images.
     """
-    source = used.source if data is None else data
-    with limited_to(used.pixel_limit):
-        manifest = read(source, used.read)
     rows = predictions["row"].to_numpy()
     same = len(manifest) > rows.max() and np.array_equal(
         manifest.table["path"].to_numpy(object)[rows], predictions["path"].to_numpy(object)
@@ -90,4 +96,3 @@ def read_images(used: DataOptions, predictions: pd.DataFrame, name: str, data: s
             "was then"
         )
         raise InputError(msg)
-    return manifest

@@ -1,7 +1,7 @@
 """Choice of the held-out images to explain, their landmarks, and the networks of the folds."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -19,7 +19,7 @@ from lightning_modules.checkpoints import require_classes
 from lightning_modules.predictor import Predictor, TorchMember
 from results.bias.groups import Grouping
 from results.predictions import check_predictions, classes_of
-from results.run_images import DataOptions, is_evaluation, read_images
+from results.run_images import DataOptions, is_evaluation, require_rows
 from results.tracking.runs import children, find_whole_run, load_table, run_checkpoint, run_row
 
 Answers = Literal["correct", "wrong", "any"]
@@ -327,10 +327,12 @@ class HeldOutPredictions:
         Raises:
             InputError: The data has other classes, or other images in the predicted rows.
         """
-        manifest = read_images(self.data, self.predictions, self.name, data)
+        used = self.data if data is None else replace(self.data, source=data)
+        manifest = used.manifest()
         if not self.evaluation:  # of whose data images of other classes were left out
             require_classes(list(self.classes), list(manifest.classes), f"run {self.name!r}")
-        return manifest, self.data.source if data is None else data
+        require_rows(manifest, self.predictions, self.name, used.source)
+        return manifest, used.source
 
 
 def _evaluated_run(info: Mapping[str, Any]) -> str:

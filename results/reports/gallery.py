@@ -7,7 +7,7 @@ they may show people.
 import base64
 import io
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from results.label_errors import LabelErrors, counts_table
 from results.mistakes import mistakes, pairs_table
 from results.reports.pages import render
 from results.reports.tables import number
-from results.run_images import DataOptions, is_evaluation, read_images
+from results.run_images import DataOptions, is_evaluation, require_rows
 from results.tracking import store
 
 THUMBNAIL = 160  # pixels of the longer side of an embedded image
@@ -66,7 +66,9 @@ def open_images(
     """
     try:
         used = DataOptions.of(run_id, directory=directory)
-        manifest = read_images(used, predictions, name, data)
+        used = used if data is None else replace(used, source=data)
+        manifest = used.manifest()
+        require_rows(manifest, predictions, name, used.source)
     except InputError as error:
         if data is not None or embed:
             raise
