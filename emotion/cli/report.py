@@ -8,6 +8,7 @@ from pathlib import Path
 from datamodules.errors import InputError, invalid
 from emotion.cli.main import Parser, add_directory, not_empty, whole_from, writable_file
 
+SHOWN = 10  # doubtful labels in the terminal
 MINIMUM = 30  # as in `results.bias.groups`, which imports pandas; a test compares them
 
 
@@ -197,7 +198,7 @@ def _labels(options: argparse.Namespace) -> int:
         writable_file("--output", Path(options.output).expanduser())
     from results.label_errors import annotators_labels, counts_table, label_errors_of, precision_table
     from results.reports.gallery import label_page, open_images
-    from results.reports.tables import as_text, percent
+    from results.reports.tables import as_text, number, percent
     from results.run_images import DataOptions
     from results.tracking.runs import find_whole_run, run_row
 
@@ -206,6 +207,10 @@ def _labels(options: argparse.Namespace) -> int:
     found, predictions = label_errors_of(run, directory=options.directory)
     print(f"run {name}: {len(found.flagged):,} of {len(found.ranked):,} labels are doubtful\n")
     print(as_text(counts_table(found)))
+    if len(found.table):
+        worst = found.table.head(SHOWN)
+        print(f"\nthe {len(worst)} most doubtful (--output lists all, --out shows them):\n")
+        print(as_text(worst.assign(row=worst["row"].astype(str), score=worst["score"].map(number))))
     for note in found.notes:
         print(f"note: {note}")
     if options.votes:
