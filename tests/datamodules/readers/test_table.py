@@ -426,6 +426,20 @@ def test_boxes_that_cannot_be_used(tmp_path: Path, boxes: tuple[str, str], messa
         read(str(file))
 
 
+def test_faces_that_cannot_be_cut_are_left_out_on_request(tmp_path: Path) -> None:
+    root = photographs(tmp_path / "set", 2)
+    (root / "2.png").write_bytes(b"no image")
+    rows = ["0.png,angry,5,5,15,15", "0.png,happy,100,100,120,120", "1.png,sad,5,5,15,15", "2.png,sad,5,5,15,15"]
+    file = table(root, "\n".join(["path,label,x0,y0,x1,y1", *rows, "0.png,sad,20,5,30,15"]))
+    with pytest.raises(InputError, match=r"2 of 5 faces cannot be cut out, the first: the box of row 1.*--bad-records"):
+        read(str(file))
+    manifest = read(str(file), ReadOptions(bad_records="drop"))
+    assert manifest.table["label"].tolist() == ["angry", "sad", "sad"]
+    assert all(manifest.file(row).is_file() for row in range(3))
+    (note,) = [note for note in manifest.notes if "left out" in note]
+    assert note.startswith("2 faces left out that cannot be cut out, the first: the box of row 1, 100, 100, 120, 120")
+
+
 def test_shares_of_the_image_are_no_boxes(tmp_path: Path) -> None:
     root = photographs(tmp_path / "set")
     file = table(root, "path,label,x,y,w,h\n0.png,angry,.1,.1,.2,.2\n1.png,happy,.5,.5,.2,.2\n")
