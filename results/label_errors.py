@@ -201,7 +201,13 @@ def precision_table(
     Returns:
         One row each, and one for all images: first, other_emotion, unclear, wrong (either), all as shares, float64; and
         a sentence on what was compared.
+
+    Raises:
+        InputError: No image of the ranking has votes.
     """
+    if not found.ranked["path"].isin(annotators.index).any():
+        msg = "--votes: the data set with the votes has none of the run's images; name one with the same paths"
+        raise InputError(msg)
     known = annotators.reindex(found.ranked["path"])
     without = known["answer"].isna().to_numpy()
     unclear = known["unclear"].eq(True).to_numpy() | without

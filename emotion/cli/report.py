@@ -59,8 +59,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     labels.add_argument(
         "--votes",
-        action="store_true",
-        help="compare the list with the annotators' votes of the data set, such as those of FER+ beside FER2013",
+        nargs="?",
+        const="",
+        metavar="SOURCE",
+        help="compare the list with annotators' votes, such as those of FER+: those of the run's data, or of SOURCE, "
+        "a data set with the same paths",
     )
     labels.set_defaults(command=_labels)
     errors = commands.add_parser("errors", help="show the most confident mistakes", description=_errors.__doc__)
@@ -213,9 +216,9 @@ def _labels(options: argparse.Namespace) -> int:
         print(as_text(worst.assign(row=worst["row"].astype(str), score=worst["score"].map(number))))
     for note in found.notes:
         print(f"note: {note}")
-    if options.votes:
+    if options.votes is not None:
         used = DataOptions.of(run, directory=options.directory)
-        used = used if options.data is None else dataclasses.replace(used, source=options.data)
+        used = dataclasses.replace(used, source=options.votes or options.data or used.source)
         precision, about = precision_table(found, annotators_labels(used))
         shares = {name: precision[name].map(percent) for name in ("other_emotion", "unclear", "wrong")}
         shown = precision.assign(first=precision["first"].map("{:,}".format), **shares)

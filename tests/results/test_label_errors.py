@@ -154,6 +154,8 @@ def test_precision_against_annotators_by_hand(voted: DataOptions) -> None:
     assert precision["other_emotion"].tolist() == pytest.approx([1, 1 / 2, 1 / 6])
     assert precision["unclear"].tolist() == pytest.approx([0, 1 / 2, 2 / 6])
     assert precision["wrong"].tolist() == pytest.approx([1, 1, 3 / 6])
+    with pytest.raises(InputError, match="--votes: the data set with the votes has none of the run's images"):
+        precision_table(found, annotators.rename(index="other/{}".format))
     assert about.startswith("6 images; annotators give 1 of them another emotion, and call 2 unknown")
 
 

@@ -1,10 +1,15 @@
 """Faithfulness: a network that sees one patch of each image, and maps that show it or are wrong on purpose."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from datamodules.errors import InputError
+from datamodules.manifest import Manifest
+from datamodules.synthetic import draw, parse_spec
 from emotion.explanation.faithfulness import (
     BLOB,
     OTHER,
@@ -21,7 +26,8 @@ from emotion.explanation.faithfulness import (
     verdict,
 )
 from emotion.explanation.methods import ExplainedImages
-from emotion.explanation.superpixels import baseline_image
+from emotion.explanation.select import emotion_masks
+from emotion.explanation.superpixels import baseline_image, superpixels
 
 SIDE, COUNT = 24, 12
 SEGMENTS = np.arange(36).reshape(6, 6).repeat(4, 0).repeat(4, 1)
@@ -149,6 +155,63 @@ def test_the_map_of_another_image_fails() -> None:
         assert verdict(tests)[0] is holds, verdict(tests)[1]
         assert all(test.shown for test in tests if test.against == BLOB)
         assert all(test.shown is holds for test in tests if test.against == OTHER)
+
+
+@pytest.fixture(scope="module")
+def drawn() -> ExplainedImages:
+    """24 drawn faces with the pixels that show their emotion, which are all that `moving_parts` sees."""
+    source = "drawn:largest=8,ratio=1,size=64,seed=2,classes=happy+sad+surprise"
+    spec, rows = parse_spec(source), np.arange(24)
+    images = np.stack([draw(spec, row).image for row in rows])
+    labels = [spec.label_of(row) for row in rows]
+    table = pd.DataFrame({"path": [f"{row:06d}.png" for row in rows], "label": labels, "predicted": labels})
+    masks = emotion_masks(source, Manifest(Path(), table, spec.classes, "drawn"), rows, 64, "crop")
+    assert masks is not None
+    return ExplainedImages(
+        table=table,
+        classes=spec.classes,
+        images=images,
+        maps=masks.astype(np.float32),
+        target=pd.Index(spec.classes).get_indexer(pd.Index(labels)).astype(np.int64),
+        segments=superpixels(images, 50),
+        landmarks=np.full((24, 5, 2), np.nan, np.float32),
+        masks=masks,
+        method="lime",
+        options={"fill": "mean"},
+    )
+
+
+@pytest.mark.parametrize("maps", ["true", "centred blob", "another image", "random", "inverted"])
+def test_on_drawn_faces_only_the_right_pixels_hold(drawn: ExplainedImages, maps: str) -> None:
+    assert drawn.masks is not None
+    masks, classes = drawn.masks, len(drawn.classes)
+
+    def moving_parts(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        changed = np.abs(images.astype(float) - drawn.images[rows]).mean(axis=3)  # (M, H, W)
+        seen = np.array([one[masks[row]].mean() for one, row in zip(changed, rows, strict=True)]) / 64
+        own = np.clip(1 - seen, 0, 1)
+        answer = np.repeat((1 - own)[:, None] / (classes - 1), classes, axis=1)
+        answer[np.arange(len(rows)), drawn.target[rows]] = own
+        return answer
+
+    made = {
+        "true": masks,
+        "centred blob": np.repeat(centred_blob(64, 64)[None], len(masks), axis=0),
+        "another image": masks[other_images(drawn, 9)],
+        "random": np.random.default_rng(0).random((len(masks), 60))[
+            np.arange(len(masks))[:, None, None], drawn.segments
+        ],
+        "inverted": ~masks,
+    }[maps]
+    explained = replace(drawn, maps=made.astype(np.float32))
+    holds, first = verdict(against_baselines(drawn.table, curves(explained, moving_parts, fill="blur")))
+    assert holds == (maps == "true"), first
+    missed = {
+        "centred blob": "a centred blob (",
+        "another image": "the map of another image (",
+        "random": "random orders (",
+    }
+    assert missed.get(maps, "") in first
 
 
 def test_the_other_image_is_of_another_cluster_and_of_the_same_class_where_there_is_one() -> None:
