@@ -9,9 +9,9 @@ import pandas as pd
 
 from datamodules.errors import InputError
 from datamodules.manifest import VOTES
-from results.predictions import HONEST, PROBABILITY, check_predictions, classes_of, protocol_of
-from results.run_images import DataOptions
-from results.tracking import runs, store
+from results.predictions import HONEST, PREDICTIONS, PROBABILITY, SPLIT, check_predictions, classes_of, protocol_of
+from results.run_images import DataOptions, table_of
+from results.tracking import store
 
 FIRST = (100, 500, 2000)  # list lengths at which a ranking is compared with annotators
 COLUMNS = ("row", "path", "label", "suggested", "score")
@@ -92,7 +92,7 @@ def label_errors_of(run_id: str, *, directory: str | Path = store.DIRECTORY) -> 
     Raises:
         InputError: The run has no tables, or its predictions do not cover its images.
     """
-    predictions, split = (_table(run_id, name, directory) for name in ("predictions", "split"))
+    predictions, split = (table_of(run_id, name, directory=directory) for name in (PREDICTIONS, SPLIT))
     require_cover(predictions, split)
     found = find_label_errors(predictions)
     protocol = protocol_of(predictions)
@@ -100,14 +100,6 @@ def label_errors_of(run_id: str, *, directory: str | Path = store.DIRECTORY) -> 
         note = f"Protocol of the run: {protocol}. Its networks knew some of the images, so wrong labels may be missed."
         found = replace(found, notes=(*found.notes, note))
     return found, predictions
-
-
-def _table(run_id: str, name: str, directory: str | Path) -> pd.DataFrame:
-    try:
-        return runs.load_table(run_id, name, directory=directory)
-    except InputError as error:
-        msg = f"RUN: {run_id[:8]} has no table of {name}; choose a finished `emotion cross-validate`. {error}"
-        raise InputError(msg) from error
 
 
 def require_cover(predictions: pd.DataFrame, split: pd.DataFrame) -> None:

@@ -13,7 +13,7 @@ from datamodules.files.images import limited_to
 from datamodules.manifest import Manifest
 from datamodules.readers import ReadOptions, read
 from results.tracking import store
-from results.tracking.runs import download, run_config, run_row
+from results.tracking.runs import download, load_table, run_config, run_row
 
 EVALUATED = "evaluated.yaml"  # artifact of an evaluation: source, read and pixel_limit of its data
 
@@ -67,6 +67,22 @@ class DataOptions:
         """
         with limited_to(self.pixel_limit):
             return read(self.source, self.read)
+
+
+def table_of(run_id: str, name: str, *, directory: str | Path = store.DIRECTORY) -> pd.DataFrame:
+    """Return a table of a run: predictions or split.
+
+    Raises:
+        InputError: The run has none.
+    """
+    try:
+        return load_table(run_id, name, directory=directory)
+    except InputError as error:
+        msg = (
+            f"RUN: {run_id[:8]} has no table of {name}; choose a finished `emotion fit`, `emotion cross-validate` or "
+            f"`emotion evaluate`. {error}"
+        )
+        raise InputError(msg) from error
 
 
 def is_evaluation(run_id: str, *, directory: str | Path = store.DIRECTORY) -> bool:

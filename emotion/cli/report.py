@@ -242,11 +242,12 @@ def _errors(options: argparse.Namespace) -> int:
     from results.mistakes import mistakes, pairs_table
     from results.reports.gallery import mistakes_page, open_images
     from results.reports.tables import as_text
-    from results.tracking.runs import find_whole_run, load_table, run_row
+    from results.run_images import table_of
+    from results.tracking.runs import find_whole_run, run_row
 
     run = find_whole_run(options.run, directory=options.directory)
     name = f"{run_row(run, directory=options.directory)['name']} [{run[:8]}]"
-    predictions = load_table(run, "predictions", directory=options.directory)
+    predictions = table_of(run, "predictions", directory=options.directory)
     wrong = mistakes(predictions)
     print(f"run {name}: {len(wrong):,} of {len(predictions):,} images are predicted wrongly\n")
     if len(wrong):

@@ -113,7 +113,7 @@ def test_a_run_that_held_out_a_part_only_is_refused(
         label_errors_of(str(part.run_id))
     empty = new_logger(run_name="empty")
     empty.finalize()
-    with pytest.raises(InputError, match=r"has no table of predictions; choose a finished `emotion cross-validate`"):
+    with pytest.raises(InputError, match=r"has no table of predictions; choose a finished `emotion fit`"):
         label_errors_of(str(empty.run_id))
 
 
