@@ -57,14 +57,11 @@ def find_label_errors(predictions: pd.DataFrame) -> LabelErrors:
         predictions: A prediction table; each probability is of a network that was not trained on the image.
 
     Raises:
-        InputError: cleanlab is not installed, or fewer than two classes have images.
+        InputError: Fewer than two classes have images.
     """
-    try:
-        from cleanlab.filter import find_label_issues
-        from cleanlab.rank import get_label_quality_scores
-    except ImportError as error:
-        msg = "report labels: needs cleanlab, which is not installed; `pip install cleanlab` installs it"
-        raise InputError(msg) from error
+    from cleanlab.filter import find_label_issues  # slow to import
+    from cleanlab.rank import get_label_quality_scores
+
     check_predictions(predictions)
     known = classes_of(predictions)
     present = [name for name in known if (predictions["label"] == name).any()]
