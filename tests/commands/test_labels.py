@@ -109,7 +109,7 @@ def test_evaluations_that_cannot_be_explained(emotion: Any, cross_validated: str
     assert "is an evaluation of several networks, whose mean cannot be explained; evaluate one of them" in error
 
 
-@pytest.mark.slow  # trains three folds on 2,000 drawn faces: three minutes on two cores
+@pytest.mark.slow  # trains three folds of 1,200 drawn faces: minutes on two cores
 def test_planted_label_errors_are_found(emotion: Any, store: Path) -> None:
     """8 % of clear drawn faces have an exchanged label; at least half of the first fifty must be among them."""
     source = "drawn:largest=300,ratio=1,size=48,confusion=0,seed=3,classes=happy+sad+angry+surprise"
@@ -123,7 +123,7 @@ def test_planted_label_errors_are_found(emotion: Any, store: Path) -> None:
     root = Path("clean.csv.json")
     table.to_csv("planted.csv", index=False)
     Path("planted.csv.json").write_text(root.read_text())
-    options = ("--data.size", "48", "--trainer.max_epochs", "4", "--trainer.enable_progress_bar", "false")
+    options = ("--data.size", "48", "--data.batch_size", "32", "--trainer.max_epochs", "8")
     emotion("cross-validate", "--recipe", "baseline", "--data", "planted.csv", "--folds", "3", *options)
     (run,) = emotion.runs("tags.kind = 'cross-validation'")
     emotion("report", "labels", run.info.run_id, "--output", "doubtful.csv")
