@@ -240,19 +240,16 @@ class SelectiveRisk(Rule):
             raise invalid("--risk", rule, stated, "give a larger risk, or a larger val part")
         confidence = probabilities[np.arange(images), predicted]
         ordered, wrong = np.sort(confidence)[::-1], predicted != label
-        threshold = None
-        for number in np.unique(np.linspace(first, images, 101).astype(int)):
-            # of images strictly above this value, which is one of theirs, the number of errors is binomial
-            value = float(ordered[number]) if number < images else 0.0
-            above = confidence > value
-            if binom.cdf((above & wrong).sum(), above.sum(), stated) > 1 - LEVEL:
-                break
-            threshold = value
-        if threshold is None:
-            surest = float(wrong[confidence > ordered[first]].mean()) if (confidence > ordered[first]).any() else 1.0
-            rule = f"cannot be promised: of the {first} surest images {surest:.0%} are wrong"
+        numbers = np.unique(np.linspace(first, images, 101).astype(int))
+        # of images strictly above a value, which is one of theirs, the number of errors is binomial
+        values = np.append(ordered, 0.0)[numbers]
+        above = confidence[:, None] > values  # (N, thresholds)
+        answered, errors = above.sum(axis=0), (above & wrong[:, None]).sum(axis=0)
+        passed = int(np.cumprod(binom.cdf(errors, answered, stated) <= 1 - LEVEL).sum())
+        if not passed:
+            rule = f"cannot be promised: of the {answered[0]} surest images {errors[0]} are wrong"
             raise invalid("--risk", rule, stated, "give a larger risk, or train a better model")
-        return cls(float(stated), threshold, images)
+        return cls(float(stated), float(values[passed - 1]), images)
 
     def candidates(self, probabilities: np.ndarray, predicted: np.ndarray) -> np.ndarray:
         """Return the decided class, or no class where it is not probable enough."""
