@@ -24,8 +24,8 @@ from results.statistics import confusion, scores
 
 DECISIONS_KEY, JOINT_KEY = "decisions", "joint_decisions"  # where checkpoints and ONNX files keep them
 NO_VAL_PART = (
-    "decisions: the run has no val part to fit them on, since it selects on the test part (--data.protocol paper); "
-    "train with --data.protocol honest, or fit no decisions"
+    "decisions: the run has no val part to fit them on, since it selects on the test part; train with "
+    "`emotion fit --data.protocol honest`, or fit no decisions"
 )
 UNSURE = "unsure"  # the label of an image that is not answered
 LEAST = 50  # val images of a class, below which it gets no threshold of its own
@@ -316,7 +316,7 @@ def check_val_part(label: np.ndarray, classes: Sequence[str], options: DecisionO
     Raises:
         InputError: The val part has one class, or fewer images than classes; or a class is called "unsure".
     """
-    hint = "give a larger --data.inner_fraction, or fit no decisions"
+    hint = "train with a larger val part (`emotion fit --data.inner_fraction 0.2`), or fit no decisions"
     present = np.unique(label)
     if len(present) < 2:
         names = ", ".join(classes[index] for index in present) or "none"

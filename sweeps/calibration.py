@@ -183,7 +183,7 @@ def _fit(run_id: str, options: DecisionOptions, shared: list[EmotionDataModule])
 def _predict_val(
     run_id: str, row: Mapping[str, Any], checkpoint: Path, options: DecisionOptions, shared: list[EmotionDataModule]
 ) -> pd.DataFrame:
-    """Predict the val part of a run, and keep the table with it.
+    """Predict the val part of a run.
 
     Raises:
         InputError: The run has no val part, or its data changed.
@@ -207,21 +207,19 @@ def _predict_val(
         )
         raise InputError(msg)
     check_val_part(data.manifest.labels[data.selected_on], data.classes, options)
-    val = val_predictions(EmotionClassifier.from_checkpoint(checkpoint, data.classes), data)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, f"{VAL_PREDICTIONS}.parquet")
-        write_table(val, file)
-        add_to_run(run_id, {f"tables/{file.name}": file})
-    return load_table(run_id, VAL_PREDICTIONS)
+    return val_predictions(EmotionClassifier.from_checkpoint(checkpoint, data.classes), data)
 
 
 def _store(fitted: _Fitted) -> None:
-    """Write the decisions into the checkpoint of a run; note if the store does not answer."""
+    """Keep the val predictions with a run, and the decisions in its checkpoint; note if the store does not answer."""
     joint = None if fitted.joint is None else fitted.joint.state()
     entries = {DECISIONS_KEY: fitted.decisions.state(), JOINT_KEY: joint}
     with tempfile.TemporaryDirectory() as folder:
-        file = store_in_checkpoint(fitted.checkpoint, entries, Path(folder, "best.ckpt"))
-        said = add_to_run(fitted.run_id, {CHECKPOINT: file}, shown="the checkpoint with its decisions")
+        checkpoint = store_in_checkpoint(fitted.checkpoint, entries, Path(folder, "best.ckpt"))
+        table = Path(folder, f"{VAL_PREDICTIONS}.parquet")
+        write_table(fitted.val, table)
+        files = {CHECKPOINT: checkpoint, f"tables/{table.name}": table}
+        said = add_to_run(fitted.run_id, files, shown="the checkpoint with its decisions")
     if said.startswith("not stored"):
         fitted.notes.append(said)
 

@@ -211,7 +211,7 @@ def test_an_answer_needs_the_decided_class_alone_in_its_set() -> None:
 
 def test_a_val_part_with_one_class_or_fewer_images_than_classes_is_refused() -> None:
     probabilities = softmax(drawn(40)[0])
-    with pytest.raises(InputError, match="must have images of at least 2 classes, got 'happy'; give a larger --data"):
+    with pytest.raises(InputError, match="must have images of at least 2 classes, got 'happy'; train with a larger"):
         Decisions.fit(probabilities, np.ones(40, int), CLASSES, DecisionOptions(("tau",)))
     with pytest.raises(InputError, match=r"at least as many images as there are classes \(5\), got 4"):
         Decisions.fit(probabilities[:4], np.arange(4), CLASSES, DecisionOptions(("tau",)))
