@@ -45,7 +45,7 @@ def register(run: str, name: str, *, alias: str | None = None, directory: str = 
         MLflow's model version.
 
     Raises:
-        InputError: There is no such run, or the run has no model.
+        InputError: There is no such run, or the run has no model; or its folds have decisions of their own alone.
     """
     run_id = find_model_run(run)
     client = open_client(directory)
@@ -58,6 +58,7 @@ def register(run: str, name: str, *, alias: str | None = None, directory: str = 
             export_onnx(trained, file)
             files[file.stem] = str(file)
             classes = trained.classes
+        decisions = Predictor.load(*files.values()).decision_lines  # as it will be served; the folds go together
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # MLflow asks for an example of an image, which would be somebody's
             pyfunc.save_model(
@@ -67,7 +68,7 @@ def register(run: str, name: str, *, alias: str | None = None, directory: str = 
                 signature=_signature(classes),
                 pip_requirements=["emotion-pipeline"],
             )
-        Path(folder, "model", "README.md").write_text(_card(client, run_id, classes), encoding="utf-8")
+        Path(folder, "model", "README.md").write_text(_card(client, run_id, classes, decisions), encoding="utf-8")
         client.log_artifacts(run_id, f"{folder}/model", "model")
     try:
         client.create_registered_model(name)
@@ -89,8 +90,8 @@ def _signature(classes: Sequence[str]) -> ModelSignature:
     return ModelSignature(Schema([ColSpec(AnyType(), "image")]), Schema(outputs))
 
 
-def _card(client: MlflowClient, run_id: str, classes: Sequence[str]) -> str:
-    """Return the model card: classes, data, scores with intervals, and limits."""
+def _card(client: MlflowClient, run_id: str, classes: Sequence[str], decisions: Sequence[str]) -> str:
+    """Return the model card: classes, data, scores with intervals, decisions, and limits."""
     run = client.get_run(run_id)
     lines = [f"# {run.info.run_name}", "", f"Run {run_id}. Classes: {', '.join(classes)}.", ""]
     for used in run.inputs.dataset_inputs if run.inputs else ():
@@ -104,6 +105,13 @@ def _card(client: MlflowClient, run_id: str, classes: Sequence[str]) -> str:
         f"| {row['metric']} | {row['class']} | {row['value']:.3f} | {row['low']:.3f} to {row['high']:.3f} |"
         for row in intervals.to_dict("records")
     ]
+    if decisions:
+        lines += [
+            "",
+            "Answers follow decisions, which these scores leave out:",
+            "",
+            *(f"- {line}" for line in decisions),
+        ]
     lines += [
         "",
         "Scores are of images that were neither trained nor selected on; they hold for images like those of the data "

@@ -84,6 +84,7 @@ def test_an_unsure_answer_is_the_same_in_every_engine(
     assert (sets.sum(axis=1)[~unsure] == 1).all()
 
     emotion("register", fitted, "--name", "calibrated")  # as `emotion export` writes it
+    assert "- unsure unless only one class" in emotion.artifact(fitted, "README.md").read_text()
     by_onnx = predicted(emotion, "models:/calibrated/1", str(faces))
     assert by_onnx["label"].tolist() == by_torch["label"].tolist()
     assert by_onnx["note"].tolist() == by_torch["note"].tolist()
