@@ -88,7 +88,7 @@ def print_start(args: list[str]) -> None:
     """Print that a command starts, since its imports take seconds; not on other ranks, nor for --help."""
     asked_for_help = any(word in ("-h", "--help", "--help-all") or word.endswith(".help") for word in args)
     if not asked_for_help and os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"emotion {args[0]}: starting ...", file=sys.stderr, flush=True)
+        print(f"emotion {args[0]}: starting (loading PyTorch takes up to 20 seconds) ...", file=sys.stderr, flush=True)
 
 
 class Parser(argparse.ArgumentParser):
