@@ -783,6 +783,7 @@ def check_options(config: RunConfig) -> None:
     if config.kind == "detector":
         return
     options = RunOptions(**config.run)
+    start = options.start_from
     if options.decides and config.data["protocol"] == "paper":
         raise InputError(NO_VAL_PART)
     EmotionDataModule(**sections.data)
@@ -799,12 +800,12 @@ def check_options(config: RunConfig) -> None:
         load_tensors(Path(weights))
     if config.ckpt_path is not None:
         read_checkpoint(config.ckpt_path)  # refuses a damaged or unsafe file before Lightning opens it
-    if options.start_from:
-        read_start(options.start_from)
+    if start:
+        read_start(start)
     if first_rank():
-        arguments = {**dict(sections.trainer), "enable_progress_bar": False}
+        given = {**dict(sections.trainer), "enable_progress_bar": False}
         try:
-            Trainer(**arguments | {"logger": False})
+            Trainer(**given | {"logger": False})
         except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
             msg = f"--trainer: {' '.join(str(error).split())[:450]}"
             raise InputError(msg) from error
