@@ -11,6 +11,7 @@ from results.reports.pages import Image, Section, render
 from results.reports.tables import (
     SCORES,
     class_table,
+    escape_markdown,
     interval,
     notes,
     number,
@@ -30,6 +31,7 @@ _NEXT = {
     "run": (_PREDICT, _CERTIFY, _EXPLAIN, _COMPARE, _OTHER, _AGAIN),
     "cross-validation": (_PREDICT, _CERTIFY, _EXPLAIN, _COMPARE, _GROUPS, _OTHER, _AGAIN),
     "evaluation": (_CERTIFY, _COMPARE, _GROUPS),
+    "detector": (("Write it as an ONNX file", "emotion detector export {run}"),),
 }
 _SETTINGS = ("recipe", "backbone", "data", "seed", "folds", "protocol", "selected_on", "model")
 
@@ -59,13 +61,16 @@ def shown_tags(intervals: pd.DataFrame) -> dict[str, str]:
     return tags
 
 
-def run_description(intervals: pd.DataFrame, folds: pd.DataFrame, commands: Sequence[tuple[str, str]]) -> str:
+def run_description(
+    intervals: pd.DataFrame, folds: pd.DataFrame | None, commands: Sequence[tuple[str, str]], lead: str = ""
+) -> str:
     """Return the description of a run in Markdown: its scores, the tables of its result, and the next commands.
 
     Args:
         intervals: Result of `cluster_bootstrap`.
-        folds: Result of `fold_scores`.
+        folds: Result of `fold_scores`, None for a single split.
         commands: Result of `next_commands`.
+        lead: A sentence above them.
     """
     whole = intervals[intervals["class"] == ""].set_index("metric")
     level = f"{intervals.attrs['level']:.0%}"
@@ -74,10 +79,17 @@ def run_description(intervals: pd.DataFrame, folds: pd.DataFrame, commands: Sequ
         f"({level} interval {interval(whole.loc[name, 'low'], whole.loc[name, 'high'])})"
         for name in ("f1_macro", "accuracy")
     ]
-    parts = [", ".join(scores), result_text(intervals, folds, markdown=True).strip()]
-    if commands:
-        parts += ["Next commands:", "\n".join(f"- {what}: `{command}`" for what, command in commands)]
-    return "\n\n".join([*parts, f"Report with figures: artifact `{REPORT}`"])
+    if "worst_class" in (tags := shown_tags(intervals)):
+        scores.append(f"worst class {escape_markdown(tags['worst_class'])}")
+    result = [", ".join(scores), result_text(intervals, folds, markdown=True).strip()]
+    return "\n\n".join([*filter(None, [escape_markdown(lead)]), *result, command_list(commands)])
+
+
+def command_list(commands: Sequence[tuple[str, str]]) -> str:
+    """Return the next commands as a list in Markdown; nothing without any."""
+    if not commands:
+        return ""
+    return "\n".join(["Next commands:", "", *(f"- {what}: `{command}`" for what, command in commands)])
 
 
 def run_page(

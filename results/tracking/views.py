@@ -21,6 +21,7 @@ TAG = "mlflow.sharedViewState."
 PREFIX = "emotion-"  # of the keys, so that views of a user are not overwritten
 TRIALS = 1000  # the newest trials, from which the axes of the parallel coordinates are chosen
 AXES = 8
+_LINE = {"useGlobalXaxisKey": False, "useGlobalLineSmoothing": False, "lineSmoothness": 0}
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def _state(stored: Mapping[str, Any], key: str, trials: list[Run]) -> dict[str, 
             "runsCountToCompare": 100,
             "deleted": False,
             "isGenerated": False,
-            **({"selectedParams": axes, "showAllRuns": True} if chart["type"] == "PARALLEL" else {}),
+            **({"selectedParams": axes, "showAllRuns": True} if chart["type"] == "PARALLEL" else _LINE),
             **chart,
         }
         for number, chart in enumerate(stored["charts"])
@@ -86,8 +87,9 @@ def _state(stored: Mapping[str, Any], key: str, trials: list[Run]) -> dict[str, 
     ]
     if key == "trials":
         charts.reverse()
-    sections = [{"uuid": f"{PREFIX}section", "name": "Training and search", "display": True}]
+    sections: list[dict[str, Any]] = [{"uuid": f"{PREFIX}section", "name": "Training and search", "display": True}]
     sections += [{"uuid": f"{PREFIX}{name}", "name": name, "display": False} for name in stored["folded_sections"]]
+    sections[0] |= {"columns": view["charts_a_row"], "cardHeight": 420}
     return {
         "searchFilter": view["filter"],
         "orderByKey": view["sort"],
