@@ -694,6 +694,7 @@ def check_options(config: RunConfig) -> None:
     Raises:
         InputError: An option is out of range, unknown, or does not fit another.
     """
+    quiet()
     if not 0 <= config.seed_everything < 2**32:
         raise invalid("--seed", "must be from 0 to 4294967295", config.seed_everything)
     _check_devices(config)

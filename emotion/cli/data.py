@@ -175,6 +175,8 @@ def _prepare(args: argparse.Namespace) -> int:
     print(f"{len(manifest):,} images, {len(manifest.classes)} classes: {', '.join(manifest.classes)}")
     for note in manifest.notes:
         print(f"note: {note}")
+    if manifest.where_note:
+        print(manifest.where_note)
     print(f"written: {path}\nuse it:  --data {path}")
     return 0
 
