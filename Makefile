@@ -34,7 +34,7 @@ help:  ## show this list
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"error: PYTHON: needs Python >= 3.11, $(PYTHON) is {v.major}.{v.minor}; try make PYTHON=python3.12 ...")'
-	@echo "installing into .venv with $(if $(UV),uv,pip; uv is faster, where it is installed), once; about 6.5 GB ..."
+	@echo "making .venv, and installing into it with $(if $(UV),uv,pip; uv is faster, where it is installed), once; about 6.5 GB ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(INSTALL) --require-hashes -r requirements.lock
 	@$(INSTALL) --no-deps --no-build-isolation -e .
