@@ -17,8 +17,13 @@ UV     ?= $(shell command -v uv)
 # both show what they download; UV= on the command line chooses pip
 ifneq ($(UV),)
 INSTALL = $(UV) pip install --python $(BIN)/python
+WATCHED =
 else
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check
+# pip unpacks for minutes without a line, so the size of .venv is printed meanwhile
+WATCHED = & pip=$$!; seconds=0; while kill -0 $$pip 2> /dev/null; do \
+	  sleep 1; (( ++seconds % 20 )) || echo "  ... $$(du -sm .venv | cut -f1) of about 6500 MB are in .venv"; \
+	done; wait $$pip
 endif
 
 .PHONY: help setup train sweep test coverage lint faults bench docs ui runs-push runs-pull clean lock
@@ -36,7 +41,7 @@ $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"error: PYTHON: needs Python >= 3.11, $(PYTHON) is {v.major}.{v.minor}; try make PYTHON=python3.12 ...")'
 	@echo "making .venv, and installing into it with $(if $(UV),uv,pip; uv is faster, where it is installed), once; about 6.5 GB ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(INSTALL) --require-hashes -r requirements.lock
+	@$(INSTALL) --require-hashes -r requirements.lock $(WATCHED)
 	@$(INSTALL) --no-deps --no-build-isolation -e .
 	@touch $@
 	@echo "ready: source .venv/bin/activate, then emotion --help; or make train"

@@ -69,6 +69,23 @@ def test_setup_uses_uv_where_there_is_one_and_enforces_hashes(uv: str, tool: str
     assert "--quiet" not in shown  # a silence of minutes looks like a fault
 
 
+@pytest.mark.slow  # waits for two lines that come 20 seconds apart
+@pytest.mark.parametrize("status", [0, 3])
+def test_setup_with_pip_is_not_silent_and_fails_as_pip_does(tmp_path: Path, status: int) -> None:
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        (tmp_path / name).write_text((ROOT / name).read_text(encoding="utf-8"), encoding="utf-8")
+    stub = tmp_path / ".venv" / "bin" / "python"
+    stub.parent.mkdir(parents=True)
+    stub.write_text(
+        f'#!/bin/sh\ncase "$*" in *requirements.lock*) sleep {25 if not status else 1}; exit {status};; esac\n'
+    )
+    stub.chmod(0o755)
+    done = subprocess.run(["make", "setup", "UV="], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) == (status == 0)
+    assert len(re.findall(r"\d+ of about 6500 MB", done.stdout)) == (1 if not status else 0)
+    assert (tmp_path / ".venv" / ".ready").exists() == (status == 0)
+
+
 def test_hooks_refuse_photographs() -> None:
     hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"][0]["hooks"]
     refused = [hook for hook in hooks if hook["language"] == "fail"]
