@@ -16,6 +16,9 @@ from typing import Any
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from results.tracking.store import reason
 
 TAG = "mlflow.sharedViewState."
 PREFIX = "emotion-"  # of the keys, so that views of a user are not overwritten
@@ -40,10 +43,11 @@ class Page:
 def experiment_pages(client: MlflowClient, experiment_id: str) -> list[Page]:
     """Store the views of an experiment, and return its pages, the one to open first.
 
-    With another version of MLflow than that of the views there is one page, without a view.
+    With another version of MLflow than that of the views, or where nothing can be written, there is one page, without a
+    view.
 
     Args:
-        client: Client of a store that may be written.
+        client: Client of the store.
         experiment_id: The experiment.
     """
     base = f"/#/experiments/{experiment_id}/runs?workflowType=machine_learning"
@@ -55,7 +59,11 @@ def experiment_pages(client: MlflowClient, experiment_id: str) -> list[Page]:
     for key, view in stored["views"].items():
         if key == "trials" and not trials:
             continue
-        client.set_experiment_tag(experiment_id, f"{TAG}{PREFIX}{key}", _envelope(view, _state(stored, key, trials)))
+        content = _envelope(view, _state(stored, key, trials))
+        try:
+            client.set_experiment_tag(experiment_id, f"{TAG}{PREFIX}{key}", content)
+        except MlflowException as error:  # a database that may only be read
+            return [Page(base, f"all runs, newest first (views cannot be stored: {reason(error)})")]
         mode = "" if view["mode"] == "TABLE" else f"&compareRunsMode={view['mode']}"
         pages.append(Page(f"{base}&viewStateShareKey={PREFIX}{key}{mode}", view["about"]))
     return pages

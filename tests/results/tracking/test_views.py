@@ -22,6 +22,7 @@ from typing import Any
 import mlflow
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from emotion.cli.runs import main
 from results.tracking import ui
@@ -120,6 +121,20 @@ def test_another_version_of_mlflow_opens_the_plain_page(
     (page,) = experiment_pages(open_client(mlruns), one_run)
     assert page.address == f"/#/experiments/{one_run}/runs?workflowType=machine_learning"
     assert not [key for key in open_client(mlruns).get_experiment(one_run).tags if key.startswith(TAG)]
+
+
+def test_a_store_that_may_only_be_read_opens_the_plain_page(
+    mlruns: Path, one_run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = open_client(mlruns)
+
+    def refuse(*_: str) -> None:
+        raise MlflowException("attempt to write a readonly database\nits trace")
+
+    monkeypatch.setattr(client, "set_experiment_tag", refuse)
+    (page,) = experiment_pages(client, one_run)
+    assert page.address.endswith("/runs?workflowType=machine_learning")
+    assert page.about.endswith("(views cannot be stored: attempt to write a readonly database)")
 
 
 @pytest.mark.parametrize("browser", [True, False])
