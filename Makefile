@@ -14,7 +14,7 @@ REMOTE ?=
 BIN    := .venv/bin
 READY  := .venv/.ready
 
-.PHONY: help setup train sweep test coverage lint faults bench ui runs-push runs-pull clean lock
+.PHONY: help setup train sweep test coverage lint faults bench docs ui runs-push runs-pull clean lock
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -51,6 +51,10 @@ faults: $(READY)  ## put small faults into copies of the code, see whether the t
 
 bench: $(READY)  ## measure speed as ratios, write benchmarks/results.json
 	@$(BIN)/python -m benchmarks
+
+docs: $(READY)  ## build the documentation into docs/_build/html; runs the tutorials, 15 minutes
+	@$(BIN)/python -m sphinx -W -n --keep-going -b html docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
 
 ui: $(READY)  ## open the MLflow page of mlruns/ (this machine only)
 	@$(BIN)/emotion ui --port $(PORT)
