@@ -18,6 +18,8 @@ from datamodules.readers.face_crops import SOURCE, list_crops
 from datamodules.unlabelled import photographs
 from lightning_modules.predictor import Input, Predictor
 from results.predictions import check_predictions, join_clusterings
+from results.run_images import EVALUATED, DataOptions
+from results.selective import decided_table
 from results.statistics import paired_difference, whole_scores
 from results.tracking.logger import TrackingLogger
 
@@ -67,6 +69,7 @@ class Evaluation:
         data: Name of the data set.
         classes: The classes that model and data share, which are scored.
         predictions: Prediction table.
+        decided: Table of decisions, where the model has some; else None.
         text: The result as it is printed.
         left_out: Lines that say what was left out, and why.
         degraded: One row a kind of damage and score: metric, as_they_are, value, difference, low, high, degraded.
@@ -76,6 +79,7 @@ class Evaluation:
     data: str
     classes: tuple[str, ...]
     predictions: pd.DataFrame
+    decided: pd.DataFrame | None
     text: str
     left_out: tuple[str, ...]
     degraded: pd.DataFrame
@@ -103,6 +107,8 @@ def evaluate_on(
     Classes are joined by name and alias. Images of a class that the model does not know are left out and counted; of
     the model's classes that the data set does not have, the probability is spread over the others.
 
+    Scores are those of the raw probabilities, as in a run; what the model's decisions make of them stands beside them.
+
     Args:
         predictor: The model.
         source: A data set as `emotion fit` takes it.
@@ -126,7 +132,7 @@ def evaluate_on(
     columns, classes, left_out = _shared_classes(predictor.classes, manifest, predictor.name, source)
     left_out[:0] = manifest.notes
     rows = _rows(manifest, part, set(columns))
-    inputs = _inputs(predictor, manifest, rows, source, batch_size)
+    inputs = prepared_rows(predictor, manifest, rows, source, batch_size)
     answered = [number for number, one in enumerate(inputs) if one.squares is not None]
     for reason in ("no face found", "error: "):
         missing = [one.row for one in inputs if one.squares is None and str(one.row["note"]).startswith(reason)]
@@ -161,16 +167,26 @@ def evaluate_on(
     groups = table[[name for name in manifest.groups if name not in base]]
     if seen is not None and seen.any():
         groups = groups.assign(seen=np.where(seen, "yes", "no"))
-    predictions = _table(predictor, inputs, classes, base, groups, batch_size)
+    predictions, decided = _tables(predictor, inputs, classes, base, groups, batch_size)
     damaged = [
         _difference(name, predictor, inputs, classes, base, groups, predictions, resamples, batch_size)
         for name in degrade
     ]
     degraded = pd.concat(damaged, ignore_index=True) if damaged else pd.DataFrame()
+    used = DataOptions(source, read_options, predictor.pixel_limit)
     run_id, text = _track(
-        predictor, manifest, source, part, predictions, degraded, left_out, resamples=resamples, experiment=experiment
+        predictor,
+        manifest,
+        used,
+        part,
+        predictions,
+        decided,
+        degraded,
+        left_out,
+        resamples=resamples,
+        experiment=experiment,
     )
-    return Evaluation(run_id, manifest.name, classes, predictions, text, tuple(left_out), degraded)
+    return Evaluation(run_id, manifest.name, classes, predictions, decided, text, tuple(left_out), degraded)
 
 
 def _shared_classes(
@@ -211,8 +227,28 @@ def _rows(manifest: Manifest, part: str | None, labels: set[str]) -> np.ndarray:
     return np.flatnonzero(chosen)
 
 
-def _inputs(predictor: Predictor, manifest: Manifest, rows: np.ndarray, source: str, batch_size: int) -> list[Input]:
-    """Return the input of each row; of an image with several faces the first, which is the one that training takes."""
+def prepared_rows(
+    predictor: Predictor,
+    manifest: Manifest,
+    rows: np.ndarray,
+    source: str,
+    batch_size: int = 64,
+    *,
+    images: bool = False,
+) -> list[Input]:
+    """Return the input of each row; of an image with several faces the first, which is the one that training takes.
+
+    Args:
+        predictor: The model.
+        manifest: The data set.
+        rows: Rows of it.
+        source: What named the data set.
+        batch_size: Images in a batch.
+        images: Also keep the images or face crops in their own size.
+
+    Raises:
+        InputError: The detector that finds faces as in training is not there.
+    """
     files = [manifest.file(int(row)) for row in rows]
     crops: set[Path] = set()
     if predictor.faces is not None:
@@ -226,7 +262,7 @@ def _inputs(predictor: Predictor, manifest: Manifest, rows: np.ndarray, source: 
         if not {file.resolve() for file in files} <= crops:
             predictor.require_detector()
     photos = photographs(files, pixel_limit=predictor.pixel_limit)
-    batches = predictor.prepared(photos, crops, total=len(files), batch_size=batch_size, contents=True)
+    batches = predictor.prepared(photos, crops, total=len(files), batch_size=batch_size, contents=True, images=images)
     inputs = [one for batch in batches for one in batch if one.row["face"] in (None, 0)]
     if len(inputs) != len(files):
         msg = f"{len(files)} images gave {len(inputs)} inputs"
@@ -244,32 +280,45 @@ def _seen(predictor: Predictor, contents: np.ndarray) -> np.ndarray | None:
     return seen
 
 
-def _table(
+def _tables(
     predictor: Predictor,
     inputs: Sequence[Input],
     classes: Sequence[str],
     base: pd.DataFrame,
     groups: pd.DataFrame,
     batch_size: int,
-) -> pd.DataFrame:
-    """Return the prediction table of images, with the probabilities of the shared classes."""
-    parts = [predictor.probabilities(inputs[at : at + batch_size])[0] for at in range(0, len(inputs), batch_size)]
-    shared = np.concatenate(parts)[:, [predictor.classes.index(name) for name in classes]]
-    shared = shared / np.maximum(shared.sum(axis=1, keepdims=True), 1e-12)
+) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """Return the prediction table of images, with the probabilities of the shared classes, and that of decisions."""
+    parts = [predictor.answers(inputs[at : at + batch_size]) for at in range(0, len(inputs), batch_size)]
+    places = [predictor.classes.index(name) for name in classes]
+    raw = _only(np.concatenate([part.raw for part in parts]), places)
     names = np.asarray(classes, dtype=object)
-    table = base.assign(predicted=names[shared.argmax(axis=1)])
-    columns = pd.DataFrame(shared, columns=[f"prob_{name}" for name in classes])
+    table = base.assign(predicted=names[raw[:, places].argmax(axis=1)])
+    columns = pd.DataFrame(raw[:, places], columns=[f"prob_{name}" for name in classes])
     table = pd.concat([table, columns, groups], axis=1)
     check_predictions(table)
-    return table
+    if not predictor.decides:
+        return table, None
+    calibrated = _only(np.concatenate([part.probabilities for part in parts]), places)
+    found = predictor.decide(calibrated)
+    chosen = np.array([places.index(place) for place in found.predicted])
+    return table, decided_table(table, calibrated[:, places], chosen, found.unsure)
+
+
+def _only(probabilities: np.ndarray, places: Sequence[int]) -> np.ndarray:
+    """Return probabilities (N, C) of some classes alone: those of the others are spread over them, and 0."""
+    shared = np.zeros_like(probabilities)
+    shared[:, places] = probabilities[:, places]
+    return shared / np.maximum(shared.sum(axis=1, keepdims=True), 1e-12)
 
 
 def _track(
     predictor: Predictor,
     manifest: Manifest,
-    source: str,
+    used: DataOptions,
     part: str | None,
     predictions: pd.DataFrame,
+    decided: pd.DataFrame | None,
     degraded: pd.DataFrame,
     left_out: Sequence[str],
     *,
@@ -277,7 +326,7 @@ def _track(
     experiment: str,
 ) -> tuple[str, str]:
     """Keep the tables and what is computed from them in a new run; return its id and the printed result."""
-    from lightning_modules.training import keep_evaluation
+    from lightning_modules.training import keep_decisions, keep_evaluation
 
     shown = manifest.name if part is None else f"{manifest.name} {part}"
     tags = {"kind": "evaluation", "model": predictor.name, "left_out": "; ".join(left_out)}
@@ -290,9 +339,12 @@ def _track(
     try:
         counts = predictions["label"].value_counts()
         profile = {"images": len(predictions), "classes": {str(name): int(count) for name, count in counts.items()}}
-        tracker.log_dataset(manifest.name, source, manifest.fingerprint(), profile=profile)
+        tracker.log_dataset(manifest.name, used.source, manifest.fingerprint(), profile=profile)
         split = predictions[["fold", "row", "content", "cluster", "subject"]].assign(role="test", is_copy=False)
         text = keep_evaluation(tracker, predictions, split, resamples=resamples, evaluated=predictor.runs)
+        if decided is not None:
+            text += "\n" + keep_decisions(tracker, predictions, decided, predictor.decision_lines)
+        tracker.log_text(used.as_yaml(), EVALUATED)
         if len(degraded):
             tracker.log_table(degraded, "degraded")
             tracker.log_text(degraded.to_csv(index=False), "degraded.csv")
@@ -316,7 +368,7 @@ def _difference(
 ) -> pd.DataFrame:
     """Return the scores of damaged copies, and their differences to the images as they are, with intervals."""
     damaged = [_damaged(name, one, row) for row, one in enumerate(inputs)]
-    table = _table(predictor, damaged, classes, base, groups, batch_size)
+    table = _tables(predictor, damaged, classes, base, groups, batch_size)[0]
     difference = paired_difference(predictions, table, classes, resamples=resamples)
     whole = difference[(difference["class"] == "") & difference["metric"].isin(["f1_macro", "accuracy"])]
     return whole.drop(columns="class").rename(columns={"a": "as_they_are", "b": "value"}).assign(degraded=name)

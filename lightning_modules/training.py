@@ -5,6 +5,7 @@ import hashlib
 import importlib
 import inspect
 import sys
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -44,9 +45,18 @@ from lightning_modules.callbacks import (
     run_callbacks,
     sigterm_ends,
 )
-from lightning_modules.checkpoints import load_tensors, read_checkpoint
+from lightning_modules.checkpoints import load_tensors, read_checkpoint, store_in_checkpoint
 from lightning_modules.classifier import EmotionClassifier, check_model
-from lightning_modules.config import RunConfig, RunOptions, data_module
+from lightning_modules.config import DecisionOptions, RunConfig, RunOptions, data_module
+from lightning_modules.decisions import (
+    DECISIONS_KEY,
+    NO_VAL_PART,
+    Decisions,
+    apply_decisions,
+    check_val_part,
+    fit_decisions,
+    refuse_not_finite,
+)
 from lightning_modules.limits import check_against_data, check_limits, is_whole, settle_limits
 from lightning_modules.warm_start import check_resumed, check_weights, read_start, start_from_weights
 from results.predictions import (
@@ -60,7 +70,9 @@ from results.predictions import (
     protocol_of,
 )
 from results.reports.figures import class_figure, confusion_figure, curves_figure
+from results.reports.run_page import REPORT, next_commands, run_description, run_page, shown_tags
 from results.reports.tables import result_text
+from results.selective import VAL_PREDICTIONS, decision_metrics, decision_text, write_decisions
 from results.statistics import calibration, cluster_bootstrap, fold_scores, whole_scores
 from results.tracking import store
 from results.tracking.environment import changed_between, environment
@@ -314,6 +326,7 @@ def evaluate_test(
     *,
     resamples: int,
     keep_checkpoint: bool = True,
+    decides: DecisionOptions = DecisionOptions(),  # noqa: B008 - frozen
 ) -> tuple[pd.DataFrame, str]:
     """Predict the test part once with the checkpoint selected on the val part, and store the results in the run.
 
@@ -329,6 +342,7 @@ def evaluate_test(
     trainer.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
     if not trainer.is_global_zero:
         return pd.DataFrame(), ""
+    decisions = fit_into_checkpoint(Path(best), model, data, tracker, decides) if decides else None
     if keep_checkpoint:
         tracker.log_file(best, "checkpoint")
     collected = model.test_predictions
@@ -346,8 +360,8 @@ def evaluate_test(
     selected_on = data.leak_record.get("selected_on", "val part") if validated else LAST_EPOCH
     tracker.set_tags({"selected_on": selected_on})
     text = keep_evaluation(tracker, predictions, split, resamples=resamples)
-    curves = tracker.history(*CURVES)
-    tracker.log_figure(curves_figure({name: curve for name, curve in curves.items() if len(curve)}), "curves")
+    if decisions is not None:
+        text += "\n" + keep_decisions(tracker, predictions, apply_decisions(decisions, predictions), decisions.lines())
     return predictions, text
 
 
@@ -402,6 +416,7 @@ def keep_evaluation(
     intervals = flag_protocol(cluster_bootstrap(predictions, classes, resamples=resamples), protocol)
     folds = fold_scores(predictions, classes)
     tracker.log_table(intervals, "intervals")
+    tracker.set_tags(shown_tags(intervals))
     tracker.log_text(result_text(intervals, folds, markdown=True), "result.md")
     tracker.log_text(intervals.to_csv(index=False), "per_class.csv")
     whole = intervals[intervals["class"] == ""].set_index("metric")
@@ -411,9 +426,85 @@ def keep_evaluation(
     summary |= {f"test/{name}": value for name, value in calibration(predictions, classes).items()}
     summary |= {f"test/{name}_{end}": float(row[end]) for name, row in whole.iterrows() for end in ("low", "high")}
     tracker.log_model_scores(summary, evaluated=evaluated)
-    tracker.log_figure(confusion_figure(predictions, classes), "confusion_matrix")
-    tracker.log_figure(class_figure(intervals), "f1_by_class")
+    figures = {"confusion_matrix": confusion_figure(predictions, classes), "f1_by_class": class_figure(intervals)}
+    curves = {name: curve for name, curve in tracker.history(*CURVES).items() if len(curve)}
+    if curves:
+        figures["curves"] = curves_figure(curves)
+    for name, figure in figures.items():
+        tracker.log_figure(figure, name)
+    commands = next_commands(tracker.tags.get("kind", ""), str(tracker.run_id))
+    tracker.set_tags({"mlflow.note.content": run_description(intervals, folds, commands)})
+    page = run_page(tracker.title, tracker.tags, intervals, folds, list(figures.values()), commands)
+    tracker.log_text(page, REPORT)
     return result_text(intervals, folds)
+
+
+def val_predictions(model: EmotionClassifier, data: EmotionDataModule) -> pd.DataFrame:
+    """Return the prediction table of the val part: raw probabilities, as `emotion predict` computes them.
+
+    Args:
+        model: The trained model; it is left where it was.
+        data: The images of its run.
+
+    Raises:
+        InputError: The run has no val part, since it selected on the test part; or the network gives no numbers.
+    """
+    if data.plan.protocol == "paper":
+        raise InputError(NO_VAL_PART)
+    device, before = best_device(), model.device
+    model.to(device).eval()
+    rows, parts = [], []
+    with torch.inference_mode():
+        for batch in data.evaluation_loader(data.selected_on, alone=True):
+            rows.append(batch["row"].numpy())
+            parts.append(model.probabilities(batch["image"].to(device)).cpu().numpy())
+    model.to(before)
+    probabilities = np.concatenate(parts)
+    refuse_not_finite(probabilities, "the val part")
+    return build_predictions(
+        data.manifest,
+        np.concatenate(rows),
+        probabilities,
+        fold=data.fold_rows.index,
+        clusters=data.clusters,
+        contents=data.contents,
+    )
+
+
+def fit_into_checkpoint(
+    path: Path, model: EmotionClassifier, data: EmotionDataModule, tracker: TrackingLogger, options: DecisionOptions
+) -> Decisions:
+    """Fit decisions on the val part, store them in the run's checkpoint, and keep the val predictions with the run.
+
+    Args:
+        path: the checkpoint.
+        model: with its weights.
+        data: the images of the run.
+        tracker: the run.
+        options: what is fitted.
+    """
+    val = val_predictions(model, data)
+    decisions = fit_decisions(val, options)
+    store_in_checkpoint(path, {DECISIONS_KEY: decisions.state()})
+    tracker.log_table(val, VAL_PREDICTIONS)
+    return decisions
+
+
+def keep_decisions(tracker: TrackingLogger, raw: pd.DataFrame, decided: pd.DataFrame, lines: Sequence[str]) -> str:
+    """Store what decisions make of a run's predictions, beside these; return the printed result.
+
+    Args:
+        tracker: the run.
+        raw: its prediction table.
+        decided: its table of decisions.
+        lines: what was fitted.
+    """
+    text = decision_text(raw, decided, lines)
+    with tempfile.TemporaryDirectory() as folder:
+        for artifact, file in write_decisions(Path(folder), raw, decided, text).items():
+            tracker.log_file(file, artifact.rpartition("/")[0])
+    tracker.log_metrics(decision_metrics(raw, decided))
+    return text
 
 
 def train(config: RunConfig, callbacks: Sequence[Callback] = (), data: Any = None) -> RunResult | None:  # noqa: ANN401
@@ -528,7 +619,8 @@ class EmotionTask(Task):
 
     def tags(self) -> dict[str, str]:
         """Return the tags for this kind of training."""
-        return {"kind": "run", "recipe": self.options.recipe, "fold": str(self.data.fold)}
+        tags = {"kind": "run", "recipe": self.options.recipe, "fold": str(self.data.fold)}
+        return {**tags, "backbone": str(self.config.model["backbone"])}
 
     def callbacks(self, folder: Path) -> list[Callback]:
         """Return checkpoints, early stopping, guards and progress."""
@@ -551,6 +643,9 @@ class EmotionTask(Task):
         if limit == 0:
             best = selected_checkpoint(trainer)[0]
             if keep and trainer.is_global_zero:
+                if decides := self.options.decides:
+                    trained = EmotionClassifier.from_checkpoint(best)
+                    fit_into_checkpoint(Path(best), trained, self.data, tracker, decides)
                 tracker.log_file(best, "checkpoint")
             return pd.DataFrame(), ""
         return evaluate_test(
@@ -560,6 +655,7 @@ class EmotionTask(Task):
             tracker,
             resamples=self.options.resamples,
             keep_checkpoint=keep,
+            decides=self.options.decides,
         )
 
     def split_table(self) -> pd.DataFrame:
@@ -611,6 +707,8 @@ def _train(config: RunConfig, callbacks: Sequence[Callback], shared: Any) -> Run
             return _try_out(task, callbacks)
         if first_rank():
             check_against_data(config, data)
+            if decides := task.options.decides:
+                check_val_part(data.manifest.labels[data.selected_on], data.classes, decides)
     tracker = RunLogger(
         experiment=options.experiment,
         run_name=task.name(),
@@ -693,7 +791,10 @@ def check_options(config: RunConfig) -> None:
     sections = config.instantiate()
     if config.kind == "detector":
         return
-    start = RunOptions(**config.run).start_from
+    options = RunOptions(**config.run)
+    start = options.start_from
+    if options.decides and config.data["protocol"] == "paper":
+        raise InputError(NO_VAL_PART)
     EmotionDataModule(**sections.data)
     names = set(inspect.signature(check_model).parameters) | {"dropout", "drop_path", "warmup"}
     check_model(**{name: value for name, value in config.model.items() if name in names})
@@ -711,9 +812,9 @@ def check_options(config: RunConfig) -> None:
     if start:
         read_start(start)
     if first_rank():
-        options = {**dict(sections.trainer), "enable_progress_bar": False}
+        given = {**dict(sections.trainer), "enable_progress_bar": False}
         try:
-            Trainer(**options | {"logger": False})
+            Trainer(**given | {"logger": False})
         except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
             msg = f"--trainer: {' '.join(str(error).split())[:450]}"
             raise InputError(msg) from error

@@ -1,18 +1,22 @@
 import json
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pandas as pd
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import create_trial
 
-from benchmarks import Figure, golden, median_ratio
+from benchmarks import Figure, golden, label_errors, median_ratio
 from benchmarks import __main__ as bench
 from benchmarks.commands import emotion
+from datamodules.readers import ReadOptions, read
 
 NAMES = {
     "startup": {"help", "help_of_fit", "predict_one_image", "runs_list"},
@@ -297,3 +301,16 @@ def test_golden_refuses_code_from_elsewhere(tmp_path: Path, own: set[str], statu
 def test_golden_says_what_it_cannot_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert golden.main(["no-such-commit"]) == 2
     assert "no-such-commit" in capsys.readouterr().err
+
+
+def test_doubtful_labels_are_compared_with_annotators(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = read("drawn:largest=40,ratio=1,size=32,classes=happy+sad+angry", ReadOptions(votes="soft"))
+    part = np.where(np.arange(len(manifest)) % 4 == 0, "test", "train")
+    replace(manifest, table=manifest.table.assign(split=part)).save(workplace / "voted.csv")
+    assert label_errors.main(["voted.csv", "--size", "32", "--folds", "2", "--seeds", "0", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "90 images to train on, 30 to report on" in printed
+    assert printed.count("out-of-fold accuracy") == 2
+    assert printed.count(" other_emotion  unclear  wrong") == 2
+    assert len(re.findall(r"^ +none( +[01]\.\d+){3}$", printed, re.MULTILINE)) == 2
+    assert re.search(r"doubtful, all( +[01]\.\d+){3}\n +\d+ random", printed)

@@ -106,7 +106,7 @@ TAKE_ALL = ("fit", "validate", "test", "cross-validate", "search", "study")  # e
 BELOW = {
     "data": ("describe", "check", "prepare", "cache", "layouts"),
     "runs": ("list", "export", "import", "push", "pull", "du", "delete"),
-    "report": ("compare", "certify", "bias"),
+    "report": ("compare", "certify", "bias", "labels", "errors"),
     "detector": ("fit", "test", "export"),
 }
 
@@ -297,6 +297,9 @@ def run_options(before: Words) -> list[Words]:
         cases += each(before, option, ("nan", "-0.1", "ten"))
     for option in ("--run.patience", "--run.ema_decay", "--run.resamples", "--data.num_workers"):
         cases += each(before, option, ("-1", "nan", "ten"))
+    for option in ("--run.risk", "--run.coverage"):
+        cases += each(before, option, ("0", "1", "nan", "ten"))
+    cases += each(before, "--run.decisions", ("[temprature]", "tau,x", "0.5"))
     cases += each(before, "--model.loss", ("Foca", "focal", "3", "os.system", ""))
     cases += each([*before, "--model.loss=Focal"], "--model.loss.gamma", ("-1", "nan", "inf", "ten"))
     cases += each([*before, "--model.loss=LDAM"], "--model.loss.max_margin", ("-1", "nan", "2"))
@@ -550,6 +553,27 @@ class TestModels:
             ]
         )
 
+    def test_calibrate(self, fitted: str, emotion: Any, refused: Any, wrong: dict[str, str]) -> None:
+        files = [wrong[name] for name in ("gone", "text.ckpt", "nothing", "loop")]
+        places = ("wrong/gone/x.csv", "wrong/nothing", "", "wrong/text/x.csv")
+        refused(
+            [
+                ["calibrate"],
+                *[["calibrate", name] for name in [*TEXTS, *files, ""]],
+                *each(["calibrate", fitted], "--decisions", ("temprature", "", "0.5")),
+                ["calibrate", fitted, "--decisions"],
+                *each(["calibrate", fitted], "--risk", (*REAL, "nan", "0", "1", "-1", "0.001")),
+                *each(["calibrate", fitted], "--coverage", (*REAL, "nan", "0", "1", "0.999")),
+                ["calibrate", fitted, "--risk=0.1", "--coverage=0.9"],
+                ["calibrate", fitted, "--ensemble"],
+                ["calibrate", fitted, "--data=drawn"],
+                ["calibrate", fitted, "--part=test"],
+                ["calibrate", fitted, "--remove", "--risk=0.1"],
+                *each(["calibrate", fitted], "--table", places),
+                *unknown(["calibrate", fitted], "--risks=0.1", "--ensembl"),
+            ]
+        )
+
     def test_export(self, fitted: str, emotion: Any, refused: Any, wrong: dict[str, str]) -> None:
         places = ("wrong/gone/x.onnx", "wrong/nothing", "", "wrong/text/x.onnx")
         files = [wrong[name] for name in ("gone", "text.ckpt", "nothing", "loop")]
@@ -757,6 +781,27 @@ class TestReports:
                 *unknown(some, "--cros", "--colour=red"),
             ]
         )
+
+    def test_labels_and_errors(self, cross_validated: str, emotion: Any, refused: Any, wrong: dict[str, str]) -> None:
+        fold = emotion.children(cross_validated)[0].info.run_id
+        for name in ("labels", "errors"):
+            some = ["report", name, cross_validated]
+            refused(
+                [
+                    ["report", name],
+                    *[["report", name, other] for other in [*TEXTS, "", "wrong/gone"]],
+                    *each([*some, "--out=page"], "--data", ("", "wrong/gone")),
+                    [*some, "--embed-images"],
+                    *each(some, "--out", ("wrong/text", "wrong/text/x")),
+                    *each(some, "--directory", [wrong[name] for name in ("gone", "text", "loop")]),
+                    *each(some, "--top" if name == "labels" else "--each", (*WHOLE, "0", "-1")),
+                    *unknown(some, "--outt=x", "--embed"),
+                ],
+                at_least=30,
+            )
+        labels = ["report", "labels"]
+        outputs = each([*labels, cross_validated], "--output", ("", "wrong/gone/x.csv", "wrong"))
+        refused([[*labels, fold], *outputs], at_least=4)
 
 
 SMALL = "drawn:largest=8,ratio=2,size=32"
