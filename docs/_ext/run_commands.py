@@ -98,7 +98,7 @@ class Run(SphinxDirective):
         """Return one block for each command."""
         file = SNIPPETS / self.arguments[0]
         self.env.note_dependency(str(file))
-        work = Path(self.env.doctreedir).parent / "runs"
+        work = ROOT / "docs" / "_build" / "runs"
         folder = work / self.env.docname.replace("/", "-")
         if self.env.temp_data.setdefault("runs of", "") != self.env.docname:  # the first snippet of the page
             shutil.rmtree(folder, ignore_errors=True)
