@@ -48,7 +48,13 @@ from lightning_modules.checkpoints import load_tensors, read_checkpoint
 from lightning_modules.classifier import EmotionClassifier, check_model
 from lightning_modules.config import RunConfig, RunOptions, data_module
 from lightning_modules.limits import check_against_data, check_limits, is_whole, settle_limits
-from lightning_modules.warm_start import check_resumed, check_weights, read_start, start_from_weights
+from lightning_modules.warm_start import (
+    check_resumed,
+    check_weights,
+    learn_from_teacher,
+    read_start,
+    start_from_weights,
+)
 from results.predictions import (
     LAST_EPOCH,
     PREDICTIONS,
@@ -518,6 +524,10 @@ class EmotionTask(Task):
         if self.config.ckpt_path:
             check_resumed(self.model, self.data, self.config.ckpt_path)
         check_weights(self.data, self.config.model["weights"])
+        if self.options.teacher:
+            if first_rank():
+                print_stage("asking the teacher")
+            learn_from_teacher(self.data, self.options.teacher, self.options.teacher_share)
 
     def name(self) -> str:
         """Return the name of the run."""
@@ -699,7 +709,8 @@ def check_options(config: RunConfig) -> None:
     if (epochs := config.trainer["max_epochs"]) is not None and epochs < 1 and epochs != -1:
         raise invalid("--trainer.max_epochs", "must be at least 1", epochs)
     check_limits(config)
-    check_size(config.model["backbone"], config.data["size"])
+    model = config.model
+    check_size(model["backbone"], config.data["size"], model["stem_stride"], model["progressive_from"])
     weights = config.model["weights"]
     if weights not in ("embedded", "hub", "none"):
         if not Path(weights).is_file():
@@ -811,7 +822,7 @@ TIMED = 3  # batches after the first
 def seconds_an_image(config: RunConfig) -> float:
     """Return the seconds of training per image on the best device, measured on a few batches."""
     model, size, batch = config.model, config.data["size"], config.data["batch_size"]
-    backbone, features, _ = build_backbone(model["backbone"], "none", size=size)
+    backbone, features, _ = build_backbone(model["backbone"], "none", size=size, stem_stride=model["stem_stride"])
     network = torch.nn.Sequential(backbone, build_head("linear", features, 8)).train()
     device = best_device()
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stub lacks it
