@@ -14,6 +14,7 @@ import csv
 import os
 import resource
 import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -89,6 +90,7 @@ def training_part(data: str, work: Path) -> None:
         return
     if not whole.exists():
         run_emotion(["data", "prepare", "--data", data, "--output", str(whole)], work)
+    shutil.copyfile(f"{whole}.json", work / f"{TRAINING}.json")  # names the folder of the images, and the classes
     table = pd.read_csv(whole, dtype=str, keep_default_na=False)
     table[table["split"] == "train"].drop(columns="split").to_csv(work / TRAINING, index=False)
 
