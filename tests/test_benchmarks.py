@@ -10,9 +10,11 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import create_trial
 
-from benchmarks import Figure, golden, median_ratio
+from benchmarks import Figure, ablation, golden, median_ratio
 from benchmarks import __main__ as bench
+from benchmarks.ablation import Cell
 from benchmarks.commands import emotion
+from lightning_modules.config import RunConfig
 
 NAMES = {
     "startup": {"help", "help_of_fit", "predict_one_image", "runs_list"},
@@ -22,11 +24,15 @@ NAMES = {
     "decoding": {"decodes_of_five_folds"},
     "rows": {"table_minutes", "table_peak_gigabytes"},
     "training": {"training_loop"},
+    "throughput": {
+        *("throughput_contiguous", "throughput_compiled", "throughput_bf16"),
+        *("throughput_one_thread", "throughput_one_worker", "throughput_two_workers"),
+    },
     "tracking": {"logging_share"},
     "prediction": {"prediction"},
     "gpu": {"gpu_images_per_second", "gpu_share_of_model_alone"},
 }
-LONG = ("startup", "tracking", "training", "prediction")  # commands or runs one after another
+LONG = ("startup", "tracking", "training", "throughput", "prediction")  # commands or runs one after another
 
 
 def check(name: str, figures: list[Figure]) -> None:
@@ -297,3 +303,44 @@ def test_golden_refuses_code_from_elsewhere(tmp_path: Path, own: set[str], statu
 def test_golden_says_what_it_cannot_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert golden.main(["no-such-commit"]) == 2
     assert "no-such-commit" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("part", ablation.PARTS)
+def test_every_part_of_the_ablation_is_a_run_of_its_own(part: str) -> None:
+    config = RunConfig.resolve(Cell(part, 1).words[1:])
+    assert (config.seed_everything, config.data["source"]) == (1, ablation.TRAINING)
+    base = RunConfig.resolve(Cell("base", 1).words[1:])
+    assert (config.identity() == base.identity()) == (part == "base")
+
+
+def test_the_ablation_continues_where_its_table_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ablation, "training_part", lambda data, work: None)
+    measured: list[Cell] = []
+
+    def measure(cell: Cell, work: Path) -> dict[str, str]:
+        if len(measured) == 2:
+            msg = "power cut"
+            raise OSError(msg)
+        measured.append(cell)
+        return dict.fromkeys(ablation.COLUMNS, "0") | {"part": cell.part, "seed": str(cell.seed)}
+
+    monkeypatch.setattr(ablation, "measure", measure)
+    words = [
+        "--work",
+        str(tmp_path),
+        "--table",
+        str(tmp_path / "table.csv"),
+        "--parts",
+        "base",
+        "mixup",
+        "--seeds",
+        "0",
+        "1",
+    ]
+    with pytest.raises(OSError, match="power cut"):
+        ablation.main(words)
+    first = measured.copy()
+    measured.clear()
+    assert ablation.main(words) == 0
+    assert [*first, *measured] == [Cell(part, seed) for seed in (0, 1) for part in ("base", "mixup")]
+    assert (tmp_path / "table.csv").read_text().startswith(",".join(ablation.COLUMNS))
