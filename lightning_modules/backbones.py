@@ -297,6 +297,8 @@ def check_size(name: str, size: int, stem_stride: int | None = None, smallest: i
         model, *_ = build_backbone(name, "none", size=size, stem_stride=stem_stride)
         if smallest is None:
             return
+        if smallest >= size:
+            raise invalid("--model.progressive_from", f"must be below --data.size, {size}", smallest)
         try:
             _output_shape(model, smallest)
         except _SIZE_ERRORS as error:

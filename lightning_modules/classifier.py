@@ -259,8 +259,6 @@ class EmotionClassifier(pl.LightningModule):
             sam_radius=sam_radius,
             **shares,
         )
-        if progressive_from is not None and size is not None and progressive_from >= size:
-            raise invalid("--model.progressive_from", f"must be below --data.size, {size}", progressive_from)
         self.classes = list(classes)
         self.loss = loss if loss is not None else CrossEntropy()
         self.mixing = Mixing(mixup, cutmix)

@@ -48,6 +48,7 @@ from lightning_modules.checkpoints import load_tensors, read_checkpoint
 from lightning_modules.classifier import EmotionClassifier, check_model
 from lightning_modules.config import RunConfig, RunOptions, data_module
 from lightning_modules.limits import check_against_data, check_limits, is_whole, settle_limits
+from lightning_modules.predictor import find_model_run
 from lightning_modules.warm_start import (
     check_resumed,
     check_weights,
@@ -702,7 +703,8 @@ def check_options(config: RunConfig) -> None:
     sections = config.instantiate()
     if config.kind == "detector":
         return
-    start = RunOptions(**config.run).start_from
+    options = RunOptions(**config.run)
+    start = options.start_from
     EmotionDataModule(**sections.data)
     names = set(inspect.signature(check_model).parameters) | {"dropout", "drop_path", "warmup"}
     check_model(**{name: value for name, value in config.model.items() if name in names})
@@ -720,10 +722,17 @@ def check_options(config: RunConfig) -> None:
         read_checkpoint(config.ckpt_path)  # refuses a damaged or unsafe file before Lightning opens it
     if start:
         read_start(start)
+    for source in options.teacher or ():
+        if not source.endswith(".ckpt"):
+            find_model_run(source)
+        elif not Path(source).is_file():
+            raise invalid("--run.teacher", "must list runs, or .ckpt files that exist", source)
+        else:
+            read_checkpoint(source)
     if first_rank():
-        options = {**dict(sections.trainer), "enable_progress_bar": False}
+        given = {**dict(sections.trainer), "enable_progress_bar": False}
         try:
-            Trainer(**options | {"logger": False})
+            Trainer(**given | {"logger": False})
         except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
             msg = f"--trainer: {' '.join(str(error).split())[:450]}"
             raise InputError(msg) from error

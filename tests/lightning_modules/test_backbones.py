@@ -253,4 +253,6 @@ def test_a_stride_must_be_below_the_stems_own(name: str, stride: int, own: int) 
 def test_a_network_of_one_size_cannot_train_progressively() -> None:
     with pytest.raises(InputError, match=r"--model.progressive_from: must be a size that backbone vit_tiny"):
         check_size("vit_tiny_patch16_224", 64, None, 32)
+    with pytest.raises(InputError, match=r"--model.progressive_from: must be below --data.size, 64"):
+        check_size("resnet10t", 64, None, 64)
     check_size("resnet10t", 64, 1, 24)

@@ -293,7 +293,6 @@ def test_a_resumed_run_ends_where_the_unbroken_one_does(tmp_path: Path) -> None:
         ({"unmixed_epochs": 1}, "--model.unmixed_epochs: must be 0 without --model.mixup and --model.cutmix"),
         ({"unmixed_epochs": -1, "mixup": 0.2}, "--model.unmixed_epochs: must be at least 0"),
         ({"progressive_from": 4}, "--model.progressive_from: must be at least 8 pixels"),
-        ({"progressive_from": 48, "size": 48}, "--model.progressive_from: must be below --data.size, 48"),
         ({"sam_radius": -0.1}, "--model.sam_radius: must be at least 0 and finite"),
         ({"shift_at_test": 0.3}, r"--model.shift_at_test: must be a share of the side, in 0 to 0\.25"),
         ({"classes": ["sad"]}, "classes must be at least two different names"),
