@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import csv
 import os
+import re
 import resource
 import shlex
 import shutil
@@ -65,6 +66,16 @@ PARTS = {
     "learning rate 0.004": "--model.learning_rate 0.004",
 }
 """Name of a part to the options of `emotion fit` that it adds to the base; the most promising come first."""
+_TEACHERS = {f"inner-fold-{fold}": f"--data.inner_folds 3 --data.inner_fold {fold}" for fold in range(3)}
+PARTS |= _TEACHERS | {
+    "teacher of three inner folds": f"--run.teacher [{','.join(f'{{{name}}}' for name in _TEACHERS)}]"
+}
+REPORTED = "reported.csv"  # a manifest of the images that the base reports on
+COMBINED = {
+    "ensemble of three seeds": ["evaluate {base 0} {base 1} {base 2} --ensemble"],
+    "soup of three seeds": ["soup {base 0} {base 1} {base 2} --output soup.ckpt", "evaluate soup.ckpt"],
+}
+"""Name of a part to commands that use runs: {base 1} is the run of part base with seed 1, {base} that of this seed."""
 
 
 @dataclass(frozen=True)
@@ -76,11 +87,34 @@ class Cell:
 
     @property
     def words(self) -> list[str]:
-        """Words of `emotion`, without the folders of this machine."""
+        """Words of `emotion fit`; the names of runs stand in braces."""
         return [
             *("fit", "--recipe", RECIPE, "--data", TRAINING, *BASE.split(), *PARTS[self.part].split()),
             *("--seed", str(self.seed), "--run.name", f"{self.part} seed {self.seed}", "--run.experiment", "ablation"),
         ]
+
+    @property
+    def commands(self) -> list[list[str]]:
+        """Commands of `emotion` that measure it, without the folders of this machine."""
+        if self.part not in COMBINED:
+            return [self.words]
+        texts = COMBINED[self.part]
+        last = f"{texts[-1]} --data {REPORTED} --experiment {self.experiment}"
+        return [re.findall(r"\{.*?\}|\S+", text) for text in [*texts[:-1], last]]
+
+    @property
+    def experiment(self) -> str:
+        """MLflow experiment of its run."""
+        return f"ablation-{self.part.replace(' ', '-')}" if self.part in COMBINED else "ablation"
+
+    def filled(self, word: str) -> str:
+        """Return a word with the ids of the runs that stand in braces."""
+
+        def run_id(match: re.Match[str]) -> str:
+            name, _, seed = match[1].rpartition(" ")
+            return _run_of(Cell(name, int(seed)) if seed.isdigit() else Cell(match[1], self.seed))
+
+        return re.sub(r"\{(.*?)\}", run_id, word)
 
 
 def training_part(data: str, work: Path) -> None:
@@ -124,7 +158,13 @@ def known(table: Path) -> set[tuple[str, int]]:
 
 def measure(cell: Cell, work: Path) -> dict[str, str]:
     """Train and evaluate one cell; return its row."""
-    minutes = run_emotion([*cell.words, "--resume", "auto"], work)
+    minutes = 0.0
+    for words in cell.commands:
+        with contextlib.chdir(work):
+            filled = [cell.filled(word) for word in words]
+        if cell.part in COMBINED:
+            _reported_images(work)
+        minutes += run_emotion([*filled, *(("--resume", "auto") if words[0] == "fit" else ())], work)
     with contextlib.chdir(work):
         scores = load_table(_run_of(cell), "intervals")
     whole = scores[scores["class"] == ""].set_index("metric")
@@ -137,8 +177,21 @@ def measure(cell: Cell, work: Path) -> dict[str, str]:
         "accuracy": f"{whole.at['accuracy', 'value']:.4f}",
         "minutes": f"{minutes:.1f}",
         "commit": str(environment(ROOT)["git_commit"])[:12],
-        "command": shlex.join(["emotion", *cell.words]),
+        "command": "; ".join(" ".join(["emotion", *map(_quoted, words)]) for words in cell.commands),
     }
+
+
+def _quoted(word: str) -> str:
+    return word if word.startswith("{") else shlex.quote(word)
+
+
+def _reported_images(work: Path) -> None:
+    """Write a manifest of the images that the base reports on, for `emotion evaluate`."""
+    with contextlib.chdir(work):
+        predictions = load_table(_run_of(Cell("base", 0)), "predictions")
+    table = pd.read_csv(work / TRAINING, dtype=str, keep_default_na=False)
+    table[table["path"].isin(predictions["path"])].to_csv(work / REPORTED, index=False)
+    shutil.copyfile(work / f"{TRAINING}.json", work / f"{REPORTED}.json")
 
 
 _SCORES = {"macro_f1": "value", "low": "low", "high": "high"}
@@ -146,9 +199,9 @@ _SCORES = {"macro_f1": "value", "low": "low", "high": "high"}
 
 def _run_of(cell: Cell) -> str:
     """Return the id of the newest finished run of a cell, in the store below the current folder."""
-    runs = find_runs("ablation")
-    named = runs[(runs["name"] == f"{cell.part} seed {cell.seed} fold 0") & (runs["status"] == "FINISHED")]
-    return str(named["run_id"].iloc[0])
+    runs = find_runs(cell.experiment)
+    named = (runs["name"] == f"{cell.part} seed {cell.seed} fold 0") | (cell.part in COMBINED)
+    return str(runs[named & (runs["status"] == "FINISHED")]["run_id"].iloc[0])
 
 
 def append(table: Path, row: dict[str, str]) -> None:
@@ -184,7 +237,9 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--data", help="FER2013, such as fer2013.zip; needed by the first run")
     parser.add_argument("--work", required=True, type=Path, help="folder of the manifest and of the runs")
     parser.add_argument("--table", type=Path, default=TABLE, help="the CSV")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=[*PARTS], metavar="PART", help="only these")
+    parser.add_argument(
+        "--parts", nargs="+", choices=[*PARTS, *COMBINED], default=[*PARTS], metavar="PART", help="only these"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--differences", action="store_true", help="print each part minus the base; train nothing")
     given = parser.parse_args(args)

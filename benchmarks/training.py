@@ -156,7 +156,7 @@ def throughput(folder: Path, *, toy: bool = False) -> list[Figure]:
     """Measure images/s of training under one changed setting over those of the usual ones, epochs in turns."""
     largest, size, batch, repeats = (4, 32, 8, 1) if toy else (120, 48, 128, 4)
     backbone = "resnet10t" if toy else "tf_efficientnet_lite0"
-    changes = {"usual": {}} | {name: change for name, (_, change) in THROUGHPUT.items()}
+    changes: dict[str, dict[str, Any]] = {"usual": {}} | {name: change for name, (_, change) in THROUGHPUT.items()}
     if shutil.which("c++") is None:  # torch.compile writes C++
         del changes["compiled"]
     data = {number: load_data(largest, size, batch, base_policy="mild", num_workers=number) for number in (0, 1, 2)}

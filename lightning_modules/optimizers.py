@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
-from timm.optim import param_groups_layer_decay
+from timm.optim._param_groups import param_groups_layer_decay
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LinearLR, OneCycleLR, ReduceLROnPlateau
@@ -67,7 +67,7 @@ class SharpnessAware(Optimizer):
 
     radius = 0.05
 
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override] # noqa: ANN401 - the loss
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # noqa: ANN401 - the loss
         """Take one step; ``closure`` computes the loss and its gradients anew, and its first result is returned."""
         if closure is None:
             msg = "a sharpness-aware step needs a closure that computes the loss again"
@@ -103,16 +103,15 @@ def build_optimizer(
         weight_decay: of groups that name none.
         sam_radius: radius of `SharpnessAware` steps; 0: usual steps.
     """
-    given = list(parameters)
-    groups: list[dict[str, Any]] = [each for each in given if isinstance(each, dict)]
-    if not groups:
-        groups = parameter_groups((each for each in given if not isinstance(each, dict)), weight_decay)
+    given: list[Any] = list(parameters)
+    groups = given if given and isinstance(given[0], dict) else parameter_groups(given, weight_decay)
     groups = [group for group in groups if group["params"]]
-    kinds: dict[str, type[Optimizer]] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    kinds: dict[str, Any] = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
     kind, options = kinds[name], {"momentum": 0.9, "nesterov": True} if name == "sgd" else {}
     if sam_radius:
         kind = type(f"SharpnessAware{kind.__name__}", (SharpnessAware, kind), {"radius": sam_radius})
-    return kind(groups, lr=learning_rate, **options)  # type: ignore[call-arg] # torch's base class takes no rate
+    optimizer: Optimizer = kind(groups, lr=learning_rate, **options)
+    return optimizer
 
 
 def cosine_factor(step: int, steps: int, warm: int) -> float:

@@ -306,11 +306,23 @@ def test_golden_says_what_it_cannot_run(capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.parametrize("part", ablation.PARTS)
-def test_every_part_of_the_ablation_is_a_run_of_its_own(part: str) -> None:
-    config = RunConfig.resolve(Cell(part, 1).words[1:])
+def test_every_part_of_the_ablation_is_a_run_of_its_own(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ablation, "_run_of", lambda cell: cell.part)
+    config = RunConfig.resolve([Cell(part, 1).filled(word) for word in Cell(part, 1).words[1:]])
     assert (config.seed_everything, config.data["source"]) == (1, ablation.TRAINING)
     base = RunConfig.resolve(Cell("base", 1).words[1:])
     assert (config.identity() == base.identity()) == (part == "base")
+
+
+def test_commands_of_the_ablation_name_the_runs_that_they_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ablation, "_run_of", lambda cell: f"{cell.part}-{cell.seed}")
+    cell = Cell("soup of three seeds", 0)
+    first, last = ([cell.filled(word) for word in words] for words in cell.commands)
+    assert first == ["soup", "base-0", "base-1", "base-2", "--output", "soup.ckpt"]
+    assert last[:4] == ["evaluate", "soup.ckpt", "--data", ablation.REPORTED]
+    cell = Cell("teacher of three inner folds", 4)
+    words = [cell.filled(word) for word in cell.words]
+    assert words[words.index("--run.teacher") + 1] == "[inner-fold-0-4,inner-fold-1-4,inner-fold-2-4]"
 
 
 def test_the_ablation_continues_where_its_table_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
