@@ -78,7 +78,7 @@ class SharpnessAware(Optimizer):
             before = [each.clone() for each in moved]
             norm = torch.stack([each.grad.norm() for each in moved]).norm() + 1e-12
             for each in moved:
-                each.add_(each.grad, alpha=float(self.radius / norm))
+                each.add_(each.grad * (self.radius / norm))  # a tensor, so that a GPU need not be waited for
         closure()
         with torch.no_grad():
             for each, value in zip(moved, before, strict=True):
