@@ -66,5 +66,5 @@ clean:  ## remove what can be made again (never mlruns)
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +
 
 lock:  # resolve requirements.lock anew; needs uv
-	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra dev --extra dvc \
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --extra dev --extra docs --extra dvc --extra heif \
 	  --custom-compile-command "make lock" pyproject.toml -o requirements.lock

@@ -214,6 +214,8 @@ def run_check(
         print(f"\ncleaned  {fix}: {len(kept):,} of {len(manifest):,} images; none was deleted")
         for reason, count in reasons.items():
             print(f"         left out {count:,}: {reason}")
+        if manifest.where_note:
+            print(manifest.where_note)
     elif report.errors:
         print("\nerrors found; --fix FILE.csv writes a cleaned manifest, and deletes no image")
     return 1 if report.errors else 0

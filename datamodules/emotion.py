@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shlex
 import warnings
 from dataclasses import asdict
 from functools import cached_property
@@ -24,6 +25,7 @@ from datamodules.files.images import Fit, limited_to
 from datamodules.files.paths import CACHE_BUDGET_GB
 from datamodules.manifest import Manifest
 from datamodules.processes import PREFETCH, cores, workers_that_fit
+from datamodules.read_options import as_words
 from datamodules.readers import ReadOptions, read
 from datamodules.readers.face_crops import FaceCrops
 from datamodules.sampling import (
@@ -285,10 +287,11 @@ class EmotionDataModule(L.LightningDataModule):
         bad = np.flatnonzero(cache.index["error"].to_numpy() != "")
         if len(bad):
             shown = "; ".join(f"{cache.index['path'].iat[row]}: {cache.index['error'].iat[row]}" for row in bad[:5])
+            check = ["emotion", "data", "check", "--data", self.source, *as_words(self.read_options)]
             msg = (
                 f"{len(bad)} of {len(self.manifest)} images cannot be used: {shown}{' ...' if len(bad) > 5 else ''} "
-                f"To continue without them: emotion data check --data {self.source} --fix cleaned.csv, "
-                "then --data cleaned.csv"
+                f"To continue without them: {shlex.join([*check, '--fix', 'cleaned.csv'])}, then --data cleaned.csv "
+                "without options of reading"
             )
             raise InputError(msg)
         for line in decoding_notes(cache):
@@ -438,9 +441,9 @@ class EmotionDataModule(L.LightningDataModule):
         """Return the test part."""
         return self.evaluation_loader(self.fold_rows.test)
 
-    def evaluation_loader(self, rows: np.ndarray) -> DataLoader:
-        """Return a loader of some rows without transforms, each row once over all processes."""
-        rank, world_size = self._place()
+    def evaluation_loader(self, rows: np.ndarray, *, alone: bool = False) -> DataLoader:
+        """Return a loader of some rows without transforms, each row once over all processes; `alone` over this one."""
+        rank, world_size = (0, 1) if alone else self._place()
         dataset = self._dataset(each_once(rows), training=False)
         sampler = None
         if world_size > 1:

@@ -299,6 +299,16 @@ class Manifest:
             boxes = boxes[boxes["path"].isin(self.table["path"])]
         return replace(self, boxes=check_boxes(boxes, self.name))
 
+    @property
+    def where_note(self) -> str:
+        """What a user of the saved manifest must know about the place of its images; "" if nothing."""
+        if not is_guarded(self.root):
+            return ""
+        return (
+            f"note: its images are in the cache, {path_text(self.root)}; `emotion data cache --clear all` deletes them "
+            "and makes this table useless; unpack an archive yourself to keep a table of its images"
+        )
+
     def save(self, path: str | Path) -> Path:
         """Write the manifest to a ``.parquet`` or ``.csv`` file; a CSV gets a side-car ``<file>.json``.
 

@@ -6,6 +6,7 @@ here, so a new field needs nothing else. This module imports no pandas, since ``
 """
 
 import functools
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -211,6 +212,14 @@ def _documented() -> dict[str, str]:
     return {
         name: " ".join(text.replace("``", "").split()) for name, text in zip(entries[::2], entries[1::2], strict=True)
     }
+
+
+def as_words(options: ReadOptions) -> list[str]:
+    """Return the command-line words of the options that are not at their defaults, as ``--data.read.votes=soft``."""
+    given = {name: getattr(options, name) for name in spellings()}
+    changed = {name: value for name, value in given.items() if value != spellings()[name].default}
+    texts = {n: v if isinstance(v, str) else json.dumps(v, ensure_ascii=False) for n, v in changed.items()}
+    return [f"{spellings()[name].long}={text}" for name, text in texts.items()]
 
 
 def short_word(name: str) -> str:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from imblearn.over_sampling import RandomOverSampler
 from torch.utils.data import DataLoader, Sampler
 
 from datamodules.errors import InputError, invalid
@@ -65,6 +64,8 @@ def oversample(labels: np.ndarray, rows: np.ndarray, n_min: NMin, seed: int) -> 
     wanted = {int(label): target for label, count in zip(present, counts, strict=True) if count < target}
     if not wanted:
         return each_once(rows)
+    from imblearn.over_sampling import RandomOverSampler  # a second of imports, which predict does without
+
     sampler = RandomOverSampler(sampling_strategy=wanted, random_state=seed)
     # imbalanced-learn keeps the originals in their order and appends what it draws
     drawn, _ = sampler.fit_resample(rows[:, None], labels[rows])

@@ -21,11 +21,16 @@ from datamodules.errors import InputError
 from datamodules.unlabelled import Photograph, from_bytes
 from lightning_modules.export import export_onnx
 from lightning_modules.predictor import Predictor, find_model_run, load_trained, member_runs
+from results.bias.groups import group_columns
+from results.bias.report import BiasOptions, bias_of_runs, group_table, verdicts
+from results.reports.tables import as_markdown
 from results.tracking.runs import load_table, run_checkpoint
 from results.tracking.store import open_client
 
 IMAGES_VARIABLE = "EMOTION_SERVED_IMAGES"
 """Folder whose images a served model may read by path; without it, only images in the request are answered."""
+
+_CARD_RESAMPLES = 999  # of intervals and permutations in the card: p-values to three digits
 
 
 def register(run: str, name: str, *, alias: str | None = None, directory: str = "mlruns") -> ModelVersion:
@@ -45,7 +50,7 @@ def register(run: str, name: str, *, alias: str | None = None, directory: str = 
         MLflow's model version.
 
     Raises:
-        InputError: There is no such run, or the run has no model.
+        InputError: There is no such run, or the run has no model; or its folds have decisions of their own alone.
     """
     run_id = find_model_run(run)
     client = open_client(directory)
@@ -58,6 +63,7 @@ def register(run: str, name: str, *, alias: str | None = None, directory: str = 
             export_onnx(trained, file)
             files[file.stem] = str(file)
             classes = trained.classes
+        decisions = Predictor.load(*files.values()).decision_lines  # as it will be served; the folds go together
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # MLflow asks for an example of an image, which would be somebody's
             pyfunc.save_model(
@@ -67,7 +73,8 @@ def register(run: str, name: str, *, alias: str | None = None, directory: str = 
                 signature=_signature(classes),
                 pip_requirements=["emotion-pipeline"],
             )
-        Path(folder, "model", "README.md").write_text(_card(client, run_id, classes), encoding="utf-8")
+        card = _card(client, run_id, classes, decisions, directory)
+        Path(folder, "model", "README.md").write_text(card, encoding="utf-8")
         client.log_artifacts(run_id, f"{folder}/model", "model")
     try:
         client.create_registered_model(name)
@@ -89,8 +96,8 @@ def _signature(classes: Sequence[str]) -> ModelSignature:
     return ModelSignature(Schema([ColSpec(AnyType(), "image")]), Schema(outputs))
 
 
-def _card(client: MlflowClient, run_id: str, classes: Sequence[str]) -> str:
-    """Return the model card: classes, data, scores with intervals, and limits."""
+def _card(client: MlflowClient, run_id: str, classes: Sequence[str], decisions: Sequence[str], directory: str) -> str:
+    """Return the model card: classes, data, scores with intervals, decisions, gaps between subgroups, and limits."""
     run = client.get_run(run_id)
     lines = [f"# {run.info.run_name}", "", f"Run {run_id}. Classes: {', '.join(classes)}.", ""]
     for used in run.inputs.dataset_inputs if run.inputs else ():
@@ -104,14 +111,35 @@ def _card(client: MlflowClient, run_id: str, classes: Sequence[str]) -> str:
         f"| {row['metric']} | {row['class']} | {row['value']:.3f} | {row['low']:.3f} to {row['high']:.3f} |"
         for row in intervals.to_dict("records")
     ]
+    if decisions:
+        about = "Answers follow these steps, fitted on the val part, which the scores above leave out:"
+        lines += ["", "## Decisions", "", about, "", *(f"- {line}" for line in decisions)]
+    lines += ["", "## Gaps between groups of images", "", *_gaps(run_id, directory), "", "## Limits"]
     lines += [
         "",
         "Scores are of images that were neither trained nor selected on; they hold for images like those of the data "
         "set. A model that names emotions of faces says what annotators would call the expression, not what a person "
-        "feels. `emotion report bias` measures gaps between subgroups, `emotion evaluate` other data sets.",
+        "feels. `emotion report bias` shows each gap in detail, `emotion evaluate` measures other data sets.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _gaps(run_id: str, directory: str) -> list[str]:
+    """Return lines of the model card: the scores of every subgroup, and the gaps between them."""
+    columns = group_columns(load_table(run_id, "predictions", directory=directory))
+    if not columns:
+        return ["Not measured: the data have no column such as gender or age. Absent figures are no sign of fairness."]
+    lines = []
+    for column in columns:
+        options = BiasOptions((column,), resamples=_CARD_RESAMPLES, permutations=_CARD_RESAMPLES)
+        try:
+            _, bias = bias_of_runs([run_id], options, directory=directory)
+        except InputError as error:  # such as an identifier, with a value an image
+            lines += [f"By {column}: not measured. {error}", ""]
+            continue
+        lines += [*verdicts(bias), "", *(as_markdown(group_table(groups)) for groups in bias.measured), ""]
+    return lines[:-1]
 
 
 class ServedModel(pyfunc.PythonModel):  # type: ignore[name-defined]

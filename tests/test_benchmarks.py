@@ -20,7 +20,7 @@ NAMES = {
     "startup": {"help", "help_of_fit", "predict_one_image", "runs_list"},
     "workers": {"two_workers"},
     "faces": {"face_crops_per_second"},
-    "pipeline": {"input_pipeline_first_epoch", "input_pipeline_later_epoch"},
+    "pipeline": {"input_pipeline_first_epoch", "input_pipeline_later_epoch", "input_pipeline_uncached_epoch"},
     "decoding": {"decodes_of_five_folds"},
     "rows": {"table_minutes", "table_peak_gigabytes"},
     "training": {"training_loop"},

@@ -4,10 +4,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from itertools import repeat
 from pathlib import Path, PurePosixPath
 from types import TracebackType
@@ -23,7 +24,7 @@ from datamodules.faces.boxes import areas, clip
 from datamodules.faces.crop import CUT_VERSION, PARTS, QUALITY, CutOptions, Job, Record, cut, faces_of, work
 from datamodules.faces.detectors import FIND_VERSION, LANDMARKS, Detector, model_digest, open_detector
 from datamodules.files.image_files import collect_left_out
-from datamodules.files.images import Decoded, decode_file, decoding, fit_to_square
+from datamodules.files.images import decode_file, decoding, fit_to_square
 from datamodules.files.paths import file_hashes, images_root, path_text, replacing
 from datamodules.labels import VOCABULARIES
 from datamodules.manifest import Manifest, make_manifest
@@ -462,35 +463,61 @@ def _remove_empty(folder: Path) -> None:
             os.rmdir(place)
 
 
+BoxJob = tuple[str, list[int], np.ndarray]  # file of an image, rows of its faces, their boxes (n, 4)
+
+
 def write_crops(
-    manifest: Manifest, boxes: np.ndarray, folder: Path, size: int, margin: float, rows: Iterable[int]
-) -> None:
-    """Write ``<row>.jpg`` for rows of a manifest; the whole image where the box is not a number.
+    files: Sequence[Path],
+    boxes: np.ndarray,
+    folder: Path,
+    size: int,
+    margin: float,
+    pool: ProcessPoolExecutor | None = None,
+) -> pd.DataFrame:
+    """Write ``<row>.jpg`` for each row; the whole image where the box is not a number. Each image is decoded once.
 
     Args:
-        manifest: The images.
+        files: Image of each row, N.
         boxes: (N, 4) x0, y0, x1, y1 in pixels of the upright image.
         folder: Where the crops go.
         size: Side of the crops.
         margin: As :func:`~datamodules.faces.crop.cut` takes it.
-        rows: Which rows, in the order they are done; those of one image follow each other.
+        pool: Processes to share the work with.
 
-    Raises:
-        InputError: An image cannot be read, or a box lies outside of it.
+    Returns:
+        ``row`` and ``error`` of the rows without a crop: their image cannot be read, or their box lies outside of it.
     """
-    last, decoded = "", Decoded(np.empty((0, 0, 3), np.uint8), "", 0, 0)
-    for row in rows:
-        path = manifest.table["path"].iat[row]
-        if path != last:
-            last, decoded = path, decode_file(manifest.file(row))
-        image, box = decoded.image, boxes[row] / decoded.reduced
-        known = bool(np.isfinite(box).all())
-        if known and not areas(clip(box[None], *image.shape[:2]))[0]:
-            values = ", ".join(f"{value:g}" for value in boxes[row])
-            msg = (
-                f"{manifest.name}: the box of row {row}, {values}, lies outside of {path!r}, which is "
-                f"{decoded.width}x{decoded.height}; boxes are pixels of the upright image; correct it, or leave it out"
-            )
-            raise InputError(msg)
-        crop = cut(image, box, size, margin=margin) if known else fit_to_square(image, size, "pad")
-        Image.fromarray(crop).save(folder / f"{row:07d}.jpg", "JPEG", quality=QUALITY, subsampling=0)
+    rows_of = pd.Series(range(len(files))).groupby([str(file) for file in files], sort=False).indices
+    jobs: list[BoxJob] = [(file, rows.tolist(), boxes[rows]) for file, rows in rows_of.items()]
+    chunks = [jobs[first : first + CHUNK] for first in range(0, len(jobs), CHUNK)]
+    write = partial(_write_faces, folder=folder, size=size, margin=margin)
+    errors: list[tuple[int, str]] = []
+    with tqdm(total=len(jobs), desc="Cutting faces", unit=" images", delay=1, leave=False, disable=None) as bar:
+        for chunk, failed in zip(chunks, map(write, chunks) if pool is None else pool.map(write, chunks), strict=True):
+            errors += failed
+            bar.update(len(chunk))
+    return pd.DataFrame(errors, columns=["row", "error"]).sort_values("row", ignore_index=True)
+
+
+def _write_faces(jobs: Sequence[BoxJob], folder: Path, size: int, margin: float) -> list[tuple[int, str]]:
+    errors = []
+    for file, rows, boxes in jobs:
+        try:
+            decoded = decode_file(file)
+        except InputError as error:
+            errors += [(row, str(error)) for row in rows]
+            continue
+        image = decoded.image
+        for row, given in zip(rows, boxes, strict=True):
+            box = given / decoded.reduced
+            known = bool(np.isfinite(box).all())
+            if known and not areas(clip(box[None], *image.shape[:2]))[0]:
+                values = ", ".join(f"{value:g}" for value in given)
+                problem = f"the box of row {row}, {values}, lies outside of {path_text(Path(file).name)!r}, which is "
+                errors.append(
+                    (row, f"{problem}{decoded.width}x{decoded.height}; boxes are pixels of the upright image")
+                )
+                continue
+            crop = cut(image, box, size, margin=margin) if known else fit_to_square(image, size, "pad")
+            Image.fromarray(crop).save(folder / f"{row:07d}.jpg", "JPEG", quality=QUALITY, subsampling=0)
+    return errors

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 from datamodules.errors import InputError
 from datamodules.files.paths import build_once, cache_root, file_hashes
 from datamodules.manifest import FACE_SOURCE, SIDES, Manifest, read_table
+from datamodules.processes import cores, processes
 from datamodules.readers.base import ReadOptions
 
 if TYPE_CHECKING:
@@ -162,6 +162,7 @@ def _crops_of(manifest: Path) -> list[Path]:
     return [(manifest.parent / name).resolve() for name in table.loc[_is_crop(table), "path"]]
 
 
+_ERRORS = "errors.parquet"  # in a folder of crops: the rows without one
 BOXES = "boxes"  # faces are cut where the data set itself says that they are
 
 
@@ -221,12 +222,10 @@ def _by_boxes(manifest: Manifest, options: "ReadOptions") -> Manifest:
         msg = f"{manifest.name}: faces=boxes needs a data set with face boxes; name a detector, such as haar"
         raise InputError(msg)
     boxes = median_boxes(manifest.boxes).reindex(manifest.table["path"])
-    place = _write_faces(manifest, boxes.to_numpy(np.float64), options)
-    names = [f"{row:07d}.jpg" for row in range(len(manifest))]
-    table = manifest.table.assign(path=names, face_source=manifest.table["path"])
+    crops = _write_faces(manifest, boxes.to_numpy(np.float64), options)
     missing = int(boxes["x0"].isna().sum())
     note = f"faces cut by the data set's own boxes, {missing} of {len(manifest)} images have none and are whole"
-    return replace(manifest, root=place.resolve(), table=table, boxes=None, notes=(*manifest.notes, note))
+    return replace(crops, boxes=None, notes=(*manifest.notes, note, *crops.notes[len(manifest.notes) :]))
 
 
 def _by_rows(manifest: Manifest, options: "ReadOptions") -> Manifest:
@@ -239,29 +238,45 @@ def _by_rows(manifest: Manifest, options: "ReadOptions") -> Manifest:
         raise InputError(msg)
     boxes = manifest.row_boxes
     assert boxes is not None
-    place = _write_faces(manifest, boxes, options)
-    photographs = manifest.table["path"]
-    table = manifest.table.drop(columns=list(SIDES)).assign(
-        path=[f"{row:07d}.jpg" for row in range(len(manifest))],
-        **{SOURCE: photographs, SIZE: str(options.face_size), MARGIN: f"{options.face_margin:g}"},
-    )
+    crops = _write_faces(manifest, boxes, options)
+    how = {SIZE: str(options.face_size), MARGIN: f"{options.face_margin:g}"}
     note = (
-        f"{len(manifest)} labelled faces cut out of {photographs.nunique()} images at their boxes; faces of one image "
-        "stay in one part"
+        f"{len(manifest)} labelled faces cut out of {manifest.table['path'].nunique()} images at their boxes; faces of "
+        "one image stay in one part"
     )
     if whole := int(np.isnan(boxes).any(axis=1).sum()):
         note += f"; {whole} have no box and are whole images"
-    return replace(manifest, root=place.resolve(), table=table, notes=(*manifest.notes, note))
+    table = crops.table.drop(columns=list(SIDES)).assign(**how)
+    return replace(crops, table=table, notes=(*manifest.notes, note, *crops.notes[len(manifest.notes) :]))
 
 
-def _write_faces(manifest: Manifest, boxes: np.ndarray, options: "ReadOptions") -> Path:
-    """Cut the box of each row out, once, and return the folder of the crops."""
+def _write_faces(manifest: Manifest, boxes: np.ndarray, options: "ReadOptions") -> Manifest:
+    """Cut the box of each row out, once, and return the manifest of the crops.
+
+    Raises:
+        InputError: A face cannot be cut out, and ``bad_records`` is not ``drop``.
+    """
     from datamodules.faces.prepare import write_crops
 
     folder = _folder(manifest, options, BOXES, boxes.tolist())
-    with build_once(folder) as (place, draft):
+    files = [manifest.file(row) for row in range(len(manifest))]
+    workers = 0 if folder.is_dir() or len(files) < 128 else cores()
+    with processes(workers) as pool, build_once(folder) as (place, draft):  # in this order, see `processes`
         if draft is not None:
-            rows = manifest.table["path"].argsort(kind="stable").tolist()  # an image with several faces is decoded once
-            bar = tqdm(rows, "cutting faces", unit=" files", delay=1, leave=False, disable=None)
-            write_crops(manifest, boxes, draft, options.face_size, options.face_margin, bar)
-    return place
+            errors = write_crops(files, boxes, draft, options.face_size, options.face_margin, pool)
+            errors.to_parquet(draft / _ERRORS)
+    errors = pd.read_parquet(place / _ERRORS)
+    paths = [f"{row:07d}.jpg" for row in range(len(manifest))]
+    table = manifest.table.assign(path=paths, **{SOURCE: manifest.table["path"]})
+    notes = manifest.notes
+    if len(errors):
+        first = errors["error"].iat[0]
+        if options.bad_records != "drop":
+            msg = (
+                f"{manifest.name}: {len(errors)} of {len(manifest)} faces cannot be cut out, the first: {first}; "
+                "correct it, or leave such faces out with --bad-records drop"
+            )
+            raise InputError(msg)
+        notes = (*notes, f"{len(errors)} faces left out that cannot be cut out, the first: {first}")
+        table = table.drop(index=errors["row"]).reset_index(drop=True)
+    return replace(manifest, root=place.resolve(), table=table, notes=notes)

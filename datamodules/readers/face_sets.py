@@ -16,9 +16,8 @@ import re
 import shlex
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -28,10 +27,9 @@ from tqdm import tqdm
 
 from datamodules.errors import InputError
 from datamodules.files.image_files import IMAGE_SUFFIXES
-from datamodules.files.paths import SETTLED, build_once, cache_root, file_hashes, is_folder, replacing, state_of
+from datamodules.files.paths import SETTLED, cache_root, is_folder, replacing, state_of
 from datamodules.labels import VOCABULARIES, canonical_split
 from datamodules.manifest import VOTES, Manifest, parse_numbers, read_table, refuse
-from datamodules.processes import cores, processes
 from datamodules.readers import folder
 from datamodules.readers.base import ReadOptions, finish
 from datamodules.readers.names import RAFDB_NAME, first_images
@@ -470,9 +468,7 @@ def _expw_list(path: Path) -> Path | None:
 
 
 def read_expw(path: Path, options: ReadOptions, name: str) -> Manifest:
-    """Read ExpW: one row a face, cut out by its box; the photograph is the subject, so its faces share a part.
-
-    The faces are cut once, with the margin of ``face_margin``, and kept in the cache; none is enlarged.
+    """Read ExpW: one row a face, with its box; the photograph is the subject, so its faces share a part.
 
     Raises:
         InputError: A line that is not eight values, a box without area, a label that is not 0 to 6, or no image.
@@ -480,9 +476,6 @@ def read_expw(path: Path, options: ReadOptions, name: str) -> Manifest:
     source = _expw_list(path)
     if source is None:
         msg = f"no images of ExpW in {path}: give the folder that holds label.lst and origin/"
-        raise InputError(msg)
-    if options.faces not in (None, "boxes"):
-        msg = f"--data.read.faces {options.faces}: ExpW's faces are cut out by its own boxes; leave the option out"
         raise InputError(msg)
     root = path if path.is_dir() else path.parent
     table = _expw_rows(source)
@@ -504,10 +497,10 @@ def read_expw(path: Path, options: ReadOptions, name: str) -> Manifest:
     refuse(leads_out, table, "path", source.name, f"may not lead out of {root}")
     rows = pd.concat([table[["path", "label", "confidence"]], numbers], axis=1)
     rows, missing = _present(rows, root, source.name, "unpack the images (origin/) beside label.lst")
-    crops, place, more = _cut_rows(rows, root, options)
     aliases = options.aliases or {}
-    crops["label"] = crops["label"].map(lambda label: label if label in aliases else _EXPW[label])
-    return finish(crops, place, name, options, (*notes, *missing, *more))
+    rows["label"] = rows["label"].map(lambda label: label if label in aliases else _EXPW[label])
+    rows["subject"] = rows["path"]  # faces of one photograph stay in one part
+    return finish(rows, root, name, options, (*notes, *missing))
 
 
 def _expw_rows(source: Path) -> pd.DataFrame:
@@ -532,86 +525,6 @@ def _expw_images(root: Path, home: Path, first: Sequence[str]) -> str:
         if any((place / file).is_file() for file in first):
             return _below(place, root)
     return "origin/"
-
-
-def _cut_rows(rows: pd.DataFrame, root: Path, options: ReadOptions) -> tuple[pd.DataFrame, Path, list[str]]:
-    """Cut one face a row out of the photographs, once; return the table of the crops, their folder and notes."""
-    from datamodules.faces.crop import CUT_VERSION, QUALITY  # pulls in OpenCV, which other readers do not need
-    from datamodules.files.images import decoding
-
-    photographs = list(dict.fromkeys(rows["path"]))
-    boxes = rows[["x0", "y0", "x1", "y1"]].to_numpy(np.float64)
-    made_by = (CUT_VERSION, *decoding(), QUALITY, options.face_size, options.face_margin)
-    made_of = (photographs, file_hashes(root, photographs), rows["path"].tolist(), boxes.tolist(), made_by)
-    digest = hashlib.sha256(repr(made_of).encode("utf-8", "surrogateescape")).hexdigest()
-    target = cache_root() / "crops" / f"rows-{digest[:24]}"
-    workers = 0 if target.is_dir() or len(photographs) < 128 else cores()
-    with processes(workers) as pool, build_once(target) as (place, draft):  # in this order, see `processes`
-        if draft is not None:
-            by_photograph = rows.groupby("path", sort=False).indices
-            jobs = [
-                (str(root / path), by_photograph[path].tolist(), boxes[by_photograph[path]]) for path in photographs
-            ]
-            _cut_all(jobs, draft, options, pool).to_parquet(draft / "errors.parquet")
-    errors = pd.read_parquet(place / "errors.parquet")
-    table = pd.DataFrame(
-        {
-            "path": [f"{row:07d}.jpg" for row in range(len(rows))],
-            "label": rows["label"],
-            "subject": rows["path"],  # faces of one photograph stay in one part
-            "confidence": rows["confidence"],
-            "face_source": rows["path"],
-            "face_size": str(options.face_size),
-            "face_margin": f"{options.face_margin:g}",
-            "face_cut": "largest reflect",
-        }
-    )
-    notes = [f"{len(rows)} faces cut out of {len(photographs)} photographs by the boxes of the data set"]
-    if len(errors):
-        notes.append(f"{len(errors)} faces left out, the first: {errors['error'].iat[0]}")
-        table = table.drop(index=errors["row"]).reset_index(drop=True)
-    return table, place.resolve(), notes
-
-
-Job = tuple[str, list[int], np.ndarray]  # photograph, rows, boxes
-
-
-def _cut_all(jobs: Sequence[Job], draft: Path, options: ReadOptions, pool: ProcessPoolExecutor | None) -> pd.DataFrame:
-    """Write ``<row>.jpg`` of every face; return row and error of those that could not be cut."""
-    errors: list[tuple[int, str]] = []
-    chunks = [jobs[at : at + 16] for at in range(0, len(jobs), 16)]
-    work = partial(_cut_photographs, folder=str(draft), size=options.face_size, margin=options.face_margin)
-    done = map(work, chunks) if pool is None else pool.map(work, chunks)
-    with tqdm(desc="cutting faces", total=len(jobs), unit=" images", delay=1, leave=False, disable=None) as bar:
-        for chunk, failures in zip(chunks, done, strict=True):
-            errors += failures
-            bar.update(len(chunk))
-    return pd.DataFrame({"row": [row for row, _ in errors], "error": [text for _, text in errors]})
-
-
-def _cut_photographs(jobs: Sequence[Job], folder: str, size: int, margin: float) -> list[tuple[int, str]]:
-    from PIL import Image
-
-    from datamodules.faces.crop import QUALITY, cut
-    from datamodules.files.images import decode_file
-
-    errors = []
-    for photograph, rows, boxes in jobs:
-        try:
-            decoded = decode_file(photograph)
-        except InputError as error:
-            errors += [(row, str(error)) for row in rows]
-            continue
-        image, reduced = decoded.image, decoded.reduced
-        height, width = image.shape[:2]
-        for row, box in zip(rows, boxes / reduced, strict=True):
-            if box[0] >= width or box[1] >= height or box[2] <= 0 or box[3] <= 0:
-                errors.append((row, f"{photograph}: its box {box.round().astype(int).tolist()} is outside the image"))
-                continue
-            side = min(size, max(8, int(np.ceil(max(box[2] - box[0], box[3] - box[1]) * (1 + 2 * margin)))))
-            crop = cut(image, box, side, margin=margin)
-            Image.fromarray(crop).save(Path(folder) / f"{row:07d}.jpg", "JPEG", quality=QUALITY, subsampling=0)
-    return errors
 
 
 # CK+

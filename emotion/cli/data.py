@@ -175,6 +175,8 @@ def _prepare(args: argparse.Namespace) -> int:
     print(f"{len(manifest):,} images, {len(manifest.classes)} classes: {', '.join(manifest.classes)}")
     for note in manifest.notes:
         print(f"note: {note}")
+    if manifest.where_note:
+        print(manifest.where_note)
     print(f"written: {path}\nuse it:  --data {path}")
     return 0
 
@@ -314,13 +316,30 @@ def _parser() -> argparse.ArgumentParser:
     return top
 
 
+def _one_alias_each(words: list[str]) -> list[str]:
+    """Return the words with ``--alias a=b c=d`` written as ``--alias a=b --alias c=d``: a path may follow them."""
+    aliases = spellings()["aliases"]
+    spread: list[str] = []
+    option = ""
+    for word in words:
+        if word.startswith("-"):
+            option = word if word in (*aliases.words, aliases.long) else ""
+        elif option and spread[-1] != option:
+            if "=" in word and not os.path.lexists(word):
+                spread.append(option)
+            else:
+                option = ""
+        spread.append(word)
+    return spread
+
+
 def main(args: list[str]) -> int:
     """Run `emotion data ...` and return the exit status.
 
     Raises:
         InputError: Bad input.
     """
-    chosen = _parser().parse_args(args[1:])
+    chosen = _parser().parse_args(_one_alias_each(args[1:]))
     try:
         from datamodules.files.images import limited_to
 

@@ -21,6 +21,7 @@ COMMANDS = {
     "validate": ("emotion.cli.train", "evaluate a run's checkpoint on its val part"),
     "test": ("emotion.cli.train", "evaluate a run's checkpoint on its held-out part"),
     "predict": ("emotion.cli.predict", "classify an image, a folder or a table of paths with a trained model"),
+    "calibrate": ("emotion.cli.calibrate", "fit temperature, thresholds and abstention of finished runs"),
     "evaluate": ("emotion.cli.predict", "score trained models on other labelled data sets"),
     "explain": ("emotion.cli.explain", "show which regions of an image a model uses, and test the explanation"),
     "export": ("emotion.cli.predict", "write a trained model as ONNX, with its preprocessing"),
@@ -88,7 +89,7 @@ def print_start(args: list[str]) -> None:
     """Print that a command starts, since its imports take seconds; not on other ranks, nor for --help."""
     asked_for_help = any(word in ("-h", "--help", "--help-all") or word.endswith(".help") for word in args)
     if not asked_for_help and os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"emotion {args[0]}: starting ...", file=sys.stderr, flush=True)
+        print(f"emotion {args[0]}: starting (loading PyTorch takes up to 20 seconds) ...", file=sys.stderr, flush=True)
 
 
 class Parser(argparse.ArgumentParser):

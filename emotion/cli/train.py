@@ -1,13 +1,15 @@
 """Training commands `emotion fit`, `cross-validate` and `reproduce`; evaluation commands `validate` and `test`."""
 
 import argparse
+import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from datamodules.errors import InputError
 from emotion.cli.main import Parser, print_start
-from lightning_modules.config import HELP, Options, RunConfig, all_options, recipe_names, written
+from lightning_modules.config import DEFAULT_RECIPE, HELP, Options, RunConfig, all_options, recipe_names, written
 
 if TYPE_CHECKING:  # importing it takes seconds
     from sweeps.cross_validation import CrossValidation
@@ -48,6 +50,9 @@ USUAL = {
     "run.ema_decay": "evaluate an average of the weights with this decay per step, such as 0.99",
     "run.start_from": "start with the weights of a run or a .ckpt file",
     "run.keep": "checkpoint to keep: best, last (to continue training), or none",
+    "run.decisions": "fit these on the val part: [temperature,tau,thresholds]; `emotion predict` applies them",
+    "run.risk": "answer unsure, so that at most this share of the answers is wrong",
+    "run.coverage": "answer unsure unless a conformal set of this coverage has one class",
     "run.name": "name of the run on the MLflow page",
     "run.experiment": "MLflow experiment",
 }
@@ -92,7 +97,9 @@ def _usage(command: str) -> str:
 
 
 def _fit(args: list[str]) -> int:
-    config = RunConfig.resolve([word for word in args if word not in ("--dry-run", "--print_config")])
+    options = Options.read([word for word in args if word not in ("--dry-run", "--print_config")])
+    config = RunConfig.layered(options)
+    _note_default(options.recipe, options.files)
     if "--print_config" in args:
         print(config.to_yaml(), end="")
         return 0
@@ -105,12 +112,41 @@ def _fit(args: list[str]) -> int:
 
     result = train(config)
     if result is not None and result.text:
-        leaks = "".join(f"{name}: {value}\n" for name, value in result.data.leak_record.items())
+        leaks = "".join(f"{sentence}\n" for sentence in _leak_sentences(result.data.leak_record))
         run = f"\nrun {result.run_id} (to view it: emotion ui)" if result.run_id else ""
         print(f"\n{leaks}{result.text}{run}")
     elif result is not None:
         print(f"\nrun {result.run_id} (to view it: emotion ui)")
     return 0
+
+
+def _note_default(recipe: str | None, files: tuple[str, ...]) -> None:
+    """Print which recipe is used where neither a recipe nor a file is given."""
+    if recipe is None and not files and os.environ.get("LOCAL_RANK", "0") == "0":
+        print(
+            f"recipe {DEFAULT_RECIPE}, a first look at 48 px; for real training: --recipe balanced (others: --help)",
+            file=sys.stderr,
+        )
+
+
+def _leak_sentences(record: Mapping[str, Any]) -> list[str]:
+    """Return what a split did with duplicates that cross its parts, in sentences."""
+    sentences = []
+    if leaking := record.get("leaking_clusters", 0):
+        counted = [part for part in ("train", "val", "test") if f"leaking_{part}_rows" in record]
+        images = ", ".join(f"{record[f'leaking_{part}_rows']:,} images of {part}" for part in counted)
+        sentences.append(f"{leaking:,} groups of duplicates or images of one person cross the parts: {images}")
+        kept = f"they are left in, so the scores are too high (--data.leak {record['leak']})"
+        if record["leak"] == "drop_twins":
+            of_train, of_val = record["dropped_train_rows"], record["dropped_val_rows"]
+            kept = f"{of_train:,} images are dropped from train, {of_val:,} from val"
+        sentences.append(kept)
+    if unused := record.get("unused_rows", 0):
+        sentences.append(f"{unused:,} images are in no part of the given split and are not used")
+    known = {"leak", "dropped_rows", "unused_rows"}
+    known |= {name for name in record if name.startswith(("leaking_", "dropped_"))}
+    others = {name: value for name, value in record.items() if name not in known}
+    return [*sentences, *(f"{name.replace('_', ' ')}: {value}" for name, value in others.items())]
 
 
 def _evaluate(command: str, args: list[str]) -> int:
@@ -191,6 +227,7 @@ def _cross_validate(args: list[str]) -> int:
             )
             raise InputError(msg)
     config = RunConfig.layered(given)
+    _note_default(given.recipe, given.files)
     seeds = options.seeds or [config.seed_everything]
     if options.dry_run:
         from sweeps.cross_validation import describe_cross_validation

@@ -23,13 +23,14 @@ from tqdm import tqdm
 from datamodules.errors import InputError
 from datamodules.files.paths import replacing
 from results.tracking import runs, store
-from results.tracking.offline import Spool
+from results.tracking.offline import Spool, add_model, model_of
 
 FORMAT = 1
 MARKER = "exchange.json"  # a folder is an export when this file says so
 DESCRIPTION, METRICS, ARTIFACTS = "run.json", "metrics.parquet", "artifacts"
 ENDED = ("FINISHED", "FAILED", "KILLED")
 _COLUMNS = ("key", "step", "time", "value")
+_EVALUATED = "model_runs"  # the tag that names the runs whose models a run evaluated
 
 
 @dataclass(frozen=True)
@@ -340,6 +341,10 @@ def import_runs(folder: str | Path, *, directory: str | Path = store.DIRECTORY) 
                     outcome[run.name] = _import(client, run, home)
                 except (InputError, MlflowException) as error:
                     outcome[run.name] = f"refused: {store.reason(error)}"
+            # runs that made models before runs that evaluated them
+            imported = [client.get_run(run) for run in outcome if outcome[run] in ("new", "brought up to date")]
+            for known in sorted(imported, key=lambda known: _EVALUATED in known.data.tags):
+                _add_model(client, known)
     except Timeout as error:
         msg = f"directory: another import into {home} has been running for five minutes; end it and try again"
         raise InputError(msg) from error
@@ -422,6 +427,25 @@ def _merge(client: MlflowClient, theirs: RunRecord, run: Run, folder: Path, *, f
     if fresh:
         return "new"
     return "brought up to date" if newer or changed or params or tags or metrics or datasets else "unchanged"
+
+
+def _add_model(client: MlflowClient, run: Run) -> None:
+    """Give an evaluated run its LoggedModel and the model's scores, as a run that is made here has them."""
+    scores = {key: value for key, value in run.data.metrics.items() if key.startswith("test/")}
+    if not scores or model_of(client, run.info.run_id) is not None:
+        return
+    evaluated = run.data.tags.get(_EVALUATED)
+    add_model(client, run.info.run_id, evaluated.split(",") if evaluated else None)
+    model, used = model_of(client, run.info.run_id), run.inputs.dataset_inputs if run.inputs else []
+    if model is None or not used:
+        return
+    data = used[-1].dataset
+    last = {key: client.get_metric_history(run.info.run_id, key)[-1] for key in scores}
+    points = [
+        Metric(key, point.value, point.timestamp, point.step, model, data.name, data.digest, run.info.run_id)
+        for key, point in last.items()
+    ]
+    client.log_batch(run.info.run_id, metrics=points)
 
 
 def _missing(theirs: pd.DataFrame, ours: pd.DataFrame) -> list[Metric]:

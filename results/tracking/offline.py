@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +205,7 @@ def send(client: MlflowClient, run_id: str, spool: Spool, operations: list[Opera
 
 
 def _send_metrics(client: MlflowClient, run_id: str, spool: Spool, operations: list[Operation]) -> None:
-    model = _model_of(client, run_id) if any("dataset" in operation for operation in operations) else None
+    model = model_of(client, run_id) if any("dataset" in operation for operation in operations) else None
     entries = []
     for operation in operations:
         of_model = {}
@@ -252,12 +252,12 @@ def _send_one(client: MlflowClient, run_id: str, spool: Spool, operation: Operat
         else:
             client.set_terminated(run_id, operation["value"], operation["time"])
     elif kind == "model":
-        _send_model(client, run_id, operation["of"])
+        add_model(client, run_id, operation["of"])
     elif kind == "file":
         _send_file(client, run_id, spool.folder / operation["from"], operation["to"])
 
 
-def _model_of(client: MlflowClient, run_id: str) -> str | None:
+def model_of(client: MlflowClient, run_id: str) -> str | None:
     """Return the id of the LoggedModel that a run made, else of the only one that it evaluated, else None."""
     run = client.get_run(run_id)
     made = run.outputs.model_outputs if run.outputs else []
@@ -266,15 +266,16 @@ def _model_of(client: MlflowClient, run_id: str) -> str | None:
     return models[0] if len(models) == 1 else None
 
 
-def _send_model(client: MlflowClient, run_id: str, evaluated: list[str] | None) -> None:
+def add_model(client: MlflowClient, run_id: str, evaluated: Sequence[str] | None) -> None:
     """Make the LoggedModel of a run, which MLflow's page Models lists, or link those of the evaluated runs.
 
-    It has no files: the run's checkpoint is the model, and `emotion register` writes one that can be served.
+    It has no files: the run's checkpoint is the model, and `emotion register` writes one that can be served. A run that
+    has its model keeps it.
     """
-    if _model_of(client, run_id) is not None:  # sent before, by a process that ended before it was marked
+    if model_of(client, run_id) is not None:  # sent before, by a process that ended before it was marked
         return
     if evaluated is not None:
-        models = [model for model in (_model_of(client, run) for run in evaluated) if model is not None]
+        models = [model for model in (model_of(client, run) for run in evaluated) if model is not None]
         if models:
             client.log_inputs(run_id, models=[LoggedModelInput(model) for model in models])
         return
@@ -282,8 +283,14 @@ def _send_model(client: MlflowClient, run_id: str, evaluated: list[str] | None) 
     params = {name: run.data.params[name] for name in _MODEL_PARAMS if name in run.data.params}
     # MLflow allows no / : . % or quotes in the name of a model
     name = re.sub(r"[^\w -]", "_", str(run.info.run_name)) or run_id
-    model = client.create_logged_model(
-        run.info.experiment_id, name, run_id, {"predict": f"emotion predict {run_id} IMAGE"}, params, "emotion"
+    # a process that ended between these requests has left a model that no run names
+    made = client.search_logged_models([run.info.experiment_id], f"source_run_id = '{run_id}'")
+    model = (
+        made[0]
+        if made
+        else client.create_logged_model(
+            run.info.experiment_id, name, run_id, {"predict": f"emotion predict {run_id} IMAGE"}, params, "emotion"
+        )
     )
     client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, 0)])

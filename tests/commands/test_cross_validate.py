@@ -146,7 +146,7 @@ def test_sigterm_between_folds_leaves_no_run_that_never_began(
     (first,) = emotion.children(parent.info.run_id)
     assert first.info.status == "KILLED"
     done = emotion(*words, "--resume")
-    assert done.err.count("starting ...") == 1
+    assert done.err.count(": starting (") == 1
     assert "\r" not in done.err  # no bar in a file
     below = emotion.children(parent.info.run_id)
     assert [run.info.status for run in below] == ["FINISHED"] * 2

@@ -45,6 +45,8 @@ def test_two_versions_and_the_second_loads(
     assert row["confidence"] == pytest.approx(expected["confidence"], abs=1e-4)
     card = emotion.artifact(fitted, "README.md").read_text()
     assert "f1_macro" in card
+    assert "By gender: " in card
+    assert "By age: " in card
 
 
 @pytest.mark.slow

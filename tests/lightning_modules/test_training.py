@@ -1,13 +1,17 @@
 """What `train` refuses, and what it says of a run that goes on with other code."""
 
+from unittest.mock import Mock
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from datamodules.errors import InputError
 from lightning_modules import training
 from lightning_modules.config import RunConfig
 from lightning_modules.predictor import Predictor
-from lightning_modules.training import note_other_code, train
+from lightning_modules.training import keep_evaluation, note_other_code, train
+from results.tracking.logger import TrackingLogger
 
 
 @pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork", "ddp_notebook", "ddp_find_unused_parameters_true_spawn"])
@@ -56,19 +60,10 @@ def test_other_code_is_noted_when_a_run_goes_on(
 
 
 TINY = [
-    *(
-        "--data",
-        "drawn:largest=16,ratio=1,size=32",
-        "--split",
-        "holdout",
-        "--data.size",
-        "16",
-        "--model.weights",
-        "none",
-    ),
+    *("--data", "drawn:largest=16,ratio=1,size=32", "--split", "holdout", "--data.size", "16"),
+    *("--model.weights", "none", "--model.backbone", "test_resnet", "--trainer.max_epochs", "1"),
     *("--data.n_min", "null", "--data.transforms", "[]", "--data.transform_where", "none", "--run.resamples", "100"),
-    *("--model.backbone", "test_resnet", "--trainer.accelerator", "cpu", "--trainer.max_epochs", "1"),
-    *("--trainer.enable_progress_bar", "false", "--data.num_workers", "0"),
+    *("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--data.num_workers", "0"),
 ]
 
 
@@ -91,3 +86,21 @@ def test_a_run_learns_from_a_teacher_that_has_not_seen_what_it_reports() -> None
         train(RunConfig.resolve(elsewhere))
     with pytest.raises(InputError, match="loss LDAM is defined for one class an image"):
         train(RunConfig.resolve([*elsewhere, "--data.fold_seed", "0", "--model.loss", "LDAM"]))
+
+
+def test_a_class_without_test_images_has_no_f1_in_the_run(blank_figures: None) -> None:
+    rows = np.arange(8)
+    label = np.array(["happy", "sad"] * 4, dtype=object)
+    content = np.array([f"{row:064d}" for row in rows], dtype=object)
+    shared = {"row": rows, "path": [f"{row}.png" for row in rows], "content": content, "cluster": rows, "fold": 0}
+    chances = {"prob_angry": 0.1, "prob_happy": np.where(label == "happy", 0.6, 0.3)}
+    predictions = pd.DataFrame({**shared, "subject": "", "label": label, "predicted": label, **chances})
+    predictions["prob_sad"] = 0.9 - predictions["prob_happy"]
+    split = pd.DataFrame({**shared, "role": "test", "is_copy": False, "subject": ""}).drop(columns="path")
+    tracker = Mock(spec=TrackingLogger)
+    keep_evaluation(tracker, predictions, split, resamples=100)
+    scores = tracker.log_model_scores.call_args.args[0]
+    assert {name: scores[f"test/{name}"] for name in ("f1_happy", "f1_sad", "f1_macro")} == {
+        "f1_happy": 1.0, "f1_sad": 1.0, "f1_macro": 1.0
+    }  # fmt: skip
+    assert "test/f1_angry" not in scores

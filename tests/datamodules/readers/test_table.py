@@ -328,6 +328,9 @@ def test_repeated_rows_are_left_out_or_contradict(plant: Plant) -> None:
     manifest = read(str(file))
     assert manifest.table["path"].tolist() == ["a.png", "b.png"]
     assert "1 rows left out: they repeat the file and the label of another row" in manifest.notes
+    file = table(root, "path,label,gender\na.png,sad,f\na.png,sad,m\nb.png,happy,m\n")
+    (note,) = [note for note in read(str(file)).notes if "they repeat the file" in note]
+    assert note.endswith("of gender, in which some of them differ, the first value is kept")
     file = table(root, "path,label\na.png,sad\na.png,happy\nb.png,happy\nc.png,sad\n")
     with pytest.raises(InputError, match=r"1 files have rows that differ in label: 'a.png' \(sad, happy\); keep one"):
         read(str(file))
@@ -424,6 +427,20 @@ def test_boxes_that_cannot_be_used(tmp_path: Path, boxes: tuple[str, str], messa
     file = table(root, f"path,label,x0,y0,x1,y1\n0.png,angry,{boxes[0]}\n0.png,happy,{boxes[1]}\n")
     with pytest.raises(InputError, match=message):
         read(str(file))
+
+
+def test_faces_that_cannot_be_cut_are_left_out_on_request(tmp_path: Path) -> None:
+    root = photographs(tmp_path / "set", 2)
+    (root / "2.png").write_bytes(b"no image")
+    rows = ["0.png,angry,5,5,15,15", "0.png,happy,100,100,120,120", "1.png,sad,5,5,15,15", "2.png,sad,5,5,15,15"]
+    file = table(root, "\n".join(["path,label,x0,y0,x1,y1", *rows, "0.png,sad,20,5,30,15"]))
+    with pytest.raises(InputError, match=r"2 of 5 faces cannot be cut out, the first: the box of row 1.*--bad-records"):
+        read(str(file))
+    manifest = read(str(file), ReadOptions(bad_records="drop"))
+    assert manifest.table["label"].tolist() == ["angry", "sad", "sad"]
+    assert all(manifest.file(row).is_file() for row in range(3))
+    (note,) = [note for note in manifest.notes if "left out" in note]
+    assert note.startswith("2 faces left out that cannot be cut out, the first: the box of row 1, 100, 100, 120, 120")
 
 
 def test_shares_of_the_image_are_no_boxes(tmp_path: Path) -> None:

@@ -199,6 +199,12 @@ def test_prepare_writes_a_manifest_that_opens_by_data(
     assert read(str(output)).classes == ("fear", "happy", "sad")
 
 
+def test_several_aliases_may_stand_before_the_path(faces: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["describe", "--alias", "happy=surprise", "sad=disgust", str(faces), "--sample", "1"]
+    assert main(["data", *words]) == 0
+    assert {"surprise", "disgust"} <= set(capsys.readouterr().out.split())
+
+
 def test_check_hands_over_what_was_asked_for(faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
 

@@ -7,7 +7,7 @@ from typing import get_type_hints
 import pytest
 
 from datamodules.errors import InputError
-from datamodules.read_options import ReadOptions, Spelling, short_words, spellings
+from datamodules.read_options import ReadOptions, Spelling, as_words, short_words, spellings
 from emotion.cli import data, predict
 from lightning_modules.config import Options, RunConfig
 
@@ -101,6 +101,10 @@ def test_aliases_add_up_and_several_may_follow_one_option() -> None:
         "no": "sad",
     }
     assert parsed("describe", ["--alias", "a=happy", "--alias", "b=sad"]).aliases == {"a": "happy", "b": "sad"}
+    assert (
+        RunConfig.resolve(as_words(ReadOptions(aliases={"a": "fear"}, drop_unknown=False))).data["read"]
+        == (RunConfig.resolve(["--alias", "a=fear", "--keep-unknown"]).data["read"])
+    )
 
 
 @pytest.mark.parametrize("form", [["happy", "sad"], ["happy,sad"], ["[happy, sad]"], ['["happy", "sad"]']])

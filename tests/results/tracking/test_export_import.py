@@ -110,6 +110,28 @@ def test_a_second_import_changes_nothing(family: Family, other: Path) -> None:
         assert list(database.iterdump()) == before
 
 
+def test_an_imported_run_has_its_model_and_the_runs_that_evaluated_it_are_linked(
+    new_logger: NewLogger, other: Path
+) -> None:
+    trained = new_logger(run_name="quick")
+    trained.log_dataset("faces", "drawn", "0" * 40)
+    trained.log_model_scores({"test/f1_macro": 0.25})
+    trained.finalize()
+    evaluation = new_logger(run_name="quick on others", tags={"model_runs": str(trained.run_id)})
+    evaluation.log_dataset("others", "folder", "1" * 40)
+    evaluation.log_model_scores({"test/f1_macro": 0.5}, evaluated=[str(trained.run_id)])
+    evaluation.finalize()
+    export_runs("out")
+    import_runs("out", directory=other)
+    client = _client(other)
+    experiment = client.get_run(str(trained.run_id)).info.experiment_id
+    (model,) = client.search_logged_models([experiment])
+    assert (model.name, model.source_run_id) == ("quick", trained.run_id)
+    scores = {(score.value, score.dataset_name, score.run_id) for score in model.metrics}
+    assert scores == {(0.25, "faces", trained.run_id), (0.5, "others", evaluation.run_id)}
+    assert set(import_runs("out", directory=other).values()) == {"unchanged"}
+
+
 def test_two_peoples_runs_merge(mlruns: Path, family: Family, other: Path) -> None:
     theirs = family("theirs", directory=other, experiment="theirs first")
     family("more", directory=other)  # "faces" has another number there
