@@ -153,10 +153,15 @@ def _processor_time() -> float:
 
 def known(table: Path) -> set[tuple[str, int]]:
     """Return part and seed of the rows of the CSV."""
+    return {(row["part"], int(row["seed"])) for row in read_rows(table)}
+
+
+def read_rows(table: Path) -> list[dict[str, str]]:
+    """Return the rows of the CSV; none if it does not exist."""
     if not table.exists():
-        return set()
+        return []
     with table.open(newline="", encoding="utf-8") as lines:
-        return {(row["part"], int(row["seed"])) for row in csv.DictReader(lines)}
+        return list(csv.DictReader(lines))
 
 
 def measure(cell: Cell, work: Path) -> dict[str, str]:
@@ -217,25 +222,33 @@ def append(table: Path, row: dict[str, str]) -> None:
         writer.writerow(row)
 
 
-def differences(cells: Sequence[Cell], work: Path) -> Iterator[str]:
-    """Return lines of a Markdown table: each cell minus the base of the same seed, paired by image."""
-    yield "| part | seed | macro F1 minus base (95 %) | accuracy minus base (95 %) |"
-    yield "|---|---|---|---|"
+def markdown(rows: Sequence[dict[str, str]], work: Path) -> Iterator[str]:
+    """Return lines of a Markdown table: scores of each row, and minus the base of the same seed, paired by image."""
+    yield "| part | seed | macro F1 | accuracy | minutes | macro F1 minus base | accuracy minus base |"
+    yield "|---|---|---|---|---|---|---|"
+    cells = [Cell(row["part"], int(row["seed"])) for row in rows]
     with contextlib.chdir(work):
         tables = {cell: load_table(_run_of(cell), "predictions") for cell in cells}
-    for cell in cells:
-        base = tables.get(Cell("base", cell.seed))
-        if base is None or cell.part == "base":
-            continue
-        pairs = compare([ComparedRun("base", base), ComparedRun(cell.part, tables[cell])], permutations=99).pairs
-        texts = [
-            f"{row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f})" for row in pairs.itertuples()
-        ]  # macro F1, accuracy
-        yield f"| {cell.part} | {cell.seed} | {' | '.join(texts)} |"
+    for cell, row in zip(cells, rows, strict=True):
+        base, difference = tables.get(Cell("base", cell.seed)), ["", ""]
+        if base is not None and cell.part != "base":
+            runs = [ComparedRun("base", base), ComparedRun(cell.part, tables[cell])]
+            pairs = compare(runs, permutations=99).pairs  # macro F1, then accuracy
+            difference = [
+                f"{each.difference:+.3f} ({each.low:+.3f} to {each.high:+.3f})" for each in pairs.itertuples()
+            ]
+        score = f"{float(row['macro_f1']):.3f} ({float(row['low']):.3f}-{float(row['high']):.3f})"
+        texts = [cell.part, row["seed"], score, f"{float(row['accuracy']):.3f}", row["minutes"], *difference]
+        yield (
+            f"| {' | '.join(texts)} |".replace(" 0.", " .")
+            .replace("(0.", "(.")
+            .replace("-0.", "-.")
+            .replace("+0.", "+.")
+        )
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run what the CSV lacks, or print the paired differences of what it has."""
+    """Run what the CSV lacks, or print what it has as a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=__doc__)
     parser.add_argument("--data", help="FER2013, such as fer2013.zip; needed by the first run")
     parser.add_argument("--work", required=True, type=Path, help="folder of the manifest and of the runs")
@@ -244,14 +257,12 @@ def main(args: list[str] | None = None) -> int:
         "--parts", nargs="+", choices=[*PARTS, *COMBINED], default=[*PARTS], metavar="PART", help="only these"
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--differences", action="store_true", help="print each part minus the base; train nothing")
+    parser.add_argument("--markdown", action="store_true", help="print the CSV and differences as a table; no training")
     given = parser.parse_args(args)
-    cells = [Cell(part, seed) for seed in given.seeds for part in given.parts]
-    if given.differences:
-        print(
-            *differences([cell for cell in cells if (cell.part, cell.seed) in known(given.table)], given.work), sep="\n"
-        )
+    if given.markdown:
+        print(*markdown(read_rows(given.table), given.work.absolute()), sep="\n")
         return 0
+    cells = [Cell(part, seed) for seed in given.seeds for part in given.parts]
     given.work.mkdir(parents=True, exist_ok=True)
     training_part(str(given.data), given.work)
     for cell in cells:

@@ -1,4 +1,5 @@
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -356,3 +357,28 @@ def test_the_ablation_continues_where_its_table_ends(tmp_path: Path, monkeypatch
     assert ablation.main(words) == 0
     assert [*first, *measured] == [Cell(part, seed) for seed in (0, 1) for part in ("base", "mixup")]
     assert (tmp_path / "table.csv").read_text().startswith(",".join(ablation.COLUMNS))
+
+
+def test_the_ablation_prints_each_part_minus_the_base_of_its_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = {Cell("base", 0): 20, Cell("mixup", 0): 30, Cell("mixup", 1): 30}  # of 40
+    label = ["happy", "sad"] * 20
+
+    def table(name: str, _: str) -> pd.DataFrame:
+        cell = next(cell for cell in right if str(cell) == name)
+        other = {"happy": "sad", "sad": "happy"}
+        predicted = [one if number < right[cell] else other[one] for number, one in enumerate(label)]
+        rows = pd.DataFrame({"row": range(40), "cluster": range(40), "label": label, "predicted": predicted})
+        rows["path"] = rows["content"] = [f"{row:064d}" for row in range(40)]
+        sure = [0.9 if one == "happy" else 0.1 for one in predicted]
+        return rows.assign(fold=0, subject="", prob_happy=sure, prob_sad=1 - pd.Series(sure))
+
+    monkeypatch.setattr(ablation, "_run_of", str)
+    monkeypatch.setattr(ablation, "load_table", table)
+    scores = {"macro_f1": "0.5000", "low": "0.4", "high": "0.6", "accuracy": "0.5", "minutes": "2.0"}
+    rows = [scores | {"part": cell.part, "seed": str(cell.seed)} for cell in right]
+    lines = [*ablation.markdown(rows, tmp_path)][2:]
+    assert lines[0] == "| base | 0 | .500 (.400-.600) | .500 | 2.0 |  |  |"
+    assert re.match(r"\| mixup \| 0 .* \| \+\.250 \(\+\.\d+ to \+\.\d+\) \| \+\.250 \(", lines[1])
+    assert lines[2].endswith("|  |  |")  # the base has no seed 1
