@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from tiny_task import CLASSES, SMALL, Killed, Squares, StopAfter, TinyTask, classifier, trainer
@@ -12,7 +13,9 @@ from torch.nn import functional as F
 from datamodules.errors import InputError
 from lightning_modules.backbones import NormalisedHead
 from lightning_modules.classifier import EmotionClassifier, progressive_side
+from lightning_modules.export import export_onnx
 from lightning_modules.losses import LDAM, BalancedSoftmax, CrossEntropy, Focal, LogitAdjustment
+from lightning_modules.predictor import Trained
 
 pytestmark = [
     # the tests keep no worker processes for 24 images
@@ -324,3 +327,13 @@ def test_a_resumed_one_cycle_cannot_change_its_length(tmp_path: Path) -> None:
         trainer(6).fit(
             classifier(schedule="one_cycle"), datamodule=TinyTask(), ckpt_path=tmp_path / "half.ckpt", weights_only=True
         )
+
+
+@pytest.mark.slow  # the ONNX exporter takes ten seconds
+@pytest.mark.filterwarnings("ignore")  # the exporter's, of its own deprecations
+def test_the_views_are_part_of_an_exported_model(tmp_path: Path) -> None:
+    model = classifier(backbone="test_resnet", flip_at_test=True, shift_at_test=0.1, stem_stride=1, size=32).eval()
+    export_onnx(Trained(model, model.classes, 32, "crop"), tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    (answers,) = session.run(None, {"image": images().numpy()})
+    np.testing.assert_allclose(answers, model.probabilities(images()).detach(), atol=1e-4)
