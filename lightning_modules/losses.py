@@ -86,7 +86,8 @@ def soft_targets_refused(loss: EmotionLoss) -> str:
     """Return the message for a loss that got probabilities instead of classes."""
     return (
         f"loss {type(loss).__name__} is defined for one class an image, it cannot take soft targets: "
-        "switch off mixup, cutmix and soft votes, or choose CrossEntropy, Focal, LogitAdjustment or BalancedSoftmax"
+        "switch off mixup, cutmix, soft votes and the teacher, or choose CrossEntropy, Focal, LogitAdjustment or "
+        "BalancedSoftmax"
     )
 
 
