@@ -439,9 +439,9 @@ class EmotionDataModule(L.LightningDataModule):
         """Return the test part."""
         return self.evaluation_loader(self.fold_rows.test)
 
-    def evaluation_loader(self, rows: np.ndarray) -> DataLoader:
-        """Return a loader of some rows without transforms, each row once over all processes."""
-        rank, world_size = self._place()
+    def evaluation_loader(self, rows: np.ndarray, *, alone: bool = False) -> DataLoader:
+        """Return a loader of some rows without transforms, each row once over all processes; `alone` over this one."""
+        rank, world_size = (0, 1) if alone else self._place()
         dataset = self._dataset(each_once(rows), training=False)
         sampler = None
         if world_size > 1:

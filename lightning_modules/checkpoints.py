@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from datamodules.errors import InputError
+from datamodules.files.paths import replacing
 
 CONFIG_KEY = "classifier"  # where a checkpoint keeps what is needed to rebuild the model
 
@@ -78,6 +79,27 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
         msg = f"{path} is not a checkpoint of an emotion classifier: give the .ckpt file of a run"
         raise InputError(msg)
     return content
+
+
+def store_in_checkpoint(path: Path, entries: Mapping[str, Any], target: Path | None = None) -> Path:
+    """Add plain entries to a checkpoint, written to a temporary name and renamed; None removes an entry.
+
+    Args:
+        path: The checkpoint.
+        entries: Plain data by key.
+        target: The file to write; by default the same.
+
+    Returns:
+        The file that was written.
+    """
+    content = read_checkpoint(path)
+    content |= {key: value for key, value in entries.items() if value is not None}
+    for key, value in entries.items():
+        if value is None:
+            content.pop(key, None)
+    with replacing(target or path, suffix=".ckpt") as part:
+        torch.save(content, part)
+    return target or path
 
 
 def require_classes(model_classes: list[str], data_classes: list[str], what: str) -> None:

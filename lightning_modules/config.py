@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace, get_loader
@@ -29,6 +29,7 @@ DEFAULT_RECIPE = "quick"
 SECTIONS = ("model", "data", "run", "trainer")
 MONITOR = "val/f1_macro"  # of the val part: what is selected on is never what is reported
 Keep = Literal["best", "last", "none"]
+StepName = Literal["temperature", "tau", "thresholds"]  # of `lightning_modules.decisions`, in their order
 Kind = Literal["emotion", "detector"]  # what is trained: an emotion classifier, or a face detector
 TRAINER_DEFAULTS: dict[str, Any] = {
     "accelerator": "auto",
@@ -46,7 +47,8 @@ WITHOUT_EFFECT: dict[str, frozenset[str]] = {
         {"source", "boxes", "num_workers", "cache_dir", "cache_budget_gb", "eval_batch_size", "pixel_limit"}
     ),
     "read": frozenset({"images"}),  # below data: a folder; the content of the images counts
-    "run": frozenset({"recipe", "name", "experiment", "parent", "resume", "evaluate", "accelerator", "keep"}),
+    # decisions follow the network: its predictions, and so the scores, stay the same
+    "run": frozenset("recipe name experiment parent resume evaluate accelerator keep decisions risk coverage".split()),
     "trainer": frozenset(
         "accelerator devices num_nodes strategy logger profiler default_root_dir log_every_n_steps "
         "enable_progress_bar enable_model_summary enable_checkpointing barebones".split()
@@ -107,8 +109,54 @@ all options of the model, the data and the trainer: emotion fit --help-all
 """
 
 
+@dataclass(frozen=True)
+class DecisionOptions:
+    """Which decisions are fitted on the val part; none by default (see `lightning_modules.decisions`).
+
+    Attributes:
+        steps: Some of temperature, tau and thresholds, in this order.
+        risk: Largest share of wrong answers, between 0 and 1; None: every image is answered.
+        coverage: Share of the images whose set of classes holds the true one, between 0 and 1, instead of `risk`.
+    """
+
+    steps: tuple[StepName, ...] = ()
+    risk: float | None = None
+    coverage: float | None = None
+
+    @classmethod
+    def of(
+        cls, steps: Sequence[str] | None, risk: float | None, coverage: float | None, prefix: str = "--"
+    ) -> "DecisionOptions":
+        """Return checked options of a user, whose names begin with `prefix`.
+
+        Raises:
+            InputError: An unknown step, a share that is not between 0 and 1, or two rules.
+        """
+        known = get_args(StepName)
+        for step in steps or ():
+            if step not in known:
+                raise invalid(f"{prefix}decisions", f"must be some of {', '.join(known)}", step)
+        for name, value in (("risk", risk), ("coverage", coverage)):
+            if value is not None and not 0 < value < 1:
+                raise invalid(f"{prefix}{name}", "must be between 0 and 1", value)
+        if risk is not None and coverage is not None:
+            rule = f"cannot be given with {prefix}risk, since one rule says which images are answered"
+            raise invalid(f"{prefix}coverage", rule, coverage, "leave one of them out")
+        return cls(tuple(name for name in known if name in (steps or ())), risk, coverage)
+
+    def __bool__(self) -> bool:
+        return bool(self.steps) or self.rule is not None
+
+    @property
+    def rule(self) -> tuple[str, float] | None:
+        """Name of the rule of abstention, and what it promises."""
+        if self.risk is not None:
+            return "risk", self.risk
+        return None if self.coverage is None else ("coverage", self.coverage)
+
+
 class RunOptions:
-    """Options of a run: name, experiment, start, stop and checkpoints.
+    """Options of a run: name, experiment, start, stop, checkpoints and decisions.
 
     Args:
         recipe: name of the recipe, shown with the run.
@@ -123,6 +171,11 @@ class RunOptions:
         resamples: bootstrap resamples of the printed intervals.
         keep: checkpoint to keep when the run has ended: "best", the selected weights; "last", also the training
             state of the last epoch; or "none", after which `emotion predict` cannot use the run.
+        decisions: post-processing fitted on the val part, which `emotion predict` applies: some of "temperature",
+            "tau" and "thresholds"; None: none.
+        risk: leave images unanswered so that at most this share of the answers is wrong, such as 0.1.
+        coverage: leave images unanswered unless a conformal set has one class; the sets hold the true class of this
+            share of the images, such as 0.9.
     """
 
     def __init__(
@@ -138,7 +191,13 @@ class RunOptions:
         evaluate: bool = True,
         resamples: int = 2000,
         keep: Keep = "best",
+        decisions: list[StepName] | None = None,
+        risk: float | None = None,
+        coverage: float | None = None,
     ) -> None:
+        self.decides = DecisionOptions.of(decisions, risk, coverage, "--run.")
+        if self.decides and keep == "none":
+            raise invalid("--run.keep", "must be best or last with --run.decisions, which the checkpoint holds", keep)
         if patience is not None and patience < 1:
             raise invalid("--run.patience", "must be at least 1 epoch", patience, "leave it out to train all epochs")
         if ema_decay is not None and not 0 < ema_decay < 1:

@@ -18,6 +18,7 @@ from datamodules.readers.face_crops import SOURCE, list_crops
 from datamodules.unlabelled import photographs
 from lightning_modules.predictor import Input, Predictor
 from results.predictions import check_predictions, join_clusterings
+from results.selective import decided_table
 from results.statistics import paired_difference, whole_scores
 from results.tracking.logger import TrackingLogger
 
@@ -67,6 +68,7 @@ class Evaluation:
         data: Name of the data set.
         classes: The classes that model and data share, which are scored.
         predictions: Prediction table.
+        decided: Table of decisions, where the model has some; else None.
         text: The result as it is printed.
         left_out: Lines that say what was left out, and why.
         degraded: One row a kind of damage and score: metric, as_they_are, value, difference, low, high, degraded.
@@ -76,6 +78,7 @@ class Evaluation:
     data: str
     classes: tuple[str, ...]
     predictions: pd.DataFrame
+    decided: pd.DataFrame | None
     text: str
     left_out: tuple[str, ...]
     degraded: pd.DataFrame
@@ -102,6 +105,8 @@ def evaluate_on(
 
     Classes are joined by name and alias. Images of a class that the model does not know are left out and counted; of
     the model's classes that the data set does not have, the probability is spread over the others.
+
+    Scores are those of the raw probabilities, as in a run; what the model's decisions make of them stands beside them.
 
     Args:
         predictor: The model.
@@ -161,16 +166,25 @@ def evaluate_on(
     groups = table[[name for name in manifest.groups if name not in base]]
     if seen is not None and seen.any():
         groups = groups.assign(seen=np.where(seen, "yes", "no"))
-    predictions = _table(predictor, inputs, classes, base, groups, batch_size)
+    predictions, decided = _tables(predictor, inputs, classes, base, groups, batch_size)
     damaged = [
         _difference(name, predictor, inputs, classes, base, groups, predictions, resamples, batch_size)
         for name in degrade
     ]
     degraded = pd.concat(damaged, ignore_index=True) if damaged else pd.DataFrame()
     run_id, text = _track(
-        predictor, manifest, source, part, predictions, degraded, left_out, resamples=resamples, experiment=experiment
+        predictor,
+        manifest,
+        source,
+        part,
+        predictions,
+        decided,
+        degraded,
+        left_out,
+        resamples=resamples,
+        experiment=experiment,
     )
-    return Evaluation(run_id, manifest.name, classes, predictions, text, tuple(left_out), degraded)
+    return Evaluation(run_id, manifest.name, classes, predictions, decided, text, tuple(left_out), degraded)
 
 
 def _shared_classes(
@@ -244,24 +258,36 @@ def _seen(predictor: Predictor, contents: np.ndarray) -> np.ndarray | None:
     return seen
 
 
-def _table(
+def _tables(
     predictor: Predictor,
     inputs: Sequence[Input],
     classes: Sequence[str],
     base: pd.DataFrame,
     groups: pd.DataFrame,
     batch_size: int,
-) -> pd.DataFrame:
-    """Return the prediction table of images, with the probabilities of the shared classes."""
-    parts = [predictor.probabilities(inputs[at : at + batch_size])[0] for at in range(0, len(inputs), batch_size)]
-    shared = np.concatenate(parts)[:, [predictor.classes.index(name) for name in classes]]
-    shared = shared / np.maximum(shared.sum(axis=1, keepdims=True), 1e-12)
+) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """Return the prediction table of images, with the probabilities of the shared classes, and that of decisions."""
+    parts = [predictor.answers(inputs[at : at + batch_size]) for at in range(0, len(inputs), batch_size)]
+    places = [predictor.classes.index(name) for name in classes]
+    raw = _only(np.concatenate([part.raw for part in parts]), places)
     names = np.asarray(classes, dtype=object)
-    table = base.assign(predicted=names[shared.argmax(axis=1)])
-    columns = pd.DataFrame(shared, columns=[f"prob_{name}" for name in classes])
+    table = base.assign(predicted=names[raw[:, places].argmax(axis=1)])
+    columns = pd.DataFrame(raw[:, places], columns=[f"prob_{name}" for name in classes])
     table = pd.concat([table, columns, groups], axis=1)
     check_predictions(table)
-    return table
+    if not predictor.decides:
+        return table, None
+    calibrated = _only(np.concatenate([part.probabilities for part in parts]), places)
+    found = predictor.decide(calibrated)
+    chosen = np.array([places.index(place) for place in found.predicted])
+    return table, decided_table(table, calibrated[:, places], chosen, found.unsure)
+
+
+def _only(probabilities: np.ndarray, places: Sequence[int]) -> np.ndarray:
+    """Return probabilities (N, C) of some classes alone: those of the others are spread over them, and 0."""
+    shared = np.zeros_like(probabilities)
+    shared[:, places] = probabilities[:, places]
+    return shared / np.maximum(shared.sum(axis=1, keepdims=True), 1e-12)
 
 
 def _track(
@@ -270,6 +296,7 @@ def _track(
     source: str,
     part: str | None,
     predictions: pd.DataFrame,
+    decided: pd.DataFrame | None,
     degraded: pd.DataFrame,
     left_out: Sequence[str],
     *,
@@ -277,7 +304,7 @@ def _track(
     experiment: str,
 ) -> tuple[str, str]:
     """Keep the tables and what is computed from them in a new run; return its id and the printed result."""
-    from lightning_modules.training import keep_evaluation
+    from lightning_modules.training import keep_decisions, keep_evaluation
 
     shown = manifest.name if part is None else f"{manifest.name} {part}"
     tags = {"kind": "evaluation", "model": predictor.name, "left_out": "; ".join(left_out)}
@@ -293,6 +320,8 @@ def _track(
         tracker.log_dataset(manifest.name, source, manifest.fingerprint(), profile=profile)
         split = predictions[["fold", "row", "content", "cluster", "subject"]].assign(role="test", is_copy=False)
         text = keep_evaluation(tracker, predictions, split, resamples=resamples, evaluated=predictor.runs)
+        if decided is not None:
+            text += "\n" + keep_decisions(tracker, predictions, decided, predictor.decision_lines)
         if len(degraded):
             tracker.log_table(degraded, "degraded")
             tracker.log_text(degraded.to_csv(index=False), "degraded.csv")
@@ -316,7 +345,7 @@ def _difference(
 ) -> pd.DataFrame:
     """Return the scores of damaged copies, and their differences to the images as they are, with intervals."""
     damaged = [_damaged(name, one, row) for row, one in enumerate(inputs)]
-    table = _table(predictor, damaged, classes, base, groups, batch_size)
+    table = _tables(predictor, damaged, classes, base, groups, batch_size)[0]
     difference = paired_difference(predictions, table, classes, resamples=resamples)
     whole = difference[(difference["class"] == "") & difference["metric"].isin(["f1_macro", "accuracy"])]
     return whole.drop(columns="class").rename(columns={"a": "as_they_are", "b": "value"}).assign(degraded=name)

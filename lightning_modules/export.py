@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from datamodules.errors import InputError
 from datamodules.files.images import DECODE_POLICY
 from datamodules.files.paths import replacing
+from lightning_modules.decisions import DECISIONS_KEY, JOINT_KEY
 from lightning_modules.predictor import Trained
 
 BATCH = {0: torch.export.Dim("batch", min=1, max=65536)}  # the axis of images, free
@@ -139,6 +140,8 @@ def export_onnx(trained: Trained, path: Path) -> float:
 def _metadata(trained: Trained) -> dict[str, str]:
     more = {"faces": json.dumps(asdict(trained.faces))} if trained.faces is not None else {}
     more |= {"pixel_limit": str(trained.pixel_limit)} if trained.pixel_limit is not None else {}
+    kept = {DECISIONS_KEY: trained.decisions, JOINT_KEY: trained.joint}
+    more |= {key: json.dumps(value.state(), ensure_ascii=False) for key, value in kept.items() if value is not None}
     return {
         "classes": json.dumps(trained.classes, ensure_ascii=False),
         "size": str(trained.size),
@@ -146,6 +149,6 @@ def _metadata(trained: Trained) -> dict[str, str]:
         "decode_policy": DECODE_POLICY,
         "input": "uint8 RGB (batch, 3, size, size)",
         "resizing": "as `fit` says; shrinking averages the area that a pixel covers, enlarging is bilinear",
-        "output": "probabilities (batch, classes), in the order of `classes`",
-        **more,  # how face crops are cut out, which the input must then be; how large an image file may be
+        "output": "probabilities (batch, classes), in the order of `classes`, before the `decisions` if there are any",
+        **more,  # how face crops are cut out, which the input must then be; how large an image file may be; decisions
     }

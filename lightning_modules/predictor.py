@@ -26,6 +26,7 @@ from datamodules.readers.fer2013 import pixel_images
 from datamodules.readers.shards import shard_images
 from datamodules.splits.protocol import SeenImages
 from datamodules.unlabelled import Photograph, find_images, from_bytes, photographs
+from lightning_modules.decisions import DECISIONS_KEY, JOINT_KEY, UNSURE, Decided, Decisions, JointDecisions
 from results.tracking.runs import children, find_trained_run, load_table, run_checkpoint, run_row
 from results.tracking.store import FORMAT, open_client, tracking_uri, version_0_1_message
 
@@ -39,7 +40,7 @@ COLUMNS = ("path", "frame", "face", "x0", "y0", "x1", "y1", "label", "confidence
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model and how its images must be prepared; ``faces`` if they must be face crops."""
+    """A trained model, how its images must be prepared (``faces`` if they must be face crops), and its decisions."""
 
     model: "EmotionClassifier"
     classes: list[str]
@@ -48,6 +49,8 @@ class Trained:
     faces: FaceCrops | None = None
     seen: SeenImages | None = None  # None: it is not recorded
     pixel_limit: int | None = None  # of image files, None: the default
+    decisions: Decisions | None = None
+    joint: JointDecisions | None = None  # those of the mean of several networks, of which this is one
 
 
 def load_trained(checkpoint: Path) -> Trained:
@@ -70,8 +73,10 @@ def load_trained(checkpoint: Path) -> Trained:
         raise InputError(msg)
     faces = FaceCrops(**data["faces"]) if data.get("faces") else None
     seen = SeenImages.read(data.get("seen"))
-    limit = data.get("pixel_limit")
-    return Trained(model.eval(), list(model.classes), int(data["size"]), data["fit"], faces, seen, limit)
+    limit, classes, where = data.get("pixel_limit"), list(model.classes), f"--checkpoint: {checkpoint}"
+    decisions = Decisions.read(content.get(DECISIONS_KEY), classes, where)
+    joint = JointDecisions.read(content.get(JOINT_KEY), classes, where)
+    return Trained(model.eval(), classes, int(data["size"]), data["fit"], faces, seen, limit, decisions, joint)
 
 
 def header(predictor: "Predictor") -> str:
@@ -80,7 +85,8 @@ def header(predictor: "Predictor") -> str:
     what = f"backbone {', '.join(sorted(backbones))}"
     what += f", mean of {len(predictor.members)} networks" if len(predictor.members) > 1 else ""
     what += f", {predictor.faces}" if predictor.faces else ""
-    return f"{predictor.name}, {what}\nclasses: {', '.join(predictor.classes)}"
+    lines = [f"{predictor.name}, {what}", f"classes: {', '.join(predictor.classes)}"]
+    return "\n".join([*lines, *(f"decisions: {line}" for line in predictor.decision_lines)])
 
 
 class Member(Protocol):
@@ -94,6 +100,8 @@ class Member(Protocol):
         fold: The fold and the seed of a run of a cross-validation, None for others.
         seen: The images that it was trained and selected on; None where that is not known.
         backbone: Name of its backbone.
+        decisions: What turns its probabilities into an answer; None: the most probable class is the answer.
+        joint: The same for the mean of several networks, of which it is one.
     """
 
     classes: list[str]
@@ -103,9 +111,11 @@ class Member(Protocol):
     fold: tuple[int, int] | None
     seen: SeenImages | None
     backbone: str
+    decisions: Decisions | None
+    joint: JointDecisions | None
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Return probabilities (B, C), float32, of images uint8 (B, size, size, 3) RGB."""
+        """Return probabilities (B, C), float32, of images uint8 (B, size, size, 3) RGB, before any decision."""
 
 
 class TorchMember:
@@ -120,9 +130,10 @@ class TorchMember:
         self.classes, self.size, self.fit, self.faces = trained.classes, trained.size, trained.fit, trained.faces
         self.fold, self.seen, self.pixel_limit = fold, trained.seen, trained.pixel_limit
         self.backbone = str(trained.model.plain["backbone"])
+        self.decisions, self.joint = trained.decisions, trained.joint
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Return probabilities (B, C), float32, of images uint8 (B, size, size, 3) RGB."""
+        """Return raw probabilities (B, C), float32, of images uint8 (B, size, size, 3) RGB."""
         import torch
 
         with torch.inference_mode():
@@ -167,9 +178,12 @@ class OnnxMember:
         self.classes, self.size, self.fit = json.loads(about["classes"]), int(about["size"]), cast(Fit, about["fit"])
         self.faces = FaceCrops(**json.loads(about["faces"])) if about.get("faces") else None
         self.pixel_limit = int(about["pixel_limit"]) if about.get("pixel_limit") else None
+        kept = {key: json.loads(about[key]) for key in (DECISIONS_KEY, JOINT_KEY) if about.get(key)}
+        self.decisions = Decisions.read(kept.get(DECISIONS_KEY), self.classes, f"RUN: {path}")
+        self.joint = JointDecisions.read(kept.get(JOINT_KEY), self.classes, f"RUN: {path}")
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Return probabilities (B, C), float32, of images uint8 (B, size, size, 3) RGB."""
+        """Return raw probabilities (B, C), float32, of images uint8 (B, size, size, 3) RGB."""
         pixels = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
         probabilities: np.ndarray = self._session.run(None, {"image": pixels})[0]
         return probabilities
@@ -202,8 +216,26 @@ class Input:
     grey: np.ndarray | None = None
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What the networks say of B images.
+
+    Attributes:
+        raw: Mean of the probabilities that the networks gave, (B, C).
+        probabilities: Mean of their calibrated probabilities, (B, C); the same where no temperature was fitted.
+        by_all: Images that all networks answered, bool (B,).
+    """
+
+    raw: np.ndarray
+    probabilities: np.ndarray
+    by_all: np.ndarray
+
+
 class Predictor:
     """Answers for photographs: finds and cuts faces where the model needs them, and averages its networks.
+
+    Each network is calibrated by its own temperature before the mean; what is decided from the mean was fitted for
+    these networks together.
 
     Args:
         members: Networks of the same classes and the same way of cutting faces; their probabilities are averaged.
@@ -211,7 +243,8 @@ class Predictor:
         faces: A face detector that replaces the recorded one: haar, yunet:FILE or FILE.onnx.
 
     Raises:
-        InputError: Members of other classes or other face crops, or a detector for a model of whole images.
+        InputError: Members of other classes or other face crops, or whose decisions were fitted for each alone; or a
+            detector for a model of whole images.
     """
 
     def __init__(self, members: Sequence[Member], name: str = "the model", *, faces: str | None = None) -> None:
@@ -237,6 +270,7 @@ class Predictor:
         self.pixel_limit: int | None = max(limits, default=None)  # of image files, as in training; None: the default
         self.classes: list[str] = list(first.classes)
         self.faces = first.faces
+        self.decisions = _shared_decisions(self.members)
         self._folds: dict[str, set[tuple[int, int]]] = {}  # content of an image -> the members that did not see it
         if faces is not None and self.faces is None:
             msg = f"--faces: {name} was trained on whole images, so no faces are looked for; leave --faces out"
@@ -291,6 +325,7 @@ class Predictor:
             contents = load_table(str(row.run_id), "predictions")["content"]
             for content in contents:
                 self._folds.setdefault(content, set()).add((int(row.fold), int(row.seed)))
+        self.decisions = None  # those of the mean were fitted on images that single folds hold out
 
     def predict(self, *sources: str, **options: Any) -> pd.DataFrame:  # noqa: ANN401 - those of `stream`
         """Classify images and return the whole table; see `stream` for sources, options and columns."""
@@ -308,6 +343,21 @@ class Predictor:
         for inputs in self.prepared(iter(images), set(), total=len(images)):
             rows += self._answer([one for one in inputs if one.row["face"] in (None, 0)])
         return pd.DataFrame(rows, columns=self.columns)
+
+    @property
+    def decides(self) -> bool:
+        """Whether anything follows the networks: a temperature of one of them, or what is decided from the mean."""
+        return self.decisions is not None or any(member.decisions is not None for member in self.members)
+
+    @property
+    def decision_lines(self) -> list[str]:
+        """What was fitted, one line a step."""
+        lines = self.decisions.lines() if self.decisions else []
+        if len(self.members) == 1:
+            return lines
+        own = [member.decisions.scaling if member.decisions else None for member in self.members]
+        scaled = ", ".join("none" if scaling is None else f"{scaling.temperature:.3f}" for scaling in own)
+        return [*([f"temperature of each network: {scaled}"] if any(own) else []), *lines]
 
     @property
     def columns(self) -> list[str]:
@@ -466,33 +516,73 @@ class Predictor:
         rows = [one.row for one in inputs]
         if not there:
             return rows
-        probabilities, seen = self.probabilities([inputs[number] for number in there])
-        for number, values, by_all in zip(there, probabilities, seen, strict=True):
-            best = int(values.argmax())
+        answers = self.answers([inputs[number] for number in there])
+        decided = self.decide(answers.probabilities)
+        for place, number in enumerate(there):
+            values, best = answers.probabilities[place], int(decided.predicted[place])
+            if not np.isfinite(values).all():
+                rows[number]["note"] = "error: the network gave no number; its training may have diverged"
+                continue
             rows[number] |= {"label": self.classes[best], "confidence": float(values[best])}
             rows[number] |= {f"prob_{name}": float(value) for name, value in zip(self.classes, values, strict=True)}
-            if by_all and self._folds:
-                notes = [rows[number]["note"], "not among the images of the run"]
-                rows[number]["note"] = "; ".join(filter(None, notes))
+            notes = [rows[number]["note"]]
+            if decided.unsure[place]:
+                rows[number]["label"] = UNSURE
+                notes.append(self._unsure(best, decided.candidates[place]))
+            if answers.by_all[place] and self._folds:
+                notes.append("not among the images of the run")
+            rows[number]["note"] = "; ".join(filter(None, notes))
         return rows
 
-    def probabilities(self, inputs: Sequence[Input]) -> tuple[np.ndarray, np.ndarray]:
-        """Return probabilities (B, C) of inputs that have squares, and which (B,) were answered by all members."""
+    def _unsure(self, best: int, candidates: np.ndarray) -> str:
+        """Return what is known of an image that is not answered."""
+        among = [name for name, possible in zip(self.classes, candidates, strict=True) if possible]
+        return f"one of {', '.join(among)}" if len(among) > 1 else f"most likely {self.classes[best]}"
+
+    def decide(self, probabilities: np.ndarray) -> Decided:
+        """Return the answers for calibrated probabilities (B, C)."""
+        return (self.decisions or Decisions(tuple(self.classes))).decide(probabilities)
+
+    def answers(self, inputs: Sequence[Input]) -> Answers:
+        """Return what the networks say of inputs that have squares."""
         batches: dict[tuple[int, Fit], np.ndarray] = {}
-        answers = np.empty((len(self.members), len(inputs), len(self.classes)), np.float64)
+        raw = np.empty((len(self.members), len(inputs), len(self.classes)), np.float64)
         for place, member in enumerate(self.members):
             key = (member.size, member.fit)
             if key not in batches:
                 batches[key] = np.stack([one.squares[key] for one in inputs if one.squares is not None])
-            answers[place] = member.probabilities(batches[key])
+            raw[place] = member.probabilities(batches[key])
         chosen = np.ones((len(self.members), len(inputs)), bool)
         for column, one in enumerate(inputs if self._folds else ()):
             folds = self._folds.get(one.content, set())
             by_fold = np.array([member.fold in folds for member in self.members])
             chosen[:, column] = by_fold if by_fold.any() else True
         weights = chosen / chosen.sum(axis=0)
-        by_all: np.ndarray = np.all(chosen, axis=0)
-        return np.einsum("mb,mbc->bc", weights, answers), by_all
+        calibrated = raw.copy()
+        for place, member in enumerate(self.members):
+            calibrated[place] = member.decisions.calibrated(raw[place]) if member.decisions else raw[place]
+        means = [np.einsum("mb,mbc->bc", weights, values) for values in (raw, calibrated)]
+        return Answers(means[0], means[1], np.all(chosen, axis=0))
+
+
+def _shared_decisions(members: Sequence[Member]) -> Decisions | None:
+    """Return what is decided from the mean of the members: of one its own, of several what was fitted for these.
+
+    Raises:
+        InputError: More than a temperature was fitted for each of several networks alone.
+    """
+    if len(members) == 1:
+        return members[0].decisions
+    joint = members[0].joint
+    if joint is not None and joint.members == len(members) and all(member.joint == joint for member in members):
+        return joint.decisions
+    if any(member.decisions is not None and member.decisions.alone for member in members):
+        msg = (
+            "--run: tau, thresholds and abstention were fitted for networks alone, and not for the mean of these "
+            f"{len(members)}; fit them together with `emotion calibrate RUN... --ensemble`, or name one run"
+        )
+        raise InputError(msg)
+    return None
 
 
 class _FaceCutter:

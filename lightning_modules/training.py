@@ -5,6 +5,7 @@ import hashlib
 import importlib
 import inspect
 import sys
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -44,9 +45,17 @@ from lightning_modules.callbacks import (
     run_callbacks,
     sigterm_ends,
 )
-from lightning_modules.checkpoints import load_tensors, read_checkpoint
+from lightning_modules.checkpoints import load_tensors, read_checkpoint, store_in_checkpoint
 from lightning_modules.classifier import EmotionClassifier, check_model
-from lightning_modules.config import RunConfig, RunOptions, data_module
+from lightning_modules.config import DecisionOptions, RunConfig, RunOptions, data_module
+from lightning_modules.decisions import (
+    DECISIONS_KEY,
+    NO_VAL_PART,
+    apply_decisions,
+    check_val_part,
+    fit_decisions,
+    refuse_not_finite,
+)
 from lightning_modules.limits import check_against_data, check_limits, is_whole, settle_limits
 from lightning_modules.warm_start import check_resumed, check_weights, read_start, start_from_weights
 from results.predictions import (
@@ -61,6 +70,7 @@ from results.predictions import (
 )
 from results.reports.figures import class_figure, confusion_figure, curves_figure
 from results.reports.tables import result_text
+from results.selective import VAL_PREDICTIONS, decision_metrics, decision_text, write_decisions
 from results.statistics import calibration, cluster_bootstrap, fold_scores, whole_scores
 from results.tracking import store
 from results.tracking.environment import changed_between, environment
@@ -314,6 +324,7 @@ def evaluate_test(
     *,
     resamples: int,
     keep_checkpoint: bool = True,
+    decides: DecisionOptions = DecisionOptions(),  # noqa: B008 - frozen
 ) -> tuple[pd.DataFrame, str]:
     """Predict the test part once with the checkpoint selected on the val part, and store the results in the run.
 
@@ -329,6 +340,12 @@ def evaluate_test(
     trainer.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
     if not trainer.is_global_zero:
         return pd.DataFrame(), ""
+    decisions = None
+    if decides:
+        val = val_predictions(model, data)
+        decisions = fit_decisions(val, decides)
+        store_in_checkpoint(Path(best), {DECISIONS_KEY: decisions.state()})
+        tracker.log_table(val, VAL_PREDICTIONS)
     if keep_checkpoint:
         tracker.log_file(best, "checkpoint")
     collected = model.test_predictions
@@ -346,6 +363,8 @@ def evaluate_test(
     selected_on = data.leak_record.get("selected_on", "val part") if validated else LAST_EPOCH
     tracker.set_tags({"selected_on": selected_on})
     text = keep_evaluation(tracker, predictions, split, resamples=resamples)
+    if decisions is not None:
+        text += "\n" + keep_decisions(tracker, predictions, apply_decisions(decisions, predictions), decisions.lines())
     curves = tracker.history(*CURVES)
     tracker.log_figure(curves_figure({name: curve for name, curve in curves.items() if len(curve)}), "curves")
     return predictions, text
@@ -414,6 +433,55 @@ def keep_evaluation(
     tracker.log_figure(confusion_figure(predictions, classes), "confusion_matrix")
     tracker.log_figure(class_figure(intervals), "f1_by_class")
     return result_text(intervals, folds)
+
+
+def val_predictions(model: EmotionClassifier, data: EmotionDataModule) -> pd.DataFrame:
+    """Return the prediction table of the val part: raw probabilities, as `emotion predict` computes them.
+
+    Args:
+        model: The trained model; it is left where it was.
+        data: The images of its run.
+
+    Raises:
+        InputError: The run has no val part, since it selected on the test part; or the network gives no numbers.
+    """
+    if data.plan.protocol == "paper":
+        raise InputError(NO_VAL_PART)
+    device, before = best_device(), model.device
+    model.to(device).eval()
+    rows, parts = [], []
+    with torch.inference_mode():
+        for batch in data.evaluation_loader(data.selected_on, alone=True):
+            rows.append(batch["row"].numpy())
+            parts.append(model.probabilities(batch["image"].to(device)).cpu().numpy())
+    model.to(before)
+    probabilities = np.concatenate(parts)
+    refuse_not_finite(probabilities, "the val part")
+    return build_predictions(
+        data.manifest,
+        np.concatenate(rows),
+        probabilities,
+        fold=data.fold_rows.index,
+        clusters=data.clusters,
+        contents=data.contents,
+    )
+
+
+def keep_decisions(tracker: TrackingLogger, raw: pd.DataFrame, decided: pd.DataFrame, lines: Sequence[str]) -> str:
+    """Store what decisions make of a run's predictions, beside these; return the printed result.
+
+    Args:
+        tracker: the run.
+        raw: its prediction table.
+        decided: its table of decisions.
+        lines: what was fitted.
+    """
+    text = decision_text(raw, decided, lines)
+    with tempfile.TemporaryDirectory() as folder:
+        for artifact, file in write_decisions(Path(folder), raw, decided, text).items():
+            tracker.log_file(file, artifact.rpartition("/")[0])
+    tracker.log_metrics(decision_metrics(raw, decided))
+    return text
 
 
 def train(config: RunConfig, callbacks: Sequence[Callback] = (), data: Any = None) -> RunResult | None:  # noqa: ANN401
@@ -560,6 +628,7 @@ class EmotionTask(Task):
             tracker,
             resamples=self.options.resamples,
             keep_checkpoint=keep,
+            decides=self.options.decides,
         )
 
     def split_table(self) -> pd.DataFrame:
@@ -611,6 +680,10 @@ def _train(config: RunConfig, callbacks: Sequence[Callback], shared: Any) -> Run
             return _try_out(task, callbacks)
         if first_rank():
             check_against_data(config, data)
+            if decides := task.options.decides:
+                if data.plan.protocol == "paper":
+                    raise InputError(NO_VAL_PART)
+                check_val_part(data.manifest.labels[data.selected_on], data.classes, decides)
     tracker = RunLogger(
         experiment=options.experiment,
         run_name=task.name(),

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError, invalid
 from lightning_modules.callbacks import EpochLines, first_rank, how_it_ended, quiet, sigterm_ends
-from lightning_modules.config import RunConfig, data_module
+from lightning_modules.config import RunConfig, RunOptions, data_module
 from lightning_modules.limits import require_whole_runs
 from lightning_modules.training import (
     RunResult,
@@ -44,6 +44,7 @@ from results.statistics import whole_scores
 from results.tracking import store
 from results.tracking.logger import TrackingLogger
 from results.tracking.runs import CONFIG, children, download, find_run, find_runs, has_store, run_row
+from sweeps.calibration import calibrate
 from sweeps.workers import VISIBLE_GPUS, environment_variables, require_one_device, worker_variables
 
 
@@ -252,6 +253,12 @@ def cross_validate(
     if not config.run["evaluate"]:
         msg = "--run.evaluate: must be true, since a cross-validation needs predictions, got false; leave it out"
         raise InputError(msg)
+    decides = RunOptions(**config.run).decides
+    if decides.rule:
+        name, stated = decides.rule
+        rule = "of the mean of folds needs images that no fold has seen, so a cross-validation cannot fit it"
+        hint = f"leave it out, then use `emotion calibrate RUN --{name} {stated} --data SOURCE`"
+        raise invalid(f"--run.{name}", rule, stated, hint)
     if workers < 1:
         msg = f"--workers: must be at least 1, got {workers}"
         raise InputError(msg)
@@ -298,6 +305,8 @@ def cross_validate(
             print(hint, file=sys.stderr, flush=True)
             withdraw(members)
             raise
+        if decides:  # for the mean of the folds, too
+            text += "\n" + calibrate([str(parent.run_id)], decides)[-1].text
     return CrossValidation(str(parent.run_id), pooled[seeds[0]], fold_table, pooled_table, text)
 
 

@@ -21,6 +21,7 @@ COMMANDS = {
     "validate": ("emotion.cli.train", "evaluate a run's checkpoint on its val part"),
     "test": ("emotion.cli.train", "evaluate a run's checkpoint on its held-out part"),
     "predict": ("emotion.cli.predict", "classify an image, a folder or a table of paths with a trained model"),
+    "calibrate": ("emotion.cli.calibrate", "fit temperature, thresholds and abstention of finished runs"),
     "evaluate": ("emotion.cli.predict", "score trained models on other labelled data sets"),
     "explain": ("emotion.cli.explain", "show which regions of an image a model uses, and test the explanation"),
     "export": ("emotion.cli.predict", "write a trained model as ONNX, with its preprocessing"),

@@ -50,6 +50,9 @@ USUAL = {
     "run.ema_decay": "evaluate an average of the weights with this decay per step, such as 0.99",
     "run.start_from": "start with the weights of a run or a .ckpt file",
     "run.keep": "checkpoint to keep: best, last (to continue training), or none",
+    "run.decisions": "fit these on the val part: [temperature,tau,thresholds]; `emotion predict` applies them",
+    "run.risk": "answer unsure, so that at most this share of the answers is wrong",
+    "run.coverage": "answer unsure unless a conformal set of this coverage has one class",
     "run.name": "name of the run on the MLflow page",
     "run.experiment": "MLflow experiment",
 }

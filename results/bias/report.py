@@ -15,7 +15,15 @@ from tqdm import tqdm
 
 from datamodules.errors import InputError
 from results.bias.gaps import gaps
-from results.bias.groups import MINIMUM, Grouping, Measured, group_columns, groupings, measure
+from results.bias.groups import (
+    MINIMUM,
+    Grouping,
+    Measured,
+    group_columns,
+    groupings,
+    measure,
+    proportion_interval,
+)
 from results.bias.training_data import (
     RUN,
     Composition,
@@ -31,6 +39,7 @@ from results.predictions import HONEST, protocol_of
 from results.reports.figures import COLOURS, drawable, fonts, inches
 from results.reports.pages import Image, Section, image_of, render, run_url, write_files
 from results.reports.tables import SCORES, as_text, estimate, number, p_value, percent, signed
+from results.selective import DECISIONS
 from results.tracking import runs, store
 
 
@@ -46,6 +55,7 @@ class EvaluatedRun:
         status: As in MLflow.
         manifest: Manifest of its data, if known.
         manifest_required: Whether a manifest that does not fit is an error; otherwise it is ignored.
+        decided: Its table of decisions, if it has one.
     """
 
     name: str
@@ -55,6 +65,7 @@ class EvaluatedRun:
     status: str = "FINISHED"
     manifest: pd.DataFrame | None = None
     manifest_required: bool = False
+    decided: pd.DataFrame | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +96,7 @@ class Bias:
         compositions: Name of a run -> the groups of its training data, one a grouping.
         unshared: Scores of the classes that only some sets have, by set; None if all are shared.
         notes: Sentences below the tables.
+        coverage: Result of `answered_groups` for each grouping, of a run that leaves images unanswered.
     """
 
     runs: dict[str, str]
@@ -94,6 +106,7 @@ class Bias:
     compositions: dict[str, tuple[Composition, ...]]
     unshared: Measured | None
     notes: tuple[str, ...]
+    coverage: tuple[pd.DataFrame, ...] = ()
 
 
 def find_bias(runs: Sequence[EvaluatedRun], options: BiasOptions) -> Bias:
@@ -136,7 +149,14 @@ def find_bias(runs: Sequence[EvaluatedRun], options: BiasOptions) -> Bias:
         notes += [f"{run.name}: {reason}" if len(runs) > 1 else reason for reason in reasons]
     notes = [*images.notes, *_notes(runs, measured, tested, images, options), *notes]
     urls = {run.name: run.url for run in runs}
-    return Bias(urls, images.classes, tuple(measured), tested, compositions, unshared, tuple(notes))
+    decided, coverage = runs[0].decided, ()
+    if decided is not None and not sets and decided["unsure"].any():
+        coverage = tuple(answered_groups(decided, groups.grouping) for groups in measured)
+        notes.append(
+            "Scores are those of all images. The decisions of the run leave some unanswered; coverage is the share "
+            "that is answered, and its promise is about all images, not about each group."
+        )
+    return Bias(urls, images.classes, tuple(measured), tested, compositions, unshared, tuple(notes), coverage)
 
 
 def _measured(
@@ -256,6 +276,44 @@ def _notes(
     notes += [f"{run.name} did not finish ({run.status})." for run in runs if run.status != "FINISHED"]
     leaky = [(run.name, protocol_of(run.predictions)) for run in runs]
     return [*notes, *(f"Protocol of {name}: {protocol}." for name, protocol in leaky if protocol != HONEST)]
+
+
+def answered_groups(decided: pd.DataFrame, grouping: Grouping) -> pd.DataFrame:
+    """Return images, answered, coverage and accuracy of the answers of each group, with intervals.
+
+    Args:
+        decided: A table of decisions.
+        grouping: The grouping.
+    """
+    of = grouping.of(decided)
+    rows = []
+    for name in grouping.groups:
+        part = decided[of == name]
+        answers = part[~part["unsure"].astype(bool)]
+        right = (answers["label"] == answers["predicted"]).to_numpy()
+        row = {"group": name, "images": len(part), "answered": len(answers), "coverage": len(answers) / len(part)}
+        row["coverage_low"], row["coverage_high"] = proportion_interval(
+            ~part["unsure"].to_numpy(bool), part["cluster"].to_numpy()
+        )
+        row["accuracy"] = float(right.mean()) if len(right) else np.nan
+        row["accuracy_low"], row["accuracy_high"] = proportion_interval(right, answers["cluster"].to_numpy())
+        rows.append(row)
+    return pd.DataFrame(rows).assign(by=grouping.name)
+
+
+def answered_table(answered: pd.DataFrame) -> pd.DataFrame:
+    """Return the result of `answered_groups` as text."""
+    by = str(answered["by"].iloc[0])
+    return pd.DataFrame(
+        {
+            by: row["group"],
+            "images": str(row["images"]),
+            "answered": str(row["answered"]),
+            "coverage": _estimate(row, "coverage"),
+            "accuracy of answers": _estimate(row, "accuracy"),
+        }
+        for row in answered.to_dict("records")
+    )
 
 
 def verdicts(bias: Bias) -> list[str]:
@@ -467,6 +525,8 @@ def files(bias: Bias) -> dict[str, str | bytes]:
         rows = [getattr(groups, table).assign(by=groups.grouping.name) for groups in bias.measured]
         content[f"{name}.csv"] = pd.concat(rows, ignore_index=True).to_csv(index=False)
     content["gaps.csv"] = bias.gaps.to_csv(index=False)
+    if bias.coverage:
+        content["coverage.csv"] = pd.concat(bias.coverage, ignore_index=True).to_csv(index=False)
     if bias.unshared is not None:
         content["apart.csv"] = bias.unshared.by_class.to_csv(index=False)
     rows = [part.table.assign(run=run, by=part.by) for run, parts in bias.compositions.items() for part in parts]
@@ -491,6 +551,9 @@ def _sections(bias: Bias, charts: Sequence[Image] = ()) -> list[Section]:
         title = f"By {groups.grouping.name}"
         sections.append(Section(title, (), group_table(groups), tuple(charts[place : place + 1])))
         sections.append(Section(f"{title}: correct / images (accuracy)", (), correct_table(groups, bias.classes)))
+    for answered in bias.coverage:
+        title = f"Answered images, by {answered['by'].iloc[0]}"
+        sections.append(Section(title, (), answered_table(answered)))
     if len(bias.gaps):
         sections.append(Section("Gaps", (), gap_table(bias.gaps)))
     for run, compositions in bias.compositions.items():
@@ -558,15 +621,20 @@ def _read_run(run_id: str, manifest: Path | None, directory: str | Path) -> Eval
             "Choose a run that was evaluated: a finished `emotion fit` or `emotion cross-validate`."
         )
         raise InputError(msg) from error
-    split: pd.DataFrame | None
-    try:
-        split = runs.load_table(run_id, "split", directory=directory)
-    except InputError:
-        split = None
+    split, decided = (_table(run_id, name, directory) for name in ("split", DECISIONS))
     table = read_manifest(manifest) if manifest is not None else _own_manifest(run_id, directory)
     status = "deleted" if info.lifecycle_stage == "deleted" else str(info.status)
     url = run_url(str(info.experiment_id), run_id)
-    return EvaluatedRun(f"{info.run_name} [{run_id[:8]}]", predictions, split, url, status, table, manifest is not None)
+    return EvaluatedRun(
+        f"{info.run_name} [{run_id[:8]}]", predictions, split, url, status, table, manifest is not None, decided
+    )
+
+
+def _table(run_id: str, name: str, directory: str | Path) -> pd.DataFrame | None:
+    try:
+        return runs.load_table(run_id, name, directory=directory)
+    except InputError:
+        return None
 
 
 def _own_manifest(run_id: str, directory: str | Path) -> pd.DataFrame | None:

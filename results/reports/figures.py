@@ -193,6 +193,27 @@ class _QuickFigure(Figure):
         super().savefig(fname, **options)
 
 
+def risk_coverage_figure(curve: pd.DataFrame, answered: float = 1.0, title: str = "Risk by coverage") -> Figure:
+    """Return the risk among the surest images over their share, and what a rule of abstention answers.
+
+    Args:
+        curve: What `results.selective.risk_coverage` returned.
+        answered: Share of the images that are answered; 1 draws no mark.
+        title: Heading.
+    """
+    figure, (axes,) = _framed(4.6, 3.0, left=0.75, bottom=0.55)
+    axes.plot(curve["coverage"], curve["risk"], color=COLOURS[0], linewidth=1.5)
+    if answered < 1:
+        axes.axvline(answered, color="#666666", linewidth=1, linestyle=(0, (1, 2)))
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, None)
+    axes.set_xlabel("coverage: share of the images, the surest first")
+    axes.set_ylabel("risk: share of wrong answers")
+    axes.grid(alpha=0.3)
+    _head(figure, title, f"{len(curve):,} images{f'; dotted: {answered:.0%} answered' if answered < 1 else ''}")
+    return figure
+
+
 def _framed(
     width: float, height: float, *, left: float, bottom: float, right: float = 0.25, panels: int = 1
 ) -> tuple[Figure, list[Axes]]:

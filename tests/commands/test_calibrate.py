@@ -1,0 +1,268 @@
+"""`emotion calibrate`: what turns probabilities into answers, fitted on the val part and kept with the run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+OTHER = "drawn:largest=20,ratio=1,size=32,seed=7"  # images that no run here has seen
+
+
+def probabilities(table: pd.DataFrame) -> np.ndarray:
+    return table[[name for name in table if name.startswith("prob_")]].to_numpy(float)
+
+
+def checkpoint(emotion: Any, run_id: str) -> dict[str, Any]:
+    return dict(torch.load(emotion.artifact(run_id, "best.ckpt"), weights_only=True))
+
+
+def scaled(raw: np.ndarray, temperature: float) -> np.ndarray:
+    powers = raw ** (1 / temperature)
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def predicted(emotion: Any, *words: str) -> pd.DataFrame:
+    emotion("predict", *words, "--output", "answers.parquet")
+    return pd.read_parquet("answers.parquet")
+
+
+def test_predict_export_and_registry_use_the_temperature_of_the_val_part(
+    emotion: Any, fitted: str, faces: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw, scores = predicted(emotion, fitted, str(faces)), emotion.summary(fitted)
+    done = emotion("calibrate", fitted, "--table", "steps.csv")
+    kept = checkpoint(emotion, fitted)["decisions"]
+    temperature = kept["steps"]["temperature"]["temperature"]
+    assert kept["images"] == len(emotion.rows(fitted, "val"))
+    assert f"temperature {temperature:.3f} (fitted on {kept['images']} images of the val part)" in done.out
+    val = emotion.table(fitted, "val_predictions")
+    assert set(val["row"]) == emotion.rows(fitted, "val")
+
+    own = probabilities(val)[np.arange(len(val)), [list(kept["classes"]).index(name) for name in val["label"]]]
+    assert own.min() > 0
+    names = [f"prob_{name}" for name in kept["classes"]]
+    right = val[names].to_numpy()[np.arange(len(val)), [kept["classes"].index(label) for label in val["label"]]]
+
+    def nll(value: float) -> float:
+        powers = val[names].to_numpy() ** (1 / value)
+        return float(-np.log(right ** (1 / value) / powers.sum(axis=1)).mean())
+
+    assert nll(temperature) <= min(nll(temperature * 1.02), nll(temperature / 1.02), nll(1.0))
+
+    by_torch = predicted(emotion, fitted, str(faces))
+    assert probabilities(by_torch) == pytest.approx(scaled(probabilities(raw), temperature), abs=1e-6)
+    assert by_torch["label"].tolist() == raw["label"].tolist()
+    emotion("export", fitted, "--output", "model.onnx")
+    by_onnx = predicted(emotion, "model.onnx", str(faces))
+    assert probabilities(by_onnx) == pytest.approx(probabilities(by_torch), abs=1e-4)
+    emotion("register", fitted, "--name", "calibrated")
+    with monkeypatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", emotion.client.tracking_uri)
+        model = mlflow.pyfunc.load_model("models:/calibrated/1")
+    given = model.predict(pd.DataFrame({"image": [Path(path).read_bytes() for path in by_torch["path"].head(3)]}))
+    assert probabilities(given) == pytest.approx(probabilities(by_torch)[:3], abs=1e-4)
+
+    # the run keeps its scores and its raw predictions; the calibrated ones stand beside them
+    again = emotion.summary(fitted)
+    assert {name: again[name] for name in scores} == scores
+    stored, decided = emotion.table(fitted, "predictions"), emotion.table(fitted, "decisions")
+    assert probabilities(decided) == pytest.approx(scaled(probabilities(stored), temperature), abs=1e-9)
+    assert again["decided/nll"] != again["test/nll"]
+    assert again["decided/accuracy"] == again["test/accuracy"]
+    steps = pd.read_csv("steps.csv").set_index("step")
+    assert list(steps.index) == ["raw", "temperature"]
+    assert steps.loc["raw", "nll"] == pytest.approx(again["test/nll"], abs=1e-5)
+    assert steps.loc["temperature", "nll"] == pytest.approx(again["decided/nll"], abs=1e-5)
+    assert "decisions/risk_coverage.png" in {file.path for file in emotion.client.list_artifacts(fitted, "decisions")}
+    failed = [line for line in emotion("report", "certify", fitted, status=None).out.splitlines() if line[:1] == "✗"]
+    assert all("the code is a commit" in line for line in failed)
+
+
+def test_an_unsure_answer_is_printed_as_such_in_every_engine(emotion: Any, fitted: str, faces: Path) -> None:
+    emotion("calibrate", fitted, "--decisions", "temperature", "tau", "--coverage", "0.6")
+    done = emotion("predict", fitted, str(faces))
+    assert "decisions: temperature" in done.err
+    assert "decisions: unsure unless only one class has a probability of at least" in done.err
+    by_torch = predicted(emotion, fitted, str(faces))
+    unsure = by_torch["label"] == "unsure"
+    assert unsure.any()  # after two epochs the network knows little
+    assert f"\tunsure\t{by_torch['confidence'][unsure].iloc[0]:.3f}\t" in done.out
+    assert by_torch.loc[unsure, "note"].str.contains("one of |most likely ").all()
+    rule = checkpoint(emotion, fitted)["decisions"]["rule"]["coverage"]
+    sets = probabilities(by_torch) >= rule["threshold"]
+    assert (sets.sum(axis=1)[~unsure] == 1).all()
+    emotion("export", fitted, "--output", "model.onnx")
+    assert predicted(emotion, "model.onnx", str(faces))["label"].tolist() == by_torch["label"].tolist()
+
+    decided = emotion.table(fitted, "decisions")
+    assert emotion.summary(fitted)["selective/coverage"] == pytest.approx(1 - decided["unsure"].mean())
+    out = emotion(
+        *("report", "bias", fitted, "--by", "age", "--resamples", "100", "--permutations", "99", "--out", "bias")
+    ).out
+    assert "Answered images, by age" in out
+    table = pd.read_csv("bias/coverage.csv")
+    assert table["answered"].sum() == (~decided["unsure"]).sum()
+    assert emotion("evaluate", fitted, "--data", OTHER, "--resamples", "100").out.count("macro F1") >= 2
+    evaluation = emotion.runs("tags.kind = 'evaluation'")[0].info.run_id
+    assert len(emotion.table(evaluation, "decisions")) == len(emotion.table(evaluation, "predictions"))
+
+
+def test_calibrating_twice_is_calibrating_once_and_it_can_be_removed(emotion: Any, fitted: str, faces: Path) -> None:
+    raw = predicted(emotion, fitted, str(faces))
+    assert "calibrated before" not in emotion("calibrate", fitted, "--decisions", "temperature", "tau").err
+    first = checkpoint(emotion, fitted)["decisions"]
+    done = emotion("calibrate", fitted, "--decisions", "tau", "temperature")
+    assert "it was calibrated before; the decisions were fitted anew, from the raw probabilities" in done.err
+    assert checkpoint(emotion, fitted)["decisions"] == first
+    said = emotion("calibrate", fitted, "--remove").out
+    assert "stored with run" in said
+    assert "decisions" not in checkpoint(emotion, fitted)
+    assert predicted(emotion, fitted, str(faces)).equals(raw)
+
+
+def test_a_run_fits_its_decisions_at_its_end(emotion: Any, tiny: tuple[str, ...], faces: Path) -> None:
+    words = ["--data.folds", "4", "--trainer.max_epochs", "1"]
+    plain = emotion("fit", *tiny, *words)
+    done = emotion("fit", *tiny, *words, "--run.decisions", "[temperature,tau]", "--run.coverage", "0.6")
+    run, other = (each.info.run_id for each in emotion.runs())
+    assert emotion.table(run, "predictions").equals(emotion.table(other, "predictions"))  # the raw ones
+    assert "decisions\n  temperature" in done.out
+    assert "decisions\n" not in plain.out
+    kept = checkpoint(emotion, run)["decisions"]
+    assert list(kept["steps"]) == ["temperature", "tau"]
+    answers = predicted(emotion, run, str(faces))
+    emotion("calibrate", run, "--decisions", "temperature", "tau", "--coverage", "0.6")
+    assert checkpoint(emotion, run)["decisions"] == kept
+    emotion("calibrate", other, "--decisions", "temperature", "tau", "--coverage", "0.6")  # predicts the val part
+    same = checkpoint(emotion, other)["decisions"]["steps"]["temperature"]["temperature"]
+    assert same == pytest.approx(kept["steps"]["temperature"]["temperature"], rel=1e-4)
+    assert predicted(emotion, other, str(faces))["label"].tolist() == answers["label"].tolist()
+
+
+def test_the_folds_are_calibrated_before_their_mean(emotion: Any, cross_validated: str, faces: Path) -> None:
+    members = [run.info.run_id for run in emotion.children(cross_validated)]
+    raws = [probabilities(predicted(emotion, member, str(faces))) for member in members]
+    (error,) = emotion("calibrate", cross_validated, "--risk", "0.5", status=1).errors
+    assert "--risk: of a mean of networks must be fitted on images that none of them has seen" in error
+    emotion("calibrate", cross_validated, "--decisions", "temperature", "tau")
+    kept = [checkpoint(emotion, member) for member in members]
+    temperatures = [each["decisions"]["steps"]["temperature"]["temperature"] for each in kept]
+    mean = np.mean([scaled(raw, value) for raw, value in zip(raws, temperatures, strict=True)], axis=0)
+    answers = predicted(emotion, cross_validated, str(faces))
+    assert probabilities(answers) == pytest.approx(mean, abs=1e-6)
+
+    joint = kept[0]["joint_decisions"]
+    assert all(each["joint_decisions"] == joint for each in kept)
+    assert joint["members"] == 4
+    assert joint["decisions"]["images"] == sum(each["decisions"]["images"] for each in kept)
+    assert list(joint["decisions"]["steps"]) == ["tau"]
+    tau = joint["decisions"]["steps"]["tau"]
+    classes = np.array(joint["decisions"]["classes"])
+    expected = classes[(np.log(mean) - tau["tau"] * np.log(tau["shares"])).argmax(axis=1)]
+    assert answers["label"].tolist() == expected.tolist()
+    decided = emotion.table(cross_validated, "decisions")
+    assert decided["row"].tolist() == emotion.table(cross_validated, "predictions")["row"].tolist()
+
+    # two of the four were not fitted together
+    (error,) = emotion("predict", "--run", *members[:2], "--data", str(faces), status=1).errors
+    assert "fit them together with `emotion calibrate RUN... --ensemble`" in error
+    emotion("calibrate", *members[:2], "--decisions", "tau", "--ensemble")
+    assert len(predicted(emotion, "--run", *members[:2], "--data", str(faces))) == 20
+    (error,) = emotion("predict", cross_validated, str(faces), status=1).errors
+    assert "fitted for networks alone" in error
+
+
+def test_abstention_of_a_mean_is_fitted_on_images_that_no_fold_has_seen(
+    emotion: Any, cross_validated: str, faces: Path, drawn: str
+) -> None:
+    words = ["calibrate", cross_validated, "--coverage", "0.6", "--data"]
+    (error,) = emotion(*words, drawn, status=1).errors
+    assert "was trained or selected on" in error
+    done = emotion(*words, OTHER)
+    evaluation = emotion.runs("tags.kind = 'evaluation'")[0].info.run_id
+    assert f"its abstention was fitted on 160 images of {OTHER} (run {evaluation})" in done.err
+    answers = predicted(emotion, cross_validated, str(faces))
+    assert (answers["label"] == "unsure").any()
+    member = emotion.children(cross_validated)[0].info.run_id
+    rule = checkpoint(emotion, member)["joint_decisions"]["decisions"]["rule"]["coverage"]
+    assert rule["images"] == 160
+    # the quantile of the mean's own probabilities on those images
+    table = emotion.table(evaluation, "decisions")
+    own = np.sort([row[f"prob_{row['label']}"] for row in table.to_dict("records")])[::-1]
+    assert rule["threshold"] == pytest.approx(own[int(np.ceil(161 * 0.6)) - 1])
+    few = "drawn:largest=8,ratio=1,size=32,seed=5,classes=happy+sad"
+    (error,) = emotion(*words, few, status=1).errors
+    assert "--data: must have images of every class of the networks" in error
+
+
+def test_a_cross_validation_fits_its_mean_and_refuses_abstention(emotion: Any, tiny: tuple[str, ...]) -> None:
+    words = ["cross-validate", *tiny, "--folds", "2", "--trainer.max_epochs", "1"]
+    (error,) = emotion(*words, "--run.risk", "0.2", status=1).errors
+    assert "--run.risk: of the mean of folds needs images that no fold has seen" in error
+    done = emotion(*words, "--run.decisions", "[temperature,tau]")
+    parent = emotion.runs("tags.kind = 'cross-validation'")[0].info.run_id
+    assert "decisions\n  fold 0: temperature" in done.out
+    kept = [checkpoint(emotion, run.info.run_id) for run in emotion.children(parent)]
+    assert [each["joint_decisions"]["members"] for each in kept] == [2, 2]
+    assert len(emotion.table(parent, "decisions")) == len(emotion.table(parent, "predictions"))
+
+
+def test_a_network_that_gives_no_numbers(emotion: Any, fitted: str, faces: Path) -> None:
+    file = emotion.artifact(fitted, "best.ckpt")
+    content = torch.load(file, weights_only=True)
+    weights = content["state_dict"]
+    name = next(name for name in weights if name.startswith("head") and name.endswith("weight"))
+    weights[name] = weights[name] * float("nan")
+    torch.save(content, file)
+    (error,) = emotion("calibrate", fitted, status=1).errors
+    assert "the network gives no finite probabilities for" in error
+    done = emotion("predict", fitted, str(faces), "--output", "answers.csv", status=1)
+    assert "error: the network gave no number" in done.err
+    assert (pd.read_csv("answers.csv", keep_default_na=False)["label"] == "").all()
+
+
+def test_decisions_for_other_classes_are_refused(emotion: Any, fitted: str, faces: Path) -> None:
+    emotion("calibrate", fitted, "--decisions", "thresholds")
+    emotion("export", fitted, "--output", "model.onnx")
+    content = checkpoint(emotion, fitted)
+    content["decisions"]["classes"] = content["decisions"]["classes"][::-1]
+    torch.save(content, "other.ckpt")
+    (error,) = emotion("predict", "other.ckpt", str(faces), status=1).errors
+    assert "its decisions are for the classes" in error
+    assert "calibrate it again with `emotion calibrate RUN`" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--data.inner_fraction", "0.01"], "the val part must have"),
+        (["--data.protocol", "paper"], "the run has no val part to fit them on, since it selects on the test part"),
+        (["--run.keep", "none"], "--run.keep: must be best or last with --run.decisions"),
+    ],
+)
+def test_a_run_whose_val_part_cannot_fit_them_is_refused_before_it_trains(
+    emotion: Any, tiny: tuple[str, ...], words: list[str], complaint: str
+) -> None:
+    (error,) = emotion("fit", *tiny, "--run.decisions", "[tau]", *words, status=1).errors
+    assert complaint in error
+    assert not Path("mlruns/mlflow.db").exists()
+
+
+def test_a_run_whose_data_changed_is_refused(emotion: Any, tiny: tuple[str, ...], faces: Path) -> None:
+    own = [*tiny[2:], "--data", str(faces), "--data.folds", "2", "--data.inner_fraction", "0.4"]
+    emotion("fit", *own, "--trainer.max_epochs", "1")
+    images = sorted(faces.rglob("*.png"))
+    images[0].rename(faces / ("sad" if images[0].parent.name == "happy" else "happy") / "moved.png")
+    (error,) = emotion("calibrate", "latest", status=1).errors
+    assert "is not divided as it was" in error
+
+
+def test_the_answers_as_json_lines_say_unsure(emotion: Any, fitted: str, faces: Path) -> None:
+    emotion("calibrate", fitted, "--coverage", "0.6")
+    rows = [json.loads(line) for line in emotion("predict", fitted, str(faces), "--format", "jsonl").out.splitlines()]
+    assert "unsure" in {row["label"] for row in rows}
