@@ -1,6 +1,7 @@
 """Adjust a trained classifier for rare classes, without training: tau-normalised weights, or test-time tau."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -61,7 +62,7 @@ def answers(model: EmotionClassifier, data: EmotionDataModule, rows: np.ndarray)
     device = best_device()
     model.to(device).eval()
     inputs: list[Tensor] = []
-    hook = model.head[-1].register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+    hook = last_layer(model).register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
     probabilities, features = [], []
     try:
         for batch in data.evaluation_loader(rows):
@@ -110,13 +111,18 @@ def run_adjusted(config: RunConfig, cell: Cell) -> tuple[str, dict[str, float]]:
     return str(tracker.run_id), {"val/best_f1_macro": best, TAU: tau}
 
 
+def last_layer(model: EmotionClassifier) -> nn.Module:
+    """Return the layer that gives the logits."""
+    return cast(nn.Sequential, model.head)[-1]
+
+
 def last_weight(model: EmotionClassifier) -> np.ndarray:
     """Return the weights (C, F) of the last layer.
 
     Raises:
         InputError: It is not a linear layer; those of a normalised head have equal lengths already.
     """
-    last = model.head[-1]
+    last = last_layer(model)
     if not isinstance(last, nn.Linear):
         rule = "must be linear or dense_dense for tau-normalisation, which scales the weights of the last layer"
         raise invalid("--model.head", rule, model.plain["head"])

@@ -240,7 +240,7 @@ def test_an_adjusted_classifier_answers_by_what_the_val_part_selected(trained: s
             logits = torch.tensor(tau_normalised(test.features, weight, tau))
             expected = logits.softmax(1).numpy()
             # the inputs of the last layer give the network's own probabilities
-            bias = model.head[-1].bias.detach().double().numpy()
+            bias = cast(Any, model.head)[-1].bias.detach().double().numpy()
             own = torch.tensor(tau_normalised(test.features, weight, 0.0) + bias).softmax(1).numpy()
             assert own == pytest.approx(test.probabilities, abs=1e-5)
         assert found[columns].to_numpy() == pytest.approx(expected, abs=1e-5)
