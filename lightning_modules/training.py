@@ -425,7 +425,7 @@ def keep_evaluation(
     tracker.log_text(intervals.to_csv(index=False), "per_class.csv")
     whole = intervals[intervals["class"] == ""].set_index("metric")
     summary = {f"test/{name}": float(row["value"]) for name, row in whole.iterrows()}
-    by_class = intervals[intervals["metric"] == "f1"]
+    by_class = intervals[(intervals["metric"] == "f1") & (intervals["images"] > 0)]  # others have no F1
     summary |= {f"test/f1_{row['class']}": float(row["value"]) for _, row in by_class.iterrows()}
     summary |= {f"test/{name}": value for name, value in calibration(predictions, classes).items()}
     summary |= {f"test/{name}_{end}": float(row[end]) for name, row in whole.iterrows() for end in ("low", "high")}

@@ -348,7 +348,10 @@ def _merge_repeated(table: pd.DataFrame, options: ReadOptions, source: str) -> t
         else []
     )
     if repeated := len(table) - int(conflicting.sum()) - len(remaining):
-        notes.append(f"{repeated} rows left out: they repeat the file and the label of another row")
+        others = [name for name in rows if name not in (*key, "label", "split", "subject", *votes)]
+        differ = [name for name in others if (rows[name].groupby(faces).transform("nunique") > 1).any()]
+        first = f"; of {', '.join(differ)}, in which some of them differ, the first value is kept" if differ else ""
+        notes.append(f"{repeated} rows left out: they repeat the file and the label of another row{first}")
     return remaining.reset_index(drop=True), notes
 
 

@@ -1,11 +1,16 @@
 """What `train` refuses, and what it says of a run that goes on with other code."""
 
+from unittest.mock import Mock
+
+import numpy as np
+import pandas as pd
 import pytest
 
 from datamodules.errors import InputError
 from lightning_modules import training
 from lightning_modules.config import RunConfig
-from lightning_modules.training import note_other_code, train
+from lightning_modules.training import keep_evaluation, note_other_code, train
+from results.tracking.logger import TrackingLogger
 
 
 @pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork", "ddp_notebook", "ddp_find_unused_parameters_true_spawn"])
@@ -51,3 +56,21 @@ def test_other_code_is_noted_when_a_run_goes_on(
     assert bool(said) == bool(noted)
     for what in noted:
         assert what in said
+
+
+def test_a_class_without_test_images_has_no_f1_in_the_run(blank_figures: None) -> None:
+    rows = np.arange(8)
+    label = np.array(["happy", "sad"] * 4, dtype=object)
+    content = np.array([f"{row:064d}" for row in rows], dtype=object)
+    shared = {"row": rows, "path": [f"{row}.png" for row in rows], "content": content, "cluster": rows, "fold": 0}
+    chances = {"prob_angry": 0.1, "prob_happy": np.where(label == "happy", 0.6, 0.3)}
+    predictions = pd.DataFrame({**shared, "subject": "", "label": label, "predicted": label, **chances})
+    predictions["prob_sad"] = 0.9 - predictions["prob_happy"]
+    split = pd.DataFrame({**shared, "role": "test", "is_copy": False, "subject": ""}).drop(columns="path")
+    tracker = Mock(spec=TrackingLogger)
+    keep_evaluation(tracker, predictions, split, resamples=100)
+    scores = tracker.log_model_scores.call_args.args[0]
+    assert {name: scores[f"test/{name}"] for name in ("f1_happy", "f1_sad", "f1_macro")} == {
+        "f1_happy": 1.0, "f1_sad": 1.0, "f1_macro": 1.0
+    }  # fmt: skip
+    assert "test/f1_angry" not in scores

@@ -328,6 +328,9 @@ def test_repeated_rows_are_left_out_or_contradict(plant: Plant) -> None:
     manifest = read(str(file))
     assert manifest.table["path"].tolist() == ["a.png", "b.png"]
     assert "1 rows left out: they repeat the file and the label of another row" in manifest.notes
+    file = table(root, "path,label,gender\na.png,sad,f\na.png,sad,m\nb.png,happy,m\n")
+    (note,) = [note for note in read(str(file)).notes if "they repeat the file" in note]
+    assert note.endswith("of gender, in which some of them differ, the first value is kept")
     file = table(root, "path,label\na.png,sad\na.png,happy\nb.png,happy\nc.png,sad\n")
     with pytest.raises(InputError, match=r"1 files have rows that differ in label: 'a.png' \(sad, happy\); keep one"):
         read(str(file))
