@@ -9,23 +9,23 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from math import ceil, log
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import minimize_scalar
-from scipy.stats import binom
 
 from datamodules.errors import InputError, invalid
-from lightning_modules.config import DecisionOptions
 from results.predictions import PROBABILITY, classes_of
 from results.selective import decided_table
 from results.statistics import confusion, scores
 
+if TYPE_CHECKING:  # what only fitting needs is imported there: every prediction imports this file
+    from lightning_modules.config import DecisionOptions
+
 DECISIONS_KEY, JOINT_KEY = "decisions", "joint_decisions"  # where checkpoints and ONNX files keep them
 NO_VAL_PART = (
-    "decisions: the run has no val part to fit them on, since it selects on the test part (--data.protocol paper); "
-    "train with --data.protocol honest, or fit no decisions"
+    "decisions: the run has no val part to fit them on, since it selects on the test part; train with "
+    "`emotion fit --data.protocol honest`, or fit no decisions"
 )
 UNSURE = "unsure"  # the label of an image that is not answered
 LEAST = 50  # val images of a class, below which it gets no threshold of its own
@@ -90,6 +90,7 @@ class Temperature(Step):
     @classmethod
     def fit(cls, values: np.ndarray, label: np.ndarray) -> Self:
         """Minimise the mean of `-log p_label`."""
+        from scipy.optimize import minimize_scalar
 
         def loss(exponent: float) -> float:
             scaled = values / np.exp(exponent)
@@ -233,6 +234,8 @@ class SelectiveRisk(Rule):
     @classmethod
     def fit(cls, probabilities: np.ndarray, predicted: np.ndarray, label: np.ndarray, stated: float) -> Self:
         """Test thresholds at each hundredth of the images, from the surest ones on."""
+        from scipy.stats import binom
+
         images = len(label)
         first = 3 * ceil(log(1 - LEVEL) / log(1 - stated))  # where up to three errors or so pass the test
         if images < first + 1:
@@ -305,7 +308,7 @@ STEPS: dict[str, type[Step]] = {step.name: step for step in (Temperature, LogitA
 RULES: dict[str, type[Rule]] = {rule.name: rule for rule in (SelectiveRisk, ConformalSets)}
 
 
-def check_val_part(label: np.ndarray, classes: Sequence[str], options: DecisionOptions) -> None:
+def check_val_part(label: np.ndarray, classes: Sequence[str], options: "DecisionOptions") -> None:
     """Check that a val part can fit decisions; the network is not needed for that.
 
     Args:
@@ -316,7 +319,7 @@ def check_val_part(label: np.ndarray, classes: Sequence[str], options: DecisionO
     Raises:
         InputError: The val part has one class, or fewer images than classes; or a class is called "unsure".
     """
-    hint = "give a larger --data.inner_fraction, or fit no decisions"
+    hint = "train with a larger val part (`emotion fit --data.inner_fraction 0.2`), or fit no decisions"
     present = np.unique(label)
     if len(present) < 2:
         names = ", ".join(classes[index] for index in present) or "none"
@@ -360,7 +363,7 @@ class Decisions:
         probabilities: np.ndarray,
         label: np.ndarray,
         classes: Sequence[str],
-        options: DecisionOptions,
+        options: "DecisionOptions",
         clusters: np.ndarray | None = None,
     ) -> Self:
         """Fit the requested steps on the val part.
@@ -395,7 +398,7 @@ class Decisions:
             return fitted
         return fitted.with_rule(fitted.calibrated(probabilities[for_rule]), label[for_rule], options)
 
-    def with_rule(self, probabilities: np.ndarray, label: np.ndarray, options: DecisionOptions) -> Self:
+    def with_rule(self, probabilities: np.ndarray, label: np.ndarray, options: "DecisionOptions") -> Self:
         """Return the decisions with a rule of abstention, fitted on images of which nothing else was fitted.
 
         Args:
@@ -520,7 +523,7 @@ class JointDecisions:
         return None if decisions is None or not state else cls(int(state["members"]), str(state["key"]), decisions)
 
 
-def fit_decisions(val: pd.DataFrame, options: DecisionOptions) -> Decisions:
+def fit_decisions(val: pd.DataFrame, options: "DecisionOptions") -> Decisions:
     """Return the decisions that the prediction table of a val part fits.
 
     Raises:

@@ -50,7 +50,7 @@ def register(run: str, name: str, *, alias: str | None = None, directory: str = 
         MLflow's model version.
 
     Raises:
-        InputError: There is no such run, or the run has no model.
+        InputError: There is no such run, or the run has no model; or its folds have decisions of their own alone.
     """
     run_id = find_model_run(run)
     client = open_client(directory)
@@ -63,6 +63,7 @@ def register(run: str, name: str, *, alias: str | None = None, directory: str = 
             export_onnx(trained, file)
             files[file.stem] = str(file)
             classes = trained.classes
+        decisions = Predictor.load(*files.values()).decision_lines  # as it will be served; the folds go together
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # MLflow asks for an example of an image, which would be somebody's
             pyfunc.save_model(
@@ -72,7 +73,8 @@ def register(run: str, name: str, *, alias: str | None = None, directory: str = 
                 signature=_signature(classes),
                 pip_requirements=["emotion-pipeline"],
             )
-        Path(folder, "model", "README.md").write_text(_card(client, run_id, classes, directory), encoding="utf-8")
+        card = _card(client, run_id, classes, decisions, directory)
+        Path(folder, "model", "README.md").write_text(card, encoding="utf-8")
         client.log_artifacts(run_id, f"{folder}/model", "model")
     try:
         client.create_registered_model(name)
@@ -94,8 +96,8 @@ def _signature(classes: Sequence[str]) -> ModelSignature:
     return ModelSignature(Schema([ColSpec(AnyType(), "image")]), Schema(outputs))
 
 
-def _card(client: MlflowClient, run_id: str, classes: Sequence[str], directory: str) -> str:
-    """Return the model card: classes, data, scores with intervals, gaps between subgroups, and limits."""
+def _card(client: MlflowClient, run_id: str, classes: Sequence[str], decisions: Sequence[str], directory: str) -> str:
+    """Return the model card: classes, data, scores with intervals, decisions, gaps between subgroups, and limits."""
     run = client.get_run(run_id)
     lines = [f"# {run.info.run_name}", "", f"Run {run_id}. Classes: {', '.join(classes)}.", ""]
     for used in run.inputs.dataset_inputs if run.inputs else ():
@@ -109,6 +111,9 @@ def _card(client: MlflowClient, run_id: str, classes: Sequence[str], directory: 
         f"| {row['metric']} | {row['class']} | {row['value']:.3f} | {row['low']:.3f} to {row['high']:.3f} |"
         for row in intervals.to_dict("records")
     ]
+    if decisions:
+        about = "Answers follow these steps, fitted on the val part, which the scores above leave out:"
+        lines += ["", "## Decisions", "", about, "", *(f"- {line}" for line in decisions)]
     lines += ["", "## Gaps between groups of images", "", *_gaps(run_id, directory), "", "## Limits"]
     lines += [
         "",

@@ -681,8 +681,6 @@ def _train(config: RunConfig, callbacks: Sequence[Callback], shared: Any) -> Run
         if first_rank():
             check_against_data(config, data)
             if decides := task.options.decides:
-                if data.plan.protocol == "paper":
-                    raise InputError(NO_VAL_PART)
                 check_val_part(data.manifest.labels[data.selected_on], data.classes, decides)
     tracker = RunLogger(
         experiment=options.experiment,
@@ -766,7 +764,9 @@ def check_options(config: RunConfig) -> None:
     sections = config.instantiate()
     if config.kind == "detector":
         return
-    start = RunOptions(**config.run).start_from
+    options = RunOptions(**config.run)
+    if options.decides and config.data["protocol"] == "paper":
+        raise InputError(NO_VAL_PART)
     EmotionDataModule(**sections.data)
     names = set(inspect.signature(check_model).parameters) | {"dropout", "drop_path", "warmup"}
     check_model(**{name: value for name, value in config.model.items() if name in names})
@@ -781,12 +781,12 @@ def check_options(config: RunConfig) -> None:
         load_tensors(Path(weights))
     if config.ckpt_path is not None:
         read_checkpoint(config.ckpt_path)  # refuses a damaged or unsafe file before Lightning opens it
-    if start:
-        read_start(start)
+    if options.start_from:
+        read_start(options.start_from)
     if first_rank():
-        options = {**dict(sections.trainer), "enable_progress_bar": False}
+        arguments = {**dict(sections.trainer), "enable_progress_bar": False}
         try:
-            Trainer(**options | {"logger": False})
+            Trainer(**arguments | {"logger": False})
         except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
             msg = f"--trainer: {' '.join(str(error).split())[:450]}"
             raise InputError(msg) from error

@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 
 from results.predictions import PROBABILITY, classes_of
-from results.reports.figures import png_of, risk_coverage_figure
 from results.reports.tables import as_text, number, percent
 from results.statistics import calibration, whole_scores
 from results.tracking.store import write_table
@@ -153,6 +152,8 @@ def decision_metrics(raw: pd.DataFrame, decided: pd.DataFrame) -> dict[str, floa
 
 def write_decisions(folder: Path, raw: pd.DataFrame, decided: pd.DataFrame, text: str) -> dict[str, Path]:
     """Write the files of a run's decisions on its test part into a folder; return the file of each artifact name."""
+    from results.reports.figures import png_of, risk_coverage_figure  # matplotlib, which predictions do without
+
     curve = risk_coverage(decided)
     thinned = curve.iloc[np.unique(np.linspace(0, len(curve) - 1, 200).astype(int))]
     files = {

@@ -29,8 +29,8 @@ from lightning_modules.decisions import (
     fit_decisions,
     values_of,
 )
-from lightning_modules.evaluation import evaluate_on
-from lightning_modules.predictor import Predictor, find_model_run, member_runs
+from lightning_modules.evaluation import Evaluation, evaluate_on
+from lightning_modules.predictor import Predictor, TorchMember, find_model_run, member_runs
 from lightning_modules.training import division_hash, prepare, val_predictions
 from results.predictions import PREDICTIONS, classes_of
 from results.selective import (
@@ -68,13 +68,14 @@ class Calibrated:
 
 @dataclass
 class _Fitted:
-    """One network: its run, its val predictions, and what was fitted."""
+    """One network: its run, its val predictions, and what was fitted for it, and for the mean that it is part of."""
 
     run_id: str
     row: dict[str, Any]
     checkpoint: Path
     val: pd.DataFrame
     decisions: Decisions
+    joint: JointDecisions | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -118,15 +119,11 @@ def calibrate(
     _check_together(together, options, ensemble, source, part)
     shared: list[EmotionDataModule] = []
     fitted = {run: _fit(run, options, shared) for group in groups for run in group}
-    for each in fitted.values():
-        _store(each, {DECISIONS_KEY: each.decisions.state(), JOINT_KEY: None})
-    results = {run: _report(each) for run, each in fitted.items()}
     for members in together:
-        joint, notes = _fit_joint([fitted[run] for run in members], options, source, read_options, part)
-        lines = joint.decisions.lines()
-        named = f"mean of {len(members)} networks: {'; '.join(lines) or 'each is calibrated alone'}"
-        for run in members:
-            results[run] = replace(results[run], notes=(*results[run].notes, named, *notes))
+        _fit_joint([fitted[run] for run in members], options, source, read_options, part)
+    for each in fitted.values():  # now that all of them are fitted
+        _store(each)
+    results = {run: _report(each) for run, each in fitted.items()}
     found = []
     for run, members in zip(chosen, groups, strict=True):
         found += [results[member] for member in members]
@@ -180,13 +177,13 @@ def _fit(run_id: str, options: DecisionOptions, shared: list[EmotionDataModule])
         val = load_table(run_id, VAL_PREDICTIONS)
     except InputError:
         val = _predict_val(run_id, row, checkpoint, options, shared)
-    return _Fitted(run_id, row, checkpoint, val, fit_decisions(val, options), notes)
+    return _Fitted(run_id, row, checkpoint, val, fit_decisions(val, options), notes=notes)
 
 
 def _predict_val(
     run_id: str, row: Mapping[str, Any], checkpoint: Path, options: DecisionOptions, shared: list[EmotionDataModule]
 ) -> pd.DataFrame:
-    """Predict the val part of a run, and keep the table with it.
+    """Predict the val part of a run.
 
     Raises:
         InputError: The run has no val part, or its data changed.
@@ -210,26 +207,21 @@ def _predict_val(
         )
         raise InputError(msg)
     check_val_part(data.manifest.labels[data.selected_on], data.classes, options)
-    val = val_predictions(EmotionClassifier.from_checkpoint(checkpoint, data.classes), data)
+    return val_predictions(EmotionClassifier.from_checkpoint(checkpoint, data.classes), data)
+
+
+def _store(fitted: _Fitted) -> None:
+    """Keep the val predictions with a run, and the decisions in its checkpoint; note if the store does not answer."""
+    joint = None if fitted.joint is None else fitted.joint.state()
+    entries = {DECISIONS_KEY: fitted.decisions.state(), JOINT_KEY: joint}
     with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, f"{VAL_PREDICTIONS}.parquet")
-        write_table(val, file)
-        add_to_run(run_id, {f"tables/{file.name}": file})
-    return load_table(run_id, VAL_PREDICTIONS)
-
-
-def _store(fitted: _Fitted, entries: Mapping[str, Any]) -> None:
-    """Write entries into the checkpoint of a run.
-
-    Raises:
-        InputError: It cannot be stored now.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        file = store_in_checkpoint(fitted.checkpoint, entries, Path(folder, "best.ckpt"))
-        said = add_to_run(fitted.run_id, {CHECKPOINT: file}, shown="the checkpoint with its decisions")
+        checkpoint = store_in_checkpoint(fitted.checkpoint, entries, Path(folder, "best.ckpt"))
+        table = Path(folder, f"{VAL_PREDICTIONS}.parquet")
+        write_table(fitted.val, table)
+        files = {CHECKPOINT: checkpoint, f"tables/{table.name}": table}
+        said = add_to_run(fitted.run_id, files, shown="the checkpoint with its decisions")
     if said.startswith("not stored"):
         fitted.notes.append(said)
-    fitted.checkpoint = run_checkpoint(fitted.run_id)
 
 
 def _fit_joint(
@@ -238,8 +230,12 @@ def _fit_joint(
     source: str | None,
     read_options: ReadOptions,
     part: str | None,
-) -> tuple[JointDecisions, list[str]]:
-    """Fit what is decided from the mean of networks, and store it in the checkpoint of each."""
+) -> None:
+    """Fit what is decided from the mean of networks.
+
+    Raises:
+        InputError: They have other classes; or images for the abstention that a network has seen, or that lack a class.
+    """
     classes = classes_of(members[0].val)
     for member in members[1:]:
         if classes_of(member.val) != classes:
@@ -253,25 +249,45 @@ def _fit_joint(
     labels = np.concatenate([values_of(member.val)[1] for member in members])
     decisions = Decisions.fit(np.concatenate(values), labels, classes, DecisionOptions(adjusting))
     key = hashlib.sha256(" ".join(sorted(member.run_id for member in members)).encode()).hexdigest()[:16]
-    joint = JointDecisions(len(members), key, decisions)
+    joint, notes = JointDecisions(len(members), key, decisions), []
+    if options.rule is not None and source is not None:
+        evaluation = _evaluate_unseen(members, joint, source, read_options, part)
+        assert evaluation.decided is not None  # of networks with decisions
+        joint = replace(joint, decisions=decisions.with_rule(*values_of(evaluation.decided), options))
+        images = len(evaluation.decided)
+        notes.append(f"its abstention was fitted on {images:,} images of {source} (run {evaluation.run_id})")
+    lines = "; ".join(joint.decisions.lines()) or "each network has its own temperature"
     for member in members:
-        _store(member, {JOINT_KEY: joint.state()})
-    if options.rule is None or source is None:
-        return joint, []
-    predictor = Predictor.load(*(member.run_id for member in members))
-    if any(member.seen is None for member in predictor.members):
-        msg = "--data: a network does not record which images it has seen, so these may be among them; train it again"
-        raise InputError(msg)
+        member.joint = joint
+        member.notes += [f"mean of {len(members)} networks: {lines}", *notes]
+
+
+def _evaluate_unseen(
+    members: Sequence[_Fitted], joint: JointDecisions, source: str, read_options: ReadOptions, part: str | None
+) -> Evaluation:
+    """Evaluate the mean of networks on labelled images that none of them has seen.
+
+    Raises:
+        InputError: A network has seen some of them, or does not record which it has seen; or a class is missing.
+    """
+    networks = []
+    for member in members:
+        network = TorchMember(member.checkpoint)
+        network.decisions, network.joint = member.decisions, joint
+        if network.seen is None:
+            msg = (
+                f"--data: run {member.run_id[:8]} does not record which images it has seen, so these may be among "
+                "them; train it again"
+            )
+            raise InputError(msg)
+        networks.append(network)
+    predictor = Predictor(networks, f"mean of {len(members)} networks")
+    predictor.runs = [member.run_id for member in members]
     evaluation = evaluate_on(predictor, source, read_options, part=part)
-    if set(evaluation.classes) != set(classes):
-        lacking = ", ".join(name for name in classes if name not in evaluation.classes)
-        raise invalid("--data", f"must have images of every class of the networks; there is none of {lacking}", source)
-    decided = evaluation.decided
-    assert decided is not None  # of a predictor with decisions
-    joint = replace(joint, decisions=decisions.with_rule(*values_of(decided), options))
-    for member in members:
-        _store(member, {JOINT_KEY: joint.state()})
-    return joint, [f"its abstention was fitted on {len(decided):,} images of {source} (run {evaluation.run_id})"]
+    if lacking := [name for name in predictor.classes if name not in evaluation.classes]:
+        rule = f"must have images of every class of the networks; there is none of {', '.join(lacking)}"
+        raise invalid("--data", rule, source)
+    return evaluation
 
 
 def _report(fitted: _Fitted) -> Calibrated:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from datamodules.errors import InputError
-from emotion.cli.data import add_reading_arguments, reading
+from datamodules.read_options import spellings
+from emotion.cli.data import add_reading_arguments, given_fields, reading
 from emotion.cli.main import Parser, not_empty, print_start, writable_file
 
 if TYPE_CHECKING:  # it takes a second to import
@@ -38,6 +39,9 @@ def main(args: list[str]) -> int:
     if not wanted:
         msg = f"--decisions: nothing is fitted; give some of {', '.join(DECISIONS)}, --risk or --coverage, or --remove"
         raise InputError(msg)
+    if options.data is None and (unused := given_fields(options)):
+        words = ", ".join(spellings()[name].words[0] for name in unused)
+        print(f"note: without --data these options have no effect: {words}", file=sys.stderr)
     table = writable_file("--table", Path(options.table)) if options.table else None
     from sweeps.calibration import calibrate
 
@@ -81,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=DECISIONS,
         metavar="STEP",
         help="temperature (calibrates), tau (logit adjustment for macro F1), thresholds (one a class); default: "
-        "temperature",
+        "temperature; none: --decisions without a step",
     )
     parser.add_argument(
         "--risk", type=float, metavar="R", help="answer unsure, so that at most this share of the answers is wrong"

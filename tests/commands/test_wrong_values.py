@@ -297,6 +297,9 @@ def run_options(before: Words) -> list[Words]:
         cases += each(before, option, ("nan", "-0.1", "ten"))
     for option in ("--run.patience", "--run.ema_decay", "--run.resamples", "--data.num_workers"):
         cases += each(before, option, ("-1", "nan", "ten"))
+    for option in ("--run.risk", "--run.coverage"):
+        cases += each(before, option, ("0", "1", "nan", "ten"))
+    cases += each(before, "--run.decisions", ("[temprature]", "tau,x", "0.5"))
     cases += each(before, "--model.loss", ("Foca", "focal", "3", "os.system", ""))
     cases += each([*before, "--model.loss=Focal"], "--model.loss.gamma", ("-1", "nan", "inf", "ten"))
     cases += each([*before, "--model.loss=LDAM"], "--model.loss.max_margin", ("-1", "nan", "2"))
@@ -547,6 +550,27 @@ class TestModels:
                 *each(few, "--permutations", ("0", "-1")),
                 *each(few, "--out", ("wrong/text", "wrong/text/x")),
                 *unknown(few, "--method-name=x"),
+            ]
+        )
+
+    def test_calibrate(self, fitted: str, emotion: Any, refused: Any, wrong: dict[str, str]) -> None:
+        files = [wrong[name] for name in ("gone", "text.ckpt", "nothing", "loop")]
+        places = ("wrong/gone/x.csv", "wrong/nothing", "", "wrong/text/x.csv")
+        refused(
+            [
+                ["calibrate"],
+                *[["calibrate", name] for name in [*TEXTS, *files, ""]],
+                *each(["calibrate", fitted], "--decisions", ("temprature", "", "0.5")),
+                ["calibrate", fitted, "--decisions"],
+                *each(["calibrate", fitted], "--risk", (*REAL, "nan", "0", "1", "-1", "0.001")),
+                *each(["calibrate", fitted], "--coverage", (*REAL, "nan", "0", "1", "0.999")),
+                ["calibrate", fitted, "--risk=0.1", "--coverage=0.9"],
+                ["calibrate", fitted, "--ensemble"],
+                ["calibrate", fitted, "--data=drawn"],
+                ["calibrate", fitted, "--part=test"],
+                ["calibrate", fitted, "--remove", "--risk=0.1"],
+                *each(["calibrate", fitted], "--table", places),
+                *unknown(["calibrate", fitted], "--risks=0.1", "--ensembl"),
             ]
         )
 

@@ -125,6 +125,9 @@ def test_conformal_sets_are_those_of_mapie(coverage: float) -> None:
     expected = reference.predict_set(fresh)[1][:, :, 0]
     found = ConformalSets.fit(probabilities, probabilities.argmax(axis=1), label, coverage)
     assert (found.candidates(fresh, fresh.argmax(axis=1)) == expected).all()
+    # as many of its own images hold their class as the quantile says, the one that is the quantile, too
+    own = found.candidates(probabilities, label)[np.arange(700), label]
+    assert own.sum() == np.ceil(701 * coverage)
 
 
 def test_the_risk_threshold_is_that_of_mapie() -> None:
@@ -142,6 +145,18 @@ def test_the_risk_threshold_is_that_of_mapie() -> None:
     passed = control_fwer(tails, 0.1, "fixed_sequence")
     assert 0 < passed[-1] < 100
     assert found.threshold == values[passed[-1]]
+
+
+def test_the_surest_images_must_pass_before_others_are_looked_at() -> None:
+    confidence = np.linspace(0.99, 0.6, 400)
+    probabilities = np.stack([confidence, 1 - confidence], axis=1)
+    label = np.zeros(400, int)
+    label[:60:2] = 1  # of the surest 60 every second one is wrong, of all 400 less than a tenth
+    with pytest.raises(InputError, match=r"--risk: cannot be promised: of the 33 surest images 17 are wrong, got 0\.2"):
+        SelectiveRisk.fit(probabilities, np.zeros(400, int), label, 0.2)
+    label = label[::-1]  # now they are the least sure ones
+    found = SelectiveRisk.fit(probabilities, np.zeros(400, int), label, 0.2)
+    assert found.candidates(probabilities, np.zeros(400, int)).any(axis=1).all()
 
 
 def test_what_the_risk_rule_promises_holds_for_new_images() -> None:
@@ -211,7 +226,7 @@ def test_an_answer_needs_the_decided_class_alone_in_its_set() -> None:
 
 def test_a_val_part_with_one_class_or_fewer_images_than_classes_is_refused() -> None:
     probabilities = softmax(drawn(40)[0])
-    with pytest.raises(InputError, match="must have images of at least 2 classes, got 'happy'; give a larger --data"):
+    with pytest.raises(InputError, match="must have images of at least 2 classes, got 'happy'; train with a larger"):
         Decisions.fit(probabilities, np.ones(40, int), CLASSES, DecisionOptions(("tau",)))
     with pytest.raises(InputError, match=r"at least as many images as there are classes \(5\), got 4"):
         Decisions.fit(probabilities[:4], np.arange(4), CLASSES, DecisionOptions(("tau",)))

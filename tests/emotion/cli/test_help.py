@@ -10,9 +10,10 @@ from datamodules.cache import KINDS
 from datamodules.faces import crop
 from datamodules.files.images import Fit
 from datamodules.readers import READERS
-from emotion.cli import data, explain, main, report
+from emotion.cli import calibrate, data, explain, main, report
 from emotion.explanation import methods
 from emotion.explanation.explainer import ExplainOptions
+from lightning_modules.config import StepName
 from results.bias import groups
 from results.tracking import store
 
@@ -65,6 +66,7 @@ def test_names_that_are_written_out_agree_with_the_modules_that_define_them() ->
     assert main.DIRECTORY == store.DIRECTORY
     assert report.MINIMUM == groups.MINIMUM
     assert explain.METHODS == methods.METHODS
+    assert calibrate.DECISIONS == get_args(StepName)
 
 
 def test_defaults_of_explain_are_those_of_its_function() -> None:

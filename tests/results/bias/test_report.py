@@ -282,3 +282,23 @@ def test_who_was_trained_on_comes_from_the_manifest_of_one_run(
     trained = split.loc[split["role"] == "train", "row"]
     male = int((published.loc[trained, "gender"] == "Male").sum())
     assert f"{male / len(trained):.1%}" in said
+
+
+def test_the_coverage_of_each_group_stands_beside_the_scores_of_all_images(draw_predictions: Draw) -> None:
+    age = np.array(["old", "young", ""])[np.arange(300) % 3]
+    table = draw_predictions(300, cluster_size=2).assign(age=age)
+    decided = table.assign(unsure=(table["row"] % 3 == 1) & (table["row"] < 90))
+    options = BiasOptions(by=("age",), **QUICK)
+    plain, found = (find_bias([EvaluatedRun("x", table, decided=each)], options) for each in (None, decided))
+    assert found.measured[0].by_group.equals(plain.measured[0].by_group)  # headline scores ignore abstention
+    rows = found.coverage[0].set_index("group")
+    assert rows["answered"].to_dict() == {"old": 100, "young": 70}
+    answered = decided[(decided["age"] == "young") & ~decided["unsure"]]
+    assert rows.loc["young", "coverage"] == pytest.approx(0.7)
+    assert rows.loc["young", "accuracy"] == pytest.approx((answered["label"] == answered["predicted"]).mean())
+    assert rows.loc["young", "coverage_low"] < 0.7 < rows.loc["young", "coverage_high"]
+    assert "Answered images, by age" in text(found)
+    assert "coverage.csv" in files(found)
+    assert "Answered images" not in text(plain)
+    everything = find_bias([EvaluatedRun("x", table, decided=decided.assign(unsure=False))], options)
+    assert not everything.coverage
