@@ -497,14 +497,20 @@ def _test(claim: Claim, outcomes: Outcomes) -> DifferenceTest | None:
     if ON in metric:
         lower, higher = ([runs[seed].predictions for seed in seeds] for runs in (below, above))
         return paired(lower, higher, metric) if metric == claim.lower[1] else between(higher, claim.lower[1], metric)
-    if len(seeds) < MIN_SEEDS and metric == claim.lower[1] and metric in PAIRED:
+    of_class = metric.startswith("f1_") and metric != "f1_macro"
+    if len(seeds) < MIN_SEEDS and metric == claim.lower[1] and (metric in PAIRED or of_class):
         tables = matched([runs[seed].predictions for runs in (below, above) for seed in seeds])
         first, second = concatenated(tables[: len(seeds)]), concatenated(tables[len(seeds) :])
         classes = classes_of(first)
-        test = paired_permutation(first, second, classes, metric=cast(Paired, metric))
         table = paired_difference(first, second, classes)
-        row = table[(table["metric"] == metric) & (table["class"] == "")].iloc[0]
         together = f", {len(seeds)} seeds together" if len(seeds) > 1 else ""
+        if of_class:
+            name = named_class(first, metric.removeprefix("f1_"))
+            row = table[(table["metric"] == "f1") & (table["class"] == name)].iloc[0]
+            how = f"interval over images{together}; a test needs {MIN_SEEDS} seeds"
+            return DifferenceTest(float(row["difference"]), float(row["low"]), float(row["high"]), None, how)
+        test = paired_permutation(first, second, classes, metric=cast(Paired, metric))
+        row = table[(table["metric"] == metric) & (table["class"] == "")].iloc[0]
         return DifferenceTest(
             test.difference, float(row["low"]), float(row["high"]), test.p_value, test.test + together
         )

@@ -24,7 +24,7 @@ from results.tracking.runs import load_table, run_checkpoint
 from sweeps.studies import build_study, runner
 from sweeps.studies.adjusted import TAU as SELECTED_TAU
 from sweeps.studies.adjusted import answers, last_weight, run_adjusted, select_tau, tau_normalised
-from sweeps.studies.analysis import Outcome, Outcomes, RunContext, jackknife, named_class
+from sweeps.studies.analysis import Outcome, Outcomes, RunContext, evaluate_claims, jackknife, named_class
 from sweeps.studies.balancing import COPIES, LEAKY, NONE, NORMALISED, RETRAINED, TAU
 from sweeps.studies.report import write_report
 from sweeps.studies.runner import StudyRunner
@@ -115,6 +115,19 @@ def test_a_mean_over_seeds_has_an_interval_over_seeds_and_images(tmp_path: Path)
     assert "The rarest class is sad (8 of 76 test images), the largest happy (40)." in text
     assert "the 95 % interval over seeds and images" in text
     assert f"{number.low:.3f} to {number.high:.3f}" in text
+
+
+def test_the_f1_of_one_class_has_an_interval_over_images_before_there_are_three_seeds() -> None:
+    runs = [outcome(cell, seed) for cell in ("a", "bb") for seed in (0, 1)]
+    claim = Claim("a beats bb", ("a", "f1_<rarest>"), ("bb", "f1_<rarest>"))
+    (found,) = evaluate_claims([claim], Outcomes(runs))
+    assert found.verdict == "not tested"
+    assert found.p_value is None
+    assert found.low < found.difference < found.high
+    assert found.test == "interval over images, 2 seeds together; a test needs 3 seeds"
+    (one,) = evaluate_claims([claim], Outcomes([runs[0], runs[2]]))
+    values = [run.number("f1_sad")[0] for run in (runs[0], runs[2])]
+    assert one.difference == pytest.approx(values[0] - values[1])
 
 
 def test_tau_normalised_weights_have_their_lengths_to_the_power_one_less_tau() -> None:
