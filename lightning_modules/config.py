@@ -47,8 +47,8 @@ WITHOUT_EFFECT: dict[str, frozenset[str]] = {
         {"source", "boxes", "num_workers", "cache_dir", "cache_budget_gb", "eval_batch_size", "pixel_limit"}
     ),
     "read": frozenset({"images"}),  # below data: a folder; the content of the images counts
-    # decisions follow the network: its predictions, and so the scores, stay the same
-    "run": frozenset("recipe name experiment parent resume evaluate accelerator keep decisions risk coverage".split()),
+    "run": frozenset({"recipe", "name", "experiment", "parent", "resume", "evaluate", "accelerator", "keep"})
+    | {"decisions", "risk", "coverage"},  # these follow the network: its predictions, and so the scores, stay the same
     "trainer": frozenset(
         "accelerator devices num_nodes strategy logger profiler default_root_dir log_every_n_steps "
         "enable_progress_bar enable_model_summary enable_checkpointing barebones".split()

@@ -7,7 +7,7 @@ log-probabilities, which equal the logits up to a constant of each image.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from math import ceil, log
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -455,8 +455,8 @@ class Decisions:
 
     def state(self) -> dict[str, Any]:
         """Return plain data, from which `read` makes the decisions again."""
-        steps = {step.name: _plain(asdict(step)) for step in self.steps}
-        rule = {} if self.rule is None else {self.rule.name: _plain(asdict(self.rule))}
+        steps = {step.name: _plain(vars(step)) for step in self.steps}
+        rule = {} if self.rule is None else {self.rule.name: _plain(vars(self.rule))}
         return {"classes": list(self.classes), "images": self.images, "steps": steps, "rule": rule}
 
     @classmethod
@@ -569,7 +569,7 @@ def _half(clusters: np.ndarray) -> np.ndarray:
     return order[numbers] < (numbers.max() + 1) // 2
 
 
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 

@@ -51,6 +51,7 @@ from lightning_modules.config import DecisionOptions, RunConfig, RunOptions, dat
 from lightning_modules.decisions import (
     DECISIONS_KEY,
     NO_VAL_PART,
+    Decisions,
     apply_decisions,
     check_val_part,
     fit_decisions,
@@ -340,12 +341,7 @@ def evaluate_test(
     trainer.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
     if not trainer.is_global_zero:
         return pd.DataFrame(), ""
-    decisions = None
-    if decides:
-        val = val_predictions(model, data)
-        decisions = fit_decisions(val, decides)
-        store_in_checkpoint(Path(best), {DECISIONS_KEY: decisions.state()})
-        tracker.log_table(val, VAL_PREDICTIONS)
+    decisions = fit_into_checkpoint(Path(best), model, data, tracker, decides) if decides else None
     if keep_checkpoint:
         tracker.log_file(best, "checkpoint")
     collected = model.test_predictions
@@ -465,6 +461,25 @@ def val_predictions(model: EmotionClassifier, data: EmotionDataModule) -> pd.Dat
         clusters=data.clusters,
         contents=data.contents,
     )
+
+
+def fit_into_checkpoint(
+    path: Path, model: EmotionClassifier, data: EmotionDataModule, tracker: TrackingLogger, options: DecisionOptions
+) -> Decisions:
+    """Fit decisions on the val part, store them in the run's checkpoint, and keep the val predictions with the run.
+
+    Args:
+        path: the checkpoint.
+        model: with its weights.
+        data: the images of the run.
+        tracker: the run.
+        options: what is fitted.
+    """
+    val = val_predictions(model, data)
+    decisions = fit_decisions(val, options)
+    store_in_checkpoint(path, {DECISIONS_KEY: decisions.state()})
+    tracker.log_table(val, VAL_PREDICTIONS)
+    return decisions
 
 
 def keep_decisions(tracker: TrackingLogger, raw: pd.DataFrame, decided: pd.DataFrame, lines: Sequence[str]) -> str:
@@ -619,6 +634,9 @@ class EmotionTask(Task):
         if limit == 0:
             best = selected_checkpoint(trainer)[0]
             if keep and trainer.is_global_zero:
+                if decides := self.options.decides:
+                    trained = EmotionClassifier.from_checkpoint(best)
+                    fit_into_checkpoint(Path(best), trained, self.data, tracker, decides)
                 tracker.log_file(best, "checkpoint")
             return pd.DataFrame(), ""
         return evaluate_test(
@@ -765,6 +783,7 @@ def check_options(config: RunConfig) -> None:
     if config.kind == "detector":
         return
     options = RunOptions(**config.run)
+    start = options.start_from
     if options.decides and config.data["protocol"] == "paper":
         raise InputError(NO_VAL_PART)
     EmotionDataModule(**sections.data)
@@ -781,12 +800,12 @@ def check_options(config: RunConfig) -> None:
         load_tensors(Path(weights))
     if config.ckpt_path is not None:
         read_checkpoint(config.ckpt_path)  # refuses a damaged or unsafe file before Lightning opens it
-    if options.start_from:
-        read_start(options.start_from)
+    if start:
+        read_start(start)
     if first_rank():
-        arguments = {**dict(sections.trainer), "enable_progress_bar": False}
+        given = {**dict(sections.trainer), "enable_progress_bar": False}
         try:
-            Trainer(**arguments | {"logger": False})
+            Trainer(**given | {"logger": False})
         except (MisconfigurationException, ValueError, TypeError, RuntimeError) as error:
             msg = f"--trainer: {' '.join(str(error).split())[:450]}"
             raise InputError(msg) from error

@@ -130,19 +130,17 @@ def _note_default(recipe: str | None, files: tuple[str, ...]) -> None:
 
 
 def _leak_sentences(record: Mapping[str, Any]) -> list[str]:
-    """Return what a given split did with duplicates that cross its parts, for people."""
+    """Return what a split did with duplicates that cross its parts, in sentences."""
     sentences = []
     if leaking := record.get("leaking_clusters", 0):
-        sentences.append(
-            f"{leaking:,} groups of duplicates or images of one person cross the given split: "
-            f"{record['leaking_train_rows']:,} images of train, {record['leaking_val_rows']:,} of val, "
-            f"{record['leaking_test_rows']:,} of test"
-        )
-        kept = "they are left in, so the scores are too high (--allow-leak)"
-        dropped = (
-            f"{record['dropped_train_rows']:,} images are dropped from train, {record['dropped_val_rows']:,} from val"
-        )
-        sentences.append(kept if record["leak"] == "allow" else dropped)
+        counted = [part for part in ("train", "val", "test") if f"leaking_{part}_rows" in record]
+        images = ", ".join(f"{record[f'leaking_{part}_rows']:,} images of {part}" for part in counted)
+        sentences.append(f"{leaking:,} groups of duplicates or images of one person cross the parts: {images}")
+        kept = f"they are left in, so the scores are too high (--data.leak {record['leak']})"
+        if record["leak"] == "drop_twins":
+            of_train, of_val = record["dropped_train_rows"], record["dropped_val_rows"]
+            kept = f"{of_train:,} images are dropped from train, {of_val:,} from val"
+        sentences.append(kept)
     if unused := record.get("unused_rows", 0):
         sentences.append(f"{unused:,} images are in no part of the given split and are not used")
     known = {"leak", "dropped_rows", "unused_rows"}

@@ -201,7 +201,9 @@ def test_abstention_of_a_mean_is_fitted_on_images_that_no_fold_has_seen(
     assert "--data: must have images of every class of the networks" in error
 
 
-def test_a_cross_validation_fits_its_mean_and_refuses_abstention(emotion: Any, tiny: tuple[str, ...]) -> None:
+def test_a_cross_validation_fits_its_mean_and_refuses_abstention(
+    emotion: Any, tiny: tuple[str, ...], drawn: str
+) -> None:
     words = ["cross-validate", *tiny, "--folds", "2", "--trainer.max_epochs", "1"]
     (error,) = emotion(*words, "--run.risk", "0.2", status=1).errors
     assert "--run.risk: of the mean of folds needs images that no fold has seen" in error
@@ -210,7 +212,22 @@ def test_a_cross_validation_fits_its_mean_and_refuses_abstention(emotion: Any, t
     assert "decisions\n  fold 0: temperature" in done.out
     kept = [checkpoint(emotion, run.info.run_id) for run in emotion.children(parent)]
     assert [each["joint_decisions"]["members"] for each in kept] == [2, 2]
-    assert len(emotion.table(parent, "decisions")) == len(emotion.table(parent, "predictions"))
+    decided = emotion.table(parent, "decisions")
+    assert decided["row"].tolist() == emotion.table(parent, "predictions")["row"].tolist()
+    emotion("data", "prepare", "--data", drawn, "--output", "drawn.csv")
+    answers = predicted(emotion, parent, "drawn.csv", "--out-of-fold").iloc[decided["row"]]
+    assert probabilities(answers) == pytest.approx(probabilities(decided), abs=1e-6)
+
+
+def test_a_run_without_an_evaluation_has_decisions_too(emotion: Any, tiny: tuple[str, ...], faces: Path) -> None:
+    words = ["--trainer.max_epochs", "1", "--trainer.limit_test_batches", "0", "--run.decisions", "[temperature]"]
+    emotion("fit", *tiny, *words)
+    run = emotion.runs()[0].info.run_id
+    kept = checkpoint(emotion, run)["decisions"]
+    assert kept["images"] == len(emotion.table(run, "val_predictions"))
+    done = emotion("calibrate", run, "--decisions", "temperature")
+    assert checkpoint(emotion, run)["decisions"] == kept
+    assert "the run has no predictions of a test part, so nothing was measured" in done.err
 
 
 def test_a_network_that_gives_no_numbers(emotion: Any, fitted: str, faces: Path) -> None:

@@ -1,7 +1,11 @@
-"""Only the command line reads `sys.argv`; import-linter checks that only it imports argparse."""
+"""Only the command line reads `sys.argv`; what it prints of leaks. import-linter checks who imports argparse."""
 
 import ast
 from pathlib import Path
+
+import pytest
+
+from emotion.cli.train import _leak_sentences
 
 ROOT = Path(__file__).resolve().parents[3]
 PACKAGES = ("datamodules", "results", "lightning_modules", "sweeps", "emotion")
@@ -16,3 +20,34 @@ def test_only_the_command_line_reads_sys_argv() -> None:
         if any(isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.argv" for node in nodes):
             found.add(file.relative_to(ROOT).as_posix())
     assert found == {"emotion/cli/main.py"}
+
+
+@pytest.mark.parametrize(
+    ("record", "sentences"),
+    [
+        ({}, []),
+        ({"leak": "drop_twins", "leaking_clusters": 0, "unused_rows": 3},
+         ["3 images are in no part of the given split and are not used"]),
+        (
+            {
+                "leak": "drop_twins", "leaking_clusters": 2, "leaking_train_rows": 4, "leaking_val_rows": 1,
+                "leaking_test_rows": 2, "dropped_rows": 5, "dropped_train_rows": 4, "dropped_val_rows": 1,
+                "unused_rows": 0,
+            },
+            [
+                "2 groups of duplicates or images of one person cross the parts: 4 images of train, 1 images of val, "
+                "2 images of test",
+                "4 images are dropped from train, 1 from val",
+            ],
+        ),
+        (
+            {"leak": "oversample_first", "leaking_clusters": 2, "leaking_train_rows": 4, "leaking_test_rows": 2},
+            [
+                "2 groups of duplicates or images of one person cross the parts: 4 images of train, 2 images of test",
+                "they are left in, so the scores are too high (--data.leak oversample_first)",
+            ],
+        ),
+    ],
+)  # fmt: skip
+def test_leaks_are_told_in_sentences(record: dict[str, object], sentences: list[str]) -> None:
+    assert _leak_sentences(record) == sentences
