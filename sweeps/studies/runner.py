@@ -357,8 +357,9 @@ def run_cell(trial: optuna.Trial, settings: dict[str, Any]) -> float:
         start = _earlier_run(cell, cell.start_from, seed, parent)
         changes |= {"model.weights": str(run_checkpoint(start))} if cell.new_head else {"run.start_from": start}
     if cell.steps_of:
-        size = settings["configs"][cell.name]["data"]["batch_size"]
-        changes["trainer.limit_train_batches"] = epoch_steps(_earlier_run(cell, cell.steps_of, seed, parent), size)
+        own, limit = settings["configs"][cell.name], "limit_train_batches"
+        steps = epoch_steps(_earlier_run(cell, cell.steps_of, seed, parent), own["data"]["batch_size"])
+        changes[f"trainer.{limit}"] = _limited(steps, own["trainer"].get(limit))
     configs = {of: RunConfig.from_dict(config, study.cell(of).kind) for of, config in settings["configs"].items()}
     config, objective = configs[cell.name].override(changes), INNER
     if cell.task == "frozen":
@@ -393,6 +394,13 @@ def _earlier_run(cell: Cell, name: str, seed: int, parent: str) -> str:
         "failed cells are retried first"
     )
     raise InputError(msg)
+
+
+def _limited(steps: int, limit: float | None) -> int:
+    """Return the steps that Lightning's `limit_train_batches`, a number or a share of the batches, leaves of them."""
+    if isinstance(limit, float):
+        return max(1, int(steps * limit))
+    return steps if limit is None else min(steps, limit)
 
 
 def epoch_steps(run_id: str, batch_size: int) -> int:

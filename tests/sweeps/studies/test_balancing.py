@@ -184,6 +184,10 @@ def test_a_study_asks_earlier_cells_for_steps_weights_and_backbones(monkeypatch:
     config, how = begin(RETRAINED)
     assert (how, config.trainer["limit_train_batches"], config.run["start_from"]) == ("fit", 9, None)
     assert (config.model["weights"], config.model["freeze"]) == ("run-1.ckpt", "all")
+    for limit, steps in ((0.5, 4), (1.0, 9), (3, 3), (0.01, 1)):
+        for each in settings["configs"].values():
+            each["trainer"]["limit_train_batches"] = limit
+        assert begin(COPIES)[0].trainer["limit_train_batches"] == steps
     for cell, adjustment in ((TAU, "tau"), (NORMALISED, "tau-normalisation")):
         config, how = begin(cell)
         assert (how, config.run["start_from"]) == (adjustment, "run-1")
