@@ -153,7 +153,8 @@ def adjusted(logits: Tensor, counts: Tensor, tau: float = 1.0) -> Tensor:
 def effective_weights(counts: Tensor, beta: float) -> Tensor:
     r"""Return class weights by the effective number of rows: :math:`w_c \propto (1 - \beta) / (1 - \beta^{n_c})`.
 
-    Their mean is 1 (Cui et al. 2019, arXiv:1901.05555). Beta 0 weighs all classes alike; near 1 the weights approach :math:`1 / n_c`.
+    Their mean is 1 (Cui et al. 2019, arXiv:1901.05555). Beta 0 weighs all classes alike; near 1 the weights approach
+    :math:`1 / n_c`.
 
     Args:
         counts: (C,) rows of each class.
