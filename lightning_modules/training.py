@@ -77,6 +77,7 @@ from results.predictions import (
     protocol_of,
 )
 from results.reports.figures import class_figure, confusion_figure, curves_figure
+from results.reports.run_page import REPORT, next_commands, run_description, run_page, shown_tags
 from results.reports.tables import result_text
 from results.selective import VAL_PREDICTIONS, decision_metrics, decision_text, write_decisions
 from results.statistics import calibration, cluster_bootstrap, fold_scores, whole_scores
@@ -368,8 +369,6 @@ def evaluate_test(
     text = keep_evaluation(tracker, predictions, split, resamples=resamples)
     if decisions is not None:
         text += "\n" + keep_decisions(tracker, predictions, apply_decisions(decisions, predictions), decisions.lines())
-    curves = tracker.history(*CURVES)
-    tracker.log_figure(curves_figure({name: curve for name, curve in curves.items() if len(curve)}), "curves")
     return predictions, text
 
 
@@ -424,6 +423,7 @@ def keep_evaluation(
     intervals = flag_protocol(cluster_bootstrap(predictions, classes, resamples=resamples), protocol)
     folds = fold_scores(predictions, classes)
     tracker.log_table(intervals, "intervals")
+    tracker.set_tags(shown_tags(intervals))
     tracker.log_text(result_text(intervals, folds, markdown=True), "result.md")
     tracker.log_text(intervals.to_csv(index=False), "per_class.csv")
     whole = intervals[intervals["class"] == ""].set_index("metric")
@@ -433,8 +433,16 @@ def keep_evaluation(
     summary |= {f"test/{name}": value for name, value in calibration(predictions, classes).items()}
     summary |= {f"test/{name}_{end}": float(row[end]) for name, row in whole.iterrows() for end in ("low", "high")}
     tracker.log_model_scores(summary, evaluated=evaluated)
-    tracker.log_figure(confusion_figure(predictions, classes), "confusion_matrix")
-    tracker.log_figure(class_figure(intervals), "f1_by_class")
+    figures = {"confusion_matrix": confusion_figure(predictions, classes), "f1_by_class": class_figure(intervals)}
+    curves = {name: curve for name, curve in tracker.history(*CURVES).items() if len(curve)}
+    if curves:
+        figures["curves"] = curves_figure(curves)
+    for name, figure in figures.items():
+        tracker.log_figure(figure, name)
+    commands = next_commands(tracker.tags.get("kind", ""), str(tracker.run_id))
+    tracker.set_tags({"mlflow.note.content": run_description(intervals, folds, commands)})
+    page = run_page(tracker.title, tracker.tags, intervals, folds, list(figures.values()), commands)
+    tracker.log_text(page, REPORT)
     return result_text(intervals, folds)
 
 
@@ -622,7 +630,8 @@ class EmotionTask(Task):
 
     def tags(self) -> dict[str, str]:
         """Return the tags for this kind of training."""
-        return {"kind": "run", "recipe": self.options.recipe, "fold": str(self.data.fold)}
+        tags = {"kind": "run", "recipe": self.options.recipe, "fold": str(self.data.fold)}
+        return {**tags, "backbone": str(self.config.model["backbone"])}
 
     def callbacks(self, folder: Path) -> list[Callback]:
         """Return checkpoints, early stopping, guards and progress."""

@@ -34,7 +34,10 @@ COMMANDS = {
     "study": ("emotion.cli.study", "run the experiments of a paper, and compare with its published numbers"),
     "reproduce": ("emotion.cli.train", "run a tracked run again and report what differs"),
     "runs": ("emotion.cli.runs", "list, export, import, push, pull or delete runs, or show their disk use"),
-    "report": ("emotion.cli.report", "compare runs image by image, measure bias between groups, certify a run"),
+    "report": (
+        "emotion.cli.report",
+        "compare or certify runs, measure bias between groups, list label errors and mistakes",
+    ),
     "ui": ("emotion.cli.runs", "serve the MLflow page, on this machine only"),
     "sync": ("emotion.cli.runs", "send what runs stored locally while the tracking server was unreachable"),
     "info": ("emotion.cli.runs", "show versions, devices, the tracking store and the cache"),

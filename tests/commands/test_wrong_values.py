@@ -106,7 +106,7 @@ TAKE_ALL = ("fit", "validate", "test", "cross-validate", "search", "study")  # e
 BELOW = {
     "data": ("describe", "check", "prepare", "cache", "layouts"),
     "runs": ("list", "export", "import", "push", "pull", "du", "delete"),
-    "report": ("compare", "certify", "bias"),
+    "report": ("compare", "certify", "bias", "labels", "errors"),
     "detector": ("fit", "test", "export"),
 }
 
@@ -799,6 +799,27 @@ class TestReports:
                 *unknown(some, "--cros", "--colour=red"),
             ]
         )
+
+    def test_labels_and_errors(self, cross_validated: str, emotion: Any, refused: Any, wrong: dict[str, str]) -> None:
+        fold = emotion.children(cross_validated)[0].info.run_id
+        for name in ("labels", "errors"):
+            some = ["report", name, cross_validated]
+            refused(
+                [
+                    ["report", name],
+                    *[["report", name, other] for other in [*TEXTS, "", "wrong/gone"]],
+                    *each([*some, "--out=page"], "--data", ("", "wrong/gone")),
+                    [*some, "--embed-images"],
+                    *each(some, "--out", ("wrong/text", "wrong/text/x")),
+                    *each(some, "--directory", [wrong[name] for name in ("gone", "text", "loop")]),
+                    *each(some, "--top" if name == "labels" else "--each", (*WHOLE, "0", "-1")),
+                    *unknown(some, "--outt=x", "--embed"),
+                ],
+                at_least=30,
+            )
+        labels = ["report", "labels"]
+        outputs = each([*labels, cross_validated], "--output", ("", "wrong/gone/x.csv", "wrong"))
+        refused([[*labels, fold], *outputs], at_least=4)
 
 
 SMALL = "drawn:largest=8,ratio=2,size=32"

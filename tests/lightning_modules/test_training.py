@@ -97,7 +97,8 @@ def test_a_class_without_test_images_has_no_f1_in_the_run(blank_figures: None) -
     predictions = pd.DataFrame({**shared, "subject": "", "label": label, "predicted": label, **chances})
     predictions["prob_sad"] = 0.9 - predictions["prob_happy"]
     split = pd.DataFrame({**shared, "role": "test", "is_copy": False, "subject": ""}).drop(columns="path")
-    tracker = Mock(spec=TrackingLogger)
+    tracker = Mock(spec=TrackingLogger, tags={"kind": "run"}, title="a run", run_id="0" * 32)
+    tracker.history.return_value = {}
     keep_evaluation(tracker, predictions, split, resamples=100)
     scores = tracker.log_model_scores.call_args.args[0]
     assert {name: scores[f"test/{name}"] for name in ("f1_happy", "f1_sad", "f1_macro")} == {
