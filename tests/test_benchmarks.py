@@ -309,19 +309,6 @@ def test_golden_says_what_it_cannot_run(capsys: pytest.CaptureFixture[str]) -> N
     assert "no-such-commit" in capsys.readouterr().err
 
 
-def test_doubtful_labels_are_compared_with_annotators(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    manifest = read("drawn:largest=40,ratio=1,size=32,classes=happy+sad+angry", ReadOptions(votes="soft"))
-    part = np.where(np.arange(len(manifest)) % 4 == 0, "test", "train")
-    replace(manifest, table=manifest.table.assign(split=part)).save(workplace / "voted.csv")
-    assert label_errors.main(["voted.csv", "--size", "32", "--folds", "2", "--seeds", "0", "1"]) == 0
-    printed = capsys.readouterr().out
-    assert "90 images to train on, 30 to report on" in printed
-    assert printed.count("out-of-fold accuracy") == 2
-    assert printed.count(" other_emotion  unclear  wrong") == 2
-    assert len(re.findall(r"^ +none( +[01]\.\d+){3}$", printed, re.MULTILINE)) == 2
-    assert re.search(r"doubtful, all( +[01]\.\d+){3}\n +\d+ random", printed)
-
-
 @pytest.mark.parametrize("part", ablation.PARTS)
 def test_every_part_of_the_ablation_is_a_run_of_its_own(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ablation, "_run_of", lambda cell: cell.part)
@@ -354,18 +341,8 @@ def test_the_ablation_continues_where_its_table_ends(tmp_path: Path, monkeypatch
         return dict.fromkeys(ablation.COLUMNS, "0") | {"part": cell.part, "seed": str(cell.seed)}
 
     monkeypatch.setattr(ablation, "measure", measure)
-    words = [
-        "--work",
-        str(tmp_path),
-        "--table",
-        str(tmp_path / "table.csv"),
-        "--parts",
-        "base",
-        "mixup",
-        "--seeds",
-        "0",
-        "1",
-    ]
+    words = ["--work", str(tmp_path), "--table", str(tmp_path / "table.csv")]
+    words += ["--parts", "base", "mixup", "--seeds", "0", "1"]
     with pytest.raises(OSError, match="power cut"):
         ablation.main(words)
     first = measured.copy()
@@ -398,3 +375,16 @@ def test_the_ablation_prints_each_part_minus_the_base_of_its_seed(
     assert lines[0] == "| base | 0 | .500 (.400-.600) | .500 | 2.0 |  |  |"
     assert re.match(r"\| mixup \| 0 .* \| \+\.250 \(\+\.\d+ to \+\.\d+\) \| \+\.250 \(", lines[1])
     assert lines[2].endswith("|  |  |")  # the base has no seed 1
+
+
+def test_doubtful_labels_are_compared_with_annotators(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = read("drawn:largest=40,ratio=1,size=32,classes=happy+sad+angry", ReadOptions(votes="soft"))
+    part = np.where(np.arange(len(manifest)) % 4 == 0, "test", "train")
+    replace(manifest, table=manifest.table.assign(split=part)).save(workplace / "voted.csv")
+    assert label_errors.main(["voted.csv", "--size", "32", "--folds", "2", "--seeds", "0", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "90 images to train on, 30 to report on" in printed
+    assert printed.count("out-of-fold accuracy") == 2
+    assert printed.count(" other_emotion  unclear  wrong") == 2
+    assert len(re.findall(r"^ +none( +[01]\.\d+){3}$", printed, re.MULTILINE)) == 2
+    assert re.search(r"doubtful, all( +[01]\.\d+){3}\n +\d+ random", printed)
