@@ -58,7 +58,14 @@ from lightning_modules.decisions import (
     refuse_not_finite,
 )
 from lightning_modules.limits import check_against_data, check_limits, is_whole, settle_limits
-from lightning_modules.warm_start import check_resumed, check_weights, read_start, start_from_weights
+from lightning_modules.predictor import find_model_run
+from lightning_modules.warm_start import (
+    check_resumed,
+    check_weights,
+    learn_from_teacher,
+    read_start,
+    start_from_weights,
+)
 from results.predictions import (
     LAST_EPOCH,
     PREDICTIONS,
@@ -609,6 +616,10 @@ class EmotionTask(Task):
         if self.config.ckpt_path:
             check_resumed(self.model, self.data, self.config.ckpt_path)
         check_weights(self.data, self.config.model["weights"])
+        if self.options.teacher:
+            if first_rank():
+                print_stage("asking the teacher")
+            learn_from_teacher(self.data, self.options.teacher, self.options.teacher_share)
 
     def name(self) -> str:
         """Return the name of the run."""
@@ -801,7 +812,8 @@ def check_options(config: RunConfig) -> None:
     if (epochs := config.trainer["max_epochs"]) is not None and epochs < 1 and epochs != -1:
         raise invalid("--trainer.max_epochs", "must be at least 1", epochs)
     check_limits(config)
-    check_size(config.model["backbone"], config.data["size"])
+    model = config.model
+    check_size(model["backbone"], config.data["size"], model["stem_stride"], model["progressive_from"])
     weights = config.model["weights"]
     if weights not in ("embedded", "hub", "none"):
         if not Path(weights).is_file():
@@ -811,6 +823,13 @@ def check_options(config: RunConfig) -> None:
         read_checkpoint(config.ckpt_path)  # refuses a damaged or unsafe file before Lightning opens it
     if start:
         read_start(start)
+    for source in options.teacher or ():
+        if not source.endswith(".ckpt"):
+            find_model_run(source)
+        elif not Path(source).is_file():
+            raise invalid("--run.teacher", "must list runs, or .ckpt files that exist", source)
+        else:
+            read_checkpoint(source)
     if first_rank():
         given = {**dict(sections.trainer), "enable_progress_bar": False}
         try:
@@ -913,7 +932,7 @@ TIMED = 3  # batches after the first
 def seconds_an_image(config: RunConfig) -> float:
     """Return the seconds of training per image on the best device, measured on a few batches."""
     model, size, batch = config.model, config.data["size"], config.data["batch_size"]
-    backbone, features, _ = build_backbone(model["backbone"], "none", size=size)
+    backbone, features, _ = build_backbone(model["backbone"], "none", size=size, stem_stride=model["stem_stride"])
     network = torch.nn.Sequential(backbone, build_head("linear", features, 8)).train()
     device = best_device()
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stub lacks it

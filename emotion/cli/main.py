@@ -25,6 +25,7 @@ COMMANDS = {
     "evaluate": ("emotion.cli.predict", "score trained models on other labelled data sets"),
     "explain": ("emotion.cli.explain", "show which regions of an image a model uses, and test the explanation"),
     "export": ("emotion.cli.predict", "write a trained model as ONNX, with its preprocessing"),
+    "soup": ("emotion.cli.predict", "average the weights of several runs of one network into a checkpoint"),
     "register": ("emotion.cli.predict", "register a trained model in the MLflow model registry"),
     "detector": ("emotion.cli.detector", "train a face detector, evaluate it, export it as ONNX"),
     "cross-validate": ("emotion.cli.train", "train and evaluate k folds under one parent run"),

@@ -297,6 +297,11 @@ def run_options(before: Words) -> list[Words]:
         cases += each(before, option, ("nan", "-0.1", "ten"))
     for option in ("--run.patience", "--run.ema_decay", "--run.resamples", "--data.num_workers"):
         cases += each(before, option, ("-1", "nan", "ten"))
+    for option in ("--model.layer_decay", "--model.sam_radius", "--model.shift_at_test", "--run.teacher_share"):
+        cases += each(before, option, ("ten", "nan", "inf", "-0.1"))
+    for option in ("--model.stem_stride", "--model.progressive_from", "--model.unmixed_epochs", "--run.ema_warmup"):
+        cases += each(before, option, ("ten", "1.5", "-3", "1000000"))
+    cases += each(before, "--run.teacher", ("nope", "[nope]", "[wrong/gone.ckpt]", "[wrong/text.ckpt]"))
     for option in ("--run.risk", "--run.coverage"):
         cases += each(before, option, ("0", "1", "nan", "ten"))
     cases += each(before, "--run.decisions", ("[temprature]", "tau,x", "0.5"))
@@ -587,6 +592,19 @@ class TestModels:
                 ["export", fitted, "extra"],
             ],
             at_least=20,
+        )
+
+    def test_soup(self, fitted: str, emotion: Any, refused: Any, wrong: dict[str, str]) -> None:
+        files = [wrong[name] for name in ("gone", "text.ckpt", "nothing", "loop")]
+        refused(
+            [
+                ["soup"],
+                ["soup", fitted],
+                *[["soup", fitted, name] for name in [*TEXTS, *files, ""]],
+                *each(["soup", fitted, fitted], "--output", ("", "soup.onnx", "wrong/gone/soup.ckpt")),
+                *unknown(["soup", fitted, fitted], "--outptu=x.ckpt"),
+            ],
+            at_least=15,
         )
 
     def test_register(self, fitted: str, emotion: Any, refused: Any, wrong: dict[str, str]) -> None:
