@@ -7,7 +7,7 @@ from PIL import Image
 
 from datamodules.synthetic import draw, parse_spec
 
-spec = parse_spec("largest=80,ratio=4,size=64,seed=3")
+spec = parse_spec("largest=80,ratio=4,size=64,seed=3,confusion=0")
 root = Path("my_images")
 for row in range(len(spec)):
     folder = root / spec.label_of(row)

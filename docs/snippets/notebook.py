@@ -2,7 +2,7 @@
 
 import emotion
 
-faces = "drawn:largest=60,ratio=3,size=48"
+faces = "drawn:largest=60,ratio=3,size=48,confusion=0,classes=neutral+happy+surprise"
 run = emotion.fit("quick", data=faces, overrides={"data.split": "holdout", "trainer.max_epochs": 2})
 print(run.scores)
 
