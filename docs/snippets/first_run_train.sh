@@ -1,2 +1,3 @@
 # lines 40
-emotion cross-validate --data drawn:largest=250,ratio=8,size=48,confusion=0,classes=neutral+happy+surprise+sad+fear --folds 3
+emotion cross-validate --folds 3 \
+  --data drawn:largest=250,ratio=8,size=48,confusion=0,classes=neutral+happy+surprise+sad+fear
