@@ -32,6 +32,7 @@ MEASUREMENTS = {
     "decoding": "data",
     "rows": "data",
     "training": "training",
+    "throughput": "training",
     "tracking": "training",
     "prediction": "training",
     "gpu": "training",

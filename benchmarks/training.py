@@ -1,6 +1,8 @@
 """Speed of training and prediction: our loops against bare ones, the share of logging, a GPU's images a second."""
 
 import os
+import shutil
+import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -137,6 +139,66 @@ def training(folder: Path, *, toy: bool = False) -> list[Figure]:
     }
     ratio = median_ratio(times.reference_seconds[1:], times.seconds[1:])
     return [Figure("training_loop", ratio, "images/s of our loop over a bare PyTorch loop", ">= 0.95", detail)]
+
+
+THROUGHPUT: dict[str, tuple[str, dict[str, Any]]] = {
+    "contiguous": ("without channels_last", {"channels_last": False}),
+    "compiled": ("with torch.compile", {"compile": True}),
+    "bf16": ("with bf16 autocast on the CPU", {"precision": torch.bfloat16}),
+    "one_thread": ("with one thread", {"threads": 1}),
+    "one_worker": ("with one loading process", {"workers": 1}),
+    "two_workers": ("with two loading processes", {"workers": 2}),
+}
+"""Name of a changed setting to its description and what it changes."""
+
+
+def throughput(folder: Path, *, toy: bool = False) -> list[Figure]:
+    """Measure images/s of training under one changed setting over those of the usual ones, epochs in turns."""
+    largest, size, batch, repeats = (4, 32, 8, 1) if toy else (120, 48, 128, 4)
+    backbone = "resnet10t" if toy else "tf_efficientnet_lite0"
+    changes: dict[str, dict[str, Any]] = {"usual": {}} | {name: change for name, (_, change) in THROUGHPUT.items()}
+    if shutil.which("c++") is None:  # torch.compile writes C++
+        del changes["compiled"]
+    data = {number: load_data(largest, size, batch, base_policy="mild", num_workers=number) for number in (0, 1, 2)}
+    loaders: dict[int, Any] = {number: each.train_dataloader() for number, each in data.items()}
+    models = {}
+    for name, change in changes.items():
+        torch.manual_seed(0)
+        given = {option: change[option] for option in ("channels_last", "compile") if option in change}
+        model = EmotionClassifier(data[0].classes, backbone, "none", **given).train()
+        models[name] = model, build_optimizer("adamw", model.parameters(), LEARNING_RATE, DECAY)
+    threads = torch.get_num_threads()
+    seconds: dict[str, list[float]] = {name: [] for name in changes}
+    for turn in range(repeats + 1):  # the first warms up, and compiles
+        for name, change in changes.items():
+            model, optimizer = models[name]
+            loader = loaders[change.get("workers", 0)]
+            loader.batch_sampler.set_epoch(turn)
+            torch.set_num_threads(change.get("threads", threads))
+            start = now()
+            for images in loader:
+                with torch.autocast("cpu", torch.bfloat16, enabled="precision" in change):
+                    loss = F.cross_entropy(model.logits(model.normalise(images["image"])), images["label"])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            seconds[name].append(now() - start)
+    torch.set_num_threads(threads)
+    usual = seconds["usual"][1:]
+    detail = {
+        "reference_seconds": usual,
+        "reference_images_per_second": len(data[0].draws) / statistics.median(usual),
+        "setting": f"{backbone} at {size} px, batch {batch}, mild transforms, {threads} threads, channels_last, no "
+        "loading processes",
+    }
+    figures = []
+    for name, (about, _) in THROUGHPUT.items():
+        if name not in seconds:
+            figures.append(Figure(f"throughput_{name}", None, "not measured: no C++ compiler"))
+            continue
+        ratio, more = median_ratio(usual, seconds[name][1:]), {"seconds": seconds[name][1:]}
+        figures.append(Figure(f"throughput_{name}", ratio, f"images/s of training {about}", detail=more | detail))
+    return figures
 
 
 def tracking(folder: Path, *, toy: bool = False) -> list[Figure]:

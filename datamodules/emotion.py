@@ -175,7 +175,8 @@ class EmotionDataModule(L.LightningDataModule):
             transforms: Names of transforms, of which one is drawn for each image.
             transform_where: Which training images are transformed: ``none``, the over-sampled ``copies``, ``all``, or
                 ``doubled`` (every image once unchanged and once transformed).
-            policy: ``one_of`` the named transforms; or ``mild`` or ``trivial_augment``, which use no names.
+            policy: ``one_of`` the named transforms; or ``mild``, ``trivial_augment``, ``rand_augment`` or ``aug_mix``,
+                which use no names.
             magnitude: Factor on the paper's magnitudes of the named transforms (45 degrees, 30 % ...).
             once: Draw each image's transform once for the whole run instead of anew in every epoch.
             base_policy: Policy that is applied to every training image, before other transforms.
@@ -229,7 +230,8 @@ class EmotionDataModule(L.LightningDataModule):
         self.read_options, self.num_workers = read, num_workers
         self.cache_dir, self.cache_budget_gb, self.pixel_limit = cache_dir, cache_budget_gb, pixel_limit
         self.seed = int(os.environ.get("PL_GLOBAL_SEED", "0")) if seed is None else seed
-        self.seen_before = SeenImages()  # by the model that the run starts from
+        self.seen_before = SeenImages()  # by the models that the run starts or learns from
+        self.targets: np.ndarray | None = None  # (N, C) soft targets of the rows, where a teacher made them
         plain = build_transform([], size, base=base_policy, erasing=erasing)
         full = build_transform(names, size, policy, base=base_policy, erasing=erasing, magnitude=magnitude)
         self.for_copies = plain if transform_where == "none" else full
@@ -451,8 +453,8 @@ class EmotionDataModule(L.LightningDataModule):
         return PlainLoader(dataset, batch_size=size, sampler=sampler, **options)
 
     def _dataset(self, draws: Draws, *, training: bool) -> EmotionDataset:
-        votes = None
-        if training and self.read_options.votes == "soft":
+        votes = self.targets if training else None
+        if votes is None and training and self.read_options.votes == "soft":
             votes = self.manifest.votes
         return EmotionDataset(
             self.cache,

@@ -56,6 +56,9 @@ class ReadOptions:
         bad_records: for records of an annotation file that lack a key or have a box outside the image, and for rows of
             a table that name a missing file or contradict each other: ``error`` stops and names them, ``drop`` leaves
             them out.
+        exclude: table (CSV, TSV, JSON lines or Parquet) of images to leave out, such as the one that `emotion report
+            labels --output` writes: a column ``path`` with paths as in the manifest, or else ``row`` with row numbers
+            of the data read without this option. It is applied last; an unknown image is an error.
         faces: cut the faces out first, once: with ``haar``, ``yunet:FILE``, ``FILE.onnx`` (a detector trained here) or
             ``boxes`` (those of the data set). Images without a face stay whole.
         face_size: side of the face crops in pixels.
@@ -78,6 +81,7 @@ class ReadOptions:
     agreement: Agreement = "any"
     per_class: int | None = None
     bad_records: BadRecords = "error"
+    exclude: str | None = None
     faces: str | None = None
     face_size: int = 500
     face_margin: float = 0.25
@@ -152,7 +156,9 @@ class Spelling:
         if self.choices:
             return "|".join(self.choices)
         usual = {"names": "NAME=CLASS", "list": "CLASS"}.get(self.form, self.name.rpartition("_")[2].upper())
-        return {"images": "DIR", "part": "SHARE", "per_class": "N", "faces": "DETECTOR"}.get(self.name, usual)
+        return {"images": "DIR", "exclude": "FILE", "part": "SHARE", "per_class": "N", "faces": "DETECTOR"}.get(
+            self.name, usual
+        )
 
     def read(self, texts: Sequence[str]) -> Any:  # noqa: ANN401 - the value of any field
         """Return the value of the words after an option; a plain text is checked by `ReadOptions`.

@@ -1,4 +1,4 @@
-"""Transforms of training images: the ten of the paper, and two policies for comparison.
+"""Transforms of training images: the ten of the paper, and four policies for comparison.
 
 The paper's names are Keras layers, so their semantics are kept: one value for the whole image, bilinear, edges
 filled by reflection, output as large as the input. Its magnitudes are for 224 pixels and are scaled to the input size.
@@ -17,8 +17,8 @@ import numpy as np
 
 from datamodules.errors import did_you_mean, invalid
 
-Policy = Literal["one_of", "mild", "trivial_augment"]
-BasePolicy = Literal["none", "mild", "trivial_augment"]
+Policy = Literal["one_of", "mild", "trivial_augment", "rand_augment", "aug_mix"]
+BasePolicy = Literal["none", "mild", "trivial_augment", "rand_augment", "aug_mix"]
 PAPER_SIZE = 224
 LARGEST_MAGNITUDE = 3.0  # a zoom of 1 +- 0.9 still shows something, one of 1 +- 1 nothing
 GREY = 128
@@ -201,6 +201,77 @@ def _trivial_augment() -> A.BaseCompose:
     )
 
 
+def _rand_augment() -> A.BaseCompose:
+    """Two operations of one moderate strength, after RandAugment (https://arxiv.org/abs/1909.13719), N 2 and M 9."""
+    return A.SomeOf(_operations(0.3), n=2, p=1.0)
+
+
+def _operations(strength: float) -> list[A.BasicTransform]:
+    """Return RandAugment's operations on colours and positions, of a strength in (0, 1]; 1 is its largest."""
+    bits, less, more = round(8 - 4 * strength), 1 - 0.9 * strength, 1 + 0.9 * strength
+    degrees, shift = 30 * strength, 0.33 * strength
+    return [
+        A.NoOp(p=1.0),
+        A.AutoContrast(p=1.0),
+        A.Equalize(p=1.0),
+        A.Posterize(num_bits=bits, p=1.0),
+        A.Solarize(threshold_range=(1 - strength, 1 - strength), p=1.0),
+        A.ColorJitter(brightness=0, contrast=0, saturation=(less, more), hue=0, p=1.0),
+        A.ColorJitter(brightness=0, contrast=(less, more), saturation=0, hue=0, p=1.0),
+        A.ColorJitter(brightness=(less, more), contrast=0, saturation=0, hue=0, p=1.0),
+        A.Sharpen(alpha=(0.0, 0.9 * strength), lightness=(1.0, 1.0), p=1.0),
+        A.Affine(rotate=(-degrees, degrees), **REFLECT),
+        A.Affine(shear={"x": (-17 * strength, 17 * strength), "y": (0, 0)}, **REFLECT),
+        A.Affine(shear={"x": (0, 0), "y": (-17 * strength, 17 * strength)}, **REFLECT),
+        A.Affine(translate_percent={"x": (-shift, shift), "y": (0, 0)}, **REFLECT),
+        A.Affine(translate_percent={"x": (0, 0), "y": (-shift, shift)}, **REFLECT),
+    ]
+
+
+CHAINS, DEEPEST = 3, 3  # of AugMix
+
+
+class AugMix(A.ImageOnlyTransform):
+    """Mean of the image and of three chains of one to three operations (https://arxiv.org/abs/1912.02781).
+
+    The weights of the chains are drawn from a Dirichlet distribution, that of the image from a beta distribution, both
+    with parameters 1. The operations have a moderate strength. The consistency loss of the paper is not used.
+    """
+
+    def __init__(self, strength: float = 0.3, p: float = 1.0) -> None:
+        super().__init__(p=p)
+        self.strength = strength
+        self._operations = _operations(strength)
+
+    def get_params(self) -> dict[str, Any]:
+        """Draw the weights, the operations of each chain, and a seed for what they draw."""
+        drawn = self.random_generator
+        chains = [drawn.integers(len(self._operations), size=drawn.integers(1, DEEPEST + 1)) for _ in range(CHAINS)]
+        weights = drawn.dirichlet(np.ones(CHAINS))
+        return {"chains": chains, "weights": weights, "own": drawn.beta(1, 1), "seed": int(drawn.integers(2**32))}
+
+    def apply(
+        self,
+        img: np.ndarray,
+        chains: Sequence[np.ndarray] = (),
+        weights: Sequence[float] = (),
+        own: float = 1.0,
+        seed: int = 0,
+        **params: Any,  # noqa: ANN401
+    ) -> np.ndarray:
+        """Mix one image."""
+        random_generator, py_random = np.random.default_rng(seed), random.Random(seed)
+        for operation in self._operations:
+            operation.set_random_state(random_generator, py_random)
+        mixed = own * img.astype(np.float32)
+        for chain, weight in zip(chains, weights, strict=True):
+            image = img
+            for number in chain:
+                image = self._operations[number](image=image)["image"]
+            mixed += (1 - own) * weight * image
+        return np.clip(np.rint(mixed), 0, 255).astype(np.uint8)
+
+
 def build_transform(
     names: Sequence[str],
     size: int,
@@ -215,7 +286,8 @@ def build_transform(
     Args:
         names: Transforms of which ``one_of`` draws one for each image, all equally likely; may be empty.
         size: Side of the images.
-        policy: ``one_of``; ``mild``, flip and small affine move; ``trivial_augment``, one operation of any strength.
+        policy: ``one_of``; ``mild``, flip and small affine move; ``trivial_augment``, one operation of any strength;
+            ``rand_augment``, two of a moderate strength; ``aug_mix``, a mean of the image and of chains of operations.
         base: Policy that is applied first.
         erasing: Probability of a grey rectangle over 2 to 33 % of the image, at the end.
         magnitude: Factor on the paper's magnitudes of the named transforms; a flip has none.
@@ -257,7 +329,11 @@ def _policy(name: str) -> list[A.BasicTransform | A.BaseCompose]:
         return [A.HorizontalFlip(p=0.5), affine]
     if name == "trivial_augment":
         return [_trivial_augment()]
-    raise invalid("--data.policy", "must be one_of, mild or trivial_augment", name)
+    if name == "rand_augment":
+        return [A.HorizontalFlip(p=0.5), _rand_augment()]
+    if name == "aug_mix":
+        return [A.HorizontalFlip(p=0.5), AugMix()]
+    raise invalid("--data.policy", "must be one_of, mild, trivial_augment, rand_augment or aug_mix", name)
 
 
 def reseed(transform: A.Compose, *seed: int) -> None:

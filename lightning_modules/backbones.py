@@ -137,7 +137,12 @@ def require_backbone(name: str) -> None:
 
 
 def build_backbone(
-    name: str, weights: str = "embedded", in_chans: int = 3, drop_path: float = 0.0, size: int | None = None
+    name: str,
+    weights: str = "embedded",
+    in_chans: int = 3,
+    drop_path: float = 0.0,
+    size: int | None = None,
+    stem_stride: int | None = None,
 ) -> tuple[nn.Module, int, DataConfig]:
     """Build a backbone whose forward gives features (B, F).
 
@@ -148,6 +153,7 @@ def build_backbone(
         drop_path: rate of stochastic depth.
         size: side of its square input in pixels. Transformers are built for one size, and position embeddings in
             weights of another size are rescaled; other networks take any size. None: the size of timm's weights.
+        stem_stride: stride of the network's stem, see `set_stem_stride`; None: its own.
 
     Returns:
         The module, F, and the normalisation it expects.
@@ -172,6 +178,8 @@ def build_backbone(
         if size is None:
             raise
         raise _other_size(name, size) from error
+    if stem_stride is not None:
+        set_stem_stride(model, name, stem_stride)
     about: Any = model  # timm's attributes are not typed
     features = int(getattr(about, "head_hidden_size", None) or about.num_features)
     if size is not None:
@@ -181,6 +189,50 @@ def build_backbone(
         _fit(model, state, name, weights)
     config = about.pretrained_cfg
     return model, features, DataConfig(tuple(config["mean"]), tuple(config["std"]))
+
+
+_STEM_POOLS = ("maxpool", "pool0")  # timm's names of a pooling layer behind the first convolution: ResNet, DenseNet
+
+
+def set_stem_stride(model: nn.Module, name: str, stride: int) -> None:
+    """Lower the stride of a network's stem, so that every feature map behind it is larger.
+
+    The stem is the first convolution and a pooling layer directly behind it. The convolution gets the new stride, and
+    the pooling layer is removed. Its weights stay the same: small images then reach the last layers at a resolution
+    that is closer to that of the images that the weights were trained on.
+
+    Args:
+        model: a timm model.
+        name: of the model, for the message.
+        stride: at least 1, and below the stem's own stride (2 in EfficientNet, 4 in ResNet and ConvNeXt).
+
+    Raises:
+        InputError: The model has no such stem, as a transformer that cuts the image into patches, or the stride is out
+            of range.
+    """
+    config: dict[str, Any] = getattr(model, "pretrained_cfg", {})
+    first = config.get("first_conv")
+    place = first if isinstance(first, str) else ""
+    modules = dict(model.named_modules())
+    convolution = modules.get(place)
+    patches = "embed" in place or place.endswith("proj") or hasattr(model, "pos_embed")
+    if not isinstance(convolution, nn.Conv2d) or patches:
+        rule = f"must be left out, since backbone {name} has no stem of convolutions"
+        raise invalid("--model.stem_stride", rule, stride, "--data.size makes its feature maps larger")
+    pools = [child for child in _STEM_POOLS if isinstance(modules.get(child), nn.Module)]
+    pools += [f"features.{child}" for child in _STEM_POOLS if f"features.{child}" in modules]
+    own = max(convolution.stride)
+    for pool in pools:
+        for part in modules[pool].modules():
+            steps = getattr(part, "stride", 1)
+            own *= max(steps) if isinstance(steps, tuple) else int(steps or 1)
+    if not 1 <= stride < own:
+        rule = f"must be at least 1 and below {own}, the stride of the stem of backbone {name}"
+        raise invalid("--model.stem_stride", rule, stride, "leave it out to keep the network as it is")
+    convolution.stride = (stride, stride)
+    for pool in pools:
+        parent, _, child = pool.rpartition(".")
+        setattr(model.get_submodule(parent), child, nn.Identity())
 
 
 # what timm's and torch's code raises for an input that is too small, or that patches or windows do not divide
@@ -229,14 +281,30 @@ def _output_shape(model: nn.Module, size: int, channels: int = 3) -> tuple[int, 
 
 
 @lru_cache(maxsize=64)
-def check_size(name: str, size: int) -> None:
+def check_size(name: str, size: int, stem_stride: int | None = None, smallest: int | None = None) -> None:
     """Check that a backbone can take images of a size, before any data is read.
+
+    Args:
+        name: of a timm model.
+        size: side of the images in pixels.
+        stem_stride: stride of the stem; None: the model's own.
+        smallest: side of the images at the beginning of a progressive training, which the same network must take.
 
     Raises:
         InputError: It cannot; the message lists sizes that it can take.
     """
     with torch.random.fork_rng(devices=[]):
-        build_backbone(name, "none", size=size)
+        model, *_ = build_backbone(name, "none", size=size, stem_stride=stem_stride)
+        if smallest is None:
+            return
+        if smallest >= size:
+            raise invalid("--model.progressive_from", f"must be below --data.size, {size}", smallest)
+        try:
+            _output_shape(model, smallest)
+        except _SIZE_ERRORS as error:
+            rule = f"must be a size that backbone {name} takes besides {size}"
+            hint = "leave it out, or choose a convolutional network"
+            raise invalid("--model.progressive_from", rule, smallest, hint) from error
 
 
 def _other_size(name: str, size: int) -> InputError:

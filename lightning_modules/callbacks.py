@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from datamodules.errors import InputError, invalid
-from lightning_modules.config import MONITOR, Keep, RunOptions
+from lightning_modules.config import EMA_WARMUP, MONITOR, Keep, RunOptions
 
 RAW_KEY = "weights_behind_average"  # where a checkpoint that can be resumed keeps the weights themselves
 UPDATES_KEY = "average_updates"
@@ -36,12 +36,13 @@ UPDATES_KEY = "average_updates"
 class WeightAverage:
     """Moving average of a module's tensors, which can be swapped with them.
 
-    The decay of update n is ``min(decay, (1 + n) / (10 + n))``, so that the first steps soon lose their weight.
+    The decay of update n is ``min(decay, (1 + n) / (warmup + n))``, so that the first steps soon lose their weight: as
+    long as ``decay`` is not reached, the average covers about the last ``1 / (warmup - 1)`` of the steps so far.
     Integer tensors are copied.
     """
 
-    def __init__(self, decay: float) -> None:
-        self.decay, self.updates, self.swapped = decay, 0, False
+    def __init__(self, decay: float, warmup: int = EMA_WARMUP) -> None:
+        self.decay, self.warmup, self.updates, self.swapped = decay, warmup, 0, False
         self.loaded: dict[str, Tensor] | None = None
         self.names: list[str] = []
         self.live: list[Tensor] = []
@@ -59,7 +60,7 @@ class WeightAverage:
     @torch.no_grad()
     def update(self) -> None:
         """Move the average towards the weights."""
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        decay = min(self.decay, (1 + self.updates) / (self.warmup + self.updates))
         pairs = list(zip(self.mean, self.live, strict=True))
         floats = [(m, value) for m, value in pairs if m.is_floating_point()]
         move = get_ema_multi_avg_fn(decay)
@@ -109,17 +110,17 @@ class Averaged(Protocol):
 class AverageWeights(Callback):
     """Update ``pl_module.average`` during training, and evaluate it in place of the weights."""
 
-    def __init__(self, decay: float = 0.998) -> None:
+    def __init__(self, decay: float = 0.998, warmup: int = EMA_WARMUP) -> None:
         if not 0 < decay < 1:
             raise invalid("--run.ema_decay", "must be between 0 and 1, such as 0.998", decay)
-        self.decay = decay
-        self.average = WeightAverage(decay)
+        self.decay, self.warmup = decay, warmup
+        self.average = WeightAverage(decay, warmup)
         self._seen = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Create the average before a checkpoint is loaded."""
         if stage == "fit":
-            self.average = WeightAverage(self.decay)
+            self.average = WeightAverage(self.decay, self.warmup)
             cast(Averaged, pl_module).average = self.average
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -285,9 +286,9 @@ def killed_worker_message(error: BaseException) -> str | None:
     )
 
 
-def average_weights(decay: float) -> Callback:
+def average_weights(decay: float, warmup: int = EMA_WARMUP) -> Callback:
     """Return the callback that averages the weights with ``decay`` a step, and evaluates and saves the average."""
-    return AverageWeights(decay)
+    return AverageWeights(decay, warmup)
 
 
 class CheckedCheckpointIO(TorchCheckpointIO):
@@ -602,7 +603,7 @@ def run_callbacks(options: RunOptions, folder: Path, *, progress: bool = True) -
     if options.patience is not None:
         callbacks.append(EarlyStopping(monitor=MONITOR, mode="max", patience=options.patience))
     if options.ema_decay is not None:
-        callbacks.append(average_weights(options.ema_decay))
+        callbacks.append(average_weights(options.ema_decay, options.ema_warmup))
     return callbacks
 
 

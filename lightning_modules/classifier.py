@@ -1,5 +1,6 @@
 """EmotionClassifier: a backbone, a head and a loss, with one step shared by training and evaluation."""
 
+import math
 import os
 from math import inf
 from pathlib import Path
@@ -23,7 +24,13 @@ from lightning_modules.callbacks import RAW_KEY, WeightAverage
 from lightning_modules.checkpoints import CONFIG_KEY, read_checkpoint, require_classes
 from lightning_modules.losses import CrossEntropy, EmotionLoss, soft_targets_refused
 from lightning_modules.metrics import MeanLoss, metric_collection
-from lightning_modules.optimizers import OptimizerName, ScheduleName, build_optimizer, build_schedules
+from lightning_modules.optimizers import (
+    OptimizerName,
+    ScheduleName,
+    build_optimizer,
+    build_schedules,
+    layered_groups,
+)
 from results.tracking.store import FORMAT
 
 
@@ -71,17 +78,51 @@ class Mixing:
         return images, torch.cat([mixed, target[even:]])
 
 
+GROWING = 2 / 3  # share of the epochs in which progressive images grow; the others have the full size
+LARGEST_SHIFT = 0.25
+
+
+def progressive_side(epoch: int, epochs: int, first: int, last: int) -> int:
+    """Return the side in pixels of the training images of an epoch: from ``first`` in equal steps up to ``last``.
+
+    The last third of the epochs has the full size. The side depends on the epoch alone, so a resumed run continues with
+    the sides of an uninterrupted one (Tan and Le 2021, arXiv:2104.00298).
+
+    Args:
+        epoch: number of the epoch, from 0.
+        epochs: number of epochs of the run.
+        first: side in the first epoch.
+        last: full side.
+    """
+    growing = math.ceil(GROWING * epochs)
+    return last if epoch >= growing else round(first + (last - first) * epoch / growing)
+
+
+def shifted_views(image: Tensor, shift: int) -> list[Tensor]:
+    """Return five views of images (B, C, H, W): as they are, and moved by ``shift`` pixels right, left, down and up.
+
+    What is moved in at a border is its reflection, as in the transforms of training images.
+    """
+    if not shift:
+        return [image]
+    height, width = image.shape[-2:]
+    padded = F.pad(image, (shift, shift, shift, shift), mode="reflect")
+    places = [(shift, shift), (shift, 0), (shift, 2 * shift), (0, shift), (2 * shift, shift)]
+    return [padded[..., top : top + height, left : left + width] for top, left in places]
+
+
 Batch = dict[str, Tensor]
 
 
 def check_model(
     *, backbone: str, learning_rate: float, weight_decay: float, freeze: str, thaw_after_epochs: int | None,
-    mixup: float, cutmix: float, **shares: float,
+    mixup: float, cutmix: float, layer_decay: float = 1.0, unmixed_epochs: int = 0, progressive_from: int | None = None,
+    shift_at_test: float = 0.0, sam_radius: float = 0.0, **shares: float,
 ) -> None:  # fmt: skip
     """Check the options of the model that need no data, before any data is read.
 
     Raises:
-        InputError: One is out of range, or there is no such backbone.
+        InputError: One is out of range, would have no effect, or there is no such backbone.
     """
     require_backbone(backbone)
     for name, value in shares.items():
@@ -95,6 +136,21 @@ def check_model(
         raise invalid("--model.thaw_after_epochs", "must be at least 1", thaw_after_epochs)
     if thaw_after_epochs is not None and freeze == "none":
         raise invalid("--model.thaw_after_epochs", "needs --model.freeze all", thaw_after_epochs)
+    if not 0 < layer_decay <= 1:
+        raise invalid("--model.layer_decay", "must be above 0 and at most 1", layer_decay, "0.75 to 0.95 is usual")
+    if not 0 <= sam_radius < inf:
+        raise invalid("--model.sam_radius", "must be at least 0 and finite", sam_radius, "0.05 is usual")
+    if layer_decay != 1 and freeze != "none":
+        raise invalid("--model.layer_decay", "must be 1 with --model.freeze all", layer_decay)
+    if progressive_from is not None and progressive_from < 8:
+        raise invalid("--model.progressive_from", "must be at least 8 pixels", progressive_from)
+    if not 0 <= shift_at_test <= LARGEST_SHIFT:
+        raise invalid("--model.shift_at_test", f"must be a share of the side, in 0 to {LARGEST_SHIFT}", shift_at_test)
+    if unmixed_epochs < 0:
+        raise invalid("--model.unmixed_epochs", "must be at least 0", unmixed_epochs)
+    if unmixed_epochs and not Mixing(mixup, cutmix):
+        rule = "must be 0 without --model.mixup and --model.cutmix"
+        raise invalid("--model.unmixed_epochs", rule, unmixed_epochs)
     Mixing(mixup, cutmix)
 
 
@@ -122,16 +178,22 @@ class EmotionClassifier(pl.LightningModule):
         head_scale: float | None = None,
         dropout: float = 0.0,
         drop_path: float = 0.0,
+        stem_stride: int | None = None,
         optimizer: OptimizerName = "adamw",
         learning_rate: float = 1e-3,
+        layer_decay: float = 1.0,
         weight_decay: float = 0.01,
+        sam_radius: float = 0.0,
         schedule: ScheduleName = "one_cycle",
         warmup: float = 0.2,
         mixup: float = 0.0,
         cutmix: float = 0.0,
+        unmixed_epochs: int = 0,
+        progressive_from: int | None = None,
         freeze: Literal["none", "all"] = "none",
         thaw_after_epochs: int | None = None,
         flip_at_test: bool = False,
+        shift_at_test: float = 0.0,
         compile: bool = False,
         channels_last: bool = True,
         size: int | None = None,
@@ -148,17 +210,28 @@ class EmotionClassifier(pl.LightningModule):
             head_scale: factor of the cosines of "normalised", by default 30; LDAM has its own.
             dropout: dropout rate before the last layer, in [0, 1).
             drop_path: rate of stochastic depth in the backbone, in [0, 1).
+            stem_stride: stride of the first layers, such as 1, below the backbone's own: all feature maps become
+                larger, and training slower. None: the backbone's own.
             optimizer: "adam", "adamw" or "sgd".
             learning_rate: the highest learning rate of the run.
+            layer_decay: factor on the learning rate from each layer of the backbone to the one before it; 1: all layers
+                have the same rate.
             weight_decay: weight decay of all parameters except biases and normalisation layers.
+            sam_radius: radius of sharpness-aware minimisation (SAM), such as 0.05: each step uses the gradient at the
+                worst point at this distance, and takes twice the time. 0: usual steps.
             schedule: learning-rate schedule: "constant", "one_cycle", "cosine" or "plateau" (halved after 3 epochs
                 without a better macro F1).
             warmup: share of all steps in which the learning rate rises, in [0, 1).
             mixup: alpha of mixup, 0 for none.
             cutmix: alpha of cutmix, 0 for none.
+            unmixed_epochs: train the last epochs, this many, without mixup and cutmix.
+            progressive_from: side in pixels of the training images in the first epoch; it grows to the full size over
+                two thirds of the epochs. None: the full size in every epoch.
             freeze: "all" trains only the head; "none" trains the whole network.
             thaw_after_epochs: train the backbone, too, after this many epochs; needs freeze "all".
             flip_at_test: average the logits with those of the mirrored image, in test and predict.
+            shift_at_test: average the logits with those of the image moved by this share of its side to the right,
+                left, bottom and top, in test and predict; with flip_at_test this makes ten views. 0: do not.
             compile: compile the network with torch.compile.
             channels_last: use the channels-last memory layout; faster for convolutions on most devices.
             size: side of the images in pixels, which the data know; a backbone that is built for one size needs it.
@@ -179,6 +252,11 @@ class EmotionClassifier(pl.LightningModule):
             thaw_after_epochs=thaw_after_epochs,
             mixup=mixup,
             cutmix=cutmix,
+            layer_decay=layer_decay,
+            unmixed_epochs=unmixed_epochs,
+            progressive_from=progressive_from,
+            shift_at_test=shift_at_test,
+            sam_radius=sam_radius,
             **shares,
         )
         self.classes = list(classes)
@@ -192,12 +270,17 @@ class EmotionClassifier(pl.LightningModule):
             "backbone": backbone,
             **head_options(head, head_width, head_scale, loss_scale),
             "size": size,
+            "stem_stride": stem_stride,
             "flip_at_test": flip_at_test,
+            "shift_at_test": shift_at_test,
             "channels_last": channels_last,
         }
         self.optimizer_name, self.schedule, self.warmup = optimizer, schedule, warmup
-        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.learning_rate, self.weight_decay, self.layer_decay = learning_rate, weight_decay, layer_decay
+        self.sam_radius = sam_radius
+        self.unmixed_epochs, self.progressive_from = unmixed_epochs, progressive_from
         self.thaw_after_epochs, self.flip_at_test = thaw_after_epochs, flip_at_test
+        self.shift_at_test = shift_at_test
         self.configure_network(backbone, weights, drop_path, dropout)
         self.frozen = freeze == "all"
         self.backbone.requires_grad_(not self.frozen)
@@ -235,7 +318,7 @@ class EmotionClassifier(pl.LightningModule):
     def configure_network(self, backbone: str, weights: str, drop_path: float, dropout: float) -> None:
         """Build backbone and head, and store the normalisation that the backbone expects."""
         self.backbone, features, config = build_backbone(
-            backbone, weights, drop_path=drop_path, size=self.plain["size"]
+            backbone, weights, drop_path=drop_path, size=self.plain["size"], stem_stride=self.plain["stem_stride"]
         )
         width, scale = self.plain["head_width"], self.plain["head_scale"]
         self.head = build_head(
@@ -256,8 +339,14 @@ class EmotionClassifier(pl.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Return the optimizer and its schedules; a backbone that will be unfrozen is in it from the start."""
         stays_frozen = self.frozen and self.thaw_after_epochs is None
-        parameters = self.head.parameters() if stays_frozen else self.parameters()
-        optimizer = build_optimizer(self.optimizer_name, parameters, self.learning_rate, self.weight_decay)
+        parameters: Any = self.head.parameters() if stays_frozen else self.parameters()
+        if self.layer_decay != 1:
+            parameters = layered_groups(
+                self.backbone, self.head, self.learning_rate, self.weight_decay, self.layer_decay
+            )
+        optimizer = build_optimizer(
+            self.optimizer_name, parameters, self.learning_rate, self.weight_decay, self.sam_radius
+        )
         steps = self.trainer.estimated_stepping_batches
         schedules: Any = build_schedules(
             self.schedule,
@@ -274,7 +363,8 @@ class EmotionClassifier(pl.LightningModule):
         """Give the loss the class counts of training, and freeze a backbone that will be unfrozen later."""
         data = getattr(self.trainer, "datamodule", None)
         votes = getattr(getattr(data, "read_options", None), "votes", None)
-        if votes == "soft" and not self.loss.takes_soft_targets:
+        soft = votes == "soft" or getattr(data, "targets", None) is not None
+        if soft and not self.loss.takes_soft_targets:
             raise InputError(soft_targets_refused(self.loss))
         counts = getattr(data, "train_counts", None)
         if counts is not None and stage != "predict":
@@ -311,13 +401,21 @@ class EmotionClassifier(pl.LightningModule):
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Return the loss of a batch, with mixup or cutmix if set."""
         image, target = self.normalise(batch["image"]), _target(batch)
-        if self.mixing:
+        if self.progressive_from is not None:
+            full = image.shape[-1]
+            side = progressive_side(self.current_epoch, self._epochs(), self.progressive_from, full)
+            if side < full:
+                image = F.interpolate(image, (side, side), mode="bilinear", antialias=True)
+        if self.mixing and not (self.unmixed_epochs and self.current_epoch >= self._epochs() - self.unmixed_epochs):
             if not target.is_floating_point():
                 target = F.one_hot(target, len(self.classes)).float()
             image, target = self.mixing(image, target, self._step_seed())
         loss = self.loss(self.logits(image), target)
         self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(image))
         return loss
+
+    def _epochs(self) -> int:
+        return self.trainer.max_epochs or 1  # check_limits refuses a run without a number of epochs
 
     def _step_seed(self) -> int:
         run = int(os.environ.get("PL_GLOBAL_SEED", "0"))
@@ -326,7 +424,7 @@ class EmotionClassifier(pl.LightningModule):
 
     def _evaluate(self, batch: Batch, stage: Literal["val", "test"]) -> Tensor:
         """Count a batch of a validation or test epoch and return its probabilities (B, C)."""
-        logits = self._with_mirror(batch["image"]) if stage == "test" else self(batch["image"])
+        logits = self.logits_at_test(batch["image"]) if stage == "test" else self(batch["image"])
         losses, weights = self.loss.checked_rows(logits, _target(batch))
         probabilities = logits.float().softmax(1)
         getattr(self, f"{stage}_loss").update(losses, weights)
@@ -335,11 +433,15 @@ class EmotionClassifier(pl.LightningModule):
 
     def probabilities(self, image: Tensor) -> Tensor:
         """Return class probabilities (B, C) as a test would, of images in 0..255 (B, 3, H, W)."""
-        return self._with_mirror(image).float().softmax(1)
+        return self.logits_at_test(image).float().softmax(1)
 
-    def _with_mirror(self, image: Tensor) -> Tensor:
-        logits: Tensor = self(image)
-        return (logits + self(image.flip(-1))) / 2 if self.flip_at_test else logits
+    def logits_at_test(self, image: Tensor) -> Tensor:
+        """Return logits (B, C) as a test would, the mean over the views that are set, of images in 0..255."""
+        shift = round(self.shift_at_test * image.shape[-1])
+        views = shifted_views(self.normalise(image), shift)
+        if self.flip_at_test:
+            views = [view for each in views for view in (each, each.flip(-1))]
+        return sum((self.logits(view) for view in views[1:]), self.logits(views[0])) / len(views)
 
     def _report(self, stage: Literal["val", "test"]) -> None:
         """Log the metrics of an epoch, which are summed over all processes, and reset them."""
@@ -433,9 +535,10 @@ class EmotionClassifier(pl.LightningModule):
             raise InputError(msg)
         require_classes(plain["classes"], self.classes, "the checkpoint")
         plain = used_alone(plain)
-        for name in ("backbone", "head", "head_width"):
-            if plain[name] != self.plain[name]:
-                msg = f"the checkpoint has {name} {plain[name]!r}, this run {self.plain[name]!r}: they must be the same"
+        for name in ("backbone", "stem_stride", "head", "head_width"):
+            if plain.get(name) != self.plain[name]:
+                stored, own = plain.get(name), self.plain[name]
+                msg = f"the checkpoint has {name} {stored!r}, this run {own!r}: they must be the same"
                 raise InputError(msg)
         if RAW_KEY in checkpoint and self.trainer.state.fn == TrainerFn.FITTING:
             # training continues: load the raw weights instead of the average

@@ -28,6 +28,8 @@ RECIPES = Path(__file__).resolve().parent / "recipes"  # package data: they are 
 DEFAULT_RECIPE = "quick"
 SECTIONS = ("model", "data", "run", "trainer")
 MONITOR = "val/f1_macro"  # of the val part: what is selected on is never what is reported
+EMA_WARMUP = 10  # of the average's decay, see WeightAverage
+TEACHER_SHARE = 0.5
 Keep = Literal["best", "last", "none"]
 StepName = Literal["temperature", "tau", "thresholds"]  # of `lightning_modules.decisions`, in their order
 Kind = Literal["emotion", "detector"]  # what is trained: an emotion classifier, or a face detector
@@ -165,8 +167,14 @@ class RunOptions:
         parent: run id of the parent, for the folds of a cross-validation.
         resume: run id to resume, or "auto": the newest unfinished run of the same config.
         start_from: start with the weights (backbone and head) of a run (id or name) or a .ckpt file.
+        teacher: runs, cross-validations or .ckpt files that have not seen the test part; the mean of their answers
+            becomes part of the training targets (distillation). An image is answered by those that did not train on it,
+            if there are any. None: no teacher.
+        teacher_share: share of the teacher in the targets, above 0 and up to 1; the rest is the label.
         patience: stop after this many epochs without a better macro F1 on the val part; None: train all epochs.
         ema_decay: average the weights with this decay per step and evaluate the average; None: do not.
+        ema_warmup: how fast the decay rises to ``ema_decay``: that of step n is at most (1 + n) / (ema_warmup + n), so
+            the average covers about the last 1 / (ema_warmup - 1) of the steps so far. At least 2.
         evaluate: predict the held-out part once at the end and write the tables of predictions and split.
         resamples: bootstrap resamples of the printed intervals.
         keep: checkpoint to keep when the run has ended: "best", the selected weights; "last", also the training
@@ -186,8 +194,11 @@ class RunOptions:
         parent: str | None = None,
         resume: str | None = None,
         start_from: str | None = None,
+        teacher: list[str] | None = None,
+        teacher_share: float = TEACHER_SHARE,
         patience: int | None = None,
         ema_decay: float | None = None,
+        ema_warmup: int = EMA_WARMUP,
         evaluate: bool = True,
         resamples: int = 2000,
         keep: Keep = "best",
@@ -202,6 +213,15 @@ class RunOptions:
             raise invalid("--run.patience", "must be at least 1 epoch", patience, "leave it out to train all epochs")
         if ema_decay is not None and not 0 < ema_decay < 1:
             raise invalid("--run.ema_decay", "must be between 0 and 1, such as 0.998", ema_decay)
+        if not 0 < teacher_share <= 1:
+            raise invalid("--run.teacher_share", "must be above 0 and at most 1", teacher_share)
+        if teacher_share != TEACHER_SHARE and not teacher:
+            raise invalid("--run.teacher_share", "needs --run.teacher", teacher_share)
+        if ema_warmup < 2:
+            raise invalid("--run.ema_warmup", "must be at least 2", ema_warmup, f"{EMA_WARMUP} is usual")
+        if ema_warmup != EMA_WARMUP and ema_decay is None:
+            msg = f"--run.ema_warmup is {ema_warmup}, but nothing is averaged; give --run.ema_decay 0.999 as well"
+            raise InputError(msg)
         if resamples < 100:
             raise invalid("--run.resamples", "must be at least 100 for an interval (2000 is usual)", resamples)
         self.recipe = recipe
@@ -210,8 +230,11 @@ class RunOptions:
         self.parent = parent
         self.resume = resume
         self.start_from = start_from
+        self.teacher = teacher
+        self.teacher_share = teacher_share
         self.patience = patience
         self.ema_decay = ema_decay
+        self.ema_warmup = ema_warmup
         self.evaluate = evaluate
         self.resamples = resamples
         self.keep = keep

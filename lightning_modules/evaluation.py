@@ -18,6 +18,7 @@ from datamodules.readers.face_crops import SOURCE, list_crops
 from datamodules.unlabelled import photographs
 from lightning_modules.predictor import Input, Predictor
 from results.predictions import check_predictions, join_clusterings
+from results.run_images import EVALUATED, DataOptions
 from results.selective import decided_table
 from results.statistics import paired_difference, whole_scores
 from results.tracking.logger import TrackingLogger
@@ -131,7 +132,7 @@ def evaluate_on(
     columns, classes, left_out = _shared_classes(predictor.classes, manifest, predictor.name, source)
     left_out[:0] = manifest.notes
     rows = _rows(manifest, part, set(columns))
-    inputs = _inputs(predictor, manifest, rows, source, batch_size)
+    inputs = prepared_rows(predictor, manifest, rows, source, batch_size)
     answered = [number for number, one in enumerate(inputs) if one.squares is not None]
     for reason in ("no face found", "error: "):
         missing = [one.row for one in inputs if one.squares is None and str(one.row["note"]).startswith(reason)]
@@ -172,10 +173,11 @@ def evaluate_on(
         for name in degrade
     ]
     degraded = pd.concat(damaged, ignore_index=True) if damaged else pd.DataFrame()
+    used = DataOptions(source, read_options, predictor.pixel_limit)
     run_id, text = _track(
         predictor,
         manifest,
-        source,
+        used,
         part,
         predictions,
         decided,
@@ -225,8 +227,28 @@ def _rows(manifest: Manifest, part: str | None, labels: set[str]) -> np.ndarray:
     return np.flatnonzero(chosen)
 
 
-def _inputs(predictor: Predictor, manifest: Manifest, rows: np.ndarray, source: str, batch_size: int) -> list[Input]:
-    """Return the input of each row; of an image with several faces the first, which is the one that training takes."""
+def prepared_rows(
+    predictor: Predictor,
+    manifest: Manifest,
+    rows: np.ndarray,
+    source: str,
+    batch_size: int = 64,
+    *,
+    images: bool = False,
+) -> list[Input]:
+    """Return the input of each row; of an image with several faces the first, which is the one that training takes.
+
+    Args:
+        predictor: The model.
+        manifest: The data set.
+        rows: Rows of it.
+        source: What named the data set.
+        batch_size: Images in a batch.
+        images: Also keep the images or face crops in their own size.
+
+    Raises:
+        InputError: The detector that finds faces as in training is not there.
+    """
     files = [manifest.file(int(row)) for row in rows]
     crops: set[Path] = set()
     if predictor.faces is not None:
@@ -240,7 +262,7 @@ def _inputs(predictor: Predictor, manifest: Manifest, rows: np.ndarray, source: 
         if not {file.resolve() for file in files} <= crops:
             predictor.require_detector()
     photos = photographs(files, pixel_limit=predictor.pixel_limit)
-    batches = predictor.prepared(photos, crops, total=len(files), batch_size=batch_size, contents=True)
+    batches = predictor.prepared(photos, crops, total=len(files), batch_size=batch_size, contents=True, images=images)
     inputs = [one for batch in batches for one in batch if one.row["face"] in (None, 0)]
     if len(inputs) != len(files):
         msg = f"{len(files)} images gave {len(inputs)} inputs"
@@ -293,7 +315,7 @@ def _only(probabilities: np.ndarray, places: Sequence[int]) -> np.ndarray:
 def _track(
     predictor: Predictor,
     manifest: Manifest,
-    source: str,
+    used: DataOptions,
     part: str | None,
     predictions: pd.DataFrame,
     decided: pd.DataFrame | None,
@@ -317,11 +339,12 @@ def _track(
     try:
         counts = predictions["label"].value_counts()
         profile = {"images": len(predictions), "classes": {str(name): int(count) for name, count in counts.items()}}
-        tracker.log_dataset(manifest.name, source, manifest.fingerprint(), profile=profile)
+        tracker.log_dataset(manifest.name, used.source, manifest.fingerprint(), profile=profile)
         split = predictions[["fold", "row", "content", "cluster", "subject"]].assign(role="test", is_copy=False)
         text = keep_evaluation(tracker, predictions, split, resamples=resamples, evaluated=predictor.runs)
         if decided is not None:
             text += "\n" + keep_decisions(tracker, predictions, decided, predictor.decision_lines)
+        tracker.log_text(used.as_yaml(), EVALUATED)
         if len(degraded):
             tracker.log_table(degraded, "degraded")
             tracker.log_text(degraded.to_csv(index=False), "degraded.csv")

@@ -51,6 +51,13 @@ def check_limits(config: RunConfig) -> None:
             hint = "--run.keep none keeps no checkpoint when the run has ended"
             rule = f"must be {str(allowed[1]).lower()}, since a run is evaluated with its selected checkpoint"
             raise invalid(f"--trainer.{name}", rule, trainer[name], hint)
+    _check_epochs(config)
+    if radius := config.model["sam_radius"]:
+        if trainer.get("precision") == "16-mixed":
+            rule, hint = "must be 0 with --trainer.precision 16-mixed", "or give --trainer.precision bf16-mixed"
+            raise invalid("--model.sam_radius", rule, radius, hint)
+        if trainer.get("accumulate_grad_batches") not in (None, 1):
+            raise invalid("--model.sam_radius", "must be 0 with --trainer.accumulate_grad_batches", radius)
     none = without_validation(config)
     if none and config.model["schedule"] == "plateau":
         msg = f"--model.schedule plateau: needs validations, and none runs ({none}); choose another schedule"
@@ -58,6 +65,17 @@ def check_limits(config: RunConfig) -> None:
     if none and config.run["patience"] is not None:
         msg = f"--run.patience {config.run['patience']}: needs validations, and none runs ({none}); leave one out"
         raise InputError(msg)
+
+
+def _check_epochs(config: RunConfig) -> None:
+    """Raise for options that count epochs in a run that has no number of epochs, or too few."""
+    epochs, unmixed = config.trainer.get("max_epochs"), config.model["unmixed_epochs"]
+    counting = {"progressive_from": config.model["progressive_from"], "unmixed_epochs": unmixed}
+    used = next((name for name, value in counting.items() if value), None)
+    if used is not None and (epochs is None or epochs < 1):
+        raise invalid(f"--model.{used}", "needs --trainer.max_epochs", counting[used])
+    if epochs is not None and 0 < epochs < unmixed:
+        raise invalid("--model.unmixed_epochs", f"must be at most --trainer.max_epochs, {epochs}", unmixed)
 
 
 def require_whole_runs(config: RunConfig, what: str, *, validation: bool = False) -> None:

@@ -89,7 +89,8 @@ def soft_targets_refused(loss: EmotionLoss) -> str:
     """Return the message for a loss that got probabilities instead of classes."""
     return (
         f"loss {type(loss).__name__} is defined for one class an image, it cannot take soft targets: "
-        "switch off mixup, cutmix and soft votes, or choose CrossEntropy, Focal, LogitAdjustment or BalancedSoftmax"
+        "switch off mixup, cutmix, soft votes and the teacher, or choose CrossEntropy, Focal, LogitAdjustment or "
+        "BalancedSoftmax"
     )
 
 
@@ -152,7 +153,8 @@ def adjusted(logits: Tensor, counts: Tensor, tau: float = 1.0) -> Tensor:
 def effective_weights(counts: Tensor, beta: float) -> Tensor:
     r"""Return class weights by the effective number of rows: :math:`w_c \propto (1 - \beta) / (1 - \beta^{n_c})`.
 
-    Their mean is 1 (Cui et al. 2019, arXiv:1901.05555). Beta 0 weighs all classes alike; near 1 the weights approach :math:`1 / n_c`.
+    Their mean is 1 (Cui et al. 2019, arXiv:1901.05555). Beta 0 weighs all classes alike; near 1 the weights approach
+    :math:`1 / n_c`.
 
     Args:
         counts: (C,) rows of each class.

@@ -58,7 +58,14 @@ from lightning_modules.decisions import (
     refuse_not_finite,
 )
 from lightning_modules.limits import check_against_data, check_limits, is_whole, settle_limits
-from lightning_modules.warm_start import check_resumed, check_weights, read_start, start_from_weights
+from lightning_modules.predictor import find_model_run
+from lightning_modules.warm_start import (
+    check_resumed,
+    check_weights,
+    learn_from_teacher,
+    read_start,
+    start_from_weights,
+)
 from results.predictions import (
     LAST_EPOCH,
     PREDICTIONS,
@@ -70,6 +77,7 @@ from results.predictions import (
     protocol_of,
 )
 from results.reports.figures import class_figure, confusion_figure, curves_figure
+from results.reports.run_page import REPORT, next_commands, run_description, run_page, shown_tags
 from results.reports.tables import result_text
 from results.selective import VAL_PREDICTIONS, decision_metrics, decision_text, write_decisions
 from results.statistics import calibration, cluster_bootstrap, fold_scores, whole_scores
@@ -361,8 +369,6 @@ def evaluate_test(
     text = keep_evaluation(tracker, predictions, split, resamples=resamples)
     if decisions is not None:
         text += "\n" + keep_decisions(tracker, predictions, apply_decisions(decisions, predictions), decisions.lines())
-    curves = tracker.history(*CURVES)
-    tracker.log_figure(curves_figure({name: curve for name, curve in curves.items() if len(curve)}), "curves")
     return predictions, text
 
 
@@ -417,6 +423,7 @@ def keep_evaluation(
     intervals = flag_protocol(cluster_bootstrap(predictions, classes, resamples=resamples), protocol)
     folds = fold_scores(predictions, classes)
     tracker.log_table(intervals, "intervals")
+    tracker.set_tags(shown_tags(intervals))
     tracker.log_text(result_text(intervals, folds, markdown=True), "result.md")
     tracker.log_text(intervals.to_csv(index=False), "per_class.csv")
     whole = intervals[intervals["class"] == ""].set_index("metric")
@@ -426,8 +433,16 @@ def keep_evaluation(
     summary |= {f"test/{name}": value for name, value in calibration(predictions, classes).items()}
     summary |= {f"test/{name}_{end}": float(row[end]) for name, row in whole.iterrows() for end in ("low", "high")}
     tracker.log_model_scores(summary, evaluated=evaluated)
-    tracker.log_figure(confusion_figure(predictions, classes), "confusion_matrix")
-    tracker.log_figure(class_figure(intervals), "f1_by_class")
+    figures = {"confusion_matrix": confusion_figure(predictions, classes), "f1_by_class": class_figure(intervals)}
+    curves = {name: curve for name, curve in tracker.history(*CURVES).items() if len(curve)}
+    if curves:
+        figures["curves"] = curves_figure(curves)
+    for name, figure in figures.items():
+        tracker.log_figure(figure, name)
+    commands = next_commands(tracker.tags.get("kind", ""), str(tracker.run_id))
+    tracker.set_tags({"mlflow.note.content": run_description(intervals, folds, commands)})
+    page = run_page(tracker.title, tracker.tags, intervals, folds, list(figures.values()), commands)
+    tracker.log_text(page, REPORT)
     return result_text(intervals, folds)
 
 
@@ -601,6 +616,10 @@ class EmotionTask(Task):
         if self.config.ckpt_path:
             check_resumed(self.model, self.data, self.config.ckpt_path)
         check_weights(self.data, self.config.model["weights"])
+        if self.options.teacher:
+            if first_rank():
+                print_stage("asking the teacher")
+            learn_from_teacher(self.data, self.options.teacher, self.options.teacher_share)
 
     def name(self) -> str:
         """Return the name of the run."""
@@ -611,7 +630,8 @@ class EmotionTask(Task):
 
     def tags(self) -> dict[str, str]:
         """Return the tags for this kind of training."""
-        return {"kind": "run", "recipe": self.options.recipe, "fold": str(self.data.fold)}
+        tags = {"kind": "run", "recipe": self.options.recipe, "fold": str(self.data.fold)}
+        return {**tags, "backbone": str(self.config.model["backbone"])}
 
     def callbacks(self, folder: Path) -> list[Callback]:
         """Return checkpoints, early stopping, guards and progress."""
@@ -792,7 +812,8 @@ def check_options(config: RunConfig) -> None:
     if (epochs := config.trainer["max_epochs"]) is not None and epochs < 1 and epochs != -1:
         raise invalid("--trainer.max_epochs", "must be at least 1", epochs)
     check_limits(config)
-    check_size(config.model["backbone"], config.data["size"])
+    model = config.model
+    check_size(model["backbone"], config.data["size"], model["stem_stride"], model["progressive_from"])
     weights = config.model["weights"]
     if weights not in ("embedded", "hub", "none"):
         if not Path(weights).is_file():
@@ -802,6 +823,13 @@ def check_options(config: RunConfig) -> None:
         read_checkpoint(config.ckpt_path)  # refuses a damaged or unsafe file before Lightning opens it
     if start:
         read_start(start)
+    for source in options.teacher or ():
+        if not source.endswith(".ckpt"):
+            find_model_run(source)
+        elif not Path(source).is_file():
+            raise invalid("--run.teacher", "must list runs, or .ckpt files that exist", source)
+        else:
+            read_checkpoint(source)
     if first_rank():
         given = {**dict(sections.trainer), "enable_progress_bar": False}
         try:
@@ -904,7 +932,7 @@ TIMED = 3  # batches after the first
 def seconds_an_image(config: RunConfig) -> float:
     """Return the seconds of training per image on the best device, measured on a few batches."""
     model, size, batch = config.model, config.data["size"], config.data["batch_size"]
-    backbone, features, _ = build_backbone(model["backbone"], "none", size=size)
+    backbone, features, _ = build_backbone(model["backbone"], "none", size=size, stem_stride=model["stem_stride"])
     network = torch.nn.Sequential(backbone, build_head("linear", features, 8)).train()
     device = best_device()
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stub lacks it

@@ -1,20 +1,29 @@
-"""Further training: start a run from the weights of a model that has not seen the images it reports on."""
+"""Learning from earlier models, which may not have seen the images that a run reports on.
 
-from collections.abc import Mapping
+A run can start from their weights (further training), or learn from their answers (distillation); and the weights of
+several runs can be averaged into one model (a soup).
+"""
+
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from datamodules.cache import build_cache
 from datamodules.emotion import EmotionDataModule
-from datamodules.errors import InputError
+from datamodules.errors import InputError, invalid
+from datamodules.files.paths import replacing
 from datamodules.manifest import Manifest
 from datamodules.readers.face_crops import SOURCE as FACE_SOURCE
+from datamodules.readers.face_crops import FaceCrops
 from datamodules.splits.protocol import SeenImages
 from lightning_modules.backbones import rescaled, used_alone
 from lightning_modules.checkpoints import CONFIG_KEY, load_plain, read_checkpoint, require_classes
 from lightning_modules.classifier import EmotionClassifier
+from lightning_modules.predictor import Predictor
 from results.predictions import SPLIT
 from results.tracking.runs import find_trained_run, load_table, run_checkpoint, run_config, run_row
 
@@ -208,3 +217,104 @@ def seen_by(
         "with this version"
     )
     raise InputError(msg)
+
+
+ASKED = 256  # images that a teacher answers at a time
+
+
+def learn_from_teacher(data: EmotionDataModule, sources: Sequence[str], share: float) -> None:
+    """Set soft training targets: ``share`` of a teacher's probabilities and the rest of the label (distillation).
+
+    The teacher's answer is the mean over the networks that did not train on the image, as the folds of a
+    cross-validation that had it in their test part, and over all networks where each has (Hinton et al. 2015,
+    arXiv:1503.02531). The images are answered once, without transforms.
+
+    Args:
+        data: The images of the run; ``targets`` is set.
+        sources: Runs, cross-validations or checkpoints.
+        share: Of the teacher, in (0, 1].
+
+    Raises:
+        InputError: There is no such model; it has other classes or other face crops; it has seen images that this run
+            reports on; or it does not record which images it has seen.
+    """
+    teacher, named = Predictor.load(*sources), ", ".join(sources)
+    require_classes(teacher.classes, data.classes, f"--run.teacher {named}")
+    faces = FaceCrops.of(data.manifest, data.read_options)
+    if teacher.faces != faces:
+        own, other = faces or "whole images", teacher.faces or "whole images"
+        msg = f"--run.teacher: {named} was trained on {other}, and this run trains on {own}; name another teacher"
+        raise InputError(msg)
+    for member in teacher.members:
+        if member.seen is None:
+            msg = f"--run.teacher: {named} does not record which images it was trained on; name runs or .ckpt files"
+            raise InputError(msg)
+        refuse_seen(member.seen, data, data.fold_rows.test, "--run.teacher", named, _ALIKE)
+    rows = np.unique(data.draws.rows)  # (M,)
+    contents = np.asarray(data.contents, dtype=object)[rows]
+    answers = np.zeros((len(rows), len(data.classes)))
+    counts = np.zeros(len(rows))
+    fresh = np.array([~member.seen.among(contents, selected=False) for member in teacher.members if member.seen])
+    chosen = fresh | ~fresh.any(axis=0)  # (networks, M)
+    for member, by_row in zip(teacher.members, chosen, strict=True):
+        cache = data.cache
+        if (member.size, member.fit) != (data.size, data.fit):
+            place = Path(data.cache_dir) if data.cache_dir else None
+            limits: dict[str, Any] = {"budget_gb": data.cache_budget_gb, "pixel_limit": data.pixel_limit}
+            cache = build_cache(data.manifest, member.size, fit=member.fit, directory=place, **limits)
+        wanted = np.flatnonzero(by_row)
+        for at in range(0, len(wanted), ASKED):
+            part = wanted[at : at + ASKED]
+            answers[part] += member.probabilities(cache.read(rows[part]))
+        counts += by_row
+    own_targets = data.manifest.votes if data.read_options.votes == "soft" else None
+    targets = np.eye(len(data.classes))[data.manifest.labels] if own_targets is None else own_targets.copy()
+    targets[rows] = (1 - share) * targets[rows] + share * answers / counts[:, None]
+    data.targets = targets
+
+
+def write_soup(sources: Sequence[str], path: Path) -> list[str]:
+    """Write the mean of the weights of several runs of one network as a checkpoint (Wortsman et al. 2022).
+
+    It answers as fast as one of them. The mean of runs that started from different weights is usually worse than each.
+    Statistics of normalisation layers are averaged, too. See arXiv:2203.05482.
+
+    Args:
+        sources: Runs or .ckpt files, at least two.
+        path: The .ckpt file to write.
+
+    Returns:
+        The classes of the model.
+
+    Raises:
+        InputError: Fewer than two, no such run, or models of other networks, classes or preparation of images.
+    """
+    if len(sources) < 2:
+        raise invalid("RUN", "must be at least two runs, whose weights are averaged", ", ".join(sources) or "none")
+    checkpoints = [read_start(source)[0] for source in sources]
+    first = checkpoints[0]
+    seen = SeenImages()
+    for source, other in zip(sources, checkpoints, strict=True):
+        for what, part in (("model", CONFIG_KEY), ("images", "EmotionDataModule")):
+            for name, value in first[part].items():
+                if name not in ("seen", "pixel_limit") and other[part].get(name) != value:
+                    msg = (
+                        f"RUN: {source} has another {name} of its {what} than {sources[0]} ({other[part].get(name)!r}, "
+                        f"{value!r}), so their weights cannot be averaged; name runs of one network, or average their "
+                        "answers: emotion predict --run RUN RUN"
+                    )
+                    raise InputError(msg)
+        record = SeenImages.read(other["EmotionDataModule"].get("seen"))
+        if record is None:
+            msg = f"RUN: {source} does not record which images it was trained on; train it again with this version"
+            raise InputError(msg)
+        seen = seen.joined(record)
+    states = [checkpoint["state_dict"] for checkpoint in checkpoints]
+    mean: dict[str, Tensor] = {}
+    for name, value in states[0].items():
+        mean[name] = torch.stack([state[name] for state in states]).mean(0) if value.is_floating_point() else value
+    content = {name: first[name] for name in (CONFIG_KEY, "format") if name in first}
+    content |= {"state_dict": mean, "EmotionDataModule": first["EmotionDataModule"] | {"seen": seen.state()}}
+    with replacing(path, suffix=".ckpt") as draft:
+        torch.save(content, draft)
+    return list(first[CONFIG_KEY]["classes"])

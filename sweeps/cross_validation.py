@@ -356,6 +356,7 @@ def _open_parent(work: _Plan, run_id: str | None, study_id: str | None, name: st
         tags={
             "kind": "cross-validation",
             "recipe": run["recipe"],
+            "backbone": str(work.config.model["backbone"]),
             "seed": ",".join(map(str, work.seeds)),
             "identity": work.identity,
             "folds": str(work.folds),

@@ -296,6 +296,7 @@ def _new_parent(plan: Plan) -> str:
             "pruner": plan.pruner,
             "folds": str(plan.folds),
             "recipe": str(plan.config.run["recipe"]),
+            "data": plan.data.manifest.name,
             "manifest": plan.data.manifest.fingerprint(),
             "identity": hashlib.sha256(json.dumps(plan.identity, sort_keys=True).encode()).hexdigest(),
         },

@@ -13,6 +13,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import TrialState
 from optuna.visualization import matplotlib as draw
 
+from results.reports.run_page import run_description
 from results.reports.tables import result_text
 from results.tracking.logger import TrackingLogger
 from sweeps.search import FOLD_SCORES, MANIFEST, OBJECTIVES, OPTIONS, RUN, Search, recipe_text, write
@@ -85,7 +86,22 @@ def keep_search(search: Search, study: optuna.Study, recipe: Path) -> None:
     parent.log_metrics({f"winner/{name}": float(row["value"]) for name, row in whole.iterrows()})
     parent.log_metrics({"search/f1_macro": float(search.front[0].values[0])})
     parent.set_tags({"winner": search.winner.run_id, "best_trial": search.winner.trial})
+    parent.set_tags({"mlflow.note.content": _description(search, recipe)})
     parent.finalize("success")
+
+
+def _description(search: Search, recipe: Path) -> str:
+    """Return the description of the search's run: the scores of the winner, and the next commands."""
+    commands = [
+        ("Train the winner again, or with other data", f"emotion fit --config {recipe.name}"),
+        ("Classify new images with the winner", f"emotion predict {search.winner.run_id[:8]} IMAGES"),
+        ("See the trials in Optuna's page", "emotion dashboard"),
+    ]
+    lead = (
+        f"Best of {len(search.trials)} trials, trained on all data of the search and scored once on "
+        f"{search.winner.images} other images."
+    )
+    return run_description(search.winner.intervals, None, commands, lead)
 
 
 def search_text(search: Search) -> str:

@@ -1,18 +1,24 @@
 import json
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pandas as pd
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import create_trial
 
-from benchmarks import Figure, golden, median_ratio
+from benchmarks import Figure, ablation, golden, label_errors, median_ratio
 from benchmarks import __main__ as bench
+from benchmarks.ablation import Cell
 from benchmarks.commands import emotion
+from datamodules.readers import ReadOptions, read
+from lightning_modules.config import RunConfig
 
 NAMES = {
     "startup": {"help", "help_of_fit", "predict_one_image", "runs_list"},
@@ -22,11 +28,15 @@ NAMES = {
     "decoding": {"decodes_of_five_folds"},
     "rows": {"table_minutes", "table_peak_gigabytes"},
     "training": {"training_loop"},
+    "throughput": {
+        *("throughput_contiguous", "throughput_compiled", "throughput_bf16"),
+        *("throughput_one_thread", "throughput_one_worker", "throughput_two_workers"),
+    },
     "tracking": {"logging_share"},
     "prediction": {"prediction"},
     "gpu": {"gpu_images_per_second", "gpu_share_of_model_alone"},
 }
-LONG = ("startup", "tracking", "training", "prediction")  # commands or runs one after another
+LONG = ("startup", "tracking", "training", "throughput", "prediction")  # commands or runs one after another
 
 
 def check(name: str, figures: list[Figure]) -> None:
@@ -297,3 +307,84 @@ def test_golden_refuses_code_from_elsewhere(tmp_path: Path, own: set[str], statu
 def test_golden_says_what_it_cannot_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert golden.main(["no-such-commit"]) == 2
     assert "no-such-commit" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("part", ablation.PARTS)
+def test_every_part_of_the_ablation_is_a_run_of_its_own(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ablation, "_run_of", lambda cell: cell.part)
+    config = RunConfig.resolve([Cell(part, 1).filled(word) for word in Cell(part, 1).words[1:]])
+    assert (config.seed_everything, config.data["source"]) == (1, ablation.TRAINING)
+    base = RunConfig.resolve(Cell("base", 1).words[1:])
+    assert (config.identity() == base.identity()) == (part == "base")
+
+
+def test_commands_of_the_ablation_name_the_runs_that_they_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ablation, "_run_of", lambda cell: f"{cell.part}-{cell.seed}")
+    cell = Cell("soup of three seeds", 0)
+    first, last = ([cell.filled(word) for word in words] for words in cell.commands)
+    assert first == ["soup", "base-0", "base-1", "base-2", "--output", "soup.ckpt"]
+    assert last[:4] == ["evaluate", "soup.ckpt", "--data", ablation.REPORTED]
+    cell = Cell("teacher of three inner folds", 4)
+    words = [cell.filled(word) for word in cell.words]
+    assert words[words.index("--run.teacher") + 1] == "[inner-fold-0-4,inner-fold-1-4,inner-fold-2-4]"
+
+
+def test_the_ablation_continues_where_its_table_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ablation, "training_part", lambda data, work: None)
+    measured: list[Cell] = []
+
+    def measure(cell: Cell, work: Path) -> dict[str, str]:
+        if len(measured) == 2:
+            msg = "power cut"
+            raise OSError(msg)
+        measured.append(cell)
+        return dict.fromkeys(ablation.COLUMNS, "0") | {"part": cell.part, "seed": str(cell.seed)}
+
+    monkeypatch.setattr(ablation, "measure", measure)
+    words = ["--work", str(tmp_path), "--table", str(tmp_path / "table.csv")]
+    words += ["--parts", "base", "mixup", "--seeds", "0", "1"]
+    with pytest.raises(OSError, match="power cut"):
+        ablation.main(words)
+    first = measured.copy()
+    measured.clear()
+    assert ablation.main(words) == 0
+    assert [*first, *measured] == [Cell(part, seed) for seed in (0, 1) for part in ("base", "mixup")]
+    assert (tmp_path / "table.csv").read_text().startswith(",".join(ablation.COLUMNS))
+
+
+def test_the_ablation_prints_each_part_minus_the_base_of_its_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = {Cell("base", 0): 20, Cell("mixup", 0): 30, Cell("mixup", 1): 30}  # of 40
+    label = ["happy", "sad"] * 20
+
+    def table(name: str, _: str) -> pd.DataFrame:
+        cell = next(cell for cell in right if str(cell) == name)
+        other = {"happy": "sad", "sad": "happy"}
+        predicted = [one if number < right[cell] else other[one] for number, one in enumerate(label)]
+        rows = pd.DataFrame({"row": range(40), "cluster": range(40), "label": label, "predicted": predicted})
+        rows["path"] = rows["content"] = [f"{row:064d}" for row in range(40)]
+        sure = [0.9 if one == "happy" else 0.1 for one in predicted]
+        return rows.assign(fold=0, subject="", prob_happy=sure, prob_sad=1 - pd.Series(sure))
+
+    monkeypatch.setattr(ablation, "_run_of", str)
+    monkeypatch.setattr(ablation, "load_table", table)
+    scores = {"macro_f1": "0.5000", "low": "0.4", "high": "0.6", "accuracy": "0.5", "minutes": "2.0"}
+    rows = [scores | {"part": cell.part, "seed": str(cell.seed)} for cell in right]
+    lines = [*ablation.markdown(rows, tmp_path)][2:]
+    assert lines[0] == "| base | 0 | .500 (.400-.600) | .500 | 2.0 |  |  |"
+    assert re.match(r"\| mixup \| 0 .* \| \+\.250 \(\+\.\d+ to \+\.\d+\) \| \+\.250 \(", lines[1])
+    assert lines[2].endswith("|  |  |")  # the base has no seed 1
+
+
+def test_doubtful_labels_are_compared_with_annotators(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = read("drawn:largest=40,ratio=1,size=32,classes=happy+sad+angry", ReadOptions(votes="soft"))
+    part = np.where(np.arange(len(manifest)) % 4 == 0, "test", "train")
+    replace(manifest, table=manifest.table.assign(split=part)).save(workplace / "voted.csv")
+    assert label_errors.main(["voted.csv", "--size", "32", "--folds", "2", "--seeds", "0", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "90 images to train on, 30 to report on" in printed
+    assert printed.count("out-of-fold accuracy") == 2
+    assert printed.count(" other_emotion  unclear  wrong") == 2
+    assert len(re.findall(r"^ +none( +[01]\.\d+){3}$", printed, re.MULTILINE)) == 2
+    assert re.search(r"doubtful, all( +[01]\.\d+){3}\n +\d+ random", printed)

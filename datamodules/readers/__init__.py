@@ -14,7 +14,7 @@ from datamodules.manifest import Manifest
 from datamodules.readers.base import ReadOptions, finish, keep_classes
 from datamodules.readers.face_crops import BOXES, SOURCE, cut_out
 from datamodules.readers.names import unwrapped
-from datamodules.readers.subsets import join, sources
+from datamodules.readers.subsets import join, leave_out, sources
 from datamodules.readers.table import apply_votes
 
 __all__ = ["IMAGE_SUFFIXES", "READERS", "ReadOptions", "Reader", "image_files", "read", "recognise"]
@@ -141,7 +141,8 @@ def read(source: str, options: ReadOptions = ReadOptions()) -> Manifest:  # noqa
             ``drawn:largest=1000,ratio=10,seed=0`` for drawn faces; ``scenes`` and ``scenes:images=700,size=640,seed=0``
             for drawn scenes in the layout of AI-Hub's Korean set; several joined by ``+``, each with its reader:
             ``cafe:FOLDER+nimh:FOLDER``.
-        options: labels, votes and columns; and ``faces``, to cut the faces out of the images.
+        options: labels, votes and columns; ``faces``, to cut the faces out of the images; and ``exclude``, which leaves
+            listed images out at the end.
 
     Raises:
         InputError: the path does not exist, there is no such reader (the nearest is named), or a rule is broken.
@@ -154,9 +155,9 @@ def read(source: str, options: ReadOptions = ReadOptions()) -> Manifest:  # noqa
         manifest = join([one if one.row_boxes is None else cut_out(one, options) for one in sets])
     manifest = keep_classes(manifest, options)
     cut = options.faces == BOXES and manifest.boxes is None and SOURCE in manifest.table  # by the reader itself
-    if (options.faces is None or cut) and manifest.row_boxes is None:
-        return manifest
-    return cut_out(manifest, options)
+    if (options.faces is not None and not cut) or manifest.row_boxes is not None:
+        manifest = cut_out(manifest, options)
+    return manifest if options.exclude is None else leave_out(manifest, options.exclude)
 
 
 def _read(source: str, options: ReadOptions) -> Manifest:

@@ -1,4 +1,4 @@
-"""Subsets and unions of data sets: a share, a number per class, annotators' agreement, and joined sets."""
+"""Subsets and unions of data sets: a share, a number per class, annotators' agreement, exclusions, joined sets."""
 
 import hashlib
 import os
@@ -11,8 +11,18 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from datamodules.errors import InputError
-from datamodules.manifest import FACE_SOURCE, VOTES, Manifest, make_manifest, parse_numbers, refuse
+from datamodules.errors import InputError, invalid
+from datamodules.files.paths import on_disk, path_text
+from datamodules.manifest import (
+    FACE_SOURCE,
+    VOTES,
+    Manifest,
+    make_manifest,
+    parse_numbers,
+    plain_text,
+    read_table,
+    refuse,
+)
 
 
 def take_part(manifest: Manifest, share: float) -> Manifest:
@@ -111,6 +121,63 @@ def _agreement(table: pd.DataFrame, name: str) -> pd.Series:
     number, bad = parse_numbers(table["agreement"])
     refuse(bad, table, "agreement", name, "must be a number")
     return number
+
+
+def leave_out(manifest: Manifest, file: str) -> Manifest:
+    """Return the manifest without the images that a table lists, with a note of how many they are.
+
+    Args:
+        manifest: The images, as they are read without the table.
+        file: The table: a column ``path``, or else ``row``; other columns are ignored.
+
+    Raises:
+        InputError: The table cannot be read, has neither column, or lists an image that is not in the manifest; or a
+            class would have no image left.
+    """
+    place = on_disk(Path(file).expanduser())
+    if not place.is_file():
+        raise invalid("--exclude", "must be a table of images that exists", path_text(file))
+    try:
+        table = read_table(place)
+    except InputError as error:
+        msg = f"--exclude: {error}"
+        raise InputError(msg) from error
+    by_path = "path" in table
+    if not by_path and "row" not in table:
+        columns = ", ".join(map(str, table.columns))
+        raise invalid("--exclude", "the table must have a column path or row", f"{path_text(file)} with {columns}")
+    if by_path:
+        listed = plain_text(table["path"])
+        places = pd.Index(manifest.table["path"]).get_indexer(pd.Index(listed))
+    else:
+        listed = plain_text(table["row"]).str.strip()
+        whole = listed.str.fullmatch(r"[0-9]{1,18}(\.0)?")
+        places = listed.where(whole, "-1").astype(float).astype(np.int64).to_numpy()
+        places = np.where(places < len(manifest), places, -1)
+    if (places < 0).any():
+        unknown = np.flatnonzero(places < 0)
+        shown = ", ".join(f"{listed.iloc[at]!r} (line {at + 2})" for at in unknown[:5])
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        what = "path" if by_path else "row"
+        msg = (
+            f"--exclude: {path_text(file)} lists {what}s that are not in {manifest.name} ({len(manifest)} images): "
+            f"{shown}{more}; read the data as it was read for the table, or remove these lines"
+        )
+        raise InputError(msg)
+    inside = np.ones(len(manifest), bool)
+    inside[places] = False
+    lost = [name for name in manifest.classes if not (inside & (manifest.table["label"] == name).to_numpy()).any()]
+    lost = [name for name in lost if (manifest.table["label"] == name).any()]
+    if lost:
+        msg = f"--exclude: {path_text(file)} leaves no image of class {', '.join(lost)}; shorten the table"
+        raise InputError(msg)
+    counts = manifest.table["label"][~inside].value_counts()
+    of = (
+        f": {', '.join(f'{name} {counts[name]}' for name in manifest.classes if name in counts)}" if len(counts) else ""
+    )
+    note = f"{int((~inside).sum())} of {len(manifest)} images left out, which {path_text(file)} lists{of}"
+    kept = manifest.select(np.flatnonzero(inside))
+    return replace(kept, notes=(*manifest.notes, note))
 
 
 SET = "set"  # subgroup column with the data set of an image

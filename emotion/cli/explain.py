@@ -20,12 +20,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="emotion explain",
         description="Explain held-out images, each with the checkpoint of the fold that did not train on it, and\n"
-        "measure how faithful the explanations are. Exit status 1 if they FAIL: their order of superpixels is no\n"
-        "better than random orders. Overlays show people, so they are stored with the run only with --log-pictures.",
+        "measure how faithful the explanations are. Exit status 1 if they FAIL: their order of superpixels does not\n"
+        "beat random orders, a centred blob and the map of another image. Overlays show people, so they are stored\n"
+        "with the run only with --log-pictures.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("run", metavar="RUN", help="fit or cross-validation: run id or its start, name, or latest")
+    parser.add_argument(
+        "run", metavar="RUN", help="fit, cross-validation or evaluation: run id or its start, name, or latest"
+    )
     parser.add_argument("--method", default="lime", metavar="|".join(METHODS), help="default: lime")
     parser.add_argument(
         "--target", default="predicted", help="class to explain: predicted (default), label, or the name of a class"

@@ -1,4 +1,4 @@
-"""Commands that use a trained model: `emotion predict`, `evaluate`, `export` and `register`."""
+"""Commands that use a trained model: `emotion predict`, `evaluate`, `export`, `soup` and `register`."""
 
 import os
 import shlex
@@ -18,13 +18,13 @@ USED_BY_PREDICT = ("path_column", "images")  # reading options that say where im
 
 
 def main(args: list[str]) -> int:
-    """Run `predict`, `evaluate`, `export` or `register` and return the exit status.
+    """Run `predict`, `evaluate`, `export`, `soup` or `register` and return the exit status.
 
     Raises:
         InputError: Bad input.
     """
     print_start(args)
-    commands = {"predict": _predict, "evaluate": _evaluate, "export": _export, "register": _register}
+    commands = {"predict": _predict, "evaluate": _evaluate, "export": _export, "soup": _soup, "register": _register}
     return commands[args[0]](args[1:])
 
 
@@ -288,6 +288,23 @@ def _export(args: list[str]) -> int:
     print(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB); differs from torch by at most {difference:.1e}")
     crops = f" {trained.faces}" if trained.faces else ""
     print(f"input: uint8 RGB (batch, 3, {trained.size}, {trained.size}){crops}; classes: {', '.join(trained.classes)}")
+    return 0
+
+
+def _soup(args: list[str]) -> int:
+    """Average the weights of several runs of one network into a checkpoint, which answers as fast as one of them."""
+    parser = Parser(prog="emotion soup", description=_soup.__doc__)
+    parser.add_argument("runs", nargs="+", type=not_empty, metavar="RUN", help="runs or .ckpt files, at least two")
+    parser.add_argument("--output", type=not_empty, default="soup.ckpt", help="file to write (default: %(default)s)")
+    options = parser.parse_args(args)
+    if Path(options.output).suffix != ".ckpt":
+        raise invalid("--output", "must end in .ckpt", options.output)
+    from lightning_modules.warm_start import write_soup
+
+    path = writable_file("--output", Path(options.output))
+    classes = write_soup(options.runs, path)
+    print(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB), mean of {len(options.runs)} models")
+    print(f"classes: {', '.join(classes)}\nuse it:  emotion predict {path} IMAGE, or emotion evaluate {path} DATA")
     return 0
 
 

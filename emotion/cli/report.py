@@ -1,17 +1,19 @@
-"""`emotion report`: compare runs image by image, certify a run, or measure its bias between groups."""
+"""`emotion report`: compare runs, certify a run, measure bias between groups, list label errors and mistakes."""
 
 import argparse
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
 from datamodules.errors import InputError, invalid
-from emotion.cli.main import Parser, add_directory, not_empty, whole_from
+from emotion.cli.main import Parser, add_directory, not_empty, whole_from, writable_file
 
+SHOWN = 10  # doubtful labels in the terminal
 MINIMUM = 30  # as in `results.bias.groups`, which imports pandas; a test compares them
 
 
 def main(args: list[str]) -> int:
-    """Run `compare`, `certify` or `bias` and return the exit status.
+    """Run one of the reports and return the exit status.
 
     Raises:
         InputError: Bad input.
@@ -41,7 +43,44 @@ def _parser() -> argparse.ArgumentParser:
     bias = commands.add_parser("bias", help="measure bias between groups of images", description=_bias.__doc__)
     _add_bias_options(bias)
     bias.set_defaults(command=_bias)
-    for command in (several, certify, bias):
+    labels = commands.add_parser("labels", help="list labels that are probably wrong", description=_labels.__doc__)
+    labels.add_argument(
+        "run", metavar="RUN", help="cross-validation or evaluation: run id or its start, name, or latest"
+    )
+    labels.add_argument(
+        "--output",
+        type=not_empty,
+        metavar="FILE.csv",
+        help="write the doubtful labels, the most doubtful first: row, path, label, suggested, score; `--exclude "
+        "FILE.csv` of every command that reads data leaves these images out",
+    )
+    labels.add_argument(
+        "--top", type=whole_from(1), default=50, metavar="N", help="images on the page (default: %(default)s)"
+    )
+    labels.add_argument(
+        "--votes",
+        nargs="?",
+        const="",
+        metavar="SOURCE",
+        help="compare the list with annotators' votes, such as those of FER+: those of the run's data, or of SOURCE, "
+        "a data set with the same paths",
+    )
+    labels.set_defaults(command=_labels)
+    errors = commands.add_parser("errors", help="show the most confident mistakes", description=_errors.__doc__)
+    errors.add_argument("run", metavar="RUN", help="run id or its start, name, or latest")
+    errors.add_argument(
+        "--each", type=whole_from(1), default=5, metavar="N", help="images of a pair of classes (default: %(default)s)"
+    )
+    errors.set_defaults(command=_errors)
+    for command in (labels, errors):
+        where = "where the run's data is now (default: as in the run)"
+        command.add_argument("--data", type=not_empty, metavar="SOURCE", help=where)
+        command.add_argument(
+            "--embed-images",
+            action="store_true",
+            help="write the images into the page; otherwise it names their files, and only this machine shows them",
+        )
+    for command in (several, certify, bias, labels, errors):
         command.add_argument("--out", type=Path, metavar="FOLDER", help="also write the report's files to this folder")
         add_directory(command)
     return parser
@@ -152,6 +191,83 @@ def _bias(options: argparse.Namespace) -> int:
     return 0
 
 
+def _labels(options: argparse.Namespace) -> int:
+    """List the labels that are probably wrong, by confident learning from out-of-fold probabilities.
+
+    With --out, a page shows the most doubtful ones.
+    """
+    _check_page(options)
+    if options.output is not None:
+        writable_file("--output", Path(options.output).expanduser())
+    from results.label_errors import annotators_labels, counts_table, label_errors_of, precision_table
+    from results.reports.gallery import label_page, open_images
+    from results.reports.tables import as_text, number, percent
+    from results.run_images import DataOptions
+    from results.tracking.runs import find_whole_run, run_row
+
+    run = find_whole_run(options.run, directory=options.directory)
+    name = f"{run_row(run, directory=options.directory)['name']} [{run[:8]}]"
+    found, predictions = label_errors_of(run, directory=options.directory)
+    print(f"run {name}: {len(found.flagged):,} of {len(found.ranked):,} labels are doubtful\n")
+    print(as_text(counts_table(found)))
+    if len(found.table):
+        worst = found.table.head(SHOWN)
+        print(f"\nthe {len(worst)} most doubtful (--output lists all, --out shows them):\n")
+        print(as_text(worst.assign(row=worst["row"].astype(str), score=worst["score"].map(number))))
+    for note in found.notes:
+        print(f"note: {note}")
+    if options.votes is not None:
+        used = DataOptions.of(run, directory=options.directory)
+        used = dataclasses.replace(used, source=options.votes or options.data or used.source)
+        precision, about = precision_table(found, annotators_labels(used))
+        shares = {name: precision[name].map(percent) for name in ("other_emotion", "unclear", "wrong")}
+        shown = precision.assign(first=precision["first"].map("{:,}".format), **shares)
+        print(f"\nagainst the annotators: {about}\n")
+        print(as_text(shown.rename(columns={"other_emotion": "other emotion"})))
+    if options.output is not None:
+        path = Path(options.output).expanduser()
+        _write(path.parent, {path.name: found.table.to_csv(index=False)}, option="--output")
+    if options.out is not None:
+        images, reasons = open_images(
+            run, predictions, name, data=options.data, embed=options.embed_images, directory=options.directory
+        )
+        page = label_page(found, name, images, top=options.top, more=reasons)
+        _write(options.out, {"labels.html": page, "labels.csv": found.table.to_csv(index=False)})
+    return 0
+
+
+def _errors(options: argparse.Namespace) -> int:
+    """Show the mistakes of a run by pair of classes: how many, and with --out a page of the most confident ones."""
+    _check_page(options)
+    from results.mistakes import mistakes, pairs_table
+    from results.reports.gallery import mistakes_page, open_images
+    from results.reports.tables import as_text
+    from results.run_images import table_of
+    from results.tracking.runs import find_whole_run, run_row
+
+    run = find_whole_run(options.run, directory=options.directory)
+    name = f"{run_row(run, directory=options.directory)['name']} [{run[:8]}]"
+    predictions = table_of(run, "predictions", directory=options.directory)
+    wrong = mistakes(predictions)
+    print(f"run {name}: {len(wrong):,} of {len(predictions):,} images are predicted wrongly\n")
+    if len(wrong):
+        print(as_text(pairs_table(wrong, predictions)))
+    if options.out is not None:
+        images, reasons = open_images(
+            run, predictions, name, data=options.data, embed=options.embed_images, directory=options.directory
+        )
+        page = mistakes_page(predictions, name, images, each=options.each, more=reasons)
+        _write(options.out, {"errors.html": page, "errors.csv": wrong.to_csv(index=False)})
+    return 0
+
+
+def _check_page(options: argparse.Namespace) -> None:
+    """Check the options of a page before the work whose result it shows."""
+    _require_folder(options.out)
+    if options.embed_images and options.out is None:
+        raise invalid("--embed-images", "needs --out, the folder of the page", "none", "add --out FOLDER")
+
+
 def _require_folder(folder: Path | None) -> None:
     """Check ``--out`` before the work whose result it takes."""
     for place in [] if folder is None else [folder, *folder.parents]:
@@ -159,14 +275,14 @@ def _require_folder(folder: Path | None) -> None:
             raise invalid("--out", "must be a folder, or a new one in a folder", str(folder))
 
 
-def _write(folder: Path, files: Mapping[str, str | bytes], shown: str | None = None) -> None:
+def _write(folder: Path, files: Mapping[str, str | bytes], shown: str | None = None, *, option: str = "--out") -> None:
     """Write a report's files and print their names, or only that of `shown`."""
     from results.reports.pages import write_files
 
     try:
         write_files(folder, files)
     except OSError as error:
-        msg = f"--out: {folder} cannot be written to ({error.strerror or error}); choose another folder."
+        msg = f"{option}: {folder} cannot be written to ({error.strerror or error}); choose another folder."
         raise InputError(msg) from error
     for name in files if shown is None else [shown]:
         print(f"written: {folder / name}")

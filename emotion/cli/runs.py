@@ -86,6 +86,7 @@ def _runs_parser() -> argparse.ArgumentParser:
 def _ui_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="emotion ui", description=_ui.__doc__)
     parser.add_argument("--port", type=port, default=5000, help="port of the page (default: %(default)s)")
+    parser.add_argument("--no-browser", action="store_true", help="print the addresses, open no browser")
     add_directory(parser)
     parser.set_defaults(command=_ui)
     return parser
@@ -244,11 +245,20 @@ def _delete(options: argparse.Namespace) -> int:
 
 
 def _ui(options: argparse.Namespace) -> int:
-    """Serve the MLflow page of the runs in a folder, reachable from this machine only, until Ctrl-C."""
-    from results.tracking.ui import HOST, serve, ui_command
+    """Serve the MLflow page of the runs in a folder, reachable from this machine only, until Ctrl-C.
+
+    It prints the addresses of its views: results, results with folds, training curves, and trials of searches where
+    there are some. The first is opened in a browser where this machine has a screen.
+    """
+    from results.tracking.ui import has_display, open_when_ready, serve, ui_command, ui_pages
 
     command = ui_command(options.directory, options.port)
-    print(f"MLflow page: http://{HOST}:{options.port}  (Ctrl-C stops it)", flush=True)
+    pages = ui_pages(options.directory, options.port)
+    print("MLflow page (Ctrl-C stops it; it starts in about ten seconds):")
+    for page in pages:
+        print(f"  {page.about}\n    {page.address}", flush=True)
+    if not options.no_browser and has_display():
+        open_when_ready(pages[0].address, options.port)
     return serve(command)
 
 

@@ -48,6 +48,7 @@ from emotion.explanation.select import (
     targets_of,
 )
 from emotion.explanation.superpixels import Fill, superpixels
+from lightning_modules.evaluation import prepared_rows
 from lightning_modules.predictor import Input
 from results.bias.groups import Grouping, groupings, parse_bins
 from results.tracking.runs import add_to_run, load_table
@@ -310,20 +311,24 @@ def held_out_inputs(
     """
     rows, manifest = table["row"].to_numpy(), source.manifest
     size, fit = networks.pixels(int(table["fold"].iloc[0]))
-    decoded = [decode(manifest.file(int(row))) for row in tqdm(rows, "reading", unit="image", delay=1, disable=None)]
-    changed = [
-        path
-        for path, content, image in zip(table["path"], table["content"], decoded, strict=True)
-        if content_hash(image) != content
-    ]
+    if networks.held_out.evaluation:
+        images, decoded, contents, whole = _evaluated_images(networks, source, rows)
+    else:
+        decoded = [
+            decode(manifest.file(int(row))) for row in tqdm(rows, "reading", unit="image", delay=1, disable=None)
+        ]
+        images = np.stack([fit_to_square(image, size, fit) for image in decoded])
+        contents, whole = [content_hash(image) for image in decoded], True
+    changed = [path for path, old, new in zip(table["path"], table["content"], contents, strict=True) if old != new]
     if changed:
         msg = (
             f"--data: {len(changed)} of {len(rows)} images changed after run {networks.held_out.name!r} was evaluated, "
             f"such as {changed[0]}; give the data as it was then, or train again"
         )
         raise InputError(msg)
-    images = np.stack([fit_to_square(image, size, fit) for image in decoded])
-    landmarks = known_landmarks(manifest, rows, [image.shape[:2] for image in decoded], size, fit)
+    landmarks = np.full((len(rows), 5, 2), np.nan, np.float32)
+    if whole:
+        landmarks = known_landmarks(manifest, rows, [image.shape[:2] for image in decoded], size, fit)
     _add_detected_landmarks(landmarks, decoded, detector, size, fit)
     probabilities = networks.probabilities(images, table["fold"].to_numpy(np.int64))
     difference = check_same_network(table, networks.held_out.classes, probabilities)
@@ -334,6 +339,27 @@ def held_out_inputs(
     )
     masks = emotion_masks(source.name, manifest, rows, size, fit)
     return Inputs(table, images, landmarks, masks, targets_of(table, networks.held_out.classes, target)), notes
+
+
+def _evaluated_images(
+    networks: FoldNetworks, source: Source, rows: np.ndarray
+) -> tuple[np.ndarray, list[np.ndarray], list[str], bool]:
+    """Prepare rows of evaluated data as `emotion evaluate` does.
+
+    Returns:
+        Inputs of the network, uint8 (N, H, W, 3); the images or face crops; their contents; whether they are whole
+        images.
+    """
+    predictor = networks.predictor(0)
+    inputs = prepared_rows(predictor, source.manifest, rows, source.name, images=True)
+    size, fit = networks.pixels(0)
+    missing = [one.row for one in inputs if one.squares is None or one.image is None]
+    if missing:
+        msg = f"--data: {missing[0]['path']} cannot be prepared as in the evaluation: {missing[0]['note']}"
+        raise InputError(msg)
+    squares = np.stack([one.squares[size, fit] for one in inputs if one.squares is not None])
+    decoded = [one.image for one in inputs if one.image is not None]
+    return squares, decoded, [one.content for one in inputs], predictor.faces is None
 
 
 def new_inputs(
@@ -457,7 +483,7 @@ class ExplainOptions:
     """Options of `emotion explain`.
 
     Attributes:
-        run: A fit or cross-validation: run id or its start, name, or latest.
+        run: A fit, cross-validation or evaluation: run id or its start, name, or latest.
         method: lime, kernel-shap, grad-cam or integrated-gradients.
         target: Class to explain: predicted, label, or the name of a class.
         images: Number of images of each class and group.

@@ -1,8 +1,8 @@
-"""Faithfulness of explanations: deletion and insertion against chance, known regions, agreement, group differences."""
+"""Faithfulness of explanations: deletion and insertion against baselines, known regions, agreement, groups."""
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -49,6 +49,27 @@ def top_superpixels(importance: np.ndarray, segments: np.ndarray, top: int) -> n
 
 
 _GRID = np.linspace(0, 1, 21)
+RANDOM, BLOB, OTHER = "random orders", "a centred blob", "the map of another image"
+"""Baselines that the maps must beat."""
+
+
+@dataclass(frozen=True)
+class BaselineCurves:
+    """Deletion and insertion of the same images in the order of a map that was not made for them.
+
+    Attributes:
+        name: BLOB or OTHER.
+        deletion: Probability of the explained class, (n, G).
+        insertion: The same, (n, G).
+        deletion_area: Area under the curve, (n,); NaN where there is no other image.
+        insertion_area: The same, (n,).
+    """
+
+    name: str
+    deletion: np.ndarray
+    insertion: np.ndarray
+    deletion_area: np.ndarray
+    insertion_area: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -65,6 +86,7 @@ class Curves:
         deletion_area: Area under the curve, (n,); low is good.
         insertion_area: The same, (n,); high is good.
         random_area: Areas of the random orders, (n, draws).
+        baselines: Curves of the other baselines, BLOB and OTHER.
         passes: Number of images shown to the network.
     """
 
@@ -77,6 +99,7 @@ class Curves:
     deletion_area: np.ndarray
     insertion_area: np.ndarray
     random_area: np.ndarray
+    baselines: tuple[BaselineCurves, ...]
     passes: int
 
 
@@ -110,7 +133,10 @@ def curves(
     images: int = 200,
     seed: int = 0,
 ) -> Curves:
-    """Delete and insert superpixels in the order of the maps and in random orders.
+    """Delete and insert superpixels in the order of the maps, and of the baselines.
+
+    The baselines are random orders; a Gaussian in the centre of the image; and the map of another image, drawn at
+    random from those of another cluster, of the same explained class where there is one.
 
     Args:
         explained: The images and their maps.
@@ -130,7 +156,11 @@ def curves(
     if len(rows) > images:
         rows = np.sort(np.random.default_rng(seed).choice(rows, images, replace=False))
     folds = explained.table["fold"].to_numpy()[rows] if "fold" in explained.table else np.zeros(len(rows))
-    jobs = [_Job(explained, int(row), fill, steps, draws, seed) for row in rows[np.argsort(folds, kind="stable")]]
+    others = other_images(explained, seed)
+    jobs = [
+        _Job(explained, int(row), int(others[row]), fill, steps, draws, seed)
+        for row in rows[np.argsort(folds, kind="stable")]
+    ]
     for job, answer in _predicted_jobs(jobs, probabilities, batch):
         job.read(answer)
     jobs.sort(key=lambda job: job.row)
@@ -144,27 +174,67 @@ def curves(
         deletion_area=np.array([job.deletion_area for job in jobs]),
         insertion_area=np.array([job.insertion_area for job in jobs]),
         random_area=np.array([job.random_area for job in jobs]),
+        baselines=tuple(
+            BaselineCurves(name, *(np.array([job.baselines[name][part] for job in jobs]) for part in range(4)))
+            for name in (BLOB, OTHER)
+        ),
         passes=sum(job.size for job in jobs),
     )
+
+
+def other_images(explained: ExplainedImages, seed: int = 0) -> np.ndarray:
+    """Return for each image the row of another one, int64 (N,); -1 where there is none.
+
+    It is drawn at random from the images of other clusters whose map explains the same class; if there is none, from
+    those of other clusters, and at last from all others.
+    """
+    rows, cluster = np.arange(len(explained)), clusters_of(explained.table)
+    generator = np.random.default_rng([seed, 1])
+    chosen = np.full(len(rows), -1, np.int64)
+    for row in rows:
+        apart, same = cluster != cluster[row], explained.target == explained.target[row]
+        candidates = next((pool for pool in (rows[apart & same], rows[apart], rows[rows != row]) if len(pool)), None)
+        if candidates is not None:
+            chosen[row] = generator.choice(candidates)
+    return chosen
+
+
+def centred_blob(height: int, width: int) -> np.ndarray:
+    """Return a Gaussian in the centre of an image, float64 (H, W); its width is a quarter of the side."""
+    y, x = (np.arange(side) + 0.5 - side / 2 for side in (height, width))
+    return np.exp(-((y[:, None] / height) ** 2 + (x / width) ** 2) * 8)
 
 
 class _Job:
     """Curves of one image: the images to predict, and the curves from the predictions."""
 
-    def __init__(self, explained: ExplainedImages, row: int, fill: Fill, steps: int, draws: int, seed: int) -> None:
+    def __init__(
+        self, explained: ExplainedImages, row: int, other: int, fill: Fill, steps: int, draws: int, seed: int
+    ) -> None:
         self.row, self.target = row, int(explained.target[row])
         self._image = explained.images[row]
         self._segments = numbered(explained.segments[row])
         self._base = baseline_image(self._image, self._segments, fill)
         generator = np.random.default_rng([seed, row])
-        order = descending(segment_means(explained.maps[row], self._segments), generator)
-        self._orders = [order, order[::-1], *(generator.permutation(len(order)) for _ in range(draws))]
+        maps = {"": explained.maps[row], BLOB: centred_blob(*self._segments.shape)}
+        if other >= 0:
+            maps[OTHER] = explained.maps[other]
+        self._orders: list[np.ndarray] = []  # of each map forwards and backwards, then the random ones
+        for importance in maps.values():
+            order = descending(segment_means(importance, self._segments), generator)
+            self._orders += [order, order[::-1]]
+        self._maps = list(maps)
+        self._orders += [generator.permutation(len(order)) for _ in range(draws)]
         self._cuts = np.unique(np.linspace(0, len(order), steps + 1).round().astype(int))
         self._sizes = np.bincount(self._segments.ravel())
         self.size = 2 + len(self._orders) * (len(self._cuts) - 2)
         self.deletion = self.insertion = self.random = np.zeros(len(_GRID))
         self.deletion_area = self.insertion_area = 0.0
         self.random_area = np.zeros(draws)
+        nothing = np.full(len(_GRID), np.nan)
+        self.baselines: dict[str, tuple[np.ndarray, np.ndarray, float, float]] = dict.fromkeys(
+            (BLOB, OTHER), (nothing, nothing, np.nan, np.nan)
+        )
 
     def images(self) -> np.ndarray:
         """Return the original, the image without any superpixel, and those between them in each order."""
@@ -185,9 +255,16 @@ class _Job:
         share = share / self._sizes.sum()
         areas = np.trapezoid(heights, share, axis=1)
         drawn = np.stack([np.interp(_GRID, x, y) for x, y in zip(share, heights, strict=True)])
-        self.deletion_area, self.insertion_area, self.random_area = float(areas[0]), float(areas[1]), areas[2:]
-        # the least important go first: what is left came last, so backwards it is insertion
-        self.deletion, self.insertion, self.random = drawn[0], drawn[1][::-1], drawn[2:].mean(axis=0)
+        first_random = 2 * len(self._maps)
+        self.random_area, self.random = areas[first_random:], drawn[first_random:].mean(axis=0)
+        for place, name in enumerate(self._maps):
+            forwards, backwards = 2 * place, 2 * place + 1
+            # the least important go first: what is left came last, so backwards it is insertion
+            found = (drawn[forwards], drawn[backwards][::-1], float(areas[forwards]), float(areas[backwards]))
+            if name:
+                self.baselines[name] = found
+            else:
+                self.deletion, self.insertion, self.deletion_area, self.insertion_area = found
 
 
 def _predicted_jobs(jobs: list[_Job], probabilities: Probabilities, batch: int) -> Iterator[tuple[_Job, np.ndarray]]:
@@ -383,9 +460,10 @@ def _blocks(total: int, width: int) -> list[int]:
 
 LEVEL = 0.05
 RULE = (
-    "An explanation holds if removing superpixels in its order lowers the probability faster than in random orders, "
-    "and putting them back in its order raises it faster, each with p < .05 (one-sided sign-flip test over clusters of "
-    "images); otherwise it fails."
+    "An explanation holds if removing superpixels in its order lowers the probability faster, and putting them back in "
+    "its order raises it faster, than in three other orders: random ones, that of a centred blob, and that of the map "
+    "of another image (of the same explained class where there is one); each with p < .05 (one-sided sign-flip test "
+    "over clusters of images). Otherwise it fails, and the first line says what it did not beat."
 )
 
 
@@ -399,6 +477,7 @@ class ChanceComparison:
         chance: Mean by chance.
         gain: Mean gain of the maps over chance; above 0 is good.
         p_value: One-sided p-value of a gain above 0; NaN if it is not defined.
+        against: What chance is, for deletion and insertion: RANDOM, BLOB or OTHER.
     """
 
     name: str
@@ -406,6 +485,7 @@ class ChanceComparison:
     chance: Mean
     gain: Mean
     p_value: float
+    against: str = RANDOM
 
     @property
     def few(self) -> bool:
@@ -423,21 +503,30 @@ def clusters_of(table: pd.DataFrame) -> np.ndarray:
     return table["cluster"].to_numpy() if "cluster" in table else np.arange(len(table))
 
 
-def against_random(
+def against_baselines(
     table: pd.DataFrame, tried: Curves, *, resamples: int = 2000, permutations: int = 9999, seed: int = 0
-) -> tuple[ChanceComparison, ChanceComparison]:
-    """Compare deletion and insertion with random orders of the same superpixels, paired by image."""
+) -> tuple[ChanceComparison, ...]:
+    """Compare deletion and insertion with those of RANDOM, BLOB and OTHER orders of the superpixels, paired by image.
+
+    Returns:
+        Deletion and insertion against each, in this order.
+    """
     cluster = clusters_of(table)[tried.rows]
     random = tried.random_area.mean(axis=1)
-    settings = {"resamples": resamples, "permutations": permutations, "seed": seed}
-    return (
-        _compare_with_chance(
-            "deletion", tried.deletion_area, random, random - tried.deletion_area, cluster, **settings
-        ),
-        _compare_with_chance(
-            "insertion", tried.insertion_area, random, tried.insertion_area - random, cluster, **settings
-        ),
-    )
+    areas = [(RANDOM, random, random)]
+    areas += [(baseline.name, baseline.deletion_area, baseline.insertion_area) for baseline in tried.baselines]
+    tests = []
+    for against, deletion, insertion in areas:
+        gains = (
+            ("deletion", tried.deletion_area, deletion, deletion - tried.deletion_area),
+            ("insertion", tried.insertion_area, insertion, tried.insertion_area - insertion),
+        )
+        for name, value, chance, gain in gains:
+            test = _compare_with_chance(
+                name, value, chance, gain, cluster, resamples=resamples, permutations=permutations, seed=seed
+            )
+            tests.append(replace(test, against=against))
+    return tuple(tests)
 
 
 def against_masks(
@@ -491,27 +580,38 @@ def _compare_with_chance(
     )
 
 
-def verdict(deletion: ChanceComparison, insertion: ChanceComparison) -> tuple[bool, str]:
-    """Return whether an explanation holds, and the first sentence of the report."""
-    gains = {comparison.name: _gain_text(comparison) for comparison in (deletion, insertion)}
-    images = f"{deletion.gain.images} image{'s' if deletion.gain.images != 1 else ''}"
-    if deletion.shown and insertion.shown:
-        return True, f"HOLDS against random superpixels ({images}); gain: {gains['deletion']}; {gains['insertion']}."
-    if deletion.few:
-        count = deletion.gain.clusters
+def verdict(tests: Sequence[ChanceComparison]) -> tuple[bool, str]:
+    """Return whether an explanation holds, and the first sentence of the report.
+
+    Args:
+        tests: Result of `against_baselines`.
+    """
+    count = tests[0].gain.images
+    images = f"{count} image{'s' if count != 1 else ''}"
+    if all(test.shown for test in tests):
+        gains = "; ".join(_gain_text(test) for test in tests if test.against == RANDOM)
+        return True, f"HOLDS against {RANDOM}, {BLOB} and {OTHER} ({images}); gain over {RANDOM}: {gains}."
+    missed = {test.against: [one for one in tests if one.against == test.against and not one.shown] for test in tests}
+    gains = "; ".join(
+        f"gain over {against}: {'; '.join(map(_gain_text, failed))}" for against, failed in missed.items() if failed
+    )
+    if tests[0].few:
+        clusters = tests[0].gain.clusters
         need = math.floor(math.log(LEVEL, 0.5)) + 1
         return False, (
-            f"FAILS the random baseline, since too few images were tried ({count} cluster{'s' if count != 1 else ''}, "
-            f"p < .05 needs at least {need}); gain: {gains['deletion']}; {gains['insertion']}."
+            f"FAILS, since too few images were tried ({clusters} cluster{'s' if clusters != 1 else ''}, p < .05 needs "
+            f"at least {need}); {gains}."
         )
-    failed = " and ".join(comparison.name for comparison in (deletion, insertion) if not comparison.shown)
-    return False, (
-        f"FAILS the random baseline: {failed} not better than random superpixels ({images}); gain: "
-        f"{gains['deletion']}; {gains['insertion']}."
-    )
+    not_beaten = [
+        f"{against} ({' and '.join(one.name for one in failed)})" for against, failed in missed.items() if failed
+    ]
+    listed = " and ".join(filter(None, [", ".join(not_beaten[:-1]), not_beaten[-1]]))
+    return False, f"FAILS: it did not beat {listed} ({images}); {gains}."
 
 
 def _gain_text(comparison: ChanceComparison) -> str:
+    if math.isnan(comparison.p_value):
+        return f"{comparison.name} not defined"
     p_value = "p < .001" if comparison.p_value < 0.001 else f"p = {comparison.p_value:.3f}"
     limits = interval(comparison.gain.low, comparison.gain.high, sign=True)
     return f"{comparison.name} {signed(comparison.gain.value)}{f' ({limits})' if limits else ''}, {p_value}"
@@ -683,8 +783,7 @@ class Measurements:
     Attributes:
         by: The groupings.
         curves: Deletion and insertion curves, image by image.
-        deletion: Deletion compared with random orders.
-        insertion: Insertion compared with random orders.
+        tests: Result of `against_baselines`.
         masks: `inside` and `pointing`; None if the pixels that show the emotion are unknown.
         agreements: One row a comparison: `with`, `rank`, `overlap` with `_low` and `_high`, `chance`, `images`,
             `undefined`.
@@ -696,8 +795,7 @@ class Measurements:
 
     by: tuple[Grouping, ...]
     curves: Curves
-    deletion: ChanceComparison
-    insertion: ChanceComparison
+    tests: tuple[ChanceComparison, ...]
     masks: tuple[ChanceComparison, ChanceComparison] | None
     agreements: pd.DataFrame
     shares: Shares
@@ -745,7 +843,6 @@ def measure(
         images=options.curve_images,
         seed=options.seed,
     )
-    deletion, insertion = against_random(explained.table, tried, **tests)
     shares = shares_of(explained.maps, explained.landmarks)
     absolute = shares_of(explained.maps, explained.landmarks, absolute=True)
     regions = [
@@ -755,8 +852,7 @@ def measure(
     return Measurements(
         by,
         tried,
-        deletion,
-        insertion,
+        against_baselines(explained.table, tried, **tests),
         against_masks(explained, **tests),
         _agreements(explained, explain_again, options),
         shares,
@@ -798,6 +894,11 @@ def _images(explained: ExplainedImages, tried: Curves, shares: Shares) -> pd.Dat
             "deletion_area": tried.deletion_area,
             "insertion_area": tried.insertion_area,
             "random_area": tried.random_area.mean(axis=1),
+        }
+        | {
+            f"{short}_{what}": getattr(baseline, what)
+            for short, baseline in zip(("blob", "other_image"), tried.baselines, strict=True)
+            for what in ("deletion_area", "insertion_area")
         },
         index=tried.rows,
     )

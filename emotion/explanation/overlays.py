@@ -14,10 +14,10 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from emotion.explanation.faithfulness import ChanceComparison, Curves, clusters_of, top_superpixels
+from emotion.explanation.faithfulness import RANDOM, ChanceComparison, Curves, clusters_of, top_superpixels
 from emotion.explanation.methods import ALL_IMAGES, ExplainedImages
 from emotion.explanation.regions import FRAME, REGIONS, alignable, in_frame, outlines
-from results.reports.figures import COLOURS, drawable, fonts, inches
+from results.reports.figures import COLOURS, STYLES, drawable, fonts, inches
 
 SIDE = 160  # pixels of a panel
 _PANEL, _GAP, _COUNT, _HEAD = 1.25, 0.12, 0.24, 0.85  # inches
@@ -196,23 +196,32 @@ def _panel(axes: Axes, panel: Overlay, faces: bool) -> None:
             axes.plot(closed[:, 0], closed[:, 1], color="#333333", linewidth=0.5)
 
 
-def curves_figure(tried: Curves, deletion: ChanceComparison, insertion: ChanceComparison) -> Figure:
-    """Return both curves and those of random orders, mean over images; the band is one standard error."""
+def curves_figure(tried: Curves, tests: Sequence[ChanceComparison]) -> Figure:
+    """Return both curves and those of the baselines, mean over images; the band is one standard error.
+
+    Args:
+        tried: The curves.
+        tests: Result of `against_baselines`.
+    """
     figure = Figure(figsize=(8.6, 3.7), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
-    sides = (
-        ("Deletion (low is good)", "removed", tried.deletion, tried.random, deletion),
-        ("Insertion (high is good)", "put back", tried.insertion, tried.random[:, ::-1], insertion),
-    )
-    for axes, (title, what, ours, random, better) in zip(panels, sides, strict=True):
-        for name, values, colour, style in (("map", ours, COLOURS[1], "-"), ("random", random, COLOURS[0], "--")):
+    for axes, name in zip(panels, ("deletion", "insertion"), strict=True):
+        curves = {"map": getattr(tried, name)}
+        areas = {"map": next(test.value.value for test in tests if test.name == name)}
+        curves[RANDOM] = tried.random if name == "deletion" else tried.random[:, ::-1]
+        curves |= {baseline.name: getattr(baseline, name) for baseline in tried.baselines}
+        areas |= {test.against: test.chance.value for test in tests if test.name == name}
+        for number, (label, values) in enumerate(curves.items()):
+            values = values[np.isfinite(values).all(axis=1)]
+            if not len(values):
+                continue
             mean = values.mean(axis=0)
             spread = values.std(axis=0, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.zeros(len(mean))
-            area = better.value.value if name == "map" else better.chance.value
-            axes.plot(tried.grid, mean, style, color=colour, label=f"{name}, area {area:.3f}")
+            colour, style = COLOURS[(1, 0, 2, 3)[number]], STYLES[number]
+            axes.plot(tried.grid, mean, style, color=colour, label=f"{label}, area {areas[label]:.3f}")
             axes.fill_between(tried.grid, mean - spread, mean + spread, color=colour, alpha=0.2, linewidth=0)
-        axes.set_title(title, fontsize=10)
-        axes.set_xlabel(f"share of pixels {what}")
+        axes.set_title(f"{name.capitalize()} ({'low' if name == 'deletion' else 'high'} is good)", fontsize=10)
+        axes.set_xlabel(f"share of pixels {'removed' if name == 'deletion' else 'put back'}")
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)
         axes.grid(alpha=0.3)

@@ -11,6 +11,8 @@ import pandas as pd
 
 from datamodules.errors import InputError
 from emotion.explanation.faithfulness import (
+    BLOB,
+    RANDOM,
     RULE,
     ChanceComparison,
     Measurements,
@@ -64,19 +66,20 @@ def lead(explained: ExplainedImages, options: ReportOptions) -> list[str]:
 
 
 def faithfulness_section(measured: Measurements, images: Sequence[Image]) -> Section:
-    """Return the section on faithfulness: deletion, insertion, and known pixels if there are masks."""
+    """Return the section on faithfulness: deletion and insertion, and known pixels if there are masks."""
     rows = [
         {
             "what": _MEASURES[test.name],
+            "against": test.against if test.name in ("deletion", "insertion") else "chance",
             "map": number(test.value.value),
-            "chance": number(test.chance.value),
+            "baseline": number(test.chance.value),
             "gain": signed(test.gain.value),
             "95% interval": interval(test.gain.low, test.gain.high, sign=True),
             "p": p_value(test.p_value),
             "images": str(test.gain.images),
             "clusters": str(test.gain.clusters),
         }
-        for test in (measured.deletion, measured.insertion, *(measured.masks or ()))
+        for test in (*measured.tests, *(measured.masks or ()))
     ]
     curve = measured.curves
     below = [
@@ -91,7 +94,7 @@ def faithfulness_section(measured: Measurements, images: Sequence[Image]) -> Sec
             "of the positive importance over the share of area; it is 1 by chance. The pointing game counts how often "
             "the highest pixel is inside; by chance it is the share of area."
         )
-        missing = measured.deletion.gain.images and len(measured.images) - measured.masks[0].gain.images
+        missing = measured.tests[0].gain.images and len(measured.images) - measured.masks[0].gain.images
         if missing:
             below.append(f"{missing} of {len(measured.images)} images have no such pixels or no positive importance.")
     return Section("Is the explanation faithful?", (RULE,), pd.DataFrame(rows), tuple(images), tuple(below))
@@ -293,7 +296,7 @@ class Summary:
 
     Attributes:
         first: The verdict, the first line of the report.
-        holds: Whether the explanation beats the random baseline on both curves.
+        holds: Whether the explanation beats every baseline on both curves.
         lines: Lines for a terminal; the first is the verdict.
         numbers: Value of each metric for the run.
         files: Files that show no person.
@@ -321,7 +324,7 @@ def write_report(
         InputError: There is nothing to report, an option is out of range, or the folder cannot be written to.
     """
     measured = measure(explained, probabilities, explain_again, options)
-    holds, first = verdict(measured.deletion, measured.insertion)
+    holds, first = verdict(measured.tests)
     with_people: dict[str, bytes] = {}
     sections = _sections(explained, measured, options, with_people)
     page = {
@@ -353,8 +356,8 @@ def _sections(
     explained: ExplainedImages, measured: Measurements, options: ReportOptions, with_people: dict[str, bytes]
 ) -> list[Section]:
     """Return the sections of the page with their figures; figures that show people go into `with_people`."""
-    drawn = png_of(curves_figure(measured.curves, measured.deletion, measured.insertion))
-    curves = Image("curves.png", "deletion and insertion curves of the maps and of random orders", drawn)
+    drawn = png_of(curves_figure(measured.curves, measured.tests))
+    curves = Image("curves.png", "deletion and insertion curves of the maps and of the baselines", drawn)
     aligned = bool(alignable(explained.landmarks).any())
     overlays = []
     everybody = np.full(len(explained), ALL_IMAGES, object)
@@ -409,8 +412,13 @@ def _suffix(by: str) -> str:
 def _numbers(measured: Measurements, holds: bool) -> dict[str, float]:
     """Return the metrics to store with the run; those that are not defined are left out."""
     numbers = {"explain/holds": float(holds), "explain/images": float(len(measured.images))}
-    for test in (measured.deletion, measured.insertion, *(measured.masks or ())):
+    for test in (*measured.tests, *(measured.masks or ())):
         name = f"explain/{test.name}"
+        if test.against != RANDOM:
+            name += f"/{'blob' if test.against == BLOB else 'other_image'}"
+            numbers |= {f"{name}/baseline": test.chance.value, f"{name}/better_by": test.gain.value}
+            numbers |= {f"{name}/low": test.gain.low, f"{name}/high": test.gain.high, f"{name}/p": test.p_value}
+            continue
         numbers |= {name: test.value.value, f"{name}/chance": test.chance.value, f"{name}/better_by": test.gain.value}
         numbers |= {f"{name}/low": test.gain.low, f"{name}/high": test.gain.high, f"{name}/p": test.p_value}
     for row in measured.agreements.to_dict("records"):

@@ -1,7 +1,7 @@
 """Choice of the held-out images to explain, their landmarks, and the networks of the folds."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -13,14 +13,14 @@ from datamodules.faces.crop import choose
 from datamodules.faces.detectors import LANDMARKS, Detector
 from datamodules.files.images import Fit, fit_to_square
 from datamodules.manifest import Manifest
-from datamodules.readers import ReadOptions, read
 from datamodules.synthetic import draw, parse_spec
 from emotion.explanation.methods import Network
 from lightning_modules.checkpoints import require_classes
 from lightning_modules.predictor import Predictor, TorchMember
 from results.bias.groups import Grouping
 from results.predictions import check_predictions, classes_of
-from results.tracking.runs import children, find_whole_run, load_table, run_checkpoint, run_config, run_row
+from results.run_images import DataOptions, is_evaluation, require_rows
+from results.tracking.runs import children, find_whole_run, load_table, run_checkpoint, run_row
 
 Answers = Literal["correct", "wrong", "any"]
 ANSWERS: tuple[Answers, ...] = get_args(Answers)
@@ -255,16 +255,21 @@ class HeldOutPredictions:
     """A run's predictions of held-out images, and the run of each fold.
 
     Attributes:
-        run_id: The run, or the parent of a cross-validation.
+        run_id: The run, the parent of a cross-validation, or an evaluation.
         name: Its name.
         predictions: Its prediction table.
-        members: Run id of each fold, whose checkpoint was not trained on the held-out images of that fold.
+        members: Run id of each fold, whose checkpoint was not trained on the held-out images of that fold; of an
+            evaluation, the run that was evaluated.
+        data: How its data was read.
+        evaluation: Whether it is an evaluation, whose images were prepared as `emotion predict` does it.
     """
 
     run_id: str
     name: str
     predictions: pd.DataFrame
     members: dict[int, str]
+    data: DataOptions
+    evaluation: bool = False
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -276,7 +281,7 @@ class HeldOutPredictions:
         """Read them from a run, given by its id or the start of it, its name, or latest.
 
         Raises:
-            InputError: The run has no prediction table.
+            InputError: The run has no prediction table, or is an evaluation of several networks.
         """
         run_id = find_whole_run(run)
         info = run_row(run_id)
@@ -292,6 +297,9 @@ class HeldOutPredictions:
             )
             raise InputError(msg + (names if len(below) else "")) from error
         check_predictions(predictions)
+        if is_evaluation(run_id):
+            members = {0: _evaluated_run(info)}
+            return cls(run_id, str(info["name"]), predictions, members, DataOptions.of(run_id), evaluation=True)
         folds_of_table = sorted(int(fold) for fold in predictions["fold"].unique())
         try:
             folds = load_table(run_id, "folds")
@@ -306,17 +314,12 @@ class HeldOutPredictions:
         if missing or (folds is None and len(folds_of_table) > 1):
             msg = f"RUN: the runs of the folds {folds_of_table} of {run_id} are not known; run it again"
             raise InputError(msg)
-        return cls(run_id, str(info["name"]), predictions, members)
+        return cls(run_id, str(info["name"]), predictions, members, DataOptions.of(members[min(members)]))
 
     @property
     def pixel_limit(self) -> int | None:
         """Largest number of pixels of an image file in the training; None: the default."""
-        limit: int | None = self._data_options.get("pixel_limit")
-        return limit
-
-    @property
-    def _data_options(self) -> dict[str, Any]:
-        return run_config(self.members[min(self.members)]).get("data") or {}
+        return self.data.pixel_limit
 
     def manifest(self, data: str | None = None) -> tuple[Manifest, str]:
         """Read the data of the run, or the same data from another place; return it and its source.
@@ -324,21 +327,34 @@ class HeldOutPredictions:
         Raises:
             InputError: The data has other classes, or other images in the predicted rows.
         """
-        used = self._data_options
-        source = data or str(used["source"])
-        manifest = read(source, ReadOptions(**(used.get("read") or {})))
-        require_classes(list(self.classes), list(manifest.classes), f"run {self.name!r}")
-        rows = self.predictions["row"].to_numpy()
-        same = len(manifest) > rows.max() and np.array_equal(
-            manifest.table["path"].to_numpy(object)[rows], self.predictions["path"].to_numpy(object)
+        used = self.data if data is None else replace(self.data, source=data)
+        manifest = used.manifest()
+        if not self.evaluation:  # of whose data images of other classes were left out
+            require_classes(list(self.classes), list(manifest.classes), f"run {self.name!r}")
+        require_rows(manifest, self.predictions, self.name, used.source)
+        return manifest, used.source
+
+
+def _evaluated_run(info: Mapping[str, Any]) -> str:
+    """Return the run whose model an evaluation scored.
+
+    Raises:
+        InputError: It scored a file, or the mean of several networks.
+    """
+    model, runs = str(info.get("tags.model")), str(info.get("tags.model_runs") or "")
+    if not runs or runs == "nan":
+        msg = f"RUN: {info['name']!r} is an evaluation of {model}, which is no run here, so its network is not known"
+        raise InputError(f"{msg}; evaluate the run that trained it, and explain that evaluation")
+    chosen = runs.split(",")
+    below = children(chosen[0]) if len(chosen) == 1 else pd.DataFrame()
+    if len(chosen) > 1 or len(below):
+        single = (below["run_id"].tolist() if len(below) else chosen)[0]
+        msg = (
+            f"RUN: {info['name']!r} is an evaluation of several networks, whose mean cannot be explained; evaluate one "
+            f"of them, such as `emotion evaluate {single[:8]} --data ...`, and explain that evaluation"
         )
-        if not same:
-            msg = (
-                f"--data: {source} is not the data of run {self.name!r}, since its rows are other images; give the "
-                "data as it was then"
-            )
-            raise InputError(msg)
-        return manifest, source
+        raise InputError(msg)
+    return chosen[0]
 
 
 class FoldNetworks:
@@ -367,6 +383,13 @@ class FoldNetworks:
                 )
                 raise InputError(msg) from error
             member = TorchMember(path)
+            if self.held_out.evaluation and list(member.classes) != list(self.held_out.classes):
+                msg = (
+                    f"RUN: {self.held_out.name!r} scored the classes {', '.join(self.held_out.classes)}, and "
+                    f"its model knows {', '.join(member.classes)}; only an evaluation of all classes of a model can be "
+                    "explained"
+                )
+                raise InputError(msg)
             require_classes(member.classes, list(self.held_out.classes), f"the checkpoint of fold {fold}")
             self._loaded[fold] = member, Network(member.model, member.model.probabilities, member.model.backbone)
         return self._loaded[fold]

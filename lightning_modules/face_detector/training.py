@@ -29,6 +29,7 @@ from lightning_modules.face_detector.network import (
 )
 from lightning_modules.training import RunLogger, Task, log_config
 from lightning_modules.warm_start import refuse_seen, seen_by
+from results.reports.run_page import command_list, next_commands
 from results.tracking.runs import find_run
 
 Detections = dict[int, tuple[np.ndarray, np.ndarray]]  # row -> boxes (F, 4) in the square, scores (F,)
@@ -182,7 +183,10 @@ class DetectorTask(Task):
         tracker.log_table(table, "intervals")
         ends = {f"test/{row.metric}_{end}": getattr(row, end) for row in table.itertuples() for end in ("low", "high")}
         tracker.log_metrics(ends)
-        return table_of_detections, text_of(table, len(images), sum(image.faces for image in images))
+        text = text_of(table, len(images), sum(image.faces for image in images))
+        commands = command_list(next_commands("detector", str(tracker.run_id)))
+        tracker.set_tags({"mlflow.note.content": f"```\n{text.strip()}\n```\n\n{commands}"})
+        return table_of_detections, text
 
     def split_table(self) -> pd.DataFrame:
         """Return the table of the role of each image."""

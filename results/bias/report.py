@@ -202,6 +202,12 @@ def _compositions(
     """Return the groups of a run's training data, or the reason why they are not known."""
     if run.split is None or not options.by:
         return (), []
+    if not (run.split["role"] == "train").any():
+        reason = (
+            "The groups of the training data are not shown: the run is an evaluation, and trained nothing. Report on "
+            "the run that trained the model to see them."
+        )
+        return (), [reason]
     chosen = groupings(run.predictions, options.by, cross=options.cross, bins=options.bins, top=options.top)
     columns = list(dict.fromkeys(cut.column for grouping in chosen for cut in grouping.cuts))
     try:

@@ -491,7 +491,7 @@ def _shared(config: dict[str, Any]) -> dict[str, Any]:
     """Return the options that the folds of a cross-validation share."""
     shared = {name: value for name, value in config.items() if name not in _OWN}
     shared["data"] = {name: value for name, value in (config.get("data") or {}).items() if name != "fold"}
-    shared["run"] = {name: (config.get("run") or {}).get(name) for name in ("patience", "ema_decay")}
+    shared["run"] = {name: (config.get("run") or {}).get(name) for name in ("patience", "ema_decay", "ema_warmup")}
     return shared
 
 

@@ -590,9 +590,20 @@ class TrackingLogger(Logger):
 
     # ---- other records of a run
 
+    @property
+    def title(self) -> str:
+        """Name of the run, else its id."""
+        return self._run_name or str(self._run_id)
+
+    @property
+    def tags(self) -> dict[str, str]:
+        """The tags that were given to this logger, at first or since."""
+        return dict(self._tags)
+
     @_timed
     def set_tags(self, tags: Mapping[str, Any]) -> None:
         """Set tags of the run."""
+        self._tags |= {str(name): str(value) for name, value in tags.items()}
         self.open().tags(tags)
 
     @_timed
@@ -605,11 +616,15 @@ class TrackingLogger(Logger):
         context: str = "training",
         profile: Mapping[str, Any] | None = None,
     ) -> None:
-        """Log the data set of the run; MLflow keeps 36 characters of `digest`, the profile all of them."""
+        """Log the data set of the run, and its name as the tag `data`.
+
+        MLflow keeps 36 characters of `digest`, the profile all of them.
+        """
         origin = json.dumps({"uri": source}, ensure_ascii=False)
         described = json.dumps({**(profile or {}), "digest": digest}, ensure_ascii=False, default=str)
         entry = {"name": name[:500], "digest": digest[:36], "source": origin, "profile": described, "context": context}
         self.open().spool.append({"op": "dataset", **entry})
+        self.set_tags({"data": name})
 
     @_timed
     def log_file(self, path: str | Path, folder: str = "") -> None:

@@ -6,13 +6,34 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+import time
+import urllib.request
+import webbrowser
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from datamodules.errors import InputError
 from results.tracking import runs, store
+from results.tracking.views import Page, experiment_pages
 
 HOST = "127.0.0.1"
+STARTUP = 120.0  # seconds that the server may take to start
+
+
+def ui_pages(directory: str | Path = store.DIRECTORY, port: int = 5000) -> list[Page]:
+    """Store the views of all experiments, and return the pages of the one with the newest run, the first to open.
+
+    Args:
+        directory: Folder of the runs.
+        port: Port of the server.
+    """
+    client = store.open_client(directory)
+    ids = {str(one.experiment_id) for one in client.search_experiments(max_results=1000)}
+    pages = {key: experiment_pages(client, key) for key in sorted(ids)}
+    newest = client.search_runs(list(pages), max_results=1)
+    chosen = str(newest[0].info.experiment_id) if newest else next(iter(pages))
+    return [Page(f"http://{HOST}:{port}{page.address}", page.about) for page in pages[chosen]]
 
 
 def ui_command(directory: str | Path = store.DIRECTORY, port: int = 5000) -> list[str]:
@@ -42,6 +63,30 @@ def ui_command(directory: str | Path = store.DIRECTORY, port: int = 5000) -> lis
     uri = store.tracking_uri(directory)
     server = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
     return [*server, "--backend-store-uri", uri, "--artifacts-destination", artifacts]
+
+
+def has_display() -> bool:
+    """Whether a browser that is started here has a screen; without one it would take over the terminal."""
+    if not sys.stdout.isatty() or "SSH_CONNECTION" in os.environ:
+        return False
+    return sys.platform in ("darwin", "win32") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def open_when_ready(address: str, port: int, opener: Callable[[str], object] = webbrowser.open) -> threading.Thread:
+    """Open an address in the browser as soon as the server at the port answers; return the thread that waits."""
+
+    def wait() -> None:
+        end = time.monotonic() + STARTUP
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError):
+                urllib.request.urlopen(f"http://{HOST}:{port}/health", timeout=2).close()
+                opener(address)
+                return
+            time.sleep(0.5)
+
+    waiting = threading.Thread(target=wait, name="browser", daemon=True)
+    waiting.start()
+    return waiting
 
 
 def serve(command: Sequence[str]) -> int:

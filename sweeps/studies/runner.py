@@ -454,7 +454,8 @@ def training_scores(done: RunResult) -> dict[str, float]:
 def complexity(config: dict[str, Any], classes: int) -> dict[str, float]:
     """Return the parameters of a run's network, and the FLOPs of one image through it (a multiply-add is two)."""
     model, size = config["model"], config["data"]["size"]
-    backbone, features, _ = build_backbone(model["backbone"], "none", size=size)
+    stem = model.get("stem_stride")
+    backbone, features, _ = build_backbone(model["backbone"], "none", size=size, stem_stride=stem)
     head = build_head(model.get("head", "linear"), features, classes, width=model.get("head_width"))
     network = torch.nn.Sequential(backbone, head)
     parameters = sum(parameter.numel() for parameter in network.parameters())

@@ -169,6 +169,15 @@ def test_an_onnx_file_gives_the_same_answers(emotion: Any, fitted: str, faces: P
     assert "bad.onnx is no ONNX model, or is damaged" in error
 
 
+def test_a_soup_of_equal_weights_gives_the_same_answers(emotion: Any, fitted: str, faces: Path) -> None:
+    assert "mean of 2 models" in emotion("soup", fitted, fitted, "--output", "soup.ckpt").out
+    emotion("predict", fitted, str(faces), "--output", "run.parquet")
+    emotion("predict", "soup.ckpt", str(faces), "--output", "soup.parquet")
+    by_run, by_soup = pd.read_parquet("run.parquet"), pd.read_parquet("soup.parquet")
+    names = probabilities(by_run)
+    assert by_soup[names].to_numpy() == pytest.approx(by_run[names].to_numpy(), abs=1e-5)
+
+
 def test_an_onnx_file_of_another_version_is_refused(emotion: Any, fitted: str, faces: Path) -> None:
     emotion("export", fitted, "--output", "model.onnx")
     graph = onnx.load("model.onnx")

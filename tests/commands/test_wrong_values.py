@@ -106,7 +106,7 @@ TAKE_ALL = ("fit", "validate", "test", "cross-validate", "search", "study")  # e
 BELOW = {
     "data": ("describe", "check", "prepare", "cache", "layouts"),
     "runs": ("list", "export", "import", "push", "pull", "du", "delete"),
-    "report": ("compare", "certify", "bias"),
+    "report": ("compare", "certify", "bias", "labels", "errors"),
     "detector": ("fit", "test", "export"),
 }
 
@@ -297,6 +297,11 @@ def run_options(before: Words) -> list[Words]:
         cases += each(before, option, ("nan", "-0.1", "ten"))
     for option in ("--run.patience", "--run.ema_decay", "--run.resamples", "--data.num_workers"):
         cases += each(before, option, ("-1", "nan", "ten"))
+    for option in ("--model.layer_decay", "--model.sam_radius", "--model.shift_at_test", "--run.teacher_share"):
+        cases += each(before, option, ("ten", "nan", "inf", "-0.1"))
+    for option in ("--model.stem_stride", "--model.progressive_from", "--model.unmixed_epochs", "--run.ema_warmup"):
+        cases += each(before, option, ("ten", "1.5", "-3", "1000000"))
+    cases += each(before, "--run.teacher", ("nope", "[nope]", "[wrong/gone.ckpt]", "[wrong/text.ckpt]"))
     for option in ("--run.risk", "--run.coverage"):
         cases += each(before, option, ("0", "1", "nan", "ten"))
     cases += each(before, "--run.decisions", ("[temprature]", "tau,x", "0.5"))
@@ -589,6 +594,19 @@ class TestModels:
             at_least=20,
         )
 
+    def test_soup(self, fitted: str, emotion: Any, refused: Any, wrong: dict[str, str]) -> None:
+        files = [wrong[name] for name in ("gone", "text.ckpt", "nothing", "loop")]
+        refused(
+            [
+                ["soup"],
+                ["soup", fitted],
+                *[["soup", fitted, name] for name in [*TEXTS, *files, ""]],
+                *each(["soup", fitted, fitted], "--output", ("", "soup.onnx", "wrong/gone/soup.ckpt")),
+                *unknown(["soup", fitted, fitted], "--outptu=x.ckpt"),
+            ],
+            at_least=15,
+        )
+
     def test_register(self, fitted: str, emotion: Any, refused: Any, wrong: dict[str, str]) -> None:
         files = [wrong[name] for name in ("gone", "text.ckpt", "nothing", "loop")]
         refused(
@@ -781,6 +799,27 @@ class TestReports:
                 *unknown(some, "--cros", "--colour=red"),
             ]
         )
+
+    def test_labels_and_errors(self, cross_validated: str, emotion: Any, refused: Any, wrong: dict[str, str]) -> None:
+        fold = emotion.children(cross_validated)[0].info.run_id
+        for name in ("labels", "errors"):
+            some = ["report", name, cross_validated]
+            refused(
+                [
+                    ["report", name],
+                    *[["report", name, other] for other in [*TEXTS, "", "wrong/gone"]],
+                    *each([*some, "--out=page"], "--data", ("", "wrong/gone")),
+                    [*some, "--embed-images"],
+                    *each(some, "--out", ("wrong/text", "wrong/text/x")),
+                    *each(some, "--directory", [wrong[name] for name in ("gone", "text", "loop")]),
+                    *each(some, "--top" if name == "labels" else "--each", (*WHOLE, "0", "-1")),
+                    *unknown(some, "--outt=x", "--embed"),
+                ],
+                at_least=30,
+            )
+        labels = ["report", "labels"]
+        outputs = each([*labels, cross_validated], "--output", ("", "wrong/gone/x.csv", "wrong"))
+        refused([[*labels, fold], *outputs], at_least=4)
 
 
 SMALL = "drawn:largest=8,ratio=2,size=32"

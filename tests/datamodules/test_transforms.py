@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from datamodules.errors import InputError
-from datamodules.transforms import TRANSFORMS, build_transform, reseed
+from datamodules.transforms import TRANSFORMS, Policy, build_transform, reseed
 
 TEN = ("blur", "crop", "flip", "rotation", "translation", "cutout", "contrast", "height", "width", "zoom")
 SIZE = 112
@@ -229,15 +229,33 @@ def test_mild_policy_is_mild() -> None:
     assert areas.max() < 1.3
 
 
-def test_trivial_augment_does_many_things() -> None:
-    transform = build_transform([], SIZE, "trivial_augment")
+@pytest.mark.parametrize("policy", ["trivial_augment", "rand_augment", "aug_mix"])
+def test_policies_of_many_operations_do_many_things(policy: Policy) -> None:
+    transform = build_transform([], SIZE, policy)
     assert transform is not None
     reseed(transform, 0)
     image = cv2.GaussianBlur(noise(), (9, 9), 0)
     out = [transform(image=image)["image"] for _ in range(60)]
     assert {(one.shape, one.dtype.name) for one in out} == {((SIZE, SIZE, 3), "uint8")}
     assert len({one.tobytes() for one in out}) > 40
-    assert any((one == image).all() for one in out)
+    if policy == "trivial_augment":
+        assert any((one == image).all() for one in out)
+    reseed(transform, 0)
+    again = [transform(image=image)["image"] for _ in range(60)]
+    assert all((a == b).all() for a, b in zip(out, again, strict=True))
+
+
+def test_aug_mix_stays_nearer_to_the_image_than_the_chains_it_mixes() -> None:
+    image = cv2.GaussianBlur(noise(), (9, 9), 0)
+    mean = {}
+    for policy in ("rand_augment", "aug_mix"):
+        transform = build_transform([], SIZE, policy)
+        assert transform is not None
+        transform.transforms = transform.transforms[1:]  # without the flip
+        reseed(transform, 0)
+        changes = [np.abs(transform(image=image)["image"].astype(int) - image).mean() for _ in range(80)]
+        mean[policy] = np.mean(changes)
+    assert 0 < mean["aug_mix"] < mean["rand_augment"]
 
 
 def test_base_policy_comes_besides() -> None:
@@ -259,7 +277,7 @@ def test_nothing_asked_is_nothing_done() -> None:
     [
         ({"names": ["spin"]}, r"--data.transforms: must be among blur, .*got 'spin'"),
         ({"names": ["flip"], "policy": "mild"}, "leave one of them out"),
-        ({"names": [], "policy": "wild"}, "--data.policy: must be one_of, mild or trivial_augment"),
+        ({"names": [], "policy": "wild"}, "--data.policy: must be one_of, mild, trivial_augment"),
         ({"names": [], "erasing": 1.5}, "--data.erasing: must be a probability"),
     ],
 )

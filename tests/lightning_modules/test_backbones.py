@@ -201,3 +201,58 @@ def test_position_embeddings_of_another_size_are_rescaled(tmp_path: Path) -> Non
         near = (after["pos_embed"][0, corner_after] - before["pos_embed"][0, 1:]).norm(dim=1).argmin()
         assert int(near) + 1 == corner_before
     assert all(torch.equal(before[name], after[name]) for name in before if name != "pos_embed")
+
+
+@pytest.mark.parametrize(
+    ("name", "stride", "before", "after"),
+    [
+        ("tf_efficientnet_lite0", 1, 2, 4),  # side of the last feature map of 64 pixels
+        ("resnet18", 1, 2, 8),  # without its pooling layer, too
+        ("resnet18", 2, 2, 4),
+        ("convnext_atto", 2, 2, 4),
+        ("k_emotionnet", 1, 2, 8),
+    ],
+)
+def test_a_smaller_stride_of_the_stem_makes_the_last_map_larger(
+    name: str, stride: int, before: int, after: int
+) -> None:
+    image = torch.zeros(1, 3, 64, 64)
+    sides = []
+    for stem in (None, stride):
+        backbone, _, _ = build_backbone(name, "none", size=64, stem_stride=stem)
+        with torch.inference_mode():
+            sides.append(backbone.eval().forward_features(image).shape[-1])
+    assert sides[0] == before
+    assert after - 1 <= sides[1] <= after  # ConvNeXt's first convolution has no padding
+
+
+def test_the_stem_keeps_its_weights() -> None:
+    plain, width, config = build_backbone("tf_efficientnet_lite0", "embedded", size=32)
+    wide, same, again = build_backbone("tf_efficientnet_lite0", "embedded", size=32, stem_stride=1)
+    assert (width, config) == (same, again)
+    assert all(torch.equal(a, b) for a, b in zip(plain.state_dict().values(), wide.state_dict().values(), strict=True))
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "mixer_s32_224"])
+def test_a_network_of_patches_has_no_stem(name: str) -> None:
+    with (
+        torch.device("meta"),
+        pytest.raises(InputError, match=r"--model.stem_stride: must be left out, since backbone"),
+    ):
+        build_backbone(name, "none", stem_stride=1)
+
+
+@pytest.mark.parametrize(
+    ("name", "stride", "own"), [("tf_efficientnet_lite0", 2, 2), ("resnet18", 4, 4), ("vgg11", 1, 1)]
+)
+def test_a_stride_must_be_below_the_stems_own(name: str, stride: int, own: int) -> None:
+    with torch.device("meta"), pytest.raises(InputError, match=f"must be at least 1 and below {own}, the stride"):
+        build_backbone(name, "none", stem_stride=stride)
+
+
+def test_a_network_of_one_size_cannot_train_progressively() -> None:
+    with pytest.raises(InputError, match=r"--model.progressive_from: must be a size that backbone vit_tiny"):
+        check_size("vit_tiny_patch16_224", 64, None, 32)
+    with pytest.raises(InputError, match=r"--model.progressive_from: must be below --data.size, 64"):
+        check_size("resnet10t", 64, None, 64)
+    check_size("resnet10t", 64, 1, 24)

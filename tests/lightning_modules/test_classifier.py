@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 from tiny_task import CLASSES, SMALL, Killed, Squares, StopAfter, TinyTask, classifier, trainer
@@ -11,8 +12,10 @@ from torch.nn import functional as F
 
 from datamodules.errors import InputError
 from lightning_modules.backbones import NormalisedHead
-from lightning_modules.classifier import EmotionClassifier
+from lightning_modules.classifier import EmotionClassifier, progressive_side
+from lightning_modules.export import export_onnx
 from lightning_modules.losses import LDAM, BalancedSoftmax, CrossEntropy, Focal, LogitAdjustment
+from lightning_modules.predictor import Trained
 
 pytestmark = [
     # the tests keep no worker processes for 24 images
@@ -22,6 +25,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*isinstance.treespec, LeafSpec.*:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:The number of training batches"),
 ]
+
+
+MOVES = ((0, 0), (0, 3), (0, -3), (3, 0), (-3, 0))  # down and to the right, in pixels
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +71,53 @@ def test_probabilities_average_logits_with_the_mirrored_image(
         torch.testing.assert_close(model.probabilities(images()), logits.softmax(1))
 
 
+@pytest.mark.parametrize("flip", [False, True])
+def test_views_at_test_are_averaged_and_kept_in_the_checkpoint(tmp_path: Path, flip: bool) -> None:
+    model = classifier(shift_at_test=0.1, flip_at_test=flip, stem_stride=1)
+    fit = trainer()
+    fit.fit(model, datamodule=TinyTask())
+    fit.save_checkpoint(tmp_path / "model.ckpt")
+    model = EmotionClassifier.from_checkpoint(tmp_path / "model.ckpt")
+    padded = np.pad(images().numpy(), ((0, 0), (0, 0), (3, 3), (3, 3)), mode="reflect")  # a tenth of 32 pixels
+    views = [padded[..., 3 - down : 35 - down, 3 - right : 35 - right] for down, right in MOVES]
+    views += [view[..., ::-1] for view in views] if flip else []
+    with torch.inference_mode():
+        logits = torch.stack([model(torch.tensor(view.copy())) for view in views]).mean(0)
+        torch.testing.assert_close(model.probabilities(images()), logits.softmax(1))
+        assert not torch.allclose(model.probabilities(images()), model(images()).softmax(1))
+    trainer().test(model, datamodule=TinyTask(), verbose=False)
+    assert model.test_predictions is not None
+    np.testing.assert_allclose(model.test_predictions["prob"], model.probabilities(images(14)).detach(), atol=1e-5)
+
+
+def test_progressive_images_grow_to_the_full_size() -> None:
+    assert [progressive_side(epoch, 6, 24, 48) for epoch in range(6)] == [24, 30, 36, 42, 48, 48]
+    assert [progressive_side(epoch, 1, 24, 48) for epoch in range(1)] == [24]
+    seen: dict[int, set[int]] = {}
+    model = classifier(progressive_from=16)
+    model.backbone.register_forward_pre_hook(
+        lambda module, inputs: (
+            seen.setdefault(model.current_epoch, set()).add(inputs[0].shape[-1]) if module.training else None
+        )
+    )
+    trainer(3).fit(model, datamodule=TinyTask())
+    assert seen == {0: {16}, 1: {24}, 2: {32}}
+
+
+def test_the_last_epochs_are_not_mixed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = classifier(cutmix=1.0, unmixed_epochs=2)
+    mixed: list[int] = []
+    mix = model.mixing.__call__
+
+    def record(images: torch.Tensor, target: torch.Tensor, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+        mixed.append(model.current_epoch)
+        return mix(images, target, seed)
+
+    monkeypatch.setattr(type(model.mixing), "__call__", lambda self, *arguments: record(*arguments))
+    trainer(3).fit(model, datamodule=TinyTask())
+    assert set(mixed) == {0}
+
+
 def test_test_predictions_hold_every_row_once(trained: tuple[EmotionClassifier, Path, dict[str, Any]]) -> None:
     model = EmotionClassifier.from_checkpoint(trained[1])
     test = trainer()
@@ -97,6 +150,8 @@ def test_normalisation_is_the_backbones() -> None:
         {"schedule": "one_cycle", "warmup": 0.3, "loss": LDAM(), "drop_path": 0.1},
         {"schedule": "one_cycle", "loss": BalancedSoftmax(), "cutmix": 1.0, "channels_last": False},
         {"loss": LogitAdjustment(), "freeze": "all"},
+        {"schedule": "one_cycle", "layer_decay": 0.7, "stem_stride": 1},
+        {"schedule": "cosine", "sam_radius": 0.05, "mixup": 0.2},
         {"loss": CrossEntropy("balanced", 0.1), "head": "normalised"},
     ],
     ids=lambda options: "-".join(map(str, options)),
@@ -216,7 +271,7 @@ def test_weight_decay_spares_biases_and_norms() -> None:
 
 
 def test_a_resumed_run_ends_where_the_unbroken_one_does(tmp_path: Path) -> None:
-    options = {"schedule": "one_cycle", "warmup": 0.3, "mixup": 0.4}
+    options = {"schedule": "one_cycle", "warmup": 0.3, "mixup": 0.4, "unmixed_epochs": 1, "progressive_from": 16}
     whole = classifier(**options)
     trainer(4).fit(whole, datamodule=TinyTask())
     with pytest.raises(Killed):
@@ -248,6 +303,13 @@ def test_a_resumed_run_ends_where_the_unbroken_one_does(tmp_path: Path) -> None:
         ({"dropout": 1.0}, r"--model.dropout: must be at least 0 and below 1, got 1.0"),
         ({"learning_rate": 0.0}, "--model.learning_rate: must be above 0"),
         ({"thaw_after_epochs": 2}, "--model.thaw_after_epochs: needs --model.freeze all"),
+        ({"layer_decay": 0.0}, "--model.layer_decay: must be above 0 and at most 1"),
+        ({"layer_decay": 0.9, "freeze": "all"}, "--model.layer_decay: must be 1 with --model.freeze all"),
+        ({"unmixed_epochs": 1}, "--model.unmixed_epochs: must be 0 without --model.mixup and --model.cutmix"),
+        ({"unmixed_epochs": -1, "mixup": 0.2}, "--model.unmixed_epochs: must be at least 0"),
+        ({"progressive_from": 4}, "--model.progressive_from: must be at least 8 pixels"),
+        ({"sam_radius": -0.1}, "--model.sam_radius: must be at least 0 and finite"),
+        ({"shift_at_test": 0.3}, r"--model.shift_at_test: must be a share of the side, in 0 to 0\.25"),
         ({"classes": ["sad"]}, "classes must be at least two different names"),
         ({"classes": ["sad", "sad"]}, "classes must be at least two different names"),
     ],
@@ -277,3 +339,13 @@ def test_a_resumed_one_cycle_cannot_change_its_length(tmp_path: Path) -> None:
         trainer(6).fit(
             classifier(schedule="one_cycle"), datamodule=TinyTask(), ckpt_path=tmp_path / "half.ckpt", weights_only=True
         )
+
+
+@pytest.mark.slow  # the ONNX exporter takes ten seconds
+@pytest.mark.filterwarnings("ignore")  # the exporter's, of its own deprecations
+def test_the_views_are_part_of_an_exported_model(tmp_path: Path) -> None:
+    model = classifier(backbone="test_resnet", flip_at_test=True, shift_at_test=0.1, stem_stride=1, size=32).eval()
+    export_onnx(Trained(model, model.classes, 32, "crop"), tmp_path / "model.onnx")
+    session = onnxruntime.InferenceSession(str(tmp_path / "model.onnx"), providers=["CPUExecutionProvider"])
+    (answers,) = session.run(None, {"image": images().numpy()})
+    np.testing.assert_allclose(answers, model.probabilities(images()).detach(), atol=1e-4)

@@ -10,7 +10,7 @@ from tiny_task import Killed, StopAfter, TinyTask, classifier, trainer
 from torch import Tensor
 
 from datamodules.errors import InputError
-from lightning_modules.callbacks import average_weights
+from lightning_modules.callbacks import WeightAverage, average_weights
 from lightning_modules.classifier import EmotionClassifier
 
 pytestmark = [
@@ -112,6 +112,21 @@ def test_several_batches_a_step_are_averaged_once_a_step() -> None:
     average = average_weights(0.9)
     trainer(2, callbacks=[average], accumulate_grad_batches=3).fit(classifier(), datamodule=TinyTask())
     assert average.average.updates == 2  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("warmup", "first"), [(2, 1 / 2), (10, 1 / 10)])
+def test_the_warm_up_sets_how_soon_the_first_weights_are_forgotten(warmup: int, first: float) -> None:
+    layer = torch.nn.Linear(1, 1, bias=False)
+    layer.weight.data.fill_(1.0)
+    average = WeightAverage(0.999, warmup)
+    average.start(layer)
+    layer.weight.data.fill_(0.0)
+    shares = []
+    for _ in range(3):
+        average.update()
+        shares.append(float(average.state()["weight"]))
+    expected = [first, first * 2 / (1 + warmup), first * 2 / (1 + warmup) * 3 / (2 + warmup)]
+    assert shares == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("decay", [0.0, 1.0])

@@ -38,6 +38,22 @@ def config(*words: str) -> RunConfig:
             "--trainer.max_epochs 1 --trainer.check_val_every_n_epoch 2 --run.patience 3",
             "--run.patience 3: needs validations.*--trainer.check_val_every_n_epoch 2",
         ),
+        ("--model.progressive_from 8 --trainer.max_epochs -1", "--model.progressive_from: needs --trainer.max_epochs"),
+        (
+            "--model.mixup 0.2 --model.unmixed_epochs 3 --trainer.max_epochs 2",
+            "--model.unmixed_epochs: must be at most --trainer.max_epochs, 2",
+        ),
+        ("--model.stem_stride 1 --model.backbone vgg11", "--model.stem_stride: must be at least 1 and below 1"),
+        ("--run.ema_warmup 1 --run.ema_decay 0.9", "--run.ema_warmup: must be at least 2"),
+        (
+            "--model.sam_radius 0.1 --trainer.precision 16-mixed",
+            "--model.sam_radius: must be 0 with --trainer.precision",
+        ),
+        (
+            "--model.sam_radius 0.1 --trainer.accumulate_grad_batches 2",
+            "--model.sam_radius: must be 0 with --trainer.accumulate_grad_batches",
+        ),
+        ("--run.ema_warmup 5", "--run.ema_warmup is 5, but nothing is averaged"),
         ("--data.size 50 --model.backbone vit_tiny_patch16_224", "--data.size: .* vit_tiny_patch16_224 .* got 50"),
     ],
 )

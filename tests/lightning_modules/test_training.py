@@ -9,6 +9,7 @@ import pytest
 from datamodules.errors import InputError
 from lightning_modules import training
 from lightning_modules.config import RunConfig
+from lightning_modules.predictor import Predictor
 from lightning_modules.training import keep_evaluation, note_other_code, train
 from results.tracking.logger import TrackingLogger
 
@@ -58,6 +59,35 @@ def test_other_code_is_noted_when_a_run_goes_on(
         assert what in said
 
 
+TINY = [
+    *("--data", "drawn:largest=16,ratio=1,size=32", "--split", "holdout", "--data.size", "16"),
+    *("--model.weights", "none", "--model.backbone", "test_resnet", "--trainer.max_epochs", "1"),
+    *("--data.n_min", "null", "--data.transforms", "[]", "--data.transform_where", "none", "--run.resamples", "100"),
+    *("--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--data.num_workers", "0"),
+]
+
+
+@pytest.mark.slow  # three runs from reading to figures
+@pytest.mark.usefixtures("workplace", "blank_figures")
+@pytest.mark.filterwarnings("ignore")  # Lightning's and MLflow's advice to their users, tested elsewhere
+def test_a_run_learns_from_a_teacher_that_has_not_seen_what_it_reports() -> None:
+    teacher = train(RunConfig.resolve(TINY))
+    assert teacher is not None
+    student = train(RunConfig.resolve([*TINY, "--run.teacher", f"[{teacher.run_id}]", "--data.size", "20"]))
+    assert student is not None
+    assert student.data.targets is not None
+    rows = student.data.fold_rows.train
+    own = np.eye(len(student.classes))[student.data.manifest.labels]
+    learnt = 2 * student.data.targets[rows] - own[rows]  # half of each target is the teacher's
+    member = Predictor.load(teacher.run_id).members[0]
+    np.testing.assert_allclose(learnt, member.probabilities(teacher.data.cache.read(rows)), atol=1e-4)
+    elsewhere = [*TINY, "--data.fold_seed", "1", "--run.teacher", f"[{teacher.run_id}]"]
+    with pytest.raises(InputError, match=r"--run.teacher: .* was trained or selected on \d+ of the \d+ images"):
+        train(RunConfig.resolve(elsewhere))
+    with pytest.raises(InputError, match="loss LDAM is defined for one class an image"):
+        train(RunConfig.resolve([*elsewhere, "--data.fold_seed", "0", "--model.loss", "LDAM"]))
+
+
 def test_a_class_without_test_images_has_no_f1_in_the_run(blank_figures: None) -> None:
     rows = np.arange(8)
     label = np.array(["happy", "sad"] * 4, dtype=object)
@@ -67,7 +97,8 @@ def test_a_class_without_test_images_has_no_f1_in_the_run(blank_figures: None) -
     predictions = pd.DataFrame({**shared, "subject": "", "label": label, "predicted": label, **chances})
     predictions["prob_sad"] = 0.9 - predictions["prob_happy"]
     split = pd.DataFrame({**shared, "role": "test", "is_copy": False, "subject": ""}).drop(columns="path")
-    tracker = Mock(spec=TrackingLogger)
+    tracker = Mock(spec=TrackingLogger, tags={"kind": "run"}, title="a run", run_id="0" * 32)
+    tracker.history.return_value = {}
     keep_evaluation(tracker, predictions, split, resamples=100)
     scores = tracker.log_model_scores.call_args.args[0]
     assert {name: scores[f"test/{name}"] for name in ("f1_happy", "f1_sad", "f1_macro")} == {

@@ -15,7 +15,7 @@ from datamodules.splits.protocol import SeenImages
 from lightning_modules import warm_start
 from lightning_modules.checkpoints import CONFIG_KEY
 from lightning_modules.classifier import EmotionClassifier
-from lightning_modules.warm_start import check_resumed, check_weights, start_from_weights
+from lightning_modules.warm_start import check_resumed, check_weights, start_from_weights, write_soup
 
 SMALL: dict[str, Any] = {"backbone": "test_resnet", "weights": "none"}
 CONTENTS = [f"{row:032x}"[::-1] for row in range(6)]
@@ -167,3 +167,78 @@ def test_of_an_older_run_its_split_table_tells(
         return
     with pytest.raises(InputError, match=message):
         start_from_weights(model, images(), "abc")
+
+
+class Fixed:
+    """A network that answers every image alike."""
+
+    def __init__(self, answer: list[float], trained: list[int], size: int = 8) -> None:
+        self.answer, self.size, self.fit, self.faces = answer, size, "crop", None
+        self.seen = SeenImages.of([CONTENTS[row] for row in trained], [])
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        assert images.shape[1:] == (self.size, self.size, 3)
+        return np.tile(np.array(self.answer, np.float32), (len(images), 1))
+
+
+def taught(monkeypatch: pytest.MonkeyPatch, members: list[Fixed], share: float = 0.5, **changes: Any) -> np.ndarray:
+    teacher = SimpleNamespace(members=members, classes=["happy", "sad"], faces=None)
+    monkeypatch.setattr(warm_start, "Predictor", SimpleNamespace(load=lambda *sources: teacher))
+    monkeypatch.setattr(warm_start.FaceCrops, "of", lambda *_: None)
+    labels = np.array([0, 1, 0, 1, 0, 1])
+    manifest = SimpleNamespace(fingerprint=lambda: "same", table=(), labels=labels, votes=None)
+    cache = SimpleNamespace(read=lambda rows: np.zeros((len(rows), 8, 8, 3), np.uint8))
+    data = images(
+        manifest=manifest, classes=["happy", "sad"], read_options=SimpleNamespace(votes="ignore"), size=8, fit="crop",
+        draws=SimpleNamespace(rows=np.array([0, 1, 2, 3, 3])), cache=cache, **changes,
+    )  # fmt: skip
+    warm_start.learn_from_teacher(data, ["a run"], share)
+    assert data.seen_before.among(CONTENTS).any()  # a model that learns from another has seen its images, too
+    targets: np.ndarray = data.targets
+    return targets
+
+
+def test_a_teacher_answers_by_the_networks_that_did_not_train_on_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    members = [Fixed([0.9, 0.1], [1, 2]), Fixed([0.5, 0.5], [0, 2]), Fixed([0.1, 0.9], [0, 1, 2])]
+    targets = taught(monkeypatch, members, share=0.25)
+    answers = [0.9, 0.5, 0.5, 0.5]  # by the first, by the second, by all who saw it, by all of whom nobody did
+    expected = [0.75 * (row % 2 == 0) + 0.25 * answer for row, answer in enumerate(answers)]
+    np.testing.assert_allclose(targets[:4, 0], expected, atol=1e-6)
+    np.testing.assert_allclose(targets.sum(1), 1)
+    np.testing.assert_array_equal(targets[4:], np.eye(2))  # rows that are not trained on keep their labels
+
+
+def test_a_teacher_that_has_seen_what_is_reported_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"--run.teacher: a run was trained or selected on 1 of the 2 images"):
+        taught(monkeypatch, [Fixed([0.5, 0.5], [0, 1]), Fixed([0.5, 0.5], [0, 4])])
+
+
+def test_a_soup_is_the_mean_of_the_weights_and_knows_what_all_have_seen(tmp_path: Path) -> None:
+    models = []
+    for row in range(2):
+        (tmp_path / str(row)).mkdir()
+        torch.manual_seed(row)
+        models.append(kept(tmp_path / str(row), ["happy", "sad"], SeenImages.of([CONTENTS[row]], [])))
+    soup = tmp_path / "soup.ckpt"
+    assert write_soup([str(path) for _, path in models], soup) == ["happy", "sad"]
+    state = EmotionClassifier.from_checkpoint(soup).state_dict()
+    for name, value in state.items():
+        both = [model.state_dict()[name] for model, _ in models]
+        torch.testing.assert_close(value, (both[0] + both[1]) / 2 if value.is_floating_point() else both[0])
+    seen = SeenImages.read(torch.load(soup, weights_only=True)["EmotionDataModule"]["seen"])
+    assert seen is not None
+    assert seen.among(CONTENTS).tolist() == [True, True, False, False, False, False]
+
+
+def test_a_soup_of_other_networks_is_refused(tmp_path: Path) -> None:
+    _, first = kept(tmp_path, ["happy", "sad"])
+    (tmp_path / "other").mkdir()
+    _, other = kept(tmp_path / "other", ["happy", "sad"], backbone="resnet10t")
+    with pytest.raises(InputError, match=r"has another backbone of its model .* so their weights cannot be averaged"):
+        write_soup([str(first), str(other)], tmp_path / "soup.ckpt")
+    with pytest.raises(InputError, match=r"RUN: must be at least two runs"):
+        write_soup([str(first)], tmp_path / "soup.ckpt")
+    _, other = kept(tmp_path / "other", ["happy", "sad"], None)
+    with pytest.raises(InputError, match=r"does not record which images it was trained on"):
+        write_soup([str(first), str(other)], tmp_path / "soup.ckpt")
+    assert not (tmp_path / "soup.ckpt").exists()

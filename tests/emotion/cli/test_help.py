@@ -21,7 +21,7 @@ MAY_IMPORT_TORCH = {"study", "detector"}  # their options are those of classes
 BELOW = {
     "data": ("describe", "check", "prepare", "cache", "layouts"),
     "runs": ("list", "export", "import", "push", "pull", "du", "delete"),
-    "report": ("compare", "certify", "bias"),
+    "report": ("compare", "certify", "bias", "labels", "errors"),
 }
 PROGRAM = """
 import contextlib, io, json, sys

@@ -340,7 +340,8 @@ def test_images_are_decoded_with_the_limit_of_the_training(
     runs: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits: list[int] = []
-    monkeypatch.setattr("emotion.explanation.select.run_config", lambda run: {"data": {"pixel_limit": 77}})
+    stored = {"data": {"source": SOURCE, "pixel_limit": 77}}
+    monkeypatch.setattr("results.run_images.run_config", lambda run, **_: stored)
     monkeypatch.setattr(explainer, "_explain_run", lambda *options: limits.append(default_pixel_limit()) or 0)
     assert emotion.main(["explain", runs[0]]) == 0
     assert limits == [77]

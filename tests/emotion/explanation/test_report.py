@@ -18,13 +18,14 @@ from emotion.explanation.report import Summary, write_report
 SIDE = 30
 CLASSES = ("happy", "슬픔", "a<b>|c")
 MOUTH = (slice(20, 25), slice(10, 20))
+HALVES = (slice(10, 15), slice(15, 20))  # of the mouth, in every second image
 SEGMENTS = np.arange(36).reshape(6, 6).repeat(5, 0).repeat(5, 1)
 QUICK = ReportOptions(steps=6, draws=2, resamples=100, permutations=99, seeds=1, n=4)
 
 
 def network(images: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Each image's own class is the more probable, the brighter its mouth."""
-    bright = images[:, MOUTH[0], MOUTH[1]].mean(axis=(1, 2, 3)) / 255
+    """Each image's own class is the more probable, the brighter its half of the mouth."""
+    bright = np.array([image[MOUTH[0], HALVES[row % 2]].mean() for image, row in zip(images, rows, strict=True)]) / 255
     answer = np.repeat((1 - bright)[:, None] / 2, 3, axis=1)
     answer[np.arange(len(rows)), rows % 3] = bright
     return answer.astype(np.float32)
@@ -35,7 +36,8 @@ def _explained(count: int = 18, *, inverted: bool = False) -> ExplainedImages:
     images = generator.integers(0, 60, (count, SIDE, SIDE, 3), dtype=np.uint8)
     images[:, MOUTH[0], MOUTH[1]] += 180
     masks = np.zeros((count, SIDE, SIDE), bool)
-    masks[:, MOUTH[0], MOUTH[1]] = True
+    for parity, half in enumerate(HALVES):
+        masks[parity::2, MOUTH[0], half] = True
     maps = masks + 0.1 * generator.random((count, 36))[:, SEGMENTS]
     label = np.array(CLASSES, object)[np.arange(count) % 3]
     table = pd.DataFrame({"row": range(count), "path": [f"{i}.png" for i in range(count)], "fold": 0, "label": label})
@@ -101,7 +103,9 @@ def test_a_true_explanation_holds_and_everything_that_is_named_is_written(tmp_pa
     assert {file.name for file in found.with_people} == {"overlays.png", "overlays-gender.png"}
     assert names >= {"report.md", "report.html", "images.csv", "regions.csv", "region-differences.csv", "agreement.csv"}
     markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
-    assert markdown.splitlines()[0].startswith("**HOLDS against random superpixels (18 images)")
+    assert markdown.splitlines()[0].startswith(
+        "**HOLDS against random orders, a centred blob and the map of another image (18 images)"
+    )
     assert "<script>" not in markdown
     assert all(f"({name})" in markdown for name in names if name.endswith(".png"))
     numbers = found.numbers
@@ -109,6 +113,8 @@ def test_a_true_explanation_holds_and_everything_that_is_named_is_written(tmp_pa
     assert numbers["explain/deletion/better_by"] == pytest.approx(
         numbers["explain/deletion/chance"] - numbers["explain/deletion"]
     )
+    assert numbers["explain/deletion/blob/better_by"] > 0
+    assert numbers["explain/insertion/other_image/p"] < 0.05
     assert numbers["explain/pointing"] == 1
     assert numbers["explain/density/mouth"] > 3 > numbers["explain/density/rest"]
     assert numbers["explain/agreement/method_grad-cam/rank"] < 1
@@ -121,10 +127,12 @@ def test_a_true_explanation_holds_and_everything_that_is_named_is_written(tmp_pa
 def test_an_explanation_that_is_wrong_says_so_on_its_first_line(tmp_path: Path) -> None:
     found = _report(_explained(inverted=True), tmp_path)
     assert not found.holds
-    assert found.first.startswith("FAILS the random baseline: deletion and insertion not better")
-    assert (tmp_path / "report.md").read_text(encoding="utf-8").startswith("**FAILS the random baseline")
+    assert found.first.startswith(
+        "FAILS: it did not beat random orders (deletion and insertion), a centred blob (deletion"
+    )
+    assert (tmp_path / "report.md").read_text(encoding="utf-8").startswith("**FAILS: it did not beat random orders")
     page = _Page((tmp_path / "report.html").read_text(encoding="utf-8"))
-    assert "FAILS the random baseline" in page.text
+    assert "FAILS: it did not beat random orders" in page.text
     assert found.numbers["explain/holds"] == 0
 
 
@@ -170,7 +178,7 @@ def test_maps_of_zeros_are_told_and_crash_nothing(tmp_path: Path) -> None:
 
 def test_one_image_has_numbers_and_no_interval(tmp_path: Path) -> None:
     found = _report(_explained(1), tmp_path)
-    assert found.first.startswith("FAILS the random baseline, since too few images were tried (1 cluster, ")
+    assert found.first.startswith("FAILS, since too few images were tried (1 cluster, ")
     assert "explain/deletion/low" not in found.numbers
     assert "1 of 4" not in found.first
 

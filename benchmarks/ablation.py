@@ -1,0 +1,276 @@
+"""Measure the parts of a recipe one by one on a small proxy; each adds a row to ``docs/results/ablation.csv``.
+
+    python -m benchmarks.ablation --data fer2013.zip --work FOLDER
+
+The proxy is a third of FER2013's Training part: half of it, of which two folds of three train and one is reported, for
+six epochs. PublicTest and PrivateTest are not read. A part is a set of options of `emotion fit`, added to the base.
+Every run is one `emotion fit`, whose command is in the row. What the CSV already has is not run again, and a run that
+was stopped is resumed, so that the same command continues after any stop.
+"""
+
+import argparse
+import contextlib
+import csv
+import os
+import re
+import resource
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # read at import: it would ask the network for a newer one
+
+import pandas as pd
+
+from results.compare import ComparedRun, compare
+from results.tracking.environment import environment
+from results.tracking.runs import find_runs, load_table
+
+ROOT = Path(__file__).resolve().parent.parent
+TABLE = ROOT / "docs" / "results" / "ablation.csv"
+COLUMNS = ("part", "recipe", "data", "seed", "macro_f1", "low", "high", "accuracy", "minutes", "commit", "command")
+RECIPE = "baseline"
+DATA = "FER2013 Training, half, fold 0 of 3"
+TRAINING = "training.csv"  # a manifest of the Training part alone
+BASE = (
+    "--split folds --data.folds 3 --data.fold 0 --data.read.part 0.5 --data.size 48 --data.num_workers 1 "
+    "--trainer.max_epochs 6 --trainer.enable_progress_bar false"
+)
+PARTS = {
+    "base": "",
+    "stem stride 1": "--model.stem_stride 1",
+    "64 px": "--data.size 64",
+    "cutmix": "--model.cutmix 1.0",
+    "progressive from 32, stem stride 1": "--model.stem_stride 1 --model.progressive_from 32",
+    "12 epochs": "--trainer.max_epochs 12",
+    "SAM": "--model.sam_radius 0.05",
+    "erasing": "--data.erasing 0.25",
+    "layer decay 0.85": "--model.layer_decay 0.85",
+    "RandAugment": "--data.policy rand_augment --data.transform_where all",
+    "mixup": "--model.mixup 0.2",
+    "mixup, last 2 epochs without": "--model.mixup 0.2 --model.unmixed_epochs 2",
+    "cutmix, last 2 epochs without": "--model.cutmix 1.0 --model.unmixed_epochs 2",
+    "ten views": "--model.shift_at_test 0.06",
+    "average with a long warm-up": "--run.ema_decay 0.9999 --run.ema_warmup 4",
+    "no average": "--run.ema_decay null",
+    "AugMix": "--data.policy aug_mix --data.transform_where all",
+    "TrivialAugment": "--data.policy trivial_augment --data.transform_where all",
+    "96 px": "--data.size 96",
+    "24 epochs": "--trainer.max_epochs 24",
+    "progressive from 32": "--model.progressive_from 32",
+    "drop path": "--model.drop_path 0.1",
+    "dropout": "--model.dropout 0.3",
+    "no smoothing": "--model.loss.label_smoothing 0.0",
+    "learning rate 0.001": "--model.learning_rate 0.001",
+    "learning rate 0.004": "--model.learning_rate 0.004",
+}
+"""Name of a part to the options of `emotion fit` that it adds to the base; the most promising come first."""
+_TEACHERS = {f"inner-fold-{fold}": f"--data.inner_folds 3 --data.inner_fold {fold}" for fold in range(3)}
+PARTS |= _TEACHERS | {
+    "teacher of three inner folds": f"--run.teacher [{','.join(f'{{{name}}}' for name in _TEACHERS)}]"
+}
+REPORTED = "reported.csv"  # a manifest of the images that the base reports on
+COMBINED = {
+    "ensemble of three seeds": ["evaluate {base 0} {base 1} {base 2} --ensemble"],
+    "soup of three seeds": ["soup {base 0} {base 1} {base 2} --output soup.ckpt", "evaluate soup.ckpt"],
+}
+"""Name of a part to commands that use runs: {base 1} is the run of part base with seed 1, {base} that of this seed."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the ablation: a part and a seed."""
+
+    part: str
+    seed: int
+
+    @property
+    def words(self) -> list[str]:
+        """Words of `emotion fit`; the names of runs stand in braces."""
+        return [
+            *("fit", "--recipe", RECIPE, "--data", TRAINING, *BASE.split(), *PARTS[self.part].split()),
+            *("--seed", str(self.seed), "--run.name", f"{self.part} seed {self.seed}", "--run.experiment", "ablation"),
+        ]
+
+    @property
+    def commands(self) -> list[list[str]]:
+        """Commands of `emotion` that measure it, without the folders of this machine."""
+        if self.part not in COMBINED:
+            return [self.words]
+        texts = COMBINED[self.part]
+        last = f"{texts[-1]} --data {REPORTED} --experiment {self.experiment}"
+        return [re.findall(r"\{.*?\}|\S+", text) for text in [*texts[:-1], last]]
+
+    @property
+    def experiment(self) -> str:
+        """MLflow experiment of its run."""
+        return f"ablation-{self.part.replace(' ', '-')}" if self.part in COMBINED else "ablation"
+
+    def filled(self, word: str) -> str:
+        """Return a word with the ids of the runs that stand in braces."""
+
+        def run_id(match: re.Match[str]) -> str:
+            name, _, seed = match[1].rpartition(" ")
+            return _run_of(Cell(name, int(seed)) if seed.isdigit() else Cell(match[1], self.seed))
+
+        return re.sub(r"\{(.*?)\}", run_id, word)
+
+
+def training_part(data: str, work: Path) -> None:
+    """Write a manifest of the images of a data set's training part, without its given split."""
+    whole = work / "whole.csv"
+    if (work / TRAINING).exists():
+        return
+    if not whole.exists():
+        run_emotion(["data", "prepare", "--data", data, "--output", str(whole)], work)
+    shutil.copyfile(f"{whole}.json", work / f"{TRAINING}.json")  # names the folder of the images, and the classes
+    table = pd.read_csv(whole, dtype=str, keep_default_na=False)
+    table[table["split"] == "train"].drop(columns="split").to_csv(work / TRAINING, index=False)
+
+
+def run_emotion(words: Sequence[str], work: Path) -> float:
+    """Run a command of ours in a folder; return its processor time in minutes, divided by the usable cores.
+
+    Raises:
+        subprocess.CalledProcessError: It failed.
+    """
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    before = _processor_time()
+    subprocess.run(
+        [sys.executable, "-m", "emotion", *words], cwd=work, env=os.environ | {"PYTHONPATH": path}, check=True
+    )
+    return (_processor_time() - before) / 60 / len(os.sched_getaffinity(0))
+
+
+def _processor_time() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def known(table: Path) -> set[tuple[str, int]]:
+    """Return part and seed of the rows of the CSV."""
+    return {(row["part"], int(row["seed"])) for row in read_rows(table)}
+
+
+def read_rows(table: Path) -> list[dict[str, str]]:
+    """Return the rows of the CSV; none if it does not exist."""
+    if not table.exists():
+        return []
+    with table.open(newline="", encoding="utf-8") as lines:
+        return list(csv.DictReader(lines))
+
+
+def measure(cell: Cell, work: Path) -> dict[str, str]:
+    """Train and evaluate one cell; return its row."""
+    minutes = 0.0
+    for words in cell.commands:
+        with contextlib.chdir(work):
+            filled = [cell.filled(word) for word in words]
+        if cell.part in COMBINED:
+            _reported_images(work)
+        minutes += run_emotion([*filled, *(("--resume", "auto") if words[0] == "fit" else ())], work)
+    with contextlib.chdir(work):
+        scores = load_table(_run_of(cell), "intervals")
+    whole = scores[scores["class"] == ""].set_index("metric")
+    return {
+        "part": cell.part,
+        "recipe": RECIPE,
+        "data": DATA,
+        "seed": str(cell.seed),
+        **{name: f"{whole.at['f1_macro', column]:.4f}" for name, column in _SCORES.items()},
+        "accuracy": f"{whole.at['accuracy', 'value']:.4f}",
+        "minutes": f"{minutes:.1f}",
+        "commit": str(environment(ROOT)["git_commit"])[:12],
+        "command": "; ".join(" ".join(["emotion", *map(_quoted, words)]) for words in cell.commands),
+    }
+
+
+def _quoted(word: str) -> str:
+    return word if word.startswith("{") else shlex.quote(word)
+
+
+def _reported_images(work: Path) -> None:
+    """Write a manifest of the images that the base reports on, for `emotion evaluate`."""
+    with contextlib.chdir(work):
+        predictions = load_table(_run_of(Cell("base", 0)), "predictions")
+    table = pd.read_csv(work / TRAINING, dtype=str, keep_default_na=False)
+    table[table["path"].isin(predictions["path"])].to_csv(work / REPORTED, index=False)
+    shutil.copyfile(work / f"{TRAINING}.json", work / f"{REPORTED}.json")
+
+
+_SCORES = {"macro_f1": "value", "low": "low", "high": "high"}
+
+
+def _run_of(cell: Cell) -> str:
+    """Return the id of the newest finished run of a cell, in the store below the current folder."""
+    runs = find_runs(cell.experiment)
+    named = (runs["name"] == f"{cell.part} seed {cell.seed} fold 0") | (cell.part in COMBINED)
+    return str(runs[named & (runs["status"] == "FINISHED")]["run_id"].iloc[0])
+
+
+def append(table: Path, row: dict[str, str]) -> None:
+    """Add a row at the end of the CSV."""
+    new = not table.exists()
+    with table.open("a", newline="", encoding="utf-8") as lines:
+        writer = csv.DictWriter(lines, COLUMNS)
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+def markdown(rows: Sequence[dict[str, str]], work: Path) -> Iterator[str]:
+    """Return lines of a Markdown table: scores of each row, and minus the base of the same seed, paired by image."""
+    yield "| part | seed | macro F1 | accuracy | minutes | macro F1 minus base | accuracy minus base |"
+    yield "|---|---|---|---|---|---|---|"
+    cells = [Cell(row["part"], int(row["seed"])) for row in rows]
+    with contextlib.chdir(work):
+        tables = {cell: load_table(_run_of(cell), "predictions") for cell in cells}
+    for cell, row in zip(cells, rows, strict=True):
+        base, difference = tables.get(Cell("base", cell.seed)), ["", ""]
+        if base is not None and cell.part != "base":
+            runs = [ComparedRun("base", base), ComparedRun(cell.part, tables[cell])]
+            pairs = compare(runs, permutations=99).pairs  # macro F1, then accuracy
+            difference = [
+                f"{each.difference:+.3f} ({each.low:+.3f} to {each.high:+.3f})" for each in pairs.itertuples()
+            ]
+        score = f"{float(row['macro_f1']):.3f} ({float(row['low']):.3f}-{float(row['high']):.3f})"
+        texts = [cell.part, row["seed"], score, f"{float(row['accuracy']):.3f}", row["minutes"], *difference]
+        yield (
+            f"| {' | '.join(texts)} |".replace(" 0.", " .")
+            .replace("(0.", "(.")
+            .replace("-0.", "-.")
+            .replace("+0.", "+.")
+        )
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run what the CSV lacks, or print what it has as a table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=__doc__)
+    parser.add_argument("--data", help="FER2013, such as fer2013.zip; needed by the first run")
+    parser.add_argument("--work", required=True, type=Path, help="folder of the manifest and of the runs")
+    parser.add_argument("--table", type=Path, default=TABLE, help="the CSV")
+    parser.add_argument(
+        "--parts", nargs="+", choices=[*PARTS, *COMBINED], default=[*PARTS], metavar="PART", help="only these"
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--markdown", action="store_true", help="print the CSV and differences as a table; no training")
+    given = parser.parse_args(args)
+    if given.markdown:
+        print(*markdown(read_rows(given.table), given.work.absolute()), sep="\n")
+        return 0
+    cells = [Cell(part, seed) for seed in given.seeds for part in given.parts]
+    given.work.mkdir(parents=True, exist_ok=True)
+    training_part(str(given.data), given.work)
+    for cell in cells:
+        if (cell.part, cell.seed) not in known(given.table):
+            append(given.table, row := measure(cell, given.work))
+            print(" ".join(row[name] for name in COLUMNS[:-1]), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
