@@ -58,7 +58,6 @@ from lightning_modules.decisions import (
     refuse_not_finite,
 )
 from lightning_modules.limits import check_against_data, check_limits, is_whole, settle_limits
-from lightning_modules.predictor import find_model_run
 from lightning_modules.warm_start import (
     check_resumed,
     check_weights,
@@ -825,6 +824,8 @@ def check_options(config: RunConfig) -> None:
         read_start(start)
     for source in options.teacher or ():
         if not source.endswith(".ckpt"):
+            from lightning_modules.predictor import find_model_run  # few runs have a teacher
+
             find_model_run(source)
         elif not Path(source).is_file():
             raise invalid("--run.teacher", "must list runs, or .ckpt files that exist", source)

@@ -23,7 +23,6 @@ from datamodules.splits.protocol import SeenImages
 from lightning_modules.backbones import rescaled, used_alone
 from lightning_modules.checkpoints import CONFIG_KEY, load_plain, read_checkpoint, require_classes
 from lightning_modules.classifier import EmotionClassifier
-from lightning_modules.predictor import Predictor
 from results.predictions import SPLIT
 from results.tracking.runs import find_trained_run, load_table, run_checkpoint, run_config, run_row
 
@@ -238,6 +237,8 @@ def learn_from_teacher(data: EmotionDataModule, sources: Sequence[str], share: f
         InputError: There is no such model; it has other classes or other face crops; it has seen images that this run
             reports on; or it does not record which images it has seen.
     """
+    from lightning_modules.predictor import Predictor  # few runs have a teacher
+
     teacher, named = Predictor.load(*sources), ", ".join(sources)
     require_classes(teacher.classes, data.classes, f"--run.teacher {named}")
     faces = FaceCrops.of(data.manifest, data.read_options)

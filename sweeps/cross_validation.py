@@ -44,7 +44,6 @@ from results.statistics import whole_scores
 from results.tracking import store
 from results.tracking.logger import TrackingLogger
 from results.tracking.runs import CONFIG, children, download, find_run, find_runs, has_store, run_row
-from sweeps.calibration import calibrate
 from sweeps.workers import VISIBLE_GPUS, environment_variables, require_one_device, worker_variables
 
 
@@ -306,6 +305,8 @@ def cross_validate(
             withdraw(members)
             raise
         if decides:  # for the mean of the folds, too
+            from sweeps.calibration import calibrate  # few runs have decisions
+
             text += "\n" + calibrate([str(parent.run_id)], decides)[-1].text
     return CrossValidation(str(parent.run_id), pooled[seeds[0]], fold_table, pooled_table, text)
 
