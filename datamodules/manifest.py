@@ -216,7 +216,7 @@ class Manifest:
     ``""`` means unknown. ``classes[i]`` is the name of the integer label i. ``notes`` say what the reader left out.
     Where images have several labelled faces, rows are faces with boxes in the columns `SIDES`, which `readers.read`
     cuts out. ``boxes``, if the data set has face boxes, has one row per box: ``path``, ``x0``, ``y0``, ``x1``, ``y1``
-    in pixels of the upright image, and what else is known; see :mod:`datamodules.face_boxes`.
+    in pixels of the upright image, and what else is known; see ``datamodules/face_boxes.py``.
     """
 
     root: Path

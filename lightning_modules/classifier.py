@@ -506,6 +506,10 @@ class EmotionClassifier(pl.LightningModule):
         elif self.frozen:
             self.backbone.eval()  # Lightning leaves a module in the mode it finds, and never calls train() itself
 
+    def on_train_batch_start(self, batch: Batch, batch_index: int) -> None:
+        """Tell the loss how far the run is."""
+        self.loss.progress = self.trainer.global_step / self.trainer.estimated_stepping_batches
+
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Drop the gradients that a frozen backbone computed only for DistributedDataParallel."""
         if self.frozen:

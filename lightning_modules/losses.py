@@ -24,6 +24,8 @@ __all__ = [
     "soft_targets_refused",
 ]
 
+BETA = 0.9999  # of the effective number of rows
+
 
 class EmotionLoss(nn.Module, ABC):
     """Base class of losses: ``rows`` returns numerators and denominators, ``forward`` their quotient over the batch.
@@ -41,6 +43,7 @@ class EmotionLoss(nn.Module, ABC):
     def __init__(self) -> None:
         super().__init__()
         self.counts: Tensor | None = None
+        self.progress = 0.0  # share of the run's steps that are done, which the classifier sets
 
     def configure(self, class_counts: Tensor) -> None:
         """Set the number of rows of each class in one epoch of training, copies included: (C,)."""
@@ -145,6 +148,20 @@ def focal(logits: Tensor, target: Tensor, alpha: Tensor | float = 1.0, gamma: fl
 def adjusted(logits: Tensor, counts: Tensor, tau: float = 1.0) -> Tensor:
     """Return ``logits + tau log prior``, the priors being the classes' shares of ``counts`` (C,)."""
     return logits + tau * torch.log(counts / counts.sum())
+
+
+def effective_weights(counts: Tensor, beta: float) -> Tensor:
+    r"""Return class weights by the effective number of rows: :math:`w_c \propto (1 - \beta) / (1 - \beta^{n_c})`.
+
+    Their mean is 1 (Cui et al. 2019, arXiv:1901.05555). Beta 0 weighs all classes alike; near 1 the weights approach
+    :math:`1 / n_c`.
+
+    Args:
+        counts: (C,) rows of each class.
+        beta: in [0, 1).
+    """
+    weights = (1 - beta) / (1 - beta ** counts.double())
+    return (weights / weights.mean()).float()
 
 
 def ldam(logits: Tensor, target: Tensor, margins: Tensor, scale: float) -> Tensor:
@@ -289,29 +306,52 @@ class LDAM(EmotionLoss):
     """Label-distribution-aware margins, ``n_c^(-1/4)`` scaled to ``max_margin``, divided by the rows.
 
     Margins are in units of the cosine, so the classifier uses a normalised head with the same ``scale``.
+
+    Deferred re-weighting weighs the rows by their classes in the last steps only, and divides by the sum of the
+    weights; rows of the val and test part are never weighted, so that the losses of all epochs are comparable.
     """
 
     needs_normalised_head = True
     needs_counts = True
     takes_soft_targets = False
 
-    def __init__(self, max_margin: float = 0.5, scale: float = 30.0) -> None:
+    def __init__(
+        self,
+        max_margin: float = 0.5,
+        scale: float = 30.0,
+        reweight_after: float | None = None,
+        beta: float = BETA,
+    ) -> None:
         """Keep the options.
 
         Args:
             max_margin: margin of the rarest class, above 0 and below 2.
             scale: factor of the cosines, above 0.
+            reweight_after: deferred re-weighting: after this share of the steps, in [0, 1), weigh rows by the effective
+                number of their class; 0.8 is usual. None: never.
+            beta: of the effective number, in [0, 1); the nearer to 1, the more rare classes weigh.
         """
         super().__init__()
         if not 0 < max_margin < 2:
             raise invalid("--model.loss.max_margin", "must be above 0 and below 2", max_margin)
         if not 0 < scale < inf:
             raise invalid("--model.loss.scale", "must be above 0 and finite", scale)
-        self.max_margin, self.scale = max_margin, scale
+        if reweight_after is not None and not 0 <= reweight_after < 1:
+            raise invalid("--model.loss.reweight_after", "must be at least 0 and below 1", reweight_after)
+        if not 0 <= beta < 1:
+            raise invalid("--model.loss.beta", "must be at least 0 and below 1", beta, f"{BETA} is usual")
+        if beta != BETA and reweight_after is None:
+            msg = f"--model.loss.beta is {beta}, which only --model.loss.reweight_after uses; give it as well"
+            raise InputError(msg)
+        self.max_margin, self.scale, self.reweight_after, self.beta = max_margin, scale, reweight_after, beta
 
     def rows(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """See `EmotionLoss.rows`."""
-        margins = self.known_counts(logits.device) ** -0.25
+        counts = self.known_counts(logits.device)
+        margins = counts**-0.25
         margins = margins * (self.max_margin / margins.max())
         losses = ldam(logits, target, margins, self.scale)
-        return losses, torch.ones_like(losses)
+        if self.reweight_after is None or not self.training or self.progress < self.reweight_after:
+            return losses, torch.ones_like(losses)
+        weights = effective_weights(counts, self.beta)[target]
+        return losses * weights, weights

@@ -108,7 +108,7 @@ def _require_cells(study: Study, names: list[str]) -> None:
         msg = f"--cells: study {study.name} has no cell {unknown[0]!r}; it has {'; '.join(map(repr, known))}"
         raise InputError(msg)
     for cell in map(study.cell, names):
-        needs = [cell.start_from] if cell.start_from else []
+        needs = cell.needs
         needs += list(study.choice.cells.values()) if cell.chosen and study.choice else []
         if missing := [name for name in needs if name not in names]:
             msg = f"--cells: {cell.name!r} needs the results of {'; '.join(map(repr, missing))}; add them to --cells"

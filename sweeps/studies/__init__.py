@@ -6,6 +6,7 @@ from datamodules.errors import InputError, did_you_mean
 from sweeps.studies import (
     backbones,
     balanced_augmentation,
+    balancing,
     data_imbalance,
     face_crop,
     face_detector,
@@ -21,6 +22,7 @@ STUDIES: dict[str, Callable[[Scale, Protocol], Study]] = {
     "face-crop": face_crop.build,
     "data-imbalance": data_imbalance.build,
     "leakage": leakage.build,
+    "balancing": balancing.build,
     "face-detector": face_detector.build,
 }
 WITHOUT_PROTOCOL = {

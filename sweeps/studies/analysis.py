@@ -19,7 +19,7 @@ from results.significance import holm, paired_permutation, seeds_t
 from results.statistics import cluster_bootstrap, paired_difference, scores
 from results.tracking import store
 from results.tracking.runs import children, load_table
-from sweeps.studies.schema import ON, Choice, Claim, Metric, Protocol, Scale, Study
+from sweeps.studies.schema import LARGEST, ON, RAREST, Choice, Claim, Metric, Protocol, Scale, Study
 
 MIN_SEEDS = 3  # for an estimate of the spread over seeds
 RECALL = "recall_"
@@ -54,6 +54,18 @@ def split_metric(metric: Metric) -> tuple[Metric, str]:
     """Return metric and condition of, for instance, ``accuracy on age=child``; the condition is "" for all images."""
     plain, _, condition = metric.partition(ON)
     return plain, condition
+
+
+def named_class(predictions: pd.DataFrame, name: str) -> str:
+    """Return the class that a name in a metric stands for: `<rarest>` and `<largest>` are those of the test images.
+
+    Of several classes with as few or as many images, the first one; a class without images does not count.
+    """
+    if name not in (RAREST, LARGEST):
+        return name
+    counts = predictions["label"].astype(str).value_counts()
+    ordered = {str(each): int(counts[each]) for each in map(str, classes_of(predictions)) if each in counts}
+    return (min if name == RAREST else max)(ordered, key=lambda each: ordered[each])
 
 
 def part_of(predictions: pd.DataFrame, metric: Metric) -> pd.DataFrame:
@@ -103,6 +115,7 @@ def jackknife(tables: Sequence[pd.DataFrame], metrics: Sequence[Metric]) -> Jack
     for table, metric in zip(tables, metrics, strict=True):
         plain, condition = split_metric(metric)
         kind, _, name = plain.partition("_") if plain.startswith(_OF_CLASS) and plain != "f1_macro" else (plain, "", "")
+        name = named_class(tables[0], name)
         if kind not in ("accuracy", "f1_macro") and name not in classes:
             return None
         inside = condition_mask(table, condition, "group") if condition else np.ones(len(table), bool)
@@ -259,6 +272,7 @@ class Outcome:
             return value(self.predictions, metric)
         table = self.intervals
         kind, _, name = metric.partition("_") if metric.startswith(_BY_CLASS) else (metric, "", "")
+        name = named_class(self.predictions, name) if name in (RAREST, LARGEST) else name
         row = table[(table["metric"] == kind) & (table["class"] == name)]
         if metric == "f1_macro":
             row = table[table["metric"] == metric]
@@ -347,10 +361,15 @@ class Outcomes:
         """Return the runs of a cell, by seed; none if it has not finished."""
         return self._by_cell.get(cell, [])
 
-    def number(self, cell: str, metric: Metric) -> Number | None:
+    def number(self, cell: str, metric: Metric, *, interval: bool = False) -> Number | None:
         """Return a metric of a cell; None if the cell has not finished.
 
         With one seed it has the interval over images, with several the smallest and the largest value.
+
+        Args:
+            cell: Name of the cell.
+            metric: The metric.
+            interval: With three or more seeds, return the 95 % interval over seeds and images instead, as of `seeds_t`.
         """
         runs = self.of(cell)
         if not runs:
@@ -360,7 +379,11 @@ class Outcomes:
         if len(intervals) == 1:
             return Number(*intervals[0], float("nan"), ids)
         values = np.array([value for value, _, _ in intervals])
-        return Number(values.mean(), values.min(), values.max(), values.std(ddof=1), ids)
+        low, high = values.min(), values.max()
+        if interval and len(runs) >= MIN_SEEDS and (shared := type(runs[0]).jackknife(runs, [metric] * len(runs))):
+            _, low, high = seeds_t(shared.values, shared.without)
+            low, high = max(low, 0.0), min(high, 1.0)
+        return Number(values.mean(), low, high, values.std(ddof=1), ids)
 
     def choose(self, choice: Choice, protocol: Protocol) -> list[str]:
         """Return the best candidates by macro F1: on the val part, or with the papers' protocol on the test part.
@@ -474,14 +497,20 @@ def _test(claim: Claim, outcomes: Outcomes) -> DifferenceTest | None:
     if ON in metric:
         lower, higher = ([runs[seed].predictions for seed in seeds] for runs in (below, above))
         return paired(lower, higher, metric) if metric == claim.lower[1] else between(higher, claim.lower[1], metric)
-    if len(seeds) < MIN_SEEDS and metric == claim.lower[1] and metric in PAIRED:
+    of_class = metric.startswith("f1_") and metric != "f1_macro"
+    if len(seeds) < MIN_SEEDS and metric == claim.lower[1] and (metric in PAIRED or of_class):
         tables = matched([runs[seed].predictions for runs in (below, above) for seed in seeds])
         first, second = concatenated(tables[: len(seeds)]), concatenated(tables[len(seeds) :])
         classes = classes_of(first)
-        test = paired_permutation(first, second, classes, metric=cast(Paired, metric))
         table = paired_difference(first, second, classes)
-        row = table[(table["metric"] == metric) & (table["class"] == "")].iloc[0]
         together = f", {len(seeds)} seeds together" if len(seeds) > 1 else ""
+        if of_class:
+            name = named_class(first, metric.removeprefix("f1_"))
+            row = table[(table["metric"] == "f1") & (table["class"] == name)].iloc[0]
+            how = f"interval over images{together}; a test needs {MIN_SEEDS} seeds"
+            return DifferenceTest(float(row["difference"]), float(row["low"]), float(row["high"]), None, how)
+        test = paired_permutation(first, second, classes, metric=cast(Paired, metric))
+        row = table[(table["metric"] == metric) & (table["class"] == "")].iloc[0]
         return DifferenceTest(
             test.difference, float(row["low"]), float(row["high"]), test.p_value, test.test + together
         )
@@ -530,7 +559,7 @@ def numbers(
             for column, entry in zip(table.columns, entries, strict=True):
                 if entry is None:
                     continue
-                number = outcomes.number(entry.cell, entry.metric) if entry.cell else None
+                number = outcomes.number(entry.cell, entry.metric, interval=table.intervals) if entry.cell else None
                 ours = number or Number(math.nan, math.nan, math.nan, math.nan, ())
                 rows.append(
                     {

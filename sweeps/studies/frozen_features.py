@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -206,7 +208,25 @@ def run_frozen(config: RunConfig, cell: Cell) -> tuple[str, dict[str, float]]:
         config = config.override({"data.fold_seed": seed})
     data = data_module(config)
     check_weights(data, str(config.model["weights"]))
-    content = f"{data.content_hash} {json.dumps(dict(cell.frozen))}"
+    with open_run(config, cell, data, json.dumps(dict(cell.frozen))) as tracker:
+        head = _fitted(data, config, cell)
+        keep_probabilities(tracker, config, data, head.probabilities)
+        for epoch, accuracy in head.marks.items():
+            tracker.log_metrics({"test/accuracy_by_epoch": accuracy}, step=epoch)
+    by_epoch = {f"accuracy after {epoch}": value for epoch, value in head.marks.items()}
+    return str(tracker.run_id), {"val/best_f1_macro": head.best, **by_epoch}
+
+
+@contextmanager
+def open_run(config: RunConfig, cell: Cell, data: EmotionDataModule, more: str) -> Iterator[RunLogger]:
+    """Open a run of a cell whose probabilities are not computed by Lightning's trainer, and end it.
+
+    Args:
+        config: With the run's name, parent and seed.
+        cell: The cell.
+        data: Its images.
+        more: What counts for the run's identity besides the config and the images.
+    """
     tracker = RunLogger(
         experiment=config.run["experiment"],
         run_name=config.run["name"],
@@ -214,9 +234,9 @@ def run_frozen(config: RunConfig, cell: Cell) -> tuple[str, dict[str, float]]:
         system_metrics=False,
         tags={
             "recipe": str(cell.recipe),
-            "seed": str(seed),
+            "seed": str(config.seed_everything),
             "fold": "0",
-            "identity": config.identity(content),
+            "identity": config.identity(f"{data.content_hash} {more}"),
             "manifest": data.manifest.fingerprint(),
             "data": data.manifest.name,
             "division": division_hash(data),
@@ -224,27 +244,29 @@ def run_frozen(config: RunConfig, cell: Cell) -> tuple[str, dict[str, float]]:
     )
     try:
         log_beginning(tracker, config, data)
-        head = _fitted(data, config, cell)
-        predictions = build_predictions(
-            data.manifest,
-            data.fold_rows.test,
-            head.probabilities,
-            fold=data.fold_rows.index,
-            clusters=data.clusters,
-            contents=data.contents,
-        )
-        protocol = data.division.protocol
-        tables = [flag_protocol(table, protocol) for table in (predictions, data.split_table())]
-        tracker.set_tags({"selected_on": data.leak_record.get("selected_on", "val part")})
-        keep_evaluation(tracker, *tables, resamples=config.run["resamples"], evaluated=[])  # no model is kept
-        for epoch, accuracy in head.marks.items():
-            tracker.log_metrics({"test/accuracy_by_epoch": accuracy}, step=epoch)
+        yield tracker
         tracker.end("success")
     except BaseException as error:
         tracker.end(how_it_ended(error))
         raise
-    by_epoch = {f"accuracy after {epoch}": value for epoch, value in head.marks.items()}
-    return str(tracker.run_id), {"val/best_f1_macro": head.best, **by_epoch}
+
+
+def keep_probabilities(
+    tracker: RunLogger, config: RunConfig, data: EmotionDataModule, probabilities: np.ndarray
+) -> None:
+    """Store the run's tables and everything computed from them, of probabilities (M, C) of the test part in order."""
+    predictions = build_predictions(
+        data.manifest,
+        data.fold_rows.test,
+        probabilities,
+        fold=data.fold_rows.index,
+        clusters=data.clusters,
+        contents=data.contents,
+    )
+    protocol = data.division.protocol
+    tables = [flag_protocol(table, protocol) for table in (predictions, data.split_table())]
+    tracker.set_tags({"selected_on": data.leak_record.get("selected_on", "val part")})
+    keep_evaluation(tracker, *tables, resamples=config.run["resamples"], evaluated=[])  # no model is kept
 
 
 def _fitted(data: EmotionDataModule, config: RunConfig, cell: Cell) -> Head:

@@ -17,6 +17,7 @@ from results.reports.pages import Image, Section, render, run_url, write_files
 from results.reports.tables import SCORES, Part, interval, number, p_value, signed
 from results.significance import holm
 from sweeps.studies.analysis import (
+    MIN_SEEDS,
     RECALL,
     ClaimResult,
     DifferenceTest,
@@ -24,11 +25,23 @@ from sweeps.studies.analysis import (
     Outcomes,
     RunContext,
     evaluate_claims,
+    named_class,
     numbers,
     paired,
 )
 from sweeps.studies.detection import seed_changes
-from sweeps.studies.schema import ON, Changes, Entry, FigureSpec, Metric, SeedChanges, Study, Table
+from sweeps.studies.schema import (
+    LARGEST,
+    ON,
+    RAREST,
+    Changes,
+    Entry,
+    FigureSpec,
+    Metric,
+    SeedChanges,
+    Study,
+    Table,
+)
 
 CellText = tuple[Part, ...]
 
@@ -416,6 +429,7 @@ def compose(
         *study.notes,
         _reading(study),
     ]
+    lead += _named_classes(study, outcomes)
     if context.options:
         options = [re.sub(r"[^:=]*/(?=[^/]+/?$)", "", word) for word in context.options]  # names without their folders
         lead.append(f"Options of every cell: {' '.join(options)}")
@@ -447,10 +461,13 @@ def compose(
 
 
 def _reading(study: Study) -> str:
+    seeds = len(study.seeds)
+    over_seeds = "A number is the mean over seeds, ± their standard deviation; small print: "
+    spread = "the 95 % interval over seeds and images" if _intervals(study) else "the smallest and the largest"
     numbers = (
         "Small print below a number: its 95 % interval (bootstrap of clusters within classes)"
-        if len(study.seeds) == 1
-        else "A number is the mean over seeds, ± their standard deviation; small print: the smallest and the largest"
+        if seeds == 1
+        else over_seeds + spread
     )
     return (
         f"{numbers}, and the published number, if any; entries that are not run at this scale show only that. "
@@ -458,16 +475,34 @@ def _reading(study: Study) -> str:
     )
 
 
+def _named_classes(study: Study, outcomes: Outcomes) -> list[str]:
+    """Return a sentence that names the rarest and the largest class, if the study's metrics are about them."""
+    metrics = [entry.metric for table in study.tables for row in table.rows.values() for entry in row if entry]
+    if not outcomes.runs or not any(name in metric for metric in metrics for name in (RAREST, LARGEST)):
+        return []
+    table = outcomes.runs[0].predictions
+    rarest, largest = (named_class(table, name) for name in (RAREST, LARGEST))
+    images = table["label"].astype(str).value_counts()
+    return [
+        f"The rarest class is {rarest} ({images[rarest]:,} of {len(table):,} test images), the largest {largest} "
+        f"({images[largest]:,})."
+    ]
+
+
+def _intervals(study: Study) -> bool:
+    return len(study.seeds) >= MIN_SEEDS and any(table.intervals for table in study.tables)
+
+
 def _grid(table: Table, outcomes: Outcomes) -> pd.DataFrame:
     rows = [
-        (text(name), *(_cell(entry, outcomes) if entry else text("") for entry in row))
+        (text(name), *(_cell(entry, outcomes, interval=table.intervals) if entry else text("") for entry in row))
         for name, row in table.rows.items()
     ]
     return grid(("", *table.columns), rows)
 
 
-def _cell(entry: Entry, outcomes: Outcomes) -> CellText:
-    result = outcomes.number(entry.cell, entry.metric) if entry.cell else None
+def _cell(entry: Entry, outcomes: Outcomes, *, interval: bool = False) -> CellText:
+    result = outcomes.number(entry.cell, entry.metric, interval=interval) if entry.cell else None
     published = (_paper(entry.published),) if entry.published is not None else ()
     if result is None:
         missing = (Part("failed" if entry.cell in outcomes.failed else "not run", small=True),) if entry.cell else ()

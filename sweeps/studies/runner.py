@@ -20,6 +20,7 @@ from tqdm import tqdm
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
 from datamodules.face_boxes import BoxesDataModule
+from datamodules.sampling import EpochBatchSampler
 from lightning_modules.backbones import best_device, build_backbone, build_head, describe_device
 from lightning_modules.config import MONITOR, Kind, Options, RunConfig, data_module
 from lightning_modules.limits import require_whole_runs
@@ -33,14 +34,15 @@ from lightning_modules.training import (
     seconds_an_image,
     train,
 )
-from results.predictions import PREDICTIONS, classes_of
+from results.predictions import PREDICTIONS, SPLIT, classes_of
 from results.reports.tables import as_text
 from results.tracking import store
 from results.tracking.logger import TrackingLogger
-from results.tracking.runs import children, find_runs, has_store, load_table, run_config
+from results.tracking.runs import children, find_runs, has_store, load_table, run_checkpoint, run_config
 from sweeps.cross_validation import cross_validate, end_stale_run, record_resume
 from sweeps.search import count_flops
 from sweeps.studies import build_study, detection
+from sweeps.studies.adjusted import run_adjusted
 from sweeps.studies.analysis import CELL, CURVES, INNER, SEED, Outcome, Outcomes, RunContext, best_epoch
 from sweeps.studies.frozen_features import run_frozen
 from sweeps.studies.report import write_report
@@ -74,10 +76,11 @@ def study_key(study: Study, scale: Scale, protocol: Protocol, configs: Mapping[s
         content: Hash of the images.
     """
     experiment = next(iter(configs.values())).run["experiment"]
-    cells = [
-        [cell.name, configs[cell.name].identity(), cell.folds, cell.chosen, cell.start_from, dict(cell.frozen)]
-        for cell in study.cells
-    ]
+    cells = []
+    for cell in study.cells:
+        parts = [cell.name, configs[cell.name].identity(), cell.folds, cell.chosen, cell.start_from, dict(cell.frozen)]
+        later = [cell.new_head, cell.adjustment, cell.steps_of]  # left out if unused, so that keys stay the same
+        cells.append([*parts, *(later if any(later) else [])])
     text = json.dumps([study.name, scale, protocol, experiment, content, cells])
     return f"{study.name}-{scale}-{protocol}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
@@ -351,11 +354,18 @@ def run_cell(trial: optuna.Trial, settings: dict[str, Any]) -> float:
     if cell.chosen and study.choice:
         changes["data.transforms"] = Outcomes.of_parent(parent).choose(study.choice, settings["protocol"])
     if cell.start_from:
-        changes["run.start_from"] = _start_run(cell, seed, parent)
+        start = _earlier_run(cell, cell.start_from, seed, parent)
+        changes |= {"model.weights": str(run_checkpoint(start))} if cell.new_head else {"run.start_from": start}
+    if cell.steps_of:
+        own, limit = settings["configs"][cell.name], "limit_train_batches"
+        steps = epoch_steps(_earlier_run(cell, cell.steps_of, seed, parent), own["data"]["batch_size"])
+        changes[f"trainer.{limit}"] = _limited(steps, own["trainer"].get(limit))
     configs = {of: RunConfig.from_dict(config, study.cell(of).kind) for of, config in settings["configs"].items()}
     config, objective = configs[cell.name].override(changes), INNER
     if cell.task == "frozen":
         run_id, numbers = run_frozen(config, cell)
+    elif cell.task == "adjust":
+        run_id, numbers = run_adjusted(config, cell)
     elif cell.task == "detector":
         run_id, numbers = detection.run_detector(config, configs[cell.test_on] if cell.test_on else None)
         objective = detection.BEST_MAP
@@ -370,20 +380,33 @@ def run_cell(trial: optuna.Trial, settings: dict[str, Any]) -> float:
     return numbers[objective]
 
 
-def _start_run(cell: Cell, seed: int, parent: str) -> str:
-    """Return the run whose weights the cell trains further.
+def _earlier_run(cell: Cell, name: str, seed: int, parent: str) -> str:
+    """Return the run of an earlier cell, with the same seed, that a cell needs.
 
     Raises:
         InputError: It has not finished.
     """
-    for outcome in Outcomes.of_parent(parent).of(str(cell.start_from)):
+    for outcome in Outcomes.of_parent(parent).of(name):
         if outcome.seed == seed:
             return outcome.run_id
     msg = (
-        f"cell {cell.name}: starts from {cell.start_from!r} with seed {seed}, which has not finished; run the study "
-        "again, failed cells are retried first"
+        f"cell {cell.name}: starts from {name!r} with seed {seed}, which has not finished; run the study again, "
+        "failed cells are retried first"
     )
     raise InputError(msg)
+
+
+def _limited(steps: int, limit: float | None) -> int:
+    """Return the steps that Lightning's `limit_train_batches`, a number or a share of the batches, leaves of them."""
+    if isinstance(limit, float):
+        return max(1, int(steps * limit))
+    return steps if limit is None else min(steps, limit)
+
+
+def epoch_steps(run_id: str, batch_size: int) -> int:
+    """Return the number of steps of an epoch of a finished run."""
+    rows = int((load_table(run_id, SPLIT)["role"] == "train").sum())
+    return len(EpochBatchSampler(rows, batch_size, seed=0))
 
 
 def add_to_run(
@@ -491,6 +514,12 @@ def _cost(
         data = data_module(config)
         data.share(known.setdefault(f"{data.source} {data.read_options}", data))  # reading a large set takes a while
         trained, val, test = _sizes(data, cell.folds)
+        if cell.steps_of:
+            other = data_module(cell_config(study.cell(cell.steps_of), given, ["rotation"]))
+            other.share(data)
+            trained = _sizes(other, cell.folds)[0]
+    if cell.task == "adjust":  # its images are predicted once
+        return Cost(cell.stage, repeats, 0, repeats * (val + test), repeats * STARTUP)
     if cell.task == "frozen":  # every image once through the network for all cells; heads cost little
         return Cost(cell.stage, repeats, 0, 0, repeats * (STARTUP + epochs * trained / 1e4))
     key = f"{config.model['backbone']} {config.data['size']} {config.data['batch_size']}"

@@ -13,11 +13,15 @@ Protocol = Literal["honest", "paper"]
 SCALES: tuple[Scale, ...] = ("tiny", "small", "paper")
 PROTOCOLS: tuple[Protocol, ...] = ("honest", "paper")
 # f1_macro, accuracy, recall_<class>, f1_<class>, or any other metric that a run logged; the first four also of a
-# subgroup of the test images: `accuracy on age=child`; of a detector map and map_50, and other/map on other images
+# subgroup of the test images: `accuracy on age=child`; of a detector map and map_50, and other/map on other images;
+# <rarest> and <largest> stand for the class with the fewest and the most test images: `f1_<rarest>`
 Metric = str
 ON = " on "
 OTHER = "other/"
-Task = Literal["fit", "frozen", "detector"]  # train a classifier, a head on frozen features, or a face detector
+RAREST, LARGEST = "<rarest>", "<largest>"
+# train a classifier, a head on frozen features, or a face detector; or adjust a trained classifier
+Task = Literal["fit", "frozen", "detector", "adjust"]
+Adjustment = Literal["tau", "tau-normalisation"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +39,10 @@ class Cell:
         folds: Number of folds of a cross-validation; 0 for one division.
         stage: Cells of a later stage begin when those of the earlier ones are done.
         chosen: Uses the transforms that the study's choice selected in an earlier stage.
-        start_from: A cell of an earlier stage, whose weights, of the same seed, are trained further.
+        start_from: A cell of an earlier stage, whose weights, of the same seed, are trained further or adjusted.
+        new_head: Takes only the backbone of `start_from`.
+        adjustment: How the classifier of `start_from` is adjusted.
+        steps_of: A cell of an earlier stage; an epoch has as many steps as one of its epochs.
         test_on: A cell on whose test images this cell's detector is evaluated, too.
     """
 
@@ -49,7 +56,15 @@ class Cell:
     stage: int = 0
     chosen: bool = False
     start_from: str | None = None
+    new_head: bool = False
+    adjustment: Adjustment | None = None
+    steps_of: str | None = None
     test_on: str | None = None
+
+    @property
+    def needs(self) -> list[str]:
+        """The cells of earlier stages whose runs it uses."""
+        return sorted({name for name in (self.start_from, self.steps_of) if name})
 
     @property
     def kind(self) -> Kind:
@@ -68,12 +83,17 @@ class Entry:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of a study; `rows` maps a name to one entry a column, None where there is nothing."""
+    """A table of a study; `rows` maps a name to one entry a column, None where there is nothing.
+
+    With `intervals` a mean over three or more seeds has its 95 % interval over seeds and images, instead of the
+    smallest and the largest value.
+    """
 
     title: str
     columns: tuple[str, ...]
     rows: Mapping[str, tuple[Entry | None, ...]]
     note: str = ""
+    intervals: bool = False
 
 
 @dataclass(frozen=True)
@@ -212,13 +232,13 @@ class Study:
         used |= set(self.choice.cells.values() if self.choice else ())
         used |= {name for change in self.changes for name in (change.before, *change.after.values())}
         used |= {name for change in self.seed_changes for name in (change.before, change.after)}
-        used |= {name for cell in self.cells for name in (cell.start_from, cell.test_on)}
+        used |= {name for cell in self.cells for name in (*cell.needs, cell.test_on)}
         unknown = sorted(name for name in used if name is not None and name not in names)
         if unknown or len(set(names)) != len(names):
             twice = sorted({name for name in names if names.count(name) > 1})
             msg = f"study {self.name}: cell names must be unique and exist, got repeated {twice}, unknown {unknown}."
             raise InputError(msg)
-        late = [cell.name for cell in self.cells if cell.start_from and self.cell(cell.start_from).stage >= cell.stage]
+        late = [cell.name for cell in self.cells if any(self.cell(name).stage >= cell.stage for name in cell.needs)]
         if late:
             msg = f"study {self.name}: a cell must start from a cell of an earlier stage, got {late}."
             raise InputError(msg)

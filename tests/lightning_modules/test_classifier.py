@@ -185,6 +185,18 @@ def test_ldam_brings_its_head_and_a_rebuilt_model_keeps_it(tmp_path: Path) -> No
     assert again(images()).abs().max() <= 12.0
 
 
+def test_the_loss_knows_how_far_the_training_is() -> None:
+    class Recorder(CrossEntropy):
+        def rows(self, logits: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            if self.training:
+                seen.append(self.progress)
+            return super().rows(logits, target)
+
+    seen: list[float] = []
+    trainer(2).fit(classifier(loss=Recorder()), datamodule=TinyTask())
+    assert seen == [step / len(seen) for step in range(len(seen))]
+
+
 @pytest.mark.parametrize(
     ("options", "head"),
     [

@@ -32,6 +32,7 @@ def every_loss() -> list[EmotionLoss]:
         LogitAdjustment(1.5),
         BalancedSoftmax(),
         LDAM(),
+        LDAM(reweight_after=0.0),
     ]
     for loss in losses:
         loss.configure(COUNTS)
@@ -115,6 +116,25 @@ def test_ldam_is_the_papers_formula() -> None:
     assert loss(torch.tensor(20.0 * cosines), hard).item() == pytest.approx(expected, rel=1e-4)
 
 
+def test_deferred_weights_are_those_of_the_effective_number_and_of_late_epochs_of_training() -> None:
+    logits, hard, _ = batch()
+    loss, plain = LDAM(reweight_after=0.8, beta=0.99), LDAM()
+    for each in (loss, plain):
+        each.configure(COUNTS)
+    early = loss(logits, hard)
+    torch.testing.assert_close(early, plain(logits, hard))
+    loss.progress = 0.8
+    # as in the paper's code: (1 - beta) / (1 - beta^n), divided by their sum, times the number of classes
+    weights = (1 - 0.99) / (1 - np.power(0.99, COUNTS.double().numpy()))
+    weights = weights / weights.sum() * 4
+    rows, _ = plain.rows(logits, hard)
+    each_row = weights[hard.numpy()]
+    expected = (rows.double().numpy() * each_row).sum() / each_row.sum()
+    assert loss(logits, hard).item() == pytest.approx(expected, rel=1e-5)
+    assert abs(expected - early.item()) > 1e-3
+    torch.testing.assert_close(loss.eval()(logits, hard), early)  # the val part is never weighted
+
+
 @pytest.mark.parametrize("loss", every_loss(), ids=repr)
 @pytest.mark.parametrize("size", [0.0, 50.0, 1e4, 1e30])
 def test_value_and_gradient_stay_finite_for_extreme_logits(loss: EmotionLoss, size: float) -> None:
@@ -160,6 +180,9 @@ def test_no_loss_adds_to_a_checkpoint_or_an_average(loss: EmotionLoss) -> None:
         (lambda: LogitAdjustment(-0.1), "--model.loss.tau: must be at least 0"),
         (lambda: LDAM(max_margin=0), "--model.loss.max_margin: must be above 0"),
         (lambda: LDAM(scale=0), "--model.loss.scale: must be above 0"),
+        (lambda: LDAM(reweight_after=1.0), "--model.loss.reweight_after: must be at least 0 and below 1, got 1.0"),
+        (lambda: LDAM(reweight_after=0.5, beta=1.0), "--model.loss.beta: must be at least 0 and below 1, got 1.0"),
+        (lambda: LDAM(beta=0.9), "which only --model.loss.reweight_after uses"),
         (
             lambda: Focal(alpha=[1.0, 2.0])(*batch()[:2]),
             "--model.loss.alpha: needs one value for each of 4 classes, got 2",

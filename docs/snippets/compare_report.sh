@@ -1,0 +1,2 @@
+# lines 30
+emotion report compare plain leaky

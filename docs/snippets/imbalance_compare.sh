@@ -1,0 +1,2 @@
+# lines 40
+emotion report compare as-they-are over-sampled

@@ -1,0 +1,1 @@
+emotion data describe my_images

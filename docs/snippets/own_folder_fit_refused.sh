@@ -1,0 +1,2 @@
+# status 1
+emotion fit --recipe quick --data my_images

@@ -1,0 +1,1 @@
+python $EMOTION_DOCS/make_folder.py

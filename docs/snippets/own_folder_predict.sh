@@ -1,0 +1,1 @@
+emotion predict latest my_images/happy --output answers.csv

@@ -1,0 +1,2 @@
+# lines 60
+emotion report bias latest --by gender age
