@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).parent
-INSIDE = ("datamodules", "records", "lightning_modules", "sweeps")
+INSIDE = ("datamodules", "results", "lightning_modules", "sweeps")
 
 
 @pytest.mark.parametrize("file", sorted(HERE.rglob("*.py")), ids=lambda file: file.stem)
