@@ -76,7 +76,7 @@ def test_estimates_are_timed_on_the_best_device(monkeypatch: pytest.MonkeyPatch)
     """The meta device computes nothing, so that no loss can be read from it: a stand-in for a GPU."""
     for module in (run_estimate, detection):
         monkeypatch.setattr(module, "best_device", lambda: torch.device("meta"))
-    config = RunConfig({"backbone": "test_resnet"}, {"size": 32, "batch_size": 2}, {})
+    config = RunConfig({"backbone": "test_resnet", "stem_stride": None}, {"size": 32, "batch_size": 2}, {})
     with pytest.raises((NotImplementedError, RuntimeError), match=r"[Mm]eta"):
         run_estimate.seconds_an_image(config)
     with pytest.raises((NotImplementedError, RuntimeError), match=r"[Mm]eta"):
