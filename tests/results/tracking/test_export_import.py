@@ -111,7 +111,7 @@ def test_a_second_import_changes_nothing(family: Family, other: Path) -> None:
 
 
 def test_an_imported_run_has_its_model_and_the_runs_that_evaluated_it_are_linked(
-    new_logger: NewLogger, other: Path
+    mlruns: Path, new_logger: NewLogger, other: Path
 ) -> None:
     trained = new_logger(run_name="quick")
     trained.log_dataset("faces", "drawn", "0" * 40)
