@@ -183,7 +183,7 @@ class Fixed:
 
 def taught(monkeypatch: pytest.MonkeyPatch, members: list[Fixed], share: float = 0.5, **changes: Any) -> np.ndarray:
     teacher = SimpleNamespace(members=members, classes=["happy", "sad"], faces=None)
-    monkeypatch.setattr(warm_start, "Predictor", SimpleNamespace(load=lambda *sources: teacher))
+    monkeypatch.setattr("lightning_modules.predictor.Predictor", SimpleNamespace(load=lambda *sources: teacher))
     monkeypatch.setattr(warm_start.FaceCrops, "of", lambda *_: None)
     labels = np.array([0, 1, 0, 1, 0, 1])
     manifest = SimpleNamespace(fingerprint=lambda: "same", table=(), labels=labels, votes=None)
