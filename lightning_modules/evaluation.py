@@ -22,6 +22,7 @@ from results.run_images import EVALUATED, DataOptions
 from results.selective import decided_table
 from results.statistics import paired_difference, whole_scores
 from results.tracking.logger import TrackingLogger
+from results.tracking.runs import MODEL_RUNS
 
 SEED = 0  # of what is drawn to degrade images
 
@@ -331,7 +332,7 @@ def _track(
     shown = manifest.name if part is None else f"{manifest.name} {part}"
     tags = {"kind": "evaluation", "model": predictor.name, "left_out": "; ".join(left_out)}
     tags["manifest"] = manifest.fingerprint()
-    tags |= {"model_runs": ",".join(predictor.runs)} if predictor.runs else {}
+    tags |= {MODEL_RUNS: ",".join(predictor.runs)} if predictor.runs else {}
     tracker = TrackingLogger(
         experiment=experiment, run_name=f"{predictor.name} on {shown}", tags=tags, system_metrics=False
     )

@@ -106,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--part", type=not_empty, help="only this part of the split that --data has, such as test")
     parser.add_argument("--table", type=not_empty, metavar="FILE", help="write the scores after each step as CSV")
     parser.add_argument("--remove", action="store_true", help="remove what was fitted before")
-    add_reading_arguments(parser, several_aliases=True)
+    add_reading_arguments(parser)
     return parser
 
 

@@ -44,12 +44,11 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     add_reading_arguments(parser)
 
 
-def add_reading_arguments(parser: argparse.ArgumentParser, *, several_aliases: bool = False) -> None:
+def add_reading_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of reading a data set in both spellings; :func:`reading` returns them.
 
     Args:
         parser: its own options must have been added before: a short spelling that one of them has is left out.
-        several_aliases: let one ``--alias`` take several words, which positional arguments must not follow.
     """
     group = parser.add_argument_group(
         "how the images are read", "every option may also be written --data.read.NAME, as in --data.read.votes soft"
@@ -60,7 +59,7 @@ def add_reading_arguments(parser: argparse.ArgumentParser, *, several_aliases: b
         takes: dict[str, Any] = {"dest": dest, "default": None}
         if spelling.form in ("list", "names"):
             takes |= {"action": "append", "metavar": spelling.metavar}
-            if spelling.form == "list" or several_aliases:
+            if spelling.form == "list":
                 takes |= {"action": "extend", "nargs": "+"}
         elif spelling.choices:
             takes |= {"choices": spelling.choices}
@@ -316,30 +315,13 @@ def _parser() -> argparse.ArgumentParser:
     return top
 
 
-def _one_alias_each(words: list[str]) -> list[str]:
-    """Return the words with ``--alias a=b c=d`` written as ``--alias a=b --alias c=d``: a path may follow them."""
-    aliases = spellings()["aliases"]
-    spread: list[str] = []
-    option = ""
-    for word in words:
-        if word.startswith("-"):
-            option = word if word in (*aliases.words, aliases.long) else ""
-        elif option and spread[-1] != option:
-            if "=" in word and not os.path.lexists(word):
-                spread.append(option)
-            else:
-                option = ""
-        spread.append(word)
-    return spread
-
-
 def main(args: list[str]) -> int:
     """Run `emotion data ...` and return the exit status.
 
     Raises:
         InputError: Bad input.
     """
-    chosen = _parser().parse_args(_one_alias_each(args[1:]))
+    chosen = _parser().parse_args(args[1:])
     try:
         from datamodules.files.images import limited_to
 

@@ -102,8 +102,9 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*args, **{**options, "allow_abbrev": False})
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:  # noqa: ANN401 - as argparse's
-        """Remember the first word, which names the subcommand."""
-        self._first = next(iter(args or ()), "")
+        """Remember the first word, which names the subcommand, and let one ``--alias`` take several words."""
+        args = _one_alias_each(list(args or ()))
+        self._first = next(iter(args), "")
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
@@ -125,6 +126,27 @@ class Parser(argparse.ArgumentParser):
                 if self._first in action.choices:
                     known += action.choices[self._first]._known_options()
         return known
+
+
+def _one_alias_each(words: list[str]) -> list[str]:
+    """Return the words with ``--alias a=b c=d`` written as ``--alias a=b --alias c=d``: a path may follow them."""
+    from datamodules.read_options import spellings
+
+    if not any("alias" in word for word in words):
+        return words
+    aliases = spellings()["aliases"]
+    spread: list[str] = []
+    option = ""
+    for word in words:
+        if word.startswith("-"):
+            option = word if word in (*aliases.words, aliases.long) else ""
+        elif option and spread[-1] != option:
+            if "=" in word and not os.path.lexists(word):
+                spread.append(option)
+            else:
+                option = ""
+        spread.append(word)
+    return spread
 
 
 def not_empty(text: str) -> str:

@@ -216,7 +216,7 @@ def _evaluate_parser() -> Parser:
     parser.add_argument(
         "--experiment", type=not_empty, default="emotion", help="MLflow experiment (default: %(default)s)"
     )
-    add_reading_arguments(parser, several_aliases=True)
+    add_reading_arguments(parser)
     return parser
 
 
@@ -304,7 +304,9 @@ def _soup(args: list[str]) -> int:
     path = writable_file("--output", Path(options.output))
     classes = write_soup(options.runs, path)
     print(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB), mean of {len(options.runs)} models")
-    print(f"classes: {', '.join(classes)}\nuse it:  emotion predict {path} IMAGE, or emotion evaluate {path} DATA")
+    print(
+        f"classes: {', '.join(classes)}\nuse it:  emotion predict {path} IMAGE, or emotion evaluate {path} --data DATA"
+    )
     return 0
 
 

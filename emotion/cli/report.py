@@ -239,8 +239,7 @@ def _labels(options: argparse.Namespace) -> int:
 def _errors(options: argparse.Namespace) -> int:
     """Show the mistakes of a run by pair of classes: how many, and with --out a page of the most confident ones."""
     _check_page(options)
-    from results.mistakes import mistakes, pairs_table
-    from results.reports.gallery import mistakes_page, open_images
+    from results.reports.gallery import mistakes, mistakes_page, open_images, pairs_table
     from results.reports.tables import as_text
     from results.run_images import table_of
     from results.tracking.runs import find_whole_run, run_row

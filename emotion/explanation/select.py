@@ -20,7 +20,7 @@ from lightning_modules.predictor import Predictor, TorchMember
 from results.bias.groups import Grouping
 from results.predictions import check_predictions, classes_of
 from results.run_images import DataOptions, is_evaluation, require_rows
-from results.tracking.runs import children, find_whole_run, load_table, run_checkpoint, run_row
+from results.tracking.runs import MODEL_RUNS, children, find_whole_run, load_table, run_checkpoint, run_row
 
 Answers = Literal["correct", "wrong", "any"]
 ANSWERS: tuple[Answers, ...] = get_args(Answers)
@@ -341,7 +341,7 @@ def _evaluated_run(info: Mapping[str, Any]) -> str:
     Raises:
         InputError: It scored a file, or the mean of several networks.
     """
-    model, runs = str(info.get("tags.model")), str(info.get("tags.model_runs") or "")
+    model, runs = str(info.get("tags.model")), str(info.get(f"tags.{MODEL_RUNS}") or "")
     if not runs or runs == "nan":
         msg = f"RUN: {info['name']!r} is an evaluation of {model}, which is no run here, so its network is not known"
         raise InputError(f"{msg}; evaluate the run that trained it, and explain that evaluation")

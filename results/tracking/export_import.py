@@ -30,7 +30,6 @@ MARKER = "exchange.json"  # a folder is an export when this file says so
 DESCRIPTION, METRICS, ARTIFACTS = "run.json", "metrics.parquet", "artifacts"
 ENDED = ("FINISHED", "FAILED", "KILLED")
 _COLUMNS = ("key", "step", "time", "value")
-_EVALUATED = "model_runs"  # the tag that names the runs whose models a run evaluated
 
 
 @dataclass(frozen=True)
@@ -343,7 +342,7 @@ def import_runs(folder: str | Path, *, directory: str | Path = store.DIRECTORY) 
                     outcome[run.name] = f"refused: {store.reason(error)}"
             # runs that made models before runs that evaluated them
             imported = [client.get_run(run) for run in outcome if outcome[run] in ("new", "brought up to date")]
-            for known in sorted(imported, key=lambda known: _EVALUATED in known.data.tags):
+            for known in sorted(imported, key=lambda known: runs.MODEL_RUNS in known.data.tags):
                 _add_model(client, known)
     except Timeout as error:
         msg = f"directory: another import into {home} has been running for five minutes; end it and try again"
@@ -434,7 +433,7 @@ def _add_model(client: MlflowClient, run: Run) -> None:
     scores = {key: value for key, value in run.data.metrics.items() if key.startswith("test/")}
     if not scores or model_of(client, run.info.run_id) is not None:
         return
-    evaluated = run.data.tags.get(_EVALUATED)
+    evaluated = run.data.tags.get(runs.MODEL_RUNS)
     add_model(client, run.info.run_id, evaluated.split(",") if evaluated else None)
     model, used = model_of(client, run.info.run_id), run.inputs.dataset_inputs if run.inputs else []
     if model is None or not used:

@@ -24,6 +24,7 @@ from results.tracking.offline import Spool, log, send_all, write_address
 
 CONFIG = "config.yaml"
 CHECKPOINT = "checkpoint/best.ckpt"
+MODEL_RUNS = "model_runs"  # tag of an evaluation: ids of the runs whose models it scored
 ALL = 1_000_000  # more runs than any store has
 _LOCK_SECONDS = 10.0
 
@@ -460,7 +461,7 @@ def run_checkpoint(run_id: str) -> Path:
     run_id = find_trained_run(run_id)
     row = run_row(run_id)
     if row.get("tags.kind") == "evaluation":
-        model = row.get("tags.model_runs") or row["tags.model"]
+        model = row.get(f"tags.{MODEL_RUNS}") or row["tags.model"]
         msg = f"--run: {run_id} is an evaluation, which has no model; name what it evaluated: {model}"
         raise InputError(msg)
     try:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pandas as pd
 import pytest
 
-from results.mistakes import mistakes, pairs_table
+from results.reports.gallery import mistakes, pairs_table
 
 Draw = Callable[..., pd.DataFrame]
 
@@ -35,5 +35,5 @@ def test_a_run_without_mistakes_has_an_empty_table(draw_predictions: Draw) -> No
     table["label"] = table["predicted"]
     assert mistakes(table).empty
     assert pairs_table(mistakes(table), table).empty
-    with pytest.raises(KeyError):  # no column that is not documented
+    with pytest.raises(KeyError, match="cluster"):  # no column that is not documented
         _ = mistakes(table)["cluster"]
