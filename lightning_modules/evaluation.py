@@ -220,7 +220,7 @@ def _rows(manifest: Manifest, part: str | None, labels: set[str]) -> np.ndarray:
         parts = sorted(set(manifest.table["split"])) if "split" in manifest.table else []
         if part not in parts:
             raise invalid("--part", f"must be a part of the data set ({', '.join(parts) or 'it names none'})", part)
-        chosen &= (manifest.table["split"] == part).to_numpy()
+        chosen = chosen & (manifest.table["split"] == part).to_numpy()
     if not chosen.any():
         where = f"part {part}" if part is not None else "the data set"
         msg = f"--data: no image of a class that the model knows is in {where}; name another data set or --part"

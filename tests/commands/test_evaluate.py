@@ -58,6 +58,16 @@ def test_images_that_the_model_has_seen_are_refused_or_marked(emotion: Any, fitt
     assert held_out[names].to_numpy() == pytest.approx(stored[names].to_numpy(), abs=1e-6)
 
 
+def test_one_part_of_a_data_set_is_scored(emotion: Any, fitted: str) -> None:
+    emotion("data", "prepare", "--data", OTHER, "--output", "other.csv")
+    table = pd.read_csv("other.csv", dtype=str)
+    table["split"] = ["test" if number % 3 == 0 else "train" for number in range(len(table))]
+    table.to_csv("other.csv", index=False)
+    emotion("evaluate", fitted, "--data", "other.csv", "--part", "test", "--resamples", "100")
+    scored = emotion.table(evaluation(emotion), "predictions")
+    assert set(scored["path"]) == set(table.loc[table["split"] == "test", "path"])
+
+
 def test_near_duplicates_are_one_cluster(emotion: Any, fitted: str, faces: Path) -> None:
     files = sorted(faces.rglob("*.png"))[:9]
     for number, file in enumerate(files):
