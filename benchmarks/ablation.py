@@ -27,8 +27,8 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # read at import: it wou
 import pandas as pd
 
 from results.compare import ComparedRun, compare
-from results.tracking.environment import environment
-from results.tracking.runs import find_runs, load_table
+from results.tracking.runs import find_runs, load_table, run_row
+from results.tracking.store import DIRECTORY
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "docs" / "results" / "ablation.csv"
@@ -165,16 +165,20 @@ def read_rows(table: Path) -> list[dict[str, str]]:
 
 
 def measure(cell: Cell, work: Path) -> dict[str, str]:
-    """Train and evaluate one cell; return its row."""
+    """Train and evaluate one cell, unless that is done; return its row.
+
+    Minutes are processor time over cores where it was trained now, else those between start and end of the run.
+    """
     minutes = 0.0
-    for words in cell.commands:
+    for words in [] if _finished(cell, work) else cell.commands:
         with contextlib.chdir(work):
             filled = [cell.filled(word) for word in words]
         if cell.part in COMBINED:
             _reported_images(work)
         minutes += run_emotion([*filled, *(("--resume", "auto") if words[0] == "fit" else ())], work)
     with contextlib.chdir(work):
-        scores = load_table(_run_of(cell), "intervals")
+        run = run_row(_run_of(cell))
+        scores = load_table(run["run_id"], "intervals")
     whole = scores[scores["class"] == ""].set_index("metric")
     return {
         "part": cell.part,
@@ -183,8 +187,8 @@ def measure(cell: Cell, work: Path) -> dict[str, str]:
         "seed": str(cell.seed),
         **{name: f"{whole.at['f1_macro', column]:.4f}" for name, column in _SCORES.items()},
         "accuracy": f"{whole.at['accuracy', 'value']:.4f}",
-        "minutes": f"{minutes:.1f}",
-        "commit": str(environment(ROOT)["git_commit"])[:12],
+        "minutes": f"{minutes or (run['end'] - run['start']).total_seconds() / 60:.1f}",
+        "commit": str(run["tags.git_commit"])[:12],
         "command": "; ".join(" ".join(["emotion", *map(_quoted, words)]) for words in cell.commands),
     }
 
@@ -205,18 +209,27 @@ def _reported_images(work: Path) -> None:
 _SCORES = {"macro_f1": "value", "low": "low", "high": "high"}
 
 
-def _run_of(cell: Cell) -> str:
-    """Return the id of the newest finished run of a cell, in the store below the current folder."""
+def _runs_of(cell: Cell) -> list[str]:
+    """Return the ids of the finished runs of a cell, newest first, in the store below the current folder."""
     runs = find_runs(cell.experiment)
     named = (runs["name"] == f"{cell.part} seed {cell.seed} fold 0") | (cell.part in COMBINED)
-    return str(runs[named & (runs["status"] == "FINISHED")]["run_id"].iloc[0])
+    return [str(run) for run in runs[named & (runs["status"] == "FINISHED")]["run_id"]]
+
+
+def _run_of(cell: Cell) -> str:
+    return _runs_of(cell)[0]
+
+
+def _finished(cell: Cell, work: Path) -> bool:
+    with contextlib.chdir(work):
+        return Path(DIRECTORY).exists() and bool(_runs_of(cell))
 
 
 def append(table: Path, row: dict[str, str]) -> None:
     """Add a row at the end of the CSV."""
     new = not table.exists()
     with table.open("a", newline="", encoding="utf-8") as lines:
-        writer = csv.DictWriter(lines, COLUMNS)
+        writer = csv.DictWriter(lines, list(row))
         if new:
             writer.writeheader()
         writer.writerow(row)

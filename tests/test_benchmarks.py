@@ -1,3 +1,4 @@
+import contextlib
 import json
 import re
 import subprocess
@@ -13,11 +14,12 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import create_trial
 
-from benchmarks import Figure, ablation, golden, label_errors, median_ratio
+from benchmarks import Figure, ablation, fer2013, golden, label_errors, median_ratio
 from benchmarks import __main__ as bench
 from benchmarks.ablation import Cell
 from benchmarks.commands import emotion
 from datamodules.readers import ReadOptions, read
+from emotion import main
 from lightning_modules.config import RunConfig
 
 NAMES = {
@@ -375,6 +377,47 @@ def test_the_ablation_prints_each_part_minus_the_base_of_its_seed(
     assert lines[0] == "| base | 0 | .500 (.400-.600) | .500 | 2.0 |  |  |"
     assert re.match(r"\| mixup \| 0 .* \| \+\.250 \(\+\.\d+ to \+\.\d+\) \| \+\.250 \(", lines[1])
     assert lines[2].endswith("|  |  |")  # the base has no seed 1
+
+
+def test_recipes_are_trained_once_and_averaged(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a drawn set that has its own split in place of FER2013, two recipes and two seeds."""
+    manifest = read("drawn:largest=24,ratio=1,size=32,classes=happy+sad", ReadOptions())
+    part = np.where(np.arange(len(manifest)) % 3 == 0, "test", "train")
+    replace(manifest, table=manifest.table.assign(split=part)).save(workplace / "set.csv")
+    trained: list[list[str]] = []
+
+    def run(words: list[str], work: Path) -> float:
+        trained.append(words)
+        small = ["--data.size", "32", "--model.backbone", "test_resnet", "--model.weights", "none"]
+        small += ["--trainer.max_epochs", "1", "--data.num_workers", "0"]
+        monkeypatch.setattr("sys.argv", ["emotion", *words, *(small if words[0] == "fit" else [])])
+        with contextlib.chdir(work):
+            assert main() == 0
+        return 1.5
+
+    monkeypatch.setattr(fer2013, "run_emotion", run)
+    words = ["--work", "runs", "--table", "table.csv", "--recipes", "baseline", "focal", "--seeds", "0", "1"]
+    assert fer2013.main([*words, "--data", "set.csv"]) == 0
+    assert fer2013.main([*words, "--data", "set.csv", "--ensemble"]) == 0
+    rows = pd.read_csv("table.csv", dtype=str)
+    assert tuple(rows.columns) == fer2013.COLUMNS
+    assert rows["recipe"].tolist()[3:] == ["focal", "baseline, mean of 2 networks", "focal, mean of 2 networks"]
+    assert rows["seed"].tolist() == ["0", "0", "1", "1", "0 1", "0 1"]
+    assert rows["minutes"].tolist() == ["1.5"] * 6
+    trained.clear()
+    Path("table.csv").unlink()  # the runs stay
+    assert fer2013.main([*words, "--data", "set.csv"]) == 0
+    assert not trained
+    again = pd.read_csv("table.csv", dtype=str)
+    assert again["macro_f1"].tolist() == rows["macro_f1"].tolist()[:4]
+    capsys.readouterr()
+    assert fer2013.main([*words[:4], "--markdown"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith("| recipe | seed | accuracy | macro F1 | happy | sad |")
+    assert "`focal`, 2 seeds, mean ± standard deviation: accuracy " in printed
+    assert printed.count("`focal` minus `baseline`, seed ") == 2
 
 
 def test_doubtful_labels_are_compared_with_annotators(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
