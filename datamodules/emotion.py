@@ -53,7 +53,7 @@ from datamodules.splits.protocol import (
 )
 from datamodules.transforms import BasePolicy, Policy, build_transform
 
-TINY = 1_000  # images an epoch, below which starting workers costs more than they save
+TINY = 1_000  # images per epoch, below which starting workers costs more than they save
 MOST_WORKERS = 8
 
 

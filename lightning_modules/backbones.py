@@ -1,4 +1,4 @@
-"""Networks: timm backbones that give features, and heads that turn features into one logit a class."""
+"""Networks: timm backbones that give features, and heads that turn features into one logit per class."""
 
 import importlib
 import sys
@@ -26,7 +26,7 @@ SCALE = 30.0  # of the cosines of "normalised"
 
 
 class NormalisedHead(nn.Module):
-    """Scaled cosine between features and one direction a class: ``scale * cos`` in [-scale, scale]."""
+    """Scaled cosine between features and one direction per class: ``scale * cos`` in [-scale, scale]."""
 
     def __init__(self, features: int, classes: int, scale: float) -> None:
         super().__init__()

@@ -243,7 +243,7 @@ def out_of_memory_message(error: BaseException, batch_size: int) -> str | None:
     """Return what to do when ``error`` says that memory ran out, else None.
 
     The batch size to try is the largest power of two up to half of ``batch_size``, and gradients of several batches
-    are added up so that the optimizer sees about as many images a step as before.
+    are added up so that the optimizer sees about as many images per step as before.
     """
     text = str(error)
     if not (

@@ -351,7 +351,7 @@ class Predictor:
 
     @property
     def decision_lines(self) -> list[str]:
-        """What was fitted, one line a step."""
+        """What was fitted, one line per step."""
         lines = self.decisions.lines() if self.decisions else []
         if len(self.members) == 1:
             return lines
@@ -687,7 +687,7 @@ def _folds_of(run_id: str) -> pd.DataFrame:
 
 
 def _registered(uri: str) -> list[Path]:
-    """Return the ONNX files of a registered model, one a network.
+    """Return the ONNX files of a registered model, one per network.
 
     Raises:
         InputError: No such model, or it has no ONNX file.

@@ -46,7 +46,7 @@ def build_predictions(
     shape = (len(rows), len(manifest.classes))
     if probabilities.shape != shape:
         msg = (
-            f"probabilities: must have one row an image, one column a class, shape {shape}, got {probabilities.shape}."
+            f"probabilities: must have a row per image, a column per class, shape {shape}, got {probabilities.shape}."
         )
         raise InputError(msg)
     order = np.argsort(rows, kind="stable")

@@ -45,7 +45,7 @@ def risk_coverage(decided: pd.DataFrame) -> pd.DataFrame:
     """Return the risk-coverage curve: `coverage`, and the `risk` among so large a share of the surest images.
 
     Images are ordered by the probability of their decided class. Images of equal probability have no order, so within
-    them errors grow evenly (El-Yaniv and Wiener 2010). One row an image.
+    them errors grow evenly (El-Yaniv and Wiener 2010). One row per image.
     """
     probability, label, predicted = _values(decided)
     confidence = probability[np.arange(len(label)), predicted]
@@ -71,7 +71,7 @@ def selective_scores(decided: pd.DataFrame) -> dict[str, float]:
 
 
 def coverage_by_class(decided: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a class: class, images, answered, coverage, accuracy (of the answered; NaN if there are none)."""
+    """Return one row per class: class, images, answered, coverage, accuracy (of the answered; NaN if none)."""
     rows = []
     for name in classes_of(decided):
         part = decided[decided["label"] == name]
@@ -107,7 +107,7 @@ def decision_text(raw: pd.DataFrame, decided: pd.DataFrame, fitted: Sequence[str
     Args:
         raw: Prediction table.
         decided: Table of decisions of the same images.
-        fitted: One line a step.
+        fitted: One line per step.
     """
     changes = before_and_after(raw, decided)
     shown = pd.DataFrame(

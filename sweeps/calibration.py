@@ -53,7 +53,7 @@ class Calibrated:
         run_id: The run.
         name: Its name.
         text: The result as it is printed.
-        steps: One row a step, each with those before it: run, name, recipe, seed, data, images, step, the fitted
+        steps: One row per step, each with those before it: run, name, recipe, seed, data, images, step, the fitted
             temperature, tau and threshold of abstention, f1_macro, accuracy, balanced_accuracy, nll, brier,
             calibration_error, aurc, coverage and risk of the answers. Empty where the run has no predictions.
         notes: What a user should know.
@@ -133,7 +133,7 @@ def calibrate(
 
 
 def remove_decisions(runs: Sequence[str]) -> list[str]:
-    """Remove the decisions of runs, so that the most probable class is the answer again; return a sentence a run."""
+    """Remove the decisions of runs, so that the most probable class is the answer again; return a sentence per run."""
     members = [member for run in runs for member in member_runs(find_model_run(run))]
     said = []
     for run in members:

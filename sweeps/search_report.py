@@ -60,7 +60,7 @@ def _figure(axes: Any) -> Figure:  # noqa: ANN401 - one Axes, or an array of the
 
 
 def trial_table(search: Search) -> pd.DataFrame:
-    """Return one row a trial: how it ended, its objectives, its run, its options."""
+    """Return one row per trial: how it ended, its objectives, its run, its options."""
     rows = []
     for trial in search.trials:
         row = {"trial": trial.number, "state": trial.state.name.lower(), "run_id": trial.user_attrs.get(RUN)}

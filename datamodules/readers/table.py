@@ -310,7 +310,7 @@ def _unlabelled_beside(path: Path, tables: Collection[Path]) -> list[str]:
 
 
 def _merge_repeated(table: pd.DataFrame, options: ReadOptions, source: str) -> tuple[pd.DataFrame, list[str]]:
-    """Return the table with one row a file (and box); rows that repeat one are left out if they say the same.
+    """Return the table with one row per file (and box); rows that repeat one are left out if they say the same.
 
     Raises:
         InputError: rows of one file have several labels, parts, persons or counts of votes.

@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         choices=DECISIONS,
         metavar="STEP",
-        help="temperature (calibrates), tau (logit adjustment for macro F1), thresholds (one a class); default: "
+        help="temperature (calibrates), tau (logit adjustment for macro F1), thresholds (one per class); default: "
         "temperature; none: --decisions without a step",
     )
     parser.add_argument(

@@ -46,7 +46,7 @@ DIRECTORY = "mlruns"  # as in `results.tracking.store`, which imports mlflow
 
 
 def usage() -> str:
-    """Return the list of commands, one a line."""
+    """Return the list of commands, one per line."""
     width = max(map(len, COMMANDS))
     lines = "\n".join(f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items())
     return f"usage: emotion <command> [options]     (emotion <command> --help lists the options)\n\n{lines}\n"

@@ -116,7 +116,7 @@ def _require_cells(study: Study, names: list[str]) -> None:
 
 
 def listing() -> str:
-    """Return the studies, one a line."""
+    """Return the studies, one per line."""
     width = max(map(len, STUDIES))
     studies = [build_study(name, "tiny", "honest") for name in STUDIES]
     return "studies:\n" + "\n".join(f"  {study.name:<{width}}  {study.about} ({study.source})" for study in studies)

@@ -46,7 +46,7 @@ def choose_images(
         seed: Seed of the choice.
 
     Returns:
-        Their positions in the table, ascending; and one row a cell: by, group, class, chosen, eligible, images.
+        Their positions in the table, ascending; and one row per cell: by, group, class, chosen, eligible, images.
 
     Raises:
         InputError: There is no such image.

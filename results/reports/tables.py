@@ -202,7 +202,7 @@ def _interval_name(intervals: pd.DataFrame) -> str:
 
 
 def _width(text: str) -> int:
-    """Return the columns a terminal gives `text`: Hangul takes two a character."""
+    """Return the columns a terminal gives `text`: Hangul takes two per character."""
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 
