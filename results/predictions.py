@@ -45,9 +45,7 @@ def build_predictions(
     rows, probabilities = np.asarray(rows, np.int64), np.asarray(probabilities, np.float64)
     shape = (len(rows), len(manifest.classes))
     if probabilities.shape != shape:
-        msg = (
-            f"probabilities: must have a row per image, a column per class, shape {shape}, got {probabilities.shape}."
-        )
+        msg = f"probabilities: must have a row per image, a column per class, shape {shape}, got {probabilities.shape}."
         raise InputError(msg)
     order = np.argsort(rows, kind="stable")
     rows, probabilities = rows[order], probabilities[order]
