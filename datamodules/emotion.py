@@ -153,9 +153,9 @@ class EmotionDataModule(L.LightningDataModule):
             outer: Part of a ``given`` split that is reported; ``auto``: test if there is one, else validation.
             leak: Duplicates across the parts of a ``given`` split: ``error`` stops, ``drop_twins`` removes them from
                 training, ``allow`` keeps them. ``folds`` and ``holdout`` keep duplicates and people in one part,
-                unless a leak is to be measured: ``duplicates`` splits row by row; ``oversample_first`` also repeats rows
-                of the whole set (``n_min``) before splitting it, so copies of test images are trained on. Scores never
-                include copies.
+                unless a leak is to be measured: ``duplicates`` splits row by row; ``oversample_first`` also repeats
+                rows of the whole set (``n_min``) before splitting it, so copies of test images are trained on. Scores
+                never include copies.
             protocol: ``honest`` selects on a val part; ``paper`` has no val part and selects (early stopping, best
                 checkpoint) on the test part itself. Tables and tags of such runs record it.
             near_duplicates: Whether near-duplicates, and not only exact duplicates, stay in one part.

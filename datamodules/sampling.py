@@ -138,7 +138,7 @@ class EpochBatchSampler(Sampler[Batch]):
         if batch_size < 2 * world_size:
             raise invalid("--data.batch_size", f"must be at least {2 * world_size}, two per process", batch_size)
         if draws < 2 * world_size:
-            msg = f"The training part must have {2 * world_size} rows at least, two per rank, got {draws}."
+            msg = f"The training part must have at least {2 * world_size} rows, two per rank, got {draws}."
             raise InputError(msg)
         self.draws, self.batch_size, self.seed = draws, batch_size, seed
         self.rank, self.world_size, self.shuffle, self.fixed = rank, world_size, shuffle, fixed

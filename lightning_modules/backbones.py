@@ -170,7 +170,7 @@ def build_backbone(
     except TypeError as error:
         if "drop_path_rate" not in str(error):
             raise
-        msg = f"drop_path is {drop_path}, but backbone {name!r} has no stochastic depth: set drop_path to 0"
+        msg = f"--model.drop_path is {drop_path}, but backbone {name!r} has no stochastic depth; leave it out"
         raise InputError(msg) from error
     except InputError:
         raise
@@ -336,7 +336,7 @@ def _hub_errors(name: str) -> Iterator[None]:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         msg = (
             f"weights of {name!r} could not be loaded from the hub ({reason}): connect to the network, "
-            "or give weights as a file, or as 'none' to start untrained"
+            "or give --model.weights a file, or none to start untrained"
         )
         raise InputError(msg) from error
 

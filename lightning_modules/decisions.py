@@ -250,7 +250,7 @@ class SelectiveRisk(Rule):
         answered, errors = above.sum(axis=0), (above & wrong[:, None]).sum(axis=0)
         passed = int(np.cumprod(binom.cdf(errors, answered, stated) <= 1 - LEVEL).sum())
         if not passed:
-            rule = f"cannot be promised: of the {answered[0]} surest images {errors[0]} are wrong"
+            rule = f"cannot be guaranteed, since {errors[0]} of the {answered[0]} most confident predictions are wrong"
             raise invalid("--risk", rule, stated, "give a larger risk, or train a better model")
         return cls(float(stated), float(values[passed - 1]), images)
 

@@ -163,7 +163,9 @@ class OnnxMember:
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=_providers(onnxruntime))
         except Exception as error:  # onnxruntime has a dozen exceptions without a common parent
-            msg = f"RUN: {path} is no ONNX model, or is damaged ({str(error).splitlines()[0][:200]}); export it again"
+            msg = (
+                f"RUN: {path} is not an ONNX model, or is damaged ({str(error).splitlines()[0][:200]}); export it again"
+            )
             raise InputError(msg) from error
         about = self._session.get_modelmeta().custom_metadata_map
         if not {"classes", "size", "fit", "decode_policy"} <= set(about):

@@ -129,7 +129,9 @@ def _gaps(run_id: str, directory: str) -> list[str]:
     """Return lines of the model card: the scores of every subgroup, and the gaps between them."""
     columns = group_columns(load_table(run_id, "predictions", directory=directory))
     if not columns:
-        return ["Not measured: the data have no column such as gender or age. Absent figures are no sign of fairness."]
+        return [
+            "Not measured: the data have no column such as gender or age. Missing figures are not a sign of fairness."
+        ]
     lines = []
     for column in columns:
         options = BiasOptions((column,), resamples=_CARD_RESAMPLES, permutations=_CARD_RESAMPLES)

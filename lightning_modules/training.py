@@ -617,7 +617,7 @@ class EmotionTask(Task):
         check_weights(self.data, self.config.model["weights"])
         if self.options.teacher:
             if first_rank():
-                print_stage("asking the teacher")
+                print_stage("computing the teacher's predictions")
             learn_from_teacher(self.data, self.options.teacher, self.options.teacher_share)
 
     def name(self) -> str:

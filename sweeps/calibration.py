@@ -156,7 +156,7 @@ def _check_together(
         raise invalid("--ensemble", "needs at least 2 networks", len(together[0]), "name more runs, or leave it out")
     if together and options.rule and source is None:
         name, stated = options.rule
-        rule = "of a mean of networks must be fitted on images that none of them has seen"
+        rule = "must be fitted, for a mean of networks, on images that none of them has seen"
         hint = "name such a labelled set with --data, or name one run at a time"
         raise invalid(f"--{name}", rule, stated, hint)
     if source is not None and not (together and options.rule):

@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="emotion calibrate",
         description="Fit the steps from probabilities to an answer on the val part of finished runs, and store them in "
         "the checkpoints; `predict`, `evaluate`, `export` and `register` use them. The scores of a run stay those of "
-        "the raw probabilities; the new scores are stored beside them. A run that was calibrated before is fitted again.",
+        "the raw probabilities; the new scores are stored beside them. A run calibrated before is fitted again.",
     )
     parser.add_argument("run", nargs="+", type=not_empty, metavar="RUN", help="run id or its start, name, or latest")
     parser.add_argument(

@@ -44,7 +44,7 @@ def _predict_parser() -> Parser:
         nargs="+",
         type=not_empty,
         metavar="RUN",
-        help="runs (of a cross-validation all folds), .ckpt or .onnx files, or models:/NAME/VERSION; the mean of several",
+        help="runs (cross-validation: all folds), .ckpt or .onnx files, or models:/NAME/VERSION; several are averaged",
     )
     parser.add_argument("--checkpoint", type=not_empty, help="a checkpoint file, as --run FILE.ckpt")
     parser.add_argument("--data", nargs="+", type=not_empty, metavar="SOURCE", help="images, instead of SOURCE")
@@ -254,7 +254,9 @@ def _evaluate(args: list[str]) -> int:
             print(*(f"note: {line}" for line in found.left_out), sep="\n", file=sys.stderr)
             if len(found.degraded):
                 _show_degraded(found.degraded)
-            print(f"run {found.run_id} keeps both tables: emotion report compare, bias and certify take it\n")
+            print(
+                f"run {found.run_id} stores predictions and split; emotion report compare, bias and certify read them\n"
+            )
             scores.setdefault(predictor.name, {})[source] = found.scores["f1_macro"]
     if len(scores) > 1 or len(options.data) > 1:
         import pandas as pd

@@ -153,8 +153,8 @@ def find_bias(runs: Sequence[EvaluatedRun], options: BiasOptions) -> Bias:
     if decided is not None and not sets and decided["unsure"].any():
         coverage = tuple(answered_groups(decided, groups.grouping) for groups in measured)
         notes.append(
-            "Scores are those of all images. The decisions of the run leave some unanswered; coverage is the share "
-            "that is answered, and its promise is about all images, not about each group."
+            "Scores are those of all images. The decisions of the run leave some unanswered. Coverage is the share "
+            "that is answered; a stated risk or coverage holds for all images together, not for each group."
         )
     return Bias(urls, images.classes, tuple(measured), tested, compositions, unshared, tuple(notes), coverage)
 
