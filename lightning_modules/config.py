@@ -293,7 +293,7 @@ class RunConfig:
         model: arguments of EmotionClassifier, without the classes, which the data know; or of FaceDetector.
         data: arguments of EmotionDataModule, or of BoxesDataModule.
         run: arguments of RunOptions, or of DetectorRun.
-        trainer: arguments of Lightning's Trainer; empty for a detector, whose few stand in ``run``.
+        trainer: arguments of Lightning's Trainer; empty for a detector, whose few are in ``run``.
         seed_everything: the one seed of the run.
         ckpt_path: a Lightning checkpoint whose training state is continued.
         kind: what is trained.

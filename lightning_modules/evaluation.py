@@ -108,7 +108,7 @@ def evaluate_on(
     Classes are joined by name and alias. Images of a class that the model does not know are left out and counted; of
     the model's classes that the data set does not have, the probability is spread over the others.
 
-    Scores are those of the raw probabilities, as in a run; what the model's decisions make of them stands beside them.
+    Scores are those of the raw probabilities, as in a run; those of the model's decisions are reported beside them.
 
     Args:
         predictor: The model.

@@ -293,7 +293,7 @@ def _identity(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _keyed(table: pd.DataFrame, same_row: np.ndarray) -> pd.DataFrame:
-    """Index a table by content, label and occurrence; those that stand in one row everywhere come first."""
+    """Index a table by content, label and occurrence; those that are in the same row everywhere come first."""
     known = _identity(table).assign(elsewhere=~same_row).sort_values(["elsewhere", "row"], kind="stable")
     occurrence = known.groupby(["key", "label"]).cumcount()
     keys = [known["key"], known["label"], occurrence]

@@ -1,7 +1,7 @@
 """Results of decisions: calibration before and after, the risk-coverage curve, and coverage of each class.
 
 A run keeps the raw probabilities of its network in the table `predictions`, from which all headline scores come. What
-decisions make of them stands beside it, in the table `decisions`: calibrated probabilities, the decided class
+decisions make of them is in the table `decisions`: calibrated probabilities, the decided class
 (`predicted`), and which images are left unanswered (`unsure`). Scores of the answered images alone are called
 selective, and are never headline scores.
 """

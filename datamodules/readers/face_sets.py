@@ -343,7 +343,7 @@ def _affectnet_emotions(table: pd.DataFrame, options: ReadOptions) -> tuple[pd.D
     text = numbers.astype(np.int64).astype(str)
     none = text.isin(list(_NO_EMOTION))
     counts = ", ".join(f"{_NO_EMOTION[key]} {count}" for key, count in text[none].value_counts().items())
-    notes = (f"{int(none.sum())} images left out: their annotation is no emotion ({counts})",) if none.any() else ()
+    notes = (f"{int(none.sum())} images left out: their annotation is not an emotion ({counts})",) if none.any() else ()
     aliases = options.aliases or {}
     named = text.map(lambda number: number if number in aliases else _AFFECTNET.get(number, number))
     return table.assign(label=named)[~none].reset_index(drop=True), notes

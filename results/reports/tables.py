@@ -157,7 +157,7 @@ def macro_classes(intervals: pd.DataFrame) -> str:
 
 
 def result_text(intervals: pd.DataFrame, folds: pd.DataFrame | None = None, *, markdown: bool = False) -> str:
-    """Return both tables and their notes, for a terminal or as Markdown; a leaky protocol stands above them."""
+    """Return both tables and their notes, for a terminal or as Markdown; a leaky protocol is named above them."""
     draw, write = (as_markdown, escape_markdown) if markdown else (as_text, str)
     protocol = protocol_of(intervals)
     head = [] if protocol == HONEST else [f"protocol: {protocol}"]
