@@ -350,7 +350,8 @@ class EmotionDataModule(L.LightningDataModule):
         if self.transform_where == "copies" and not draws.is_copy.any():
             warnings.warn(
                 f"transform_where is copies, but no class has fewer images than n_min {self.n_min!r} asks for, so "
-                "nothing is over-sampled and no image is transformed. Raise --data.n_min, or choose --data.transform_where all.",
+                "nothing is over-sampled and no image is transformed. Raise --data.n_min, or choose "
+                "--data.transform_where all.",
                 stacklevel=2,
             )
         return draws
