@@ -46,7 +46,7 @@ $(READY): requirements.lock pyproject.toml
 	@touch $@
 	@echo "ready: source .venv/bin/activate, then emotion --help; or make train"
 
-setup: $(READY)  ## make .venv from requirements.lock (hashes enforced; by uv where there is one, else by pip)
+setup: $(READY)  ## make .venv from requirements.lock (hashes checked; with uv if it is installed, else with pip)
 
 train: $(READY)  ## cross-validate RECIPE on DATA (default: quick, on drawn faces)
 	@$(BIN)/emotion cross-validate --recipe $(RECIPE) --folds $(FOLDS) $(if $(DATA),--data "$(DATA)") $(ARGS)
@@ -59,10 +59,10 @@ ui: $(READY)  ## serve the MLflow page of mlruns/ and open its view of results (
 sweep: $(READY)  ## search SPACE with TRIALS trials of RECIPE on DATA (more options in ARGS)
 	@$(BIN)/emotion search --recipe $(RECIPE) --space $(SPACE) --trials $(TRIALS) --folds $(FOLDS) $(if $(DATA),--data "$(DATA)") $(ARGS)
 
-runs-push: $(READY)  ## share the runs of mlruns/ through DVC (REMOTE=name or address; mlruns.dvc names them)
+runs-push: $(READY)  ## share the runs of mlruns/ through DVC, listed in mlruns.dvc (REMOTE=name or address)
 	@$(BIN)/emotion runs push $(if $(REMOTE),--remote "$(REMOTE)") $(ARGS)
 
-runs-pull: $(READY)  ## take the runs that mlruns.dvc names into mlruns/
+runs-pull: $(READY)  ## import the runs listed in mlruns.dvc into mlruns/
 	@$(BIN)/emotion runs pull $(if $(REMOTE),--remote "$(REMOTE)") $(ARGS)
 
 ##@ Development

@@ -44,7 +44,7 @@ DIFFERS = (
 
 
 def write_photos(root: Path, spec: DrawnFaces, side: int) -> None:
-    """Write drawn faces as JPEG that take as long to decode as photographs: ``train/<class>``, two a class ``test``."""
+    """Write drawn faces as JPEG that decode as slowly as photographs: ``train/<class>``, two per class in ``test``."""
 
     def write(row: int) -> None:
         """Enlarge a drawing and add smooth noise, as sensors and skin have it."""
@@ -79,7 +79,7 @@ def nearest_transforms(size: int) -> v2.Transform:
 
 
 def seconds_per_image(make_loader: Callable[[], Any], size: int) -> float:
-    """Return the seconds an image of making a loader and going through one epoch."""
+    """Return the seconds per image of making a loader and going through one epoch."""
     start, count = time.perf_counter(), 0
     for batch in make_loader():
         images = batch["image"] if isinstance(batch, dict) else batch[0]
@@ -173,7 +173,7 @@ def decoding(folder: Path, *, toy: bool = False) -> list[Figure]:
 
 
 def faces(folder: Path, *, toy: bool = False) -> list[Figure]:
-    """Measure the photographs cut to face crops a second with YuNet, and the detector alone."""
+    """Measure the photographs cut to face crops per second with YuNet, and the detector alone."""
     name, target = "face_crops_per_second", ">= 40"
     if not (model := Path(os.environ.get("EMOTION_DATA_DIR", "/nowhere"), YUNET)).is_file():
         return [Figure(name, None, f"not measured: no {YUNET} in EMOTION_DATA_DIR", target)]

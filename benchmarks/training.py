@@ -1,4 +1,4 @@
-"""Speed of training and prediction: our loops against bare ones, the share of logging, a GPU's images a second."""
+"""Speed of training and prediction: our loops against bare ones, the share of logging, a GPU's images per second."""
 
 import os
 import shutil

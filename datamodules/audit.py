@@ -262,14 +262,14 @@ def write_sheet(manifest: Manifest, cache: PixelCache, report: Audit, path: Path
     sheet = np.concatenate(lines) if lines else _heading("nothing found")
     ending = path.suffix.lower()
     if ending not in (".png", ".jpg", ".jpeg"):
-        msg = f"sheet must be a .png or .jpg file, got {path.name!r}"
+        msg = f"--sheet: must be a .png or .jpg file, got {path.name!r}"
         raise InputError(msg)
     data = cv2.imencode(ending, sheet[..., ::-1])[1]
     try:
         with replacing(path) as draft:
             draft.write_bytes(data.tobytes())
     except OSError as error:
-        msg = f"sheet {path} cannot be written: {error.strerror or error}; choose a folder that you may write to"
+        msg = f"--sheet: {path} cannot be written: {error.strerror or error}; choose a folder that you may write to"
         raise InputError(msg) from error
     return shown
 

@@ -60,7 +60,7 @@ def image_headers(manifest: Manifest, sample: int = 500, seed: int = 0) -> pd.Da
         InputError: the sample is below 1.
     """
     if sample < 1:
-        msg = f"sample must be at least 1, got {sample}"
+        msg = f"--sample: must be at least 1, got {sample}"
         raise InputError(msg)
     rng = np.random.default_rng(seed)
     rows = np.sort(rng.choice(len(manifest), size=min(sample, len(manifest)), replace=False))
@@ -189,7 +189,7 @@ def draw_chart(manifest: Manifest, path: str | Path) -> list[str]:
     """
     path = Path(path).expanduser().absolute()
     if path.suffix.lower() != ".png":
-        msg = f"chart must be a .png file, got {path.name!r}"
+        msg = f"--chart: must be a .png file, got {path.name!r}"
         raise InputError(msg)
     table = class_table(manifest)
     names, families, said = _names([str(c) for c in table["class"]], manifest.name)
@@ -228,7 +228,7 @@ def draw_chart(manifest: Manifest, path: str | Path) -> list[str]:
         with replacing(path) as draft:
             figure.savefig(draft, format="png")
     except OSError as error:
-        msg = f"cannot write the chart {path}: {error.strerror or error}; choose a folder that you may write to"
+        msg = f"--chart: {path} cannot be written: {error.strerror or error}; choose a folder that you may write to"
         raise InputError(msg) from error
     return said
 

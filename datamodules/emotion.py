@@ -53,7 +53,7 @@ from datamodules.splits.protocol import (
 )
 from datamodules.transforms import BasePolicy, Policy, build_transform
 
-TINY = 1_000  # images an epoch, below which starting workers costs more than they save
+TINY = 1_000  # images per epoch, below which starting workers costs more than they save
 MOST_WORKERS = 8
 
 
@@ -140,7 +140,8 @@ class EmotionDataModule(L.LightningDataModule):
         """Store the options; data is read on first use.
 
         Args:
-            source: A path, ``reader:path``, or ``drawn:largest=1000,ratio=10`` for drawn faces.
+            source: A path, ``reader:path``, or ``drawn:largest=1000,ratio=10`` for drawn faces (the largest class has
+                1000 images, 10 times as many as the smallest).
             size: Side of the model's square input in pixels.
             fit: How an image is made square: ``crop`` the centre, ``stretch``, or ``pad`` with grey.
             batch_size: Rows per step, over all processes together.
@@ -152,14 +153,14 @@ class EmotionDataModule(L.LightningDataModule):
             outer: Part of a ``given`` split that is reported; ``auto``: test if there is one, else validation.
             leak: Duplicates across the parts of a ``given`` split: ``error`` stops, ``drop_twins`` removes them from
                 training, ``allow`` keeps them. ``folds`` and ``holdout`` keep duplicates and people in one part,
-                unless leakage is to be measured: ``duplicates`` divides row by row; ``oversample_first`` also repeats
-                rows of the whole set (``n_min``) before dividing it, so copies of test images are trained on. Copies
-                are never reported on.
+                unless a leak is to be measured: ``duplicates`` splits row by row; ``oversample_first`` also repeats
+                rows of the whole set (``n_min``) before splitting it, so copies of test images are trained on. Scores
+                never include copies.
             protocol: ``honest`` selects on a val part; ``paper`` has no val part and selects (early stopping, best
-                checkpoint) on the test part itself. Tables and tags of leaky runs say so.
+                checkpoint) on the test part itself. Tables and tags of such runs record it.
             near_duplicates: Whether near-duplicates, and not only exact duplicates, stay in one part.
             inner_fraction: Share of the training part that becomes the val part, above 0; 0 with ``paper``.
-            inner_folds: Divide everything but the test part into this many parts and select on one of them, instead
+            inner_folds: Split everything but the test part into this many parts and select on one of them, instead
                 of ``inner_fraction``. For searches: trials select on each part in turn and never use the test part.
             inner_fold: Number of the inner fold to select on, from 0.
             n_min: Over-sample every class to this: a number of images, a fraction of the largest class, or ``max``.
@@ -167,25 +168,27 @@ class EmotionDataModule(L.LightningDataModule):
                 subgroup column (``age``), one value against the rest (``age=child``), or several columns
                 (``age+gender``). Images without a value are a subgroup of their own; combinations without a training
                 image are reported and stay empty.
-            stratify_by: Divide these subgroups evenly between the parts, too; written like ``balance_by``.
+            stratify_by: Split these subgroups evenly between the parts, too; written like ``balance_by``.
             train_on: Train and select only on these images: ``age=child`` or ``age!=child``; images without a value
                 match neither. The test part stays whole.
-            rehearsal: Share of the rows trained on that is drawn, once, from the training images that ``train_on``
-                leaves out.
-            transforms: Names of transforms, of which one is drawn for each image.
+            rehearsal: Share of the rows trained on that is chosen at random, once, from the training images that
+                ``train_on`` leaves out.
+            transforms: Transforms, one of which is chosen at random for each image: blur, crop, flip, rotation,
+                translation, cutout, contrast, height, width, zoom, erasing.
             transform_where: Which training images are transformed: ``none``, the over-sampled ``copies``, ``all``, or
                 ``doubled`` (every image once unchanged and once transformed).
             policy: ``one_of`` the named transforms; or ``mild``, ``trivial_augment``, ``rand_augment`` or ``aug_mix``,
                 which use no names.
-            magnitude: Factor on the paper's magnitudes of the named transforms (45 degrees, 30 % ...).
-            once: Draw each image's transform once for the whole run instead of anew in every epoch.
+            magnitude: Factor by which the paper's magnitudes of the named transforms (45 degrees, 30 % ...) are
+                multiplied.
+            once: Choose each image's transform once for the whole run instead of again in every epoch.
             base_policy: Policy that is applied to every training image, before other transforms.
             erasing: Probability that a grey rectangle covers part of a training image.
             read: How labels, votes and file names are read.
             num_workers: Loading processes; by default chosen by the number of cores.
-            cache_dir: Folder of the decoded images.
-            cache_budget_gb: Gigabytes that decoded images may take; beyond it, images are decoded whenever they are
-                read.
+            cache_dir: Folder of the decoded images; by default the cache that `emotion info` shows.
+            cache_budget_gb: Disk space in gigabytes for decoded images; beyond it, images are decoded whenever they
+                are read.
             seed: Seed of over-sampling, order and transforms; by default the run's seed.
             eval_batch_size: Rows per step and process in validation and test; by default ``batch_size``.
             pixel_limit: Largest number of pixels of an image file; by default 50 million, or EMOTION_PIXEL_LIMIT. A
@@ -347,7 +350,8 @@ class EmotionDataModule(L.LightningDataModule):
         if self.transform_where == "copies" and not draws.is_copy.any():
             warnings.warn(
                 f"transform_where is copies, but no class has fewer images than n_min {self.n_min!r} asks for, so "
-                "nothing is over-sampled and no image is transformed. Raise n_min, or set transform_where to all.",
+                "nothing is over-sampled and no image is transformed. Raise --data.n_min, or choose "
+                "--data.transform_where all.",
                 stacklevel=2,
             )
         return draws

@@ -146,8 +146,8 @@ class BoxesDataModule(L.LightningDataModule):
         """Store the options; data is read on first use.
 
         Args:
-            source: "scenes:images=400,size=320,dim=1" for drawn scenes; a folder with boxes.csv; such a table
-                itself; or a manifest or data set, as for `emotion fit --data`.
+            source: "scenes:images=400,size=320,dim=1" for drawn scenes; a folder with boxes.csv; a table of
+                boxes; or a manifest or data set, as for `emotion fit --data`.
             boxes: table of boxes (path, x0, y0, x1, y1 in pixels); by default boxes.csv beside the images.
             size: side of the model's square input in pixels, a multiple of 32.
             batch_size: images per step.

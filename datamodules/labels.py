@@ -25,7 +25,7 @@ ALIASES: dict[str, tuple[str, ...]] = {
 }
 CANONICAL: tuple[str, ...] = tuple(ALIASES)
 
-# The class lists of the published data sets. FER2013's stands in the order of its integers 0..6.
+# The class lists of the published data sets. FER2013's is in the order of its integers 0..6.
 VOCABULARIES: dict[str, tuple[str, ...]] = {
     "fer2013": ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"),
     "ferplus": ("neutral", "happy", "surprise", "sad", "angry", "disgust", "fear", "contempt"),

@@ -99,13 +99,13 @@ def check_votes(table: pd.DataFrame, name: str, classes: tuple[str, ...]) -> Non
         return
     for column in columns:
         if column[len(VOTES) :] not in classes:
-            msg = f"{name}: the votes column {column!r} is of no class; the classes are {', '.join(classes)}"
+            msg = f"{name}: the votes column {column!r} belongs to no class; the classes are {', '.join(classes)}"
             raise InputError(msg)
         votes, _ = parse_numbers(table[column])
-        refuse(~(votes >= 0) | np.isinf(votes), table, column, name, "must be a number not below zero")
+        refuse(~(votes >= 0) | np.isinf(votes), table, column, name, "must be a number of at least 0")
         table[column] = votes
     total = table[columns].sum(axis=1)
-    refuse(total <= 0, table.assign(votes=total), "votes", name, "must sum to more than zero")
+    refuse(total <= 0, table.assign(votes=total), "votes", name, "must sum to more than 0")
 
 
 def check_paths(table: pd.DataFrame, root: Path, name: str) -> None:

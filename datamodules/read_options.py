@@ -28,14 +28,14 @@ class ReadOptions:
     """How a data set is read.
 
     Args:
-        pattern: regular expression with named groups (``label``, and any of ``subject``, ``split`` and own groups),
-            searched in each image's path; selects the reader ``pattern``.
+        pattern: regular expression that is searched in each image's path, with the named group ``label``; the groups
+            ``subject`` and ``split`` are optional, and others become subgroup columns. Selects the reader ``pattern``.
         votes: how annotators' votes are used: ``ignore`` (keep the published label), ``majority`` (the most frequent
             answer becomes the label) or ``soft`` (the same, and the shares of the votes become the training target).
         drop_ties: with votes, leave out images with a tie for the most frequent answer. Otherwise the published label
             decides if it is among the tied ones, else the class order.
-        drop_unknown: with votes, images that most annotators call unknown or not a face are left out, unless
-            ``--keep-unknown`` is given. An image without any vote for an emotion is always left out.
+        drop_unknown: with votes, leave out images that most annotators call unknown or not a face (to keep them:
+            ``--keep-unknown``). An image without any vote for an emotion is always left out.
         classes: use only these classes, given by name or alias; images of other classes are left out.
         aliases: other names of classes, such as ``furious=angry`` (in Python ``{"furious": "angry"}``);
             ``confused=confused`` adds a class, and ``contempt=disgust`` merges one class into another.
@@ -44,15 +44,15 @@ class ReadOptions:
         label_column: column of a table with the label.
         subject_column: column of a table with the person or source.
         split_column: column of a table with the given split.
-        unknown_labels: for labels that are no known emotion: ``error`` stops and lists them, ``drop`` leaves their
+        unknown_labels: for labels that are not known emotions: ``error`` stops and lists them, ``drop`` leaves their
             images out, ``keep`` makes them classes with their own names.
         part: use this share of the images of every class (and of every part of a given split), above 0 and below 1;
-            at least one of each. The same share of the same set is always the same images, and equal files are kept
+            at least one of each. The same share of the same data always selects the same images; equal files are kept
             or left out together.
         agreement: use only images whose label this many annotators gave: ``3``, ``2`` (or more) or ``any``. Needs a
             data set with the answer of each annotator (AI-Hub's).
         per_class: use this many images of every class: first those that most annotators agree on, then at random. The
-            same number of the same set is always the same images.
+            same number always selects the same images of the same data.
         bad_records: for records of an annotation file that lack a key or have a box outside the image, and for rows of
             a table that name a missing file or contradict each other: ``error`` stops and names them, ``drop`` leaves
             them out.

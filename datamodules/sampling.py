@@ -136,9 +136,9 @@ class EpochBatchSampler(Sampler[Batch]):
             InputError: ``batch_size`` or ``draws`` gives a rank fewer than two rows.
         """
         if batch_size < 2 * world_size:
-            raise invalid("--data.batch_size", f"must be at least {2 * world_size}, two a process", batch_size)
+            raise invalid("--data.batch_size", f"must be at least {2 * world_size}, two per process", batch_size)
         if draws < 2 * world_size:
-            msg = f"The training part must have {2 * world_size} rows at least, two a rank, got {draws}."
+            msg = f"The training part must have at least {2 * world_size} rows, two per rank, got {draws}."
             raise InputError(msg)
         self.draws, self.batch_size, self.seed = draws, batch_size, seed
         self.rank, self.world_size, self.shuffle, self.fixed = rank, world_size, shuffle, fixed

@@ -20,7 +20,7 @@ SHOWN = (1, 6, 9, 14)
 
 
 def faces() -> np.ndarray:
-    """Return drawn faces: a column a class, at 96 pixels a face."""
+    """Return drawn faces: a column per class, at 96 pixels a face."""
     return contact_sheet(DrawnFaces(largest=40, ratio=1, size=96, seed=5, confusion=0.3), 5)
 
 

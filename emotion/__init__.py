@@ -91,7 +91,7 @@ def load(*sources: str, faces: str | None = None) -> "Predictor":
         faces: A face detector that replaces the recorded one: haar, yunet:FILE or FILE.onnx.
 
     Returns:
-        A predictor: ``predict("photo.jpg")`` returns a data frame with one row an image or face.
+        A predictor: ``predict("photo.jpg")`` returns a data frame with one row per image or face.
 
     Raises:
         InputError: There is no such model, or it cannot be used.
@@ -128,7 +128,7 @@ def compare(*runs: str, **options: Any) -> "pd.DataFrame":  # noqa: ANN401 - see
         options: Of `results.compare.compare_runs`: all_pairs, resamples, permutations.
 
     Returns:
-        One row a pair of runs and metric: a, b, metric, a_score, b_score, difference, low, high, p_value and more.
+        One row per pair of runs and metric: a, b, metric, a_score, b_score, difference, low, high, p_value and more.
 
     Raises:
         InputError: Fewer than two runs, or runs of different images.

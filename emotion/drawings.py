@@ -20,7 +20,7 @@ BLUE, GREY, INK, PAPER = (31, 119, 180), (210, 210, 210), (30, 30, 30), (255, 25
 
 
 def draw_answers(rows: Sequence[dict[str, Any]], classes: Sequence[str], folder: Path, stdin: bytes | None) -> None:
-    """Write one PNG an image or frame, named by its number in the folder and its file.
+    """Write one PNG per image or frame, named by its number in the folder and its file.
 
     Args:
         rows: Of `Predictor.stream`.
@@ -73,7 +73,7 @@ def draw_image(
 
     Args:
         image: uint8 (H, W, 3) RGB.
-        rows: One answer, or one a face.
+        rows: One answer, or one per face.
         classes: Names of the classes.
         reduced: Factor by which the image was decoded smaller than the one that the boxes are of.
     """

@@ -1,4 +1,4 @@
-"""Networks: timm backbones that give features, and heads that turn features into one logit a class."""
+"""Networks: timm backbones that give features, and heads that turn features into one logit per class."""
 
 import importlib
 import sys
@@ -26,7 +26,7 @@ SCALE = 30.0  # of the cosines of "normalised"
 
 
 class NormalisedHead(nn.Module):
-    """Scaled cosine between features and one direction a class: ``scale * cos`` in [-scale, scale]."""
+    """Scaled cosine between features and one direction per class: ``scale * cos`` in [-scale, scale]."""
 
     def __init__(self, features: int, classes: int, scale: float) -> None:
         super().__init__()
@@ -170,7 +170,7 @@ def build_backbone(
     except TypeError as error:
         if "drop_path_rate" not in str(error):
             raise
-        msg = f"drop_path is {drop_path}, but backbone {name!r} has no stochastic depth: set drop_path to 0"
+        msg = f"--model.drop_path is {drop_path}, but backbone {name!r} has no stochastic depth; leave it out"
         raise InputError(msg) from error
     except InputError:
         raise
@@ -336,7 +336,7 @@ def _hub_errors(name: str) -> Iterator[None]:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         msg = (
             f"weights of {name!r} could not be loaded from the hub ({reason}): connect to the network, "
-            "or give weights as a file, or as 'none' to start untrained"
+            "or give --model.weights a file, or none to start untrained"
         )
         raise InputError(msg) from error
 

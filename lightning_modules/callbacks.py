@@ -234,8 +234,8 @@ class NonFiniteLoss(Callback):
 
 
 ADVICE = (
-    "Lower model.learning_rate, set trainer.gradient_clip_val 1.0, or, with trainer.precision 16-mixed, use bf16-mixed "
-    "or 32-true; if the same rows are named again, check their images"
+    "Lower --model.learning_rate, give --trainer.gradient_clip_val 1.0, or, with --trainer.precision 16-mixed, choose "
+    "bf16-mixed or 32-true; if the same rows are named again, check their images"
 )
 
 
@@ -243,7 +243,7 @@ def out_of_memory_message(error: BaseException, batch_size: int) -> str | None:
     """Return what to do when ``error`` says that memory ran out, else None.
 
     The batch size to try is the largest power of two up to half of ``batch_size``, and gradients of several batches
-    are added up so that the optimizer sees about as many images a step as before.
+    are added up so that the optimizer sees about as many images per step as before.
     """
     text = str(error)
     if not (
@@ -253,12 +253,12 @@ def out_of_memory_message(error: BaseException, batch_size: int) -> str | None:
     ):
         return None
     if batch_size <= 1:
-        return "out of memory with a batch of one image: lower data.size or choose a smaller model.backbone"
+        return "out of memory with a batch of one image: lower --data.size or choose a smaller --model.backbone"
     smaller = 1 << ((batch_size // 2).bit_length() - 1)
     return (
-        f"out of memory with data.batch_size {batch_size}: try --data.batch_size {smaller} "
-        f"--trainer.accumulate_grad_batches {round(batch_size / smaller)}; if that is not enough, lower data.size or "
-        "choose a smaller model.backbone"
+        f"out of memory with --data.batch_size {batch_size}: try --data.batch_size {smaller} "
+        f"--trainer.accumulate_grad_batches {round(batch_size / smaller)}; if that is not enough, lower --data.size or "
+        "choose a smaller --model.backbone"
     )
 
 

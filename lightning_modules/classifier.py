@@ -214,24 +214,24 @@ class EmotionClassifier(pl.LightningModule):
                 larger, and training slower. None: the backbone's own.
             optimizer: "adam", "adamw" or "sgd".
             learning_rate: the highest learning rate of the run.
-            layer_decay: factor on the learning rate from each layer of the backbone to the one before it; 1: all layers
-                have the same rate.
+            layer_decay: factor by which the learning rate falls from each layer of the backbone to the one before it;
+                1: all layers have the same rate.
             weight_decay: weight decay of all parameters except biases and normalisation layers.
             sam_radius: radius of sharpness-aware minimisation (SAM), such as 0.05: each step uses the gradient at the
-                worst point at this distance, and takes twice the time. 0: usual steps.
+                worst point at this distance, and takes twice the time. 0: ordinary steps.
             schedule: learning-rate schedule: "constant", "one_cycle", "cosine" or "plateau" (halved after 3 epochs
                 without a better macro F1).
             warmup: share of all steps in which the learning rate rises, in [0, 1).
             mixup: alpha of mixup, 0 for none.
             cutmix: alpha of cutmix, 0 for none.
-            unmixed_epochs: train the last epochs, this many, without mixup and cutmix.
+            unmixed_epochs: number of epochs at the end of the training without mixup and cutmix.
             progressive_from: side in pixels of the training images in the first epoch; it grows to the full size over
                 two thirds of the epochs. None: the full size in every epoch.
             freeze: "all" trains only the head; "none" trains the whole network.
-            thaw_after_epochs: train the backbone, too, after this many epochs; needs freeze "all".
+            thaw_after_epochs: unfreeze the backbone after this many epochs; needs freeze "all".
             flip_at_test: average the logits with those of the mirrored image, in test and predict.
             shift_at_test: average the logits with those of the image moved by this share of its side to the right,
-                left, bottom and top, in test and predict; with flip_at_test this makes ten views. 0: do not.
+                left, bottom and top, in test and predict; with flip_at_test this makes ten views. 0: off.
             compile: compile the network with torch.compile.
             channels_last: use the channels-last memory layout; faster for convolutions on most devices.
             size: side of the images in pixels, which the data know; a backbone that is built for one size needs it.

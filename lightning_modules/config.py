@@ -167,15 +167,15 @@ class RunOptions:
         parent: run id of the parent, for the folds of a cross-validation.
         resume: run id to resume, or "auto": the newest unfinished run of the same config.
         start_from: start with the weights (backbone and head) of a run (id or name) or a .ckpt file.
-        teacher: runs, cross-validations or .ckpt files that have not seen the test part; the mean of their answers
-            becomes part of the training targets (distillation). An image is answered by those that did not train on it,
-            if there are any. None: no teacher.
-        teacher_share: share of the teacher in the targets, above 0 and up to 1; the rest is the label.
+        teacher: runs, cross-validations or .ckpt files that have not seen the test part; the mean of their predictions
+            becomes part of the training targets (distillation). For each image only models that did not train on it
+            are used, if there are any. None: no teacher.
+        teacher_share: share of the teacher's predictions in the targets, above 0 and up to 1; the rest is the label.
         patience: stop after this many epochs without a better macro F1 on the val part; None: train all epochs.
-        ema_decay: average the weights with this decay per step and evaluate the average; None: do not.
+        ema_decay: average the weights with this decay per step and evaluate the average; None: off.
         ema_warmup: how fast the decay rises to ``ema_decay``: that of step n is at most (1 + n) / (ema_warmup + n), so
             the average covers about the last 1 / (ema_warmup - 1) of the steps so far. At least 2.
-        evaluate: predict the held-out part once at the end and write the tables of predictions and split.
+        evaluate: predict the test part once at the end and write the tables of predictions and split.
         resamples: bootstrap resamples of the printed intervals.
         keep: checkpoint to keep when the run has ended: "best", the selected weights; "last", also the training
             state of the last epoch; or "none", after which `emotion predict` cannot use the run.
@@ -251,8 +251,8 @@ class DetectorRun:
         resume: run id to resume, or "auto": the newest unfinished run of the same config.
         start_from: start with the weights of a run (id or name) or a .ckpt file.
         epochs: largest number of epochs.
-        patience: stop after this many epochs without a better val map_50; None: train all epochs.
-        ema_decay: average the weights with this decay per step and evaluate the average; None: do not.
+        patience: stop after this many epochs without a better map_50 (mAP@.5) on the val part; None: train all epochs.
+        ema_decay: average the weights with this decay per step and evaluate the average; None: off.
         accelerator: "auto", "cpu" or "gpu".
         precision: precision of the computations, such as "bf16-mixed".
         clip: largest norm of the gradient.
@@ -293,7 +293,7 @@ class RunConfig:
         model: arguments of EmotionClassifier, without the classes, which the data know; or of FaceDetector.
         data: arguments of EmotionDataModule, or of BoxesDataModule.
         run: arguments of RunOptions, or of DetectorRun.
-        trainer: arguments of Lightning's Trainer; empty for a detector, whose few stand in ``run``.
+        trainer: arguments of Lightning's Trainer; empty for a detector, whose few are in ``run``.
         seed_everything: the one seed of the run.
         ckpt_path: a Lightning checkpoint whose training state is continued.
         kind: what is trained.

@@ -1,7 +1,7 @@
 """Decisions: post-processing that turns a network's probabilities into an answer, fitted on the val part of a run.
 
 Each step is a few numbers, computed with NumPy, that a checkpoint and an ONNX file carry: a temperature, logit
-adjustment (tau), a threshold a class, and a rule that leaves images unanswered with a stated risk. Steps work on
+adjustment (tau), a threshold per class, and a rule that leaves images unanswered with a stated risk. Steps work on
 log-probabilities, which equal the logits up to a constant of each image.
 """
 
@@ -144,7 +144,7 @@ class LogitAdjustment(Step):
 
 @dataclass(frozen=True)
 class Thresholds(Step):
-    r"""Probabilities divided by a threshold a class before the largest is chosen: :math:`z_c - \log t_c`.
+    r"""Probabilities divided by a threshold per class before the largest is chosen: :math:`z_c - \log t_c`.
 
     The thresholds are fitted one after the other for the largest macro F1 on the val part, in up to ten rounds, each
     from 0.22 to 4.5; of equal ones the nearest to 1. A class with fewer than 50 val images keeps 1.
@@ -250,7 +250,7 @@ class SelectiveRisk(Rule):
         answered, errors = above.sum(axis=0), (above & wrong[:, None]).sum(axis=0)
         passed = int(np.cumprod(binom.cdf(errors, answered, stated) <= 1 - LEVEL).sum())
         if not passed:
-            rule = f"cannot be promised: of the {answered[0]} surest images {errors[0]} are wrong"
+            rule = f"cannot be guaranteed, since {errors[0]} of the {answered[0]} most confident predictions are wrong"
             raise invalid("--risk", rule, stated, "give a larger risk, or train a better model")
         return cls(float(stated), float(values[passed - 1]), images)
 
@@ -448,7 +448,7 @@ class Decisions:
         return replace(self, steps=self.steps[:number], rule=None)
 
     def lines(self) -> list[str]:
-        """Return one line a step."""
+        """Return one line per step."""
         lines = [step.text(self.classes) for step in self.steps]
         lines[:1] = [f"{line} (fitted on {self.images:,} images of the val part)" for line in lines[:1]]
         return [*lines, *([self.rule.text()] if self.rule is not None else [])]

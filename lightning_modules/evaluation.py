@@ -108,7 +108,7 @@ def evaluate_on(
     Classes are joined by name and alias. Images of a class that the model does not know are left out and counted; of
     the model's classes that the data set does not have, the probability is spread over the others.
 
-    Scores are those of the raw probabilities, as in a run; what the model's decisions make of them stands beside them.
+    Scores are those of the raw probabilities, as in a run; those of the model's decisions are reported beside them.
 
     Args:
         predictor: The model.
@@ -128,7 +128,7 @@ def evaluate_on(
     for name in degrade:
         if name not in DEGRADE:
             hint = did_you_mean(name, DEGRADE)
-            raise invalid("--degrade", f"must be {', '.join(DEGRADE)}", name, hint)
+            raise invalid("--degrade", f"must be some of {', '.join(DEGRADE)}", name, hint)
     manifest = read(source, read_options)
     columns, classes, left_out = _shared_classes(predictor.classes, manifest, predictor.name, source)
     left_out[:0] = manifest.notes
@@ -147,7 +147,9 @@ def evaluate_on(
     contents = np.array([one.content for one in inputs], dtype=object)
     seen = _seen(predictor, contents)
     if seen is None:
-        left_out.append("which images the model was trained on is not recorded, so none could be recognised")
+        left_out.append(
+            "which images the model was trained on is not recorded, so images that it has seen cannot be recognised"
+        )
     elif seen.any() and not allow_seen:
         msg = (
             f"--data: {predictor.name} was trained or selected on {seen.sum()} of the {len(rows)} images of {source}, "

@@ -50,7 +50,7 @@ class EmotionLoss(nn.Module, ABC):
         counts = torch.as_tensor(class_counts).float()
         if self.needs_counts and (counts <= 0).any():
             empty = torch.nonzero(counts <= 0)[:, 0].tolist()
-            msg = f"loss {type(self).__name__} needs rows of every class, classes number {empty} have none in training"
+            msg = f"loss {type(self).__name__} needs training rows of every class; classes number {empty} have none"
             raise InputError(msg)
         self.counts = counts
 
@@ -88,7 +88,7 @@ class EmotionLoss(nn.Module, ABC):
 def soft_targets_refused(loss: EmotionLoss) -> str:
     """Return the message for a loss that got probabilities instead of classes."""
     return (
-        f"loss {type(loss).__name__} is defined for one class an image, it cannot take soft targets: "
+        f"loss {type(loss).__name__} needs one class per image and cannot take soft targets: "
         "switch off mixup, cutmix, soft votes and the teacher, or choose CrossEntropy, Focal, LogitAdjustment or "
         "BalancedSoftmax"
     )

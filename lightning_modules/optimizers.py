@@ -146,7 +146,7 @@ def build_schedules(
         InputError: If the schedule needs the number of steps and the run has no end.
     """
     if math.isinf(steps) and (name in ("one_cycle", "cosine") or warmup):
-        msg = f"schedule {name!r} with warmup {warmup} needs an end: set trainer.max_epochs or trainer.max_steps"
+        msg = f"schedule {name!r} with warmup {warmup} needs an end: give --trainer.max_epochs or --trainer.max_steps"
         raise InputError(msg)
     warm = 0 if math.isinf(steps) else round(warmup * steps)
     if name == "one_cycle":

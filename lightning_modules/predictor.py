@@ -163,7 +163,9 @@ class OnnxMember:
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=_providers(onnxruntime))
         except Exception as error:  # onnxruntime has a dozen exceptions without a common parent
-            msg = f"RUN: {path} is no ONNX model, or is damaged ({str(error).splitlines()[0][:200]}); export it again"
+            msg = (
+                f"RUN: {path} is not an ONNX model, or is damaged ({str(error).splitlines()[0][:200]}); export it again"
+            )
             raise InputError(msg) from error
         about = self._session.get_modelmeta().custom_metadata_map
         if not {"classes", "size", "fit", "decode_policy"} <= set(about):
@@ -351,7 +353,7 @@ class Predictor:
 
     @property
     def decision_lines(self) -> list[str]:
-        """What was fitted, one line a step."""
+        """What was fitted, one line per step."""
         lines = self.decisions.lines() if self.decisions else []
         if len(self.members) == 1:
             return lines
@@ -687,7 +689,7 @@ def _folds_of(run_id: str) -> pd.DataFrame:
 
 
 def _registered(uri: str) -> list[Path]:
-    """Return the ONNX files of a registered model, one a network.
+    """Return the ONNX files of a registered model, one per network.
 
     Raises:
         InputError: No such model, or it has no ONNX file.

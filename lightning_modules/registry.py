@@ -129,13 +129,15 @@ def _gaps(run_id: str, directory: str) -> list[str]:
     """Return lines of the model card: the scores of every subgroup, and the gaps between them."""
     columns = group_columns(load_table(run_id, "predictions", directory=directory))
     if not columns:
-        return ["Not measured: the data have no column such as gender or age. Absent figures are no sign of fairness."]
+        return [
+            "Not measured: the data have no column such as gender or age. Missing figures are not a sign of fairness."
+        ]
     lines = []
     for column in columns:
         options = BiasOptions((column,), resamples=_CARD_RESAMPLES, permutations=_CARD_RESAMPLES)
         try:
             _, bias = bias_of_runs([run_id], options, directory=directory)
-        except InputError as error:  # such as an identifier, with a value an image
+        except InputError as error:  # such as an identifier, with a value per image
             lines += [f"By {column}: not measured. {error}", ""]
             continue
         lines += [*verdicts(bias), "", *(as_markdown(group_table(groups)) for groups in bias.measured), ""]
@@ -150,7 +152,7 @@ class ServedModel(pyfunc.PythonModel):  # type: ignore[name-defined]
         self._predictor = Predictor.load(*(path for _, path in sorted(context.artifacts.items())))
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None) -> pd.DataFrame:  # noqa: ANN401
-        """Return one row an image: label, confidence, probabilities, box of the face and note."""
+        """Return one row per image: label, confidence, probabilities, box of the face and note."""
         images = [_photograph(value, number) for number, value in enumerate(model_input["image"])]
         table = self._predictor.predict_photographs(images)
         return table.drop(columns=["path", "frame", "face"])

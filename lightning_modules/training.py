@@ -514,7 +514,7 @@ def keep_decisions(tracker: TrackingLogger, raw: pd.DataFrame, decided: pd.DataF
 
 
 def train(config: RunConfig, callbacks: Sequence[Callback] = (), data: Any = None) -> RunResult | None:  # noqa: ANN401
-    """Train a model, evaluate its best checkpoint once on the held-out part, and track the run.
+    """Train a model, evaluate its best checkpoint once on the test part, and track the run.
 
     Args:
         config: All options.
@@ -557,7 +557,7 @@ class Task(ABC):
         """Load the weights that the run starts from.
 
         Raises:
-            InputError: They are of another network, or were trained on images of the held-out part.
+            InputError: They are of another network, or were trained on images of the test part.
         """
 
     @abstractmethod
@@ -578,7 +578,7 @@ class Task(ABC):
 
     @abstractmethod
     def evaluate(self, trainer: Trainer, tracker: RunLogger) -> tuple[pd.DataFrame, str]:
-        """Predict the held-out part once; return the table of predictions and the printed result."""
+        """Predict the test part once; return the table of predictions and the printed result."""
 
     @abstractmethod
     def split_table(self) -> pd.DataFrame:
@@ -617,7 +617,7 @@ class EmotionTask(Task):
         check_weights(self.data, self.config.model["weights"])
         if self.options.teacher:
             if first_rank():
-                print_stage("asking the teacher")
+                print_stage("computing the teacher's predictions")
             learn_from_teacher(self.data, self.options.teacher, self.options.teacher_share)
 
     def name(self) -> str:
@@ -643,7 +643,7 @@ class EmotionTask(Task):
             print(*(f"note: {note}\n" for note in self.data.notes), sep="", end="", file=sys.stderr)
 
     def evaluate(self, trainer: Trainer, tracker: RunLogger) -> tuple[pd.DataFrame, str]:
-        """Predict the held-out part once; return the table of predictions and the printed result."""
+        """Predict the test part once; return the table of predictions and the printed result."""
         if not self.options.evaluate:
             return pd.DataFrame(), ""
         limit, keep = self.trainer_options["limit_test_batches"], self.options.keep != "none"
@@ -862,7 +862,7 @@ def _check_devices(config: RunConfig) -> None:
 
 
 def evaluate(config: RunConfig, checkpoint: Path, part: Literal["validate", "test"]) -> None:
-    """Evaluate a checkpoint on the val part (validate) or the held-out part (test); Lightning prints the metrics.
+    """Evaluate a checkpoint on the val part (validate) or the test part (test); Lightning prints the metrics.
 
     Raises:
         InputError: The checkpoint is damaged, of another program or of other classes.

@@ -39,10 +39,10 @@ class Comparison:
     """Scores of the runs on the images they share, and the differences between them.
 
     Attributes:
-        scores: One row a run: run, f1_macro and accuracy with low and high, protocol, number of its images.
-        pairs: One row a pair and metric: a, b, metric, a_score, b_score, difference, low, high, test, p_value, p_holm
+        scores: One row per run: run, f1_macro and accuracy with low and high, protocol, number of its images.
+        pairs: One row per pair and metric: a, b, metric, a_score, b_score, difference, low, high, test, p_value, p_holm
             (of macro F1 alone, over all pairs), fold_t (corrected t over folds, if both have the same folds).
-        differences: One row a pair and class: a, b, class, difference, low, high of F1.
+        differences: One row per pair and class: a, b, class, difference, low, high of F1.
         images: Number of images that all runs share.
         notes: Sentences below the tables.
     """
@@ -183,7 +183,7 @@ def _notes(
 
 
 def difference_figure(comparison: Comparison) -> Figure:
-    """Return the differences of macro F1, one line a pair, with intervals; filled where p (Holm) is at most 0.05."""
+    """Return the differences of macro F1, one line per pair, with intervals; filled where p (Holm) is at most 0.05."""
     rows = comparison.pairs[comparison.pairs["metric"] == "f1_macro"]
     figure = Figure(figsize=(8, 1.3 + 0.4 * len(rows)), layout="constrained")
     axes = figure.add_subplot()

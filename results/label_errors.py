@@ -22,7 +22,7 @@ class LabelErrors:
     """Images ranked by how doubtful their labels are.
 
     Attributes:
-        ranked: One row an image, the most doubtful first: `COLUMNS`, content, and flagged. `suggested` is the class of
+        ranked: One row per image, the most doubtful first: `COLUMNS`, content, and flagged. `suggested` is the class of
             the highest probability; `score`, 0 to 1, is how well label and probabilities agree, low is doubtful.
         classes: Names of the classes.
         notes: Sentences to print.
@@ -128,7 +128,7 @@ def require_cover(predictions: pd.DataFrame, split: pd.DataFrame) -> None:
 
 
 def counts_table(found: LabelErrors) -> pd.DataFrame:
-    """Return one row a class: its images, flagged ones, their share, and the classes suggested most often; text."""
+    """Return one row per class: its images, flagged ones, their share, and the classes suggested most often; text."""
     rows = []
     for name in found.classes:
         mine = found.ranked[found.ranked["label"] == name]

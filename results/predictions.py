@@ -45,9 +45,7 @@ def build_predictions(
     rows, probabilities = np.asarray(rows, np.int64), np.asarray(probabilities, np.float64)
     shape = (len(rows), len(manifest.classes))
     if probabilities.shape != shape:
-        msg = (
-            f"probabilities: must have one row an image, one column a class, shape {shape}, got {probabilities.shape}."
-        )
+        msg = f"probabilities: must have a row per image, a column per class, shape {shape}, got {probabilities.shape}."
         raise InputError(msg)
     order = np.argsort(rows, kind="stable")
     rows, probabilities = rows[order], probabilities[order]
@@ -234,7 +232,7 @@ def matched(tables: Sequence[pd.DataFrame]) -> list[pd.DataFrame]:
         if set(classes_of(table)) != set(classes):
             msg = (
                 f"runs: must have the same classes, got {', '.join(sorted(classes))} and "
-                f"{', '.join(sorted(classes_of(table)))}. Compare runs with one vocabulary."
+                f"{', '.join(sorted(classes_of(table)))}. Compare runs with the same classes."
             )
             raise InputError(msg)
     tables = [table.assign(key=_key(table, by_source)) for table in tables]
@@ -295,7 +293,7 @@ def _identity(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _keyed(table: pd.DataFrame, same_row: np.ndarray) -> pd.DataFrame:
-    """Index a table by content, label and occurrence; those that stand in one row everywhere come first."""
+    """Index a table by content, label and occurrence; those that are in the same row everywhere come first."""
     known = _identity(table).assign(elsewhere=~same_row).sort_values(["elsewhere", "row"], kind="stable")
     occurrence = known.groupby(["key", "label"]).cumcount()
     keys = [known["key"], known["label"], occurrence]
@@ -312,10 +310,10 @@ def _why_nothing(tables: Sequence[pd.DataFrame]) -> str:
     contents = set.intersection(*(set(table["content"].astype(str)) for table in tables))
     why = "They evaluated different images: compare runs on one data set and one test part."
     if contents:
-        why = f"{len(contents)} images are in all, with other labels. Compare runs made with one labelling."
+        why = f"{len(contents)} images are in all runs, with different labels. Compare runs with the same labels."
     elif paths:
         why = (
-            f"{len(paths)} paths are in all, but the pixels behind them are not the same: the files changed, or were "
+            f"{len(paths)} paths are in all runs, but their pixels differ: the files changed, or were "
             "decoded by another version of this program. Run one of them again."
         )
     return f"runs: must share images by content, none is shared. {why}"
@@ -334,7 +332,7 @@ def _refuse_other_labels(tables: Sequence[pd.DataFrame]) -> None:
         differing = first.loc[first["key"].isin(other["key"]) & ~first["key"].isin(agreeing), "key"]
         if len(differing):
             msg = (
-                f"runs: must have the same labels, {differing.nunique()} images have others. Compare runs made with "
-                "one labelling of the data."
+                f"runs: must have the same labels, {differing.nunique()} images have different ones. Compare runs "
+                "with the same labels of the data."
             )
             raise InputError(msg)

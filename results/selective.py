@@ -1,7 +1,7 @@
 """Results of decisions: calibration before and after, the risk-coverage curve, and coverage of each class.
 
 A run keeps the raw probabilities of its network in the table `predictions`, from which all headline scores come. What
-decisions make of them stands beside it, in the table `decisions`: calibrated probabilities, the decided class
+decisions make of them is in the table `decisions`: calibrated probabilities, the decided class
 (`predicted`), and which images are left unanswered (`unsure`). Scores of the answered images alone are called
 selective, and are never headline scores.
 """
@@ -45,7 +45,7 @@ def risk_coverage(decided: pd.DataFrame) -> pd.DataFrame:
     """Return the risk-coverage curve: `coverage`, and the `risk` among so large a share of the surest images.
 
     Images are ordered by the probability of their decided class. Images of equal probability have no order, so within
-    them errors grow evenly (El-Yaniv and Wiener 2010). One row an image.
+    them errors grow evenly (El-Yaniv and Wiener 2010). One row per image.
     """
     probability, label, predicted = _values(decided)
     confidence = probability[np.arange(len(label)), predicted]
@@ -71,7 +71,7 @@ def selective_scores(decided: pd.DataFrame) -> dict[str, float]:
 
 
 def coverage_by_class(decided: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a class: class, images, answered, coverage, accuracy (of the answered; NaN if there are none)."""
+    """Return one row per class: class, images, answered, coverage, accuracy (of the answered; NaN if none)."""
     rows = []
     for name in classes_of(decided):
         part = decided[decided["label"] == name]
@@ -107,7 +107,7 @@ def decision_text(raw: pd.DataFrame, decided: pd.DataFrame, fitted: Sequence[str
     Args:
         raw: Prediction table.
         decided: Table of decisions of the same images.
-        fitted: One line a step.
+        fitted: One line per step.
     """
     changes = before_and_after(raw, decided)
     shown = pd.DataFrame(

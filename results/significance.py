@@ -157,7 +157,7 @@ def corrected_t(differences: Sequence[float] | np.ndarray, ratio: float) -> Sign
     """
     values = np.asarray(differences, np.float64)
     if values.ndim != 1 or len(values) < 2 or not np.isfinite(values).all():
-        msg = f"differences: must be at least 2 finite numbers, one a fold, got {values.tolist()}."
+        msg = f"differences: must be at least 2 finite numbers, one per fold, got {values.tolist()}."
         raise InputError(msg)
     if not ratio > 0:
         msg = f"ratio: must be above 0 (test images over training images, 1 / (k - 1) for k folds), got {ratio}."
@@ -184,7 +184,7 @@ def seeds_t(differences: np.ndarray, jackknife: np.ndarray) -> tuple[Significanc
     with S - 1 for the seeds (Hillis 2007).
 
     Args:
-        differences: Shape (S,), one a seed, at least two.
+        differences: Shape (S,), one per seed, at least two.
         jackknife: Shape (C, S), the same differences without each of the C clusters of images.
 
     Returns:

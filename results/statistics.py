@@ -79,7 +79,7 @@ class _Kinds:
 
 
 def _kinds(cluster: np.ndarray, label: np.ndarray, cells: Sequence[np.ndarray], classes: int) -> _Kinds:
-    """Group clusters by stratum and counts; `cells` has one flat confusion cell an image, for each model."""
+    """Group clusters by stratum and counts; `cells` has one flat confusion cell per image, for each model."""
     numbers = np.unique(cluster, return_inverse=True)[1]  # (N,)
     total = numbers.max() + 1
     labels = _counts(numbers, label, total, classes)  # (clusters, C)

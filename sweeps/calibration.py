@@ -53,7 +53,7 @@ class Calibrated:
         run_id: The run.
         name: Its name.
         text: The result as it is printed.
-        steps: One row a step, each with those before it: run, name, recipe, seed, data, images, step, the fitted
+        steps: One row per step, each with those before it: run, name, recipe, seed, data, images, step, the fitted
             temperature, tau and threshold of abstention, f1_macro, accuracy, balanced_accuracy, nll, brier,
             calibration_error, aurc, coverage and risk of the answers. Empty where the run has no predictions.
         notes: What a user should know.
@@ -133,7 +133,7 @@ def calibrate(
 
 
 def remove_decisions(runs: Sequence[str]) -> list[str]:
-    """Remove the decisions of runs, so that the most probable class is the answer again; return a sentence a run."""
+    """Remove the decisions of runs, so that the most probable class is the answer again; return a sentence per run."""
     members = [member for run in runs for member in member_runs(find_model_run(run))]
     said = []
     for run in members:
@@ -156,7 +156,7 @@ def _check_together(
         raise invalid("--ensemble", "needs at least 2 networks", len(together[0]), "name more runs, or leave it out")
     if together and options.rule and source is None:
         name, stated = options.rule
-        rule = "of a mean of networks must be fitted on images that none of them has seen"
+        rule = "must be fitted, for a mean of networks, on images that none of them has seen"
         hint = "name such a labelled set with --data, or name one run at a time"
         raise invalid(f"--{name}", rule, stated, hint)
     if source is not None and not (together and options.rule):

@@ -119,8 +119,8 @@ class CrossValidation:
     Attributes:
         run_id: The parent run.
         predictions: Prediction table of the first seed, every image once.
-        folds: One row a seed and fold: run_id, f1_macro, accuracy, balanced_accuracy.
-        pooled: One row a seed: the same scores over all images together.
+        folds: One row per seed and fold: run_id, f1_macro, accuracy, balanced_accuracy.
+        pooled: One row per seed: the same scores over all images together.
         text: The printed result.
     """
 

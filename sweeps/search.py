@@ -1,4 +1,4 @@
-"""Hyperparameter search: trials are scored on inner folds, and the best once on held-out data."""
+"""Hyperparameter search: trials are scored on inner folds, and the best once on the test part."""
 
 import contextlib
 import gc
@@ -534,14 +534,14 @@ def scored_winner(
 
 
 def score_winner(trial: optuna.Trial, settings: dict[str, Any]) -> float:
-    """Train the winner on the images of all inner folds, with a val part as usual, and predict the held-out part once.
+    """Train the winner on the images of all inner folds, with a val part as usual, and predict the test part once.
 
     Args:
         trial: Has the number and the options of the trial that won.
         settings: search (its name), config (plain data), parent (run id).
 
     Returns:
-        Macro F1 on the held-out part.
+        Macro F1 on the test part.
     """
     won, name = trial.user_attrs[ENQUEUED], f"{settings['search']} winner, trial {_winning(trial)}"
     end_stale_run(settings["parent"], name)
@@ -580,7 +580,7 @@ def recipe_text(winner: Winner, study: str) -> str:
     config["run"] = {key: value for key, value in config["run"].items() if key not in _NOT_IN_A_RECIPE}
     config["run"]["recipe"] = study
     head = (
-        f"# Winner of search {study}: trial {winner.trial}. Its held-out part was predicted once, for no selection.\n"
+        f"# Winner of search {study}: trial {winner.trial}. It was scored once on the test part, not selected by it.\n"
     )
     return head + yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
 

@@ -60,7 +60,7 @@ def _figure(axes: Any) -> Figure:  # noqa: ANN401 - one Axes, or an array of the
 
 
 def trial_table(search: Search) -> pd.DataFrame:
-    """Return one row a trial: how it ended, its objectives, its run, its options."""
+    """Return one row per trial: how it ended, its objectives, its run, its options."""
     rows = []
     for trial in search.trials:
         row = {"trial": trial.number, "state": trial.state.name.lower(), "run_id": trial.user_attrs.get(RUN)}
@@ -126,8 +126,8 @@ def search_text(search: Search) -> str:
     lines.append(result_text(search.winner.intervals))
     if search.earlier:
         lines.append(
-            f"note: {len(search.earlier)} earlier winner{'s' * (len(search.earlier) > 1)} of this search (trial "
-            f"{', '.join(map(str, search.earlier))}) were scored on the same images before it was resumed. No trial "
-            "used these images, but resuming because of a score, or choosing between these winners, selects on them"
+            "note: earlier winners of this search were scored on the same images before it was resumed (trial "
+            f"{', '.join(map(str, search.earlier))}). No trial used these images, but resuming because of a score, or "
+            "choosing between these winners, selects on them"
         )
     return "\n".join(lines)

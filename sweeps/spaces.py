@@ -166,7 +166,7 @@ def read_space(path: Path) -> dict[str, Any]:
         msg = f"--space {path}: not readable YAML: {str(error).splitlines()[0]}"
         raise InputError(msg) from error
     if not isinstance(content, dict):
-        msg = f"--space {path}: must contain one option a line, such as {_EXAMPLE}, got {type(content).__name__}"
+        msg = f"--space {path}: must contain one option per line, such as {_EXAMPLE}, got {type(content).__name__}"
         raise InputError(msg)
     return {str(name): entry for name, entry in content.items()}
 

@@ -93,7 +93,7 @@ def open_storage(
 ) -> RDBStorage:
     """Open the storage; its tables are created where they are missing.
 
-    A password may stand in the address, in $PGPASSWORD or in ~/.pgpass; it is never printed.
+    A password can be in the address, in $PGPASSWORD or in ~/.pgpass; it is never printed.
 
     Args:
         url: Address; None: $OPTUNA_STORAGE, or else the embedded file.
@@ -134,7 +134,7 @@ def open_storage(
             msg = (
                 f"--storage: {without_password(url)} must be a database that answers, it did not "
                 f"({reason(error)}). Start the server and create the database (createdb), or correct the address; a "
-                "password may stand in $PGPASSWORD or ~/.pgpass"
+                "password can be set in $PGPASSWORD or ~/.pgpass"
             )
             raise InputError(msg) from None  # the cause may hold the whole address
     raise AssertionError

@@ -265,7 +265,7 @@ class TrainedDetector:
         try:
             self._session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime has a dozen exceptions without a common parent
-            msg = f"faces: {path} is no ONNX model or was cut short ({_first_line(error)}); export or copy it again"
+            msg = f"faces: {path} is not an ONNX model or was cut short ({_first_line(error)}); export or copy it again"
             raise InputError(msg) from error
         about = self._session.get_modelmeta().custom_metadata_map
         inputs, outputs = self._session.get_inputs(), self._session.get_outputs()

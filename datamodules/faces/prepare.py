@@ -275,7 +275,7 @@ def prepare_faces(
     """
     opened = open_detector(detector)
     if options.upright and not opened.has_landmarks:
-        msg = f"upright needs eye landmarks, which {opened.name} does not give; choose yunet:FILE or leave upright out"
+        msg = f"--upright: needs eye landmarks, which {opened.name} does not give; choose yunet:FILE, or leave it out"
         raise InputError(msg)
     if taken := [column for column in COLUMNS if column in manifest.table]:
         msg = f"data: this command would overwrite the column {taken[0]!r}; rename it, or use the original photographs"
@@ -317,12 +317,12 @@ def _check_folder(output: Path, manifest: Manifest) -> None:
     if place.is_relative_to(root) or root.is_relative_to(place):
         near = root.with_name(f"{root.name}-faces")
         msg = (
-            f"output {output} and the photographs' folder {root} contain one another, so crops would be read as "
+            f"--output: {output} and the photographs' folder {root} contain one another, so crops would be read as "
             f"photographs; give a folder beside it, such as {near}"
         )
         raise InputError(msg)
     if output.exists() and not output.is_dir():
-        msg = f"output {output} is a file; faces are written into a folder, give another name"
+        msg = f"--output: {output} is a file; faces are written into a folder, give another name"
         raise InputError(msg)
     try:
         foreign = (
@@ -331,10 +331,12 @@ def _check_folder(output: Path, manifest: Manifest) -> None:
             and any(child.name not in (PARTS, ".lock") for child in output.iterdir())
         )
     except OSError as error:
-        msg = f"cannot read the output folder {output}: {error.strerror}; choose a folder that you may read and write"
+        msg = (
+            f"--output: cannot read the folder {output}: {error.strerror}; choose a folder that you may read and write"
+        )
         raise InputError(msg) from error
     if foreign:
-        msg = f"output {output} holds files that this command did not write; give a new or an empty folder"
+        msg = f"--output: {output} holds files that this command did not write; give a new or an empty folder"
         raise InputError(msg)
 
 

@@ -118,7 +118,7 @@ def decode(path: Path | str, *, pixel_limit: int | None = None) -> np.ndarray:
 
 
 def decode_bytes(data: bytes, name: str, *, pixel_limit: int | None = None) -> Decoded:
-    """Like :func:`decode_file`, of the bytes of a file; ``name`` stands in errors."""
+    """Like :func:`decode_file`, for the bytes of a file; errors contain ``name``."""
     return _decode(io.BytesIO(data), name, pixel_limit)
 
 
@@ -162,7 +162,7 @@ def _decode(file: BinaryIO, path: str, pixel_limit: int | None) -> Decoded:
 
 
 class Header(NamedTuple):
-    """What the head of an image file says; width and height are those before it is turned upright."""
+    """Header of an image file; width and height are those before it is turned upright."""
 
     width: int
     height: int

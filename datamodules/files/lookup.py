@@ -66,7 +66,7 @@ def locate(names: Sequence[str], home: Path, *, images: Path | None = None, part
     root = (home if images is None else images).resolve()
     if images is not None and not root.is_dir():
         raise invalid(
-            "--images", "must be a folder", str(images), "give the folder that the names in the table are relative to"
+            "--images", "must be a folder", str(images), "give the folder to which the names in the table are relative"
         )
     tree, targets = _Tree(root), _Names(_relative(names, home, images))
     best = _Match([None] * targets.count)
@@ -253,7 +253,7 @@ class _Tree:
             return files, f"completed with {os.path.splitext(files[0])[1]}"
         if number := re.fullmatch(r"([0-9]+)(?:\.0+)?", folded):
             files = by_number.get(int(number[1]), [])
-            return files, f"completed with {os.path.splitext(files[0])[1]}, zeros compared as numbers" if files else ""
+            return files, f"completed with {os.path.splitext(files[0])[1]}, ignoring leading zeros" if files else ""
         stem, ending = os.path.splitext(folded)
         return (by_stem.get(stem, []) if ending in IMAGE_SUFFIXES else []), "with another ending"
 

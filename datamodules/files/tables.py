@@ -80,7 +80,7 @@ def _parquet(path: Path) -> pd.DataFrame:
 
 
 def _json_lines(path: Path, *, columns_only: bool) -> pd.DataFrame:
-    """Read one JSON object a line; values that are lists or objects stay JSON."""
+    """Read one JSON object per line; values that are lists or objects stay JSON."""
     rows = []
     with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, 1):

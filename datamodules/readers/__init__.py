@@ -63,7 +63,7 @@ READERS: dict[str, Reader] = {
         "AffectNet, .npy annotations or its older lists", "face_sets:read_affectnet", "affectnet_looks_like"
     ),
     "ferplus": Reader("FER+, the folders of its script", "face_sets:read_ferplus", "ferplus_looks_like"),
-    "expw": Reader("ExpW, one row a face in label.lst", "face_sets:read_expw", "expw_looks_like"),
+    "expw": Reader("ExpW, one row per face in label.lst", "face_sets:read_expw", "expw_looks_like"),
     "ckplus": Reader("CK+, sequences and their labels", "face_sets:read_ckplus", "ckplus_looks_like"),
     "aihub": Reader("AI-Hub's Korean set: photographs, and JSON of three annotators", "aihub:read"),
     "shards": Reader("Parquet files of Hugging Face, or WebDataset tar files, that hold the images", "shards:read"),
@@ -71,7 +71,7 @@ READERS: dict[str, Reader] = {
     "jaffe": Reader("JAFFE, ten women, by its file names", "names:read_jaffe", "jaffe_looks_like"),
     "kdef": Reader("KDEF, 70 adults from five angles, by its file names", "names:read_kdef", "kdef_looks_like"),
     "rafd": Reader("RaFD, three gazes and five angles, by its file names", "names:read_rafd", "rafd_looks_like"),
-    "folder": Reader("one folder a class, below train/validation/test if given", "folder:read"),
+    "folder": Reader("one folder per class, below train/validation/test if given", "folder:read"),
     "pattern": Reader("labels in the file names, by a regular expression", "names:read_pattern", "pattern_looks_like"),
     "cafe": Reader("CAFE, children of 2 to 8 years, by its file names", "names:read_cafe"),
     "nimh": Reader("NIMH-ChEFS, 10 to 17 years, two gazes, by its file names", "names:read_nimh"),

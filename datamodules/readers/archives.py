@@ -78,7 +78,7 @@ def _extract(path: Path, draft: Path) -> None:
 
 
 class Room:
-    """What a packed file may take when it is unpacked: the limit, or the free space of the disk.
+    """Space that the content of a packed file may take: the limit, or the free space of the disk.
 
     Args:
         path: The packed file.

@@ -146,7 +146,7 @@ def _not_crops(source: str, images: Sequence[Path]) -> list[Path]:
 
 
 def _is_crop(table: pd.DataFrame) -> pd.Series:
-    """Return which rows are face crops; a photograph without a face may stand in such a table whole."""
+    """Return which rows are face crops; such a table may also contain whole photographs without a face."""
     is_face = table[SOURCE].fillna("") != ""
     return is_face & (table["face"] == "face") if "face" in table else is_face
 

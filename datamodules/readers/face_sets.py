@@ -5,7 +5,7 @@ wrap them differently. Listed images that do not exist are left out and counted;
 
 RAF-DB (Li, Deng and Du 2017): ``EmoLabel/list_patition_label.txt`` (spelled so) and ``Image/aligned``. AffectNet
 (Mollahosseini, Hasani and Mahoor 2017): since 2021 one ``.npy`` file per value; before, two CSV lists. FER+ (Barsoum
-and others 2016): the folders that its script writes. ExpW (Zhang and others 2018): ``label.lst``, one row a face. CK+
+and others 2016): the folders that its script writes. ExpW (Zhang and others 2018): ``label.lst``, one row per face. CK+
 (Lucey and others 2010): sequences of frames, and one label for the last frame of some of them.
 """
 
@@ -343,7 +343,7 @@ def _affectnet_emotions(table: pd.DataFrame, options: ReadOptions) -> tuple[pd.D
     text = numbers.astype(np.int64).astype(str)
     none = text.isin(list(_NO_EMOTION))
     counts = ", ".join(f"{_NO_EMOTION[key]} {count}" for key, count in text[none].value_counts().items())
-    notes = (f"{int(none.sum())} images left out: their annotation is no emotion ({counts})",) if none.any() else ()
+    notes = (f"{int(none.sum())} images left out: their annotation is not an emotion ({counts})",) if none.any() else ()
     aliases = options.aliases or {}
     named = text.map(lambda number: number if number in aliases else _AFFECTNET.get(number, number))
     return table.assign(label=named)[~none].reset_index(drop=True), notes
@@ -468,7 +468,7 @@ def _expw_list(path: Path) -> Path | None:
 
 
 def read_expw(path: Path, options: ReadOptions, name: str) -> Manifest:
-    """Read ExpW: one row a face, with its box; the photograph is the subject, so its faces share a part.
+    """Read ExpW: one row per face, with its box; the photograph is the subject, so its faces share a part.
 
     Raises:
         InputError: A line that is not eight values, a box without area, a label that is not 0 to 6, or no image.

@@ -199,7 +199,7 @@ class _Search:
         return {}
 
     def _level(self, node: _Folder, part: str) -> Classes:
-        """Return the folders below a folder as classes; parts may stand below the classes, too: `happy/train`."""
+        """Return the folders below a folder as classes; parts may be below the classes, too: `happy/train`."""
         classes: Classes = {}
         halves = [kid.below for kid in node.below.values()]
         inner = not part and all(

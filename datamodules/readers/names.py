@@ -319,7 +319,7 @@ def read_named(naming: Naming, path: Path, options: ReadOptions, name: str) -> M
     """Read a folder by a set's pattern, or by the one in the options.
 
     Raises:
-        InputError: A pattern without a subject, since then a person could stand in two folds; names that do not match.
+        InputError: A pattern without a subject, since then a person could be in two folds; names that do not match.
     """
     chosen = options.pattern or naming.pattern
     if "subject" not in re.compile(chosen).groupindex:

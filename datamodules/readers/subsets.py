@@ -44,8 +44,8 @@ def take_part(manifest: Manifest, share: float) -> Manifest:
         kept.append(same[rows[np.argsort(drawn_at[rows], kind="stable")[:size]]])
     part = manifest.select(np.flatnonzero(np.isin(same, np.concatenate(kept))))
     note = (
-        f"{len(part)} of {len(manifest)} images used: part {share} of every class, equal files together; near "
-        "duplicates and people are rarer than in the whole set"
+        f"{len(part)} of {len(manifest)} images used: part {share} of every class, equal files together; "
+        "near-duplicates and people with several images are rarer than in the whole set"
     )
     return replace(part, notes=(*manifest.notes, note))
 
@@ -64,7 +64,7 @@ def _equal_files(manifest: Manifest) -> np.ndarray:
             with open(place, "rb") as file:
                 content.append(hashlib.file_digest(file, "sha256").hexdigest())
     except OSError as error:
-        msg = f"part: cannot read {error.filename} ({error.strerror}); make it readable, or leave part out"
+        msg = f"--data.read.part: cannot read {error.filename} ({error.strerror}); make it readable, or use all images"
         raise InputError(msg) from error
     return pd.factorize(pd.Series(content))[0].astype(np.int64)
 
@@ -76,13 +76,13 @@ def agreed(table: pd.DataFrame, least: int, name: str) -> tuple[pd.DataFrame, tu
         InputError: no such column, or no row that is left.
     """
     if "agreement" not in table:
-        msg = f"{name}: agreement={least} needs a data set with the answer of each annotator; leave agreement out"
+        msg = f"{name}: --agreement {least} needs a data set with the answer of each annotator; leave --agreement out"
         raise InputError(msg)
     number = _agreement(table, name)
     kept = (number >= least).to_numpy(bool)
     if not kept.any():
         counts = ", ".join(f"{int(n)} on {c} images" for n, c in number.value_counts().sort_index().items())
-        msg = f"{name}: no image whose label {least} annotators gave ({counts} agree); lower agreement to 2 or any"
+        msg = f"{name}: no image whose label {least} annotators gave ({counts} agree); lower --agreement to 2 or any"
         raise InputError(msg)
     if kept.all():
         return table, ()
@@ -111,7 +111,7 @@ def draw_evenly(manifest: Manifest, per_class: int) -> Manifest:
         rows = order[manifest.labels[order] == index][:per_class]
         kept.append(rows)
         if len(rows) < per_class:
-            notes.append(f"class {label} has only {len(rows)} images, fewer than per_class={per_class}")
+            notes.append(f"class {label} has only {len(rows)} images, fewer than --per-class {per_class}")
     part = manifest.select(np.sort(np.concatenate(kept)))
     return replace(part, notes=(*manifest.notes, *notes))
 

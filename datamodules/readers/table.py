@@ -99,7 +99,7 @@ def _numbers(table: pd.DataFrame, column: str, name: str) -> np.ndarray:
     bad = ~(np.isfinite(values) & (values >= 0))
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
-        msg = f"{name}: {file_row(bad)}: {column} must be a number not below zero, got {table[column].iloc[row]!r}"
+        msg = f"{name}: {file_row(bad)}: {column} must be a number of at least 0, got {table[column].iloc[row]!r}"
         msg += f" for {table['path'].iloc[row]!r}"
         raise InputError(msg)
     return values.to_numpy()
@@ -310,7 +310,7 @@ def _unlabelled_beside(path: Path, tables: Collection[Path]) -> list[str]:
 
 
 def _merge_repeated(table: pd.DataFrame, options: ReadOptions, source: str) -> tuple[pd.DataFrame, list[str]]:
-    """Return the table with one row a file (and box); rows that repeat one are left out if they say the same.
+    """Return the table with one row per file (and box); rows that repeat one are left out if they say the same.
 
     Raises:
         InputError: rows of one file have several labels, parts, persons or counts of votes.

@@ -233,7 +233,9 @@ def given_split(
     labels, clusters = _checked(labels, clusters, classes)
     _check_fraction("inner_fraction", inner_fraction, zero=True)
     if outer not in ("test", "validation") or leak not in ("error", "drop_twins", "allow"):
-        msg = f"outer must be test or validation and leak error, drop_twins or allow; got {outer!r} and {leak!r}"
+        msg = (
+            f"outer must be test or validation, and leak must be error, drop_twins or allow; got {outer!r} and {leak!r}"
+        )
         raise InputError(msg)
     names = np.asarray(split, dtype=object)
     if names.shape != labels.shape:
@@ -323,7 +325,7 @@ def verify(
         msg = f"{where}: rows must lie in 0..{len(labels) - 1}, got {rows.min()}..{rows.max()}"
         raise InputError(msg)
     if len(np.unique(rows)) != len(rows):
-        msg = f"{where}: {len(rows) - len(np.unique(rows))} rows are in two parts; parts must be row-disjoint"
+        msg = f"{where}: {len(rows) - len(np.unique(rows))} rows are in two parts; each row must be in one part"
         raise InputError(msg)
     if len(rows) + absent != len(labels):
         msg = f"{where}: parts hold {len(rows)} rows and {absent} are left out, but the manifest has {len(labels)}"
@@ -410,7 +412,7 @@ def _split_val(
     """Return training rows and val rows, both sorted."""
     if fraction == 0:
         return rows, np.empty(0, np.int64)
-    _check_enough(labels[rows], clusters[rows], classes, 2, f"inner_fraction={fraction} of the training part")
+    _check_enough(labels[rows], clusters[rows], classes, 2, f"--data.inner_fraction {fraction}")
     shares = np.array([1 - fraction, fraction])
     part = divide(labels[rows], clusters[rows], classes, shares, [seed, _VAL_STREAM, index], 1)
     return rows[part == 0], rows[part == 1]

@@ -326,7 +326,8 @@ class GroupPlan:
         if empty:
             shown = "; ".join(empty[:8]) + (f" and {len(empty) - 8} more" if len(empty) > 8 else "")
             warnings.warn(
-                f"balance_by {self.balance_by}: no training image is of {shown}. These cells stay empty.", stacklevel=3
+                f"--data.balance_by {self.balance_by}: no training image is of {shown}; these cells stay empty",
+                stacklevel=3,
             )
         return balanced.of
 

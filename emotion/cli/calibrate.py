@@ -74,9 +74,9 @@ def main(args: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="emotion calibrate",
-        description="Fit what turns a network's probabilities into an answer, on the val part of finished runs, and "
-        "store it in their checkpoints; `predict`, `evaluate`, `export` and `register` use it. Scores of the runs stay "
-        "those of the raw probabilities; the results stand beside them. A run that was calibrated is fitted anew.",
+        description="Fit the steps from probabilities to an answer on the val part of finished runs, and store them in "
+        "the checkpoints; `predict`, `evaluate`, `export` and `register` use them. The scores of a run stay those of "
+        "the raw probabilities; the new scores are stored beside them. A run calibrated before is fitted again.",
     )
     parser.add_argument("run", nargs="+", type=not_empty, metavar="RUN", help="run id or its start, name, or latest")
     parser.add_argument(
@@ -84,24 +84,30 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         choices=DECISIONS,
         metavar="STEP",
-        help="temperature (calibrates), tau (logit adjustment for macro F1), thresholds (one a class); default: "
-        "temperature; none: --decisions without a step",
+        help="temperature (calibrates), tau (logit adjustment for macro F1), thresholds (one per class); default: "
+        "temperature; --decisions without a step fits none of them",
     )
     parser.add_argument(
-        "--risk", type=float, metavar="R", help="answer unsure, so that at most this share of the answers is wrong"
+        "--risk",
+        type=float,
+        metavar="R",
+        help="leave uncertain images unanswered, so that at most this share of the answers is wrong",
     )
     parser.add_argument(
         "--coverage",
         type=float,
         metavar="C",
-        help="answer unsure unless a conformal set has one class; the sets hold the true class of this share of images",
+        help="leave images unanswered unless a conformal set has one class; sets hold the true class of this share"
+        " of images",
     )
-    parser.add_argument("--ensemble", action="store_true", help="also fit all runs together, to average them")
+    parser.add_argument(
+        "--ensemble", action="store_true", help="also fit the mean of all runs, for `emotion predict --run A B`"
+    )
     parser.add_argument(
         "--data",
         type=not_empty,
         metavar="SOURCE",
-        help="labelled images that no run has seen, for abstention of a mean",
+        help="labelled images that no run has seen; --risk and --coverage of a mean of networks need them",
     )
     parser.add_argument("--part", type=not_empty, help="only this part of the split that --data has, such as test")
     parser.add_argument("--table", type=not_empty, metavar="FILE", help="write the scores after each step as CSV")

@@ -260,12 +260,18 @@ def _layouts(args: argparse.Namespace) -> int:
     return 0
 
 
+def _sentence(about: str) -> str:
+    """Return a line of the list of commands as a sentence."""
+    return f"{about[0].upper()}{about[1:]}."
+
+
 def _parser() -> argparse.ArgumentParser:
     """Return the parser of `emotion data`."""
     top = Parser(prog="emotion data", description=__doc__)
     commands = top.add_subparsers(dest="command", required=True, metavar="describe|check|prepare|cache|layouts")
 
-    sub = commands.add_parser("describe", help="print class counts, imbalance, groups and sizes, and draw a bar chart")
+    about = "print class counts, imbalance, groups and sizes of a data set; with --chart draw a bar chart"
+    sub = commands.add_parser("describe", help=about, description=_sentence(about))
     sub.add_argument(
         "--chart", type=not_empty, metavar="FILE.png", help="draw a bar chart of the class counts into this file"
     )
@@ -275,7 +281,8 @@ def _parser() -> argparse.ArgumentParser:
     add_data_arguments(sub)
     sub.set_defaults(run=_describe)
 
-    sub = commands.add_parser("check", help="find unreadable, duplicate and doubtful images; exit status 1 on errors")
+    about = "find unreadable, duplicate and doubtful images; exit status 1 if there are errors"
+    sub = commands.add_parser("check", help=about, description=_sentence(about))
     sub.add_argument(
         "--fix", type=not_empty, metavar="FILE", help="write a cleaned manifest (.csv or .parquet); no image is deleted"
     )
@@ -286,7 +293,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.set_defaults(run=_check)
 
     about = "write the manifest of a data set, to edit and to use as --data; with --faces write face crops"
-    sub = commands.add_parser("prepare", help=about)
+    sub = commands.add_parser("prepare", help=about, description=_sentence(about))
     sub.add_argument(
         "--output", type=not_empty, required=True, metavar="FILE", help="a .csv or .parquet file; with --faces a folder"
     )
@@ -297,7 +304,8 @@ def _parser() -> argparse.ArgumentParser:
     add_data_arguments(sub)
     sub.set_defaults(run=_prepare)
 
-    sub = commands.add_parser("cache", help="list the caches; with --data build one; with --clear delete some")
+    about = "list the caches; with --data build one; with --clear delete some"
+    sub = commands.add_parser("cache", help=about, description=_sentence(about))
     sub.add_argument("--size", type=int, default=64, help="side of the cached images in pixels (default: %(default)s)")
     sub.add_argument("--fit", choices=FITS, default="crop", help="how an image is made square (default: %(default)s)")
     sub.add_argument(
@@ -310,7 +318,8 @@ def _parser() -> argparse.ArgumentParser:
     add_data_arguments(sub)
     sub.set_defaults(run=_cache)
 
-    sub = commands.add_parser("layouts", help="list the layouts that can be read, with the command for each")
+    about = "list the layouts that can be read, with the command for each"
+    sub = commands.add_parser("layouts", help=about, description=_sentence(about))
     sub.set_defaults(run=_layouts)
     return top
 

@@ -10,7 +10,7 @@ USAGE = """usage: emotion detector <fit|test|export> [options]
 
   fit     train on --data (default: drawn scenes); --from RUN or FILE.ckpt starts from a trained detector;
           --resume [RUN] resumes a stopped run
-  test    evaluate RUN or FILE.ckpt on the held-out images of --data
+  test    evaluate RUN or FILE.ckpt on the test part of --data
   export  write RUN or FILE.ckpt as ONNX
 
 emotion detector fit --help lists the options
@@ -21,6 +21,13 @@ FIT = (
     "(--run.epochs), --size N (--data.size); --from RUN or FILE.ckpt starts from a trained detector, --resume [RUN] "
     "resumes a stopped run."
 )
+
+
+TEST = """usage: emotion detector test RUN|FILE.ckpt [--data SOURCE] [--boxes FILE] [--all]
+
+Evaluate a trained face detector on the test part of --data; with --all on all images, also on those that it was
+trained on. Options of the data, such as --data.fold_seed, are those of `emotion detector fit`.
+"""
 
 
 def main(args: list[str]) -> int:
@@ -61,7 +68,7 @@ def _fit(args: list[str]) -> int:
 
 def _test(args: list[str]) -> int:
     if {"-h", "--help"} & set(args):
-        print("usage: emotion detector test RUN|FILE.ckpt [--data SOURCE] [--data.* as in fit] [--all]")
+        print(TEST)
         return 0
     from datamodules.face_boxes import BoxesDataModule
     from lightning_modules.config import Options, RunConfig
@@ -71,7 +78,7 @@ def _test(args: list[str]) -> int:
     if not args or args[0].startswith("-"):
         msg = "emotion detector test: must be followed by a run or a .ckpt file, got none"
         raise InputError(msg)
-    everything = "--all" in args  # all images, not the held-out part alone
+    everything = "--all" in args  # all images, not the test part alone
     options = Options.read([word for word in args[1:] if word != "--all"], "detector")
     for name in options.values:
         if not name.startswith("data.") or name == "data.size":
@@ -91,7 +98,7 @@ def _test(args: list[str]) -> int:
 
 def _export(args: list[str]) -> int:
     parser = Parser(prog="emotion detector export", description="Write a trained face detector as ONNX.")
-    parser.add_argument("run", help="a run, or a .ckpt file")
+    parser.add_argument("run", metavar="RUN", help="a run, or a .ckpt file")
     parser.add_argument("--output", type=not_empty, help="file to write (default: RUN.onnx in this folder)")
     parser.add_argument("--fixed", action="store_true", help="accept only images of the size that it was trained on")
     options = parser.parse_args(args)

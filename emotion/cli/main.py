@@ -17,9 +17,9 @@ from typing import Any, NoReturn
 
 COMMANDS = {
     "data": ("emotion.cli.data", "describe, check, prepare or cache a set of images"),
-    "fit": ("emotion.cli.train", "train one model and evaluate it once on the held-out part"),
+    "fit": ("emotion.cli.train", "train one model and evaluate it once on the test part"),
     "validate": ("emotion.cli.train", "evaluate a run's checkpoint on its val part"),
-    "test": ("emotion.cli.train", "evaluate a run's checkpoint on its held-out part"),
+    "test": ("emotion.cli.train", "evaluate a run's checkpoint on its test part"),
     "predict": ("emotion.cli.predict", "classify an image, a folder or a table of paths with a trained model"),
     "calibrate": ("emotion.cli.calibrate", "fit temperature, thresholds and abstention of finished runs"),
     "evaluate": ("emotion.cli.predict", "score trained models on other labelled data sets"),
@@ -29,7 +29,7 @@ COMMANDS = {
     "register": ("emotion.cli.predict", "register a trained model in the MLflow model registry"),
     "detector": ("emotion.cli.detector", "train a face detector, evaluate it, export it as ONNX"),
     "cross-validate": ("emotion.cli.train", "train and evaluate k folds under one parent run"),
-    "search": ("emotion.cli.search", "search for options on inner folds, and test the best once on held-out data"),
+    "search": ("emotion.cli.search", "search for options on inner folds, and evaluate the best once on the test part"),
     "dashboard": ("emotion.cli.search", "serve Optuna's page of searches, on this machine only"),
     "study": ("emotion.cli.study", "run the experiments of a paper, and compare with its published numbers"),
     "reproduce": ("emotion.cli.train", "run a tracked run again and report what differs"),
@@ -46,7 +46,7 @@ DIRECTORY = "mlruns"  # as in `results.tracking.store`, which imports mlflow
 
 
 def usage() -> str:
-    """Return the list of commands, one a line."""
+    """Return the list of commands, one per line."""
     width = max(map(len, COMMANDS))
     lines = "\n".join(f"  {name:<{width}}  {text}" for name, (_, text) in COMMANDS.items())
     return f"usage: emotion <command> [options]     (emotion <command> --help lists the options)\n\n{lines}\n"

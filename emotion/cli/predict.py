@@ -36,13 +36,15 @@ def _predict_parser() -> Parser:
         description="Classify images, folders, globs, archives, tables of paths and videos with a trained model. A "
         "model of faces finds and cuts the faces itself. Exit status 1 if an image cannot be read.",
     )
-    parser.add_argument("words", nargs="*", metavar="RUN SOURCE", help="a run, then images; - is an image on stdin")
+    parser.add_argument(
+        "words", nargs="*", metavar="RUN SOURCE", help="a run, then images; - reads one image from stdin"
+    )
     parser.add_argument(
         "--run",
         nargs="+",
         type=not_empty,
         metavar="RUN",
-        help="runs (of a cross-validation all folds), .ckpt or .onnx files, or models:/NAME/VERSION; averaged",
+        help="runs (cross-validation: all folds), .ckpt or .onnx files, or models:/NAME/VERSION; several are averaged",
     )
     parser.add_argument("--checkpoint", type=not_empty, help="a checkpoint file, as --run FILE.ckpt")
     parser.add_argument("--data", nargs="+", type=not_empty, metavar="SOURCE", help="images, instead of SOURCE")
@@ -62,7 +64,7 @@ def _predict_parser() -> Parser:
     parser.add_argument("--faces", type=not_empty, metavar="DETECTOR", help="find faces with haar, yunet:FILE or "
                         "FILE.onnx (default: as in training)")  # fmt: skip
     parser.add_argument(
-        "--engine", choices=["auto", "torch", "onnxruntime"], default="auto", help="what runs the network"
+        "--engine", choices=["auto", "torch", "onnxruntime"], default="auto", help="library that runs the network"
     )
     parser.add_argument("--batch-size", type=whole_from(1), default=64, help="images in a batch (default: %(default)s)")
     parser.add_argument("--pixel-limit", type=whole_from(1), metavar="N", help=PIXEL_LIMIT_HELP)
@@ -197,7 +199,7 @@ def _evaluate_parser() -> Parser:
     parser.add_argument("--ensemble", action="store_true", help="average the models instead of scoring each")
     parser.add_argument("--part", type=not_empty, help="only this part of the data set's own split, such as test")
     parser.add_argument(
-        "--allow-seen", action="store_true", help="score images that a model was trained on, too, marked"
+        "--allow-seen", action="store_true", help="also score images that a model was trained on; a column marks them"
     )
     parser.add_argument(
         "--degrade",
@@ -209,7 +211,7 @@ def _evaluate_parser() -> Parser:
     parser.add_argument("--faces", type=not_empty, metavar="DETECTOR", help="find faces with haar, yunet:FILE or "
                         "FILE.onnx (default: as in training)")  # fmt: skip
     parser.add_argument(
-        "--resamples", type=whole_from(100), default=2000, help="of the bootstrap (default: %(default)s)"
+        "--resamples", type=whole_from(100), default=2000, help="bootstrap resamples (default: %(default)s)"
     )
     parser.add_argument("--batch-size", type=whole_from(1), default=64, help="images in a batch (default: %(default)s)")
     parser.add_argument("--pixel-limit", type=whole_from(1), metavar="N", help=PIXEL_LIMIT_HELP)
@@ -252,7 +254,9 @@ def _evaluate(args: list[str]) -> int:
             print(*(f"note: {line}" for line in found.left_out), sep="\n", file=sys.stderr)
             if len(found.degraded):
                 _show_degraded(found.degraded)
-            print(f"run {found.run_id} keeps both tables: emotion report compare, bias and certify take it\n")
+            print(
+                f"run {found.run_id} stores predictions and split; emotion report compare, bias and certify read them\n"
+            )
             scores.setdefault(predictor.name, {})[source] = found.scores["f1_macro"]
     if len(scores) > 1 or len(options.data) > 1:
         import pandas as pd
@@ -273,7 +277,8 @@ def _show_degraded(table: "pd.DataFrame") -> None:
 def _export(args: list[str]) -> int:
     """Write a trained model as ONNX, with its preprocessing."""
     parser = Parser(prog="emotion export", description=_export.__doc__)
-    parser.add_argument("run", help="run id of a finished run")
+    about = "run id or its start, name, or latest; of a cross-validation one of its folds"
+    parser.add_argument("run", metavar="RUN", help=about)
     parser.add_argument("--format", choices=["onnx"], default="onnx", help="file format (default: %(default)s)")
     parser.add_argument("--output", type=not_empty, help="file to write (default: RUN.onnx in this folder)")
     options = parser.parse_args(args)
@@ -313,7 +318,7 @@ def _soup(args: list[str]) -> int:
 def _register(args: list[str]) -> int:
     """Register a trained model in the MLflow model registry: it takes images and returns labels."""
     parser = Parser(prog="emotion register", description=_register.__doc__)
-    parser.add_argument("run", help="run id of a finished run")
+    parser.add_argument("run", metavar="RUN", help="run id or its start, name, or latest")
     parser.add_argument("--name", type=not_empty, default="emotion", help="name in the registry (default: %(default)s)")
     parser.add_argument("--alias", type=not_empty, help="alias of this version, such as champion")
     options = parser.parse_args(args)

@@ -26,9 +26,9 @@ def run_search(args: list[str]) -> int:
     """Run a search and print its result; return 1 if a worker failed, else 0."""
     parser = Parser(
         prog="emotion search",
-        description="Search for options on inner folds, and test the best once on held-out data. Other options are\n"
-        "those of `emotion fit`. The same command resumes a search, here or on another machine. Exit status 1 if a\n"
-        "worker failed.",
+        description="Search for options on inner folds, and evaluate the best once on the test part. Other options\n"
+        "are those of `emotion fit`. The same command resumes a search, here or on another machine. Exit status 1 if\n"
+        "a worker failed.",
         epilog=HELP.format(recipes=", ".join(recipe_names())),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

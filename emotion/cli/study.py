@@ -116,7 +116,9 @@ def _require_cells(study: Study, names: list[str]) -> None:
 
 
 def listing() -> str:
-    """Return the studies, one a line."""
+    """Return the studies, with what they measure and their source."""
     width = max(map(len, STUDIES))
     studies = [build_study(name, "tiny", "honest") for name in STUDIES]
-    return "studies:\n" + "\n".join(f"  {study.name:<{width}}  {study.about} ({study.source})" for study in studies)
+    return "studies:\n" + "\n".join(
+        f"  {study.name:<{width}}  {study.about}\n{'':<{width + 4}}source: {study.source}" for study in studies
+    )

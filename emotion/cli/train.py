@@ -19,14 +19,14 @@ USUAL = {
     "data.size": "side of the model's input images, in pixels",
     "data.batch_size": "images in a training batch",
     "data.split": "folds (one fold of k), holdout, or given (the split column of the data)",
-    "data.folds": "number of folds; --data.fold N is the held-out one",
-    "data.fold": "the held-out fold, from 0",
-    "data.holdout_fraction": "share of held-out images, with --data.split holdout",
+    "data.folds": "number of folds; --data.fold N is the test part",
+    "data.fold": "number of the fold that is the test part, from 0",
+    "data.holdout_fraction": "share of the images in the test part, with --data.split holdout",
     "data.inner_fraction": "share of the other images for the val part, which selects the epoch",
     "data.n_min": "over-sample each class to this many images, a fraction of the largest class, or max",
     "data.balance_by": "over-sample each class in each subgroup: a column such as age, or age+gender",
-    "data.stratify_by": "stratify the split by these subgroups as well",
-    "data.transforms": "transforms, one of which is chosen at random for each image: [flip,zoom]",
+    "data.stratify_by": "stratify the split by these subgroups as well: written as --data.balance_by",
+    "data.transforms": "transforms, one of which is chosen at random for each image, such as [flip,zoom]",
     "data.transform_where": "none, copies (over-sampled images), all, or doubled",
     "data.leak": "duplicates across a given split: error, drop_twins, allow",
     "classes": "use only these classes: --classes happy sad neutral (also --data.read.classes)",
@@ -36,7 +36,7 @@ USUAL = {
     "model.weights": "embedded (from an installed package), hub (download), none, or a file",
     "model.head": "linear, or another head, which --help-all lists",
     "model.loss": "CrossEntropy, Focal, LogitAdjustment, BalancedSoftmax, LDAM ...",
-    "model.loss.gamma": "option of the loss, here of Focal",
+    "model.loss.gamma": "gamma of Focal; other losses have other options (--help-all)",
     "model.optimizer": "adam, adamw or sgd",
     "model.learning_rate": "peak learning rate of the run",
     "model.weight_decay": "weight decay",
@@ -51,15 +51,15 @@ USUAL = {
     "run.start_from": "start with the weights of a run or a .ckpt file",
     "run.keep": "checkpoint to keep: best, last (to continue training), or none",
     "run.decisions": "fit these on the val part: [temperature,tau,thresholds]; `emotion predict` applies them",
-    "run.risk": "answer unsure, so that at most this share of the answers is wrong",
-    "run.coverage": "answer unsure unless a conformal set of this coverage has one class",
+    "run.risk": "leave uncertain images unanswered, so that at most this share of the answers is wrong",
+    "run.coverage": "leave images unanswered unless a conformal set of this coverage has one class",
     "run.name": "name of the run on the MLflow page",
     "run.experiment": "MLflow experiment",
 }
 ABOUT = {
-    "fit": "Train one model, select the epoch on the val part, and report on the held-out part once.",
+    "fit": "Train one model, select the epoch on the val part, and report on the test part once.",
     "validate": "Evaluate the checkpoint of a run (--run RUN) or of a file (--ckpt_path FILE) on the val part.",
-    "test": "Evaluate the checkpoint of a run (--run RUN) or of a file (--ckpt_path FILE) on the held-out part.",
+    "test": "Evaluate the checkpoint of a run (--run RUN) or of a file (--ckpt_path FILE) on the test part.",
 }
 
 
@@ -274,7 +274,7 @@ def _reproduce(args: list[str]) -> int:
         description="Run a tracked run again from its own config and seed, and report what differs. "
         "Exit status 1 if the numbers differ.",
     )
-    parser.add_argument("run", help="run id or its start, name, or latest")
+    parser.add_argument("run", metavar="RUN", help="run id or its start, name, or latest")
     options = parser.parse_args(args[1:])
     print_start(args)
     from sweeps.reproduce import reproduce

@@ -215,7 +215,7 @@ class Explainer:
             rows, columns = grid_shape(network.logits, network.backbone, self.inputs.images[0], str(self.options.layer))
             notes.append(f"layer {self.options.layer}: {rows} x {columns} cells, enlarged to the image")
             if rows * columns < 16:
-                notes.append("so few cells hardly locate anything; an earlier layer has more (--layer)")
+                notes.append("with so few cells nothing can be located well; an earlier layer has more (--layer)")
         began = time.perf_counter()
         maps, quality = self.maps(self.options)
         seconds = (time.perf_counter() - began) / len(maps)

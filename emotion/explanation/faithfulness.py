@@ -623,7 +623,7 @@ def agreement(
     """Compare two sets of maps (N, H, W) by the mean importance of superpixels; by sums, large ones would agree.
 
     Returns:
-        One row an image: `rank` (Spearman's correlation), `overlap` (share of the `top` most important superpixels
+        One row per image: `rank` (Spearman's correlation), `overlap` (share of the `top` most important superpixels
         that both have) and `chance` (the overlap of two random choices). NaN if a map is constant.
     """
     generator = np.random.default_rng(seed)
@@ -656,7 +656,7 @@ def region_table(
     """Return share and density of importance on each region, in correctly predicted images.
 
     Returns:
-        One row a grouping, group, class and region: `importance`, `by` and `group` ("" for all images), `class` ("" for
+        One row per grouping, group, class, region: `importance`, `by` and `group` ("" for all images), `class` ("" for
         all classes), `region`, `images`, `clusters`, `share`, `share_low`, `share_high`, `area`, `density`,
         `density_low`, `density_high`. Cells without images are left out.
     """
@@ -702,7 +702,7 @@ def group_table(
     rare groups is not tested itself.
 
     Returns:
-        One row a grouping, group and region: `by`, `group`, `others`, `region`, `difference`, `low`, `high`,
+        One row per grouping, group and region: `by`, `group`, `others`, `region`, `difference`, `low`, `high`,
         `p_value`, `p_holm` (over the groups and regions of a grouping), `images`, `other_images`.
     """
     table, cluster = explained.table, clusters_of(explained.table)
@@ -790,7 +790,7 @@ class Measurements:
         shares: Shares of the positive importance on regions.
         regions: Result of `region_table`, for positive and absolute importance.
         differences: Result of `group_table`, for the positive importance.
-        images: One row an image.
+        images: One row per image.
     """
 
     by: tuple[Grouping, ...]

@@ -516,7 +516,7 @@ ExplainAgain = Callable[[str, int], np.ndarray]
 
 @dataclass(frozen=True)
 class ExplainedImages:
-    """Explained images with their maps; tables and arrays have one row an image.
+    """Explained images with their maps; tables and arrays have one row per image.
 
     Attributes:
         table: Rows of the prediction table: row, path, fold, label, predicted, prob_<class>, and the group columns.

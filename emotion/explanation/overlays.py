@@ -115,7 +115,7 @@ def overlay(explained: ExplainedImages, cell: Cell, *, top: int = 5) -> Overlay:
 def overlay_figure(
     drawn: Sequence[Overlay], classes: Sequence[str], groups: Sequence[str], *, n: int, title: str, faces: bool
 ) -> Figure:
-    """Return a figure with one panel a class (row) and group (column), and the number of images below each.
+    """Return a figure with one panel per class (row) and group (column), and the number of images below each.
 
     Without groups the classes are in one row.
 

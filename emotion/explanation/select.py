@@ -46,7 +46,7 @@ def choose_images(
         seed: Seed of the choice.
 
     Returns:
-        Their positions in the table, ascending; and one row a cell: by, group, class, chosen, eligible, images.
+        Their positions in the table, ascending; and one row per cell: by, group, class, chosen, eligible, images.
 
     Raises:
         InputError: There is no such image.
@@ -343,7 +343,7 @@ def _evaluated_run(info: Mapping[str, Any]) -> str:
     """
     model, runs = str(info.get("tags.model")), str(info.get(f"tags.{MODEL_RUNS}") or "")
     if not runs or runs == "nan":
-        msg = f"RUN: {info['name']!r} is an evaluation of {model}, which is no run here, so its network is not known"
+        msg = f"RUN: {info['name']!r} is an evaluation of {model}, which is not a run here, so its network is not known"
         raise InputError(f"{msg}; evaluate the run that trained it, and explain that evaluation")
     chosen = runs.split(",")
     below = children(chosen[0]) if len(chosen) == 1 else pd.DataFrame()

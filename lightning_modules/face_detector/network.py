@@ -360,15 +360,15 @@ class FaceDetector(pl.LightningModule):
             weights: "embedded" (an installed package), "hub", "none", or a .safetensors/.pth file.
             size: side of the images it is trained on, a multiple of 32.
             width: channels of pyramid and head.
-            enhance: dilated branches that widen the receptive field.
-            seam: attention for occluded faces.
+            enhance: whether dilated branches widen the receptive field.
+            seam: whether a separated and enhancement attention module (SEAM) helps with occluded faces.
             nwd: share of the normalised Wasserstein distance in the box loss of small faces, 0 for none.
             repulsion: weight of the loss that keeps boxes of neighbours apart, 0 for none.
             optimizer: "adam", "adamw" or "sgd".
             learning_rate: the highest learning rate of the run.
             weight_decay: weight decay of all parameters except biases and normalisation layers.
             schedule: learning-rate schedule: "constant", "one_cycle", "cosine" or "plateau" (halved after 3 epochs
-                without a better map_50).
+                without a better map_50, which is mAP@.5).
             warmup: share of all steps in which the learning rate rises, in [0, 1).
 
         Raises:

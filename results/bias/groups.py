@@ -290,9 +290,9 @@ class Measured:
 
     Attributes:
         grouping: The grouping.
-        by_group: One row a group: group, images, clusters, correct, `accuracy` and `f1_macro` with `_low` and `_high`,
+        by_group: One row per group: group, images, clusters, correct, `accuracy`, `f1_macro` with `_low` and `_high`,
             classes (number with images in the group), ranked, few_clusters.
-        by_class: One row a group and class: group, class, images, clusters, correct, predicted, `recall`, `precision`
+        by_class: One row per group and class: group, class, images, clusters, correct, predicted, `recall`, `precision`
             and `f1` with `_low` and `_high` (NaN if a class has no image), few_clusters.
         unknown: Number of images in no group.
     """

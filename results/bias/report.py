@@ -93,7 +93,7 @@ class Bias:
         classes: Classes that were compared.
         measured: Scores of each grouping.
         gaps: Result of `gaps`.
-        compositions: Name of a run -> the groups of its training data, one a grouping.
+        compositions: Name of a run -> the groups of its training data, one per grouping.
         unshared: Scores of the classes that only some sets have, by set; None if all are shared.
         notes: Sentences below the tables.
         coverage: Result of `answered_groups` for each grouping, of a run that leaves images unanswered.
@@ -153,8 +153,8 @@ def find_bias(runs: Sequence[EvaluatedRun], options: BiasOptions) -> Bias:
     if decided is not None and not sets and decided["unsure"].any():
         coverage = tuple(answered_groups(decided, groups.grouping) for groups in measured)
         notes.append(
-            "Scores are those of all images. The decisions of the run leave some unanswered; coverage is the share "
-            "that is answered, and its promise is about all images, not about each group."
+            "Scores are those of all images. The decisions of the run leave some unanswered. Coverage is the share "
+            "that is answered; a stated risk or coverage holds for all images together, not for each group."
         )
     return Bias(urls, images.classes, tuple(measured), tested, compositions, unshared, tuple(notes), coverage)
 
@@ -323,7 +323,7 @@ def answered_table(answered: pd.DataFrame) -> pd.DataFrame:
 
 
 def verdicts(bias: Bias) -> list[str]:
-    """Return one sentence a grouping: the worst and the best group, their difference, and its p-value."""
+    """Return one sentence per grouping: the worst and the best group, their difference, and its p-value."""
     sentences = []
     for groups in bias.measured:
         name = groups.grouping.name
@@ -357,7 +357,7 @@ def group_table(groups: Measured) -> pd.DataFrame:
 
 
 def correct_table(groups: Measured, classes: Sequence[str]) -> pd.DataFrame:
-    """Return correct / images (accuracy) of each group and class, one line a group."""
+    """Return correct / images (accuracy) of each group and class, one line per group."""
     cells = groups.by_class.set_index(["group", "class"])
     rows = []
     for row in groups.by_group.to_dict("records"):
@@ -659,7 +659,7 @@ def keep_report(
     options: BiasOptions,
     directory: str | Path = store.DIRECTORY,
 ) -> list[str]:
-    """Store the files of a report with every run as artifacts under bias/<columns>; return a sentence a run."""
+    """Store the files of a report with every run as artifacts under bias/<columns>; return a sentence per run."""
     columns = [*([options.sets] if options.sets else []), *options.by, *(["cross"] if options.cross else [])]
     others = ["with", *sorted(run[:8] for run in chosen)] if len(chosen) > 1 else []
     name = re.sub(r"[^A-Za-z0-9+_.-]", "_", "-".join([*others, *columns]))[:80].lstrip(".")

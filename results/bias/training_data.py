@@ -26,7 +26,7 @@ class Composition:
 
     Attributes:
         by: Name of the grouping.
-        table: One row a group: group, train (images, mean over folds), share (of the training images whose group is
+        table: One row per group: group, train (images, mean over folds), share (of the training images whose group is
             known), copies (of over-sampling, mean over folds), share_with_copies, images (evaluated), accuracy with
             `_low` and `_high` (NaN where none was evaluated), f1_macro, ranked.
         correlations: One row each for `rank` and `linear`: correlation of share and accuracy over the ranked groups,
@@ -163,7 +163,7 @@ class EvaluatedImages:
         table: A prediction table; with several runs it has a column `run`, and new numbers of clusters and rows.
         classes: Classes that are compared. A prediction of any other class is an error.
         predicted_classes: All classes that may be predicted, the compared ones first.
-        unshared: Images of classes that only some of the sets have, one row an image; empty if all are shared.
+        unshared: Images of classes that only some of the sets have, one row per image; empty if all are shared.
         notes: Sentences below the tables.
     """
 

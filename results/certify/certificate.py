@@ -1,6 +1,6 @@
 """Certificate of a run: its folds, scores and origin checked line by line against what its tables give.
 
-It detects inconsistency. It is no proof against forgery: whoever can write the records can make them agree.
+It detects inconsistency. It does not detect forgery: whoever can write the records can make them agree.
 """
 
 import functools
@@ -123,7 +123,7 @@ def certificate_json(certificate: Certificate) -> str:
 
 
 def certificate_page(certificate: Certificate) -> str:
-    """Return the certificate as an HTML page that stands alone and prints."""
+    """Return the certificate as a self-contained HTML page that can be printed."""
     intervals = certificate.intervals
     return render(
         "certificate.html",

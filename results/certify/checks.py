@@ -164,7 +164,7 @@ def _apart(predictions: pd.DataFrame, split: pd.DataFrame, column: str) -> tuple
         msg = f"neither table has the {column} of the images that were not held out"
         raise NotCheckableError(msg)
     faults = Faults()
-    faults.add_count(_several(both, "row", column), f"images have another {column} in another place of the tables")
+    faults.add_count(_several(both, "row", column), f"images have different values of {column} in the tables")
     parts = split[["fold", "role"]].assign(value=values.reindex(split["row"]).to_numpy())
     roles = parts[parts["value"] != ""].drop_duplicates().groupby(["fold", "value"]).size()
     divided = roles[roles > 1]
@@ -197,7 +197,7 @@ def _subjects_apart(predictions: pd.DataFrame, split: pd.DataFrame) -> Outcome:
     return faults, f"{values[values != ''].nunique()} subjects, none divided"
 
 
-@statement("no copy stands outside of training")
+@statement("no copy is outside of the train part")
 def _copies(split: pd.DataFrame) -> Outcome:
     is_copy, in_train = split["is_copy"].astype(bool), split["role"] == "train"
     copied, originals = _places(split[is_copy & in_train]), _places(split[~is_copy & in_train])
@@ -287,7 +287,7 @@ def number_lines(run: RunArtifacts, scores: Callable[[], Scores]) -> Iterator[Li
     yield _equal_intervals(run, scores)
 
 
-@statement("the tables are those that the run kept")
+@statement("the tables are those that the run stored")
 def _hashes(run: RunArtifacts) -> Outcome:
     logged = {name: run.tags[f"sha256.{name}"] for name in TABLES if f"sha256.{name}" in run.tags}
     faults = Faults(f"{name} is missing" for name in logged if name not in run.digests)
@@ -410,7 +410,7 @@ def _own_tables(run: RunArtifacts) -> Outcome:
         "not finished:", (member.name for member in members if member.status != "FINISHED" or member.deleted)
     )
     faults.add_names(
-        "tables changed since they were kept:", (member.name for member in members if member.changed_tables)
+        "tables changed since they were stored:", (member.name for member in members if member.changed_tables)
     )
     faults.add_names(
         "not below it:", (member.name for member in members if member.tags.get("mlflow.parentRunId") != run.run_id)

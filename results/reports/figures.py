@@ -106,7 +106,7 @@ def confusion_figure(predictions: pd.DataFrame, classes: Sequence[str], title: s
 
 
 def class_figure(intervals: pd.DataFrame, title: str = "") -> Figure:
-    """Return one bar a class, its F1, with the interval and the number of images; below them the macro F1.
+    """Return one bar per class, its F1, with the interval and the number of images; below them the macro F1.
 
     Args:
         intervals: What `cluster_bootstrap` returned.

@@ -158,7 +158,7 @@ def mistakes(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def pairs_table(wrong: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
-    """Return one row a pair: label, predicted, mistakes, share (of the images of the label), highest; as text.
+    """Return one row per pair: label, predicted, mistakes, share (of the images of the label), highest; as text.
 
     Args:
         wrong: Result of `mistakes`.

@@ -157,7 +157,7 @@ def macro_classes(intervals: pd.DataFrame) -> str:
 
 
 def result_text(intervals: pd.DataFrame, folds: pd.DataFrame | None = None, *, markdown: bool = False) -> str:
-    """Return both tables and their notes, for a terminal or as Markdown; a leaky protocol stands above them."""
+    """Return both tables and their notes, for a terminal or as Markdown; a leaky protocol is named above them."""
     draw, write = (as_markdown, escape_markdown) if markdown else (as_text, str)
     protocol = protocol_of(intervals)
     head = [] if protocol == HONEST else [f"protocol: {protocol}"]
@@ -202,7 +202,7 @@ def _interval_name(intervals: pd.DataFrame) -> str:
 
 
 def _width(text: str) -> int:
-    """Return the columns a terminal gives `text`: Hangul takes two a character."""
+    """Return the columns a terminal gives `text`: Hangul takes two per character."""
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
 
 

@@ -66,7 +66,8 @@ def push(
         if inside is not None and size > LIMIT_MB:
             msg = (
                 f"remote: {size:.1f} MB of runs are too much for a remote inside the repository (at most {LIMIT_MB} "
-                "MB); leave out artifacts (--skip 'figures/*'), share fewer runs (--run RUN --replace), or use another"
+                "MB); leave out artifacts (--skip 'figures/*'), share fewer runs (--run RUN --replace), or name "
+                "another remote with --remote"
             )
             raise InputError(msg)
         before = tracked.read_text() if tracked.exists() else None
@@ -156,7 +157,7 @@ def _remote(root: Path, remote: str | None) -> str | None:
         return remote
     if "/" not in remote:
         names = ", ".join(filter(None, known)) or "none"
-        msg = f"remote: {remote!r} is no DVC remote here (known: {names}); add it: dvc remote add {remote} ADDRESS"
+        msg = f"remote: {remote!r} is not a DVC remote here (known: {names}); add it: dvc remote add {remote} ADDRESS"
         raise InputError(msg)
     address = remote if "://" in remote else str(Path(remote).absolute())
     _dvc(root, "remote", "add", "--local", "--force", _GIVEN, address)

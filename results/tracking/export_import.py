@@ -218,7 +218,7 @@ def export_runs(
     skip: Sequence[str] = MODELS,
     directory: str | Path = store.DIRECTORY,
 ) -> dict[str, str]:
-    """Write runs into the folder `destination`, one folder a run, and return the outcome of each run.
+    """Write runs into the folder `destination`, one folder per run, and return the outcome of each run.
 
     Notes:
         * A run that has not ended, or has entries that were not sent, is left out; its outcome says so.

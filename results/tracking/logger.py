@@ -346,7 +346,7 @@ class TrackingLogger(Logger):
     Notes:
         * Every log call writes to `run_folder/spool` and returns; a thread sends. What could not be sent is sent when
           the store answers again, at the end, when the run is resumed, or by `emotion sync`, and only once.
-        * A metric has one value a step. A step that was logged before (a resumed run repeats some) does not change.
+        * A metric has one value per step. A step that was logged before (a resumed run repeats some) does not change.
         * Only rank zero writes. Other ranks create no run and no folder.
         * `seconds` is the duration of all log calls in the threads that made them, without opening the run.
 

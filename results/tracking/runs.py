@@ -103,7 +103,7 @@ def _row(run: Run, experiment: str) -> dict[str, Any]:
 
 
 def as_tree(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return a result of `find_runs` or `read_exported` as text, one row a run, children indented below parents."""
+    """Return a result of `find_runs` or `read_exported` as text, one row per run, children indented below parents."""
     kinds = runs.get("tags.kind", pd.Series("", runs.index)).fillna("")
     runs = runs.assign(**{"tags.kind": kinds})
     present = set(runs["run_id"])

@@ -159,7 +159,7 @@ def paired(
     With three or more seeds, the seed is a unit of the test, too.
 
     Args:
-        before: Prediction tables, one a seed.
+        before: Prediction tables, one per seed.
         after: Those of the other cell, of the same seeds in the same order.
         metric: Accuracy or the recall of a class, of a subgroup or of all.
         seed: Of the resamples.
@@ -552,7 +552,7 @@ class RunContext:
 def numbers(
     study: Study, outcomes: Outcomes, claim_results: Sequence[ClaimResult], context: RunContext
 ) -> pd.DataFrame:
-    """Return every number of the report, one a row, with its runs."""
+    """Return every number of the report, one per row, with its runs."""
     rows = []
     for table in study.tables:
         for name, entries in table.rows.items():

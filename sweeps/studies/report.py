@@ -92,7 +92,7 @@ def draw(spec: FigureSpec, outcomes: Outcomes, claim_results: Sequence[ClaimResu
 
 
 def _curves(spec: FigureSpec, outcomes: Outcomes) -> Figure:
-    """Draw one panel a metric; solid lines are the train part, dashed lines the part that selects the epoch."""
+    """Draw one panel per metric; solid lines are the train part, dashed lines the part that selects the epoch."""
     figure = Figure(figsize=(5.2 * len(spec.metrics), 3.8), layout="constrained")
     panels = figure.subplots(1, len(spec.metrics), squeeze=False)[0]
     for axes, metric in zip(panels, spec.metrics, strict=True):
@@ -114,7 +114,7 @@ def _curves(spec: FigureSpec, outcomes: Outcomes) -> Figure:
 
 
 def _trade(spec: FigureSpec, outcomes: Outcomes) -> Figure:
-    """Draw scores over parameters and over FLOPs, one mark a cell."""
+    """Draw scores over parameters and over FLOPs, one mark per cell."""
     costs = ("model/parameters", "model/flops")
     size = (4.6 * len(costs), 3.4 * len(spec.metrics))
     figure = Figure(figsize=size, layout="constrained")
@@ -160,7 +160,7 @@ def _spread(spec: FigureSpec, outcomes: Outcomes) -> Figure:
 
 
 def _plane(spec: FigureSpec, outcomes: Outcomes) -> Figure:
-    """Draw one metric over another: a mark a cell, with the range of its seeds or its interval, and the diagonal."""
+    """Draw one metric over another: a mark per cell, with the range of its seeds or its interval, and the diagonal."""
     figure = Figure(figsize=(6.4, 4.8), layout="constrained")
     axes = figure.subplots()
     for place, (name, cell) in enumerate(spec.cells.items()):
@@ -180,7 +180,7 @@ def _plane(spec: FigureSpec, outcomes: Outcomes) -> Figure:
 
 
 def _differences(spec: FigureSpec, claim_results: Sequence[ClaimResult]) -> Figure | None:
-    """Draw one line a claim: the difference and its interval."""
+    """Draw one line per claim: the difference and its interval."""
     shown = [result for result in claim_results if result.claim.higher[0] in spec.cells.values()]
     shown = [result for result in shown if result.claim.higher[1] in spec.metrics and not np.isnan(result.difference)]
     if not shown:
@@ -272,7 +272,7 @@ def _corrected(entries: list[Change]) -> list[Change]:
 
 
 def block(changes: Changes, entries: Sequence[Change]) -> Section:
-    """Return the table: a row a class, a column a cell."""
+    """Return the table: a row per class, a column per cell."""
     names = list(dict.fromkeys(change.name for change in entries))
     columns = list(changes.after)
     rows = []

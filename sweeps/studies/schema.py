@@ -29,7 +29,7 @@ class Cell:
     """One experiment of a study, run once with each seed.
 
     Attributes:
-        name: Unique within the study; stands in its tables.
+        name: Unique within the study; shown in its tables.
         recipe: Recipe that the options override; None for a detector, which has no recipes.
         options: Options of `emotion fit` or `emotion detector fit`, by their dotted names.
         task: What is trained.

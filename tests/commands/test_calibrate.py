@@ -148,7 +148,7 @@ def test_the_folds_are_calibrated_before_their_mean(emotion: Any, cross_validate
     members = [run.info.run_id for run in emotion.children(cross_validated)]
     raws = [probabilities(predicted(emotion, member, str(faces))) for member in members]
     (error,) = emotion("calibrate", cross_validated, "--risk", "0.5", status=1).errors
-    assert "--risk: of a mean of networks must be fitted on images that none of them has seen" in error
+    assert "--risk: must be fitted, for a mean of networks, on images that none of them has seen" in error
     emotion("calibrate", cross_validated, "--decisions", "temperature", "tau")
     kept = [checkpoint(emotion, member) for member in members]
     temperatures = [each["decisions"]["steps"]["temperature"]["temperature"] for each in kept]

@@ -166,7 +166,7 @@ def test_an_onnx_file_gives_the_same_answers(emotion: Any, fitted: str, faces: P
     assert list(by_onnx["path"]) == list(by_torch["path"])
     Path("bad.onnx").write_bytes(b"no model")
     (error,) = emotion("predict", "bad.onnx", str(faces), status=1).errors
-    assert "bad.onnx is no ONNX model, or is damaged" in error
+    assert "bad.onnx is not an ONNX model, or is damaged" in error
 
 
 def test_a_soup_of_equal_weights_gives_the_same_answers(emotion: Any, fitted: str, faces: Path) -> None:

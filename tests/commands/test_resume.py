@@ -195,7 +195,7 @@ def test_out_of_memory_names_the_batch_size_to_try(
 ) -> None:
     at_step(8, failing(error))  # in the second epoch: there is a checkpoint to go on from
     done = emotion(*words, status=1)
-    assert "error: out of memory with data.batch_size 32: try --data.batch_size 16" in done.err
+    assert "error: out of memory with --data.batch_size 32: try --data.batch_size 16" in done.err
     assert "--resume" in done.err
     assert newest(emotion).info.status == "FAILED"
 

@@ -212,9 +212,9 @@ def test_table_and_sheet(folder: Folder, tmp_path: Path) -> None:
 
 
 def test_sheet_of_another_kind_or_place(folder: Folder, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"sheet must be a \.png or \.jpg file, got 'a\.txt'"):
+    with pytest.raises(InputError, match=r"--sheet: must be a \.png or \.jpg file, got 'a\.txt'"):
         run_check(folder.manifest(), sheet=tmp_path / "a.txt")
-    with pytest.raises(InputError, match=r"sheet .*cannot be written"):
+    with pytest.raises(InputError, match=r"--sheet: .*cannot be written"):
         run_check(folder.manifest(), sheet=tmp_path / "missing" / "a.png")
     with pytest.raises(InputError, match=r"--table: .*cannot be written"):
         run_check(folder.manifest(), table=tmp_path / "missing" / "a.csv")

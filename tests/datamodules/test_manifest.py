@@ -77,11 +77,11 @@ def test_groups_subjects_and_votes_are_told_apart(root: Path) -> None:
         ({"label": ["sad", "sad", " ", "happy"]}, r"row 2: label may not be empty"),
         ({"label": ["sad"] * 4}, r"fewer than 2 classes, every image is 'sad'"),
         ({"split": ["train", "test", "holdout", "test"]}, r"row 2: split must be one of train.*got 'holdout'"),
-        ({"votes_sad": [1, 1, 1, -1]}, r"row 3: votes_sad must be a number not below zero, got -1"),
+        ({"votes_sad": [1, 1, 1, -1]}, r"row 3: votes_sad must be a number of at least 0, got -1"),
         ({"votes_sad": [1, 1, "x", 1]}, r"row 2: votes_sad must be a number .* got 'x' for 'c.png'"),
         ({"votes_sad": [1, 1, "NA", 1]}, r"row 2: votes_sad must be a number .* got 'NA' for 'c.png'"),
-        ({"votes_sad": [1, 0, 1, 1]}, r"row 1: votes must sum to more than zero"),
-        ({"votes_bored": [1, 1, 1, 1]}, r"the votes column 'votes_bored' is of no class"),
+        ({"votes_sad": [1, 0, 1, 1]}, r"row 1: votes must sum to more than 0"),
+        ({"votes_bored": [1, 1, 1, 1]}, r"the votes column 'votes_bored' belongs to no class"),
     ],
 )
 def test_a_broken_rule_names_the_row(root: Path, changes: dict[str, list], message: str) -> None:

@@ -78,7 +78,7 @@ def test_lightning_finds_and_sets_the_epoch() -> None:
 
 @pytest.mark.parametrize(
     ("draws", "size", "match"),
-    [(100, 7, "--data.batch_size: must be at least 8, two a process, got 7"), (7, 16, "8 rows at least")],
+    [(100, 7, "--data.batch_size: must be at least 8, two per process, got 7"), (7, 16, "at least 8 rows")],
 )
 def test_arguments_are_checked(draws: int, size: int, match: str) -> None:
     with pytest.raises(InputError, match=match):

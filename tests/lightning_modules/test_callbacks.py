@@ -62,7 +62,7 @@ def test_weights_that_cannot_be_evaluated_stop_before_they_are_kept() -> None:
         (torch.OutOfMemoryError("CUDA out of memory"), 128, "--data.batch_size 64 --trainer.accumulate_grad_batches 2"),
         (MemoryError(), 100, "--data.batch_size 32 --trainer.accumulate_grad_batches 3"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 3, "--data.batch_size 1 "),
-        (RuntimeError("MPS backend out of memory (MPS allocated"), 1, "lower data.size or choose a smaller"),
+        (RuntimeError("MPS backend out of memory (MPS allocated"), 1, "lower --data.size or choose a smaller"),
     ],
 )
 def test_out_of_memory_says_which_batch_size_to_try(error: BaseException, size: int, message: str) -> None:

@@ -285,7 +285,7 @@ def test_a_resumed_run_ends_where_the_unbroken_one_does(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"loss": LDAM(), "mixup": 0.2}, "LDAM is defined for one class an image, it cannot take soft targets"),
+        ({"loss": LDAM(), "mixup": 0.2}, "LDAM needs one class per image and cannot take soft targets"),
         ({"loss": LDAM(), "head": "dense_dense"}, "head is dense_dense, but the loss needs a normalised head"),
         (
             {"head_width": 64},

@@ -152,7 +152,10 @@ def test_the_surest_images_must_pass_before_others_are_looked_at() -> None:
     probabilities = np.stack([confidence, 1 - confidence], axis=1)
     label = np.zeros(400, int)
     label[:60:2] = 1  # of the surest 60 every second one is wrong, of all 400 less than a tenth
-    with pytest.raises(InputError, match=r"--risk: cannot be promised: of the 33 surest images 17 are wrong, got 0\.2"):
+    with pytest.raises(
+        InputError,
+        match=r"--risk: cannot be guaranteed, since 17 of the 33 most confident predictions are wrong, got 0\.2",
+    ):
         SelectiveRisk.fit(probabilities, np.zeros(400, int), label, 0.2)
     label = label[::-1]  # now they are the least sure ones
     found = SelectiveRisk.fit(probabilities, np.zeros(400, int), label, 0.2)
@@ -266,7 +269,9 @@ def test_a_promise_that_cannot_be_kept_is_refused() -> None:
     with pytest.raises(InputError, match="--risk: needs at least 691 images to be fitted on, of which there are 300"):
         Decisions.fit(probabilities, label, CLASSES, DecisionOptions((), 0.01))
     shuffled = np.random.default_rng(0).permutation(label)
-    with pytest.raises(InputError, match="--risk: cannot be promised: of the 66 surest images"):
+    with pytest.raises(
+        InputError, match=r"--risk: cannot be guaranteed, since .* of the 66 most confident predictions are wrong"
+    ):
         Decisions.fit(probabilities, shuffled, CLASSES, DecisionOptions((), 0.1))
     with pytest.raises(InputError, match="--coverage: needs at least 999 images to be fitted on"):
         Decisions.fit(probabilities, label, CLASSES, DecisionOptions((), None, 0.999))

@@ -187,7 +187,7 @@ def test_no_loss_adds_to_a_checkpoint_or_an_average(loss: EmotionLoss) -> None:
             lambda: Focal(alpha=[1.0, 2.0])(*batch()[:2]),
             "--model.loss.alpha: needs one value for each of 4 classes, got 2",
         ),
-        (lambda: LDAM()(batch()[0], batch()[2]), "LDAM is defined for one class an image"),
+        (lambda: LDAM()(batch()[0], batch()[2]), "LDAM needs one class per image"),
         (lambda: BalancedSoftmax()(*batch()[:2]), "BalancedSoftmax needs the class counts"),
         (lambda: LDAM().configure(torch.tensor([3, 0, 2])), r"classes number \[1\] have none"),
     ],

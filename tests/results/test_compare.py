@@ -51,12 +51,12 @@ def test_clusters_that_share_an_image_are_one() -> None:
 
 def test_nothing_shared_other_labels_and_other_classes_are_errors(draw_predictions: Draw) -> None:
     a = draw_predictions(40)
-    with pytest.raises(InputError, match="40 paths are in all, but the pixels behind them are not the same"):
+    with pytest.raises(InputError, match="40 paths are in all runs, but their pixels differ"):
         matched([a, a.assign(content="f" + a["content"])])
     with pytest.raises(InputError, match="They evaluated different images"):
         matched([a, a.assign(content="f" + a["content"], path="other/" + a["path"])])
     other = a.assign(label=np.where(a.index < 3, np.where(a["label"] == "sad", "angry", "sad"), a["label"]))
-    with pytest.raises(InputError, match="must have the same labels, 3 images have others"):
+    with pytest.raises(InputError, match="must have the same labels, 3 images have different ones"):
         matched([a, other])
     with pytest.raises(InputError, match="must have the same classes"):
         matched([a, a.rename(columns={"prob_sad": "prob_fear"}).replace("sad", "fear")])

@@ -118,7 +118,7 @@ def test_a_file_of_a_few_lines_is_a_space(tmp_path: Path) -> None:
         ("model.x: {subset: [a, b], least: many}\n", "least must be a whole number from 0 to 2, got 'many'"),
         ("model.x: {choice: [1], least: 2}\n", "one of choice, subset, real or whole"),
         ("model.x: {choice: [1], when: {model.y: 2}}\n", "depends on model.y, which must be listed before it"),
-        ("- 1\n", "must contain one option a line"),
+        ("- 1\n", "must contain one option per line"),
         ("a: [\n", "not readable YAML"),
     ],
 )

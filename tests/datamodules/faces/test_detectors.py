@@ -150,8 +150,8 @@ def test_files_that_are_no_detector(spots: Path, tmp_path: Path) -> None:
     (tmp_path / "folder.onnx").mkdir()
     onnx.save(spot_model(kind="classifier"), str(tmp_path / "other.onnx"))
     for name, words in (
-        ("short", "is no ONNX model or was cut short"),
-        ("text", "is no ONNX model or was cut short"),
+        ("short", "is not an ONNX model or was cut short"),
+        ("text", "is not an ONNX model or was cut short"),
         ("empty", r"is empty \(0 bytes\); copy it again"),
         ("folder", "cannot read the detector's file .*: Is a directory"),
         ("absent", "cannot read the detector's file .*: No such file"),

@@ -404,7 +404,7 @@ def test_a_folder_that_may_not_be_written(
     photographs: Manifest, spots: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"output .*file is a file; faces are written into a folder"):
+    with pytest.raises(InputError, match=r"--output: .*file is a file; faces are written into a folder"):
         cut_all(photographs, spots, tmp_path / "file")
     with pytest.raises(InputError, match=r"cannot write to .*: Not a directory\. Choose an --output that you may"):
         cut_all(photographs, spots, tmp_path / "file" / "out")
@@ -475,7 +475,7 @@ def test_the_command_says_what_it_did(
         (["--margin", "-1"], r"margin must lie in 0\.\.10, got -1"),
         (["--size", "4"], r"size must lie in 8\.\.4096 pixels, got 4"),
         (["--workers", "0"], "--workers: must be at least 1, got 0"),
-        (["--upright"], "upright needs eye landmarks, which spots does not give; choose yunet:FILE"),
+        (["--upright"], "--upright: needs eye landmarks, which spots does not give; choose yunet:FILE"),
     ],
 )
 def test_options_that_cannot_be(

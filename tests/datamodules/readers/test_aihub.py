@@ -149,7 +149,7 @@ def test_per_class_takes_the_agreed_first_and_the_same_ones_wherever_they_lie(mi
     assert names[0] == names[1]
     plenty = read(str(miniature), ReadOptions(per_class=7000))
     assert len(plenty) == 84
-    assert "class hurt has only 12 images, fewer than per_class=7000" in plenty.notes
+    assert "class hurt has only 12 images, fewer than --per-class 7000" in plenty.notes
 
 
 def test_people_stay_whole_in_parts_of_8_1_1(miniature: Path) -> None:
@@ -203,7 +203,7 @@ def test_options_that_cannot_be(options: dict, message: str) -> None:
 
 
 def test_agreement_needs_annotators(workplace: Path) -> None:
-    with pytest.raises(InputError, match="drawn: agreement=2 needs a data set with the answer of each annotator"):
+    with pytest.raises(InputError, match="drawn: --agreement 2 needs a data set with the answer of each annotator"):
         read("drawn:largest=2,ratio=1,size=32", ReadOptions(agreement=2))
 
 
@@ -358,7 +358,7 @@ def test_three_annotators_all_different(tmp_path: Path) -> None:
     assert read(str(folder)).table["label"].tolist() == ["happy", "sad", "sad"]
     assert read(str(folder)).table["agreement"].tolist() == ["1", "0", "1"]
     with pytest.raises(
-        InputError, match=r"set: no image whose label 2 annotators gave \(0 on 1 .*1 on 2 .*lower agree"
+        InputError, match=r"set: no image whose label 2 annotators gave \(0 on 1 .*1 on 2 .*lower --agree"
     ):
         read(str(folder), ReadOptions(agreement=2))
     majority = read(str(folder), ReadOptions(votes="majority"))

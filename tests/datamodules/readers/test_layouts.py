@@ -238,7 +238,7 @@ def rafdb_on_kaggle(write: Writer) -> None:
         EIGHT,
         {"train", "validation"},
         groups=("valence", "arousal"),
-        note="2 images left out: their annotation is no emotion (uncertain 1, no face 1)",
+        note="2 images left out: their annotation is not an emotion (uncertain 1, no face 1)",
         photographs=18,
     )
 )
@@ -259,7 +259,7 @@ def affectnet_npy(write: Writer) -> None:
         EIGHT,
         {"train", "validation"},
         groups=("valence", "arousal"),
-        note="1 images left out: their annotation is no emotion (none 1)",
+        note="1 images left out: their annotation is not an emotion (none 1)",
         photographs=17,
     )
 )

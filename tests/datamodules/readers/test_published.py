@@ -167,7 +167,7 @@ def test_votes_that_are_not_there_or_no_numbers(voted: Path) -> None:
     frame.loc[2, "votes_fear"] = "many"
     frame.to_csv(voted / "labels.csv", index=False)
     with pytest.raises(
-        InputError, match="row 3 below the header: votes_fear must be a number not below zero, got 'many'"
+        InputError, match="row 3 below the header: votes_fear must be a number of at least 0, got 'many'"
     ):
         read(str(voted), ReadOptions(votes="soft"))
     frame.rename(columns={"votes_fear": "votes_bored"}).to_csv(voted / "labels.csv", index=False)

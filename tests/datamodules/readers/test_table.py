@@ -69,7 +69,12 @@ def paths(file: Path, options: ReadOptions | None = None) -> list[str]:
             "without gone/",
         ),
         (("12.png", "7.jpg"), ("12", "7"), ("12.png", "7.jpg"), "1 names completed with .jpg (7.jpg for 7)"),
-        (("0012.png", "0007.png"), ("12", "7"), ("0012.png", "0007.png"), "completed with .png, zeros compared"),
+        (
+            ("0012.png", "0007.png"),
+            ("12", "7"),
+            ("0012.png", "0007.png"),
+            "completed with .png, ignoring leading zeros",
+        ),
         (("a.v2.png", "b.png"), ("a.v2", "b.png"), ("a.v2.png", "b.png"), "1 names completed with .png"),
         (("a.JPG", "b.Jpeg"), ("a.jpg", "b.jpeg"), ("a.JPG", "b.Jpeg"), "2 names in another case (a.JPG for a.jpg)"),
         (("A/x.png", "A/y.png"), ("a/x.png", "a/y.png"), ("A/x.png", "A/y.png"), "in folders spelt differently"),

@@ -92,7 +92,7 @@ def test_cells_are_filled_up_as_classes_are() -> None:
 def test_empty_cells_are_told_and_stay_empty() -> None:
     plan = GroupPlan(balance_by="age")
     train = np.flatnonzero((UNEVEN.table["age"] != "child") | (UNEVEN.table["label"] != "happy"))
-    with pytest.warns(UserWarning, match="no training image is of happy, age child; happy, age not known. These cells"):
+    with pytest.warns(UserWarning, match="no training image is of happy, age child; happy, age not known; these cells"):
         balanced = plan.balanced(UNEVEN, train)
     draws = oversample(balanced, train, "max", seed=0)
     assert not ((UNEVEN.table["age"] == "child") & (UNEVEN.table["label"] == "happy")).to_numpy()[draws.rows].any()

@@ -94,7 +94,7 @@ def test_headers_of_a_sample_are_the_same_each_time_and_open_no_pixels(faces: Pa
     assert whole["width"].tolist()[:8] == [20.0] * 3 + [40.0] * 5
     assert np.isnan(whole["width"].iloc[8])
     pd.testing.assert_frame_equal(image_headers(manifest, 4), image_headers(manifest, 4))
-    with pytest.raises(InputError, match="sample must be at least 1, got 0"):
+    with pytest.raises(InputError, match="--sample: must be at least 1, got 0"):
         image_headers(manifest, 0)
 
 
@@ -173,9 +173,9 @@ def test_describe_draws_the_chart(faces: Path, tmp_path: Path, capsys: pytest.Ca
     with Image.open(tmp_path / "c.png") as image:
         assert image.format == "PNG"
         assert len(image.convert("RGB").getcolors(1 << 20) or []) > 10  # not an empty page
-    with pytest.raises(InputError, match=r"chart must be a \.png file, got 'c\.pdf'"):
+    with pytest.raises(InputError, match=r"--chart: must be a \.png file, got 'c\.pdf'"):
         main(["data", "describe", str(faces), "--chart", str(tmp_path / "c.pdf")])
-    with pytest.raises(InputError, match="cannot write the chart"):
+    with pytest.raises(InputError, match=r"--chart: .* cannot be written"):
         main(["data", "describe", str(faces), "--chart", str(tmp_path / "no" / "c.png")])
 
 

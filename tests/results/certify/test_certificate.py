@@ -28,7 +28,7 @@ Draw = Callable[..., pd.DataFrame]
 Edit = Callable[[pd.DataFrame], pd.DataFrame]
 MANIFEST = "ab" * 32
 MADE_WITH = {"lock_sha256": "d" * 64, "git_commit": "c" * 40, "git_dirty": "false"}
-SHOWN = "the tables are those that the run kept"
+SHOWN = "the tables are those that the run stored"
 
 
 def _split(rows: int, folds: int, clusters: np.ndarray) -> pd.DataFrame:

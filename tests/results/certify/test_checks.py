@@ -14,7 +14,7 @@ Draw = Callable[..., pd.DataFrame]
 WELL, ONCE = "the prediction table is well formed", "every held-out image is predicted exactly once"
 CONTENT = "folds are disjoint by content (equal images)"
 IMAGE, CLUSTER = "folds are disjoint by image", "folds are disjoint by cluster (duplicates, people)"
-SUBJECT, COPY = "folds are disjoint by subject", "no copy stands outside of training"
+SUBJECT, COPY = "folds are disjoint by subject", "no copy is outside of the train part"
 SELECTION = "what is selected on is not what is reported"
 HONEST_TAGS = {"protocol": "honest", "selected_on": "val part"}
 

@@ -122,7 +122,7 @@ def test_a_push_that_fails_changes_nothing_and_a_remote_may_be_a_path(
     clone = clones[0]
     monkeypatch.chdir(clone)
     _run(clone, "first", new_logger)
-    with pytest.raises(InputError, match=r"'team' is no DVC remote here \(known: reference\)"):
+    with pytest.raises(InputError, match=r"'team' is not a DVC remote here \(known: reference\)"):
         main(["runs", "push", "--remote", "team"])
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"`dvc push --remote given mlruns\.dvc` failed"):
