@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from datamodules.errors import InputError, invalid
 from datamodules.files.paths import CACHE_BUDGET_GB, cache_root
+from datamodules.labels import canonical
 from datamodules.read_options import ReadOptions, spellings
 from emotion.cli.main import PIXEL_LIMIT_HELP, Parser, not_empty, whole_from
 
@@ -101,6 +102,17 @@ def open_data(args: argparse.Namespace) -> "Manifest":
 
     source = _source(args)
     return read("drawn" if source is None else source, reading(args))
+
+
+def _path_after_classes(args: argparse.Namespace) -> None:
+    """Take the path of ``--classes happy sad PATH`` as the source, since argparse adds every word to the classes."""
+    classes = getattr(args, f"{READING}classes", None)
+    if not classes or args.source is not None or args.data is not None:
+        return
+    last = classes[-1]
+    is_path = os.path.lexists(last) or any(sign in last for sign in ("/", "\\", ":"))
+    if is_path and canonical(last) is None and last.strip()[:1] not in ("[", "{"):
+        args.source = classes.pop()
 
 
 def _source(args: argparse.Namespace) -> str | None:
@@ -331,6 +343,7 @@ def main(args: list[str]) -> int:
         InputError: Bad input.
     """
     chosen = _parser().parse_args(args[1:])
+    _path_after_classes(chosen)
     try:
         from datamodules.files.images import limited_to
 

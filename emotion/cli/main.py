@@ -105,6 +105,7 @@ class Parser(argparse.ArgumentParser):
         """Remember the first word, which names the subcommand, and let one ``--alias`` take several words."""
         args = _one_alias_each(list(args or ()))
         self._first = next(iter(args), "")
+        self._words = args
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
@@ -115,9 +116,17 @@ class Parser(argparse.ArgumentParser):
             hint = did_you_mean(match[1], self._known_options(), n=2, cutoff=0.7)
         elif match := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
             hint = did_you_mean(match[1], [word.strip("' ") for word in match[2].split(",")])
+        elif match := re.search(r"arguments are required: ([^-\s,]+)", message):
+            lists = [word for word in self._words if self._takes_following_words(word)]
+            hint = f"{lists[-1]} takes the words that follow it: write {match[1]} before it" if lists else ""
         else:
             hint = ""
         super().error(" ".join(f"{message}{'; ' if hint else ''}{hint}".split()))
+
+    def _takes_following_words(self, word: str) -> bool:
+        """Return whether a word is an option that takes an optional word or any number of them."""
+        action = self._option_string_actions.get(word)
+        return action is not None and action.nargs in ("?", "*", "+")
 
     def _known_options(self) -> list[str]:
         known = [name for name in self._option_string_actions if name.startswith("--")]

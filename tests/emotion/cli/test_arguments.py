@@ -1,10 +1,14 @@
-"""Only the command line reads `sys.argv`; what it prints of leaks. import-linter checks who imports argparse."""
+"""Only the command line reads `sys.argv`; list options before a run; what is printed of leaks.
+
+import-linter checks who imports argparse.
+"""
 
 import ast
 from pathlib import Path
 
 import pytest
 
+from emotion.cli import main
 from emotion.cli.train import _leak_sentences
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -20,6 +24,25 @@ def test_only_the_command_line_reads_sys_argv() -> None:
         if any(isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.argv" for node in nodes):
             found.add(file.relative_to(ROOT).as_posix())
     assert found == {"emotion/cli/main.py"}
+
+
+@pytest.mark.parametrize(
+    ("words", "option", "missing"),
+    [
+        (["report", "bias", "--by", "age", "latest"], "--by", "RUN"),
+        (["report", "labels", "--votes", "latest"], "--votes", "RUN"),
+        (["explain", "--paths", "a.png", "latest"], "--paths", "RUN"),
+        (["calibrate", "--classes", "happy", "sad", "latest"], "--classes", "RUN"),
+        (["study", "--cells", "first", "balancing"], "--cells", "name"),
+    ],
+)
+def test_a_list_option_before_the_run_is_explained(
+    words: list[str], option: str, missing: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main.main(words)
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.endswith(f"required: {missing}; {option} takes the words that follow it: write {missing} before it")
 
 
 @pytest.mark.parametrize(

@@ -205,6 +205,24 @@ def test_several_aliases_may_stand_before_the_path(faces: Path, capsys: pytest.C
     assert {"surprise", "disgust"} <= set(capsys.readouterr().out.split())
 
 
+@pytest.mark.parametrize("option", ["--classes", "--data.read.classes"])
+def test_classes_may_stand_before_the_path(
+    faces: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, option: str
+) -> None:
+    assert main(["data", "describe", "--sample", "1", option, "happy", "sad", str(faces)]) == 0
+    assert "faces: 8 images in 2 classes" in capsys.readouterr().out
+    with pytest.raises(InputError, match="--data: no such file or folder, got 'no/where'"):
+        main(["data", "describe", option, "happy", "sad", "no/where"])
+    (faces.parent / "sad").mkdir()  # a folder that is called like a class is no data set
+    monkeypatch.chdir(faces.parent)
+    asked: list[tuple[str, list[str] | None]] = []
+    monkeypatch.setattr(
+        "datamodules.readers.read", lambda source, options: asked.append((source, options.classes)) or read(str(faces))
+    )
+    assert main(["data", "describe", "--sample", "1", option, "happy", "sad"]) == 0
+    assert asked == [("drawn", ["happy", "sad"])]
+
+
 def test_check_hands_over_what_was_asked_for(faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[dict[str, Any]] = []
 
