@@ -136,7 +136,7 @@ def _leak_sentences(record: Mapping[str, Any]) -> list[str]:
         counted = [part for part in ("train", "val", "test") if f"leaking_{part}_rows" in record]
         images = ", ".join(f"{record[f'leaking_{part}_rows']:,} images of {part}" for part in counted)
         sentences.append(f"{leaking:,} groups of duplicates or images of one person cross the parts: {images}")
-        kept = f"they are left in, so the scores are too high (--data.leak {record['leak']})"
+        kept = f"they are left in, so the scores may be too high (--data.leak {record['leak']})"
         if record["leak"] == "drop_twins":
             of_train, of_val = record["dropped_train_rows"], record["dropped_val_rows"]
             kept = f"{of_train:,} images are dropped from train, {of_val:,} from val"

@@ -67,7 +67,7 @@ def test_a_list_option_before_the_run_is_explained(
             {"leak": "oversample_first", "leaking_clusters": 2, "leaking_train_rows": 4, "leaking_test_rows": 2},
             [
                 "2 groups of duplicates or images of one person cross the parts: 4 images of train, 2 images of test",
-                "they are left in, so the scores are too high (--data.leak oversample_first)",
+                "they are left in, so the scores may be too high (--data.leak oversample_first)",
             ],
         ),
     ],
