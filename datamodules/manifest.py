@@ -21,6 +21,7 @@ SPLITS = ("train", "validation", "test")
 VOTES = "votes_"
 SIDES = ("x0", "y0", "x1", "y1")
 FACE_SOURCE = "face_source"  # column of face crops: the photograph
+SET = "set"  # subgroup column of joined data sets: the data set of an image
 
 
 def plain_text(values: pd.Series) -> pd.Series:
@@ -216,7 +217,8 @@ class Manifest:
     ``""`` means unknown. ``classes[i]`` is the name of the integer label i. ``notes`` say what the reader left out.
     Where images have several labelled faces, rows are faces with boxes in the columns `SIDES`, which `readers.read`
     cuts out. ``boxes``, if the data set has face boxes, has one row per box: ``path``, ``x0``, ``y0``, ``x1``, ``y1``
-    in pixels of the upright image, and what else is known; see ``datamodules/face_boxes.py``.
+    in pixels of the upright image, and what else is known; see ``datamodules/face_boxes.py``. ``sets``, of joined data
+    sets, has the name of each (column `SET`) and its folder below ``root``.
     """
 
     root: Path
@@ -225,6 +227,7 @@ class Manifest:
     name: str
     notes: tuple[str, ...] = ()
     boxes: pd.DataFrame | None = None
+    sets: tuple[tuple[str, str], ...] = ()
 
     def __len__(self) -> int:
         return len(self.table)
@@ -272,11 +275,20 @@ class Manifest:
             raise InputError(msg)
         return path
 
+    @property
+    def plain_paths(self) -> pd.Series:
+        """The paths, of joined sets with the name of the set in place of its folder: the same wherever the sets are."""
+        paths = self.table["path"]
+        for name, folder in self.sets if SET in self.table else ():  # a saved table may have been edited
+            inside = (self.table[SET] == name) & paths.str.startswith(f"{folder}/")
+            paths = paths.where(~inside, f"{name}/" + paths.str.slice(len(folder) + 1))
+        return paths
+
     def fingerprint(self) -> str:
-        """Return a SHA-256 of table and classes; it does not depend on the folder or the name of the set."""
+        """Return a SHA-256 of table and classes; it does not depend on the folders of the sets, nor on a set's name."""
         digest = hashlib.sha256(json.dumps(self.classes).encode())
         for column in sorted(self.table):
-            values = self.table[column]
+            values = self.plain_paths if column == "path" else self.table[column]
             numeric = str(column).startswith(VOTES)
             digest.update(f"\x1d{column}\x1d".encode())
             digest.update(values.to_numpy("<f8").tobytes() if numeric else "\x1e".join(values).encode())
@@ -285,7 +297,7 @@ class Manifest:
     def select(self, rows: np.ndarray | list[int]) -> "Manifest":
         """Return the manifest of these rows, in this order and renumbered, with the same classes."""
         table = self.table.iloc[np.asarray(rows, dtype=np.int64)].reset_index(drop=True)
-        return Manifest(self.root, table, self.classes, self.name, self.notes).with_boxes(self.boxes)
+        return replace(self, table=table, boxes=None).with_boxes(self.boxes)
 
     def with_boxes(self, boxes: pd.DataFrame | None) -> "Manifest":
         """Return the manifest with the boxes of its images.
@@ -322,6 +334,7 @@ class Manifest:
             "name": self.name,
             "notes": list(self.notes),
             "root": path_text(root.relative_to(home).as_posix() if root.is_relative_to(home) else root),
+            **({"sets": list(map(list, self.sets))} if self.sets else {}),
         }
         text = json.dumps(meta, ensure_ascii=False, indent=1)
         try:
@@ -360,7 +373,8 @@ class Manifest:
             table[column] = as_numbers(table, column, path.name)
         root = on_disk(path.parent / meta["root"])
         manifest = make_manifest(table, root, name=meta["name"], classes=tuple(meta["classes"]))
-        return replace(manifest, notes=tuple(meta.get("notes", ()))).with_boxes(saved_boxes(path))
+        notes = tuple(meta.get("notes", ()))
+        return replace(manifest, notes=notes, sets=sets_of(meta)).with_boxes(saved_boxes(path))
 
 
 def _kind(path: Path) -> str:
@@ -403,6 +417,11 @@ def saved_meta(path: Path) -> dict | None:
         msg = f"cannot open the manifest {path}: {error}"
         raise InputError(msg) from error
     return meta if isinstance(meta, dict) and {"classes", "name", "root"} <= set(meta) else None
+
+
+def sets_of(meta: dict) -> tuple[tuple[str, str], ...]:
+    """Return `Manifest.sets` of a saved manifest of joined data sets, () of any other."""
+    return tuple((str(name), str(folder)) for name, folder in meta.get("sets", ()))
 
 
 def make_manifest(

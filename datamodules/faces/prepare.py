@@ -141,7 +141,7 @@ def write_tables(
     shown = [records[row] for row in rows]
     table = table.assign(
         path=[record["crop"] for record in shown],
-        face_source=[record["path"] for record in shown],
+        face_source=manifest.plain_paths.iloc[rows].tolist(),
         face=[record["shown"] for record in shown],
         face_box=[" ".join(f"{value:.1f}" for value in _box(record)) for record in shown],
         face_score=["" if record["chosen"] is None else f"{_score(record):.4f}" for record in shown],
@@ -313,14 +313,15 @@ def prepare_faces(
 
 def _check_folder(output: Path, manifest: Manifest) -> None:
     """Raise if the output folder has other files, or if it or the photographs' folder contains the other one."""
-    place, root = output.resolve(), manifest.root.resolve()
-    if place.is_relative_to(root) or root.is_relative_to(place):
-        near = root.with_name(f"{root.name}-faces")
-        msg = (
-            f"--output: {output} and the photographs' folder {root} contain one another, so crops would be read as "
-            f"photographs; give a folder beside it, such as {near}"
-        )
-        raise InputError(msg)
+    place, roots = output.resolve(), [manifest.root / folder for _, folder in manifest.sets] or [manifest.root]
+    for root in (folder.resolve() for folder in roots):
+        if place.is_relative_to(root) or root.is_relative_to(place):
+            near = root.with_name(f"{root.name}-faces")
+            msg = (
+                f"--output: {output} and the photographs' folder {root} contain one another, so crops would be read as "
+                f"photographs; give a folder beside it, such as {near}"
+            )
+            raise InputError(msg)
     if output.exists() and not output.is_dir():
         msg = f"--output: {output} is a file; faces are written into a folder, give another name"
         raise InputError(msg)
@@ -354,7 +355,8 @@ def _plan(
     cut_key, empty_key = _key(found_key, *face), _key(found_key, options.no_face, options.size, QUALITY)
     paths = [str(path) for path in manifest.table["path"]]
     jobs = []
-    for row, (path, crop) in enumerate(zip(paths, crop_names(paths), strict=True)):
+    crops = crop_names([str(path) for path in manifest.plain_paths])
+    for row, (path, crop) in enumerate(zip(paths, crops, strict=True)):
         file, state = manifest.file(row), contents[row] or "unreadable"  # which decoding reports
         record = journal.records.get(path)
         if record and (record["state"], record["found"]) != (state, found_key):

@@ -267,7 +267,7 @@ def _write_faces(manifest: Manifest, boxes: np.ndarray, options: "ReadOptions") 
             errors.to_parquet(draft / _ERRORS)
     errors = pd.read_parquet(place / _ERRORS)
     paths = [f"{row:07d}.jpg" for row in range(len(manifest))]
-    table = manifest.table.assign(path=paths, **{SOURCE: manifest.table["path"]})
+    table = manifest.table.assign(path=paths, **{SOURCE: manifest.plain_paths})
     notes = manifest.notes
     if len(errors):
         first = errors["error"].iat[0]
@@ -279,4 +279,4 @@ def _write_faces(manifest: Manifest, boxes: np.ndarray, options: "ReadOptions") 
             raise InputError(msg)
         notes = (*notes, f"{len(errors)} faces left out that cannot be cut out, the first: {first}")
         table = table.drop(index=errors["row"]).reset_index(drop=True)
-    return replace(manifest, root=place.resolve(), table=table, notes=notes)
+    return replace(manifest, root=place.resolve(), table=table, notes=notes, sets=())

@@ -15,6 +15,7 @@ from datamodules.errors import InputError, invalid
 from datamodules.files.paths import on_disk, path_text
 from datamodules.manifest import (
     FACE_SOURCE,
+    SET,
     VOTES,
     Manifest,
     make_manifest,
@@ -180,7 +181,6 @@ def leave_out(manifest: Manifest, file: str) -> Manifest:
     return replace(kept, notes=(*manifest.notes, note))
 
 
-SET = "set"  # subgroup column with the data set of an image
 _NEXT = re.compile(r"\+(?=[A-Za-z]\w+:)")
 
 
@@ -213,9 +213,9 @@ def join(manifests: Sequence[Manifest]) -> Manifest:
             )
             raise InputError(msg)
     root = Path(os.path.commonpath([manifest.root.resolve() for manifest in manifests]))
+    folders = [manifest.root.resolve().relative_to(root).as_posix() for manifest in manifests]
     tables = []
-    for manifest in manifests:
-        below = manifest.root.resolve().relative_to(root).as_posix()
+    for manifest, below in zip(manifests, folders, strict=True):
         table = manifest.table.assign(path=below + "/" + manifest.table["path"], **{SET: manifest.name})
         if "subject" in table:
             table["subject"] = table["subject"].map(
@@ -230,9 +230,10 @@ def join(manifests: Sequence[Manifest]) -> Manifest:
     joined[votes] = joined[votes].fillna(0.0)
     notes = tuple(f"{manifest.name}: {note}" for manifest in manifests for note in manifest.notes)
     whole = make_manifest(joined, root, name="+".join(names), notes=notes)
+    whole = replace(whole, sets=tuple(zip(names, folders, strict=True)))
     boxes = [
-        m.boxes.assign(path=m.root.resolve().relative_to(root).as_posix() + "/" + m.boxes["path"])
-        for m in manifests
+        m.boxes.assign(path=below + "/" + m.boxes["path"])
+        for m, below in zip(manifests, folders, strict=True)
         if m.boxes is not None
     ]
     return whole if len(boxes) < len(manifests) else whole.with_boxes(pd.concat(boxes, ignore_index=True))

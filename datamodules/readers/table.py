@@ -28,6 +28,7 @@ from datamodules.manifest import (
     refuse,
     saved_boxes,
     saved_meta,
+    sets_of,
 )
 from datamodules.readers.base import ReadOptions, finish, resolve
 
@@ -248,7 +249,8 @@ def read(path: Path, options: ReadOptions, name: str) -> Manifest:
         boxes = rows.loc[(rows[list(SIDES)] != "").any(axis=1), ["path", *SIDES]]
         rows = rows.drop(columns=list(SIDES))
         notes.append("the table has face boxes; --data.read.faces boxes cuts the faces out")
-    return finish(rows, parts[0][1], name, options, tuple(notes)).with_boxes(boxes)
+    manifest = finish(rows, parts[0][1], name, options, tuple(notes)).with_boxes(boxes)
+    return manifest if meta is None or options.images else replace(manifest, sets=sets_of(meta))
 
 
 def _rows(

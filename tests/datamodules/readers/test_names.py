@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 import emotion
 from datamodules.errors import InputError
+from datamodules.manifest import Manifest
 from datamodules.readers import ReadOptions, read
 from datamodules.splits.folds import k_fold
 
@@ -110,3 +112,27 @@ def test_both_sets_are_joined(tmp_path: Path) -> None:
     shutil.copyfile(both.file(0), tmp_path / "split" / "test" / "sad" / "1.png")
     with pytest.raises(InputError, match="a given split must be in all sets that are joined or in none, CAFE has none"):
         read(f"cafe:{tmp_path / 'CAFE'}+folder:{tmp_path / 'split'}")
+
+
+@pytest.mark.parametrize("faces", [None, "haar"])
+def test_joined_sets_have_one_identity_wherever_they_lie(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faces: str | None
+) -> None:
+    """One of the sets is an archive, which is unpacked below the cache; the sets and the cache lie in two places."""
+    found = []
+    for where, cache in (("first", "first/cache"), ("second/deeper", "elsewhere/cache")):
+        monkeypatch.setenv("EMOTION_CACHE_DIR", str(tmp_path / cache))
+        planted(tmp_path / where / "CAFE", CAFE[:8])
+        planted(tmp_path / where / "unpacked" / "NIMH", NIMH[:8])
+        shutil.make_archive(str(tmp_path / where / "NIMH"), "zip", tmp_path / where / "unpacked", "NIMH")
+        source = f"cafe:{tmp_path / where / 'CAFE'}+nimh:{tmp_path / where / 'NIMH.zip'}"
+        both = read(source, ReadOptions(faces=faces, face_size=16))
+        assert len(both) == 16
+        saved = Manifest.load(both.save(tmp_path / where / "both.csv"))
+        again = read(str(tmp_path / where / "both.csv"), ReadOptions(unknown_labels="drop"))
+        part = read(source, ReadOptions(faces=faces, face_size=16, classes=["happy", "sad", "angry", "fear"]))
+        found.append([manifest.fingerprint() for manifest in (both, saved, again, part)])
+    assert found[0] == found[1]
+    assert found[0][0] == found[0][1] == found[0][2] != found[0][3]
+    other = both.table.assign(path=both.table["path"].iloc[::-1].to_numpy())
+    assert replace(both, table=other).fingerprint() != both.fingerprint()
