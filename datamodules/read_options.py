@@ -53,9 +53,9 @@ class ReadOptions:
             data set with the answer of each annotator (AI-Hub's).
         per_class: use this many images of every class: first those that most annotators agree on, then at random. The
             same number always selects the same images of the same data.
-        bad_records: for records of an annotation file that lack a key or have a box outside the image, and for rows of
-            a table that name a missing file or contradict each other: ``error`` stops and names them, ``drop`` leaves
-            them out.
+        bad_records: for records of an annotation file that lack a key or have a box outside the image, for rows of a
+            table that name a missing file or contradict each other, and for samples of WebDataset whose files give
+            different labels: ``error`` stops and names them, ``drop`` leaves them out.
         exclude: table (CSV, TSV, JSON lines or Parquet) of images to leave out, such as the one that `emotion report
             labels --output` writes: a column ``path`` with paths as in the manifest, or else ``row`` with row numbers
             of the data read without this option. It is applied last; an unknown image is an error.

@@ -25,15 +25,17 @@ from datamodules.errors import InputError
 from datamodules.files.image_files import ENDINGS, HEAD, IMAGE_SUFFIXES, image_format
 from datamodules.files.paths import build_once, cache_root, is_folder
 from datamodules.files.tables import embedded_image_column, holds_images
-from datamodules.labels import canonical, canonical_split
+from datamodules.labels import canonical, canonical_split, plain
 from datamodules.manifest import Manifest
 from datamodules.readers.archives import Room, members, unpacked_folder
-from datamodules.readers.base import ReadOptions, finish
+from datamodules.readers.base import ReadOptions, finish, resolve
 from datamodules.readers.table import COLUMN_NAMES, apply_votes, name_columns, part_of
 
 TARS = (".tar", ".tar.gz", ".tgz")
 _NUMBERED = re.compile(r"-(\d+)-of-(\d+)(?=\.|$)")
 _PART = "part of the shard"
+_LABELS = "labels of the sample"  # column: sample and its labels by kind of file, as JSON, where it has several
+_LABEL_FILES = ("cls", "json", "txt")  # the first that a sample has gives its label
 _ROWS = 64  # of a Parquet file in memory at a time
 _PEEK = 60  # members of a tar by which it is recognised
 _MOST = 2000  # entries of a folder by which it is recognised
@@ -85,7 +87,7 @@ def _is_webdataset(file: Path) -> bool:
             key, kind = _key(member.name)
             if f".{kind.rpartition('.')[2]}" in IMAGE_SUFFIXES:
                 images.add(key)
-            elif kind in ("cls", "json", "txt") and member.size < _TEXT:
+            elif kind in _LABEL_FILES and member.size < _TEXT:
                 content = archive.extractfile(member)
                 if content is not None and _values(kind, content.read()).get("label"):
                     labels.add(key)
@@ -103,7 +105,8 @@ def read(path: Path, options: ReadOptions, name: str) -> Manifest:
     Numbers are named by the classes that a Parquet file of Hugging Face states. Images without a label are left out.
 
     Raises:
-        InputError: no shard, a shard that cannot be read, or no column of labels.
+        InputError: no shard, a shard that cannot be read, no column of labels, or a sample of WebDataset whose files
+            give different labels.
     """
     shards = find_shards(path)
     if not shards:
@@ -116,6 +119,9 @@ def read(path: Path, options: ReadOptions, name: str) -> Manifest:
         tables.append(table.assign(path=f"{folder.name}/" + table["path"], **{_PART: _part(shard, path)}))
         notes += json.loads((folder / "notes.json").read_text(encoding="utf-8"))
     table = pd.concat(tables, ignore_index=True).fillna("")
+    if _LABELS in table:
+        table, label_notes = _agreeing(table, options)
+        notes += label_notes
     parts = table.pop(_PART)
     label = options.label_column or _label_column(table, shards)
     columns = replace(options, path_column="path", label_column=label)
@@ -127,6 +133,38 @@ def read(path: Path, options: ReadOptions, name: str) -> Manifest:
         table = table[~unlabelled].reset_index(drop=True)
     table, vote_notes = apply_votes(table, name, options)
     return finish(table, cache_root() / "unpacked", name, options, (*notes, *vote_notes))
+
+
+def _agreeing(table: pd.DataFrame, options: ReadOptions) -> tuple[pd.DataFrame, list[str]]:
+    """Return the samples whose files give one label, and a note on the others, which ``bad_records=drop`` leaves out.
+
+    A number and a name are not compared, unless the options give the meaning of the number.
+
+    Raises:
+        InputError: samples of several labels, and ``bad_records`` is ``error``.
+    """
+    texts, bad = table.pop(_LABELS), {}
+    if options.label_column not in (None, "label"):
+        return table, []
+    for row, text in texts[texts != ""].items():
+        sample, labels = json.loads(text)
+        names, numbers = set(), set()
+        for label in labels.values():
+            meaning = resolve(label, options)
+            (numbers if meaning is None and label.isdecimal() else names).add(meaning or plain(label))
+        if len(names) > 1 or len(numbers) > 1:
+            bad[row] = f"{sample!r} ({', '.join(f'.{kind} {label}' for kind, label in labels.items())})"
+    if not bad:
+        return table, []
+    shown = ", ".join(list(bad.values())[:3]) + (f" and {len(bad) - 3} more" if len(bad) > 3 else "")
+    if options.bad_records == "error":
+        msg = (
+            f"{len(bad)} samples have files that give different labels: {shown}; correct them, or leave such samples "
+            "out with --bad-records drop"
+        )
+        raise InputError(msg)
+    kept = table.drop(index=list(bad)).reset_index(drop=True)
+    return kept, [f"{len(bad)} samples left out: their files give different labels: {shown}"]
 
 
 def shard_images(path: Path) -> list[Path]:
@@ -307,6 +345,7 @@ def _image_name(row: int, name: str | None, data: bytes) -> str:
 
 def _from_tar(shard: Path, draft: Path) -> tuple[pd.DataFrame, list[str]]:
     samples: dict[str, dict[str, str]] = {}
+    labels: dict[str, dict[str, str]] = {}
     left_out: Counter[str] = Counter()
     written = 0
     with _progress(shard) as bar:
@@ -321,11 +360,19 @@ def _from_tar(shard: Path, draft: Path) -> tuple[pd.DataFrame, list[str]]:
                     (draft / sample["path"]).write_bytes(data)
                     written += 1
                     bar.update()
-                elif kind in ("cls", "json", "txt"):
-                    for name, value in _values(kind, content.read(_TEXT)).items():
+                elif kind in _LABEL_FILES:
+                    values = _values(kind, content.read(_TEXT))
+                    if "label" in values:
+                        labels.setdefault(key, {}).setdefault(kind, values.pop("label"))
+                    for name, value in values.items():
                         sample.setdefault(name, value)
                 else:
                     left_out[f".{kind}"] += 1
+    for key, by_kind in labels.items():
+        ordered = {kind: by_kind[kind] for kind in _LABEL_FILES if kind in by_kind}
+        samples[key]["label"] = next(iter(ordered.values()))
+        if len(set(ordered.values())) > 1:
+            samples[key][_LABELS] = json.dumps([key, ordered], ensure_ascii=False)
     rows = [sample for sample in samples.values() if "path" in sample]
     notes = [f"{count} {kind} files of {shard.name} left out" for kind, count in left_out.items()]
     if lacking := len(samples) - len(rows):

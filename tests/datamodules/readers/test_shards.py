@@ -215,6 +215,28 @@ def test_what_a_tar_lacks_is_counted(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("first", ["cls", "json"])
+def test_a_sample_with_two_labels_is_an_error_that_names_it(tmp_path: Path, first: str) -> None:
+    """Whichever file stands first in the tar; other spellings of one class, and numbers without meaning, agree."""
+    pairs = {"0": ("happy", "joy"), "1": ("sad", "happy"), "2": ("3", "sad"), "3": ("happy", "happy")}
+    files: dict[str, bytes | str] = {}
+    for key, (cls, word) in pairs.items():
+        texts = {"cls": cls, "json": json.dumps({"label": word, "gender": "f"})}
+        files[f"{key}.png"] = encoded(int(key))
+        files |= {f"{key}.{kind}": texts[kind] for kind in sorted(texts, reverse=first == "json")}
+    shard = tar(tmp_path / "x.tar", files)
+    named = {"3": "sad"}
+    wanted = r"1 samples have files that give different labels: '1' \(\.cls sad, \.json happy\).*--bad-records drop"
+    with pytest.raises(InputError, match=wanted):
+        read(str(shard), ReadOptions(aliases=named))
+    manifest = read(str(shard), ReadOptions(aliases=named, bad_records="drop"))
+    assert manifest.table["label"].tolist() == ["happy", "sad", "happy"]
+    assert set(manifest.groups) == {"gender"}
+    assert manifest.notes == ("1 samples left out: their files give different labels: '1' (.cls sad, .json happy)",)
+    with pytest.raises(InputError, match="2 samples have files that give different labels"):
+        read(str(shard), ReadOptions(aliases={"3": "fear"}))
+
+
 @pytest.mark.parametrize("name", ["../0.png", "/tmp/0.png", "a/../../0.png"])
 def test_no_name_in_a_tar_leaves_its_folder(tmp_path: Path, name: str) -> None:
     shard = tar(tmp_path / "x.tar", {"1.png": encoded(1), "1.cls": "sad", name: encoded(2)})
