@@ -35,7 +35,7 @@ def read(path: Path, options: ReadOptions, name: str, numbers: Mapping[str, str]
     The class folders are searched from the top. Folders called train, val_set, Testing and the like are parts. An
     image beside the class folders (a logo, a sample sheet) is left out and noted, as is an empty class folder, and a
     part without class folders, whose images `emotion predict` can classify. Names of files that give the person, as
-    those of CK+, KDEF, JAFFE and RaFD do, are used for ``subject``.
+    those of CK+, KDEF, JAFFE and RaFD do, are used for ``subject``; a note counts the files with other names.
 
     Args:
         path: The folder.
@@ -93,8 +93,14 @@ def read(path: Path, options: ReadOptions, name: str, numbers: Mapping[str, str]
         notes.append("class folders that are numbers: " + ", ".join(f"{key} is {meant[key]}" for key in sorted(meant)))
     if people := people_in_names(table["path"].tolist()):
         source, table["subject"] = people
-        others = table["subject"].eq("").sum()
-        of_others = f"; {others} images have other names, and no person" if others else ""
+        others = int(table["subject"].eq("").sum())
+        of_others = (
+            f"; {others} of {len(table)} images have other names, and no person, so images of one person among them "
+            "may be in several folds: give their people in the column subject of the table that `emotion data prepare "
+            f"--data {_quoted(path)} --output FILE.csv` writes"
+            if others
+            else ""
+        )
         notes.append(f"people (subject) are read from the file names, which are those of {source}{of_others}")
     if "split" not in table:
         notes += _parts_beside(path)

@@ -24,6 +24,7 @@ RaFD (Langner and others 2010): camera angle, person, group, gender, expression 
 
 import os
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -185,7 +186,7 @@ RAFD = Naming(
     constant={},
 )
 
-_STRAY = 0.1  # share of images with other names, up to which a set is known by its names
+_STRAY = 0.1  # share of images with other names, up to which people are known who have one image each
 RAFDB_NAME = re.compile(r"(?:train|test)_\d+(?:_aligned)?\.\w+$")  # RAF-DB: train_00001_aligned.jpg
 PEOPLE = {
     "CK+": r"(?P<subject>S\d{3})_\d{3}_\d{8}(?!\d)",  # S010_004_00000017.png: person, sequence, frame
@@ -197,22 +198,28 @@ PEOPLE = {
 
 
 def people_in_names(paths: Sequence[str]) -> tuple[str, list[str]] | None:
-    """Return the data set whose file names nearly all of these are, and the person of each image, "" for the others.
+    """Return the data sets whose file names these are, with counts if there are others, and each image's person or "".
 
-    A few other files may lie among them; without people, images of one person would be trained and tested on.
+    None if few images have such names and no two of them one person: without people, images of one person would be
+    trained and tested on, also where most images have other names.
     """
+    names = [os.path.basename(path) for path in paths]
+    people, counts = [""] * len(names), Counter[str]()
     for source, pattern in PEOPLE.items():
         expression = re.compile(pattern)
-        people, others = list[str](), 0
-        for path in paths:
-            match = expression.match(os.path.basename(path))
-            people.append("" if match is None else match["subject"].upper())
-            others += match is None
-            if others > _STRAY * len(paths):
-                break
-        else:
-            return source, people
-    return None
+        for row, name in enumerate(names):
+            if not people[row] and (match := expression.match(name)):
+                people[row] = match["subject"].upper()
+                counts[source] += 1
+        if counts.total() == len(names):
+            break
+    others = len(names) - counts.total()
+    repeated = max(Counter(filter(None, people)).values(), default=0) > 1
+    if not counts or (others > _STRAY * len(names) and not repeated):
+        return None
+    if len(counts) == 1 and not others:
+        return next(iter(counts)), people
+    return " and ".join(f"{source} ({count} images)" for source, count in counts.items()), people
 
 
 def first_images(folder: Path, depth: int = 4) -> Iterator[Path]:

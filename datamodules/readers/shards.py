@@ -148,7 +148,7 @@ def _agreeing(table: pd.DataFrame, options: ReadOptions) -> tuple[pd.DataFrame, 
         return table, []
     for row, text in texts[texts != ""].items():
         sample, labels = json.loads(text)
-        names, numbers = set(), set()
+        names, numbers = set[str](), set[str]()
         for label in labels.values():
             meaning = resolve(label, options)
             (numbers if meaning is None and label.isdecimal() else names).add(meaning or plain(label))

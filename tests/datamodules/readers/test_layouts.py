@@ -684,19 +684,41 @@ def test_no_name_of_expw_leads_out_of_its_folder(tmp_path: Path, name: str) -> N
         read(str(write.root))
 
 
-def test_people_are_known_where_a_few_files_have_other_names(tmp_path: Path) -> None:
+def test_people_are_known_where_other_files_have_other_names(tmp_path: Path) -> None:
+    """However many the others are; the note counts them, and its next step works."""
     write = Writer(tmp_path / "CK+48")
     for label, number in (("anger", 4), ("happy", 5)):
         for person in range(8):
             write.image(f"{label}/S{person:03d}_00{number}_00000017.png")
-    write.image("happy/sample.png")
+    for index, others in ((0, 1), (1, 6), (6, 26)):
+        for other in range(index, others):
+            write.image(f"happy/other{other}.png")
+        manifest = read(str(write.root))
+        assert manifest.table["subject"].nunique() == 9
+        assert (manifest.table["subject"] != "").sum() == 16
+        assert manifest.table.set_index("path")["subject"].loc["happy/other0.png"] == ""
+        (note,) = manifest.notes
+        assert f"CK+ (16 images); {others} of {16 + others} images have other names, and no person" in note
+        assert "may be in several folds" in note
+    file = manifest.save(tmp_path / "people.csv")
+    table = pd.read_csv(file, dtype=str, keep_default_na=False)
+    table.assign(subject=table["subject"].replace("", "another")).to_csv(file, index=False)
+    assert read(str(file)).table["subject"].value_counts()["another"] == 26
+
+
+def test_people_of_several_data_sets_in_one_folder(tmp_path: Path) -> None:
+    write = Writer(tmp_path / "mixed")
+    for number in range(3):
+        write.image(f"happy/S010_006_0000001{number}.png")
+        write.image(f"sad/KA.SA{number}.3{number}.png")
+        write.image(f"sad/mine{number}.png")
     manifest = read(str(write.root))
-    assert manifest.table["subject"].nunique() == 9
-    assert manifest.table.set_index("path")["subject"].loc["happy/sample.png"] == ""
-    assert any(note.endswith("those of CK+; 1 images have other names, and no person") for note in manifest.notes)
-    for index in range(4):
-        write.image(f"happy/other{index}.png")
-    assert "subject" not in read(str(write.root)).table
+    assert manifest.table["subject"].value_counts().to_dict() == {"S010": 3, "KA": 3, "": 3}
+    assert "those of CK+ (3 images) and JAFFE (3 images); 3 of 9 images" in manifest.notes[0]
+    for number in (1, 2):
+        (write.root / f"happy/S010_006_0000001{number}.png").unlink()
+        (write.root / f"sad/KA.SA{number}.3{number}.png").unlink()
+    assert "subject" not in read(str(write.root)).table  # no two images of one person
 
 
 def test_recognising_a_folder_does_not_ask_for_each_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
