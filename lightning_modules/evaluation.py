@@ -10,13 +10,14 @@ import pandas as pd
 
 from datamodules.duplicates import join, near_pairs
 from datamodules.errors import InputError, did_you_mean, invalid
+from datamodules.files.images import PIXEL_LIMIT, default_pixel_limit
 from datamodules.files.paths import path_text
 from datamodules.labels import canonical
 from datamodules.manifest import Manifest
 from datamodules.readers import ReadOptions, read
 from datamodules.readers.face_crops import SOURCE, list_crops
 from datamodules.unlabelled import photographs
-from lightning_modules.predictor import Input, Predictor
+from lightning_modules.predictor import DECODED_SMALLER, Input, Predictor
 from results.predictions import check_predictions, join_clusterings
 from results.run_images import EVALUATED, DataOptions
 from results.selective import decided_table
@@ -144,6 +145,7 @@ def evaluate_on(
         msg = f"--data: none of the {len(rows)} images of {source} can be scored: {inputs[0].row['note']}"
         raise InputError(msg)
     inputs, rows = [inputs[number] for number in answered], rows[answered]
+    left_out += _limit_notes(predictor, inputs)
     contents = np.array([one.content for one in inputs], dtype=object)
     seen = _seen(predictor, contents)
     if seen is None:
@@ -190,6 +192,24 @@ def evaluate_on(
         experiment=experiment,
     )
     return Evaluation(run_id, manifest.name, classes, predictions, decided, text, tuple(left_out), degraded)
+
+
+def _limit_notes(predictor: Predictor, inputs: Sequence[Input]) -> list[str]:
+    """Return notes on images that were decoded smaller, and on a pixel limit that is not that of the training."""
+    limit = default_pixel_limit() if predictor.pixel_limit is None else predictor.pixel_limit
+    trained = {getattr(member, "pixel_limit", None) or PIXEL_LIMIT for member in predictor.members}
+    notes = []
+    if smaller := sum(DECODED_SMALLER in str(one.row["note"]) for one in inputs):
+        notes.append(
+            f"{smaller} of {len(inputs)} images are above the limit of {limit:,} pixels and are decoded smaller"
+        )
+    if others := sorted(trained - {limit}):
+        listed = " and ".join(f"{other:,}" for other in others)
+        notes.append(
+            f"the pixel limit is {limit:,}, in training it was {listed}: JPEG files between the two have another size "
+            "than in training, so those that the model was trained on are not recognised"
+        )
+    return notes
 
 
 def _shared_classes(

@@ -35,6 +35,7 @@ if TYPE_CHECKING:  # neither is needed for an ONNX file
 
 Engine = Literal["auto", "torch", "onnxruntime"]
 SMALL_FACE = 32  # pixels; a note is written of smaller ones
+DECODED_SMALLER = "decoded at 1/"  # begins the note of an image above the pixel limit
 COLUMNS = ("path", "frame", "face", "x0", "y0", "x1", "y1", "label", "confidence")
 
 
@@ -480,7 +481,7 @@ class Predictor:
         except InputError as error:
             return [Input(row | {"note": f"error: {error}"})]
         image, reduced = decoded.image, decoded.reduced
-        smaller = [f"decoded at 1/{reduced} of its size"] if reduced > 1 else []
+        smaller = [f"{DECODED_SMALLER}{reduced} of its size"] if reduced > 1 else []
         row["note"] = "".join(smaller)
         if self.faces is None or (item.frame is None and on_disk(item.path).resolve() in crops):
             return [self._input(row, image, hashed, kept)]

@@ -4,8 +4,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from PIL import Image
 from sklearn.metrics import f1_score
 
@@ -113,3 +115,30 @@ def test_what_cannot_be_scored(emotion: Any, fitted: str, faces: Path) -> None:
         (error,) = emotion("evaluate", fitted, *words, status=1).errors
         assert complaint in error
     assert len(emotion.runs()) == 1
+
+
+def test_a_pixel_limit_other_than_in_training_is_recorded_and_its_effects_are_reported(
+    emotion: Any, fitted: str
+) -> None:
+    for number, (label, side, ending) in enumerate(
+        (("happy", 30, "png"), ("happy", 80, "jpg"), ("sad", 30, "png"), ("sad", 70, "jpg"), ("sad", 60, "png"))
+    ):
+        folder = Path("others", label)
+        folder.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(number).integers(0, 256, (side, side, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(folder / f"{number}.{ending}")
+    done = emotion("evaluate", fitted, "--data", "others", "--pixel-limit", "2000", "--resamples", "100")
+    run = emotion.client.get_run(evaluation(emotion))
+    for line in (
+        r"1 of 5 images left out, the first \S+4\.png: .*larger than the pixel limit of 2,000: 60 x 60 is 3,600 pixels",
+        r"2 of 4 images are above the limit of 2,000 pixels and are decoded smaller",
+        r"the pixel limit is 2,000, in training it was 50,000,000: JPEG files between the two have another size",
+    ):
+        assert re.search(line, done.err)
+        assert re.search(line, run.data.tags["left_out"])
+    assert len(emotion.table(run.info.run_id, "predictions")) == 4
+    assert yaml.safe_load(emotion.artifact(run.info.run_id, "evaluated.yaml").read_text())["pixel_limit"] == 2000
+
+    done = emotion("evaluate", fitted, "--data", "others", "--resamples", "100")
+    assert "pixel" not in done.err
+    assert len(emotion.table(evaluation(emotion), "predictions")) == 5
