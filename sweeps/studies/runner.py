@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -320,13 +321,15 @@ class StudyRunner:
             tuple(chosen),
         )
         folder = Path(store.DIRECTORY, "reports", self.key)
+        line = f"report of {len(outcomes)} finished runs: tests of {len(self.study.claims)} claims and intervals ..."
+        print(line, file=sys.stderr, flush=True)  # they take minutes on a busy machine
         paths = write_report(self.study, outcomes, context, folder)
+        for path in paths[:3]:
+            print(path, flush=True)  # written, whatever becomes of the copies below
         tracker = TrackingLogger(run_id=parent, system_metrics=False)
         for path in paths:
             tracker.log_file(path, f"report/{path.parent.relative_to(folder)}".rstrip("./"))
         tracker.finalize("failed" if failed else "success")
-        for path in paths[:3]:
-            print(path)
         print(f"the study's run: {parent} (to view it: emotion ui)")
         return failed
 

@@ -78,6 +78,31 @@ def test_a_report_of_nothing_is_told_and_leaves_nothing(workplace: Path, capsys:
     assert not (workplace / "mlruns").exists()
 
 
+def test_a_report_prints_what_it_does_before_it_takes_long(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And names its files before they are copied into the tracking store, which may fail or be interrupted."""
+    printed: list[str] = []
+
+    def write(*_: object) -> list[Path]:
+        printed.append(capsys.readouterr().err)
+        return [folder / "report.md"]
+
+    def log(*_: object, **__: object) -> None:
+        printed.append(capsys.readouterr().out)
+        raise KeyboardInterrupt
+
+    study = build_study("backbones", "tiny", "honest")
+    made = StudyRunner(study, "tiny", "honest", Options.read(["--data", str(folder)]))
+    made.open_parent()
+    monkeypatch.setattr(runner, "write_report", write)
+    monkeypatch.setattr(runner, "TrackingLogger", log)
+    with pytest.raises(KeyboardInterrupt):
+        made.run(only_report=True)
+    assert f"report of 0 finished runs: tests of {len(study.claims)} claims" in printed[0]
+    assert str(folder / "report.md") in printed[1]
+
+
 def test_other_images_or_another_experiment_are_another_study(folder: Path) -> None:
     study = build_study("backbones", "tiny", "honest")
 
