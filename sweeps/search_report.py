@@ -13,11 +13,15 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import TrialState
 from optuna.visualization import matplotlib as draw
 
-from results.reports.run_page import run_description
-from results.reports.tables import result_text
+from results.reports.figures import svg_of
+from results.reports.pages import Image, Section
+from results.reports.run_page import REPORT, result_page, run_description, score_sections
+from results.reports.tables import number, result_text
 from results.tracking.logger import TrackingLogger
 from sweeps.search import FOLD_SCORES, MANIFEST, OBJECTIVES, OPTIONS, RUN, Search, recipe_text, write
 from sweeps.workers import ERROR
+
+MOST_SHOWN = 20  # trials in the report
 
 
 def search_figures(study: optuna.Study) -> dict[str, Figure]:
@@ -80,18 +84,13 @@ def keep_search(search: Search, study: optuna.Study, recipe: Path) -> None:
     table = trial_table(search)
     parent.log_table(table, "trials")
     parent.log_text(table.to_csv(index=False), "trials.csv")
-    for name, figure in search_figures(study).items():
+    figures = search_figures(study)
+    for name, figure in figures.items():
         parent.log_figure(figure, name)
     whole = search.winner.intervals[search.winner.intervals["class"] == ""].set_index("metric")
     parent.log_metrics({f"winner/{name}": float(row["value"]) for name, row in whole.iterrows()})
     parent.log_metrics({"search/f1_macro": float(search.front[0].values[0])})
     parent.set_tags({"winner": search.winner.run_id, "best_trial": search.winner.trial})
-    parent.set_tags({"mlflow.note.content": _description(search, recipe)})
-    parent.finalize("success")
-
-
-def _description(search: Search, recipe: Path) -> str:
-    """Return the description of the search's run: the scores of the winner, and the next commands."""
     commands = [
         ("Train the winner again, or with other data", f"emotion fit --config {recipe.name}"),
         ("Classify new images with the winner", f"emotion predict {search.winner.run_id[:8]} IMAGES"),
@@ -101,7 +100,31 @@ def _description(search: Search, recipe: Path) -> str:
         f"Best of {len(search.trials)} trials, trained on all data of the search and scored once on "
         f"{search.winner.images} other images."
     )
-    return run_description(search.winner.intervals, None, commands, lead)
+    parent.set_tags({"mlflow.note.content": run_description(search.winner.intervals, None, commands, lead)})
+    parent.log_text(_page(search, figures, commands, lead), REPORT)
+    parent.finalize("success")
+
+
+def _page(search: Search, figures: dict[str, Figure], commands: list[tuple[str, str]], lead: str) -> str:
+    """Return the report of the search: the scores of the winner, the best trials, and the figures."""
+    plan = search.plan
+    done = sorted((trial for trial in search.trials if trial.values), key=lambda trial: -trial.values[0])[:MOST_SHOWN]
+    rows = [
+        {
+            "trial": str(trial.number),
+            **{name: number(value) for name, value in zip(OBJECTIVES, trial.values, strict=False)},
+            "options": ", ".join(f"{name} {value}" for name, value in trial.user_attrs.get(OPTIONS, {}).items()),
+        }
+        for trial in done
+    ]
+    about = f"The best {len(done)} of {len(search.trials)} trials; used for selection only."
+    sections = [
+        *score_sections(search.winner.intervals),
+        Section("Trials", table=pd.DataFrame(rows), below=(about,)),
+        Section("Figures", images=tuple(Image("", name, svg=svg_of(figure)) for name, figure in figures.items())),
+    ]
+    tags = {"recipe": str(plan.config.run["recipe"]), "data": plan.data.manifest.name, "folds": str(plan.folds)}
+    return result_page(plan.name, tags, sections, commands, [lead])
 
 
 def search_text(search: Search) -> str:

@@ -29,7 +29,9 @@ from lightning_modules.face_detector.network import (
 )
 from lightning_modules.training import RunLogger, Task, log_config
 from lightning_modules.warm_start import refuse_seen, seen_by
-from results.reports.run_page import command_list, next_commands
+from results.reports.pages import Section
+from results.reports.run_page import REPORT, command_list, next_commands, result_page
+from results.reports.tables import as_markdown, escape_markdown, interval, number
 from results.tracking.runs import find_run
 
 Detections = dict[int, tuple[np.ndarray, np.ndarray]]  # row -> boxes (F, 4) in the square, scores (F,)
@@ -184,8 +186,13 @@ class DetectorTask(Task):
         ends = {f"test/{row.metric}_{end}": getattr(row, end) for row in table.itertuples() for end in ("low", "high")}
         tracker.log_metrics(ends)
         text = text_of(table, len(images), sum(image.faces for image in images))
-        commands = command_list(next_commands("detector", str(tracker.run_id)))
-        tracker.set_tags({"mlflow.note.content": f"```\n{text.strip()}\n```\n\n{commands}"})
+        about, commands = text.splitlines()[0], next_commands("detector", str(tracker.run_id))
+        result = result_table(table)
+        note = "\n\n".join([as_markdown(result), escape_markdown(about), command_list(commands)])
+        tracker.set_tags({"mlflow.note.content": note})
+        tags = {"backbone": self.model.plain["backbone"], "data": data.manifest.name}
+        page = result_page(self.name(), tags, [Section("Result", table=result, below=(about,))], commands)
+        tracker.log_text(page, REPORT)
         return table_of_detections, text
 
     def split_table(self) -> pd.DataFrame:
@@ -231,11 +238,21 @@ def evaluate(model: FaceDetector, data: BoxesDataModule, rows: Sequence[int]) ->
     return image_matches(find_faces(model, data, rows), data)
 
 
+SHOWN = {"map_50": "mAP@.5", "map": "mAP@.5:.95"}
+
+
+def result_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the scores of :func:`intervals` as the text of a table."""
+    return pd.DataFrame(
+        {"score": SHOWN[row.metric], "value": number(row.value), "95% interval": interval(row.low, row.high)}
+        for row in table.itertuples()
+    )
+
+
 def text_of(table: pd.DataFrame, images: int, faces: int, kind: str = "held-out images") -> str:
     """Return the result as text."""
-    shown = {"map_50": "mAP@.5", "map": "mAP@.5:.95"}
     lines = [
-        f"{shown[row.metric]:<11} {row.value:.3f}  ({row.low:.3f} to {row.high:.3f})" for row in table.itertuples()
+        f"{SHOWN[row.metric]:<11} {row.value:.3f}  ({row.low:.3f} to {row.high:.3f})" for row in table.itertuples()
     ]
     return "\n".join([f"{faces} faces in {images} {kind}; 95 % intervals over images", *lines])
 

@@ -112,13 +112,42 @@ def run_page(
     """
     protocol = protocol_of(intervals)
     lead = [] if protocol == HONEST else [f"Protocol {protocol}: the scores are not those of unseen images."]
-    settings = [(name.replace("_", " "), tags[name]) for name in _SETTINGS if tags.get(name)]
     images = tuple(Image("", figure.texts[0].get_text(), svg=svg_of(figure)) for figure in figures)
-    sections = [
+    return result_page(
+        title, tags, [*score_sections(intervals, folds), Section("Figures", images=images)], commands, lead
+    )
+
+
+def score_sections(intervals: pd.DataFrame, folds: pd.DataFrame | None = None) -> list[Section]:
+    """Return the tables of a result: the scores over all images, and those of each class.
+
+    Args:
+        intervals: Result of `cluster_bootstrap`.
+        folds: Result of `fold_scores`, None for a single split.
+    """
+    return [
         Section("Result", table=whole_table(intervals, folds)),
         Section("Classes", table=class_table(intervals), below=tuple(notes(intervals))),
-        Section("Figures", images=images),
-        Section("Next commands", tuple(f"{what}: `{command}`" for what, command in commands)),
     ]
-    kept = [part for part in sections if part.text or part.table is not None or part.images]
-    return render("run.html", title=title, lead=lead, settings=settings, sections=kept)
+
+
+def result_page(
+    title: str,
+    tags: Mapping[str, str],
+    sections: Sequence[Section],
+    commands: Sequence[tuple[str, str]],
+    lead: Sequence[str] = (),
+) -> str:
+    """Return the report of any run as one HTML page.
+
+    Args:
+        title: Name of the run.
+        tags: Its tags; those that say what it is are shown.
+        sections: Its tables and figures; empty ones are left out.
+        commands: Result of `next_commands`.
+        lead: Sentences above them.
+    """
+    settings = [(name.replace("_", " "), tags[name]) for name in _SETTINGS if tags.get(name)]
+    following = Section("Next commands", tuple(f"{what}: `{command}`" for what, command in commands))
+    kept = [part for part in (*sections, following) if part.text or part.table is not None or part.images]
+    return render("run.html", title=title, lead=list(lead), settings=settings, sections=kept)

@@ -66,6 +66,16 @@ def test_a_search_selects_on_inner_folds_and_reports_once(emotion: Any, tiny: tu
     every = emotion.split(winner.info.run_id)["row"]
     assert sorted(selected_on) == sorted(set(every) - set(scored["row"]))
 
+    note = emotion.client.get_run(parent).data.tags["mlflow.note.content"]
+    page = emotion.artifact(parent, "Report.html").read_text()
+    for following in ("emotion fit --config lr.yaml", f"emotion predict {winner.info.run_id[:8]} IMAGES"):
+        assert f"`{following}`" in note
+        assert f"<code>{following}</code>" in page
+    macro = f"{emotion.summary(winner.info.run_id)['test/f1_macro']:.3f}"
+    assert f"**macro F1 {macro}**" in note
+    assert macro in page
+    assert f"model.learning_rate {float(best_trial['model.learning_rate'])}" in page
+
     recipe = Path("lr.yaml")
     assert emotion.artifact(parent, "recipe.yaml").read_text() == recipe.read_text()
     emotion("fit", "--config", "lr.yaml", "--trainer.enable_progress_bar", "false")

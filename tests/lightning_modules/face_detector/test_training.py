@@ -7,7 +7,9 @@ import pytest
 import emotion
 from datamodules.errors import InputError
 from emotion.cli.detector import main
-from results.tracking.runs import find_runs, load_table
+from results.reports.run_page import REPORT
+from results.tracking import store
+from results.tracking.runs import download, find_runs, load_table
 
 SCENES = "scenes:images=16,size=96,others=1"
 SMALL = ["--data", SCENES, "--size", "64", "--epochs", "1", "--data.batch_size", "6", "--data.num_workers", "0"]
@@ -22,7 +24,15 @@ def test_a_run_is_tracked_measured_and_trained_on(workplace: Path, capsys: pytes
     assert run.status == "FINISHED"
     split, found = load_table(run.run_id, "split"), load_table(run.run_id, "detections")
     assert set(found["row"]) <= set(split.loc[split["role"] == "test", "row"])
-    assert load_table(run.run_id, "intervals")["metric"].tolist() == ["map_50", "map"]
+    intervals = load_table(run.run_id, "intervals")
+    assert intervals["metric"].tolist() == ["map_50", "map"]
+    note = store.open_client().get_run(run.run_id).data.tags["mlflow.note.content"]
+    first = f"| mAP@.5 | {intervals['value'].iloc[0]:.3f} |"
+    assert first in note
+    assert f"`emotion detector export {run.run_id[:8]}`" in note
+    page = download(run.run_id, REPORT).read_text(encoding="utf-8")
+    assert "mAP@.5" in page
+    assert f"<code>emotion detector export {run.run_id[:8]}</code>" in page
 
     assert emotion.main(["detector", "test", "latest", "--data", SCENES, "--data.num_workers", "0", "--all"]) == 0
     assert " faces in 16 images;" in capsys.readouterr().out
