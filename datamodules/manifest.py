@@ -6,6 +6,7 @@ import os
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -218,7 +219,8 @@ class Manifest:
     Where images have several labelled faces, rows are faces with boxes in the columns `SIDES`, which `readers.read`
     cuts out. ``boxes``, if the data set has face boxes, has one row per box: ``path``, ``x0``, ``y0``, ``x1``, ``y1``
     in pixels of the upright image, and what else is known; see ``datamodules/face_boxes.py``. ``sets``, of joined data
-    sets, has the name of each (column `SET`) and its folder below ``root``.
+    sets, has the name of each (column `SET`) and its folder below ``root``. ``detector``, of face crops, is the
+    detector that found them as ``--faces`` takes it, with the whole path of its file; it may be "".
     """
 
     root: Path
@@ -228,6 +230,7 @@ class Manifest:
     notes: tuple[str, ...] = ()
     boxes: pd.DataFrame | None = None
     sets: tuple[tuple[str, str], ...] = ()
+    detector: str = ""
 
     def __len__(self) -> int:
         return len(self.table)
@@ -335,6 +338,7 @@ class Manifest:
             "notes": list(self.notes),
             "root": path_text(root.relative_to(home).as_posix() if root.is_relative_to(home) else root),
             **({"sets": list(map(list, self.sets))} if self.sets else {}),
+            **({"detector": path_text(self.detector)} if self.detector else {}),
         }
         text = json.dumps(meta, ensure_ascii=False, indent=1)
         try:
@@ -374,7 +378,7 @@ class Manifest:
         root = on_disk(path.parent / meta["root"])
         manifest = make_manifest(table, root, name=meta["name"], classes=tuple(meta["classes"]))
         notes = tuple(meta.get("notes", ()))
-        return replace(manifest, notes=notes, sets=sets_of(meta)).with_boxes(saved_boxes(path))
+        return replace(manifest, notes=notes, **kept_of(meta)).with_boxes(saved_boxes(path))
 
 
 def _kind(path: Path) -> str:
@@ -419,9 +423,10 @@ def saved_meta(path: Path) -> dict | None:
     return meta if isinstance(meta, dict) and {"classes", "name", "root"} <= set(meta) else None
 
 
-def sets_of(meta: dict) -> tuple[tuple[str, str], ...]:
-    """Return `Manifest.sets` of a saved manifest of joined data sets, () of any other."""
-    return tuple((str(name), str(folder)) for name, folder in meta.get("sets", ()))
+def kept_of(meta: dict) -> dict[str, Any]:
+    """Return `Manifest.sets` and `Manifest.detector` of a saved manifest, which reading options do not change."""
+    sets = tuple((str(name), str(folder)) for name, folder in meta.get("sets", ()))
+    return {"sets": sets, "detector": str(meta.get("detector", ""))}
 
 
 def make_manifest(

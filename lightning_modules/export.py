@@ -4,7 +4,7 @@ import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from datamodules.errors import InputError
 from datamodules.files.images import DECODE_POLICY
 from datamodules.files.paths import replacing
 from lightning_modules.decisions import DECISIONS_KEY, JOINT_KEY
-from lightning_modules.predictor import Trained
+from lightning_modules.predictor import Trained, joint_decisions
 
 BATCH = {0: torch.export.Dim("batch", min=1, max=65536)}  # the axis of images, free
 
@@ -97,24 +97,37 @@ TOLERANCE = 1e-4
 
 
 class _Deployed(nn.Module):
-    """uint8 images (B, 3, size, size) -> probabilities (B, C): the preprocessing is part of the graph."""
+    """uint8 images (B, 3, size, size) -> probabilities (B, C): the preprocessing is part of the graph.
 
-    def __init__(self, trained: Trained) -> None:
+    Of several networks, the mean of their probabilities, each after its own temperature.
+    """
+
+    def __init__(self, networks: Sequence[Trained]) -> None:
         super().__init__()
-        self.model = trained.model
+        self.models = nn.ModuleList([trained.model for trained in networks])
+        scalings = [trained.decisions.scaling if trained.decisions else None for trained in networks]
+        self.temperatures = [scaling.temperature if scaling else None for scaling in scalings]
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.model.probabilities(image)
+        if len(self.models) == 1:  # its temperature is in the metadata
+            return self.models[0].probabilities(image)
+        parts = []
+        for model, temperature in zip(self.models, self.temperatures, strict=True):
+            probabilities = model.probabilities(image)
+            if temperature is not None:
+                probabilities = (probabilities.clamp_min(1e-30).log() / temperature).softmax(dim=1)
+            parts.append(probabilities)
+        return torch.stack(parts).mean(dim=0)  # (networks, B, C) -> (B, C)
 
 
-def export_onnx(trained: Trained, path: Path) -> float:
-    """Write a model as ONNX and check it against torch.
+def export_onnx(trained: Trained | Sequence[Trained], path: Path) -> float:
+    """Write a model, or the mean of several, as ONNX and check it against torch.
 
     The graph takes ``image``, uint8 (batch, 3, size, size), RGB, and gives ``probabilities`` (batch, classes). Its
     metadata describes the preprocessing: decode policy, size, fit, class names.
 
     Args:
-        trained: the model.
+        trained: the model; several are averaged, and must be the folds of one cross-validation.
         path: the file to write.
 
     Returns:
@@ -123,21 +136,25 @@ def export_onnx(trained: Trained, path: Path) -> float:
     Raises:
         InputError: the difference exceeds 1e-4, or the file cannot be written; no file is left then.
     """
-    generator = torch.Generator().manual_seed(0)
+    networks = [trained] if isinstance(trained, Trained) else list(trained)
+    trained, generator = networks[0], torch.Generator().manual_seed(0)
     example = torch.randint(0, 256, (16, 3, trained.size, trained.size), dtype=torch.uint8, generator=generator)
     return write_onnx(
-        _Deployed(trained).cpu().eval(),
+        _Deployed(networks).cpu().eval(),
         path,
         traced=example,
         compared=(example, example[:1]),  # a second batch size proves that the batch is free
         output="probabilities",
         free=BATCH,
-        metadata=_metadata(trained),
+        metadata=_metadata(networks),
         tolerance=TOLERANCE,
     )
 
 
-def _metadata(trained: Trained) -> dict[str, str]:
+def _metadata(networks: Sequence[Trained]) -> dict[str, str]:
+    trained = networks[0]
+    if len(networks) > 1:  # what is decided from the mean, which is calibrated in the graph
+        trained = replace(trained, decisions=joint_decisions(networks), joint=None)
     more = {"faces": json.dumps(asdict(trained.faces))} if trained.faces is not None else {}
     more |= {"pixel_limit": str(trained.pixel_limit)} if trained.pixel_limit is not None else {}
     kept = {DECISIONS_KEY: trained.decisions, JOINT_KEY: trained.joint}

@@ -273,7 +273,7 @@ class Predictor:
         self.pixel_limit: int | None = max(limits, default=None)  # of image files, as in training; None: the default
         self.classes: list[str] = list(first.classes)
         self.faces = first.faces
-        self.decisions = _shared_decisions(self.members)
+        self.decisions = joint_decisions(self.members)
         self._folds: dict[str, set[tuple[int, int]]] = {}  # content of an image -> the members that did not see it
         if faces is not None and self.faces is None:
             msg = f"--faces: {name} was trained on whole images, so no faces are looked for; leave --faces out"
@@ -568,8 +568,8 @@ class Predictor:
         return Answers(means[0], means[1], np.all(chosen, axis=0))
 
 
-def _shared_decisions(members: Sequence[Member]) -> Decisions | None:
-    """Return what is decided from the mean of the members: of one its own, of several what was fitted for these.
+def joint_decisions(members: Sequence[Member | Trained]) -> Decisions | None:
+    """Return what is decided from the mean of networks: of one its own, of several what was fitted for these.
 
     Raises:
         InputError: More than a temperature was fitted for each of several networks alone.

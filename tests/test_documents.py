@@ -53,6 +53,14 @@ def test_every_snippet_is_on_one_page() -> None:
     assert used == sorted(file.name for file in (ROOT / "docs" / "snippets").glob("*.sh"))
 
 
+@pytest.mark.parametrize("page", [page for page, snippets in PAGES.items() if snippets])
+def test_a_page_shows_the_commands_of_its_snippets(page: str, commands: ModuleType) -> None:
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    for name in PAGES[page]:
+        shown = commands.as_shown((commands.SNIPPETS / name).read_text(encoding="utf-8"))
+        assert f"```{{run}} {name}\n{shown}\n```" in text
+
+
 def test_steps_of_a_snippet(commands: ModuleType) -> None:
     text = "# a comment\nemotion a \\\n  --b\n\n# status 1\n# lines 3\nemotion c\nemotion d\n"
     assert list(commands.steps(text)) == [

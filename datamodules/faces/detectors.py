@@ -109,6 +109,12 @@ def model_file(name: str) -> Path | None:
     return Path(name).expanduser() if name.lower().endswith(".onnx") else None
 
 
+def with_whole_path(name: str) -> str:
+    """Return a detector's name with the absolute path of its file, if it has one."""
+    file = model_file(name)
+    return name if file is None else f"{'yunet:' if name.startswith('yunet:') else ''}{file.absolute()}"
+
+
 def model_digest(name: str) -> str:
     """Return the first 16 hex digits of the SHA-256 of a detector's file; "" where there is none to read."""
     file = model_file(name)

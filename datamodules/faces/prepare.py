@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import repeat
 from pathlib import Path, PurePosixPath
@@ -22,7 +22,7 @@ from tqdm import tqdm
 from datamodules.errors import InputError
 from datamodules.faces.boxes import areas, clip
 from datamodules.faces.crop import CUT_VERSION, PARTS, QUALITY, CutOptions, Job, Record, cut, faces_of, work
-from datamodules.faces.detectors import FIND_VERSION, LANDMARKS, Detector, model_digest, open_detector
+from datamodules.faces.detectors import FIND_VERSION, LANDMARKS, Detector, model_digest, open_detector, with_whole_path
 from datamodules.files.image_files import collect_left_out
 from datamodules.files.images import decode_file, decoding, fit_to_square
 from datamodules.files.paths import file_hashes, images_root, path_text, replacing
@@ -112,7 +112,13 @@ NO_FACE_REASON = "no face found"
 
 
 def write_tables(
-    manifest: Manifest, records: list[Record], detector: str, output: Path, options: CutOptions, digest: str = ""
+    manifest: Manifest,
+    records: list[Record],
+    detector: str,
+    output: Path,
+    options: CutOptions,
+    digest: str = "",
+    finder: str = "",
 ) -> Manifest:
     """Write the three tables and return the crops' manifest.
 
@@ -123,6 +129,7 @@ def write_tables(
         output: folder of the crops.
         options: how they were cut.
         digest: of the detector's file; "" where it has none.
+        finder: the detector as `Manifest.detector` keeps it.
 
     Raises:
         InputError: there is no crop at all; the other two tables are written nevertheless.
@@ -156,6 +163,7 @@ def write_tables(
     if left := len(records) - len(rows):
         notes.append(f"{left} of {len(records)} images are left out, no_face.csv lists them with the reason")
     crops = make_manifest(table, output, name=f"{manifest.name}-faces", classes=manifest.classes, notes=tuple(notes))
+    crops = replace(crops, detector=finder)
     crops.save(output / "manifest.csv")
     return crops
 
@@ -293,7 +301,7 @@ def prepare_faces(
                 journal = Journal(output, fresh=fresh)
                 jobs = _plan(manifest, contents, opened, options, journal, output)
                 _work_all(jobs, detector, opened, options, output, journal, pool)
-                return _finish(manifest, opened, options, output, journal, len(jobs), model_digest(detector))
+                return _finish(manifest, opened, options, output, journal, len(jobs), detector)
     except filelock.Timeout as error:
         msg = f"another process is cutting faces into {output}; wait for it, or give another --output"
         raise InputError(msg) from error
@@ -444,14 +452,15 @@ def _finish(
     output: Path,
     journal: Journal,
     done: int,
-    digest: str,
+    name: str,
 ) -> Prepared:
     records = [journal.records[str(path)] for path in manifest.table["path"]]
     removed = journal.tidy(record["path"] for record in records)
     _remove_empty(output / CROPS)
     shutil.rmtree(output / PARTS, ignore_errors=True)
+    digest, finder = model_digest(name), with_whole_path(name)
     return Prepared(
-        manifest=write_tables(manifest, records, detector.name, output, options, digest),
+        manifest=write_tables(manifest, records, detector.name, output, options, digest, finder),
         found=sum(record["chosen"] is not None for record in records),
         several=sum(len(record["faces"]) > 1 for record in records),
         empty=sum(not record["faces"] and not record["error"] for record in records),

@@ -61,6 +61,8 @@ class FaceCrops:
             _most_frequent(crops, column) for column in (DETECTOR, SIZE, MARGIN, CUT, DIGEST)
         )
         finder = WITH_FILE.get(detector, f"{detector}.onnx") if detector else BOXES
+        if manifest.detector and detector not in ("", "haar"):  # written by `emotion data prepare --faces`
+            finder = manifest.detector
         return cls(finder, int(size) if size else None, float(margin) if margin else None, digest, cut or cls.cut)
 
     def __str__(self) -> str:

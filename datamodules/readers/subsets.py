@@ -230,7 +230,9 @@ def join(manifests: Sequence[Manifest]) -> Manifest:
     joined[votes] = joined[votes].fillna(0.0)
     notes = tuple(f"{manifest.name}: {note}" for manifest in manifests for note in manifest.notes)
     whole = make_manifest(joined, root, name="+".join(names), notes=notes)
-    whole = replace(whole, sets=tuple(zip(names, folders, strict=True)))
+    finders = {manifest.detector for manifest in manifests}
+    finder = finders.pop() if len(finders) == 1 else ""
+    whole = replace(whole, sets=tuple(zip(names, folders, strict=True)), detector=finder)
     boxes = [
         m.boxes.assign(path=below + "/" + m.boxes["path"])
         for m, below in zip(manifests, folders, strict=True)

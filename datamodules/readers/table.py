@@ -23,12 +23,12 @@ from datamodules.manifest import (
     Manifest,
     as_numbers,
     file_row,
+    kept_of,
     parse_numbers,
     plain_text,
     refuse,
     saved_boxes,
     saved_meta,
-    sets_of,
 )
 from datamodules.readers.base import ReadOptions, finish, resolve
 
@@ -250,7 +250,7 @@ def read(path: Path, options: ReadOptions, name: str) -> Manifest:
         rows = rows.drop(columns=list(SIDES))
         notes.append("the table has face boxes; --data.read.faces boxes cuts the faces out")
     manifest = finish(rows, parts[0][1], name, options, tuple(notes)).with_boxes(boxes)
-    return manifest if meta is None or options.images else replace(manifest, sets=sets_of(meta))
+    return manifest if meta is None or options.images else replace(manifest, **kept_of(meta))
 
 
 def _rows(

@@ -1,9 +1,10 @@
 """Directives that run commands while the documentation is built, and show what they print.
 
-``{run} NAME.sh`` runs the commands of ``docs/snippets/NAME.sh`` one after the other. All snippets of a page share one
-empty folder, so a later one finds the runs of an earlier one. The build fails if a command ends with another exit
-status than 0, or than the number in a comment ``# status 1`` on the line before it; ``# lines 12`` shows at most 12
-lines of what follows. ``{help} COMMAND ...`` shows the help text of each command.
+``{run} NAME.sh`` runs the commands of ``docs/snippets/NAME.sh`` one after the other. Below it the page repeats the
+commands for readers of the file. All snippets of a page share one empty folder, so a later one finds the runs of an
+earlier one. The build fails if a command ends with another exit status than 0, or than the number in a comment ``#
+status 1`` on the line before it; ``# lines 12`` shows at most 12 lines of what follows. ``{help} COMMAND ...`` shows
+the help text of each command.
 """
 
 import os
@@ -21,6 +22,7 @@ from sphinx.util.docutils import SphinxDirective
 
 ROOT = Path(__file__).resolve().parents[2]
 SNIPPETS = ROOT / "docs" / "snippets"
+SETTING = re.compile(r"# (status|lines) (\d+)")
 LINES = 24  # of an output that are shown, unless the snippet says otherwise
 
 
@@ -38,11 +40,17 @@ def steps(text: str) -> Iterator[Step]:
     settings: dict[str, int] = {}
     for block in text.replace("\\\n", "\\\0").splitlines():
         line = block.replace("\\\0", "\\\n")
-        if match := re.fullmatch(r"# (status|lines) (\d+)", line):
+        if match := SETTING.fullmatch(line):
             settings[match[1]] = int(match[2])
         elif line.strip() and not line.startswith("#"):
             yield Step(line, **settings)
             settings = {}
+
+
+def as_shown(text: str) -> str:
+    """Return a snippet as its page repeats it: without settings of the build, files named from the repository."""
+    lines = [line for line in text.splitlines() if not SETTING.fullmatch(line)]
+    return "\n".join(lines).replace("$EMOTION_DOCS", "docs/snippets").strip("\n")
 
 
 def environment(cache: Path) -> dict[str, str]:
@@ -93,10 +101,20 @@ class Run(SphinxDirective):
     """``{run} NAME.sh``: run the commands of a snippet and show them with their output."""
 
     required_arguments = 1
+    has_content = True
 
     def run(self) -> list[nodes.Node]:
-        """Return one block for each command."""
+        """Return one block for each command.
+
+        Raises:
+            RuntimeError: The page shows other commands than the file has.
+        """
         file = SNIPPETS / self.arguments[0]
+        if "\n".join(self.content) != as_shown(file.read_text(encoding="utf-8")):
+            msg = (
+                f"{self.env.docname}: the commands below {{run}} {file.name} must be those of docs/snippets/{file.name}"
+            )
+            raise RuntimeError(msg)
         self.env.note_dependency(str(file))
         work = ROOT / "docs" / "_build" / "runs"
         folder = work / self.env.docname.replace("/", "-")
@@ -108,7 +126,7 @@ class Run(SphinxDirective):
         for step in steps(file.read_text(encoding="utf-8")):
             printed = run(step, folder, work / "cache") if self.config.run_commands else ""
             printed = shortened(printed.replace(str(ROOT), "."), step.lines)
-            text = f"$ {step.command}\n{printed}".rstrip()
+            text = f"$ {as_shown(step.command)}\n{printed}".rstrip()
             blocks.append(nodes.literal_block(text, text, language="console"))
         return blocks
 

@@ -214,6 +214,8 @@ def _prepare_faces(args: argparse.Namespace) -> int:
         print(f"listed: {output / 'no_face.csv'}")
     print(f"written: {output / 'manifest.csv'} ({len(done.manifest):,} crops of {options.size} px), boxes.csv")
     print(f"use it:  --data {output / 'manifest.csv'}")
+    if (finder := done.manifest.detector) not in ("", "haar"):
+        print(f"a model trained on them finds faces in photographs with {finder}; keep that file there")
     if left and options.no_face == "list":
         print(f"left out: {left:,} of {total:,}; choose --no-face drop, keep or centre to end with exit status 0")
         return 1

@@ -275,21 +275,30 @@ def _show_degraded(table: "pd.DataFrame") -> None:
 
 
 def _export(args: list[str]) -> int:
-    """Write a trained model as ONNX, with its preprocessing."""
+    """Write a trained model as ONNX, with its preprocessing; of a cross-validation the mean of its folds."""
     parser = Parser(prog="emotion export", description=_export.__doc__)
-    about = "run id or its start, name, or latest; of a cross-validation one of its folds"
+    about = "run id or its start, name, or latest"
     parser.add_argument("run", metavar="RUN", help=about)
     parser.add_argument("--format", choices=["onnx"], default="onnx", help="file format (default: %(default)s)")
     parser.add_argument("--output", type=not_empty, help="file to write (default: RUN.onnx in this folder)")
     options = parser.parse_args(args)
     from lightning_modules.export import export_onnx
-    from lightning_modules.predictor import load_trained
-    from results.tracking.runs import run_checkpoint
+    from lightning_modules.predictor import find_model_run, load_trained, member_runs
+    from results.tracking.runs import run_checkpoint, run_row
 
     path = writable_file("--output", Path(options.output or f"{options.run}.onnx"))
-    trained = load_trained(run_checkpoint(options.run))
-    print(f"run {options.run}, classes: {', '.join(trained.classes)}", file=sys.stderr)
-    difference = export_onnx(trained, path)
+    run_id = find_model_run(options.run)
+    members = member_runs(run_id)
+    networks = [load_trained(run_checkpoint(member)) for member in members]
+    trained = networks[0]
+    print(f"run {run_row(run_id)['name']} [{run_id[:8]}], classes: {', '.join(trained.classes)}", file=sys.stderr)
+    if len(members) > 1:
+        print(
+            f"note: the file holds the mean of {len(members)} networks and is as many times slower; for one of them: "
+            f"emotion export {members[0][:8]}",
+            file=sys.stderr,
+        )
+    difference = export_onnx(networks, path)
     print(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB); differs from torch by at most {difference:.1e}")
     crops = f" {trained.faces}" if trained.faces else ""
     print(f"input: uint8 RGB (batch, 3, {trained.size}, {trained.size}){crops}; classes: {', '.join(trained.classes)}")

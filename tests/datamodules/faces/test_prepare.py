@@ -5,6 +5,7 @@ import json
 import os
 import resource
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from datamodules.faces.detectors import TrainedDetector, open_detector
 from datamodules.faces.prepare import Prepared, crop_names, prepare_faces
 from datamodules.files.images import decode, decode_count, fit_to_square
 from datamodules.manifest import Manifest, make_manifest
-from datamodules.readers import read
+from datamodules.readers import ReadOptions, read
+from datamodules.readers.face_crops import FaceCrops
 from datamodules.synthetic import DrawnFaces, draw
 from emotion.cli.data import main
 
@@ -71,6 +73,20 @@ def test_crops_and_a_manifest_that_keeps_everything(photographs: Manifest, spots
     assert sorted(p.name for p in (tmp_path / "out").iterdir() if not p.name.startswith(".")) == [
         *("boxes.csv", "faces", "manifest.csv", "manifest.csv.json", "no_face.csv"),
     ]
+
+
+def test_a_model_trained_on_crops_finds_the_file_of_their_detector(
+    photographs: Manifest, spots: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(spots.parent)
+    prepare_faces(photographs, spots.name, tmp_path / "out", SMALL)  # named from the current folder
+    monkeypatch.chdir(tmp_path)
+    for options in (ReadOptions(), ReadOptions(per_class=1)):
+        crops = read(tmp_path / "out" / "manifest.csv", options)
+        faces = FaceCrops.of(crops, options)
+        assert faces is not None
+        assert faces.require_detector("a model") == str(spots)
+    assert crops.fingerprint() == replace(crops, detector="").fingerprint()  # the same images
 
 
 def test_every_box_and_every_picture_without_one_is_listed(photographs: Manifest, spots: Path, tmp_path: Path) -> None:
