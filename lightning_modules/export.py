@@ -104,7 +104,8 @@ class _Deployed(nn.Module):
 
     def __init__(self, networks: Sequence[Trained]) -> None:
         super().__init__()
-        self.models = nn.ModuleList([trained.model for trained in networks])
+        self.models = [trained.model for trained in networks]
+        self.kept = nn.ModuleList(self.models)  # for `eval` and the exporter
         scalings = [trained.decisions.scaling if trained.decisions else None for trained in networks]
         self.temperatures = [scaling.temperature if scaling else None for scaling in scalings]
 

@@ -269,6 +269,7 @@ class Predictor:
         self.members, self.name = list(members), name
         self.runs: list[str] = []  # ids of the runs among its sources
         self.left_out = LeftOut()  # files of its sources that are no images
+        self.seen = 0  # images answered so far that a network was trained or selected on
         limits = [limit for member in members if (limit := getattr(member, "pixel_limit", None)) is not None]
         self.pixel_limit: int | None = max(limits, default=None)  # of image files, as in training; None: the default
         self.classes: list[str] = list(first.classes)
@@ -430,7 +431,7 @@ class Predictor:
             contents: Also hash the pixels, by which images are recognised; it takes a while for large ones.
             images: Also keep the images or face crops in their own size.
         """
-        hashed = contents or bool(self._folds)
+        hashed = contents or bool(self._folds) or any(member.seen is not None for member in self.members)
         bar = tqdm(total=total, desc="classifying", unit="image", delay=1, disable=None)
         waiting: list[Input] = []
         with bar, ThreadPoolExecutor(workers or cores()) as pool:
@@ -519,6 +520,8 @@ class Predictor:
         rows = [one.row for one in inputs]
         if not there:
             return rows
+        if not self._folds:
+            self.seen += self._count_seen([inputs[number].content for number in there])
         answers = self.answers([inputs[number] for number in there])
         decided = self.decide(answers.probabilities)
         for place, number in enumerate(there):
@@ -536,6 +539,11 @@ class Predictor:
                 notes.append("not among the images of the run")
             rows[number]["note"] = "; ".join(filter(None, notes))
         return rows
+
+    def _count_seen(self, contents: Sequence[str]) -> int:
+        """Return how many images with these content hashes any network was trained or selected on."""
+        records = [member.seen for member in self.members if member.seen is not None]
+        return int(np.any([record.among(contents) for record in records], axis=0).sum()) if records else 0
 
     def _unsure(self, best: int, candidates: np.ndarray) -> str:
         """Return what is known of an image that is not answered."""

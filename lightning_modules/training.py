@@ -640,7 +640,7 @@ class EmotionTask(Task):
         """Log the config and the data set."""
         log_beginning(tracker, self.config, self.data)
         if self.options.parent is None and first_rank():
-            print(*(f"note: {note}\n" for note in self.data.notes), sep="", end="", file=sys.stderr)
+            print(*(f"note: {note}\n" for note in run_notes(self.config, self.data)), sep="", end="", file=sys.stderr)
 
     def evaluate(self, trainer: Trainer, tracker: RunLogger) -> tuple[pd.DataFrame, str]:
         """Predict the test part once; return the table of predictions and the printed result."""
@@ -979,6 +979,34 @@ def planned_epochs(config: RunConfig, steps: int = 1) -> int:
     return int(min(ends))
 
 
+FEW_STEPS, FEW_SELECTED = 50, 5  # steps of a run; val images per class
+
+
+def run_notes(config: RunConfig, data: EmotionDataModule) -> list[str]:
+    """Return what a user should know before a training: what was left out, and where too little is trained on.
+
+    Args:
+        config: The options.
+        data: The images, after `setup`.
+    """
+    notes = list(data.notes)
+    trainer, in_epoch = config.trainer, -(-len(data.draws) // data.batch_size)
+    steps = planned_epochs(config, in_epoch) * in_epoch
+    shortened = trainer["fast_dev_run"] or trainer["overfit_batches"] or not is_whole(trainer["limit_train_batches"])
+    if steps < FEW_STEPS and not shortened:
+        notes.append(
+            f"this trains only {steps} steps, after which a network has hardly learned anything; smaller batches "
+            "(--data.batch_size 16) or more epochs (--trainer.max_epochs 40) give more"
+        )
+    selected, classes = len(data.selected_on), len(data.classes)
+    if data.plan.protocol != "paper" and 0 < selected < FEW_SELECTED * classes:
+        notes.append(
+            f"the val part has {selected} images of {classes} classes, so which epoch is kept is partly chance; "
+            "--data.inner_fraction 0.2 makes it larger"
+        )
+    return notes
+
+
 def describe_run(config: RunConfig, runs: int = 1, identity: str = "", workers: int = 1) -> str:
     """Describe what `emotion fit` or a cross-validation would do, without training or storing a run.
 
@@ -1014,7 +1042,7 @@ def describe_run(config: RunConfig, runs: int = 1, identity: str = "", workers: 
         ("identity", identity or config.identity(data.content_hash)),
     ]
     width = max(len(name) for name, _ in lines) + 2
-    notes = [f"note: {note}" for note in data.notes]
+    notes = [f"note: {note}" for note in run_notes(config, data)]
     return "\n".join([*(f"{name.strip():<{width}}{text}" for name, text in lines), *notes, "nothing was trained"])
 
 

@@ -36,6 +36,7 @@ from lightning_modules.training import (
     note_other_code,
     prepare,
     require_unwritten,
+    run_notes,
     send_what_waits,
     train,
 )
@@ -281,6 +282,7 @@ def cross_validate(
             return None
         prepare(data)
         data.setup("fit")  # refuse wrong data before a run is created
+        print(*(f"note: {note}\n" for note in run_notes(config, data)), sep="", end="", file=sys.stderr, flush=True)
         parent = _open_parent(work, parent_id, study_id, name)
         try:
             work.reserve(str(parent.run_id), members)

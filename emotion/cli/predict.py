@@ -131,6 +131,13 @@ def _predict(args: list[str]) -> int:
         print(f"written: {options.output} ({len(table)} rows)", file=sys.stderr if options.format else sys.stdout)
     if line := predictor.left_out.line:
         print(f"note: {line}", file=sys.stderr)
+    if predictor.seen:
+        hint = "; --out-of-fold answers by the fold that did not see them" if len(predictor.members) > 1 else ""
+        print(
+            f"note: the model was trained or selected on {predictor.seen} of these images, so these answers do not "
+            f"show how good it is{hint}",
+            file=sys.stderr,
+        )
     if stopped:
         print(f"stopped after {len(table)} rows, which are kept", file=sys.stderr)
         return 130

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -113,8 +114,10 @@ def _fit(args: list[str]) -> int:
     result = train(config)
     if result is not None and result.text:
         leaks = "".join(f"{sentence}\n" for sentence in _leak_sentences(result.data.leak_record))
-        run = f"\nrun {result.run_id} (to view it: emotion ui)" if result.run_id else ""
-        print(f"\n{leaks}{result.text}{run}")
+        print(f"\n{leaks}{result.text}")
+        if result.run_id:
+            print(f"run {result.run_id}")
+            _show_next("run", result.run_id, drawn=str(config.data["source"]).startswith("drawn"))
     elif result is not None:
         print(f"\nrun {result.run_id} (to view it: emotion ui)")
     return 0
@@ -245,11 +248,11 @@ def _cross_validate(args: list[str]) -> int:
         resamples=options.resamples,
     )
     if result is not None:
-        _show(result)
+        _show(result, drawn=str(config.data["source"]).startswith("drawn"))
     return 0
 
 
-def _show(result: "CrossValidation") -> None:
+def _show(result: "CrossValidation", *, drawn: bool) -> None:
     """Print the tables, the spreads, the run ids and the next commands."""
     print(f"\n{result.text}")
     first = result.folds[result.folds["seed"] == result.folds["seed"].iloc[0]]
@@ -260,11 +263,21 @@ def _show(result: "CrossValidation") -> None:
         print(f"pooled macro F1 by training seed: {values}; standard deviation {spread.std(ddof=1):.3f}")
         print("(the intervals above reflect the sample of test images, not the training seed)")
     print(f"\nparent run {result.run_id} in mlruns/ (or MLFLOW_TRACKING_URI), with its folds below it")
-    print("next:  make ui                                          view the runs, figures and tables")
-    print("       make train RECIPE=balanced DATA=path/to/images   your own images, one folder per class")
-    print(f"       emotion predict {result.run_id[:8]} photo.jpg            classify images by the mean of the folds")
-    print(f"       emotion report bias {result.run_id[:8]} --by COLUMN       bias between groups")
-    print(f"       emotion explain {result.run_id[:8]}                      which regions of an image it uses")
+    _show_next("cross-validation", result.run_id, drawn=drawn)
+
+
+def _show_next(kind: str, run_id: str, *, drawn: bool) -> None:
+    """Print what can be done with a run: the first few commands, and where the others are."""
+    from results.reports.run_page import next_commands
+
+    lines = [("View the runs, figures and tables", "emotion ui")]
+    if shutil.which("emotion") is None:  # `make train` finds it without
+        lines.insert(0, ("Once per shell", "source .venv/bin/activate"))
+    if drawn:
+        lines.append(("Your own images, one folder per class", "emotion cross-validate --data path/to/images"))
+    lines += next_commands(kind, run_id)[:5]
+    width = max(len(command) for _, command in lines)
+    print("next:", *(f"  {command:<{width}}  {what}" for what, command in lines), sep="\n")
 
 
 def _reproduce(args: list[str]) -> int:

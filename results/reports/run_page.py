@@ -25,11 +25,17 @@ _CERTIFY = ("Check what the run recorded", "emotion report certify {run}")
 _EXPLAIN = ("See which regions of an image it uses", "emotion explain {run}")
 _COMPARE = ("Compare it with another run, image by image", "emotion report compare {run} OTHER_RUN")
 _GROUPS = ("Compare groups of images, by a column of the data", "emotion report bias {run} --by COLUMN")
+_ERRORS = ("See its most confident mistakes", "emotion report errors {run}")
+_LABELS = ("List labels that are probably wrong", "emotion report labels {run}")
 _OTHER = ("Score it on other labelled images", "emotion evaluate {run} --data FOLDER")
+_EXPORT = ("Write it as an ONNX file", "emotion export {run}")
 _AGAIN = ("Run it again and see what differs", "emotion reproduce {run}")
 _NEXT = {
-    "run": (_PREDICT, _CERTIFY, _EXPLAIN, _COMPARE, _OTHER, _AGAIN),
-    "cross-validation": (_PREDICT, _CERTIFY, _EXPLAIN, _COMPARE, _GROUPS, _OTHER, _AGAIN),
+    "run": (_PREDICT, _ERRORS, _EXPLAIN, _COMPARE, _CERTIFY, _OTHER, _EXPORT, _AGAIN),
+    "cross-validation": (
+        *(_PREDICT, _ERRORS, _LABELS, _EXPLAIN, _COMPARE, _GROUPS, _CERTIFY),
+        *(_OTHER, _EXPORT, _AGAIN),
+    ),
     "evaluation": (_CERTIFY, _COMPARE, _GROUPS),
     "detector": (("Write it as an ONNX file", "emotion detector export {run}"),),
 }

@@ -137,6 +137,13 @@ def notes(intervals: pd.DataFrame) -> list[str]:
         "of test images, not the training seed."
     ]
     sentences.append(macro_classes(intervals))
+    macro = intervals[(intervals["class"] == "") & (intervals["metric"] == "f1_macro")].iloc[0]
+    classes = int(((intervals["metric"] == "f1") & (intervals["images"] > 0)).sum())
+    if macro["low"] <= 1 / classes:  # answers drawn with the shares of the classes have an F1 of the share in each
+        sentences.append(
+            f"This is not shown to be better than guessing: answers at random, with the shares of the classes, reach a "
+            f"macro F1 of about 1/{classes} = {number(1 / classes)}."
+        )
     few = intervals.loc[(intervals["metric"] == "f1") & intervals["few_clusters"] & (intervals["images"] > 0), "class"]
     if len(few):
         names = ", ".join(few)

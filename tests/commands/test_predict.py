@@ -55,7 +55,9 @@ def test_a_broken_file_is_named_and_the_others_are_predicted(emotion: Any, fitte
 def test_it_gives_the_probabilities_of_the_evaluation(emotion: Any, fitted: str, drawn: str) -> None:
     """Training reads images from the cache, prediction from their files: the numbers must be equal."""
     emotion("data", "prepare", "--data", drawn, "--output", "drawn.csv")
-    emotion("predict", "--run", fitted, "--data", "drawn.csv", "--output", "again.parquet")
+    done = emotion("predict", "--run", fitted, "--data", "drawn.csv", "--output", "again.parquet")
+    seen = len(emotion.rows(fitted, "train") | emotion.rows(fitted, "val"))
+    assert f"note: the model was trained or selected on {seen} of these images, so" in done.err
     table, again = emotion.table(fitted, "predictions"), pd.read_parquet("again.parquet")
     assert len(again) > len(table) > 50
     again = again.iloc[table["row"]]
@@ -121,7 +123,9 @@ def test_a_cross_validation_answers_by_the_mean_of_its_folds_and_out_of_fold(
     emotion("cross-validate", *tiny, "--folds", "2", "--trainer.max_epochs", "1")
     parent = emotion.runs("tags.kind = 'cross-validation'")[0].info.run_id
     emotion("data", "prepare", "--data", drawn, "--output", "drawn.csv")
-    emotion("predict", parent, "drawn.csv", "--output", "mean.parquet")
+    assert (
+        "--out-of-fold answers by the fold" in emotion("predict", parent, "drawn.csv", "--output", "mean.parquet").err
+    )
     mean, names = pd.read_parquet("mean.parquet"), probabilities(pd.read_parquet("mean.parquet"))
     folds = []
     for run in emotion.children(parent):
@@ -129,7 +133,8 @@ def test_a_cross_validation_answers_by_the_mean_of_its_folds_and_out_of_fold(
         folds.append(pd.read_parquet("fold.parquet")[names].to_numpy())
     assert mean[names].to_numpy() == pytest.approx(np.mean(folds, axis=0), abs=1e-6)
 
-    emotion("predict", parent, "drawn.csv", "--out-of-fold", "--output", "out.parquet")
+    done = emotion("predict", parent, "drawn.csv", "--out-of-fold", "--output", "out.parquet")
+    assert "was trained or selected on" not in done.err
     out, stored = pd.read_parquet("out.parquet"), emotion.table(parent, "predictions")
     assert sorted(stored["row"]) == list(range(len(out)))
     answers = out.iloc[stored["row"]]

@@ -69,6 +69,11 @@ def test_a_dry_run_says_what_a_run_would_do(emotion: Any, fitted: str, tiny: tup
     drawn = (split["part"] == "train").sum()
     assert f"{len(emotion.rows(fitted, 'train'))} images; an epoch has {drawn} rows" in shown["train"]
     assert shown["steps"].startswith(f"{-(-drawn // 32)} in an epoch of batch size 32")
+    assert "note: this trains only" in said
+    assert re.search(r"note: the val part has \d+ images of 8 classes, so which epoch is kept is partly chance", said)
+    larger = emotion("fit", *tiny, "--data.folds", "4", "--data.inner_fraction", "0.5", "--dry-run").out
+    assert "note: the val part has" not in larger
+    assert "this trains only" not in emotion("fit", *tiny, "--trainer.max_epochs", "60", "--dry-run").out
     several = emotion("cross-validate", *tiny, "--folds", "2", "--seeds", "0", "1", "--dry-run").out
     assert re.search(r"^runs +4$", several, re.MULTILINE)
     assert len(emotion.runs()) == 1

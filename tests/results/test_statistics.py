@@ -73,6 +73,14 @@ def test_a_class_without_image_is_not_in_the_macro_f1(draw_predictions: Draw) ->
     assert sentence in result_text(found)
 
 
+def test_a_score_that_guessing_reaches_is_called_so(draw_predictions: Draw) -> None:
+    sentence = "not shown to be better than guessing: answers at random"
+    table = draw_predictions(200)
+    assert sentence not in result_text(cluster_bootstrap(table, CLASSES, resamples=100))
+    shuffled = table.assign(predicted=np.random.default_rng(0).permutation(table["predicted"].to_numpy()))
+    assert sentence in result_text(cluster_bootstrap(shuffled, CLASSES, resamples=100))
+
+
 def test_resamples_are_those_of_a_naive_loop(draw_predictions: Draw) -> None:
     table = draw_predictions(160, cluster_size=4)
     mixed = table.copy()

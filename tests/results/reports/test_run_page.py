@@ -75,7 +75,7 @@ def test_artifacts_begin_with_the_report() -> None:
 def test_next_commands_are_commands(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each command is accepted by the parser that it names; nothing is run."""
     modules = {"predict": predict, "evaluate": predict, "explain": explain, "report": report, "reproduce": train}
-    modules["detector"] = detector
+    modules |= {"export": predict, "detector": detector}
     commands = next_commands(kind, "0123456789abcdef")
     assert commands
 
