@@ -421,6 +421,22 @@ class RunConfig:
             whole["data"]["seed"] = self.seed_everything
         return whole
 
+    def changes(self) -> dict[str, str]:
+        """Return the options that can change a result and are not those of the recipe; {} without a recipe.
+
+        Seed and number of the fold are left out, since a run states them.
+        """
+        recipe = self.run.get("recipe")
+        if self.kind != "emotion" or recipe not in recipe_names():
+            return {}
+        usual = _flat(RunConfig.resolve(["--recipe", recipe]).effective())
+        stated = {"seed_everything", "data.seed", "data.fold", "data.fold_seed"}
+        return {
+            name: str(value)
+            for name, value in _flat(self.effective()).items()
+            if name not in stated and usual.get(name) != value
+        }
+
     def identity(self, content: str = "") -> str:
         """Return the identity of a run: SHA-256 of the options that can change a result, and of the data.
 
@@ -442,6 +458,15 @@ class RunConfig:
             if stated is None:
                 raise
             raise InputError(stated[0]) from error
+
+
+def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of nested options by dotted name, without `class_path` and `init_args`."""
+    flat: dict[str, Any] = {}
+    for key, value in nested.items():
+        name = prefix.removesuffix(".") if key in ("class_path", "init_args") else f"{prefix}{key}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
+    return flat
 
 
 def data_module(config: RunConfig) -> "EmotionDataModule":

@@ -258,7 +258,22 @@ def log_beginning(tracker: RunLogger, config: RunConfig, data: EmotionDataModule
     """Log the config, the data set and how it was split."""
     log_config(tracker, config)
     log_data(tracker, data)
-    tracker.set_tags({f"leak.{name}": value for name, value in data.leak_record.items()})
+    tracker.set_tags({f"leak.{name}": value for name, value in data.leak_record.items()} | stated_tags(config, data))
+
+
+def stated_tags(config: RunConfig, data: EmotionDataModule) -> dict[str, str]:
+    """Return the tags by which reports and certificates say what else a result depends on.
+
+    Returns:
+        ``changed_options``, what differs from the recipe, and ``data_notes``, what the reader left out; each only where
+        there is something.
+    """
+    changed = ", ".join(f"{name} {value}" for name, value in config.changes().items())
+    return {
+        name: text[:2000]
+        for name, text in (("changed_options", changed), ("data_notes", "; ".join(data.notes)))
+        if text
+    }
 
 
 def log_config(tracker: RunLogger, config: RunConfig) -> None:
@@ -980,6 +995,7 @@ def planned_epochs(config: RunConfig, steps: int = 1) -> int:
 
 
 FEW_STEPS, FEW_SELECTED = 50, 5  # steps of a run; val images per class
+LONG = 1200  # seconds
 
 
 def run_notes(config: RunConfig, data: EmotionDataModule) -> list[str]:
@@ -1043,6 +1059,9 @@ def describe_run(config: RunConfig, runs: int = 1, identity: str = "", workers: 
     ]
     width = max(len(name) for name, _ in lines) + 2
     notes = [f"note: {note}" for note in run_notes(config, data)]
+    if rounds * seconds > LONG:
+        shorter = "--data.read.part 0.1 (a share of every class), --data.size 48, --trainer.max_epochs 2"
+        notes.append(f"note: shorter, to try it out: {shorter}")
     return "\n".join([*(f"{name.strip():<{width}}{text}" for name, text in lines), *notes, "nothing was trained"])
 
 

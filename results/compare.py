@@ -161,7 +161,16 @@ def _notes(
     others = [f"{run.name} {len(run.predictions)}" for run in runs if len(run.predictions) != images]
     if others:
         notes.append(f"Runs with more images: {', '.join(others)}.")
-    number = int((pairs["metric"] == "f1_macro").sum())
+    whole = pairs[pairs["metric"] == "f1_macro"]
+    number = len(whole)
+    for pair in whole.itertuples() if number <= 3 else ():
+        better, other = (pair.b, pair.a) if pair.difference > 0 else (pair.a, pair.b)
+        shown = pair.p_holm <= 0.05
+        notes.append(
+            f"These images show that {better} has a higher macro F1 than {other}."
+            if shown
+            else f"These images do not show a difference in macro F1 between {pair.a} and {pair.b}."
+        )
     notes.append(
         "Primary test: paired cluster permutation on macro F1"
         + (f", corrected by Holm over {number} comparisons (p Holm)." if number > 1 else ", one comparison.")

@@ -38,6 +38,7 @@ from lightning_modules.training import (
     require_unwritten,
     run_notes,
     send_what_waits,
+    stated_tags,
     train,
 )
 from results.predictions import join_folds
@@ -284,6 +285,7 @@ def cross_validate(
         data.setup("fit")  # refuse wrong data before a run is created
         print(*(f"note: {note}\n" for note in run_notes(config, data)), sep="", end="", file=sys.stderr, flush=True)
         parent = _open_parent(work, parent_id, study_id, name)
+        parent.set_tags(stated_tags(config, data))
         try:
             work.reserve(str(parent.run_id), members)
             results = _run_folds(parent, work, members, workers)

@@ -101,6 +101,8 @@ def open_data(args: argparse.Namespace) -> "Manifest":
     from datamodules.readers import read
 
     source = _source(args)
+    if source is not None and not source.startswith(("drawn", "scenes:")):
+        print(f"reading {source} ...", file=sys.stderr, flush=True)  # a large table takes a while
     return read("drawn" if source is None else source, reading(args))
 
 

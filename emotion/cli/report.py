@@ -208,7 +208,12 @@ def _labels(options: argparse.Namespace) -> int:
     run = find_whole_run(options.run, directory=options.directory)
     name = f"{run_row(run, directory=options.directory)['name']} [{run[:8]}]"
     found, predictions = label_errors_of(run, directory=options.directory)
+    correct = float((predictions["label"] == predictions["predicted"]).mean())
     print(f"run {name}: {len(found.flagged):,} of {len(found.ranked):,} labels are doubtful\n")
+    print(
+        f"its accuracy is {number(correct)}: the more often a network is wrong, the more right labels are in the list; "
+        "look before you leave an image out\n"
+    )
     print(as_text(counts_table(found)))
     if len(found.table):
         worst = found.table.head(SHOWN)

@@ -250,15 +250,22 @@ def _ui(options: argparse.Namespace) -> int:
     It prints the addresses of its views: results, results with folds, training curves, and trials of searches where
     there are some. The first is opened in a browser where this machine has a screen.
     """
+    import webbrowser
+
     from results.tracking.ui import has_display, open_when_ready, serve, ui_command, ui_pages
 
     command = ui_command(options.directory, options.port)
     pages = ui_pages(options.directory, options.port)
-    print("MLflow page (Ctrl-C stops it; it starts in about ten seconds):")
+    print("MLflow page (Ctrl-C stops it); these addresses answer when it says ready, in ten seconds or so:")
     for page in pages:
         print(f"  {page.about}\n    {page.address}", flush=True)
-    if not options.no_browser and has_display():
-        open_when_ready(pages[0].address, options.port)
+
+    def ready(address: str) -> None:
+        print("ready", flush=True)
+        if not options.no_browser and has_display():
+            webbrowser.open(address)
+
+    open_when_ready(pages[0].address, options.port, ready)
     return serve(command)
 
 

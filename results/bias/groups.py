@@ -221,6 +221,8 @@ def _columns_of(table: pd.DataFrame, spec: str) -> tuple[str, ...]:
         near = "" if part in _NOT_GROUPS else did_you_mean(part, names, cutoff=0.5)
         hint = f"; {near}" if near else "."
         why = "; the class is what is measured in each group" if part in ("label", "predicted") else ""
+        real = [name for name in names if name not in ("subject", "fold")]
+        hint += "" if real else " This data has no column that describes people: give a table with one (docs/data.md)."
         msg = f"--by: no column {part!r} to group by{why}{hint} The columns are: {', '.join(names) or 'none'}."
         raise InputError(msg)
     if len(set(parts)) < len(parts):

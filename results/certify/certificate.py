@@ -24,7 +24,10 @@ LIMITS = (
     "the records can make them agree."
 )
 _SIGNS = {"holds": "✓", "fails": "✗", "not checkable": "?", "could not be checked": "!"}
-_STATED = ("manifest", "git_commit", "git_dirty", "lock_sha256", "seed", "recipe", "data", "protocol", "selected_on")
+_STATED = (
+    *("manifest", "git_commit", "git_dirty", "lock_sha256", "seed", "recipe", "changed_options", "data", "data_notes"),
+    *("protocol", "selected_on"),
+)
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,18 @@ _NEXT = {
     "evaluation": (_CERTIFY, _COMPARE, _GROUPS),
     "detector": (("Write it as an ONNX file", "emotion detector export {run}"),),
 }
-_SETTINGS = ("recipe", "backbone", "data", "seed", "folds", "protocol", "selected_on", "model")
+_SETTINGS = (
+    "recipe",
+    "changed_options",
+    "backbone",
+    "data",
+    "data_notes",
+    "seed",
+    "folds",
+    "protocol",
+    "selected_on",
+    "model",
+)
 
 
 def next_commands(kind: str, run_id: str) -> list[tuple[str, str]]:

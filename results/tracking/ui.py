@@ -62,6 +62,7 @@ def ui_command(directory: str | Path = store.DIRECTORY, port: int = 5000) -> lis
     artifacts = str(Path(directory).absolute() / "artifacts")
     uri = store.tracking_uri(directory)
     server = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1"]
+    server += ["--uvicorn-opts", "--log-level warning"]  # without a line for each request
     return [*server, "--backend-store-uri", uri, "--artifacts-destination", artifacts]
 
 
