@@ -148,6 +148,16 @@ def test_what_changes_no_number_does_not_change_the_identity(tmp_path: Path) -> 
     assert RunConfig.resolve(["--recipe=balanced"]).identity() != RunConfig.resolve(["--recipe=baseline"]).identity()
 
 
+def test_a_config_names_what_differs_from_its_recipe() -> None:
+    assert RunConfig.resolve(["--recipe", "balanced", "--seed", "4", "--data.num_workers", "2"]).changes() == {}
+    words = ["--recipe", "baseline", "--data.size", "48", "--data.read.part", "0.1", "--model.loss", "Focal"]
+    changes = RunConfig.resolve(words).changes()
+    assert {"data.size": "48", "data.read.part": "0.1", "model.loss": "lightning_modules.losses.Focal"}.items() <= (
+        changes.items()
+    )
+    assert all(name.startswith(("data.", "model.loss.")) or name == "model.loss" for name in changes)
+
+
 def test_a_changed_pixel_changes_the_identity(tmp_path: Path) -> None:
     import numpy as np
     from PIL import Image

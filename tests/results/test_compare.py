@@ -120,6 +120,15 @@ def test_folds_are_tested_where_both_have_the_same(draw_predictions: Draw) -> No
     assert over_folds(a, moved) is None
 
 
+def test_a_comparison_says_what_the_images_show(draw_predictions: Draw) -> None:
+    table = draw_predictions(200)
+    right = table.assign(predicted=table["label"])
+    found = compare([ComparedRun("drawn", table), ComparedRun("right", right)], resamples=100, permutations=199)
+    assert "These images show that right has a higher macro F1 than drawn." in found.notes
+    same = compare([ComparedRun("one", table), ComparedRun("two", table)], resamples=100, permutations=199)
+    assert "These images do not show a difference in macro F1 between one and two." in same.notes
+
+
 def test_what_a_comparison_rests_on_is_said(draw_predictions: Draw) -> None:
     honest = ComparedRun("cost $x and $\\bad$", draw_predictions(60))
     flagged = flag_protocol(draw_predictions(80, seed=1, skill=2.0), "selected on the reported fold")

@@ -4,6 +4,7 @@ import-linter checks who imports argparse.
 """
 
 import ast
+import os
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,21 @@ def test_only_the_command_line_reads_sys_argv() -> None:
         if any(isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.argv" for node in nodes):
             found.add(file.relative_to(ROOT).as_posix())
     assert found == {"emotion/cli/main.py"}
+
+
+@pytest.mark.parametrize(
+    ("load", "given", "policy"), [(9.0, None, "passive"), (0.0, None, None), (9.0, "active", "active")]
+)
+def test_threads_sleep_on_a_busy_machine(
+    load: float, given: str | None, policy: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setenv("OMP_WAIT_POLICY", given or "")
+    if given is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert main.main(["--help"]) == 0
+    assert os.environ.get("OMP_WAIT_POLICY") == policy
 
 
 @pytest.mark.parametrize(
