@@ -215,13 +215,13 @@ def run_check(
         for reason, count in reasons.items():
             print(f"         left out {count:,}: {reason}")
         if len(kept) == len(manifest):
-            print("         nothing had to be left out: duplicates stay together in every split")
+            print("         nothing had to be left out: splits that are made here keep duplicates in one part")
         if manifest.where_note:
             print(manifest.where_note)
     elif report.errors:
         print("\nerrors found; --fix FILE.csv writes a cleaned manifest, and deletes no image")
     else:
-        print("\nno errors: it can be trained on as it is; duplicates and near-duplicates stay together in every split")
+        print("\nno errors found; splits that are made here keep duplicates and near-duplicates in one part")
     if len(report.findings) and sheet is None and table is None:
         print("look at the findings with --sheet FILE.png; --table FILE.csv lists their files")
     return 1 if report.errors else 0

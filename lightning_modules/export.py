@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from datamodules.errors import InputError
 from datamodules.files.images import DECODE_POLICY
 from datamodules.files.paths import replacing
+from lightning_modules.classifier import EmotionClassifier
 from lightning_modules.decisions import DECISIONS_KEY, JOINT_KEY
 from lightning_modules.predictor import Trained, joint_decisions
 
@@ -104,17 +105,16 @@ class _Deployed(nn.Module):
 
     def __init__(self, networks: Sequence[Trained]) -> None:
         super().__init__()
-        self.models = [trained.model for trained in networks]
-        self.kept = nn.ModuleList(self.models)  # for `eval` and the exporter
+        self.models = nn.ModuleList([trained.model for trained in networks])
         scalings = [trained.decisions.scaling if trained.decisions else None for trained in networks]
         self.temperatures = [scaling.temperature if scaling else None for scaling in scalings]
 
     def forward(self, image: Tensor) -> Tensor:
-        if len(self.models) == 1:  # its temperature is in the metadata
-            return self.models[0].probabilities(image)
-        parts = []
+        parts: list[Tensor] = []
         for model, temperature in zip(self.models, self.temperatures, strict=True):
-            probabilities = model.probabilities(image)
+            probabilities = cast(EmotionClassifier, model).probabilities(image)
+            if len(self.models) == 1:  # its temperature is in the metadata
+                return probabilities
             if temperature is not None:
                 probabilities = (probabilities.clamp_min(1e-30).log() / temperature).softmax(dim=1)
             parts.append(probabilities)

@@ -21,7 +21,7 @@ from datamodules.files.paths import on_disk, replacing
 from datamodules.processes import cores
 from datamodules.read_options import ReadOptions
 from datamodules.readers.archives import is_archive, unpack
-from datamodules.readers.face_crops import FaceCrops, list_crops
+from datamodules.readers.face_crops import FaceCrops, list_crops, same_faces
 from datamodules.readers.fer2013 import pixel_images
 from datamodules.readers.shards import shard_images
 from datamodules.splits.protocol import SeenImages
@@ -259,7 +259,7 @@ class Predictor:
                     f"{', '.join(member.classes)}; name runs of the same classes"
                 )
                 raise InputError(msg)
-            if member.faces != first.faces:
+            if not same_faces(member.faces, first.faces):
                 msg = (
                     "--run: networks cannot be averaged whose images were prepared differently: "
                     f"{first.faces or 'whole images'} and {member.faces or 'whole images'}; "
@@ -428,7 +428,7 @@ class Predictor:
             total: Number of images, for the progress bar.
             batch_size: Inputs in a batch, at least.
             workers: Threads; default one a core.
-            contents: Also hash the pixels, by which images are recognised; it takes a while for large ones.
+            contents: Also hash the pixels and make a small grey copy, by which images and near-duplicates are found.
             images: Also keep the images or face crops in their own size.
         """
         hashed = contents or bool(self._folds) or any(member.seen is not None for member in self.members)
@@ -436,7 +436,7 @@ class Predictor:
         waiting: list[Input] = []
         with bar, ThreadPoolExecutor(workers or cores()) as pool:
             for inputs in _in_order(
-                pool, lambda item: self._prepare(item, crops, hashed, images), items, ahead=batch_size + 8
+                pool, lambda item: self._prepare(item, crops, hashed, contents, images), items, ahead=batch_size + 8
             ):
                 waiting += inputs
                 bar.update(inputs[0].row["frame"] is None)
@@ -474,7 +474,7 @@ class Predictor:
                 crops |= list_crops(named, files)  # resolved
         return paths, crops
 
-    def _prepare(self, item: Photograph, crops: set[Path], hashed: bool, kept: bool) -> list[Input]:
+    def _prepare(self, item: Photograph, crops: set[Path], hashed: bool, compared: bool, kept: bool) -> list[Input]:
         """Return the inputs of one image: the image, or its faces, largest first."""
         row = {"path": item.path, "frame": item.frame, "face": None, "label": "", "note": ""}
         try:
@@ -485,7 +485,7 @@ class Predictor:
         smaller = [f"{DECODED_SMALLER}{reduced} of its size"] if reduced > 1 else []
         row["note"] = "".join(smaller)
         if self.faces is None or (item.frame is None and on_disk(item.path).resolve() in crops):
-            return [self._input(row, image, hashed, kept)]
+            return [self._input(row, image, hashed, compared, kept)]
         faces = self._detector().find(image)
         if not faces:
             return [Input(row | {"note": "; ".join(["no face found", *smaller])})]
@@ -497,14 +497,16 @@ class Predictor:
             corners = dict(
                 zip(("x0", "y0", "x1", "y1"), (round(float(value) * reduced, 1) for value in box), strict=True)
             )
-            inputs.append(self._input(row | {"face": number, "note": "; ".join(notes)} | corners, crop, hashed, kept))
+            inputs.append(
+                self._input(row | {"face": number, "note": "; ".join(notes)} | corners, crop, hashed, compared, kept)
+            )
         return inputs
 
-    def _input(self, row: dict[str, Any], image: np.ndarray, hashed: bool, kept: bool) -> Input:
+    def _input(self, row: dict[str, Any], image: np.ndarray, hashed: bool, compared: bool, kept: bool) -> Input:
         shapes = {(member.size, member.fit) for member in self.members}
         squares = {key: fit_to_square(image, *key).copy() for key in shapes}
-        content, grey = (content_hash(image), grey_plane(image)) if hashed else ("", None)
-        return Input(row, squares, content, image if kept else None, grey)
+        content = content_hash(image) if hashed and row["frame"] is None else ""  # a frame is no image of a data set
+        return Input(row, squares, content, image if kept else None, grey_plane(image) if compared else None)
 
     def _detector(self) -> "_FaceCutter":
         """Return the detector of this thread; OpenCV's are not safe to share."""
@@ -521,7 +523,7 @@ class Predictor:
         if not there:
             return rows
         if not self._folds:
-            self.seen += self._count_seen([inputs[number].content for number in there])
+            self.seen += self._count_seen([inputs[number].content for number in there if inputs[number].content])
         answers = self.answers([inputs[number] for number in there])
         decided = self.decide(answers.probabilities)
         for place, number in enumerate(there):
@@ -543,7 +545,8 @@ class Predictor:
     def _count_seen(self, contents: Sequence[str]) -> int:
         """Return how many images with these content hashes any network was trained or selected on."""
         records = [member.seen for member in self.members if member.seen is not None]
-        return int(np.any([record.among(contents) for record in records], axis=0).sum()) if records else 0
+        found = [record.among(contents) for record in records] if contents else []
+        return int(np.any(found, axis=0).sum()) if found else 0
 
     def _unsure(self, best: int, candidates: np.ndarray) -> str:
         """Return what is known of an image that is not answered."""

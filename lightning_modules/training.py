@@ -47,7 +47,7 @@ from lightning_modules.callbacks import (
 )
 from lightning_modules.checkpoints import load_tensors, read_checkpoint, store_in_checkpoint
 from lightning_modules.classifier import EmotionClassifier, check_model
-from lightning_modules.config import DecisionOptions, RunConfig, RunOptions, data_module
+from lightning_modules.config import DecisionOptions, RunConfig, RunOptions, data_module, recipe_names
 from lightning_modules.decisions import (
     DECISIONS_KEY,
     NO_VAL_PART,
@@ -269,6 +269,8 @@ def stated_tags(config: RunConfig, data: EmotionDataModule) -> dict[str, str]:
         there is something.
     """
     changed = ", ".join(f"{name} {value}" for name, value in config.changes().items())
+    if config.run["recipe"] not in recipe_names():
+        changed = "the recipe is not one of this package; see config.yaml"
     return {
         name: text[:2000]
         for name, text in (("changed_options", changed), ("data_notes", "; ".join(data.notes)))
@@ -1007,18 +1009,21 @@ def run_notes(config: RunConfig, data: EmotionDataModule) -> list[str]:
     """
     notes = list(data.notes)
     trainer, in_epoch = config.trainer, -(-len(data.draws) // data.batch_size)
-    steps = planned_epochs(config, in_epoch) * in_epoch
+    endless = trainer["max_epochs"] == -1 and trainer["max_steps"] == -1  # until --trainer.max_time
     shortened = trainer["fast_dev_run"] or trainer["overfit_batches"] or not is_whole(trainer["limit_train_batches"])
-    if steps < FEW_STEPS and not shortened:
+    steps = FEW_STEPS if endless or shortened else planned_epochs(config, in_epoch) * in_epoch
+    if steps < FEW_STEPS:
+        smaller = "smaller batches (--data.batch_size 16) or " if data.batch_size > 16 else ""
         notes.append(
-            f"this trains only {steps} steps, after which a network has hardly learned anything; smaller batches "
-            "(--data.batch_size 16) or more epochs (--trainer.max_epochs 40) give more"
+            f"this trains only {steps} batches, after which a network has hardly learned anything; {smaller}more "
+            "epochs (--trainer.max_epochs) give more"
         )
     selected, classes = len(data.selected_on), len(data.classes)
     if data.plan.protocol != "paper" and 0 < selected < FEW_SELECTED * classes:
+        inside = config.data["inner_folds"] is None and config.data["inner_fraction"] < 0.2 and data.split != "given"
         notes.append(
-            f"the val part has {selected} images of {classes} classes, so which epoch is kept is partly chance; "
-            "--data.inner_fraction 0.2 makes it larger"
+            f"the val part has {selected} images of {classes} classes, so which epoch is kept is partly chance"
+            + ("; --data.inner_fraction 0.2 makes it larger" if inside else "")
         )
     return notes
 

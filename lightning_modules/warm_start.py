@@ -18,7 +18,7 @@ from datamodules.errors import InputError, invalid
 from datamodules.files.paths import replacing
 from datamodules.manifest import Manifest
 from datamodules.readers.face_crops import SOURCE as FACE_SOURCE
-from datamodules.readers.face_crops import FaceCrops
+from datamodules.readers.face_crops import FaceCrops, same_faces
 from datamodules.splits.protocol import SeenImages
 from lightning_modules.backbones import rescaled, used_alone
 from lightning_modules.checkpoints import CONFIG_KEY, load_plain, read_checkpoint, require_classes
@@ -242,7 +242,7 @@ def learn_from_teacher(data: EmotionDataModule, sources: Sequence[str], share: f
     teacher, named = Predictor.load(*sources), ", ".join(sources)
     require_classes(teacher.classes, data.classes, f"--run.teacher {named}")
     faces = FaceCrops.of(data.manifest, data.read_options)
-    if teacher.faces != faces:
+    if not same_faces(teacher.faces, faces):
         own, other = faces or "whole images", teacher.faces or "whole images"
         msg = f"--run.teacher: {named} was trained on {other}, and this run trains on {own}; name another teacher"
         raise InputError(msg)

@@ -108,7 +108,8 @@ def keep_search(search: Search, study: optuna.Study, recipe: Path) -> None:
 def _page(search: Search, figures: dict[str, Figure], commands: list[tuple[str, str]], lead: str) -> str:
     """Return the report of the search: the scores of the winner, the best trials, and the figures."""
     plan = search.plan
-    done = sorted((trial for trial in search.trials if trial.values), key=lambda trial: -trial.values[0])[:MOST_SHOWN]
+    complete = [trial for trial in search.trials if trial.state == TrialState.COMPLETE]  # a pruned one saw fewer folds
+    done = sorted(complete, key=lambda trial: -trial.values[0])[:MOST_SHOWN]
     rows = [
         {
             "trial": str(trial.number),
@@ -117,7 +118,8 @@ def _page(search: Search, figures: dict[str, Figure], commands: list[tuple[str, 
         }
         for trial in done
     ]
-    about = f"The best {len(done)} of {len(search.trials)} trials; used for selection only."
+    whole, every = len(complete), len(search.trials)
+    about = f"The best {len(done)} of {whole} complete trials ({every} in all); used for selection only."
     sections = [
         *score_sections(search.winner.intervals),
         Section("Trials", table=pd.DataFrame(rows), below=(about,)),

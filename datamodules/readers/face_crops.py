@@ -65,6 +65,14 @@ class FaceCrops:
             finder = manifest.detector
         return cls(finder, int(size) if size else None, float(margin) if margin else None, digest, cut or cls.cut)
 
+    def same_as(self, other: "FaceCrops | None") -> bool:
+        """Return whether faces were cut in the same way; the detector's file may lie elsewhere."""
+        if other is None:
+            return False
+        if self.digest and self.digest == other.digest:
+            other = replace(other, finder=self.finder)
+        return self == other
+
     def __str__(self) -> str:
         return "faces cut at the boxes of its data set" if self.finder == BOXES else f"faces cut by {self.finder}"
 
@@ -113,6 +121,11 @@ class FaceCrops:
             )
             raise InputError(msg)
         return self.finder
+
+
+def same_faces(one: FaceCrops | None, other: FaceCrops | None) -> bool:
+    """Return whether two models take the same images: whole ones, or faces cut in the same way."""
+    return other is None if one is None else one.same_as(other)
 
 
 def list_crops(source: str, images: Sequence[Path]) -> set[Path]:

@@ -6,6 +6,7 @@ and mlflow inside the function that needs them, so that `--help` is fast.
 """
 
 import argparse
+import contextlib
 import importlib
 import io
 import os
@@ -59,8 +60,9 @@ def _share_a_busy_machine() -> None:
     they wait for has no core.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if hasattr(os, "getloadavg") and os.getloadavg()[0] >= cores / 2:
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    with contextlib.suppress(AttributeError, OSError):  # not known on this system
+        if os.getloadavg()[0] >= cores / 2:
+            os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def main(args: list[str] | None = None) -> int:

@@ -132,7 +132,8 @@ def _predict(args: list[str]) -> int:
     if line := predictor.left_out.line:
         print(f"note: {line}", file=sys.stderr)
     if predictor.seen:
-        hint = "; --out-of-fold answers by the fold that did not see them" if len(predictor.members) > 1 else ""
+        folds = len(runs) == 1 and len(predictor.members) > 1
+        hint = "; --out-of-fold answers by the fold that did not see them" if folds else ""
         print(
             f"note: the model was trained or selected on {predictor.seen} of these images, so these answers do not "
             f"show how good it is{hint}",

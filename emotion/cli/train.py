@@ -115,7 +115,9 @@ def _fit(args: list[str]) -> int:
     if result is not None and result.text:
         leaks = "".join(f"{sentence}\n" for sentence in _leak_sentences(result.data.leak_record))
         print(f"\n{leaks}{result.text}")
-        if result.run_id:
+        if result.run_id and config.run["keep"] == "none":
+            print(f"run {result.run_id} (to view it: emotion ui)")
+        elif result.run_id:
             print(f"run {result.run_id}")
             _show_next("run", result.run_id, drawn=str(config.data["source"]).startswith("drawn"))
     elif result is not None:

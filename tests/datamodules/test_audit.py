@@ -63,7 +63,7 @@ def test_sound_set_has_no_finding(folder: Folder, capsys: pytest.CaptureFixture[
     text = capsys.readouterr().out
     assert "planted: 12 images, 2 classes" in text
     assert "errors found" not in text
-    assert "no errors: it can be trained on as it is" in text
+    assert "no errors found; splits that are made here" in text
 
 
 def test_single_pictures(folder: Folder) -> None:
