@@ -362,6 +362,9 @@ def evaluate_test(
         InputError: Nothing was trained.
     """
     best, validated = selected_checkpoint(trainer)
+    if validated and trainer.is_global_zero:
+        epoch = int(read_checkpoint(Path(best))["epoch"]) + 1
+        print(f"epoch {epoch} of {trainer.current_epoch} is kept, which is best on the val part", file=sys.stderr)
     trainer.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
     if not trainer.is_global_zero:
         return pd.DataFrame(), ""

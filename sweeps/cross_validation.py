@@ -185,7 +185,7 @@ class _Plan:
         recipe, experiment = self.config.run["recipe"], self.config.run["experiment"]
         for seed, fold in self.todo:
             if (seed, fold) not in members:
-                name = f"{recipe} {self.config.data_name} fold {fold} seed {seed}"
+                name = f"{recipe} {self.data.manifest.name} fold {fold} seed {seed}"
                 tags = {"kind": "run", "recipe": recipe, "seed": str(seed), "fold": str(fold)}
                 tags["identity"] = self.config_of(seed, fold, parent, None).identity(self.data.content_hash)
                 reserved = TrackingLogger(experiment=experiment, run_name=name, parent_run_id=parent, tags=tags)
@@ -354,7 +354,7 @@ def _open_parent(work: _Plan, run_id: str | None, study_id: str | None, name: st
     other = note_other_code(run_id) if run_id else {}
     parent = TrackingLogger(
         experiment=run["experiment"],
-        run_name=name or run["name"] or f"{run['recipe']} {work.config.data_name} {work.folds}-fold",
+        run_name=name or run["name"] or f"{run['recipe']} {work.data.manifest.name} {work.folds}-fold",
         run_id=run_id,
         parent_run_id=study_id,
         system_metrics=False,

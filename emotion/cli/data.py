@@ -300,7 +300,11 @@ def _parser() -> argparse.ArgumentParser:
     about = "find unreadable, duplicate and doubtful images; exit status 1 if there are errors"
     sub = commands.add_parser("check", help=about, description=_sentence(about))
     sub.add_argument(
-        "--fix", type=not_empty, metavar="FILE", help="write a cleaned manifest (.csv or .parquet); no image is deleted"
+        "--fix",
+        type=not_empty,
+        metavar="FILE",
+        help="write a manifest (.csv or .parquet) without unreadable images, images of "
+        "one tone, equal images but one, and duplicates in another part of a given split; no image is deleted",
     )
     sub.add_argument("--sheet", type=not_empty, metavar="FILE.png", help="draw a contact sheet of the findings")
     sub.add_argument("--table", type=not_empty, metavar="FILE.csv", help="write all findings into a table")

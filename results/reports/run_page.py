@@ -64,13 +64,13 @@ def next_commands(kind: str, run_id: str) -> list[tuple[str, str]]:
 
 
 def shown_tags(intervals: pd.DataFrame) -> dict[str, str]:
-    """Return the tags that the MLflow page shows as columns: the interval of the macro F1, and the worst class.
+    """Return the tags that the MLflow page shows as columns: interval of the macro F1, worst class, tested images.
 
     Args:
         intervals: Result of `cluster_bootstrap`.
     """
     macro = intervals[intervals["metric"] == "f1_macro"].iloc[0]
-    tags = {"f1_macro_interval": interval(macro["low"], macro["high"])}
+    tags = {"f1_macro_interval": interval(macro["low"], macro["high"]), "test_images": str(int(macro["images"]))}
     by_class = intervals[(intervals["metric"] == "f1") & (intervals["images"] > 0)]
     if len(by_class):
         worst = by_class.loc[by_class["value"].idxmin()]

@@ -255,7 +255,7 @@ class OpenRun:
             self.spool.append({"op": "params", "values": new})
         if changed:
             self.tags({f"resumed.{key}": value for key, value in changed.items()})
-            log.warning("The run was started with other values of the parameters: %s", ", ".join(sorted(changed)))
+            log.warning("resumed with other values of options that change no result: %s", ", ".join(sorted(changed)))
 
     def tags(self, values: Mapping[str, Any]) -> None:
         """Set tags."""

@@ -31,6 +31,7 @@ def test_columns_of_the_page_name_the_worst_class(tables: Tables) -> None:
     assert shown_tags(intervals) == {
         "f1_macro_interval": f"{macro['low']:.3f} to {macro['high']:.3f}",
         "worst_class": f"{f1.idxmin()} {f1.min():.3f}",
+        "test_images": str(macro["images"]),
     }
     absent = intervals.copy()
     absent.loc[absent["class"] == f1.idxmin(), "images"] = 0  # a class without images has no F1

@@ -32,7 +32,7 @@ from results.tracking.views import TAG, experiment_pages
 
 COLUMNS = [
     *("test/f1_macro", "f1_macro_interval", "test/accuracy", "worst_class"),
-    *("recipe", "backbone", "data", "seed", "protocol"),
+    *("recipe", "backbone", "data", "test_images", "seed", "protocol"),
 ]
 
 
