@@ -203,7 +203,7 @@ def test_out_of_memory_names_the_batch_size_to_try(
 def test_a_loss_that_is_not_finite_stops_the_run(emotion: Any, words: tuple[str, ...]) -> None:
     (error,) = emotion(*words, "--model.learning_rate", "1e30", status=1).errors
     assert "not finite" in error or "val/loss is" in error
-    assert "Lower model.learning_rate" in error
+    assert "Lower --model.learning_rate" in error
     assert newest(emotion).info.status == "FAILED"
 
 

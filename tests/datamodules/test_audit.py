@@ -62,7 +62,7 @@ def test_sound_set_has_no_finding(folder: Folder, capsys: pytest.CaptureFixture[
     assert run_check(folder.manifest()) == 0
     text = capsys.readouterr().out
     assert "planted: 12 images, 2 classes" in text
-    assert "errors found" not in text
+    assert "\nerrors found" not in text
     assert "no errors found; splits that are made here" in text
 
 

@@ -12,6 +12,7 @@ import subprocess
 import threading
 import time
 import urllib.request
+import webbrowser
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -143,11 +144,14 @@ def test_the_command_prints_the_addresses_and_opens_the_first(
 ) -> None:
     opened: list[str] = []
     monkeypatch.setattr(ui, "has_display", lambda: True)
-    monkeypatch.setattr(ui, "open_when_ready", lambda address, _: opened.append(address))
+    monkeypatch.setattr(webbrowser, "open", opened.append)
+    monkeypatch.setattr(ui, "open_when_ready", lambda address, _, ready: ready(address))
     monkeypatch.setattr(ui, "serve", lambda _: 0)
     port = _free_port()
     assert main(["ui", "--port", str(port), *([] if browser else ["--no-browser"])]) == 0
-    printed = re.findall(r"http://\S+", capsys.readouterr().out)
+    out = capsys.readouterr().out
+    assert out.endswith("ready\n")
+    printed = re.findall(r"http://\S+", out)
     assert len(printed) == 3
     assert printed[0] == f"http://127.0.0.1:{port}/#/experiments/{one_run}/runs?workflowType=machine_learning" + (
         "&viewStateShareKey=emotion-results"
