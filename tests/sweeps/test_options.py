@@ -69,7 +69,7 @@ def folds(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     ("words", "recipe", "data"),
     [
         (("--recipe=baseline", f"--data={FACES}"), "baseline", "drawn"),
-        (("--config=mine.yaml", "--data=csv:faces.csv"), "mine", "drawn"),  # the name that the manifest has, as in folds
+        (("--config=mine.yaml", "--data=csv:faces.csv"), "mine", "drawn"),  # the name in the manifest, as in folds
     ],
 )
 def test_a_run_is_called_by_what_was_given(
