@@ -429,11 +429,13 @@ class RunConfig:
         recipe = self.run.get("recipe")
         if self.kind != "emotion" or recipe not in recipe_names():
             return {}
-        usual = _flat(RunConfig.resolve(["--recipe", recipe]).effective())
+        from results.tracking.store import flatten  # it imports MLflow
+
+        usual = flatten(RunConfig.resolve(["--recipe", recipe]).effective())
         stated = {"seed_everything", "data.seed", "data.fold", "data.fold_seed"}
         return {
-            name: str(value)
-            for name, value in _flat(self.effective()).items()
+            name.replace(".class_path", "").replace(".init_args", ""): value
+            for name, value in flatten(self.effective()).items()
             if name not in stated and usual.get(name) != value
         }
 
@@ -458,15 +460,6 @@ class RunConfig:
             if stated is None:
                 raise
             raise InputError(stated[0]) from error
-
-
-def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the values of nested options by dotted name, without `class_path` and `init_args`."""
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        name = prefix.removesuffix(".") if key in ("class_path", "init_args") else f"{prefix}{key}"
-        flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
-    return flat
 
 
 def data_module(config: RunConfig) -> "EmotionDataModule":

@@ -117,8 +117,7 @@ def write_tables(
     detector: str,
     output: Path,
     options: CutOptions,
-    digest: str = "",
-    finder: str = "",
+    finder: str,
 ) -> Manifest:
     """Write the three tables and return the crops' manifest.
 
@@ -128,7 +127,6 @@ def write_tables(
         detector: name of the detector.
         output: folder of the crops.
         options: how they were cut.
-        digest: of the detector's file; "" where it has none.
         finder: the detector as `Manifest.detector` keeps it.
 
     Raises:
@@ -157,7 +155,7 @@ def write_tables(
         face_size=str(options.size),
         face_margin=f"{options.margin:g}",
         face_cut=f"{options.rule} {options.border}{' upright' if options.upright else ''}",
-        face_digest=digest,
+        face_digest=model_digest(finder),
     )
     notes = [*manifest.notes, f"faces cut by {detector} from {manifest.root}"]
     if left := len(records) - len(rows):
@@ -458,9 +456,8 @@ def _finish(
     removed = journal.tidy(record["path"] for record in records)
     _remove_empty(output / CROPS)
     shutil.rmtree(output / PARTS, ignore_errors=True)
-    digest, finder = model_digest(name), with_whole_path(name)
     return Prepared(
-        manifest=write_tables(manifest, records, detector.name, output, options, digest, finder),
+        manifest=write_tables(manifest, records, detector.name, output, options, with_whole_path(name)),
         found=sum(record["chosen"] is not None for record in records),
         several=sum(len(record["faces"]) > 1 for record in records),
         empty=sum(not record["faces"] and not record["error"] for record in records),

@@ -59,9 +59,10 @@ def _share_a_busy_machine() -> None:
     By default they spin, which is a little faster on a machine of one's own, and many times slower where a thread that
     they wait for has no core.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    from datamodules.processes import cores
+
     with contextlib.suppress(AttributeError, OSError):  # not known on this system
-        if os.getloadavg()[0] >= cores / 2:
+        if os.getloadavg()[0] >= cores() / 2:
             os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 

@@ -269,7 +269,7 @@ def _show(result: "CrossValidation", *, drawn: bool) -> None:
 
 
 def _show_next(kind: str, run_id: str, *, drawn: bool) -> None:
-    """Print what can be done with a run: the first few commands, and where the others are."""
+    """Print the first commands that can follow a run."""
     from results.reports.run_page import next_commands
 
     lines = [("View the runs, figures and tables", "emotion ui")]

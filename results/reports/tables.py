@@ -139,9 +139,8 @@ def notes(intervals: pd.DataFrame) -> list[str]:
     sentences.append(macro_classes(intervals))
     macro = intervals[(intervals["class"] == "") & (intervals["metric"] == "f1_macro")].iloc[0]
     classes = int(((intervals["metric"] == "f1") & (intervals["images"] > 0)).sum())
-    if (
-        classes > 1 and macro["low"] <= 1 / classes
-    ):  # answers drawn with the shares of the classes have an F1 of the share in each
+    # answers drawn with the shares of the classes have in each class an F1 of its share, so the mean is 1 / classes
+    if classes > 1 and macro["low"] <= 1 / classes:
         sentences.append(
             f"This is not shown to be better than guessing: answers at random, with the shares of the classes, reach a "
             f"macro F1 of about 1/{classes} = {number(1 / classes)}."
