@@ -191,6 +191,23 @@ class Rule(ABC):
     """A rule of which images are answered, with a stated risk."""
 
     name: ClassVar[str]
+    easier: ClassVar[str]  # what to state where there are too few images
+
+    @classmethod
+    @abstractmethod
+    def fewest(cls, stated: float) -> int:
+        """Return how many images the rule needs to be fitted on."""
+
+    @classmethod
+    def check(cls, images: int, stated: float) -> None:
+        """Check that there are enough images to fit the rule on.
+
+        Raises:
+            InputError: There are too few.
+        """
+        if images < (fewest := cls.fewest(stated)):
+            rule = f"needs at least {fewest} images to be fitted on, of which there are {images}"
+            raise invalid(f"--{cls.name}", rule, stated, f"give a {cls.easier}, or a larger val part")
 
     @classmethod
     @abstractmethod
@@ -227,9 +244,15 @@ class SelectiveRisk(Rule):
     """
 
     name: ClassVar[str] = "risk"
+    easier: ClassVar[str] = "larger risk"
     risk: float
     threshold: float
     images: int
+
+    @classmethod
+    def fewest(cls, stated: float) -> int:
+        """Return the number from which on a test without, or with up to three errors or so, can pass."""
+        return 3 * ceil(log(1 - LEVEL) / log(1 - stated)) + 1
 
     @classmethod
     def fit(cls, probabilities: np.ndarray, predicted: np.ndarray, label: np.ndarray, stated: float) -> Self:
@@ -237,10 +260,8 @@ class SelectiveRisk(Rule):
         from scipy.stats import binom
 
         images = len(label)
-        first = 3 * ceil(log(1 - LEVEL) / log(1 - stated))  # where up to three errors or so pass the test
-        if images < first + 1:
-            rule = f"needs at least {first + 1} images to be fitted on, of which there are {images}"
-            raise invalid("--risk", rule, stated, "give a larger risk, or a larger val part")
+        cls.check(images, stated)
+        first = cls.fewest(stated) - 1
         confidence = probabilities[np.arange(images), predicted]
         ordered, wrong = np.sort(confidence)[::-1], predicted != label
         numbers = np.unique(np.linspace(first, images, 101).astype(int))
@@ -248,6 +269,8 @@ class SelectiveRisk(Rule):
         values = np.append(ordered, 0.0)[numbers]
         above = confidence[:, None] > values  # (N, thresholds)
         answered, errors = above.sum(axis=0), (above & wrong[:, None]).sum(axis=0)
+        enough = answered >= first  # where many images are equally sure, few or none are above a value
+        values, answered, errors = values[enough], answered[enough], errors[enough]
         passed = int(np.cumprod(binom.cdf(errors, answered, stated) <= 1 - LEVEL).sum())
         if not passed:
             rule = f"cannot be guaranteed, since {errors[0]} of the {answered[0]} most confident predictions are wrong"
@@ -277,18 +300,22 @@ class ConformalSets(Rule):
     """
 
     name: ClassVar[str] = "coverage"
+    easier: ClassVar[str] = "smaller coverage"
     coverage: float
     threshold: float
     images: int
 
     @classmethod
+    def fewest(cls, stated: float) -> int:
+        """Return the number whose quantile exists."""
+        return ceil(round(stated / (1 - stated), 9))
+
+    @classmethod
     def fit(cls, probabilities: np.ndarray, predicted: np.ndarray, label: np.ndarray, stated: float) -> Self:
         """Take the quantile."""
         images = len(label)
+        cls.check(images, stated)
         place = ceil(round((images + 1) * stated, 9))
-        if place > images:
-            rule = f"needs at least {ceil(stated / (1 - stated))} images to be fitted on, of which there are {images}"
-            raise invalid("--coverage", rule, stated, "give a smaller coverage, or a larger val part")
         own = probabilities[np.arange(images), label]
         return cls(float(stated), float(np.sort(own)[::-1][place - 1]), images)
 
@@ -317,7 +344,8 @@ def check_val_part(label: np.ndarray, classes: Sequence[str], options: "Decision
         options: What is fitted.
 
     Raises:
-        InputError: The val part has one class, or fewer images than classes; or a class is called "unsure".
+        InputError: The val part has one class, or fewer images than classes or than the rule of abstention needs; or a
+            class is called "unsure".
     """
     hint = "train with a larger val part (`emotion fit --data.inner_fraction 0.2`), or fit no decisions"
     present = np.unique(label)
@@ -330,6 +358,9 @@ def check_val_part(label: np.ndarray, classes: Sequence[str], options: "Decision
     if options.rule and UNSURE in classes:
         msg = f"decisions: no class may be called {UNSURE!r}, which is the label of images that are not answered"
         raise InputError(msg)
+    if options.rule:
+        name, stated = options.rule
+        RULES[name].check(len(label) // 2 if options.steps else len(label), stated)  # steps are fitted on the others
 
 
 @dataclass(frozen=True)
@@ -387,7 +418,7 @@ class Decisions:
         if options.steps and options.rule:
             for_rule = _half(np.arange(len(label)) if clusters is None else clusters)
             for_steps = ~for_rule
-            check_val_part(label[for_steps], classes, options)
+            check_val_part(label[for_steps], classes, replace(options, risk=None, coverage=None))
         values, known = logarithms(probabilities[for_steps]), label[for_steps]
         steps: list[Step] = []
         for name in options.steps:

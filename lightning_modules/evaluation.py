@@ -18,7 +18,7 @@ from datamodules.readers import ReadOptions, read
 from datamodules.readers.face_crops import SOURCE, list_crops
 from datamodules.unlabelled import photographs
 from lightning_modules.predictor import DECODED_SMALLER, Input, Predictor
-from results.predictions import check_predictions, join_clusterings
+from results.predictions import HONEST, check_predictions, flag_protocol, join_clusterings, protocol_of
 from results.run_images import EVALUATED, DataOptions
 from results.selective import decided_table
 from results.statistics import paired_difference, whole_scores
@@ -173,6 +173,7 @@ def evaluate_on(
     if seen is not None and seen.any():
         groups = groups.assign(seen=np.where(seen, "yes", "no"))
     predictions, decided = _tables(predictor, inputs, classes, base, groups, batch_size)
+    protocol = f"{seen.sum()} images seen in training" if seen is not None and seen.any() else HONEST
     damaged = [
         _difference(name, predictor, inputs, classes, base, groups, predictions, resamples, batch_size)
         for name in degrade
@@ -184,7 +185,7 @@ def evaluate_on(
         manifest,
         used,
         part,
-        predictions,
+        flag_protocol(predictions, protocol),
         decided,
         degraded,
         left_out,
@@ -364,6 +365,7 @@ def _track(
         profile = {"images": len(predictions), "classes": {str(name): int(count) for name, count in counts.items()}}
         tracker.log_dataset(manifest.name, used.source, manifest.fingerprint(), profile=profile)
         split = predictions[["fold", "row", "content", "cluster", "subject"]].assign(role="test", is_copy=False)
+        split = flag_protocol(split, protocol_of(predictions))
         text = keep_evaluation(tracker, predictions, split, resamples=resamples, evaluated=predictor.runs)
         if decided is not None:
             text += "\n" + keep_decisions(tracker, predictions, decided, predictor.decision_lines)

@@ -153,23 +153,24 @@ class ServedModel(pyfunc.PythonModel):  # type: ignore[name-defined]
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: Mapping[str, Any] | None = None) -> pd.DataFrame:  # noqa: ANN401
         """Return one row per image: label, confidence, probabilities, box of the face and note."""
-        images = [_photograph(value, number) for number, value in enumerate(model_input["image"])]
+        limit = self._predictor.pixel_limit
+        images = [_photograph(value, number, limit) for number, value in enumerate(model_input["image"])]
         table = self._predictor.predict_photographs(images)
         return table.drop(columns=["path", "frame", "face"])
 
 
-def _photograph(value: object, number: int) -> Photograph:
+def _photograph(value: object, number: int, pixel_limit: int | None) -> Photograph:
     """Return the image in a cell: bytes of a file, their base64 text, or a path below $EMOTION_SERVED_IMAGES."""
     if isinstance(value, bytes | bytearray):
-        return from_bytes(bytes(value), f"image {number}")
+        return from_bytes(bytes(value), f"image {number}", pixel_limit)
     text = str(value)
     root = os.environ.get(IMAGES_VARIABLE)
     if root and len(text) < 1000:
         file = (Path(root) / text).resolve()
         if file.is_relative_to(Path(root).resolve()) and file.is_file():
-            return from_bytes(file.read_bytes(), text)
+            return from_bytes(file.read_bytes(), text, pixel_limit)
     try:
-        return from_bytes(base64.b64decode(text, validate=True), f"image {number}")
+        return from_bytes(base64.b64decode(text, validate=True), f"image {number}", pixel_limit)
     except (binascii.Error, ValueError):
         return Photograph(f"image {number}", _not_an_image)
 

@@ -368,7 +368,13 @@ def evaluate_test(
     trainer.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
     if not trainer.is_global_zero:
         return pd.DataFrame(), ""
-    decisions = fit_into_checkpoint(Path(best), model, data, tracker, decides) if decides else None
+    decisions, unfitted = None, ""
+    if decides:
+        try:
+            decisions = fit_into_checkpoint(Path(best), model, data, tracker, decides)
+        except InputError as error:  # the network is not good enough for the rule: the run is kept without decisions
+            unfitted = f"no decisions were fitted, so the most probable class is the answer: {error}"
+            print(f"note: {unfitted}", file=sys.stderr)
     if keep_checkpoint:
         tracker.log_file(best, "checkpoint")
     collected = model.test_predictions
@@ -388,6 +394,8 @@ def evaluate_test(
     text = keep_evaluation(tracker, predictions, split, resamples=resamples)
     if decisions is not None:
         text += "\n" + keep_decisions(tracker, predictions, apply_decisions(decisions, predictions), decisions.lines())
+    elif unfitted:
+        tracker.set_tags({"decisions": unfitted})
     return predictions, text
 
 
@@ -508,11 +516,14 @@ def fit_into_checkpoint(
         data: the images of the run.
         tracker: the run.
         options: what is fitted.
+
+    Raises:
+        InputError: The network is not good enough for what is stated.
     """
     val = val_predictions(model, data)
+    tracker.log_table(val, VAL_PREDICTIONS)
     decisions = fit_decisions(val, options)
     store_in_checkpoint(path, {DECISIONS_KEY: decisions.state()})
-    tracker.log_table(val, VAL_PREDICTIONS)
     return decisions
 
 

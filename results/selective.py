@@ -19,7 +19,6 @@ from results.tracking.store import write_table
 
 DECISIONS = "decisions"  # name of the table of decided predictions
 VAL_PREDICTIONS = "val_predictions"  # of the raw predictions of the val part, which decisions are fitted on
-CALIBRATION = ("nll", "brier", "calibration_error")
 _NAMES = {"nll": "NLL", "brier": "Brier score", "calibration_error": "calibration error"}
 _NAMES |= {"f1_macro": "macro F1", "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy"}
 

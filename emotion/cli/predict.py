@@ -87,6 +87,8 @@ def _predict(args: list[str]) -> int:
         writable_file("--output", Path(options.output))
     if options.every is not None and not 0 < options.every < float("inf"):
         raise invalid("--every", "must be above 0 seconds", options.every)
+    if options.out_of_fold and len(runs) > 1:
+        raise invalid("--out-of-fold", "needs one run, a cross-validation", " ".join(runs), "name one of them")
     draw = Path(options.draw) if options.draw else None
     if draw is not None:
         _make_folder(draw)

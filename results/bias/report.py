@@ -4,6 +4,7 @@ import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -192,8 +193,9 @@ def _evaluated(runs: Sequence[EvaluatedRun], options: BiasOptions) -> tuple[Eval
     # every grouping stands within the sets
     columns = [column for column in options.by if column != sets]
     if options.cross:
-        columns += [f"{column}+{other}" for i, column in enumerate(options.by) for other in options.by[i + 1 :]]
-    return shared_only(images, sets, options.minimum), [sets, *(f"{sets}+{column}" for column in columns)]
+        columns += ["+".join(pair) for pair in combinations([column for column in columns if "+" not in column], 2)]
+    columns = list(dict.fromkeys(f"{sets}+{column}" for column in columns))
+    return shared_only(images, sets, options.minimum), [sets, *columns]
 
 
 def _compositions(
@@ -662,7 +664,7 @@ def keep_report(
     """Store the files of a report with every run as artifacts under bias/<columns>; return a sentence per run."""
     columns = [*([options.sets] if options.sets else []), *options.by, *(["cross"] if options.cross else [])]
     others = ["with", *sorted(run[:8] for run in chosen)] if len(chosen) > 1 else []
-    name = re.sub(r"[^A-Za-z0-9+_.-]", "_", "-".join([*others, *columns]))[:80].lstrip(".")
+    name = re.sub(r"[^\w+.-]", "_", "-".join([*others, *columns]))[:80].lstrip(".")
     with tempfile.TemporaryDirectory() as folder:
         write_files(folder, files)
         artifacts = {f"bias/{name}/{file}": Path(folder, file) for file in files}

@@ -36,11 +36,13 @@ class RunImages:
         manifest: The data of the run.
         embed: Write the images into the page; otherwise it names their files.
         compare: Leave out images whose pixels are not those that the run used.
+        pixel_limit: Largest number of pixels of an image file, as in the run; None: the default.
     """
 
     manifest: Manifest
     embed: bool = False
     compare: bool = True
+    pixel_limit: int | None = None
 
 
 def open_images(
@@ -75,7 +77,8 @@ def open_images(
             raise
         return None, [f"The images are not shown: {error}."]
     # an evaluation of photographs records the pixels of the faces that it cut out
-    return RunImages(manifest, embed, compare=not is_evaluation(run_id, directory=directory)), []
+    compared = not is_evaluation(run_id, directory=directory)
+    return RunImages(manifest, embed, compared, used.pixel_limit), []
 
 
 @dataclass(frozen=True)
@@ -93,10 +96,9 @@ class Picture:
 
 @dataclass(frozen=True)
 class Gallery:
-    """A heading, sentences and images."""
+    """A heading and images."""
 
     title: str
-    text: tuple[str, ...]
     pictures: tuple[Picture, ...]
 
 
@@ -125,7 +127,7 @@ def label_page(
         *more,
         *notes,
     ]
-    shown = Gallery(f"The {len(worst)} most doubtful labels", (), tuple(pictures))
+    shown = Gallery(f"The {len(worst)} most doubtful labels", tuple(pictures))
     return render(
         "gallery.html", title=f"Label errors: {name}", lead=lead, table=counts_table(found), galleries=[shown]
     )
@@ -201,7 +203,7 @@ def mistakes_page(
         )
         notes |= dict.fromkeys(lines)
         title = f"{label}, predicted {predicted} ({len(part):,})"
-        galleries.append(Gallery(title, (), tuple(pictures)))
+        galleries.append(Gallery(title, tuple(pictures)))
     share = len(wrong) / len(predictions)
     lead = [
         f"{len(wrong):,} of {len(predictions):,} images are predicted wrongly ({share:.1%}). Of each pair of classes "
@@ -249,7 +251,7 @@ def _source(images: RunImages, row: int, content: str) -> str:
         InputError: It cannot be read, or has other pixels than in the run.
     """
     file = images.manifest.file(row)
-    image = decode(file)
+    image = decode(file, pixel_limit=images.pixel_limit)
     if images.compare and content_hash(image) != content:
         msg = "its pixels changed since the run"
         raise InputError(msg)

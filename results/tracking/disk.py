@@ -23,7 +23,7 @@ CHECKPOINTS = ".ckpt"  # suffix, in the local folder of a run and among its arti
 def disk_use(directory: str | Path = store.DIRECTORY) -> pd.DataFrame:
     """Return the disk space of each run on this machine, the largest first.
 
-    DeletedRun runs, and folders of runs that the store does not know, are included if they have files.
+    Deleted runs, and folders of runs that the store does not know, are included if they have files.
     Artifacts on a tracking server are not.
 
     Args:

@@ -201,7 +201,7 @@ MODELS = ("checkpoint/*", "*.ckpt", "*.safetensors", "*.onnx", "*.pt", "*.pt2", 
 
 
 def family(all_runs: pd.DataFrame, chosen: Iterable[str]) -> list[str]:
-    """Return the chosen runs and all runs below them, parents first; `found` is a result of `find_runs`."""
+    """Return the chosen runs and all runs below them, parents first; `all_runs` is a result of `find_runs`."""
     members: dict[str, list[str]] = {}
     for run_id, parent in zip(all_runs["run_id"], all_runs["parent"], strict=True):
         members.setdefault(str(parent), []).append(run_id)

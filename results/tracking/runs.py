@@ -194,18 +194,22 @@ def find_run(text: str, *, directory: str | Path = store.DIRECTORY, tracking_uri
 
 
 def find_trained_run(text: str, *, finished: bool = True) -> str:
-    """Like `find_run`, but `latest` means the newest run that trained a model, and no evaluation of one.
+    """Like `find_run`, but `latest` means the newest run that trained a classifier, and no evaluation of one.
 
     Args:
         text: As `find_run` takes it.
-        finished: Whether `latest` prefers runs that have finished; others come only where none has.
+        finished: Whether `latest` prefers runs that have finished, and those whose model is kept: others come only
+            where none has, and no trial of a search does.
 
     Raises:
         InputError: No run or several runs fit.
     """
     runs = find_runs(limit=ALL) if text == "latest" else pd.DataFrame()
     if "tags.kind" in runs:
-        runs = runs[runs["tags.kind"] != "evaluation"]
+        kinds = runs.set_index("run_id")["tags.kind"]
+        others = {"evaluation", *(("detector", "search", "trial", "study") if finished else ())}
+        of_trial = runs["parent"].map(kinds) == "trial" if finished else False
+        runs = runs[~(runs["tags.kind"].isin(others) | of_trial)]
     if finished and len(runs) and (runs["status"] == "FINISHED").any():
         runs = runs[runs["status"] == "FINISHED"]
     return str(runs["run_id"].iloc[0]) if len(runs) else find_run(text)

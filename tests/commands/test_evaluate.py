@@ -50,7 +50,8 @@ def test_images_that_the_model_has_seen_are_refused_or_marked(emotion: Any, fitt
     seen = len(emotion.rows(fitted, "train")) + len(emotion.rows(fitted, "val"))
     assert f"was trained or selected on {seen} of the " in error
     assert len(emotion.runs()) == 1
-    emotion("evaluate", fitted, "--data", drawn, "--allow-seen", "--resamples", "100")
+    shown = emotion("evaluate", fitted, "--data", drawn, "--allow-seen", "--resamples", "100").out
+    assert f"protocol: {seen} images seen in training" in shown
     table, stored = emotion.table(evaluation(emotion), "predictions"), emotion.table(fitted, "predictions")
     assert (table["seen"] == "yes").sum() == seen
     certificate = emotion("report", "certify", evaluation(emotion), status=1).out
@@ -68,6 +69,8 @@ def test_one_part_of_a_data_set_is_scored(emotion: Any, fitted: str) -> None:
     emotion("evaluate", fitted, "--data", "other.csv", "--part", "test", "--resamples", "100")
     scored = emotion.table(evaluation(emotion), "predictions")
     assert set(scored["path"]) == set(table.loc[table["split"] == "test", "path"])
+    certificate = emotion("report", "certify", evaluation(emotion), status=None).out
+    assert "✓ images and labels are as many as the data set's" in certificate  # rows are those of the whole set
 
 
 def test_near_duplicates_are_one_cluster(emotion: Any, fitted: str, faces: Path) -> None:

@@ -157,6 +157,8 @@ def test_models_that_do_not_go_together(emotion: Any, fitted: str, tiny: tuple[s
     assert "was trained on whole images, so no faces are looked for" in error
     (error,) = emotion("predict", fitted, "x.png", "--out-of-fold", status=1).errors
     assert "--out-of-fold: needs the parent run of a cross-validation" in error
+    (error,) = emotion("predict", "--run", fitted, fitted, "--data", "x.png", "--out-of-fold", status=1).errors
+    assert "--out-of-fold: needs one run, a cross-validation" in error
     (error,) = emotion("predict", fitted, "x.png", "--engine", "onnxruntime", status=1).errors
     assert f"write one with `emotion export {fitted}`" in error
 

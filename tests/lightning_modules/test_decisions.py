@@ -23,6 +23,7 @@ from lightning_modules.decisions import (
     SelectiveRisk,
     Temperature,
     Thresholds,
+    check_val_part,
     logarithms,
     macro_f1,
     softmax,
@@ -234,7 +235,7 @@ def test_a_val_part_with_one_class_or_fewer_images_than_classes_is_refused() -> 
     with pytest.raises(InputError, match=r"at least as many images as there are classes \(5\), got 4"):
         Decisions.fit(probabilities[:4], np.arange(4), CLASSES, DecisionOptions(("tau",)))
     with pytest.raises(InputError, match=r"at least as many images as there are classes \(5\), got 3"):  # a half
-        Decisions.fit(probabilities[:6], np.array([0, 1, 2, 3, 4, 0]), CLASSES, DecisionOptions(("tau",), 0.5))
+        Decisions.fit(probabilities[:6], np.array([0, 1, 2, 3, 4, 0]), CLASSES, DecisionOptions(("tau",), None, 0.6))
 
 
 def test_a_network_that_gives_no_numbers_is_refused() -> None:
@@ -275,9 +276,25 @@ def test_a_promise_that_cannot_be_kept_is_refused() -> None:
         Decisions.fit(probabilities, shuffled, CLASSES, DecisionOptions((), 0.1))
     with pytest.raises(InputError, match="--coverage: needs at least 999 images to be fitted on"):
         Decisions.fit(probabilities, label, CLASSES, DecisionOptions((), None, 0.999))
+    with pytest.raises(InputError, match="--risk: needs at least 67 images to be fitted on, of which there are 60"):
+        check_val_part(label[:120], CLASSES, DecisionOptions(("temperature",), 0.1))  # half of them fit the rule
+    check_val_part(label[:134], CLASSES, DecisionOptions(("temperature",), 0.1))
+    with pytest.raises(InputError, match="--coverage: needs at least 9 images to be fitted on"):
+        Decisions.fit(probabilities[:8], label[:8], CLASSES, DecisionOptions((), None, 0.9))
+    Decisions.fit(probabilities[:9], label[:9], CLASSES, DecisionOptions((), None, 0.9))
     names = (*CLASSES[:4], "unsure")
     with pytest.raises(InputError, match="no class may be called 'unsure'"):
         Decisions.fit(probabilities, label, names, DecisionOptions((), None, 0.9))
+
+
+def test_a_network_without_a_mistake_answers_all_images() -> None:
+    label = np.arange(600) % 5
+    sure = np.eye(5)[label]  # all equally confident: no image is strictly above another
+    decisions = Decisions.fit(sure, label, CLASSES, DecisionOptions((), 0.05))
+    assert not decisions.decide(sure).unsure.any()
+    wrong = np.where(np.arange(600) < 200, (label + 1) % 5, label)
+    with pytest.raises(InputError, match="cannot be guaranteed, since 200 of the 600 most confident predictions"):
+        Decisions.fit(sure, wrong, CLASSES, DecisionOptions((), 0.05))
 
 
 @pytest.mark.parametrize(

@@ -171,6 +171,25 @@ def test_the_command_prints_writes_and_keeps(
     assert "stored with" not in capsys.readouterr().out
 
 
+def test_within_sets_single_columns_are_crossed(mlruns: Path, published: pd.DataFrame, tmp_path: Path) -> None:
+    table = published.assign(
+        half=np.where(np.arange(len(published)) % 2, "odd", "even"),
+        source=np.where(np.arange(len(published)) % 3, "a", "b"),
+    )
+    run = keep("sets", predictions=table)
+    words = ["report", "bias", run, "--sets", "source", "--by", "source", "gender", "half", "gender+half", "--cross"]
+    assert main([*words, *OPTIONS, "--out", "out"]) == 0
+    by = pd.read_csv("out/groups.csv")["by"].unique().tolist()
+    assert by == ["source", "source x gender", "source x half", "source x gender x half"]
+
+
+def test_reports_by_korean_columns_are_kept_apart(mlruns: Path, published: pd.DataFrame) -> None:
+    run = keep("korean", predictions=published.assign(성별=published["gender"], 나이=published["gender"]))
+    for column in ("성별", "나이"):
+        assert main(["report", "bias", run, "--by", column, *OPTIONS, "--out", "out"]) == 0
+    assert all(download(run, f"bias/{column}/bias.html").is_file() for column in ("성별", "나이"))
+
+
 def test_two_runs_are_compared_on_the_classes_they_share(
     mlruns: Path, published: pd.DataFrame, capsys: pytest.CaptureFixture[str]
 ) -> None:

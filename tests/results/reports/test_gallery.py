@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,12 @@ def test_mistakes_are_shown_by_pair(drawn: tuple[RunImages, pd.DataFrame]) -> No
     none = mistakes_page(table.assign(label=table["predicted"]), "run", images)
     assert "0 of 24 images" in none
     assert "<figure>" not in none
+
+
+def test_images_are_decoded_with_the_pixel_limit_of_the_run(drawn: tuple[RunImages, pd.DataFrame]) -> None:
+    images, table = drawn
+    shown = label_page(find_label_errors(table), "run", replace(images, pixel_limit=10), top=1)
+    assert "1 images cannot be shown" in shown
 
 
 def test_an_image_that_changed_is_not_shown(drawn: tuple[RunImages, pd.DataFrame], tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ from results.tracking.runs import (
     download,
     find_run,
     find_runs,
+    find_trained_run,
     find_whole_run,
     load_table,
     replay_spools,
@@ -168,6 +169,20 @@ def test_runs_are_found(mlruns: Path, new_logger: NewLogger) -> None:
         find_run("fold")
     with pytest.raises(InputError, match=r"no artifact 'tables/none\.parquet'; its artifacts: environment\.json"):
         load_table(str(child.run_id), "none")
+
+
+def test_the_latest_trained_run_has_a_classifier(mlruns: Path, new_logger: NewLogger) -> None:
+    runs = {}
+    for kind, parent in (("run", None), ("trial", None), ("run", "trial"), ("detector", None), ("evaluation", None)):
+        logger = new_logger(
+            run_name=f"{kind} of {parent}", tags={"kind": kind}, parent_run_id=runs.get(parent) if parent else None
+        )
+        logger.open()
+        logger.finalize("success")
+        runs[kind if parent is None else f"{kind} of {parent}"] = logger.run_id
+    assert find_run("latest") == runs["evaluation"]
+    assert find_trained_run("latest") == runs["run"]  # a search keeps no model of a trial's folds
+    assert find_trained_run("latest", finished=False) == runs["detector"]  # to be resumed
 
 
 def test_resumed_run_has_one_value_a_step_and_ends_finished(mlruns: Path, new_logger: NewLogger) -> None:
