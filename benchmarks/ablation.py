@@ -275,6 +275,8 @@ def main(args: list[str] | None = None) -> int:
     if given.markdown:
         print(*markdown(read_rows(given.table), given.work.absolute()), sep="\n")
         return 0
+    if given.data is None and not (given.work / TRAINING).exists():
+        parser.error("--data: is needed by the first run; name FER2013, such as fer2013.zip")
     cells = [Cell(part, seed) for seed in given.seeds for part in given.parts]
     given.work.mkdir(parents=True, exist_ok=True)
     training_part(str(given.data), given.work)

@@ -14,7 +14,7 @@ from datamodules.duplicates import join, near_duplicates, spread
 from datamodules.errors import InputError, invalid
 from datamodules.files.image_files import ENDINGS
 from datamodules.files.paths import replacing
-from datamodules.manifest import Manifest
+from datamodules.manifest import FACE_SOURCE, Manifest
 
 TINY = 24  # pixels of the shorter side
 _CONSTANT = 1.0  # standard deviation of grey levels below which an image shows nothing
@@ -25,6 +25,7 @@ SEVERITIES = {
     "two labels": "error",
     "across splits": "error",
     "person across splits": "error",
+    "photograph across splits": "error",
     "wrong extension": "warning",
     "tiny": "warning",
     "16 bits, few used": "warning",
@@ -129,14 +130,16 @@ def _groups(manifest: Manifest, exact: np.ndarray, near: np.ndarray) -> Iterator
                 yield "two labels, near", rows, f"{' / '.join(labels)}: {names(rows)}"
         if split is not None and len(parts := sorted(set(split[rows]))) > 1:
             yield "across splits", rows, f"{' / '.join(parts)}: {names(rows)}"
-    if split is not None and manifest.subjects is not None:
-        codes = pd.factorize(pd.Series(manifest.subjects).replace("", None))[0]
+    for what, column in (("person", "subject"), ("photograph", FACE_SOURCE)):
+        if split is None or column not in manifest.table:
+            continue
+        named = manifest.table[column].to_numpy(object)
+        codes = pd.factorize(pd.Series(named).replace("", None))[0]
         known = np.flatnonzero(codes >= 0)
         for rows in _several(codes[known]):
-            people = known[rows].tolist()
-            if len(parts := sorted(set(split[people]))) > 1:
-                who = manifest.subjects[people[0]]
-                yield "person across splits", people, f"{who} in {' / '.join(parts)}"
+            same = known[rows].tolist()
+            if len(parts := sorted(set(split[same]))) > 1:
+                yield f"{what} across splits", same, f"{named[same[0]]} in {' / '.join(parts)}"
 
 
 def _several(groups: np.ndarray) -> Iterator[list[int]]:
@@ -305,8 +308,9 @@ def _line(manifest: Manifest, cache: PixelCache, rows: list[int]) -> np.ndarray:
 def clean(manifest: Manifest, report: Audit) -> tuple[np.ndarray, dict[str, int]]:
     """Return the rows to keep, int64 sorted, and the number of rows that were left out for each reason.
 
-    Of equal images one is kept, with the label of the majority (none is kept if labels tie), and rather in test or
-    validation than in training. Near-duplicates and the images of a person are kept, since folds keep them together,
+    Of equal images one is kept, with the label of the majority (none is kept if labels tie), and of those with this
+    label rather one in test or validation than in training: a test image with another label is left out.
+    Near-duplicates and the images of a person are kept, since folds keep them together,
     unless they are in two given splits: then they are removed from training, or from validation if one is in test.
     """
     count = len(manifest)
@@ -326,7 +330,7 @@ def clean(manifest: Manifest, report: Audit) -> tuple[np.ndarray, dict[str, int]
         if len(votes) > 1 and votes.iloc[0] == votes.iloc[1]:
             reason[open_rows] = "one image under two labels, none in the majority"
             continue
-        # Whatever label wins, the image stays in the part that is reported.
+        # of the rows with the winning label, the one that is nearest to the reported part
         winners = [row for row in open_rows if label[row] == votes.index[0]]
         keep = min(winners, key=lambda row: (rank[row], row))
         for row in open_rows:
@@ -335,8 +339,9 @@ def clean(manifest: Manifest, report: Audit) -> tuple[np.ndarray, dict[str, int]
     if "split" in manifest.table:
         for rows in report.of("across splits"):
             _leave(rows, reason, rank, "duplicate in another split")
-        for rows in report.of("person across splits"):
-            _leave(rows, reason, rank, "person in another split")
+        for what in ("person", "photograph"):
+            for rows in report.of(f"{what} across splits"):
+                _leave(rows, reason, rank, f"{what} in another split")
     kept = np.flatnonzero(reason == "")
     missing = sorted(set(manifest.table["label"]) - set(label[kept]))
     if missing:

@@ -70,8 +70,6 @@ def cache_list(root: Path | None = None) -> pd.DataFrame:
         kind (see :data:`KINDS`), name, images, size (side in pixels), fit, gigabytes, age (such as ``3 d``), built
         (local time), usable (complete and of this version), folder.
     """
-    from datamodules.files.images import DECODE_POLICY  # pulls in OpenCV, which the commands' parser does not need
-
     place = root or cache_root()
     rows = []
     for kind, entry in _entries(place):
@@ -182,7 +180,7 @@ class PixelCache:
 
     @cached_property
     def meta(self) -> dict[str, Any]:
-        """Settings, time and versions of the build; ``images_decoded`` is the number of images decoded for it."""
+        """Settings, time and versions of the build."""
         return json.loads((self.directory / "meta.json").read_text())
 
     @cached_property
@@ -357,7 +355,6 @@ def _build(cache: PixelCache, paths: list[str], name: str, keep: bool, pool: Pro
             "size": cache.size,
             "fit": cache.fit,
             "images": len(paths),
-            "images_decoded": len(paths),
             "unreadable": int((index["error"] != "").sum()),
             "pixels": keep,
             "pixel_bytes": len(paths) * cache.size**2 * 3,

@@ -90,7 +90,7 @@ def describe(manifest: Manifest, sample: int = 500) -> str:
         lines.append(f"subjects         {manifest.table['subject'][known].nunique():,}")
         lines[-1] += f" ({int((~known).sum()):,} images without)" if not known.all() else ""
     if manifest.votes is not None:
-        lines.append("votes            of annotators, used as soft targets")
+        lines.append("votes            of annotators; --votes soft trains on their shares")
     listed, crowded = group_counts(manifest)
     for group, counts in listed.items():
         values = ", ".join(f"{value or '(not given)'} {count:,}" for value, count in counts.items())

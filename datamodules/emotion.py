@@ -291,10 +291,12 @@ class EmotionDataModule(L.LightningDataModule):
         if len(bad):
             shown = "; ".join(f"{cache.index['path'].iat[row]}: {cache.index['error'].iat[row]}" for row in bad[:5])
             check = ["emotion", "data", "check", "--data", self.source, *as_words(self.read_options)]
+            check += [] if self.pixel_limit is None else ["--pixel-limit", str(self.pixel_limit)]
+            soft = " --votes soft" if self.read_options.votes == "soft" else ""
             msg = (
                 f"{len(bad)} of {len(self.manifest)} images cannot be used: {shown}{' ...' if len(bad) > 5 else ''} "
-                f"To continue without them: {shlex.join([*check, '--fix', 'cleaned.csv'])}, then --data cleaned.csv "
-                "without options of reading"
+                f"To continue without them: {shlex.join([*check, '--fix', 'cleaned.csv'])}, then "
+                f"--data cleaned.csv{soft} without other options of reading"
             )
             raise InputError(msg)
         for line in decoding_notes(cache):

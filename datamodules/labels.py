@@ -28,11 +28,8 @@ CANONICAL: tuple[str, ...] = tuple(ALIASES)
 # The class lists of the published data sets. FER2013's is in the order of its integers 0..6.
 VOCABULARIES: dict[str, tuple[str, ...]] = {
     "fer2013": ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"),
-    "ferplus": ("neutral", "happy", "surprise", "sad", "angry", "disgust", "fear", "contempt"),
-    "korean": ("happy", "angry", "sad", "anxious", "embarrassed", "hurt", "neutral"),
     "rafdb": ("surprise", "fear", "disgust", "happy", "sad", "angry", "neutral"),  # its numbers begin with 1
     "affectnet": ("neutral", "happy", "sad", "surprise", "fear", "disgust", "angry", "contempt"),
-    "mikels": ("amusement", "angry", "awe", "contentment", "disgust", "excitement", "fear", "sad"),
 }
 
 # Annotators' answers that are not an emotion; FER+ writes them as `unknown` and `NF` (not a face).

@@ -283,12 +283,13 @@ class Manifest:
         """The paths, of joined sets with the name of the set in place of its folder: the same wherever the sets are."""
         paths = self.table["path"]
         for name, folder in self.sets if SET in self.table else ():  # a saved table may have been edited
-            inside = (self.table[SET] == name) & paths.str.startswith(f"{folder}/")
-            paths = paths.where(~inside, f"{name}/" + paths.str.slice(len(folder) + 1))
+            prefix = "" if folder == "." else f"{folder}/"
+            inside = (self.table[SET] == name) & paths.str.startswith(prefix)
+            paths = paths.where(~inside, f"{name}/" + paths.str.slice(len(prefix)))
         return paths
 
     def fingerprint(self) -> str:
-        """Return a SHA-256 of table and classes; it does not depend on the folders of the sets, nor on a set's name."""
+        """Return a SHA-256 of table and classes; the folders of the sets and the name of the whole do not count."""
         digest = hashlib.sha256(json.dumps(self.classes).encode())
         for column in sorted(self.table):
             values = self.plain_paths if column == "path" else self.table[column]
@@ -462,6 +463,8 @@ def make_manifest(
         msg = f"{name}: no images found in {root}"
         raise InputError(msg)
     table = as_text(table.reset_index(drop=True))
+    if "subject" in table:  # spaces would make two people of one, or one person of all images without
+        table["subject"] = table["subject"].str.strip()
     classes = check_labels(table, name, classes)
     check_votes(table, name, classes)
     if "split" in table:
@@ -473,7 +476,6 @@ def make_manifest(
     return Manifest(root, table, classes, name, notes)
 
 
-CORNERS = ("x0", "y0", "x1", "y1")
 FILES = ("boxes.csv", "boxes.parquet")  # looked for beside the images
 _CLASSES = ("face", "no face")  # classes of a manifest that is made from boxes alone
 
@@ -495,20 +497,20 @@ def read_boxes(path: Path) -> pd.DataFrame:
         InputError: a missing file or column, a corner that is no number, or an inverted box.
     """
     if not path.is_file():
-        msg = f"boxes: no file {path}; give a table with the columns path, {', '.join(CORNERS)}"
+        msg = f"boxes: no file {path}; give a table with the columns path, {', '.join(SIDES)}"
         raise InputError(msg)
     table = read_table(path).reset_index(drop=True)
-    missing = [name for name in ("path", *CORNERS) if name not in table]
+    missing = [name for name in ("path", *SIDES) if name not in table]
     if missing:
-        msg = f"boxes: {path} lacks {', '.join(missing)}; it needs path, {', '.join(CORNERS)} (pixels of the image)"
+        msg = f"boxes: {path} lacks {', '.join(missing)}; it needs path, {', '.join(SIDES)} (pixels of the image)"
         raise InputError(msg)
-    numbers = pd.DataFrame({name: as_numbers(table, name, f"boxes: {path}") for name in CORNERS})
+    numbers = pd.DataFrame({name: as_numbers(table, name, f"boxes: {path}") for name in SIDES})
     _refuse(np.isinf(numbers).any(axis=1), table, path, "its corners must be finite numbers")
     some = numbers.notna()
     _refuse(some.any(axis=1) & ~some.all(axis=1), table, path, "it needs all four corners, or none for no face")
     flat = (numbers["x1"] <= numbers["x0"]) | (numbers["y1"] <= numbers["y0"])
     _refuse(flat, table, path, "x0 < x1 and y0 < y1 must hold (not x, y, width, height)")
-    table[list(CORNERS)] = numbers
+    table[list(SIDES)] = numbers
     table["path"] = plain_text(table["path"])
     return table
 
@@ -516,7 +518,7 @@ def read_boxes(path: Path) -> pd.DataFrame:
 def _refuse(bad: pd.Series, table: pd.DataFrame, path: Path, rule: str) -> None:
     if bad.any():
         row = int(np.flatnonzero(bad)[0])
-        corners = ", ".join(str(table[name].iat[row]) for name in CORNERS)
+        corners = ", ".join(str(table[name].iat[row]) for name in SIDES)
         msg = f"boxes: {path}: {file_row(bad)}: {rule}, got {corners} for {str(table['path'].iat[row])!r}"
         raise InputError(msg)
 
@@ -524,7 +526,7 @@ def _refuse(bad: pd.Series, table: pd.DataFrame, path: Path, rule: str) -> None:
 def manifest_of(table: pd.DataFrame, root: Path, name: str) -> Manifest:
     """Return the manifest of the images that a table of boxes names, with its ``subject`` and ``split`` if any."""
     rows = table.replace("", np.nan).groupby("path", sort=False).first().reset_index()  # the first that is not empty
-    faces = table[CORNERS[0]].notna().groupby(table["path"], sort=False).any().to_numpy()
+    faces = table[SIDES[0]].notna().groupby(table["path"], sort=False).any().to_numpy()
     kept = [column for column in ("path", "subject", "split") if column in rows]
     return make_manifest(
         rows[kept].assign(label=np.where(faces, *_CLASSES)).astype(object), root, name=name, classes=_CLASSES
@@ -550,11 +552,11 @@ def boxes_by_row(table: pd.DataFrame, manifest: Manifest, sizes: np.ndarray) -> 
             f"{table['path'].iat[at]!r}; paths must be those of the manifest, relative to {manifest.root}"
         )
         raise InputError(msg)
-    real = table[CORNERS[0]].notna().to_numpy()
+    real = table[SIDES[0]].notna().to_numpy()
     if not real.any():
         msg = f"boxes: {manifest.name} has no face at all ({len(manifest)} images); training needs at least one"
         raise InputError(msg)
-    corners, row = table.loc[real, list(CORNERS)].to_numpy(np.float64), row[real]
+    corners, row = table.loc[real, list(SIDES)].to_numpy(np.float64), row[real]
     limit = np.tile(sizes[row], 2)  # (R, 4)
     cut = np.clip(corners, 0, limit)
     outside = ((cut[:, 2:] - cut[:, :2]) <= 0).any(1)

@@ -125,7 +125,6 @@ class EpochBatchSampler(Sampler[Batch]):
         seed: int,
         rank: int = 0,
         world_size: int = 1,
-        shuffle: bool = True,
         fixed: bool = False,
     ) -> None:
         """Create the sampler of ``draws`` positions per epoch, ``batch_size`` per batch over all ranks.
@@ -141,7 +140,7 @@ class EpochBatchSampler(Sampler[Batch]):
             msg = f"The training part must have at least {2 * world_size} rows, two per rank, got {draws}."
             raise InputError(msg)
         self.draws, self.batch_size, self.seed = draws, batch_size, seed
-        self.rank, self.world_size, self.shuffle, self.fixed = rank, world_size, shuffle, fixed
+        self.rank, self.world_size, self.fixed = rank, world_size, fixed
         self.epoch = 0
         self.started = 0  # the batch at which a resumed epoch starts
         whole, rest = divmod(draws, batch_size)
@@ -159,8 +158,6 @@ class EpochBatchSampler(Sampler[Batch]):
 
     def order(self) -> np.ndarray:
         """Return (M,) int64, the order of the draws in this epoch, equal on every rank."""
-        if not self.shuffle:
-            return np.arange(self.draws)
         return np.random.default_rng([self.seed, SHUFFLE, 0 if self.fixed else self.epoch]).permutation(self.draws)
 
     def __len__(self) -> int:

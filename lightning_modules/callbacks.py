@@ -239,11 +239,16 @@ ADVICE = (
 )
 
 
-def out_of_memory_message(error: BaseException, batch_size: int) -> str | None:
+def out_of_memory_message(error: BaseException, batch_size: int, *, accumulates: bool = True) -> str | None:
     """Return what to do when ``error`` says that memory ran out, else None.
 
     The batch size to try is the largest power of two up to half of ``batch_size``, and gradients of several batches
     are added up so that the optimizer sees about as many images per step as before.
+
+    Args:
+        error: What was raised.
+        batch_size: Images in a batch; at least 2 are needed.
+        accumulates: Whether gradients may be added up, which sharpness-aware steps cannot.
     """
     text = str(error)
     if not (
@@ -252,13 +257,13 @@ def out_of_memory_message(error: BaseException, batch_size: int) -> str | None:
         or "MPS backend out of memory" in text
     ):
         return None
-    if batch_size <= 1:
-        return "out of memory with a batch of one image: lower --data.size or choose a smaller --model.backbone"
+    if batch_size < 4:
+        return f"out of memory with a batch of {batch_size}: lower --data.size or choose a smaller --model.backbone"
     smaller = 1 << ((batch_size // 2).bit_length() - 1)
+    added = f" --trainer.accumulate_grad_batches {round(batch_size / smaller)}" if accumulates else ""
     return (
-        f"out of memory with --data.batch_size {batch_size}: try --data.batch_size {smaller} "
-        f"--trainer.accumulate_grad_batches {round(batch_size / smaller)}; if that is not enough, lower --data.size or "
-        "choose a smaller --model.backbone"
+        f"out of memory with --data.batch_size {batch_size}: try --data.batch_size {smaller}{added}; if that is not "
+        "enough, lower --data.size or choose a smaller --model.backbone"
     )
 
 
@@ -457,50 +462,75 @@ def how_it_ended(error: BaseException) -> str:
 
 
 class StopGracefully(Callback):
-    """Graceful stop: Ctrl-C finishes the batch and saves a checkpoint, a second one stops at once; SIGTERM saves one.
+    """Graceful stop by Ctrl-C or SIGTERM: finish the step, save a checkpoint, end; a second Ctrl-C stops at once.
 
-    A checkpoint is only written between batches, where weights, optimizer and counters agree.
+    A checkpoint is only written between steps, where weights, optimizer and counters agree: not between batches whose
+    gradients are added up, and not inside a validation, which is finished. Under several processes SIGTERM is left to
+    Lightning, and no checkpoint is written.
     """
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / INTERRUPTED
-        self._asked = False
+        self._interrupted = False  # by Ctrl-C
+        self._requested: BaseException | None = None
         self._before: Any = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Handle Ctrl-C, which only the main thread may; SIGTERM waits for the end of a batch from here on."""
+        """Handle Ctrl-C, which only the main thread may; SIGTERM waits for the end of a step from here on."""
         _sigterm.waits = True
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGINT, self._interrupt)
 
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
-        if self._asked:
+        if self._interrupted:
             raise KeyboardInterrupt
-        self._asked = True
+        self._interrupted = True
+        self._requested = KeyboardInterrupt()
         print("\nstopping after this batch; press Ctrl-C again to stop at once", flush=True)
+
+    def _take_sigterm(self, trainer: Trainer) -> None:
+        """Take a SIGTERM over from Lightning, which would raise at once, also in the middle of a validation."""
+        if trainer.received_sigterm and trainer.world_size == 1:
+            trainer._signal_connector.received_sigterm = False
+            self._requested = SystemExit(143)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         """Stop if requested; after the last batch of an epoch only once the epoch is evaluated and saved."""
-        if self._asked and not trainer.is_last_batch:
+        self._take_sigterm(trainer)
+        if self._requested and not trainer.is_last_batch and not trainer.fit_loop.epoch_loop._should_accumulate():
             if trainer.world_size == 1:
                 trainer.save_checkpoint(self.path)
-            raise KeyboardInterrupt
+            raise self._requested
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Finish the validation before a stop: a run that was resumed inside it would never select that epoch."""
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._take_sigterm(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         """Stop at the start of an epoch if requested; the previous epoch has saved a checkpoint."""
-        if self._asked:
-            raise KeyboardInterrupt
+        if self._requested and batch_idx == 0:
+            raise self._requested
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop before the evaluation."""
-        if self._asked:
-            raise KeyboardInterrupt
+        if self._requested:
+            raise self._requested
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save the state on SIGTERM, for which Lightning raises between batches."""
-        if isinstance(exception, SIGTERMException) and trainer.world_size == 1:
+        """Save the state where Lightning raises for SIGTERM, between batches."""
+        between = not trainer.validating and not trainer.fit_loop.epoch_loop._should_accumulate()
+        if isinstance(exception, SIGTERMException) and trainer.world_size == 1 and between:
             trainer.save_checkpoint(self.path)
         _sigterm.waits = False
         self._restore_handler()
@@ -516,12 +546,25 @@ class StopGracefully(Callback):
             self._before = None
 
 
+class StopEarly(EarlyStopping):
+    """Lightning's early stopping; a resumed run that had stopped early does not train another epoch."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop a run whose patience had ended before it was interrupted."""
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True
+
+
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.EFBIG, errno.ENOTDIR}
 
 
 @contextmanager
-def explained(batch_size: int) -> Iterator[None]:
+def explained(batch_size: int, *, accumulates: bool = True) -> Iterator[None]:
     """Turn common failures of a run (memory, disk, loading processes) into an error that says what to do.
+
+    Args:
+        batch_size: Images in a batch.
+        accumulates: Whether gradients of several batches may be added up.
 
     Raises:
         InputError: in place of an out-of-memory error, a killed loading process, a full disk or an unwritable folder.
@@ -529,7 +572,7 @@ def explained(batch_size: int) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
-        if advice := out_of_memory_message(error, batch_size):
+        if advice := out_of_memory_message(error, batch_size, accumulates=accumulates):
             raise InputError(advice) from error
         if "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error):
             msg = f"mlruns: no checkpoint was written ({str(error).splitlines()[0][:80]}); is the disk full?"
@@ -594,17 +637,17 @@ def run_callbacks(options: RunOptions, folder: Path, *, progress: bool = True) -
             enable_version_counter=False,
             save_on_train_epoch_end=True,
         ),
-        StopGracefully(folder),
         ResumeAtBatch(),
         NonFiniteLoss(),
     ]
     if progress:
         callbacks.append(run_progress())
     if options.patience is not None:
-        callbacks.append(EarlyStopping(monitor=MONITOR, mode="max", patience=options.patience))
+        # not strict: a run that ends by max_steps or max_time before its first validation has nothing to look at
+        callbacks.append(StopEarly(monitor=MONITOR, mode="max", patience=options.patience, strict=False))
     if options.ema_decay is not None:
         callbacks.append(average_weights(options.ema_decay, options.ema_warmup))
-    return callbacks
+    return [*callbacks, StopGracefully(folder)]  # after the others have done what belongs to a step
 
 
 def resume_checkpoint(folder: Path) -> Path | None:

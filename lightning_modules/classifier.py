@@ -411,8 +411,15 @@ class EmotionClassifier(pl.LightningModule):
                 target = F.one_hot(target, len(self.classes)).float()
             image, target = self.mixing(image, target, self._step_seed())
         loss = self.loss(self.logits(image), target)
+        if self._moved():
+            return loss
         self.log("train/loss", loss, on_step=False, on_epoch=True, sync_dist=True, batch_size=len(image))
         return loss
+
+    def _moved(self) -> bool:
+        """Whether a sharpness-aware step has moved the weights, whose loss is not that of the model."""
+        optimizers = [] if self._trainer is None else self._trainer.optimizers
+        return any(getattr(optimizer, "moved", False) for optimizer in optimizers)
 
     def _epochs(self) -> int:
         return self.trainer.max_epochs or 1  # check_limits refuses a run without a number of epochs
@@ -487,7 +494,12 @@ class EmotionClassifier(pl.LightningModule):
         return known | {"prob": self.probabilities(batch["image"])}
 
     def on_train_start(self) -> None:
-        """Raise if a resumed one-cycle run has another length, since its schedule would end too early or fail."""
+        """Set the mode of the backbone, and check the length of a resumed run.
+
+        Raises:
+            InputError: A one-cycle run has another length than planned: its schedule would end too early, or fail.
+        """
+        self.on_train_epoch_start()  # which Lightning leaves out in an epoch that is resumed in its middle
         schedulers = self.lr_schedulers()
         steps = int(self.trainer.estimated_stepping_batches)
         for scheduler in schedulers if isinstance(schedulers, list) else [schedulers]:

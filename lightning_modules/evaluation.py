@@ -392,7 +392,7 @@ def _difference(
     batch_size: int,
 ) -> pd.DataFrame:
     """Return the scores of damaged copies, and their differences to the images as they are, with intervals."""
-    damaged = [_damaged(name, one, row) for row, one in enumerate(inputs)]
+    damaged = [_damaged(name, one, int(row)) for one, row in zip(inputs, base["row"], strict=True)]
     table = _tables(predictor, damaged, classes, base, groups, batch_size)[0]
     difference = paired_difference(predictions, table, classes, resamples=resamples)
     whole = difference[(difference["class"] == "") & difference["metric"].isin(["f1_macro", "accuracy"])]

@@ -53,7 +53,7 @@ def check_limits(config: RunConfig) -> None:
             raise invalid(f"--trainer.{name}", rule, trainer[name], hint)
     _check_epochs(config)
     if radius := config.model["sam_radius"]:
-        if trainer.get("precision") == "16-mixed":
+        if str(trainer.get("precision")) in ("16", "16-mixed"):
             rule, hint = "must be 0 with --trainer.precision 16-mixed", "or give --trainer.precision bf16-mixed"
             raise invalid("--model.sam_radius", rule, radius, hint)
         if trainer.get("accumulate_grad_batches") not in (None, 1):
@@ -74,6 +74,9 @@ def _check_epochs(config: RunConfig) -> None:
     used = next((name for name, value in counting.items() if value), None)
     if used is not None and (epochs is None or epochs < 1):
         raise invalid(f"--model.{used}", "needs --trainer.max_epochs", counting[used])
+    after, steps = config.model["loss"]["init_args"].get("reweight_after"), config.trainer.get("max_steps")
+    if after is not None and epochs == -1 and steps in (None, -1):
+        raise invalid("--model.loss.reweight_after", "needs --trainer.max_epochs or --trainer.max_steps", after)
     if epochs is not None and 0 < epochs < unmixed:
         raise invalid("--model.unmixed_epochs", f"must be at most --trainer.max_epochs, {epochs}", unmixed)
 

@@ -66,6 +66,7 @@ class SharpnessAware(Optimizer):
     """
 
     radius = 0.05
+    moved = False  # while the weights are those up the gradient
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # noqa: ANN401 - the loss
         """Take one step; ``closure`` computes the loss and its gradients anew, and its first result is returned."""
@@ -79,7 +80,11 @@ class SharpnessAware(Optimizer):
             norm = torch.stack([each.grad.norm() for each in moved]).norm() + 1e-12
             for each in moved:
                 each.add_(each.grad * (self.radius / norm))  # a tensor, so that a GPU need not be waited for
-        closure()
+        self.moved = True
+        try:
+            closure()
+        finally:
+            self.moved = False
         with torch.no_grad():
             for each, value in zip(moved, before, strict=True):
                 each.copy_(value)
@@ -168,7 +173,7 @@ def build_schedules(
         rise = LinearLR(optimizer, start_factor=1 / (warm + 1), total_iters=warm)
         schedules.append({"scheduler": rise, "interval": "step"})
     if name == "plateau":
-        plateau = ReduceLROnPlateau(optimizer, mode="max", factor=0.5, patience=3)
+        plateau = ReduceLROnPlateau(optimizer, mode="max", factor=0.5, patience=2)  # torch halves after one more
         watch = {"interval": "epoch", "frequency": every, "monitor": monitor, "strict": False}
         schedules.append({"scheduler": plateau, **watch})
     return schedules

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -47,7 +47,7 @@ from lightning_modules.callbacks import (
 )
 from lightning_modules.checkpoints import load_tensors, read_checkpoint, store_in_checkpoint
 from lightning_modules.classifier import EmotionClassifier, check_model
-from lightning_modules.config import DecisionOptions, RunConfig, RunOptions, data_module, recipe_names
+from lightning_modules.config import TEACHER_SHARE, DecisionOptions, RunConfig, RunOptions, data_module, recipe_names
 from lightning_modules.decisions import (
     DECISIONS_KEY,
     NO_VAL_PART,
@@ -63,6 +63,7 @@ from lightning_modules.warm_start import (
     check_weights,
     learn_from_teacher,
     read_start,
+    seen_by,
     start_from_weights,
 )
 from results.predictions import (
@@ -561,7 +562,7 @@ def train(config: RunConfig, callbacks: Sequence[Callback] = (), data: Any = Non
     """
     quiet()
     with _explained(), sigterm_ends():
-        return _train(config, callbacks, data)
+        return _train(with_run_ids(config), callbacks, data)
 
 
 class Task(ABC):
@@ -771,7 +772,7 @@ def _train(config: RunConfig, callbacks: Sequence[Callback], shared: Any) -> Run
         trainer = make_trainer(task.trainer_options, tracker, folder, [*callbacks, *task.callbacks(folder)])
         if isinstance(task, EmotionTask):
             settle_limits(trainer, data)
-        with explained(data.batch_size):
+        with explained(data.batch_size, accumulates=not config.model.get("sam_radius")):
             if run_id and first_rank() and (other := note_other_code(run_id)):
                 tracker.set_tags(other)
             task.log_beginning(tracker)
@@ -808,7 +809,7 @@ def _try_out(task: EmotionTask, callbacks: Sequence[Callback]) -> RunResult | No
     own = task.callbacks(Path(DIRECTORY))
     kept = [each for each in own if not isinstance(each, ModelCheckpoint | EarlyStopping | StopGracefully)]
     trainer = make_trainer(task.trainer_options, None, Path.cwd(), [*callbacks, *kept])
-    with explained(task.data.batch_size):
+    with explained(task.data.batch_size, accumulates=not task.config.model.get("sam_radius")):
         trainer.fit(task.model, datamodule=task.data)
         trainer.test(task.model, datamodule=task.data, verbose=False)
     if not trainer.is_global_zero:
@@ -817,6 +818,28 @@ def _try_out(task: EmotionTask, callbacks: Sequence[Callback]) -> RunResult | No
     ran = "one batch" if batches is True or batches == 1 else f"{batches} batches"
     text = f"fast_dev_run: {ran} of training, validation and test ran; nothing was tracked and no checkpoint was kept\n"
     return RunResult("", tuple(task.data.classes), pd.DataFrame(), task.split_table(), text, task.model, task.data)
+
+
+def with_run_ids(config: RunConfig) -> RunConfig:
+    """Replace the names of runs in `run.start_from` and `run.teacher` by their ids.
+
+    A name such as `latest` means another run later on, and so would make another run of the same identity.
+
+    Raises:
+        InputError: There is no such run.
+    """
+    if config.kind == "detector":
+        return config
+    changes: dict[str, Any] = {}
+    start, teacher = config.run["start_from"], config.run["teacher"]
+    if start and not start.endswith(".ckpt"):
+        changes["run.start_from"] = find_trained_run(start)
+    if teacher:
+        from lightning_modules.predictor import find_model_run  # few runs have a teacher
+
+        named = [source if source.endswith(".ckpt") else find_model_run(source) for source in teacher]
+        changes["run.teacher"] = named
+    return config.override(changes) if changes else config
 
 
 def check_options(config: RunConfig) -> None:
@@ -892,22 +915,61 @@ def _check_devices(config: RunConfig) -> None:
         raise InputError(msg)
 
 
-def evaluate(config: RunConfig, checkpoint: Path, part: Literal["validate", "test"]) -> None:
+def evaluate(config: RunConfig, checkpoint: Path, part: Literal["validate", "test"], run_id: str | None = None) -> None:
     """Evaluate a checkpoint on the val part (validate) or the test part (test); Lightning prints the metrics.
 
+    Args:
+        config: Options of the run, and others, such as another fold.
+        checkpoint: The file.
+        part: What to evaluate on.
+        run_id: The run that wrote the checkpoint, if known.
+
     Raises:
-        InputError: The checkpoint is damaged, of another program or of other classes.
+        InputError: The checkpoint is damaged, of another program or of other classes; or the images are divided
+            otherwise than in its run, and the model was trained on some of those that would be evaluated.
     """
     quiet()
+    # the weights that the run started from, and its teacher, are not needed again, and may be gone
+    config = config.override(
+        {"run.start_from": None, "run.teacher": None, "run.teacher_share": TEACHER_SHARE, "model.weights": "none"}
+    )
     check_options(config)
-    read_checkpoint(checkpoint)
+    content = read_checkpoint(checkpoint)
     with _explained():
         task = make_task(config)
+        prepare(task.data)
+        task.data.setup("validate" if part == "validate" else "test")
+        if run_id is None or run_row(run_id).get("tags.division") != division_hash(task.data):
+            _refuse_known(content, task.data, part, str(run_id or checkpoint), run_id)
         trainer = make_trainer(task.trainer_options, None, Path.cwd(), [])
         run = trainer.validate if part == "validate" else trainer.test
         run(task.model, datamodule=task.data, ckpt_path=str(checkpoint), weights_only=True)
         if trainer.is_global_zero:
             print(scored_on(task.data, "val" if part == "validate" else "test"))
+
+
+def _refuse_known(
+    content: Mapping[str, Any], data: EmotionDataModule, part: Literal["validate", "test"], source: str, run: str | None
+) -> None:
+    """Raise for a model that was trained on images of a part; print a note if the checkpoint does not record it."""
+    option = "--ckpt_path" if run is None else "--run"
+    try:
+        seen = seen_by(content, data, option, source, run)
+    except InputError:
+        note = f"note: {source} does not record which images it was trained on, so some of these may be among them"
+        print(note, file=sys.stderr)
+        return
+    rows = data.selected_on if part == "validate" else data.fold_rows.test
+    selected = part == "test" and data.plan.protocol != "paper"
+    before = seen.among(data.contents, selected=selected)
+    known = int(np.isin(data.clusters[rows], data.clusters[before]).sum())
+    if known:
+        msg = (
+            f"{option}: {source} was trained on {known} of the {len(rows)} images that would be scored (or on "
+            "near-duplicates of them or images of the same people), since the images or the options are not those of "
+            "its run; give them as they were then, or score it with `emotion evaluate RUN --data DATA --allow-seen`"
+        )
+        raise InputError(msg)
 
 
 def scored_on(data: EmotionDataModule, part: Literal["val", "test"]) -> str:
@@ -1042,6 +1104,13 @@ def run_notes(config: RunConfig, data: EmotionDataModule) -> list[str]:
     return notes
 
 
+def limited_steps(steps: int, limit: float | None) -> int:
+    """Return the steps that Lightning's `limit_train_batches`, a number or a share of the batches, leaves of them."""
+    if isinstance(limit, float):
+        return max(1, int(steps * limit))
+    return steps if limit is None else min(steps, limit)
+
+
 def describe_run(config: RunConfig, runs: int = 1, identity: str = "", workers: int = 1) -> str:
     """Describe what `emotion fit` or a cross-validation would do, without training or storing a run.
 
@@ -1059,10 +1128,15 @@ def describe_run(config: RunConfig, runs: int = 1, identity: str = "", workers: 
     prepare(data)
     data.setup("fit")
     drawn, val, test = len(data.draws), len(data.selected_on), len(data.fold_rows.test)
-    steps = -(-drawn // data.batch_size)
+    whole = -(-drawn // data.batch_size)
+    steps = limited_steps(whole, config.trainer.get("limit_train_batches"))
     epochs = planned_epochs(config, steps)
-    rounds = -(-runs // max(1, workers))
-    seconds = STARTUP + seconds_an_image(config) * (epochs * drawn + (epochs * val + test) / FORWARD)
+    at_once = min(workers, torch.cuda.device_count()) if torch.cuda.is_available() else 1  # workers share the cores
+    rounds = -(-runs // max(1, at_once))
+    passes = 2 if config.model["sam_radius"] else 1
+    views = (5 if config.model["shift_at_test"] else 1) * (2 if config.model["flip_at_test"] else 1)
+    trained = passes * epochs * min(steps * data.batch_size, drawn)
+    seconds = STARTUP + seconds_an_image(config) * (trained + (epochs * val + views * test) / FORWARD)
     selected = "the same as the test part (protocol paper)" if data.plan.protocol == "paper" else "to select the epoch"
     first = "of fold 0" if runs > 1 else ""
     lines = [

@@ -296,6 +296,10 @@ def write_soup(sources: Sequence[str], path: Path) -> list[str]:
     first = checkpoints[0]
     seen = SeenImages()
     for source, other in zip(sources, checkpoints, strict=True):
+        if SeenImages.read(other.get("EmotionDataModule", {}).get("seen")) is None:
+            msg = f"RUN: {source} does not record which images it was trained on; train it again with this version"
+            raise InputError(msg)
+    for source, other in zip(sources, checkpoints, strict=True):
         for what, part in (("model", CONFIG_KEY), ("images", "EmotionDataModule")):
             for name, value in first[part].items():
                 if name not in ("seen", "pixel_limit") and other[part].get(name) != value:
@@ -306,9 +310,7 @@ def write_soup(sources: Sequence[str], path: Path) -> list[str]:
                     )
                     raise InputError(msg)
         record = SeenImages.read(other["EmotionDataModule"].get("seen"))
-        if record is None:
-            msg = f"RUN: {source} does not record which images it was trained on; train it again with this version"
-            raise InputError(msg)
+        assert record is not None  # checked above
         seen = seen.joined(record)
     states = [checkpoint["state_dict"] for checkpoint in checkpoints]
     mean: dict[str, Tensor] = {}

@@ -40,12 +40,13 @@ from lightning_modules.training import (
     send_what_waits,
     stated_tags,
     train,
+    with_run_ids,
 )
 from results.predictions import join_folds
 from results.statistics import whole_scores
 from results.tracking import store
 from results.tracking.logger import TrackingLogger
-from results.tracking.runs import CONFIG, children, download, find_run, find_runs, has_store, run_row
+from results.tracking.runs import CONFIG, children, download, find_runs, find_whole_run, has_store, run_row
 from sweeps.workers import VISIBLE_GPUS, environment_variables, require_one_device, worker_variables
 
 
@@ -199,15 +200,50 @@ def _plan(config: RunConfig, folds: int, seeds: list[int]) -> _Plan:
     return _Plan(common, folds, seeds, data_module(common))
 
 
+def _check(config: RunConfig, folds: int, seeds: Sequence[int], workers: int, resamples: int = 2000) -> None:
+    """Check the arguments of `cross_validate` that need no data.
+
+    Raises:
+        InputError: One is out of range, or does not fit a cross-validation.
+    """
+    if folds < 2:
+        msg = f"--folds: must be at least 2, got {folds}; for one split use `emotion fit --split holdout`"
+        raise InputError(msg)
+    if len(set(seeds)) != len(seeds):
+        msg = f"--seeds: must not repeat a seed, got {seeds}"
+        raise InputError(msg)
+    if not all(0 <= seed < 2**32 for seed in seeds):
+        raise invalid("--seeds", "must be from 0 to 4294967295", list(seeds))
+    if resamples < 100:
+        msg = f"--resamples: must be at least 100 for an interval (2000 is usual), got {resamples}"
+        raise InputError(msg)
+    if not config.run["evaluate"]:
+        msg = "--run.evaluate: must be true, since a cross-validation needs predictions, got false; leave it out"
+        raise InputError(msg)
+    if rule_of := RunOptions(**config.run).decides.rule:
+        name, stated = rule_of
+        rule = "of the mean of folds needs images that no fold has seen, so a cross-validation cannot fit it"
+        hint = f"leave it out, then use `emotion calibrate RUN --{name} {stated} --data SOURCE`"
+        raise invalid(f"--run.{name}", rule, stated, hint)
+    if workers < 1:
+        msg = f"--workers: must be at least 1, got {workers}"
+        raise InputError(msg)
+    if workers > 1:
+        require_one_device(config, "a cross-validation with several --workers")
+    quiet()
+    check_options(config)
+    require_whole_runs(config, "a cross-validation")
+
+
 def describe_cross_validation(config: RunConfig, folds: int, seeds: list[int], workers: int = 1) -> str:
     """Describe what `cross_validate` would do with these arguments; trains nothing, stores no run.
 
     Raises:
         InputError: As in `cross_validate`.
     """
+    _check(config, folds, seeds, workers)
     work = _plan(config, folds, seeds)
     prepare(work.data)
-    check_options(config)
     return describe_run(work.config, runs=len(work.todo), identity=work.identity, workers=workers)
 
 
@@ -240,36 +276,10 @@ def cross_validate(
     Raises:
         InputError: Wrong options; a class with fewer clusters than folds; folds that do not cover the images once.
     """
-    if folds < 2:
-        msg = f"--folds: must be at least 2, got {folds}; for one split use `emotion fit --split holdout`"
-        raise InputError(msg)
-    if len(set(seeds)) != len(seeds):
-        msg = f"--seeds: must not repeat a seed, got {seeds}"
-        raise InputError(msg)
-    if not all(0 <= seed < 2**32 for seed in seeds):
-        raise invalid("--seeds", "must be from 0 to 4294967295", list(seeds))
-    if resamples < 100:
-        msg = f"--resamples: must be at least 100 for an interval (2000 is usual), got {resamples}"
-        raise InputError(msg)
-    if not config.run["evaluate"]:
-        msg = "--run.evaluate: must be true, since a cross-validation needs predictions, got false; leave it out"
-        raise InputError(msg)
-    decides = RunOptions(**config.run).decides
-    if decides.rule:
-        name, stated = decides.rule
-        rule = "of the mean of folds needs images that no fold has seen, so a cross-validation cannot fit it"
-        hint = f"leave it out, then use `emotion calibrate RUN --{name} {stated} --data SOURCE`"
-        raise invalid(f"--run.{name}", rule, stated, hint)
-    if workers < 1:
-        msg = f"--workers: must be at least 1, got {workers}"
-        raise InputError(msg)
-    if workers > 1:
-        require_one_device(config, "a cross-validation with several --workers")
-    quiet()
-    check_options(config)
-    require_whole_runs(config, "a cross-validation")
-    work = _plan(config, folds, seeds)
+    _check(config, folds, seeds, workers, resamples)
+    work = _plan(with_run_ids(config), folds, seeds)
     data = work.data
+    decides = RunOptions(**config.run).decides
     with sigterm_ends():
         parent_id = _parent_to_resume(work, resume)
         if parent_id and first_rank():  # for the other ranks, rank zero is the process that writes the run
@@ -329,7 +339,7 @@ def _parent_to_resume(work: _Plan, resume: str | None) -> str | None:
         return None
     send_what_waits()  # a fold may have finished while the server was unreachable
     if resume != "auto":
-        stored = run_row(find_run(resume))
+        stored = run_row(find_whole_run(resume))
         prepare(work.data)
         if stored.get("tags.identity") != work.identity:
             msg = (

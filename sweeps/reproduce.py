@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from datamodules.errors import InputError
 from lightning_modules.config import RunConfig
 from lightning_modules.training import RunResult, train
 from results.predictions import PROBABILITY
 from results.tracking.environment import environment
-from results.tracking.runs import CONFIG, download, find_run, load_table, run_row
+from results.tracking.runs import CONFIG, download, find_whole_run, load_table, run_row
 from sweeps.cross_validation import CrossValidation, cross_validate
 
 COMPARED = ("git_commit", "git_dirty", "lock_sha256", "python", "platform", "processor", "cores")
@@ -82,9 +83,15 @@ def reproduce(run: str) -> Reproduction | None:
     Raises:
         InputError: There is no such run, or it has no predictions to compare with.
     """
-    run_id = find_run(run)
+    run_id = find_whole_run(run)
     tags = run_row(run_id)
     kind = tags.get("tags.kind")
+    if (task := tags.get("tags.cell_task")) in ("frozen", "adjust", "detector"):
+        msg = (
+            f"RUN: {tags['name']!r} is a cell of study {tags['tags.study']} that no single command trains ({task}); "
+            f"run it again with `emotion study {tags['tags.study']}` in an empty folder"
+        )
+        raise InputError(msg)
     before = load_table(run_id, "predictions", any_version=True)
     environment_lines = environment_differences(run_id)
     # the config of the run, since its recipe may have changed

@@ -26,11 +26,11 @@ from optuna.trial import FrozenTrial, TrialState
 from torch.utils.flop_counter import FlopCounterMode
 
 from datamodules.emotion import EmotionDataModule
-from datamodules.errors import InputError, did_you_mean
+from datamodules.errors import InputError, did_you_mean, invalid
 from datamodules.files.paths import replacing
 from lightning_modules.config import MONITOR, Options, RunConfig, data_module, option_names
 from lightning_modules.limits import require_whole_runs
-from lightning_modules.training import planned_epochs, train
+from lightning_modules.training import planned_epochs, train, with_run_ids
 from results.tracking.logger import TrackingLogger
 from results.tracking.runs import find_runs, load_table, run_config
 from sweeps.cross_validation import end_stale_run, end_stale_runs, record_resume
@@ -63,7 +63,7 @@ FIXED = (  # options that a search sets
 
 COMMON = (  # options that all trials share; drawn ones would let a trial train on images that the winner is scored on
     *("data.source", "data.read", "data.near_duplicates", "data.leak", "data.outer", "data.holdout_fraction"),
-    *("data.inner_fraction", "data.cache_dir", "run.experiment", "run.recipe", "run.resamples"),
+    *("data.stratify_by", "data.inner_fraction", "data.cache_dir", "run.experiment", "run.recipe", "run.resamples"),
 )
 
 
@@ -123,7 +123,7 @@ def search_config(options: Options) -> RunConfig:
         InputError: An option that a search sets itself, or a wrong value.
     """
     check_options(options)
-    config = RunConfig.layered(options)
+    config = with_run_ids(RunConfig.layered(options))
     changes: dict[str, Any] = {"data.split": "given" if config.data["split"] == "given" else "holdout"}
     if "trainer.enable_progress_bar" not in options:
         changes["trainer.enable_progress_bar"] = False  # the trials have a bar of their own
@@ -335,12 +335,22 @@ def warm_starts(plan: Plan, storage: RDBStorage, warm_start: str | None) -> list
         known = ", ".join(searches) or "none"
         msg = f"--warm-start: no study {warm_start!r} in this storage; there are: {known}"
         raise InputError(msg) from None
-    names = {key for name, dimension in build_space(plan.space).items() for key in dimension.parameters(name)}
+    if plan.sampler == "grid":
+        raise invalid("--warm-start", "cannot be used with --sampler grid, which runs every point", warm_start)
+    dimensions = {
+        key: dimension for name, dimension in build_space(plan.space).items() for key in dimension.parameters(name)
+    }
     done = other.get_trials(states=(TrialState.COMPLETE,))
     done.sort(key=lambda trial: -trial.values[0])
-    starts = [{key: value for key, value in trial.params.items() if key in names} for trial in done]
+    starts = [
+        {key: value for key, value in trial.params.items() if key in dimensions and dimensions[key].contains(value)}
+        for trial in done
+    ]
     if not any(starts):
-        msg = f"--warm-start: study {warm_start!r} has no finished trial with an option of this space; leave it out"
+        msg = (
+            f"--warm-start: study {warm_start!r} has no finished trial with an option and value of this space; leave "
+            "it out"
+        )
         raise InputError(msg)
     return [start for start in starts if start]
 
@@ -430,6 +440,7 @@ def _folds(
     for fold in range(folds):
         report = Report(trial, scores, folds, epochs, each_epoch=pruner == "hyperband")
         changes: dict[str, Any] = {"data.inner_folds": folds, "data.inner_fold": fold, "run.evaluate": False}
+        changes |= {"run.decisions": None, "run.risk": None, "run.coverage": None}  # the winner's alone
         changes["run.keep"] = "none"  # nothing is predicted with a trial's weights
         changes |= {"run.parent": str(tracker.run_id), "run.name": f"trial {trial.number} fold {fold}"}
         done = train(config.override({**drawn, **changes}), [report], data)

@@ -36,6 +36,10 @@ class Dimension(ABC):
         """Return the option's value, from those of its parameters."""
         return drawn[name]
 
+    def contains(self, value: object) -> bool:
+        """Return whether a parameter may have this value."""
+        return value in self.values("")
+
     @abstractmethod
     def values(self, name: str) -> list[Plain]:
         """Return all values of one parameter.
@@ -78,6 +82,17 @@ class Real(Dimension):
     log: bool = False
     step: float | None = None
 
+    def contains(self, value: object) -> bool:
+        """Return whether it is between the bounds, and on a step."""
+        if isinstance(value, bool) or not isinstance(value, int | float) or not self.low <= value <= self.high:
+            return False
+        return self.step is None or any(abs(value - known) < 1e-9 * self.step for known in self._steps())
+
+    def _steps(self) -> list[float]:
+        assert self.step is not None
+        count = int((self.high - self.low) / self.step + 1e-9) + 1
+        return [round(self.low + index * self.step, 12) for index in range(count)]
+
     def values(self, name: str) -> list[Plain]:
         """Return all values, if there is a step."""
         if self.step is None:
@@ -86,8 +101,7 @@ class Real(Dimension):
                 "give it a step, or choose --sampler tpe or random"
             )
             raise InputError(msg)
-        count = int((self.high - self.low) / self.step + 1e-9) + 1
-        return [round(self.low + index * self.step, 12) for index in range(count)]
+        return list(self._steps())
 
     def _draw(self, trial: optuna.Trial, parameter: str) -> Plain:
         return trial.suggest_float(parameter, self.low, self.high, log=self.log, step=self.step)

@@ -269,7 +269,7 @@ def build_sampler(strategy: Mapping[str, Any], number: int) -> BaseSampler:
     if name == "tpe":
         return TPESampler(seed=seed, n_startup_trials=STARTUP, constant_liar=True)  # running trials count as poor ones
     if name == "nsga2":
-        return NSGAIISampler(seed=seed, population_size=int(strategy.get("population", 20)))
+        return NSGAIISampler(seed=seed, population_size=20)
     return RandomSampler(seed=seed)  # of a grid every cell is queued, so nothing is left to draw
 
 
@@ -497,17 +497,20 @@ def enqueue(study: optuna.Study, params: Sequence[Mapping[str, Any]], *, retry_f
         study: From `create_study` or `load_study`.
         params: Fixed parameters by name; the others are suggested. Plain types. A task reads them in
             ``trial.user_attrs["enqueued"]``, or by suggesting them.
-        retry_failed: Trials that failed by themselves do not count, so they are added again.
+        retry_failed: Trials that failed by themselves do not count, so they are added again. Those that were stopped
+            never count.
 
     Returns:
         How many were added.
     """
     added = 0
     with quiet(), exclusive(_storage(study), study.study_name):
+        _requeue_stale(study)  # what is left of them was stopped as often as a trial is queued again by itself
         present = Counter(
             str(trial.user_attrs[KEY])
             for trial in distinct_trials(study)
-            if KEY in trial.user_attrs and not (retry_failed and failed_by_itself(trial))
+            if KEY in trial.user_attrs
+            and not (trial.state == TrialState.FAIL and (retry_failed or ERROR not in trial.user_attrs))
         )
         for fixed in params:
             key = json.dumps(fixed, sort_keys=True)

@@ -1,5 +1,6 @@
 """Shared by all readers: canonical names of labels and parts, and the choice of classes."""
 
+import re
 import shlex
 from dataclasses import replace
 from pathlib import Path
@@ -41,13 +42,20 @@ def finish(
 def resolve(label: str, options: ReadOptions) -> str | None:
     """Return the class that a label means, the user's own aliases first, or None."""
     for alias, meaning in (options.aliases or {}).items():
-        if plain(alias) == plain(label):
+        number = _is_number(alias) or _is_number(label)  # the sign of a number counts, other punctuation does not
+        if alias.strip() == label.strip() or (not number and plain(alias) == plain(label)):
             return canonical(meaning) or meaning.strip()
     return canonical(label)
 
 
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", text.strip()) is not None
+
+
 def _name_labels(table: pd.DataFrame, name: str, options: ReadOptions) -> tuple[pd.DataFrame, tuple[str, ...]]:
     raw = plain_text(table["label"]).str.strip()
+    if raw.str.fullmatch(r"-?[0-9]+\.0").all():  # whole numbers that a table has as floats
+        raw = raw.str.removesuffix(".0")
     wanted = {plain(choice): choice.strip() for choice in options.classes or ()}
     names: dict[str, str] = {}
     unknown: list[str] = []
@@ -79,7 +87,8 @@ def _numbers_need_names(counts: pd.Series, name: str, options: ReadOptions) -> s
     found = sorted(counts.index, key=float)
     listed = ", ".join(f"{number} ({counts[number]})" for number in found[:20])
     given = [f"--alias {shlex.quote(f'{alias}={meaning}')}" for alias, meaning in (options.aliases or {}).items()]
-    words = " ".join([*given, *(f"--alias {number}=CLASS" for number in found[:20])])
+    # a word that begins with a minus would be taken for an option
+    words = " ".join([*given, *(f"--alias{' ='[number.startswith('-')]}{number}=CLASS" for number in found[:20])])
     return (
         f"{name}: the labels are the numbers (images) {listed}. Give the meaning of each number in this data set: "
         f"{words} (CLASS is a name such as happy). For folders with the numbers of a published set, name the set "

@@ -256,8 +256,8 @@ def _read_affectnet_npy(root: Path, parts: list[Path], options: ReadOptions, nam
         table = _annotations(part / "annotations", both, states, keep=settled)
         table["path"] = [images[stem] for stem in both]
         table["path"] = _below(part / "images", root) + table["path"]
-        if part != root:
-            table["split"] = canonical_split(part.name) or part.name
+        if len(parts) > 1 or part != root:  # images beside the parts are in none
+            table["split"] = "" if part == root else canonical_split(part.name) or part.name
         tables.append(table)
     table = pd.concat(tables, ignore_index=True)
     if "split" in table and (table["split"].map(canonical_split).isna().any() or len(parts) < 2):

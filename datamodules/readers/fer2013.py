@@ -7,6 +7,7 @@ by its number. The extended CK+ set (`ckextended.csv`) has the same columns, and
 
 import os
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +73,7 @@ def read(path: Path, options: ReadOptions, name: str) -> Manifest:
     found = pixel_tables(path)
     if not found:
         if table.find_table(path) is not None:
-            return table.read(path, options, name)
+            return table.read(path, replace(options, aliases=MEANINGS | (options.aliases or {})), name)
         return folder.read(path, options, name, MEANINGS)
     labelled = [file for file in found if "emotion" in _columns(file)]
     if not labelled:

@@ -116,6 +116,13 @@ def _part(name: str) -> str | None:
     return canonical_split(name) or parts.pop()
 
 
+def _parts(names: list[str]) -> list[str]:
+    """Return the folders beside each other that are parts, not people: `Test subject 1`, `Test subject 2`."""
+    parts = {name: part for name in names if (part := _part(name))}
+    alike = len(parts) > 1 and len(set(parts.values())) == 1
+    return [] if alike and not any(map(canonical_split, parts)) else list(parts)
+
+
 @dataclass
 class _Folder:
     """A folder that has images in or below it."""
@@ -154,7 +161,7 @@ class _Search:
     def named(self, node: _Folder, part: str) -> Classes:
         """Return the class folders at or below a folder whose names are known emotions; {} if there are none."""
         labels = [name for name in node.below if self._is_class(name)]
-        parts = [name for name in node.below if name not in labels and _part(name)]
+        parts = _parts([name for name in node.below if name not in labels])
         others = [name for name in node.below if name not in labels and name not in parts]
         if parts and labels:
             raise self._mixed(node, parts, labels + others)
@@ -189,8 +196,8 @@ class _Search:
     def unknown(self, node: _Folder, part: str) -> Classes:
         """Return the class folders where none has a name that is known; {} if nothing looks like class folders."""
         kids = list(node.below.values())
-        if any(_part(name) for name in node.below):
-            by_name = {name: self.unknown(kid, name) for name, kid in node.below.items() if _part(name)}
+        if parts := _parts(list(node.below)):
+            by_name = {name: self.unknown(node.below[name], name) for name in parts}
             if any(by_name.values()):
                 self.parts += [node.below[name].path for name in by_name if by_name[name]]
                 for name, kid in node.below.items():

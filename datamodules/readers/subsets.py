@@ -87,8 +87,18 @@ def agreed(table: pd.DataFrame, least: int, name: str) -> tuple[pd.DataFrame, tu
         raise InputError(msg)
     if kept.all():
         return table, ()
-    note = f"{int((~kept).sum())} images left out: fewer than {least} annotators gave their label"
-    return table[kept].reset_index(drop=True), (note,)
+    notes = [f"{int((~kept).sum())} images left out: fewer than {least} annotators gave their label"]
+    table = table[kept].reset_index(drop=True)
+    votes = [str(column) for column in table if str(column).startswith(VOTES)]
+    if gone := [column for column in votes if column.removeprefix(VOTES) not in set(table["label"])]:
+        names = ", ".join(column.removeprefix(VOTES) for column in gone)
+        notes.append(f"no image of {names} is left, so the votes for it are left out")
+        table = table.drop(columns=gone)
+        voted = (table[[column for column in votes if column not in gone]].astype(float).sum(axis=1) > 0).to_numpy()
+        if not voted.all():
+            notes.append(f"{int((~voted).sum())} images left out: nobody voted for a class that is left")
+            table = table[voted].reset_index(drop=True)
+    return table, tuple(notes)
 
 
 def draw_evenly(manifest: Manifest, per_class: int) -> Manifest:
@@ -214,9 +224,10 @@ def join(manifests: Sequence[Manifest]) -> Manifest:
             raise InputError(msg)
     root = Path(os.path.commonpath([manifest.root.resolve() for manifest in manifests]))
     folders = [manifest.root.resolve().relative_to(root).as_posix() for manifest in manifests]
+    prefixes = ["" if below == "." else f"{below}/" for below in folders]
     tables = []
-    for manifest, below in zip(manifests, folders, strict=True):
-        table = manifest.table.assign(path=below + "/" + manifest.table["path"], **{SET: manifest.name})
+    for manifest, before in zip(manifests, prefixes, strict=True):
+        table = manifest.table.assign(path=before + manifest.table["path"], **{SET: manifest.name})
         if "subject" in table:
             table["subject"] = table["subject"].map(
                 lambda subject, name=manifest.name: f"{name} {subject}" if subject else ""
@@ -234,8 +245,8 @@ def join(manifests: Sequence[Manifest]) -> Manifest:
     finder = finders.pop() if len(finders) == 1 else ""
     whole = replace(whole, sets=tuple(zip(names, folders, strict=True)), detector=finder)
     boxes = [
-        m.boxes.assign(path=below + "/" + m.boxes["path"])
-        for m, below in zip(manifests, folders, strict=True)
+        m.boxes.assign(path=before + m.boxes["path"])
+        for m, before in zip(manifests, prefixes, strict=True)
         if m.boxes is not None
     ]
     return whole if len(boxes) < len(manifests) else whole.with_boxes(pd.concat(boxes, ignore_index=True))

@@ -14,7 +14,7 @@ import pandas as pd
 
 from datamodules.errors import InputError
 from datamodules.files.lookup import locate
-from datamodules.files.paths import is_folder
+from datamodules.files.paths import is_folder, on_disk
 from datamodules.files.tables import PATH_COLUMNS, SUFFIXES, WORKBOOKS, embedded_image_column, has_no_header, read_table
 from datamodules.labels import NO_EMOTION, canonical, canonical_split, in_class_order, plain
 from datamodules.manifest import (
@@ -229,11 +229,13 @@ def read(path: Path, options: ReadOptions, name: str) -> Manifest:
         raise InputError(msg)
     first = next(iter(tables))
     meta = saved_meta(first) if first.suffix.lower() in (".csv", ".parquet") else None
-    if meta is not None and replace(options, classes=None) == ReadOptions():
+    plain = ReadOptions()
+    later = ("classes", "exclude", "faces", "face_size", "face_margin")  # applied to any manifest, by `readers.read`
+    if meta is not None and replace(options, **{name: getattr(plain, name) for name in later}) == plain:
         return Manifest.load(first)
     root = path if path.is_dir() else path.parent
     if meta is not None:
-        root, name = first.parent / meta["root"], meta["name"]
+        root, name = on_disk(first.parent / meta["root"]), meta["name"]
     parts = [_rows(table, part, root, options, saved=meta is not None) for table, part in tables.items()]
     rows = pd.concat([table for table, _, _ in parts], ignore_index=True) if len(parts) > 1 else parts[0][0]
     notes = [note for _, _, part_notes in parts for note in part_notes]

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from datamodules.errors import InputError
 from datamodules.files.paths import cache_root, remove_drafts, replacing
-from datamodules.manifest import CORNERS, VOTES, Manifest, make_manifest, read_table
+from datamodules.manifest import SIDES, VOTES, Manifest, make_manifest, read_table
 from datamodules.processes import cores, processes
 from datamodules.synthetic.action_units import DrawnFaces
 from datamodules.synthetic.faces import draw
@@ -193,6 +193,6 @@ def _draw(job: tuple[DrawnScenes, Path, int, int]) -> list[dict[str, object]]:
         write_png(folder / path, scene.image)
         boxes = scene.boxes.tolist() or [[None] * 4]
         rows += [
-            {"path": path, "subject": f"person{scene.subject}", **dict(zip(CORNERS, box, strict=True))} for box in boxes
+            {"path": path, "subject": f"person{scene.subject}", **dict(zip(SIDES, box, strict=True))} for box in boxes
         ]
     return rows

@@ -124,8 +124,8 @@ def dashboard(args: list[str]) -> int:
     from optuna_dashboard import run_server
 
     url = address(options.storage)
-    if options.storage and not is_shared(url) and not Path(url.removeprefix("sqlite:///")).is_file():
-        raise invalid("--storage", "must be an existing file", options.storage, "`emotion search` creates it")
+    if not is_shared(url) and not (file := Path(url.removeprefix("sqlite:///"))).is_file():
+        raise invalid("--storage", "must be an existing file", options.storage or file, "`emotion search` creates it")
     storage = open_storage(options.storage)
     print(f"Optuna's page: http://{HOST}:{options.port}  (Ctrl-C stops it)", flush=True)
     try:

@@ -4,7 +4,7 @@ import argparse
 import sys
 from dataclasses import replace
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, invalid
 from emotion.cli.main import Parser, not_empty, print_start, whole_from
 from lightning_modules.config import Options
 from sweeps.studies import STUDIES, build_study
@@ -39,7 +39,7 @@ def main(args: list[str]) -> int:
         "--cells",
         nargs="+",
         metavar="CELL",
-        help="run and report only these cells of the study; the same command without --cells runs the rest",
+        help="run only these cells of the study; the same command without --cells runs the rest",
     )
     parser.add_argument(
         "--workers", type=whole_from(1), default=1, help="processes on this machine; several need PostgreSQL"
@@ -61,6 +61,9 @@ def main(args: list[str]) -> int:
     if options.cells is not None:
         _require_cells(study, options.cells)
     given = Options.read(["--data", options.data, *extra] if options.data else extra, study.cells[0].kind)
+    if "seed_everything" in given:
+        rule = "is not an option of a study, whose cells are run with several seeds"
+        raise invalid("--seed", rule, given.values["seed_everything"], "give --seeds")
     if options.scale != "tiny" and "data.source" not in given and not _brings_data(study):
         msg = f"--data: scale {options.scale} needs a data set, got none; only scale tiny uses drawn faces by default"
         raise InputError(msg)

@@ -6,9 +6,9 @@ import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from datamodules.errors import InputError
+from datamodules.errors import InputError, invalid
 from emotion.cli.main import Parser, print_start
 from lightning_modules.config import DEFAULT_RECIPE, HELP, Options, RunConfig, all_options, recipe_names, written
 
@@ -157,9 +157,11 @@ def _leak_sentences(record: Mapping[str, Any]) -> list[str]:
 def _evaluate(command: str, args: list[str]) -> int:
     options = Options.read(args)
     values = {name: value for name, value in options.values.items() if name != "run"}
+    run_id = None
     if run := options.values.get("run"):
-        from results.tracking.runs import stored_run
+        from results.tracking.runs import find_trained_run, stored_run
 
+        run_id = find_trained_run(str(run))
         file, checkpoint = stored_run(run)
         if command == "test" and (words := _other_data(options, RunConfig.from_file(file))):
             from emotion.cli import predict
@@ -178,7 +180,8 @@ def _evaluate(command: str, args: list[str]) -> int:
         checkpoint = Path(config.ckpt_path)
     from lightning_modules.training import evaluate
 
-    evaluate(config.override({"ckpt_path": None}), checkpoint, "validate" if command == "validate" else "test")
+    part: Literal["validate", "test"] = "validate" if command == "validate" else "test"
+    evaluate(config.override({"ckpt_path": None}), checkpoint, part, run_id)
     return 0
 
 
@@ -231,6 +234,9 @@ def _cross_validate(args: list[str]) -> int:
                 "`emotion fit` for one split"
             )
             raise InputError(msg)
+    if options.seeds and "seed_everything" in given:
+        rule = "cannot be given with --seeds, which names all training seeds"
+        raise invalid(given.typed["seed_everything"], rule, given.values["seed_everything"], "leave one of them out")
     config = RunConfig.layered(given)
     _note_default(given.recipe, given.files)
     seeds = options.seeds or [config.seed_everything]

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from tqdm import tqdm
 
 from datamodules.face_boxes import BoxesDataModule
-from datamodules.manifest import CORNERS
+from datamodules.manifest import SIDES
 from lightning_modules.backbones import best_device
 from lightning_modules.callbacks import NonFiniteLoss, ResumeAtBatch, StopGracefully, average_weights, run_progress
 from lightning_modules.config import DetectorRun, Options, RunConfig
@@ -46,11 +46,11 @@ def detection_table(detections: Detections, data: BoxesDataModule) -> pd.DataFra
     """Return row, path, score, x0, y0, x1, y1 (pixels of the square) of every detected box."""
     paths = data.manifest.table["path"]
     rows = [
-        {"row": row, "path": paths.iat[row], "score": score, **dict(zip(CORNERS, box, strict=True))}
+        {"row": row, "path": paths.iat[row], "score": score, **dict(zip(SIDES, box, strict=True))}
         for row, (boxes, scores) in sorted(detections.items())
         for box, score in zip(boxes.tolist(), scores.tolist(), strict=True)
     ]
-    return pd.DataFrame(rows, columns=["row", "path", "score", *CORNERS])
+    return pd.DataFrame(rows, columns=["row", "path", "score", *SIDES])
 
 
 def truth_table(data: BoxesDataModule, rows: Iterable[int]) -> pd.DataFrame:
@@ -60,11 +60,11 @@ def truth_table(data: BoxesDataModule, rows: Iterable[int]) -> pd.DataFrame:
     """
     paths = data.manifest.table["path"]
     lines = [
-        {"row": row, "path": paths.iat[row], **dict(zip(CORNERS, box, strict=True))}
+        {"row": row, "path": paths.iat[row], **dict(zip(SIDES, box, strict=True))}
         for row in sorted(map(int, rows))
         for box in (data.boxes[row].tolist() or [[np.nan] * 4])
     ]
-    return pd.DataFrame(lines, columns=["row", "path", *CORNERS])
+    return pd.DataFrame(lines, columns=["row", "path", *SIDES])
 
 
 def matched(detections: pd.DataFrame, truth: pd.DataFrame) -> list[ImageMatches]:
@@ -74,8 +74,8 @@ def matched(detections: pd.DataFrame, truth: pd.DataFrame) -> list[ImageMatches]
     images = []
     for row, faces in truth.groupby("row"):
         image_detections = boxes.get(row, nothing)
-        true = faces.loc[faces[CORNERS[0]].notna(), list(CORNERS)].to_numpy(np.float32)
-        corners = image_detections[list(CORNERS)].to_numpy(np.float32).reshape(-1, 4)
+        true = faces.loc[faces[SIDES[0]].notna(), list(SIDES)].to_numpy(np.float32)
+        corners = image_detections[list(SIDES)].to_numpy(np.float32).reshape(-1, 4)
         images.append(match(corners, image_detections["score"].to_numpy(np.float32), true))
     return images
 

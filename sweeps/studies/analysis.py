@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from statistics import fmean
 from typing import Literal, NamedTuple, cast
 
 import numpy as np
@@ -227,6 +228,7 @@ def _image_by_image(how: str, tables: Sequence[pd.DataFrame]) -> str:
 
 
 CELL, SEED = "cell", "seed"  # tags of a run that a cell has finished
+CELL_TASK = "cell_task"  # another tag of it: how it was run, such as frozen
 INNER = "val/best_f1_macro"  # of the best epoch, on the part that selects it
 CURVES = "curves"
 _BY_CLASS = ("f1_", "recall_", "precision_")
@@ -388,19 +390,27 @@ class Outcomes:
     def choose(self, choice: Choice, protocol: Protocol) -> list[str]:
         """Return the best candidates by macro F1: on the val part, or with the papers' protocol on the test part.
 
+        The mean is over the seeds with which all candidates have finished.
+
         Raises:
             InputError: A cell of the choice has not finished.
         """
-        metric = INNER if protocol == "honest" else "f1_macro"
-        numbers = {name: self.number(cell, metric) for name, cell in choice.cells.items()}
-        missing = [name for name, number in numbers.items() if number is None]
-        if missing:
+        missing = [name for name, cell in choice.cells.items() if not self.of(cell)]
+        seeds = set.intersection(*({run.seed for run in self.of(cell)} for cell in choice.cells.values()))
+        if missing or not seeds:
+            missing = missing or list(choice.cells)
             why = "; ".join(f"{name}: {self.failed.get(choice.cells[name], 'not run')}" for name in missing)
             msg = (
-                f"choice: every cell must have finished, these have not: {why}; run the study again, which retries them"
+                "choice: every cell must have finished with one seed at least, these have not: "
+                f"{why}; run the study again, which retries them"
             )
             raise InputError(msg)
-        ranked = sorted(numbers, key=lambda name: -numbers[name].value)  # type: ignore[union-attr] # none is missing
+        metric = INNER if protocol == "honest" else "f1_macro"
+        scores = {
+            name: fmean(run.number(metric)[0] for run in self.of(cell) if run.seed in seeds)
+            for name, cell in choice.cells.items()
+        }
+        ranked = sorted(scores, key=lambda name: -scores[name])
         return sorted(ranked[: choice.count], key=list(choice.cells).index)
 
 

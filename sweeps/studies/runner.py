@@ -5,7 +5,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from lightning_modules.training import (
     STARTUP,
     RunResult,
     duration,
+    limited_steps,
     planned_epochs,
     prepare,
     seconds_an_image,
@@ -39,12 +40,12 @@ from results.predictions import PREDICTIONS, SPLIT, classes_of
 from results.reports.tables import as_text
 from results.tracking import store
 from results.tracking.logger import TrackingLogger
-from results.tracking.runs import children, find_runs, has_store, load_table, run_checkpoint, run_config
+from results.tracking.runs import children, find_runs, has_store, load_table, run_checkpoint, run_config, run_row
 from sweeps.cross_validation import cross_validate, end_stale_run, record_resume
 from sweeps.search import count_flops
 from sweeps.studies import build_study, detection
 from sweeps.studies.adjusted import run_adjusted
-from sweeps.studies.analysis import CELL, CURVES, INNER, SEED, Outcome, Outcomes, RunContext, best_epoch
+from sweeps.studies.analysis import CELL, CELL_TASK, CURVES, INNER, SEED, Outcome, Outcomes, RunContext, best_epoch
 from sweeps.studies.frozen_features import run_frozen
 from sweeps.studies.report import write_report
 from sweeps.studies.schema import Cell, Protocol, Scale, Study, cell_config
@@ -63,6 +64,7 @@ from sweeps.workers import (
 
 TASK = "sweeps.studies.runner:run_cell"
 KEY = "study_key"  # tag of a study's run, by which every worker finds it
+CHOSEN = "chosen"  # tag of a study's run: the transforms that its later cells use
 OUTCOMES: dict[Kind, type[Outcome]] = {"emotion": Outcome, "detector": detection.DetectorOutcome}
 
 
@@ -217,12 +219,22 @@ class StudyRunner:
                 outcomes = Outcomes.of_parent(parent, self._failed(queue))
                 complete = all(outcomes.of(cell) for cell in self.study.choice.cells.values())
                 if complete or (not only_report and any(self.study.cell(name).chosen for name in cells)):
-                    chosen = outcomes.choose(self.study.choice, self.protocol)
+                    chosen = self._choose(parent, outcomes)
             if only_report or not cells:
                 continue
             enqueue(queue, self._unfinished(queue, parent, cells), retry_failed=True)
             work_together(self.key, address(self._url), TASK, self.settings(parent), self._workers)
         return self._report(queue, parent, chosen)
+
+    def _choose(self, parent: str, outcomes: Outcomes) -> list[str]:
+        """Return the chosen transforms; those of the first time, since cells may have been run with them."""
+        assert self.study.choice is not None
+        client = store.open_client()
+        if (known := client.get_run(parent).data.tags.get(CHOSEN)) is not None:
+            return list(json.loads(known))
+        chosen = outcomes.choose(self.study.choice, self.protocol)
+        client.set_tag(parent, CHOSEN, json.dumps(chosen))
+        return chosen
 
     def _unfinished(self, queue: optuna.Study, parent: str, cells: list[str]) -> list[dict[str, Any]]:
         """Return the cells, with each seed, that have no finished run below the study's run.
@@ -323,7 +335,9 @@ class StudyRunner:
         folder = Path(store.DIRECTORY, "reports", self.key)
         line = f"report of {len(outcomes)} finished runs: tests of {len(self.study.claims)} claims and intervals ..."
         print(line, file=sys.stderr, flush=True)  # they take minutes on a busy machine
-        paths = write_report(self.study, outcomes, context, folder)
+        seeds = sorted({run.seed for run in outcomes.runs})  # also those of earlier commands
+        study = replace(self.study, seeds=tuple(seeds)) if seeds else self.study
+        paths = write_report(study, outcomes, context, folder)
         for path in paths[:3]:
             print(path, flush=True)  # written, whatever becomes of the copies below
         tracker = TrackingLogger(run_id=parent, system_metrics=False)
@@ -345,7 +359,7 @@ def run_cell(trial: optuna.Trial, settings: dict[str, Any]) -> float:
         Macro F1 on the val part, of a detector mAP@.5.
 
     Notes:
-        Chosen transforms are read from the finished runs and are not in the settings, since a worker may take cells of
+        Chosen transforms are read from the study's run and are not in the settings, since a worker may take cells of
         the next stage while it still waits for the last cells of its own stage.
     """
     queued, parent = trial.user_attrs[ENQUEUED], settings["parent"]
@@ -355,14 +369,14 @@ def run_cell(trial: optuna.Trial, settings: dict[str, Any]) -> float:
     end_stale_run(parent, name)
     changes: dict[str, Any] = {"seed_everything": seed, "run.parent": parent, "run.name": name}
     if cell.chosen and study.choice:
-        changes["data.transforms"] = Outcomes.of_parent(parent).choose(study.choice, settings["protocol"])
+        changes["data.transforms"] = json.loads(run_row(parent)[f"tags.{CHOSEN}"])
     if cell.start_from:
         start = _earlier_run(cell, cell.start_from, seed, parent)
         changes |= {"model.weights": str(run_checkpoint(start))} if cell.new_head else {"run.start_from": start}
     if cell.steps_of:
         own, limit = settings["configs"][cell.name], "limit_train_batches"
         steps = epoch_steps(_earlier_run(cell, cell.steps_of, seed, parent), own["data"]["batch_size"])
-        changes[f"trainer.{limit}"] = _limited(steps, own["trainer"].get(limit))
+        changes[f"trainer.{limit}"] = limited_steps(steps, own["trainer"].get(limit))
     configs = {of: RunConfig.from_dict(config, study.cell(of).kind) for of, config in settings["configs"].items()}
     config, objective = configs[cell.name].override(changes), INNER
     if cell.task == "frozen":
@@ -378,7 +392,8 @@ def run_cell(trial: optuna.Trial, settings: dict[str, Any]) -> float:
         run_id, numbers = _run_once(config)
     if cell.task == "fit":
         numbers |= complexity(run_config(run_id), len(classes_of(load_table(run_id, PREDICTIONS))))
-    add_to_run(run_id, numbers, {CELL: cell.name, SEED: str(seed), "study": study.name, "kind": "cell"})
+    tags = {CELL: cell.name, SEED: str(seed), "study": study.name, CELL_TASK: cell.task}
+    add_to_run(run_id, numbers, tags if cell.folds else tags | {"kind": "cell"})  # others look for cross-validations
     trial.set_user_attr("run_id", run_id)
     return numbers[objective]
 
@@ -397,13 +412,6 @@ def _earlier_run(cell: Cell, name: str, seed: int, parent: str) -> str:
         "failed cells are retried first"
     )
     raise InputError(msg)
-
-
-def _limited(steps: int, limit: float | None) -> int:
-    """Return the steps that Lightning's `limit_train_batches`, a number or a share of the batches, leaves of them."""
-    if isinstance(limit, float):
-        return max(1, int(steps * limit))
-    return steps if limit is None else min(steps, limit)
 
 
 def epoch_steps(run_id: str, batch_size: int) -> int:

@@ -140,7 +140,7 @@ def test_further_training_of_data_imbalance(emotion: Any) -> None:
     kept = emotion.artifact(found[further].info.run_id, "config.yaml").read_text()
     assert f"start_from: {found[first].info.run_id}" in kept
     text, table = report(emotion)
-    for part in ("## Won: children, by class", "## Forgetting: the others, by class", "## Claims", "paper 0.671"):
+    for part in ("## Gains: children, by class", "## Forgetting: the others, by class", "## Claims", "paper 0.671"):
         assert part in text
     assert (table["part"] == "claims").sum() == 8
     emotion(*command, "--seeds", "0")

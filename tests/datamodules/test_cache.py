@@ -70,7 +70,7 @@ def test_each_picture_is_decoded_once(manifest: Manifest, shelf: Path) -> None:
     for _ in range(3):
         assert build(manifest, shelf).read(range(12)).shape == (12, SIZE, SIZE, 3)
     assert decode_count() - before == 12
-    assert cache.meta["images_decoded"] == 12
+    assert cache.meta["images"] == 12
 
 
 def test_map_cannot_be_written(manifest: Manifest, shelf: Path) -> None:

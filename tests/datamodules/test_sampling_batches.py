@@ -57,11 +57,6 @@ def test_order_is_fresh_in_every_epoch_and_equal_for_a_seed() -> None:
     np.testing.assert_array_equal(again, orders[0])
 
 
-def test_without_shuffling_the_order_stays() -> None:
-    sampler = EpochBatchSampler(10, 4, seed=0, shuffle=False)
-    np.testing.assert_array_equal(np.concatenate([batch.positions for batch in sampler]), np.arange(10))
-
-
 def test_seed_of_a_batch_is_its_own() -> None:
     seeds = [b.seed for number in range(3) for rank in epoch(64, 16, 2, number) for b in rank]
     assert len(set(seeds)) == len(seeds) == 3 * 2 * 4
