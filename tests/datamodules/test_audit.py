@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from datamodules.audit import Audit, audit, clean, run_check, summary
 from datamodules.cache import build_cache
 from datamodules.errors import InputError
-from datamodules.manifest import Manifest, make_manifest
+from datamodules.manifest import FACE_SOURCE, Manifest, make_manifest
 from datamodules.synthetic import DrawnFaces, draw
 
 FACES = DrawnFaces(largest=30, ratio=1, size=64, seed=8, classes=("happy", "sad"))
@@ -136,6 +136,17 @@ def test_person_across_splits(folder: Folder) -> None:
     folder.lines[1]["subject"] = folder.lines[10]["subject"] = ""
     _, found = folder.audit()
     assert found.of("person across splits") == [[0, 11]]
+
+
+def test_faces_of_one_photograph_across_splits(folder: Folder) -> None:
+    for number, line in enumerate(folder.lines):
+        line[FACE_SOURCE] = f"photograph {number}"
+    folder.lines[0][FACE_SOURCE] = folder.lines[11][FACE_SOURCE] = "party.jpg"
+    manifest, found = folder.audit()
+    assert found.of("photograph across splits") == [[0, 11]]
+    kept, reasons = clean(manifest, found)
+    assert 11 in kept
+    assert reasons == {"photograph in another split": 1}
 
 
 def test_fix_leaves_what_is_sound_and_deletes_nothing(folder: Folder, tmp_path: Path) -> None:

@@ -553,6 +553,16 @@ def test_annotations_of_affectnet_are_one_number_and_never_a_pickle(tmp_path: Pa
         read(str(tmp_path / "set"))
 
 
+def test_people_called_like_a_part_are_no_parts(tmp_path: Path) -> None:
+    for person in (1, 2):
+        for label in ("happy", "sad"):
+            folder = tmp_path / f"Test subject {person}" / label
+            folder.mkdir(parents=True)
+            Image.new("L", (8, 8)).save(folder / "1.png")
+    with pytest.raises(InputError, match=r"class folders in several places \(Test subject 1, Test subject 2\)"):
+        read(str(tmp_path))
+
+
 def test_annotations_that_change_are_read_again(tmp_path: Path) -> None:
     write = Writer(tmp_path / "set")
     affectnet_npy(write)

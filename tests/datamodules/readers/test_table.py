@@ -297,6 +297,60 @@ def test_labels_that_are_numbers_are_listed_with_advice_that_works(plant: Plant)
     assert len(read(str(file), ReadOptions(aliases=dict(word.split("=") for word in advised)))) == 5
 
 
+def test_a_minus_counts_in_a_label(plant: Plant) -> None:
+    root = plant(*(f"{number}.png" for number in range(6)))
+    file = table(root, "path,label\n" + "".join(f"{number}.png,{number % 3 - 1}\n" for number in range(6)))
+    with pytest.raises(InputError, match=r"--alias=-1=CLASS --alias 0=CLASS --alias 1=CLASS"):
+        read(str(file))
+    some = {"0": "angry", "1": "happy"}
+    with pytest.raises(InputError, match=r"the labels are the numbers \(images\) -1 \(2\)"):
+        read(str(file), ReadOptions(aliases=some))
+    found = read(str(file), ReadOptions(aliases={"-1": "neutral", **some})).table
+    assert found["label"].tolist() == ["neutral", "angry", "happy"] * 2
+
+
+def test_whole_numbers_that_are_floats_are_named_without_a_point(plant: Plant) -> None:
+    root = plant("a.png", "b.png")
+    pd.DataFrame({"path": ["a.png", "b.png"], "label": [0.0, 1.0]}).to_parquet(root / "t.parquet")
+    found = read(str(root / "t.parquet"), ReadOptions(aliases={"0": "happy", "1": "sad"})).table
+    assert found["label"].tolist() == ["happy", "sad"]
+
+
+def test_spaces_around_a_person_do_not_make_another(plant: Plant) -> None:
+    root = plant(*(f"{number}.png" for number in range(4)))
+    file = table(root, "path,label,subject\n0.png,sad,S1\n1.png,happy,S1 \n2.png,sad, \n3.png,happy,\n")
+    assert read(str(file)).table["subject"].tolist() == ["S1", "S1", "", ""]
+
+
+def test_two_tables_of_one_folder_keep_their_boxes(tmp_path: Path) -> None:
+    for number in range(4):
+        Image.new("RGB", (40, 40), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    for name, rows in (("a", (0, 1)), ("b", (2, 3))):
+        lines = [f"{row}.png,{'sad' if row % 2 else 'happy'},5,5,35,35" for row in rows]
+        table(tmp_path, "\n".join(["path,label,x0,y0,x1,y1", *lines]), f"{name}.csv")
+    both = read(f"csv:{tmp_path / 'a.csv'}+csv:{tmp_path / 'b.csv'}")
+    assert both.boxes is not None
+    assert set(both.boxes["path"]) == set(both.table["path"]) == {f"{number}.png" for number in range(4)}
+    assert both.plain_paths.str.startswith(("a/", "b/")).all()
+
+
+def test_a_saved_table_with_a_class_of_its_own_is_read_without_some_images(plant: Plant, tmp_path: Path) -> None:
+    root = plant(*(f"{number}.png" for number in range(6)))
+    words = ["happy", "sad", "confused"] * 2
+    file = table(root, "path,label\n" + "".join(f"{n}.png,{word}\n" for n, word in enumerate(words)))
+    read(str(file), ReadOptions(unknown_labels="keep")).save(tmp_path / "kept.csv")
+    table(tmp_path, "path\n0.png\n", "without.csv")
+    found = read(str(tmp_path / "kept.csv"), ReadOptions(exclude=str(tmp_path / "without.csv")))
+    assert len(found) == 5
+    assert "confused" in found.classes
+
+
+def test_fer2013_numbers_name_the_labels_of_a_table_of_files(plant: Plant) -> None:
+    root = plant(*(f"{number}.png" for number in range(3)))
+    table(root, "path,label\n0.png,0\n1.png,1\n2.png,2\n", "labels.csv")
+    assert read(f"fer2013:{root}").table["label"].tolist() == ["angry", "disgust", "fear"]
+
+
 @pytest.mark.parametrize(
     ("rows", "labels"),
     [
