@@ -51,6 +51,7 @@ from sweeps.workers import (
     quiet,
     require_one_device,
     require_one_worker,
+    was_stopped,
     work,
     work_together,
 )
@@ -310,10 +311,17 @@ def _new_parent(plan: Plan) -> str:
 def wanted_trials(
     plan: Plan, study: optuna.Study, storage: RDBStorage, trials: int, warm_start: str | None
 ) -> list[dict[str, Any]]:
-    """Return the fixed parameters of all trials of the study: a grid's points; or warm starts, then free trials."""
+    """Return the fixed parameters of all trials of the study: a grid's points; or warm starts, then free trials.
+
+    Raises:
+        InputError: A grid with a warm start; or as in `warm_starts`.
+    """
     if plan.sampler == "grid":
+        if warm_start is not None:
+            raise invalid("--warm-start", "cannot be used with --sampler grid, which runs every point", warm_start)
         return list(grid(build_space(plan.space)))
-    fixed = [trial.user_attrs[ENQUEUED] for trial in distinct_trials(study) if trial.user_attrs.get(ENQUEUED)]
+    known = [trial for trial in distinct_trials(study) if not was_stopped(trial)]  # those are added again
+    fixed = [trial.user_attrs[ENQUEUED] for trial in known if trial.user_attrs.get(ENQUEUED)]
     for start in warm_starts(plan, storage, warm_start):
         if start not in fixed and len(fixed) < trials:
             fixed.append(start)
@@ -335,8 +343,6 @@ def warm_starts(plan: Plan, storage: RDBStorage, warm_start: str | None) -> list
         known = ", ".join(searches) or "none"
         msg = f"--warm-start: no study {warm_start!r} in this storage; there are: {known}"
         raise InputError(msg) from None
-    if plan.sampler == "grid":
-        raise invalid("--warm-start", "cannot be used with --sampler grid, which runs every point", warm_start)
     dimensions = {
         key: dimension for name, dimension in build_space(plan.space).items() for key in dimension.parameters(name)
     }

@@ -509,8 +509,7 @@ def enqueue(study: optuna.Study, params: Sequence[Mapping[str, Any]], *, retry_f
         present = Counter(
             str(trial.user_attrs[KEY])
             for trial in distinct_trials(study)
-            if KEY in trial.user_attrs
-            and not (trial.state == TrialState.FAIL and (retry_failed or ERROR not in trial.user_attrs))
+            if KEY in trial.user_attrs and not was_stopped(trial) and not (retry_failed and failed_by_itself(trial))
         )
         for fixed in params:
             key = json.dumps(fixed, sort_keys=True)
@@ -532,6 +531,11 @@ def distinct_trials(study: optuna.Study) -> list[FrozenTrial]:
 def failed_by_itself(trial: FrozenTrial) -> bool:
     """Return whether a trial failed for a reason of its own, not because its worker ended."""
     return trial.state == TrialState.FAIL and ERROR in trial.user_attrs
+
+
+def was_stopped(trial: FrozenTrial) -> bool:
+    """Return whether a trial ended because its worker ended."""
+    return trial.state == TrialState.FAIL and ERROR not in trial.user_attrs
 
 
 def work(

@@ -74,6 +74,14 @@ def test_evaluating_again_gives_the_numbers_of_the_run(emotion: Any, fitted: str
     assert len(emotion.runs()) == 1  # it makes no run
 
 
+def test_images_that_the_model_was_trained_on_are_no_test_part(emotion: Any, fitted: str) -> None:
+    (error,) = emotion("test", "--run", fitted, "--data.fold", "1", status=1).errors
+    assert f"--run: {fitted} was trained on " in error
+    assert "score it with `emotion evaluate RUN --data DATA --allow-seen`" in error
+    (error,) = emotion("validate", "--run", fitted, "--data.fold", "1", status=1).errors
+    assert "of the " in error
+
+
 def test_both_spellings_and_every_form_of_output_have_the_same_rows(emotion: Any, fitted: str, faces: Path) -> None:
     emotion("predict", fitted, str(faces), "--output", "all.csv")
     table = pd.read_csv("all.csv", keep_default_na=False)

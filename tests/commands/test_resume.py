@@ -99,6 +99,38 @@ def test_an_interrupted_run_goes_on_from_the_middle_of_an_epoch(
     check_same(emotion, fitted, run_id, epoch_in_parts=True)
 
 
+def test_sigterm_in_a_validation_lets_it_end(
+    emotion: Any, fitted: str, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes in the first of several batches of the first validation."""
+    few = (*words, "--data.eval_batch_size", "4")
+    started: list[int] = []
+
+    def end(*_: object, **__: object) -> None:
+        started.append(1)
+        if len(started) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LightningModule, "on_validation_batch_start", end)
+        emotion(*few, status=143)
+    assert len(started) > 1
+    stopped = newest(emotion).info.run_id
+    assert "interrupted.ckpt" not in checkpoints(stopped)  # the epoch is whole
+    emotion(*few, "--resume")
+    check_same(emotion, fitted, stopped)
+
+
+def test_a_frozen_backbone_stays_frozen_after_a_stop(emotion: Any, words: tuple[str, ...], at_step: AtStep) -> None:
+    frozen = (*words, "--model.freeze", "all")
+    emotion(*frozen)
+    whole = newest(emotion).info.run_id
+    at_step(MIDDLE, lambda: os.kill(os.getpid(), signal.SIGINT))
+    emotion(*frozen, status=130)
+    emotion(*frozen, "--resume")
+    check_same(emotion, whole, newest(emotion).info.run_id, epoch_in_parts=True)
+
+
 @pytest.mark.parametrize("when", ["last step", "evaluation"])
 def test_sigterm_after_the_last_batch_closes_the_run(
     emotion: Any, fitted: str, words: tuple[str, ...], at_step: AtStep, monkeypatch: pytest.MonkeyPatch, when: str

@@ -1,12 +1,23 @@
 """Non-finite losses stop with their rows, and running out of memory says what to try."""
 
+import os
+import signal
+from pathlib import Path
+
 import lightning.pytorch as pl
 import pytest
 import torch
 from tiny_task import TinyTask, classifier, trainer
 from torch import Tensor
 
-from lightning_modules.callbacks import NonFiniteLoss, NonFiniteLossError, out_of_memory_message
+from lightning_modules.callbacks import (
+    NonFiniteLoss,
+    NonFiniteLossError,
+    StopEarly,
+    out_of_memory_message,
+    run_callbacks,
+)
+from lightning_modules.config import RunOptions
 from lightning_modules.losses import CrossEntropy
 
 pytestmark = [
@@ -61,7 +72,7 @@ def test_weights_that_cannot_be_evaluated_stop_before_they_are_kept() -> None:
     [
         (torch.OutOfMemoryError("CUDA out of memory"), 128, "--data.batch_size 64 --trainer.accumulate_grad_batches 2"),
         (MemoryError(), 100, "--data.batch_size 32 --trainer.accumulate_grad_batches 3"),
-        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 3, "--data.batch_size 1 "),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 3, "batch of 3: lower --data.size"),
         (RuntimeError("MPS backend out of memory (MPS allocated"), 1, "lower --data.size or choose a smaller"),
     ],
 )
@@ -69,6 +80,55 @@ def test_out_of_memory_says_which_batch_size_to_try(error: BaseException, size: 
     advice = out_of_memory_message(error, size)
     assert advice is not None
     assert message in advice
+
+
+def test_with_sharpness_aware_steps_no_gradients_are_added_up() -> None:
+    advice = out_of_memory_message(MemoryError(), 100, accumulates=False)
+    assert advice is not None
+    assert "--data.batch_size 32;" in advice
+
+
+class PressCtrlC(pl.Callback):
+    """Sends SIGINT in one batch of training."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch = batch
+
+    def on_train_batch_start(self, trainer: pl.Trainer, model: pl.LightningModule, batch: object, number: int) -> None:
+        if number == self.batch:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_ctrl_c_waits_for_the_step_and_the_average(tmp_path: Path) -> None:
+    """Four batches, of which two make a step; it is pressed in the first."""
+    options = RunOptions(ema_decay=0.9)
+    callbacks = [*run_callbacks(options, tmp_path, progress=False), PressCtrlC(0)]
+    with pytest.raises(SystemExit):  # Lightning's answer to Ctrl-C
+        trainer(1, callbacks=callbacks, accumulate_grad_batches=2, enable_checkpointing=True).fit(
+            classifier(), datamodule=TinyTask(32)
+        )
+    state = torch.load(tmp_path / "interrupted.ckpt", weights_only=True)
+    assert state["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["processed"] == 2
+    assert state["global_step"] == state["average_updates"] == 1
+
+
+def test_a_run_that_had_stopped_early_trains_no_further_epoch() -> None:
+    stop, run = StopEarly("val/f1_macro", patience=2), trainer(3)
+    stop.wait_count = 1
+    stop.on_train_start(run, classifier())
+    assert not run.should_stop
+    stop.wait_count = 2
+    stop.on_train_start(run, classifier())
+    assert run.should_stop
+
+
+def test_the_training_loss_of_sharpness_aware_steps_is_that_of_the_model() -> None:
+    losses = []
+    for radius in (0.0, 0.5):
+        run = trainer(1)
+        run.fit(classifier(sam_radius=radius, learning_rate=1e-9, warmup=0.0), datamodule=TinyTask())
+        losses.append(float(run.callback_metrics["train/loss"]))
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
 def test_other_errors_are_not_taken_for_memory() -> None:

@@ -49,6 +49,11 @@ def config(*words: str) -> RunConfig:
             "--model.sam_radius 0.1 --trainer.precision 16-mixed",
             "--model.sam_radius: must be 0 with --trainer.precision",
         ),
+        ("--model.sam_radius 0.1 --trainer.precision 16", "--model.sam_radius: must be 0 with --trainer.precision"),
+        (
+            "--model.loss LDAM --model.loss.reweight_after 0.8 --trainer.max_epochs -1",
+            "--model.loss.reweight_after: needs --trainer.max_epochs or --trainer.max_steps, got 0.8",
+        ),
         (
             "--model.sam_radius 0.1 --trainer.accumulate_grad_batches 2",
             "--model.sam_radius: must be 0 with --trainer.accumulate_grad_batches",
@@ -159,3 +164,9 @@ def test_batches_are_the_same_in_every_epoch_where_they_are_to_be_overfitted() -
 def test_a_killed_loading_process_is_explained(text: str, advice: str) -> None:
     with pytest.raises(InputError, match=advice), explained(8):
         raise RuntimeError(text)
+
+
+def test_patience_in_a_run_that_ends_before_its_first_validation(workplace: Path) -> None:
+    result = train(config("--trainer.max_steps 1 --trainer.max_epochs 5 --run.patience 3"))
+    assert result is not None
+    assert len(result.predictions)

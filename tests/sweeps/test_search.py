@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -80,20 +81,22 @@ def finished(value: float | list[float], **params: float) -> optuna.trial.Frozen
 
 def test_a_warm_start_tries_the_best_first_and_counts(storage: optuna.storages.RDBStorage) -> None:
     other = optuna.create_study(study_name="other", storage=storage, direction="maximize")
-    for value, rate in ((0.1, 1.0), (0.9, 2.0), (0.5, 3.0)):
+    for value, rate in ((0.1, 1e-3), (0.9, 2e-3), (0.5, 3e-3), (0.95, 1.0)):  # 1.0 is not in the space
         other.add_trial(finished(value, **{"model.learning_rate": rate, "model.dropout": 0.5}))
     other.add_trial(create_trial(state=TrialState.FAIL))
     study = optuna.create_study(study_name="new", storage=storage, direction="maximize")
     new = plan(name="new", space=["optimizer"])
     wanted = wanted_trials(new, study, storage, 5, "other")
-    assert wanted == [{"model.learning_rate": rate} for rate in (2.0, 3.0, 1.0)] + [{}, {}]
+    assert wanted == [{"model.learning_rate": rate} for rate in (2e-3, 3e-3, 1e-3)] + [{}, {}]
     assert enqueue(study, wanted) == 5
     assert enqueue(study, wanted_trials(new, study, storage, 5, "other")) == 0
     assert enqueue(study, wanted_trials(new, study, storage, 6, None)) == 1
     with pytest.raises(InputError, match="--warm-start: no study 'nothing' in this storage; there are: other, new"):
         wanted_trials(new, study, storage, 5, "nothing")
-    with pytest.raises(InputError, match="no finished trial with an option of this space"):
+    with pytest.raises(InputError, match="no finished trial with an option and value of this space"):
         wanted_trials(plan(name="new"), study, storage, 5, "other")
+    with pytest.raises(InputError, match="--warm-start: cannot be used with --sampler grid"):
+        wanted_trials(replace(new, sampler="grid"), study, storage, 5, "other")
 
 
 def test_the_best_of_two_objectives_is_a_front(storage: optuna.storages.RDBStorage) -> None:

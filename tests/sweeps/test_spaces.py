@@ -135,3 +135,16 @@ def test_unknown_and_doubled_spaces_are_told() -> None:
         build_space(["backbone", "lite"])
     with pytest.raises(InputError, match="--space: must be at least one of"):
         build_space([])
+
+
+def test_a_dimension_knows_its_values() -> None:
+    assert Choice((48, 64)).contains(48)
+    assert not Choice((48, 64)).contains(224)
+    rate = Real(1e-4, 1e-2, log=True)
+    assert rate.contains(5e-3)
+    assert not any(map(rate.contains, (5.0, "5", True)))
+    assert Real(0.5, 1.5, step=0.25).contains(0.75)
+    assert not Real(0.5, 1.5, step=0.25).contains(0.8)
+    assert Whole(2, 8, step=2).contains(6)
+    assert not Whole(2, 8, step=2).contains(5)
+    assert Subset(("a", "b")).contains(True)

@@ -18,6 +18,8 @@ from optuna.trial import TrialState
 from datamodules.errors import InputError
 from results.tracking.store import DIRECTORY
 from sweeps.workers import (
+    MOST_RETRIES,
+    _claim,
     address,
     close,
     distinct_trials,
@@ -87,6 +89,19 @@ def test_a_lost_trial_that_was_queued_again_counts_once(url: str) -> None:
     assert [trial.state for trial in study.get_trials()] == [TrialState.FAIL, TrialState.WAITING]
     assert enqueue(study, [{"a": 1}]) == 0
     assert enqueue(study, [{"a": 1}, {"a": 1}]) == 1
+
+
+@pytest.mark.filterwarnings("ignore:Heartbeat")
+def test_a_trial_that_was_stopped_too_often_is_added_again(url: str) -> None:
+    study = new_study(url)
+    enqueue(study, [{"x": 1}])
+    stops = 0
+    while (trial := _claim(study)) is not None:  # it is queued again by itself a few times
+        study.tell(trial.number, state=TrialState.FAIL)
+        stops += 1
+    assert stops == 1 + MOST_RETRIES
+    assert enqueue(study, [{"x": 1}]) == 1
+    assert _claim(study) is not None
 
 
 def test_every_trial_runs_once_and_a_bad_one_fails_alone(url: str, workplace: Path) -> None:

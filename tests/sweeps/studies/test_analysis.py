@@ -174,6 +174,8 @@ def test_the_choice_looks_at_the_inner_part_unless_the_papers_protocol_is_wanted
     assert Outcomes(runs).choose(choice, "paper") == ["blur", "crop"]
     with pytest.raises(InputError, match="these have not: zoom: out of memory"):
         Outcomes(runs[:2], {"three": "out of memory"}).choose(choice, "honest")
+    more = [*runs, outcome("one", 0.9, inner=0.9, seed=1), outcome("three", 0.9, inner=0.9, seed=1)]
+    assert Outcomes(more).choose(choice, "honest") == ["crop", "zoom"]  # two has no seed 1, so seed 0 alone counts
 
 
 def test_macro_f1_without_a_cluster_averages_the_same_classes() -> None:

@@ -1,5 +1,6 @@
 """What a study refuses before it runs anything, and how it is resumed."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +8,6 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import optuna
-import pandas as pd
 import pytest
 import torch
 from optuna.trial import TrialState
@@ -20,7 +20,7 @@ from lightning_modules import config
 from lightning_modules.config import Options, RunConfig, data_module
 from results.tracking.runs import find_runs, has_store
 from sweeps.studies import build_study, runner
-from sweeps.studies.analysis import INNER, Outcome, Outcomes
+from sweeps.studies.analysis import Outcome, Outcomes
 from sweeps.studies.runner import StudyRunner, cell_configs, check_study
 from sweeps.studies.schema import Study, cell_config
 from sweeps.workers import ENQUEUED, close, open_storage
@@ -189,10 +189,8 @@ def test_a_cell_reads_the_choice_itself(monkeypatch: pytest.MonkeyPatch) -> None
     """A worker still in the first stage may be handed it, and knows of no choice then."""
     choice = build_study("balanced-augmentation", "tiny", "honest").choice
     assert choice is not None
-    ranked = dict.fromkeys(choice.cells.values(), 0.1) | {choice.cells[name]: 0.5 for name in ("zoom", "flip", "blur")}
-    outcomes = Outcomes([Outcome(cell, 0, "id", {INNER: value}) for cell, value in ranked.items()])
-    monkeypatch.setattr(Outcome, "intervals", pd.DataFrame({"metric": [], "class": []}))
-    monkeypatch.setattr(Outcomes, "of_parent", lambda parent: outcomes)
+    chosen = ["blur", "crop", "flip", "rotation", "zoom"]
+    monkeypatch.setattr(runner, "run_row", lambda run: {"tags.chosen": json.dumps(chosen)})
     requested: list[RunConfig] = []
 
     def trains(config: RunConfig) -> tuple[str, dict[str, float]]:
@@ -205,7 +203,7 @@ def test_a_cell_reads_the_choice_itself(monkeypatch: pytest.MonkeyPatch) -> None
     settings = StudyRunner(build_study("balanced-augmentation", "tiny", "honest"), "tiny", "honest").settings("p")
     with pytest.raises(KeyboardInterrupt):
         runner.run_cell(cast(optuna.Trial, trial), settings)
-    assert requested[0].data["transforms"] == ["blur", "crop", "flip", "rotation", "zoom"]
+    assert requested[0].data["transforms"] == chosen
 
 
 def test_a_recipe_edited_while_a_study_runs_changes_no_cell(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
