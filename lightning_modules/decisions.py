@@ -199,15 +199,15 @@ class Rule(ABC):
         """Return how many images the rule needs to be fitted on."""
 
     @classmethod
-    def check(cls, images: int, stated: float) -> None:
-        """Check that there are enough images to fit the rule on.
+    def check(cls, images: int, stated: float, prefix: str = "--") -> None:
+        """Check that there are enough images to fit the rule on; ``prefix`` is that of the option in the message.
 
         Raises:
             InputError: There are too few.
         """
         if images < (fewest := cls.fewest(stated)):
             rule = f"needs at least {fewest} images to be fitted on, of which there are {images}"
-            raise invalid(f"--{cls.name}", rule, stated, f"give a {cls.easier}, or a larger val part")
+            raise invalid(f"{prefix}{cls.name}", rule, stated, f"give a {cls.easier}, or a larger val part")
 
     @classmethod
     @abstractmethod
@@ -335,13 +335,14 @@ STEPS: dict[str, type[Step]] = {step.name: step for step in (Temperature, LogitA
 RULES: dict[str, type[Rule]] = {rule.name: rule for rule in (SelectiveRisk, ConformalSets)}
 
 
-def check_val_part(label: np.ndarray, classes: Sequence[str], options: "DecisionOptions") -> None:
+def check_val_part(label: np.ndarray, classes: Sequence[str], options: "DecisionOptions", prefix: str = "--") -> None:
     """Check that a val part can fit decisions; the network is not needed for that.
 
     Args:
         label: Classes of the val part as codes, (N,).
         classes: Names of the classes.
         options: What is fitted.
+        prefix: Of the options' names in messages.
 
     Raises:
         InputError: The val part has one class, or fewer images than classes or than the rule of abstention needs; or a
@@ -360,7 +361,7 @@ def check_val_part(label: np.ndarray, classes: Sequence[str], options: "Decision
         raise InputError(msg)
     if options.rule:
         name, stated = options.rule
-        RULES[name].check(len(label) // 2 if options.steps else len(label), stated)  # steps are fitted on the others
+        RULES[name].check(len(label) // 2 if options.steps else len(label), stated, prefix)  # steps: the other half
 
 
 @dataclass(frozen=True)

@@ -750,7 +750,7 @@ def _train(config: RunConfig, callbacks: Sequence[Callback], shared: Any) -> Run
         if first_rank():
             check_against_data(config, data)
             if decides := task.options.decides:
-                check_val_part(data.manifest.labels[data.selected_on], data.classes, decides)
+                check_val_part(data.manifest.labels[data.selected_on], data.classes, decides, "--run.")
     tracker = RunLogger(
         experiment=options.experiment,
         run_name=task.name(),

@@ -144,6 +144,21 @@ def test_a_run_fits_its_decisions_at_its_end(emotion: Any, fitted: str, tiny: tu
     assert predicted(emotion, fitted, str(faces)).equals(predicted(emotion, run, str(faces)))
 
 
+def test_a_risk_that_the_network_cannot_keep_leaves_the_run_without_decisions(
+    emotion: Any, tiny: tuple[str, ...]
+) -> None:
+    words = ["fit", *tiny, "--data.folds", "4", "--trainer.max_epochs", "1", "--model.learning_rate", "1e-9"]
+    (error,) = emotion(*words, "--run.risk", "0.001", status=1).errors
+    assert "--run.risk: needs at least 6907 images to be fitted on" in error
+    assert not emotion.runs()  # before anything is trained
+    done = emotion(*words, "--run.risk", "0.4")
+    assert "note: no decisions were fitted, so the most probable class is the answer: --risk: cannot" in done.err
+    run = emotion.runs()[0]
+    assert run.info.status == "FINISHED"
+    assert "decisions" not in checkpoint(emotion, run.info.run_id)
+    assert len(emotion.table(run.info.run_id, "predictions"))
+
+
 def test_the_folds_are_calibrated_before_their_mean(emotion: Any, cross_validated: str, faces: Path) -> None:
     members = [run.info.run_id for run in emotion.children(cross_validated)]
     raws = [probabilities(predicted(emotion, member, str(faces))) for member in members]

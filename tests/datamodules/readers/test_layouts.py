@@ -553,6 +553,16 @@ def test_annotations_of_affectnet_are_one_number_and_never_a_pickle(tmp_path: Pa
         read(str(tmp_path / "set"))
 
 
+def test_annotations_beside_a_part_have_no_split(tmp_path: Path) -> None:
+    write = Writer(tmp_path / "set")
+    for number, part in enumerate(("", "", "val_set/", "val_set/")):
+        write.image(f"{part}images/{number}.jpg")
+        write.array(f"{part}annotations/{number}_exp.npy", str(number % 2))
+    table = read(f"affectnet:{tmp_path / 'set'}").table
+    assert len(table) == 4
+    assert "split" not in table
+
+
 def test_people_called_like_a_part_are_no_parts(tmp_path: Path) -> None:
     for person in (1, 2):
         for label in ("happy", "sad"):
