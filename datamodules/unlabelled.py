@@ -197,5 +197,9 @@ def _frames(path: Path, every: float) -> Iterator[Photograph]:
     finally:
         video.release()
     if not count:
-        msg = f"--data: video {path} has no frame that OpenCV can read; convert it to MP4 with H.264, or name images"
-        raise InputError(msg)
+
+        def unreadable() -> Decoded:
+            msg = f"video {path} has no frame that OpenCV can read; convert it to MP4 with H.264, or name images"
+            raise InputError(msg)
+
+        yield Photograph(path_text(path), unreadable)

@@ -499,7 +499,10 @@ class StopGracefully(Callback):
     ) -> None:
         """Stop if requested; after the last batch of an epoch only once the epoch is evaluated and saved."""
         self._take_sigterm(trainer)
-        if self._requested and not trainer.is_last_batch and not trainer.fit_loop.epoch_loop._should_accumulate():
+        loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
+        if self._requested and not trainer.is_last_batch and not loop._should_accumulate():
+            if fetcher is not None and loop._should_check_val_fx(fetcher):
+                return  # resumed from here, the run would skip the validation that follows this batch
             if trainer.world_size == 1:
                 trainer.save_checkpoint(self.path)
             raise self._requested
@@ -548,6 +551,11 @@ class StopGracefully(Callback):
 
 class StopEarly(EarlyStopping):
     """Lightning's early stopping; a resumed run that had stopped early does not train another epoch."""
+
+    @property
+    def state_key(self) -> str:
+        """Name of its state in a checkpoint, which is that of Lightning's class."""
+        return f"EarlyStopping{ {'monitor': self.monitor, 'mode': self.mode}!r}"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop a run whose patience had ended before it was interrupted."""

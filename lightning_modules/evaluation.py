@@ -179,7 +179,7 @@ def evaluate_on(
         for name in degrade
     ]
     degraded = pd.concat(damaged, ignore_index=True) if damaged else pd.DataFrame()
-    used = DataOptions(source, read_options, predictor.pixel_limit)
+    used = DataOptions(source, read_options, predictor.pixel_limit, predictor.requested_finder)
     run_id, text = _track(
         predictor,
         manifest,

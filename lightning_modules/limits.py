@@ -74,7 +74,8 @@ def _check_epochs(config: RunConfig) -> None:
     used = next((name for name, value in counting.items() if value), None)
     if used is not None and (epochs is None or epochs < 1):
         raise invalid(f"--model.{used}", "needs --trainer.max_epochs", counting[used])
-    after, steps = config.model["loss"]["init_args"].get("reweight_after"), config.trainer.get("max_steps")
+    loss, steps = config.model["loss"] or {}, config.trainer.get("max_steps")
+    after = (loss.get("init_args") or {}).get("reweight_after")
     if after is not None and epochs == -1 and steps in (None, -1):
         raise invalid("--model.loss.reweight_after", "needs --trainer.max_epochs or --trainer.max_steps", after)
     if epochs is not None and 0 < epochs < unmixed:

@@ -369,13 +369,7 @@ def evaluate_test(
     trainer.test(model, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
     if not trainer.is_global_zero:
         return pd.DataFrame(), ""
-    decisions, unfitted = None, ""
-    if decides:
-        try:
-            decisions = fit_into_checkpoint(Path(best), model, data, tracker, decides)
-        except InputError as error:  # the network is not good enough for the rule: the run is kept without decisions
-            unfitted = f"no decisions were fitted, so the most probable class is the answer: {error}"
-            print(f"note: {unfitted}", file=sys.stderr)
+    decisions = fit_into_checkpoint(Path(best), model, data, tracker, decides) if decides else None
     if keep_checkpoint:
         tracker.log_file(best, "checkpoint")
     collected = model.test_predictions
@@ -395,8 +389,6 @@ def evaluate_test(
     text = keep_evaluation(tracker, predictions, split, resamples=resamples)
     if decisions is not None:
         text += "\n" + keep_decisions(tracker, predictions, apply_decisions(decisions, predictions), decisions.lines())
-    elif unfitted:
-        tracker.set_tags({"decisions": unfitted})
     return predictions, text
 
 
@@ -508,8 +500,10 @@ def val_predictions(model: EmotionClassifier, data: EmotionDataModule) -> pd.Dat
 
 def fit_into_checkpoint(
     path: Path, model: EmotionClassifier, data: EmotionDataModule, tracker: TrackingLogger, options: DecisionOptions
-) -> Decisions:
+) -> Decisions | None:
     """Fit decisions on the val part, store them in the run's checkpoint, and keep the val predictions with the run.
+
+    If the network is not good enough for what is stated, the run has no decisions, and a note is printed.
 
     Args:
         path: the checkpoint.
@@ -517,13 +511,15 @@ def fit_into_checkpoint(
         data: the images of the run.
         tracker: the run.
         options: what is fitted.
-
-    Raises:
-        InputError: The network is not good enough for what is stated.
     """
     val = val_predictions(model, data)
     tracker.log_table(val, VAL_PREDICTIONS)
-    decisions = fit_decisions(val, options)
+    try:
+        decisions = fit_decisions(val, options)
+    except InputError as error:
+        note = f"note: no decisions were fitted, so the most probable class is the answer: {error}"
+        print(note, file=sys.stderr)
+        return None
     store_in_checkpoint(path, {DECISIONS_KEY: decisions.state()})
     return decisions
 
@@ -963,7 +959,9 @@ def _refuse_known(
     selected = part == "test" and data.plan.protocol != "paper"
     before = seen.among(data.contents, selected=selected)
     known = int(np.isin(data.clusters[rows], data.clusters[before]).sum())
-    if known:
+    if known and run is None and data.plan.leak != "error":
+        print(f"note: {source} was trained on {known} of the {len(rows)} images, or near-duplicates", file=sys.stderr)
+    elif known:
         msg = (
             f"{option}: {source} was trained on {known} of the {len(rows)} images that would be scored (or on "
             "near-duplicates of them or images of the same people), since the images or the options are not those of "
@@ -1124,6 +1122,7 @@ def describe_run(config: RunConfig, runs: int = 1, identity: str = "", workers: 
         InputError: Wrong options or data, as in training.
     """
     check_options(config)
+    config = with_run_ids(config)
     data = data_module(config)
     prepare(data)
     data.setup("fit")

@@ -26,11 +26,13 @@ class DataOptions:
         source: As `emotion fit --data` takes it.
         read: Reading options.
         pixel_limit: Largest number of pixels of an image file; None: the default.
+        faces: Detector that an evaluation was given in place of the model's own; None: that of the model.
     """
 
     source: str
     read: ReadOptions
     pixel_limit: int | None
+    faces: str | None = None
 
     @classmethod
     def of(cls, run_id: str, *, directory: str | Path = store.DIRECTORY) -> "DataOptions":
@@ -51,12 +53,15 @@ class DataOptions:
                 raise InputError(msg) from error
         else:
             used = run_config(run_id, directory=directory).get("data") or {}
-        return cls(str(used["source"]), ReadOptions(**(used.get("read") or {})), used.get("pixel_limit"))
+        return cls(
+            str(used["source"]), ReadOptions(**(used.get("read") or {})), used.get("pixel_limit"), used.get("faces")
+        )
 
     def as_yaml(self) -> str:
         """Return the text of the artifact `EVALUATED`."""
         read_options = {name: value for name, value in vars(self.read).items() if value != vars(ReadOptions())[name]}
-        content = {"source": self.source, "read": read_options, "pixel_limit": self.pixel_limit}
+        content: dict[str, Any] = {"source": self.source, "read": read_options, "pixel_limit": self.pixel_limit}
+        content |= {"faces": self.faces} if self.faces else {}
         return str(yaml.safe_dump(content, allow_unicode=True, sort_keys=False))
 
     def manifest(self) -> Manifest:

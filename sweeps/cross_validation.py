@@ -242,7 +242,7 @@ def describe_cross_validation(config: RunConfig, folds: int, seeds: list[int], w
         InputError: As in `cross_validate`.
     """
     _check(config, folds, seeds, workers)
-    work = _plan(config, folds, seeds)
+    work = _plan(with_run_ids(config), folds, seeds)
     prepare(work.data)
     return describe_run(work.config, runs=len(work.todo), identity=work.identity, workers=workers)
 

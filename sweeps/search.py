@@ -314,11 +314,9 @@ def wanted_trials(
     """Return the fixed parameters of all trials of the study: a grid's points; or warm starts, then free trials.
 
     Raises:
-        InputError: A grid with a warm start; or as in `warm_starts`.
+        InputError: As in `warm_starts`.
     """
     if plan.sampler == "grid":
-        if warm_start is not None:
-            raise invalid("--warm-start", "cannot be used with --sampler grid, which runs every point", warm_start)
         return list(grid(build_space(plan.space)))
     known = [trial for trial in distinct_trials(study) if not was_stopped(trial)]  # those are added again
     fixed = [trial.user_attrs[ENQUEUED] for trial in known if trial.user_attrs.get(ENQUEUED)]
@@ -336,6 +334,8 @@ def warm_starts(plan: Plan, storage: RDBStorage, warm_start: str | None) -> list
     """
     if warm_start is None:
         return []
+    if plan.sampler == "grid":
+        raise invalid("--warm-start", "cannot be used with --sampler grid, which runs every point", warm_start)
     try:
         other = optuna.load_study(study_name=warm_start, storage=storage)
     except KeyError:
@@ -684,6 +684,8 @@ def search(
         enqueue(study, wanted_trials(plan, study, storage, trials, warm_start))
         settings = plan.settings(parent)
         failed = work_together(plan.name, url, TRIAL_TASK, settings, workers)
+        while enqueue(study, wanted_trials(plan, study, storage, trials, warm_start)):  # stopped too often before
+            failed += work_together(plan.name, url, TRIAL_TASK, settings, workers)
         each = distinct_trials(study)
         best = best_trials(study, each)
         winner, earlier = scored_winner(plan.name, storage, url, plan.config, best[0], parent)

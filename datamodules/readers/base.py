@@ -42,25 +42,26 @@ def finish(
 def resolve(label: str, options: ReadOptions) -> str | None:
     """Return the class that a label means, the user's own aliases first, or None."""
     for alias, meaning in (options.aliases or {}).items():
-        number = _is_number(alias) or _is_number(label)  # the sign of a number counts, other punctuation does not
-        if alias.strip() == label.strip() or (not number and plain(alias) == plain(label)):
+        if _key(alias) == _key(label):
             return canonical(meaning) or meaning.strip()
     return canonical(label)
 
 
-def _is_number(text: str) -> bool:
-    return re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", text.strip()) is not None
+def _key(label: str) -> str:
+    """Return what two spellings of a label share; the sign and the point of a number count."""
+    text = label.strip()
+    return text.removesuffix(".0") if re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", text) else plain(text)
 
 
 def _name_labels(table: pd.DataFrame, name: str, options: ReadOptions) -> tuple[pd.DataFrame, tuple[str, ...]]:
     raw = plain_text(table["label"]).str.strip()
     if raw.str.fullmatch(r"-?[0-9]+\.0").all():  # whole numbers that a table has as floats
         raw = raw.str.removesuffix(".0")
-    wanted = {plain(choice): choice.strip() for choice in options.classes or ()}
+    wanted = {_key(choice): choice.strip() for choice in options.classes or ()}
     names: dict[str, str] = {}
     unknown: list[str] = []
     for label in raw.unique():
-        known = resolve(label, options) or wanted.get(plain(label))
+        known = resolve(label, options) or wanted.get(_key(label))
         if known is None and label and options.unknown_labels != "keep":
             unknown.append(label)
         names[label] = known or label  # an empty label stays empty, and make_manifest names its row
@@ -119,11 +120,11 @@ def keep_classes(manifest: Manifest, options: ReadOptions) -> Manifest:
     """
     if options.classes is None:
         return manifest
-    by_plain = {plain(name): name for name in manifest.classes}
+    by_key = {_key(name): name for name in manifest.classes}
     kept: set[str] = set()
     counts = manifest.table["label"].value_counts()
     for choice in options.classes:
-        found = by_plain.get(plain(choice)) or by_plain.get(plain(resolve(choice, options) or choice))
+        found = by_key.get(_key(choice)) or by_key.get(_key(resolve(choice, options) or choice))
         if found is None:
             listed = ", ".join(f"{name} {int(counts.get(name, 0))}" for name in manifest.classes)
             hint = did_you_mean(choice, manifest.classes, cutoff=0.5)

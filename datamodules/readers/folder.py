@@ -120,7 +120,8 @@ def _parts(names: list[str]) -> list[str]:
     """Return the folders beside each other that are parts, not people: `Test subject 1`, `Test subject 2`."""
     parts = {name: part for name in names if (part := _part(name))}
     alike = len(parts) > 1 and len(set(parts.values())) == 1
-    return [] if alike and not any(map(canonical_split, parts)) else list(parts)
+    numbered = any(canonical_split(re.sub(r"[\W_]*\d+$", "", name)) for name in parts)  # train_1, train_2
+    return [] if alike and not numbered else list(parts)
 
 
 @dataclass
@@ -216,7 +217,7 @@ class _Search:
         classes: Classes = {}
         halves = [kid.below for kid in node.below.values()]
         inner = not part and all(
-            kid.own == 0 and kid.below and all(_part(name) for name in kid.below) for kid in node.below.values()
+            kid.own == 0 and kid.below and len(_parts(list(kid.below))) == len(kid.below) for kid in node.below.values()
         )
         for (name, kid), below in zip(node.below.items(), halves, strict=True):
             if inner:

@@ -74,6 +74,7 @@ def _test(args: list[str]) -> int:
     from lightning_modules.config import Options, RunConfig
     from lightning_modules.face_detector.network import FaceDetector, intervals
     from lightning_modules.face_detector.training import checkpoint_of, evaluate, refuse_known, text_of
+    from results.tracking.runs import find_run, run_config
 
     if not args or args[0].startswith("-"):
         msg = "emotion detector test: must be followed by a run or a .ckpt file, got none"
@@ -84,15 +85,17 @@ def _test(args: list[str]) -> int:
         if not name.startswith("data.") or name == "data.size":
             msg = f"--{name}: emotion detector test takes --all and the options of the data, such as --data.fold_seed"
             raise InputError(msg)
-    config = RunConfig.layered(options, "detector")
-    model = FaceDetector.from_checkpoint(checkpoint_of(args[0]))
+    checkpoint = checkpoint_of(args[0])
+    own = {} if Path(args[0]).suffix == ".ckpt" else {"data": run_config(find_run(args[0]))["data"]}
+    config = RunConfig.layered(options, "detector", own)
+    model = FaceDetector.from_checkpoint(checkpoint)
     data = BoxesDataModule(**{**config.data, "size": model.plain["size"]})
     if not everything:
         refuse_known(args[0], data, "RUN")
     rows = range(len(data.manifest)) if everything else data.fold.test.tolist()
     images = evaluate(model, data, rows)
     faces, kind = sum(image.faces for image in images), "images" if everything else "held-out images"
-    print(text_of(intervals(images), len(images), faces, kind))
+    print(f"{data.manifest.name}\n{text_of(intervals(images), len(images), faces, kind)}")
     return 0
 
 
@@ -107,8 +110,10 @@ def _export(args: list[str]) -> int:
     from lightning_modules.face_detector.training import checkpoint_of
 
     path = writable_file("--output", Path(options.output or f"{Path(options.run).stem}.onnx"))
+    if path.suffix.lower() != ".onnx":
+        raise invalid("--output", "must end in .onnx", str(path))
     model = FaceDetector.from_checkpoint(checkpoint_of(options.run))
     worst = export_onnx(model, path, fixed=options.fixed)
     print(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB); differs from torch by at most {worst:.1e}")
-    print(f"to find faces with it: emotion data prepare --faces {path}")
+    print(f"to find faces with it: emotion data prepare --data PHOTOGRAPHS --faces {path} --output FOLDER")
     return 0

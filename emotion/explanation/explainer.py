@@ -18,7 +18,7 @@ from tqdm import tqdm
 from datamodules.errors import InputError, did_you_mean, invalid
 from datamodules.faces.detectors import Detector, open_detector
 from datamodules.files.images import Fit, content_hash, decode, fit_to_square, limited_to
-from datamodules.manifest import Manifest
+from datamodules.manifest import FACE_SOURCE, Manifest
 from datamodules.readers.face_crops import list_crops
 from datamodules.unlabelled import find_images, photographs
 from emotion.explanation.faithfulness import ReportOptions
@@ -337,7 +337,8 @@ def held_out_inputs(
         if difference > NOTED_DIFFERENCE
         else []
     )
-    masks = emotion_masks(source.name, manifest, rows, size, fit)
+    cropped = not whole or FACE_SOURCE in manifest.table  # masks are drawn for whole images
+    masks = None if cropped else emotion_masks(source.name, manifest, rows, size, fit)
     return Inputs(table, images, landmarks, masks, targets_of(table, networks.held_out.classes, target)), notes
 
 
@@ -350,7 +351,8 @@ def _evaluated_images(
         Inputs of the network, uint8 (N, H, W, 3); the images or face crops; their contents; whether they are whole
         images.
     """
-    predictor = networks.predictor(0)
+    predictor = networks.predictor(0, networks.held_out.data.faces)
+    predictor.pixel_limit = networks.held_out.data.pixel_limit
     inputs = prepared_rows(predictor, source.manifest, rows, source.name, images=True)
     size, fit = networks.pixels(0)
     missing = [one.row for one in inputs if one.squares is None or one.image is None]
@@ -392,6 +394,9 @@ def new_inputs(
         InputError: No image is left, or the detector of the training is missing.
     """
     held_out, predictor = networks.held_out, networks.predictor(fold)
+    if predictor.faces is None and faces is not None and detector is None:
+        msg = f"--faces: {faces} finds faces without landmarks, and the run was trained on whole images; leave it out"
+        raise InputError(msg)
     if not {file.resolve() for file in files} <= crops:
         try:
             predictor.require_detector()
@@ -471,11 +476,19 @@ def sort_paths(held_out: HeldOutPredictions, manifest: Manifest, names: Sequence
             inside = whole.relative_to(root).as_posix() if whole.is_relative_to(root) else ""
             if inside in by_path:
                 rows.append(by_path[inside])
-            elif (row := by_content.get(content_hash(decode(file)))) is not None:
+            elif (row := by_content.get(_content(file))) is not None:
                 rows.append(int(row))
             else:
                 files.append(file)
     return rows, files
+
+
+def _content(file: Path) -> str:
+    """Return the content of an image; "" if it cannot be read, which is reported with the other new images."""
+    try:
+        return content_hash(decode(file))
+    except InputError:
+        return ""
 
 
 @dataclass(frozen=True)
@@ -565,7 +578,7 @@ def _explain_run(
     networks = FoldNetworks(held_out)
     by = tuple(groupings(held_out.predictions, options.by, bins=parse_bins(options.bins))) if options.by else ()
     source = Source(*held_out.manifest(options.data))
-    detector = _detector(options.faces, crops_only=bool(options.paths))
+    detector = _detector(options.faces, for_new_images=bool(options.paths))
     inputs, notes = _inputs(options, networks, source, by, detector)
     print(
         f"run {held_out.name} [{held_out.run_id[:8]}], backbone {networks.backbone(int(inputs.table['fold'].iloc[0]))}"
@@ -605,11 +618,14 @@ def _options(options: ExplainOptions) -> tuple[MethodOptions, ReportOptions]:
     if options.images < 1:
         msg = f"--images: must be at least 1, got {options.images}"
         raise InputError(msg)
+    compared = tuple(known_method(name, "--compare") for name in options.compare)
+    for name in compared:
+        dataclasses.replace(method, method=name)  # checks the options that only this method uses
     report = ReportOptions(
         by=tuple(options.by),
         n=options.images,
         top=options.top,
-        methods=tuple(known_method(name, "--compare") for name in options.compare),
+        methods=compared,
         seeds=options.seeds if options.method in DRAWS else 0,
         resamples=options.resamples,
         permutations=options.permutations,
@@ -618,11 +634,11 @@ def _options(options: ExplainOptions) -> tuple[MethodOptions, ReportOptions]:
     return method, report
 
 
-def _detector(name: str | None, *, crops_only: bool) -> Detector | None:
+def _detector(name: str | None, *, for_new_images: bool) -> Detector | None:
     """Return the detector of landmarks; one without landmarks may still find the faces of new photographs."""
     detector = open_detector(name) if name else None
     if detector is not None and not detector.has_landmarks:
-        if crops_only:
+        if for_new_images:
             return None
         msg = f"--faces: {name} finds faces without landmarks; use yunet:FILE"
         raise InputError(msg)

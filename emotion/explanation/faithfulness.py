@@ -864,7 +864,7 @@ def measure(
 
 def _agreements(explained: ExplainedImages, explain_again: ExplainAgain, options: ReportOptions) -> pd.DataFrame:
     """Compare maps with those of other methods, and of other seeds of the same method."""
-    own = explained.options.get("seed", 0)
+    own = explained.options.get("seed", options.seed)
     first = own if isinstance(own, int) else 0
     comparisons = [
         (f"method {name}", name, first) for name in dict.fromkeys(options.methods) if name != explained.method

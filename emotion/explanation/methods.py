@@ -212,17 +212,6 @@ def integrated_gradients(
 Logits = Callable[[Tensor], Tensor]
 
 
-class _GradCamModel(nn.Module):
-    """Adapter for pytorch-grad-cam: images float (M, 3, H, W) in 0..255 to logits (M, K)."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.network(image)
-
-
 def grad_cam(network: nn.Module, backbone: nn.Module, images: np.ndarray, target: np.ndarray, layer: str) -> np.ndarray:
     """Return Grad-CAM maps (Selvaraju et al. 2017), float32 (N, H, W) in 0..1, of the logit of a class.
 
@@ -240,7 +229,7 @@ def grad_cam(network: nn.Module, backbone: nn.Module, images: np.ndarray, target
     inputs = torch.from_numpy(images).permute(0, 3, 1, 2).float()
     inputs.requires_grad_(True)  # the weights require no gradient, so the input must
     with temporarily_frozen(network):
-        cam = GradCAM(_GradCamModel(network), [module], reshape_transform=grid)
+        cam = GradCAM(network, [module], reshape_transform=grid)
         try:  # used as a context manager, it would hide an IndexError of the network
             maps = cam(inputs, [ClassifierOutputTarget(int(index)) for index in target])
         finally:
@@ -315,8 +304,6 @@ class FeatureGrid:
 
     def __init__(self, backbone: nn.Module, layer: str) -> None:
         self.backbone, self.layer = backbone, layer
-        stages: Any = getattr(backbone, "feature_info", None) or [{}]
-        self.channels = stages[-1].get("num_chs") if isinstance(stages[-1], dict) else None
         self.prefix = int(getattr(backbone, "num_prefix_tokens", 0))
         self.shape: tuple[int, int] = (0, 0)  # rows and columns of the last output
 
@@ -345,7 +332,7 @@ class FeatureGrid:
         if not isinstance(output, Tensor):
             return None
         if output.ndim == 4:  # timm's window transformers keep channels last
-            last = output.shape[3] == self.channels != output.shape[1]
+            last = output.shape[1] == output.shape[2] != output.shape[3]  # the images are square
             return output.permute(0, 3, 1, 2) if last else output
         if output.ndim == 3:  # tokens (M, L, C)
             grid: Any = getattr(getattr(self.backbone, "patch_embed", None), "grid_size", None)
@@ -503,8 +490,6 @@ def explain_image(
     return weights_to_map(weights, segments), quality
 
 
-LANDMARKS = ("right eye", "left eye", "nose", "right mouth corner", "left mouth corner")
-
 ALL_IMAGES = ""
 
 Probabilities = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -526,8 +511,8 @@ class ExplainedImages:
             superpixel is its weight.
         target: The explained class, int64 (N,).
         segments: Superpixels of each image, int32 (N, H, W), from 0.
-        landmarks: x and y in pixels of `images`, from the corner of the first pixel, in the order of LANDMARKS (right
-            is the person's right, which is left in the image), float32 (N, 5, 2); NaN if unknown.
+        landmarks: x and y in pixels of `images`, from the corner of the first pixel, in the order of
+            `datamodules.faces.detectors.LANDMARKS`, float32 (N, 5, 2); NaN if unknown.
         masks: Pixels that show the emotion, bool (N, H, W); known for drawn faces only, otherwise None.
         method: Method of the maps.
         options: Options and seed, which are needed to repeat it.

@@ -13,6 +13,7 @@ from datamodules.faces.crop import choose
 from datamodules.faces.detectors import LANDMARKS, Detector
 from datamodules.files.images import Fit, fit_to_square
 from datamodules.manifest import Manifest
+from datamodules.readers.subsets import sources
 from datamodules.synthetic import draw, parse_spec
 from emotion.explanation.methods import Network
 from lightning_modules.checkpoints import require_classes
@@ -235,7 +236,7 @@ def emotion_masks(source: str, manifest: Manifest, rows: np.ndarray, size: int, 
         size: Side of the network's input.
         fit: How an image is made square.
     """
-    if source != "drawn" and not source.startswith("drawn:"):
+    if len(sources(source)) > 1 or (source != "drawn" and not source.startswith("drawn:")):
         return None
     spec = parse_spec(source)
     masks = np.zeros((len(rows), size, size), bool)

@@ -10,13 +10,20 @@ import lightning.pytorch as pl
 import numpy as np
 import pandas as pd
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from tqdm import tqdm
 
 from datamodules.face_boxes import BoxesDataModule
 from datamodules.manifest import SIDES
 from lightning_modules.backbones import best_device
-from lightning_modules.callbacks import NonFiniteLoss, ResumeAtBatch, StopGracefully, average_weights, run_progress
+from lightning_modules.callbacks import (
+    NonFiniteLoss,
+    ResumeAtBatch,
+    StopEarly,
+    StopGracefully,
+    average_weights,
+    run_progress,
+)
 from lightning_modules.config import DetectorRun, Options, RunConfig
 from lightning_modules.face_detector.network import (
     CONFIG_KEY,
@@ -206,16 +213,15 @@ def run_callbacks(options: DetectorRun, folder: Path) -> list[Callback]:
     callbacks: list[Callback] = [
         ModelCheckpoint(filename="best", monitor=MONITOR, mode="max", save_weights_only=True, **files),
         ModelCheckpoint(filename="last", save_top_k=1, monitor=None, save_on_train_epoch_end=True, **files),
-        StopGracefully(folder),
         ResumeAtBatch(),
         NonFiniteLoss(),
         run_progress() if sys.stdout.isatty() else DetectorLines(),
     ]
     if options.patience is not None:
-        callbacks.append(EarlyStopping(monitor=MONITOR, mode="max", patience=options.patience))
+        callbacks.append(StopEarly(monitor=MONITOR, mode="max", patience=options.patience, strict=False))
     if options.ema_decay is not None:
         callbacks.append(average_weights(options.ema_decay))
-    return callbacks
+    return [*callbacks, StopGracefully(folder)]  # after the others have done what belongs to a step
 
 
 def find_faces(

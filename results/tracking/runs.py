@@ -198,8 +198,8 @@ def find_trained_run(text: str, *, finished: bool = True) -> str:
 
     Args:
         text: As `find_run` takes it.
-        finished: Whether `latest` prefers runs that have finished, and those whose model is kept: others come only
-            where none has, and no trial of a search does.
+        finished: Whether `latest` prefers runs that have finished: others come only where none has. Runs whose model
+            is not kept and folds of an unfinished cross-validation never do.
 
     Raises:
         InputError: No run or several runs fit.
@@ -208,8 +208,14 @@ def find_trained_run(text: str, *, finished: bool = True) -> str:
     if "tags.kind" in runs:
         kinds = runs.set_index("run_id")["tags.kind"]
         others = {"evaluation", *(("detector", "search", "trial", "study") if finished else ())}
-        of_trial = runs["parent"].map(kinds) == "trial" if finished else False
-        runs = runs[~(runs["tags.kind"].isin(others) | of_trial)]
+        unwanted = runs["tags.kind"].isin(others)
+        if finished:
+            status = runs.set_index("run_id")["status"]
+            unwanted |= runs["parent"].map(kinds).eq("trial")
+            unwanted |= runs["parent"].map(status).fillna("FINISHED").ne("FINISHED")
+            if "tags.cell_task" in runs:  # of a study
+                unwanted |= runs["tags.cell_task"].isin(["detector", "frozen", "adjust"])
+        runs = runs[~unwanted]
     if finished and len(runs) and (runs["status"] == "FINISHED").any():
         runs = runs[runs["status"] == "FINISHED"]
     return str(runs["run_id"].iloc[0]) if len(runs) else find_run(text)

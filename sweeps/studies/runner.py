@@ -224,6 +224,8 @@ class StudyRunner:
                 continue
             enqueue(queue, self._unfinished(queue, parent, cells), retry_failed=True)
             work_together(self.key, address(self._url), TASK, self.settings(parent), self._workers)
+            while enqueue(queue, self._unfinished(queue, parent, cells)):  # stopped too often before
+                work_together(self.key, address(self._url), TASK, self.settings(parent), self._workers)
         return self._report(queue, parent, chosen)
 
     def _choose(self, parent: str, outcomes: Outcomes) -> list[str]:

@@ -121,8 +121,9 @@ def test_a_video_and_an_image_on_standard_input(
     assert row | {"path": str(file)} == same
 
     Path("none.mp4").write_bytes(b"no video")
-    (error,) = emotion("predict", fitted, "none.mp4", status=1).errors
-    assert "video none.mp4 has no frame that OpenCV can read" in error
+    done = emotion("predict", fitted, str(file), "none.mp4", "--output", "kept.csv", status=1)
+    assert "video none.mp4 has no frame that OpenCV can read" in done.err
+    assert len(pd.read_csv("kept.csv")) == 2  # the answers before it are kept
 
 
 def test_a_cross_validation_answers_by_the_mean_of_its_folds_and_out_of_fold(

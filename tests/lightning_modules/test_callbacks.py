@@ -7,6 +7,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.callbacks import EarlyStopping
 from tiny_task import TinyTask, classifier, trainer
 from torch import Tensor
 
@@ -110,6 +111,28 @@ def test_ctrl_c_waits_for_the_step_and_the_average(tmp_path: Path) -> None:
     state = torch.load(tmp_path / "interrupted.ckpt", weights_only=True)
     assert state["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["processed"] == 2
     assert state["global_step"] == state["average_updates"] == 1
+
+
+def test_a_stop_waits_for_the_validation_that_follows_its_batch(tmp_path: Path) -> None:
+    """Four batches with a validation after every second; Ctrl-C in the second."""
+    validated: list[int] = []
+
+    class Count(pl.Callback):
+        def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            validated.append(trainer.global_step)
+
+    callbacks = [*run_callbacks(RunOptions(), tmp_path, progress=False), PressCtrlC(1), Count()]
+    with pytest.raises(SystemExit):
+        trainer(1, callbacks=callbacks, val_check_interval=2, enable_checkpointing=True).fit(
+            classifier(), datamodule=TinyTask(32)
+        )
+    assert validated == [2]
+    assert torch.load(tmp_path / "interrupted.ckpt", weights_only=True)["global_step"] == 3
+
+
+def test_early_stopping_is_stored_under_the_name_of_lightnings_class() -> None:
+    ours, theirs = (kind(monitor="x", mode="max", patience=1) for kind in (StopEarly, EarlyStopping))
+    assert ours.state_key == theirs.state_key
 
 
 def test_a_run_that_had_stopped_early_trains_no_further_epoch() -> None:

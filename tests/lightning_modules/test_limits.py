@@ -170,3 +170,8 @@ def test_patience_in_a_run_that_ends_before_its_first_validation(workplace: Path
     result = train(config("--trainer.max_steps 1 --trainer.max_epochs 5 --run.patience 3"))
     assert result is not None
     assert len(result.predictions)
+
+
+def test_a_file_without_a_loss_has_the_default(tmp_path: Path) -> None:
+    (tmp_path / "bare.yaml").write_text("model: {backbone: test_resnet, weights: none}\n")
+    check_options(RunConfig.resolve(["--config", str(tmp_path / "bare.yaml"), "--data", "drawn"]))

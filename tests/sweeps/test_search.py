@@ -32,6 +32,7 @@ from sweeps.search import (
     run_trial,
     search_config,
     wanted_trials,
+    warm_starts,
 )
 from sweeps.search_report import search_figures
 from sweeps.spaces import Choice
@@ -96,7 +97,7 @@ def test_a_warm_start_tries_the_best_first_and_counts(storage: optuna.storages.R
     with pytest.raises(InputError, match="no finished trial with an option and value of this space"):
         wanted_trials(plan(name="new"), study, storage, 5, "other")
     with pytest.raises(InputError, match="--warm-start: cannot be used with --sampler grid"):
-        wanted_trials(replace(new, sampler="grid"), study, storage, 5, "other")
+        warm_starts(replace(new, sampler="grid"), storage, "other")
 
 
 def test_the_best_of_two_objectives_is_a_front(storage: optuna.storages.RDBStorage) -> None:

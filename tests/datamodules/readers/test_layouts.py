@@ -571,6 +571,18 @@ def test_people_called_like_a_part_are_no_parts(tmp_path: Path) -> None:
             Image.new("L", (8, 8)).save(folder / "1.png")
     with pytest.raises(InputError, match=r"class folders in several places \(Test subject 1, Test subject 2\)"):
         read(str(tmp_path))
+    for person in (1, 2):
+        (tmp_path / f"Test subject {person}").rename(tmp_path / f"train_{person}")
+    assert set(read(str(tmp_path)).table["split"]) == {"train"}
+
+
+def test_people_below_the_classes_are_no_parts(tmp_path: Path) -> None:
+    for label in ("happy", "sad"):
+        for person in (1, 2):
+            folder = tmp_path / label / f"Test subject {person}"
+            folder.mkdir(parents=True)
+            Image.new("L", (8, 8)).save(folder / "1.png")
+    assert "split" not in read(str(tmp_path)).table
 
 
 def test_annotations_that_change_are_read_again(tmp_path: Path) -> None:

@@ -307,13 +307,16 @@ def test_a_minus_counts_in_a_label(plant: Plant) -> None:
         read(str(file), ReadOptions(aliases=some))
     found = read(str(file), ReadOptions(aliases={"-1": "neutral", **some})).table
     assert found["label"].tolist() == ["neutral", "angry", "happy"] * 2
+    kept = read(str(file), ReadOptions(classes=["-1", "0", "1"], unknown_labels="keep"))
+    assert kept.table["label"].tolist() == ["-1", "0", "1"] * 2
 
 
 def test_whole_numbers_that_are_floats_are_named_without_a_point(plant: Plant) -> None:
     root = plant("a.png", "b.png")
     pd.DataFrame({"path": ["a.png", "b.png"], "label": [0.0, 1.0]}).to_parquet(root / "t.parquet")
-    found = read(str(root / "t.parquet"), ReadOptions(aliases={"0": "happy", "1": "sad"})).table
-    assert found["label"].tolist() == ["happy", "sad"]
+    for aliases in ({"0": "happy", "1": "sad"}, {"0.0": "happy", "1.0": "sad"}):
+        found = read(str(root / "t.parquet"), ReadOptions(aliases=aliases)).table
+        assert found["label"].tolist() == ["happy", "sad"]
 
 
 def test_spaces_around_a_person_do_not_make_another(plant: Plant) -> None:
