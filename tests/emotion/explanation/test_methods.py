@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import timm
 import torch
 from torch import Tensor, nn
 
@@ -282,6 +283,10 @@ def test_layers_that_cannot_be() -> None:
     module = TwoChannels()
     assert last_layer(module) == "unused"  # the last convolution; whether it is used is seen when it runs
     assert grid_shape(module, module, IMAGE, "conv") == (SIDE, SIDE)
+    window = timm.create_model("swin_tiny_patch4_window7_224", num_classes=0, img_size=64).eval()
+    image = np.zeros((64, 64, 3), np.uint8)
+    found = [grid_shape(window, window, image, f"layers.{stage}") for stage in range(4)]
+    assert found == [(16, 16), (8, 8), (4, 4), (2, 2)]  # its channels come last
     with pytest.raises(InputError, match=r"--layer: must be .* got 'con'; did you mean conv"):
         grid_shape(module, module, IMAGE, "con")
     with pytest.raises(InputError, match="a layer that the network uses, got 'unused'"):
