@@ -25,8 +25,8 @@ FIT = (
 
 TEST = """usage: emotion detector test RUN|FILE.ckpt [--data SOURCE] [--boxes FILE] [--all]
 
-Evaluate a trained face detector on the test part of --data; with --all on all images, also on those that it was
-trained on. Options of the data, such as --data.fold_seed, are those of `emotion detector fit`.
+Evaluate a trained face detector on the test part of --data (default: the data of the run), with --all on all images,
+also those that it was trained on. Options of the data are those of `emotion detector fit`, such as --data.fold_seed.
 """
 
 
@@ -85,10 +85,14 @@ def _test(args: list[str]) -> int:
         if not name.startswith("data.") or name == "data.size":
             msg = f"--{name}: emotion detector test takes --all and the options of the data, such as --data.fold_seed"
             raise InputError(msg)
-    checkpoint = checkpoint_of(args[0])
-    own = {} if Path(args[0]).suffix == ".ckpt" else {"data": run_config(find_run(args[0]))["data"]}
+    model = FaceDetector.from_checkpoint(checkpoint_of(args[0]))
+    own = {}
+    if "data.source" not in options:
+        if Path(args[0]).suffix == ".ckpt":
+            msg = "--data: is needed with a .ckpt file, which does not record its data; name the images"
+            raise InputError(msg)
+        own = {"data": run_config(find_run(args[0]))["data"]}
     config = RunConfig.layered(options, "detector", own)
-    model = FaceDetector.from_checkpoint(checkpoint)
     data = BoxesDataModule(**{**config.data, "size": model.plain["size"]})
     if not everything:
         refuse_known(args[0], data, "RUN")

@@ -36,6 +36,10 @@ def test_a_run_is_tracked_measured_and_trained_on(workplace: Path, capsys: pytes
 
     assert emotion.main(["detector", "test", "latest", "--data", SCENES, "--data.num_workers", "0", "--all"]) == 0
     assert " faces in 16 images;" in capsys.readouterr().out
+    assert emotion.main(["detector", "test", "latest", "--data.num_workers", "0"]) == 0
+    shown = capsys.readouterr().out
+    assert "held-out images" in shown  # of the run's own scenes
+    assert SCENES.partition(":")[0] in shown
 
     # the network is that of the run, unasked
     assert emotion.main(["detector", "fit", "--from", run.run_id, *SMALL[:2], *SMALL[4:], *FAST]) == 0
