@@ -74,6 +74,9 @@ STRONG = (
     "--model.shift_at_test 0.06"
 )
 PARTS |= {
+    "stem stride 1, 64 px": "--model.stem_stride 1 --data.size 64",
+    "stem stride 1, mixup": "--model.stem_stride 1 --model.mixup 0.2",
+    "stem stride 1, drop path and dropout": "--model.stem_stride 1 --model.drop_path 0.1 --model.dropout 0.3",
     "options of strong": STRONG,
     "options of strong, mixup": f"{STRONG} --model.mixup 0.2 --model.unmixed_epochs 2",
     "options of strong, drop path and dropout": f"{STRONG} --model.drop_path 0.1 --model.dropout 0.3",

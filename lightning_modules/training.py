@@ -45,7 +45,13 @@ from lightning_modules.callbacks import (
     run_callbacks,
     sigterm_ends,
 )
-from lightning_modules.checkpoints import load_tensors, read_checkpoint, store_in_checkpoint
+from lightning_modules.checkpoints import (
+    CONFIG_KEY,
+    load_tensors,
+    read_checkpoint,
+    require_classes,
+    store_in_checkpoint,
+)
 from lightning_modules.classifier import EmotionClassifier, check_model
 from lightning_modules.config import TEACHER_SHARE, DecisionOptions, RunConfig, RunOptions, data_module, recipe_names
 from lightning_modules.decisions import (
@@ -933,6 +939,7 @@ def evaluate(config: RunConfig, checkpoint: Path, part: Literal["validate", "tes
     content = read_checkpoint(checkpoint)
     with _explained():
         task = make_task(config)
+        require_classes(content[CONFIG_KEY]["classes"], task.data.classes, f"checkpoint {checkpoint}")
         prepare(task.data)
         task.data.setup("validate" if part == "validate" else "test")
         if run_id is None or run_row(run_id).get("tags.division") != division_hash(task.data):

@@ -345,6 +345,9 @@ def test_the_ablation_continues_where_its_table_ends(tmp_path: Path, monkeypatch
     monkeypatch.setattr(ablation, "measure", measure)
     words = ["--work", str(tmp_path), "--table", str(tmp_path / "table.csv")]
     words += ["--parts", "base", "mixup", "--seeds", "0", "1"]
+    with pytest.raises(SystemExit):  # without --data
+        ablation.main(words)
+    words += ["--data", "fer2013.zip"]
     with pytest.raises(OSError, match="power cut"):
         ablation.main(words)
     first = measured.copy()

@@ -153,7 +153,7 @@ def test_landmarks_of_a_detector_are_those_of_the_largest_face() -> None:
 
 def test_only_drawn_faces_tell_what_carries_the_emotion() -> None:
     assert emotion_masks("photographs", manifest(None), np.array([0]), 32, "crop") is None
-    assert emotion_masks("drawn:size=64+/photographs", manifest(None), np.array([0]), 32, "crop") is None
+    assert emotion_masks("drawn:size=64+folder:/photographs", manifest(None), np.array([0]), 32, "crop") is None
     assert emotion_masks("scenes:images=4", manifest(None), np.array([0]), 32, "crop") is None
     drawn = Manifest(Path(), pd.DataFrame({"path": ["happy/000002.png"]}), CLASSES, "drawn")
     large = emotion_masks("drawn:size=64", drawn, np.array([0]), 64, "crop")
