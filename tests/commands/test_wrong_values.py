@@ -433,6 +433,8 @@ class TestTraining:
                 *each(start, "--model.learning_rate", ("ten",)),
                 *unknown(start, "--cell=x", "--data.siz=3"),
                 *unknown(["study", "face-detector"], "--cell=x"),
+                [*start, "--seed", "5"],  # which its cells would ignore
+                ["cross-validate", "--seed", "3", "--seeds", "0", "1"],
                 *each(["study", "face-detector"], "--cells", ("x",)),
                 [*start, "more"],
             ]

@@ -213,7 +213,7 @@ def test_what_no_trial_could_run_with_is_refused() -> None:
         check_names({"model.learning_rat": Choice((1,))})
     with pytest.raises(InputError, match=r"data.fold_seed cannot be searched"):
         check_names({"data.fold_seed": Choice((1, 2))})
-    for divides in ("data.holdout_fraction", "data.leak", "data.read.part"):
+    for divides in ("data.holdout_fraction", "data.leak", "data.read.part", "data.stratify_by"):
         with pytest.raises(InputError, match=rf"{divides} cannot be searched, it is the same for all trials"):
             check_names({divides: Choice((0.1, 0.2))})
     with pytest.raises(InputError, match=r"--folds: must be at least 2 inner folds, got 1"):
