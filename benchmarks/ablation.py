@@ -69,6 +69,7 @@ PARTS = {
     "learning rate 0.004": "--model.learning_rate 0.004",
 }
 """Name of a part to the options of `emotion fit` that it adds to the base; the most promising come first."""
+# what recipe strong adds to the base
 STRONG = (
     "--model.stem_stride 1 --model.progressive_from 32 --trainer.max_epochs 12 --run.ema_decay 0.998 "
     "--model.shift_at_test 0.06"

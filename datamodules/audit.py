@@ -310,7 +310,7 @@ def clean(manifest: Manifest, report: Audit) -> tuple[np.ndarray, dict[str, int]
 
     Of equal images one is kept, with the label of the majority (none is kept if labels tie), and of those with this
     label rather one in test or validation than in training: a test image with another label is left out.
-    Near-duplicates and the images of a person are kept, since folds keep them together,
+    Near-duplicates, the images of a person and the faces of a photograph are kept, since folds keep them together,
     unless they are in two given splits: then they are removed from training, or from validation if one is in test.
     """
     count = len(manifest)

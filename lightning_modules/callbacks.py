@@ -532,9 +532,9 @@ class StopGracefully(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save the state where Lightning raises for SIGTERM, between batches."""
-        between = not trainer.validating and not trainer.fit_loop.epoch_loop._should_accumulate()
-        if isinstance(exception, SIGTERMException) and trainer.world_size == 1 and between:
-            trainer.save_checkpoint(self.path)
+        if isinstance(exception, SIGTERMException) and trainer.world_size == 1:
+            if not trainer.validating and not trainer.fit_loop.epoch_loop._should_accumulate():
+                trainer.save_checkpoint(self.path)
         _sigterm.waits = False
         self._restore_handler()
 

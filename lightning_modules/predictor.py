@@ -279,7 +279,7 @@ class Predictor:
         if faces is not None and self.faces is None:
             msg = f"--faces: {name} was trained on whole images, so no faces are looked for; leave --faces out"
             raise InputError(msg)
-        self.finder = self.requested_finder = faces
+        self._finder = self.requested_finder = faces
         self._local = threading.local()
 
     @classmethod
@@ -452,8 +452,8 @@ class Predictor:
         Raises:
             InputError: The detector is not known, or its file is missing or was changed.
         """
-        if self.faces is not None and self.finder is None:
-            self.finder = self.faces.require_detector(self.name)
+        if self.faces is not None and self._finder is None:
+            self._finder = self.faces.require_detector(self.name)
 
     def _expand(self, sources: Sequence[str], read: ReadOptions) -> tuple[list[Path], set[Path]]:
         """Return the files that the sources name, and those among them that are face crops already."""
@@ -512,7 +512,7 @@ class Predictor:
         """Return the detector of this thread; OpenCV's are not safe to share."""
         if not hasattr(self._local, "cutter"):
             assert self.faces is not None
-            self._local.cutter = _FaceCutter(str(self.finder), self.faces)
+            self._local.cutter = _FaceCutter(str(self._finder), self.faces)
         cutter: _FaceCutter = self._local.cutter
         return cutter
 

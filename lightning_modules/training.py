@@ -67,6 +67,7 @@ from lightning_modules.limits import check_against_data, check_limits, is_whole,
 from lightning_modules.warm_start import (
     check_resumed,
     check_weights,
+    count_known,
     learn_from_teacher,
     read_start,
     seen_by,
@@ -963,11 +964,10 @@ def _refuse_known(
         print(note, file=sys.stderr)
         return
     rows = data.selected_on if part == "validate" else data.fold_rows.test
-    selected = part == "test" and data.plan.protocol != "paper"
-    before = seen.among(data.contents, selected=selected)
-    known = int(np.isin(data.clusters[rows], data.clusters[before]).sum())
+    known = count_known(seen, data, rows, selected=part == "test" and data.plan.protocol != "paper")
     if known and run is None and data.plan.leak != "error":
-        print(f"note: {source} was trained on {known} of the {len(rows)} images, or near-duplicates", file=sys.stderr)
+        note = f"note: {source} was trained on {known} of the {len(rows)} images that are scored, or near-duplicates"
+        print(note, file=sys.stderr)
     elif known:
         msg = (
             f"{option}: {source} was trained on {known} of the {len(rows)} images that would be scored (or on "

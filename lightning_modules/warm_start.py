@@ -145,6 +145,19 @@ def _same_rows(run_id: str, data: Images) -> SeenImages:
     return SeenImages.of(*(contents[rows] for rows in parts))
 
 
+def count_known(seen: SeenImages, data: Images, rows: np.ndarray, *, selected: bool = True) -> int:
+    """Return how many rows, or near-duplicates of them or images of the same people, a model has seen.
+
+    Args:
+        seen: What the model has seen.
+        data: The images.
+        rows: Rows of them.
+        selected: Whether images that were only selected on count, too.
+    """
+    before = seen.among(data.contents, selected=selected)
+    return int(np.isin(data.clusters[rows], data.clusters[before]).sum())
+
+
 def refuse_seen(
     seen: SeenImages, data: Images, test: np.ndarray, option: str, source: str, alike: str, *, selected: bool = True
 ) -> None:
@@ -165,9 +178,7 @@ def refuse_seen(
     Raises:
         InputError: The model has seen some of them.
     """
-    rows = seen.among(data.contents, selected=selected)
-    known = int(np.isin(data.clusters[test], data.clusters[rows]).sum())
-    if known:
+    if known := count_known(seen, data, test, selected=selected):
         msg = (
             f"{option}: {source} was trained or selected on {known} of the {len(test)} images that this run reports "
             f"on (or on near-duplicates of them or images of the same people); divide both runs alike ({alike}), or "

@@ -162,7 +162,7 @@ def _evaluate(command: str, args: list[str]) -> int:
         from results.tracking.runs import find_trained_run, stored_run
 
         run_id = find_trained_run(str(run))
-        file, checkpoint = stored_run(run)
+        file, checkpoint = stored_run(run_id)
         if command == "test" and (words := _other_data(options, RunConfig.from_file(file))):
             from emotion.cli import predict
 

@@ -104,7 +104,7 @@ def test_ctrl_c_waits_for_the_step_and_the_average(tmp_path: Path) -> None:
     """Four batches, of which two make a step; it is pressed in the first."""
     options = RunOptions(ema_decay=0.9)
     callbacks = [*run_callbacks(options, tmp_path, progress=False), PressCtrlC(0)]
-    with pytest.raises(SystemExit):  # Lightning's answer to Ctrl-C
+    with pytest.raises(SystemExit, match="1"):  # Lightning's answer to Ctrl-C
         trainer(1, callbacks=callbacks, accumulate_grad_batches=2, enable_checkpointing=True).fit(
             classifier(), datamodule=TinyTask(32)
         )
@@ -122,7 +122,7 @@ def test_a_stop_waits_for_the_validation_that_follows_its_batch(tmp_path: Path) 
             validated.append(trainer.global_step)
 
     callbacks = [*run_callbacks(RunOptions(), tmp_path, progress=False), PressCtrlC(1), Count()]
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit, match="1"):
         trainer(1, callbacks=callbacks, val_check_interval=2, enable_checkpointing=True).fit(
             classifier(), datamodule=TinyTask(32)
         )
