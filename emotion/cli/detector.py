@@ -85,14 +85,13 @@ def _test(args: list[str]) -> int:
         if not name.startswith("data.") or name == "data.size":
             msg = f"--{name}: emotion detector test takes --all and the options of the data, such as --data.fold_seed"
             raise InputError(msg)
-    model = FaceDetector.from_checkpoint(checkpoint_of(args[0]))
-    own = {}
-    if "data.source" not in options:
-        if Path(args[0]).suffix == ".ckpt":
-            msg = "--data: is needed with a .ckpt file, which does not record its data; name the images"
-            raise InputError(msg)
-        own = {"data": run_config(find_run(args[0]))["data"]}
-    config = RunConfig.layered(options, "detector", own)
+    checkpoint, is_file = checkpoint_of(args[0]), Path(args[0]).suffix == ".ckpt"
+    own = {} if is_file or "data.source" in options else {"data": run_config(find_run(args[0]))["data"]}
+    config = RunConfig.layered(options, "detector", own)  # refuses unknown options before the model is read
+    model = FaceDetector.from_checkpoint(checkpoint)
+    if is_file and "data.source" not in options:
+        msg = "--data: is needed with a .ckpt file, which does not record its data; name the images"
+        raise InputError(msg)
     data = BoxesDataModule(**{**config.data, "size": model.plain["size"]})
     if not everything:
         refuse_known(args[0], data, "RUN")
