@@ -25,8 +25,9 @@ from pathlib import Path
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # read at import: it would ask the network for a newer one
 
 import pandas as pd
+from matplotlib.figure import Figure
 
-from results.compare import ComparedRun, compare
+from results.compare import ComparedRun, compare, difference_figure
 from results.tracking.runs import find_runs, load_table, run_row
 from results.tracking.store import DIRECTORY
 
@@ -275,6 +276,15 @@ def markdown(rows: Sequence[dict[str, str]], work: Path) -> Iterator[str]:
         )
 
 
+def figure(rows: Sequence[dict[str, str]], work: Path) -> Figure:
+    """Draw macro F1 of each part minus the base, seed 0, with intervals; the best part comes first."""
+    best = sorted(rows, key=lambda row: -float(row["macro_f1"]))
+    names = ["base", *(row["part"] for row in best if row["seed"] == "0" and row["part"] != "base")]
+    with contextlib.chdir(work):
+        runs = [ComparedRun(name, load_table(_run_of(Cell(name, 0)), "predictions")) for name in names]
+    return difference_figure(compare(runs))
+
+
 def main(args: list[str] | None = None) -> int:
     """Run what the CSV lacks, or print what it has as a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=__doc__)
@@ -286,7 +296,13 @@ def main(args: list[str] | None = None) -> int:
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--markdown", action="store_true", help="print the CSV and differences as a table; no training")
+    parser.add_argument(
+        "--figure", type=Path, help="write the differences of seed 0 as a PNG of this name; no training"
+    )
     given = parser.parse_args(args)
+    if given.figure:
+        figure(read_rows(given.table), given.work.absolute()).savefig(given.figure, dpi=130)
+        return 0
     if given.markdown:
         print(*markdown(read_rows(given.table), given.work.absolute()), sep="\n")
         return 0

@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from matplotlib.figure import Figure
 
 from benchmarks.ablation import append, read_rows, run_emotion
 from results.compare import ComparedRun, compare
+from results.reports.figures import COLOURS, STYLES, drawable, fonts
 from results.tracking.runs import find_runs, load_table
 from results.tracking.store import DIRECTORY
 
@@ -38,6 +40,11 @@ class Row:
 
     recipe: str
     seeds: tuple[int, ...]
+
+    @classmethod
+    def of(cls, line: dict[str, str]) -> "Row":
+        """Return the row that a line of the CSV is about."""
+        return cls(line["recipe"].split(",")[0], tuple(map(int, line["seed"].split())))
 
     @property
     def name(self) -> str:
@@ -120,11 +127,8 @@ def measure(row: Row, data: str, work: Path) -> dict[str, str]:
 
 def markdown(rows: Sequence[dict[str, str]], work: Path) -> Iterator[str]:
     """Return lines of Markdown: scores of each row and class, means over seeds, and differences from the baseline."""
-    known = [Row(row["recipe"].split(",")[0], tuple(map(int, row["seed"].split()))) for row in rows]
-    with contextlib.chdir(work):
-        ids = {row: row.finished()["run_id"] for row in known}
-        scores = {row: load_table(run, "intervals") for row, run in ids.items()}
-        tables = {row: load_table(run, "predictions") for row, run in ids.items()}
+    known = [Row.of(row) for row in rows]
+    scores, tables = (_tables(known, name, work) for name in ("intervals", "predictions"))
     classes = [name for name in dict.fromkeys(next(iter(scores.values()))["class"]) if name]
     yield f"| recipe | seed | accuracy | macro F1 | {' | '.join(classes)} |"
     yield "|---" * (4 + len(classes)) + "|"
@@ -159,6 +163,49 @@ def markdown(rows: Sequence[dict[str, str]], work: Path) -> Iterator[str]:
             yield _short(f"`{row.recipe}` minus `{BASE}`, seed {row.seed}: {', '.join(texts)}")
 
 
+def _tables(rows: Sequence[Row], name: str, work: Path) -> dict[Row, pd.DataFrame]:
+    with contextlib.chdir(work):
+        return {row: load_table(row.finished()["run_id"], name) for row in rows}
+
+
+def figure(rows: Sequence[dict[str, str]], work: Path) -> Figure:
+    """Draw F1 of each class and macro F1: a dot per seed, a bar at their mean, a diamond for the mean of networks."""
+    known = [Row.of(row) for row in rows]
+    scores = _tables(known, "intervals", work)
+    f1 = {
+        row: pd.concat([table[table["metric"] == "f1"], table[table["metric"] == "f1_macro"].assign(**{"class": ""})])
+        for row, table in scores.items()
+    }
+    values = {row: table.set_index("class")["value"] for row, table in f1.items()}
+    classes = list(next(iter(values.values())).index)
+    recipes = list(dict.fromkeys(row.recipe for row in known))
+    drawn = Figure(figsize=(8, 1.4 + 0.62 * len(classes)), layout="constrained")
+    axes = drawn.add_subplot()
+    apart = 0.7 / len(recipes)
+    for number, recipe in enumerate(recipes):
+        colour = COLOURS[number % len(COLOURS)]
+        single = pd.DataFrame([values[row] for row in known if row.recipe == recipe and len(row.seeds) == 1])
+        means = [row for row in known if row.recipe == recipe and len(row.seeds) > 1]
+        for place, name in enumerate(classes):
+            at = place + (number - (len(recipes) - 1) / 2) * apart
+            first = place == 0
+            axes.plot(
+                single[name], [at] * len(single), "o", ms=5, color=colour, alpha=0.7, label=recipe * first or None
+            )
+            axes.plot([single[name].mean()] * 2, [at - 0.4 * apart, at + 0.4 * apart], color=colour, lw=2)
+            for row in means:
+                label = f"{row.name}" if first else None
+                axes.plot(values[row][name], at, "D", ms=7, mfc="none", color=colour, label=label)
+    axes.set_yticks(range(len(classes)), [*drawable(classes[:-1]), "macro F1"], family=fonts())
+    axes.axhline(len(classes) - 1.5, color="black", lw=0.8, ls=STYLES[1])
+    axes.invert_yaxis()
+    axes.set_xlabel("F1 on PublicTest (dot: one network; line: mean over seeds)")
+    axes.grid(alpha=0.3, axis="x")
+    axes.spines[["top", "right"]].set_visible(False)
+    drawn.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)
+    return drawn
+
+
 def _short(text: str) -> str:
     """Return a text whose numbers below 1 have no leading zero."""
     for before in (" ", "(", "-", "+"):
@@ -176,9 +223,13 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--ensemble", action="store_true", help="only the mean of the networks of all seeds")
     parser.add_argument("--markdown", action="store_true", help="print the CSV as tables; no training")
+    parser.add_argument("--figure", type=Path, help="write F1 of each class as a PNG of this name; no training")
     given = parser.parse_args(args)
     work = given.work.absolute()
     work.mkdir(parents=True, exist_ok=True)
+    if given.figure:
+        figure(read_rows(given.table), work).savefig(given.figure, dpi=130)
+        return 0
     if given.markdown:
         print(*markdown(read_rows(given.table), work), sep="\n")
         return 0

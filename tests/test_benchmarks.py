@@ -380,6 +380,8 @@ def test_the_ablation_prints_each_part_minus_the_base_of_its_seed(
     assert lines[0] == "| base | 0 | .500 (.400-.600) | .500 | 2.0 |  |  |"
     assert re.match(r"\| mixup \| 0 .* \| \+\.250 \(\+\.\d+ to \+\.\d+\) \| \+\.250 \(", lines[1])
     assert lines[2].endswith("|  |  |")  # the base has no seed 1
+    (drawn,) = ablation.figure(rows, tmp_path).axes
+    assert [label.get_text() for label in drawn.get_yticklabels()] == ["mixup minus base"]
 
 
 def test_recipes_are_trained_once_and_averaged(
@@ -421,6 +423,15 @@ def test_recipes_are_trained_once_and_averaged(
     assert printed.startswith("| recipe | seed | accuracy | macro F1 | happy | sad |")
     assert "`focal`, 2 seeds, mean ± standard deviation: accuracy " in printed
     assert printed.count("`focal` minus `baseline`, seed ") == 2
+    assert fer2013.main([*words[:4], "--figure", "classes.png"]) == 0
+    assert Path("classes.png").stat().st_size > 10_000
+    axes = fer2013.figure(fer2013.read_rows(Path("table.csv")), Path("runs").absolute()).axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["happy", "sad", "macro F1"]
+    dots = {str(line.get_label()): np.asarray(line.get_xdata()) for line in axes.lines}
+    last = np.sort(np.asarray(axes.lines[-3].get_xdata()))  # macro F1 of focal with seeds 0 and 1
+    expected = again.loc[again["recipe"] == "focal", "macro_f1"].astype(float).sort_values()
+    np.testing.assert_allclose(last, expected, atol=1e-4)
+    assert {"baseline", "focal"} <= dots.keys()
 
 
 def test_doubtful_labels_are_compared_with_annotators(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
