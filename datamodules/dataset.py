@@ -1,6 +1,10 @@
 """Datasets: batches of uint8 images with label, row and copy flag."""
 
+import os
+import signal
+import threading
 from collections.abc import Sequence
+from multiprocessing.process import BaseProcess, parent_process
 
 import albumentations as A
 import cv2
@@ -114,6 +118,20 @@ def keep(batch: dict[str, torch.Tensor] | InputError) -> dict[str, torch.Tensor]
 
 
 def start_worker(worker: int) -> None:
-    """Limit OpenCV to one thread in each worker, since all workers share the cores."""
+    """Prepare a loading process: one thread, since all share the cores; only the process that reads it may stop it.
+
+    Service managers and batch systems send SIGTERM to all processes. The training then finishes its step and saves a
+    checkpoint, for which its loading processes must live on; they end with it.
+    """
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_for, args=(parent_process(),), daemon=True).start()
+
+
+def _end_for(parent: BaseProcess | None) -> None:
+    """End this process once its parent sends SIGTERM, as PyTorch does to one that hangs."""
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != (parent and parent.pid):
+        pass
+    os._exit(0)

@@ -3,6 +3,7 @@
 import errno
 import itertools
 import json
+import multiprocessing
 import os
 import re
 import shutil
@@ -97,6 +98,30 @@ def test_an_interrupted_run_goes_on_from_the_middle_of_an_epoch(
     assert steps == [1]
     assert len(emotion.runs()) == 2
     check_same(emotion, fitted, run_id, epoch_in_parts=True)
+
+
+def test_sigterm_to_all_processes_lets_the_loaders_finish(
+    emotion: Any, words: tuple[str, ...], at_step: AtStep
+) -> None:
+    """A service manager or a batch system may send it to all of them, and the loading processes come first here."""
+    loading = (*words, "--data.num_workers", "1")
+
+    def end() -> None:
+        for process in [*loaders(), os.getpid()]:
+            os.kill(process, signal.SIGTERM)
+        time.sleep(0.5)  # in which a loading process would end, and this one would learn of it
+
+    at_step(MIDDLE, end)
+    emotion(*loading, status=143)
+    stopped = newest(emotion)
+    assert stopped.info.status == "KILLED"
+    assert "interrupted.ckpt" in checkpoints(stopped.info.run_id)
+    assert not loaders()
+
+
+def loaders() -> list[int]:
+    """Process numbers of the loading processes of this one."""
+    return [child.pid for child in multiprocessing.active_children() if child.pid]
 
 
 def test_sigterm_in_a_validation_lets_it_end(
