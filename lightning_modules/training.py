@@ -1026,6 +1026,7 @@ def _explained() -> Iterator[None]:
 STARTUP = 5.0  # seconds of a run besides training: checks, tables and figures
 FORWARD = 3.0  # an image that is only predicted costs a third of one that is trained on
 TIMED = 3  # batches after the first
+TIMED_PIXELS = 128 * 96**2  # of the images in one of these batches, on the CPU
 
 
 def seconds_an_image(config: RunConfig) -> float:
@@ -1034,6 +1035,8 @@ def seconds_an_image(config: RunConfig) -> float:
     backbone, features, _ = build_backbone(model["backbone"], "none", size=size, stem_stride=model["stem_stride"])
     network = torch.nn.Sequential(backbone, build_head("linear", features, 8)).train()
     device = best_device()
+    if device.type == "cpu":  # as quick per image in parts; a whole batch of large images may not fit into memory
+        batch = max(2, min(batch, TIMED_PIXELS // size**2))
     network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stub lacks it
     optimizer = torch.optim.Adam(network.parameters())
     image = torch.rand(batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)

@@ -72,6 +72,23 @@ def test_the_best_device_is_a_gpu_where_there_is_one(
     assert backbones.best_device().type == kind
 
 
+@pytest.mark.parametrize(("size", "images"), [(32, 128), (224, 23)])
+def test_batches_of_large_images_are_timed_in_parts(monkeypatch: pytest.MonkeyPatch, size: int, images: int) -> None:
+    """On the CPU, where a whole batch may not fit into memory."""
+    seen: set[int] = set()
+    loss = torch.nn.functional.cross_entropy
+
+    def watched(logits: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+        seen.add(len(logits))
+        return loss(logits, label)
+
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", watched)
+    monkeypatch.setattr(run_estimate, "best_device", lambda: torch.device("cpu"))
+    config = RunConfig({"backbone": "test_resnet", "stem_stride": None}, {"size": size, "batch_size": 128}, {})
+    assert run_estimate.seconds_an_image(config) > 0
+    assert seen == {images}
+
+
 def test_estimates_are_timed_on_the_best_device(monkeypatch: pytest.MonkeyPatch) -> None:
     """The meta device computes nothing, so that no loss can be read from it: a stand-in for a GPU."""
     for module in (run_estimate, detection):
