@@ -70,8 +70,12 @@ PARTS = {
     "learning rate 0.004": "--model.learning_rate 0.004",
 }
 """Name of a part to the options of `emotion fit` that it adds to the base; the most promising come first."""
-# what recipe strong adds to the base
+# what recipe strong adds to the base, and what it added at first
 STRONG = (
+    "--model.stem_stride 1 --data.size 64 --data.policy rand_augment --data.transform_where all "
+    "--trainer.max_epochs 8 --run.ema_decay 0.995 --model.shift_at_test 0.06"
+)
+FIRST_STRONG = (
     "--model.stem_stride 1 --model.progressive_from 32 --trainer.max_epochs 12 --run.ema_decay 0.998 "
     "--model.shift_at_test 0.06"
 )
@@ -79,11 +83,11 @@ PARTS |= {
     "stem stride 1, 64 px": "--model.stem_stride 1 --data.size 64",
     "stem stride 1, mixup": "--model.stem_stride 1 --model.mixup 0.2",
     "stem stride 1, drop path and dropout": "--model.stem_stride 1 --model.drop_path 0.1 --model.dropout 0.3",
+    "stem stride 1, RandAugment": f"--model.stem_stride 1 {PARTS['RandAugment']}",
+    "options of strong (first)": FIRST_STRONG,
     "options of strong": STRONG,
     "options of strong, mixup": f"{STRONG} --model.mixup 0.2 --model.unmixed_epochs 2",
     "options of strong, drop path and dropout": f"{STRONG} --model.drop_path 0.1 --model.dropout 0.3",
-    "options of strong, RandAugment": f"{STRONG} {PARTS['RandAugment']}",
-    "options of strong, erasing": f"{STRONG} {PARTS['erasing']}",
 }
 _TEACHERS = {f"inner-fold-{fold}": f"--data.inner_folds 3 --data.inner_fold {fold}" for fold in range(3)}
 PARTS |= _TEACHERS | {
