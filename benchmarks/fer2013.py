@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -172,30 +173,24 @@ def figure(rows: Sequence[dict[str, str]], work: Path) -> Figure:
     """Draw F1 of each class and macro F1: a dot per seed, a bar at their mean, a diamond for the mean of networks."""
     known = [Row.of(row) for row in rows]
     scores = _tables(known, "intervals", work)
-    f1 = {
-        row: pd.concat([table[table["metric"] == "f1"], table[table["metric"] == "f1_macro"].assign(**{"class": ""})])
+    values = {  # F1 of each class, then macro F1
+        row: table[table["metric"].isin(["f1", "f1_macro"])].set_index("class")["value"]
         for row, table in scores.items()
     }
-    values = {row: table.set_index("class")["value"] for row, table in f1.items()}
-    classes = list(next(iter(values.values())).index)
+    classes = sorted(next(iter(values.values())).index, key=lambda name: name == "")
     recipes = list(dict.fromkeys(row.recipe for row in known))
     drawn = Figure(figsize=(8, 1.4 + 0.62 * len(classes)), layout="constrained")
     axes = drawn.add_subplot()
     apart = 0.7 / len(recipes)
     for number, recipe in enumerate(recipes):
         colour = COLOURS[number % len(COLOURS)]
-        single = pd.DataFrame([values[row] for row in known if row.recipe == recipe and len(row.seeds) == 1])
-        means = [row for row in known if row.recipe == recipe and len(row.seeds) > 1]
-        for place, name in enumerate(classes):
-            at = place + (number - (len(recipes) - 1) / 2) * apart
-            first = place == 0
-            axes.plot(
-                single[name], [at] * len(single), "o", ms=5, color=colour, alpha=0.7, label=recipe * first or None
-            )
-            axes.plot([single[name].mean()] * 2, [at - 0.4 * apart, at + 0.4 * apart], color=colour, lw=2)
-            for row in means:
-                label = f"{row.name}" if first else None
-                axes.plot(values[row][name], at, "D", ms=7, mfc="none", color=colour, label=label)
+        places = np.arange(len(classes)) + (number - (len(recipes) - 1) / 2) * apart
+        single = pd.DataFrame([values[row] for row in known if row.recipe == recipe and len(row.seeds) == 1])[classes]
+        axes.plot(single.T, places, "o", ms=5, color=colour, alpha=0.7, label=[recipe, *[None] * (len(single) - 1)])
+        axes.vlines(single.mean(), places - 0.4 * apart, places + 0.4 * apart, color=colour, lw=2)
+        for row in known:
+            if row.recipe == recipe and len(row.seeds) > 1:
+                axes.plot(values[row][classes], places, "D", ms=7, mfc="none", color=colour, label=row.name)
     axes.set_yticks(range(len(classes)), [*drawable(classes[:-1]), "macro F1"], family=fonts())
     axes.axhline(len(classes) - 1.5, color="black", lw=0.8, ls=STYLES[1])
     axes.invert_yaxis()

@@ -118,7 +118,7 @@ def keep(batch: dict[str, torch.Tensor] | InputError) -> dict[str, torch.Tensor]
 
 
 def start_worker(worker: int) -> None:
-    """Prepare a loading process: one thread, since all share the cores; only the process that reads it may stop it.
+    """Prepare a loading process: one thread, since all share the cores; only its parent ends it by SIGTERM.
 
     Service managers and batch systems send SIGTERM to all processes. The training then finishes its step and saves a
     checkpoint, for which its loading processes must live on; they end with it.
