@@ -3,9 +3,10 @@
     python -m benchmarks.ablation --data fer2013.zip --work FOLDER
 
 The proxy is a third of FER2013's Training part: half of it, of which two folds of three train and one is reported, for
-six epochs. PublicTest and PrivateTest are not read. A part is a set of options of `emotion fit`, added to the base.
-Every run is one `emotion fit`, whose command is in the row. What the CSV already has is not run again, and a run that
-was stopped is resumed, so that the same command continues after any stop.
+six epochs. Neither PublicTest nor PrivateTest is read. A part is a set of options of `emotion fit`, added to the base.
+Every run is one `emotion fit`, whose command and run id are in the row. What the CSV already has is not run again, a
+finished run in FOLDER with the same options and images is not trained again, and a stopped one is resumed, so that the
+same command continues after any stop.
 """
 
 import argparse
@@ -18,7 +19,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,13 +28,18 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # read at import: it wou
 import pandas as pd
 from matplotlib.figure import Figure
 
+from lightning_modules.config import RunConfig, data_module
+from lightning_modules.training import prepare, with_run_ids
 from results.compare import ComparedRun, compare, difference_figure
 from results.tracking.runs import find_runs, load_table, run_row
 from results.tracking.store import DIRECTORY
 
 ROOT = Path(__file__).resolve().parent.parent
 TABLE = ROOT / "docs" / "results" / "ablation.csv"
-COLUMNS = ("part", "recipe", "data", "seed", "macro_f1", "low", "high", "accuracy", "minutes", "commit", "command")
+COLUMNS = (
+    *("part", "recipe", "data", "seed", "macro_f1", "low", "high", "accuracy", "minutes", "commit"),
+    *("run", "command"),
+)
 RECIPE = "baseline"
 DATA = "FER2013 Training, half, fold 0 of 3"
 TRAINING = "training.csv"  # a manifest of the Training part alone
@@ -130,12 +136,26 @@ class Cell:
         """MLflow experiment of its run."""
         return f"ablation-{self.part.replace(' ', '-')}" if self.part in COMBINED else "ablation"
 
-    def filled(self, word: str) -> str:
-        """Return a word with the ids of the runs that stand in braces."""
+    def filled(self, word: str, runs: Mapping["Cell", str]) -> str:
+        """Return a word with the ids of the runs that stand in braces.
+
+        Args:
+            word: One word of a command.
+            runs: Ids of the runs that the CSV has.
+
+        Raises:
+            SystemExit: The CSV has no row of a run in braces.
+        """
 
         def run_id(match: re.Match[str]) -> str:
             name, _, seed = match[1].rpartition(" ")
-            return _run_of(Cell(name, int(seed)) if seed.isdigit() else Cell(match[1], self.seed))
+            cell = Cell(name, int(seed)) if seed.isdigit() else Cell(match[1], self.seed)
+            if cell not in runs:
+                sys.exit(
+                    f"error: --parts: {self.part!r} uses the run of {cell.part!r} with seed {cell.seed}, which has no "
+                    f"row yet; measure it first with --parts {shlex.quote(cell.part)} --seeds {cell.seed}"
+                )
+            return runs[cell]
 
         return re.sub(r"\{(.*?)\}", run_id, word)
 
@@ -171,9 +191,25 @@ def _processor_time() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def known(table: Path) -> set[tuple[str, int]]:
-    """Return part and seed of the rows of the CSV."""
-    return {(row["part"], int(row["seed"])) for row in read_rows(table)}
+def recorded(table: Path) -> dict[Cell, str]:
+    """Return the ids of the runs of the CSV's rows."""
+    return {Cell(row["part"], int(row["seed"])): row["run"] for row in read_rows(table)}
+
+
+def finished_run(words: Sequence[str]) -> str | None:
+    """Return the id of the newest finished run with the options and images of a command; None without one.
+
+    Args:
+        words: Words of `emotion fit`. Data and runs are looked for in the current folder.
+    """
+    if not Path(DIRECTORY).exists():
+        return None
+    config = with_run_ids(RunConfig.resolve(words[1:]))
+    data = data_module(config)
+    prepare(data)
+    same = f"tags.identity = '{config.identity(data.content_hash)}' and attributes.status = 'FINISHED'"
+    runs = find_runs(where=same)
+    return None if runs.empty else str(runs.iloc[0]["run_id"])
 
 
 def read_rows(table: Path) -> list[dict[str, str]]:
@@ -184,21 +220,30 @@ def read_rows(table: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(lines))
 
 
-def measure(cell: Cell, work: Path) -> dict[str, str]:
+def measure(cell: Cell, work: Path, runs: Mapping[Cell, str]) -> dict[str, str]:
     """Train and evaluate one cell, unless that is done; return its row.
 
     Minutes are processor time over cores where it was trained now, else those between start and end of the run.
+
+    Args:
+        cell: The part and the seed.
+        work: Folder of the manifest and of the runs.
+        runs: Ids of the runs that the CSV has.
     """
     minutes = 0.0
-    for words in [] if _finished(cell, work) else cell.commands:
-        with contextlib.chdir(work):
-            filled = [cell.filled(word) for word in words]
-        if cell.part in COMBINED:
-            _reported_images(work)
-        minutes += run_emotion([*filled, *(("--resume", "auto") if words[0] == "fit" else ())], work)
+    commands = [[cell.filled(word, runs) for word in words] for words in cell.commands]
+    if cell.part in COMBINED:
+        _reported_images(work, runs[Cell("base", 0)])
     with contextlib.chdir(work):
-        run = run_row(_run_of(cell))
-        scores = load_table(run["run_id"], "intervals")
+        run_id = _run_of(cell, commands)
+    if run_id is None:
+        for words in commands:
+            minutes += run_emotion([*words, *(("--resume", "auto") if words[0] == "fit" else ())], work)
+    with contextlib.chdir(work):
+        run_id = run_id or _run_of(cell, commands)
+        assert run_id is not None  # the command ended without an error
+        run = run_row(run_id)
+        scores = load_table(run_id, "intervals")
     whole = scores[scores["class"] == ""].set_index("metric")
     return {
         "part": cell.part,
@@ -209,6 +254,7 @@ def measure(cell: Cell, work: Path) -> dict[str, str]:
         "accuracy": f"{whole.at['accuracy', 'value']:.4f}",
         "minutes": f"{minutes or (run['end'] - run['start']).total_seconds() / 60:.1f}",
         "commit": str(run["tags.git_commit"])[:12],
+        "run": run_id,
         "command": "; ".join(" ".join(["emotion", *map(_quoted, words)]) for words in cell.commands),
     }
 
@@ -217,10 +263,10 @@ def _quoted(word: str) -> str:
     return word if word.startswith("{") else shlex.quote(word)
 
 
-def _reported_images(work: Path) -> None:
-    """Write a manifest of the images that the base reports on, for `emotion evaluate`."""
+def _reported_images(work: Path, base: str) -> None:
+    """Write a manifest of the images that the run of the base reports on, for `emotion evaluate`."""
     with contextlib.chdir(work):
-        predictions = load_table(_run_of(Cell("base", 0)), "predictions")
+        predictions = load_table(base, "predictions")
     table = pd.read_csv(work / TRAINING, dtype=str, keep_default_na=False)
     table[table["path"].isin(predictions["path"])].to_csv(work / REPORTED, index=False)
     shutil.copyfile(work / f"{TRAINING}.json", work / f"{REPORTED}.json")
@@ -229,20 +275,12 @@ def _reported_images(work: Path) -> None:
 _SCORES = {"macro_f1": "value", "low": "low", "high": "high"}
 
 
-def _runs_of(cell: Cell) -> list[str]:
-    """Return the ids of the finished runs of a cell, newest first, in the store below the current folder."""
-    runs = find_runs(cell.experiment)
-    named = (runs["name"] == f"{cell.part} seed {cell.seed} fold 0") | (cell.part in COMBINED)
-    return [str(run) for run in runs[named & (runs["status"] == "FINISHED")]["run_id"]]
-
-
-def _run_of(cell: Cell) -> str:
-    return _runs_of(cell)[0]
-
-
-def _finished(cell: Cell, work: Path) -> bool:
-    with contextlib.chdir(work):
-        return Path(DIRECTORY).exists() and bool(_runs_of(cell))
+def _run_of(cell: Cell, commands: Sequence[Sequence[str]]) -> str | None:
+    """Return the id of the newest finished run of a cell in the store below the current folder; None without one."""
+    if cell.part not in COMBINED:
+        return finished_run(commands[0])
+    runs = find_runs(cell.experiment, where="attributes.status = 'FINISHED'")
+    return None if runs.empty else str(runs.iloc[0]["run_id"])
 
 
 def append(table: Path, row: dict[str, str]) -> None:
@@ -261,7 +299,7 @@ def markdown(rows: Sequence[dict[str, str]], work: Path) -> Iterator[str]:
     yield "|---|---|---|---|---|---|---|"
     cells = [Cell(row["part"], int(row["seed"])) for row in rows]
     with contextlib.chdir(work):
-        tables = {cell: load_table(_run_of(cell), "predictions") for cell in cells}
+        tables = {cell: load_table(row["run"], "predictions") for cell, row in zip(cells, rows, strict=True)}
     for cell, row in zip(cells, rows, strict=True):
         base, difference = tables.get(Cell("base", cell.seed)), ["", ""]
         if base is not None and cell.part != "base":
@@ -283,9 +321,10 @@ def markdown(rows: Sequence[dict[str, str]], work: Path) -> Iterator[str]:
 def figure(rows: Sequence[dict[str, str]], work: Path) -> Figure:
     """Draw macro F1 of each part minus the base, seed 0, with intervals; the best part comes first."""
     best = sorted(rows, key=lambda row: -float(row["macro_f1"]))
-    names = ["base", *(row["part"] for row in best if row["seed"] == "0" and row["part"] != "base")]
+    shown = [row for row in best if row["seed"] == "0"]
+    shown.sort(key=lambda row: row["part"] != "base")
     with contextlib.chdir(work):
-        runs = [ComparedRun(name, load_table(_run_of(Cell(name, 0)), "predictions")) for name in names]
+        runs = [ComparedRun(row["part"], load_table(row["run"], "predictions")) for row in shown]
     return difference_figure(compare(runs))
 
 
@@ -316,8 +355,8 @@ def main(args: list[str] | None = None) -> int:
     given.work.mkdir(parents=True, exist_ok=True)
     training_part(str(given.data), given.work)
     for cell in cells:
-        if (cell.part, cell.seed) not in known(given.table):
-            append(given.table, row := measure(cell, given.work))
+        if cell not in (runs := recorded(given.table)):
+            append(given.table, row := measure(cell, given.work, runs))
             print(" ".join(row[name] for name in COLUMNS[:-1]), flush=True)
     return 0
 

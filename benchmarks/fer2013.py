@@ -2,9 +2,10 @@
 
     python -m benchmarks.fer2013 --data fer2013.zip --work FOLDER --recipes baseline strong --seeds 0 1 2
 
-Training is trained on, without near-duplicates of PublicTest, which is reported and selects nothing; PrivateTest is not
-used. Every run is one `emotion fit`, whose command is in the row. What the CSV has is not run again, a finished run in
-FOLDER is not trained again, and a stopped one is resumed, so that the same command continues after any stop.
+Training is trained on, without near-duplicates of PublicTest, which is reported and selects no epoch; PrivateTest is
+not used. Every run is one `emotion fit`, whose command and run id are in the row. What the CSV has is not run again, a
+finished run in FOLDER with the same options and images is not trained again, and a stopped one is resumed, so that the
+same command continues after any stop.
 """
 
 import argparse
@@ -14,20 +15,22 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from benchmarks.ablation import append, read_rows, run_emotion
+from benchmarks.ablation import append, finished_run, read_rows, run_emotion
+from lightning_modules.config import RunConfig, data_module
 from results.compare import ComparedRun, compare
 from results.reports.figures import COLOURS, STYLES, drawable, fonts
-from results.tracking.runs import find_runs, load_table
-from results.tracking.store import DIRECTORY
+from results.tracking.runs import find_runs, load_table, run_row
 
 TABLE = Path(__file__).resolve().parent.parent / "docs" / "results" / "fer2013.csv"
-COLUMNS = ("recipe", "data", "seed", "macro_f1", "low", "high", "accuracy", "minutes", "commit", "command")
+COLUMNS = (
+    *("recipe", "data", "seed", "macro_f1", "low", "high", "accuracy", "minutes", "commit"),
+    *("run", "command"),
+)
 DATA = "FER2013, Training without near-duplicates to PublicTest"
 EXPERIMENT = "fer2013"
 PUBLIC = "validation"  # what the reader calls PublicTest
@@ -74,42 +77,42 @@ class Row:
         """MLflow experiment of its run."""
         return EXPERIMENT if len(self.seeds) == 1 else f"{EXPERIMENT}-{self.recipe}-{len(self.seeds)}"
 
-    def run(self) -> "pd.Series[Any] | None":
-        """Return the row of its newest finished run in the store below the current folder; None without one."""
-        runs = find_runs(self.experiment) if Path(DIRECTORY).exists() else pd.DataFrame()
-        if runs.empty:
-            return None
-        found = runs[runs["status"] == "FINISHED"]
-        if len(self.seeds) == 1:
-            found = found[(found["tags.recipe"] == self.recipe) & (found["tags.seed"].astype(str) == self.seed)]
-        return None if found.empty else found.iloc[0]
+    def run(self, words: Sequence[str], networks: Sequence[str]) -> str | None:
+        """Return the id of its newest finished run in the store below the current folder; None without one.
 
-    def finished(self) -> "pd.Series[Any]":
-        """Return the row of its finished run.
-
-        Raises:
-            SystemExit: There is none.
+        Args:
+            words: Its command.
+            networks: Ids of the runs that a mean is made of.
         """
-        run = self.run()
-        if run is None:
-            sys.exit(f"error: --work: has no finished run of {self.recipe}, seed {self.seed}; train it first")
-        return run
+        if not networks:
+            return finished_run(words)
+        same = f"tags.model_runs = '{','.join(networks)}' and attributes.status = 'FINISHED'"
+        found = find_runs(self.experiment, where=same)
+        return None if found.empty else str(found.iloc[0]["run_id"])
 
 
-def measure(row: Row, data: str, work: Path) -> dict[str, str]:
+def measure(row: Row, data: str, work: Path, networks: Sequence[str] = ()) -> dict[str, str]:
     """Train or average what a row is about, unless that is done; return the row of the table.
 
     Minutes are processor time over cores where it was trained now, else those between start and end of the run.
+
+    Args:
+        row: What to measure.
+        data: FER2013.
+        work: Folder of the runs.
+        networks: Ids of the runs that a mean is made of.
     """
-    runs, minutes = [], None
+    minutes, more = None, [] if networks or not _has_private_test(data) else ["--data.outer", PUBLIC]
+    words = [*row.words(data, networks), *more]
     with contextlib.chdir(work):
-        if len(row.seeds) > 1:
-            runs = [Row(row.recipe, (seed,)).finished()["run_id"] for seed in row.seeds]
-        if row.run() is None:
-            resume = [] if runs else ["--trainer.enable_progress_bar", "false", "--resume", "auto"]
-            minutes = run_emotion([*row.words(data, runs), *resume], work)
-        run = row.finished()
-        table = load_table(run["run_id"], "intervals")
+        run_id = row.run(words, networks)
+        if run_id is None:
+            resume = [] if networks else ["--trainer.enable_progress_bar", "false", "--resume", "auto"]
+            minutes = run_emotion([*words, *resume], work)
+            run_id = row.run(words, networks)
+            assert run_id is not None  # the command ended without an error
+        run = run_row(run_id)
+        table = load_table(run_id, "intervals")
     whole = table[table["class"] == ""].set_index("metric")
     minutes = (run["end"] - run["start"]).total_seconds() / 60 if minutes is None else minutes
     return {
@@ -122,14 +125,36 @@ def measure(row: Row, data: str, work: Path) -> dict[str, str]:
         "accuracy": f"{whole.at['accuracy', 'value']:.4f}",
         "minutes": f"{minutes:.1f}",
         "commit": str(run["tags.git_commit"])[:12],
-        "command": shlex.join(["emotion", *row.words("fer2013.zip", [f"RUN_{seed}" for seed in row.seeds if runs])]),
+        "run": run_id,
+        "command": shlex.join(
+            ["emotion", *row.words("fer2013.zip", [f"RUN_{seed}" for seed in row.seeds if networks]), *more]
+        ),
     }
+
+
+def _has_private_test(data: str) -> bool:
+    """Say whether a data set has a part `test`, as the whole FER2013 has: that would be reported on, not PublicTest."""
+    manifest = data_module(RunConfig.resolve(["--data", data, "--split", "given"])).manifest
+    return "split" in manifest.table and bool((manifest.table["split"] == "test").any())
+
+
+def _networks(row: Row, lines: Sequence[dict[str, str]]) -> list[str]:
+    """Return the ids of the runs that a mean is made of.
+
+    Raises:
+        SystemExit: The CSV lacks one.
+    """
+    runs = {(line["recipe"], line["seed"]): line["run"] for line in lines}
+    for seed in row.seeds:
+        if (row.recipe, str(seed)) not in runs:
+            sys.exit(f"error: --seeds: no row of {row.recipe} with seed {seed} yet; leave --ensemble out first")
+    return [runs[row.recipe, str(seed)] for seed in row.seeds]
 
 
 def markdown(rows: Sequence[dict[str, str]], work: Path) -> Iterator[str]:
     """Return lines of Markdown: scores of each row and class, means over seeds, and differences from the baseline."""
     known = [Row.of(row) for row in rows]
-    scores, tables = (_tables(known, name, work) for name in ("intervals", "predictions"))
+    scores, tables = (_tables(rows, name, work) for name in ("intervals", "predictions"))
     classes = [name for name in dict.fromkeys(next(iter(scores.values()))["class"]) if name]
     yield f"| recipe | seed | accuracy | macro F1 | {' | '.join(classes)} |"
     yield "|---" * (4 + len(classes)) + "|"
@@ -164,15 +189,15 @@ def markdown(rows: Sequence[dict[str, str]], work: Path) -> Iterator[str]:
             yield _short(f"`{row.recipe}` minus `{BASE}`, seed {row.seed}: {', '.join(texts)}")
 
 
-def _tables(rows: Sequence[Row], name: str, work: Path) -> dict[Row, pd.DataFrame]:
+def _tables(rows: Sequence[dict[str, str]], name: str, work: Path) -> dict[Row, pd.DataFrame]:
     with contextlib.chdir(work):
-        return {row: load_table(row.finished()["run_id"], name) for row in rows}
+        return {Row.of(row): load_table(row["run"], name) for row in rows}
 
 
 def figure(rows: Sequence[dict[str, str]], work: Path) -> Figure:
     """Draw F1 of each class and macro F1: a dot per seed, a bar at their mean, a diamond for the mean of networks."""
     known = [Row.of(row) for row in rows]
-    scores = _tables(known, "intervals", work)
+    scores = _tables(rows, "intervals", work)
     values = {  # F1 of each class, then macro F1
         row: table[table["metric"].isin(["f1", "f1_macro"])].set_index("class")["value"]
         for row, table in scores.items()
@@ -233,9 +258,10 @@ def main(args: list[str] | None = None) -> int:
     data = str(Path(given.data).absolute())
     seeds = [tuple(given.seeds)] if given.ensemble else [(seed,) for seed in given.seeds]
     for row in [Row(recipe, each) for each in seeds for recipe in given.recipes]:
-        known = {(line["recipe"], line["seed"]) for line in read_rows(given.table)}
-        if (row.name, row.seed) not in known:
-            append(given.table, line := measure(row, data, work))
+        lines = read_rows(given.table)
+        if (row.name, row.seed) not in {(line["recipe"], line["seed"]) for line in lines}:
+            networks = _networks(row, lines) if len(row.seeds) > 1 else []
+            append(given.table, line := measure(row, data, work, networks))
             print(*(line[name] for name in COLUMNS[:-1]), flush=True)
     return 0
 

@@ -21,6 +21,7 @@ from benchmarks.commands import emotion
 from datamodules.readers import ReadOptions, read
 from emotion import main
 from lightning_modules.config import RunConfig
+from results.tracking.runs import load_table
 
 NAMES = {
     "startup": {"help", "help_of_fit", "predict_one_image", "runs_list"},
@@ -312,30 +313,33 @@ def test_golden_says_what_it_cannot_run(capsys: pytest.CaptureFixture[str]) -> N
 
 
 @pytest.mark.parametrize("part", ablation.PARTS)
-def test_every_part_of_the_ablation_is_a_run_of_its_own(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ablation, "_run_of", lambda cell: cell.part)
-    config = RunConfig.resolve([Cell(part, 1).filled(word) for word in Cell(part, 1).words[1:]])
+def test_every_part_of_the_ablation_is_a_run_of_its_own(part: str) -> None:
+    runs = {Cell(name, 1): name for name in ablation.PARTS}
+    config = RunConfig.resolve([Cell(part, 1).filled(word, runs) for word in Cell(part, 1).words[1:]])
     assert (config.seed_everything, config.data["source"]) == (1, ablation.TRAINING)
     base = RunConfig.resolve(Cell("base", 1).words[1:])
     assert (config.identity() == base.identity()) == (part == "base")
 
 
-def test_commands_of_the_ablation_name_the_runs_that_they_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ablation, "_run_of", lambda cell: f"{cell.part}-{cell.seed}")
+def test_commands_of_the_ablation_name_the_runs_that_they_use() -> None:
+    runs = {Cell(part, seed): f"{part}-{seed}" for part in ablation.PARTS for seed in range(5)}
     cell = Cell("soup of three seeds", 0)
-    first, last = ([cell.filled(word) for word in words] for words in cell.commands)
+    first, last = ([cell.filled(word, runs) for word in words] for words in cell.commands)
     assert first == ["soup", "base-0", "base-1", "base-2", "--output", "soup.ckpt"]
     assert last[:4] == ["evaluate", "soup.ckpt", "--data", ablation.REPORTED]
     cell = Cell("teacher of three inner folds", 4)
-    words = [cell.filled(word) for word in cell.words]
+    words = [cell.filled(word, runs) for word in cell.words]
     assert words[words.index("--run.teacher") + 1] == "[inner-fold-0-4,inner-fold-1-4,inner-fold-2-4]"
+    with pytest.raises(SystemExit, match="uses the run of 'inner-fold-0' with seed 4, which has no row yet"):
+        [cell.filled(word, {}) for word in cell.words]
 
 
 def test_the_ablation_continues_where_its_table_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ablation, "training_part", lambda data, work: None)
     measured: list[Cell] = []
 
-    def measure(cell: Cell, work: Path) -> dict[str, str]:
+    def measure(cell: Cell, work: Path, runs: dict[Cell, str]) -> dict[str, str]:
+        assert len(runs) == len(ablation.read_rows(tmp_path / "table.csv"))
         if len(measured) == 2:
             msg = "power cut"
             raise OSError(msg)
@@ -372,10 +376,9 @@ def test_the_ablation_prints_each_part_minus_the_base_of_its_seed(
         sure = [0.9 if one == "happy" else 0.1 for one in predicted]
         return rows.assign(fold=0, subject="", prob_happy=sure, prob_sad=1 - pd.Series(sure))
 
-    monkeypatch.setattr(ablation, "_run_of", str)
     monkeypatch.setattr(ablation, "load_table", table)
     scores = {"macro_f1": "0.5000", "low": "0.4", "high": "0.6", "accuracy": "0.5", "minutes": "2.0"}
-    rows = [scores | {"part": cell.part, "seed": str(cell.seed)} for cell in right]
+    rows = [scores | {"part": cell.part, "seed": str(cell.seed), "run": str(cell)} for cell in right]
     lines = [*ablation.markdown(rows, tmp_path)][2:]
     assert lines[0] == "| base | 0 | .500 (.400-.600) | .500 | 2.0 |  |  |"
     assert re.match(r"\| mixup \| 0 .* \| \+\.250 \(\+\.\d+ to \+\.\d+\) \| \+\.250 \(", lines[1])
@@ -387,17 +390,18 @@ def test_the_ablation_prints_each_part_minus_the_base_of_its_seed(
 def test_recipes_are_trained_once_and_averaged(
     workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With a drawn set that has its own split in place of FER2013, two recipes and two seeds."""
+    """With a drawn set that has its own three parts in place of FER2013, two recipes and two seeds."""
     manifest = read("drawn:largest=24,ratio=1,size=32,classes=happy+sad", ReadOptions())
-    part = np.where(np.arange(len(manifest)) % 3 == 0, fer2013.PUBLIC, "train")
+    part = np.array(["train", "train", fer2013.PUBLIC, "test"])[np.arange(len(manifest)) % 4]
     replace(manifest, table=manifest.table.assign(split=part)).save(workplace / "set.csv")
     trained: list[list[str]] = []
+    small = ["--data.size", "32", "--model.backbone", "test_resnet", "--model.weights", "none"]
+    small += ["--trainer.max_epochs", "1", "--data.num_workers", "0"]
+    monkeypatch.setattr(fer2013, "SAME_STEPS", {"baseline": small, "focal": small})
 
     def run(words: list[str], work: Path) -> float:
         trained.append(words)
-        small = ["--data.size", "32", "--model.backbone", "test_resnet", "--model.weights", "none"]
-        small += ["--trainer.max_epochs", "1", "--data.num_workers", "0"]
-        monkeypatch.setattr("sys.argv", ["emotion", *words, *(small if words[0] == "fit" else [])])
+        monkeypatch.setattr("sys.argv", ["emotion", *words])
         with contextlib.chdir(work):
             assert main() == 0
         return 1.5
@@ -411,12 +415,24 @@ def test_recipes_are_trained_once_and_averaged(
     assert rows["recipe"].tolist()[3:] == ["focal", "baseline, mean of 2 networks", "focal, mean of 2 networks"]
     assert rows["seed"].tolist() == ["0", "0", "1", "1", "0 1", "0 1"]
     assert rows["minutes"].tolist() == ["1.5"] * 6
+    assert rows["command"].str.contains(f"--data.outer {fer2013.PUBLIC}").tolist() == [True] * 4 + [False] * 2
+    with contextlib.chdir("runs"):
+        reported = [len(load_table(run, "predictions")) for run in rows["run"]]
+    assert reported == [(part == fer2013.PUBLIC).sum()] * 6
     trained.clear()
     Path("table.csv").unlink()  # the runs stay
     assert fer2013.main([*words, "--data", "set.csv"]) == 0
     assert not trained
     again = pd.read_csv("table.csv", dtype=str)
     assert again["macro_f1"].tolist() == rows["macro_f1"].tolist()[:4]
+    assert again["run"].tolist() == rows["run"].tolist()[:4]
+    fer2013.SAME_STEPS["focal"] = [*small, "--model.learning_rate", "0.003"]  # a recipe that was edited
+    other = [*words[:2], "--table", "other.csv", "--recipes", "focal", "--seeds", "0", "--data", "set.csv"]
+    assert fer2013.main(other) == 0
+    assert len(trained) == 1
+    assert pd.read_csv("other.csv", dtype=str)["run"].item() not in set(rows["run"])
+    with pytest.raises(SystemExit, match="no row of baseline with seed 7 yet"):
+        fer2013.main([*words[:4], "--recipes", "baseline", "--seeds", "0", "7", "--ensemble", "--data", "set.csv"])
     capsys.readouterr()
     assert fer2013.main([*words[:4], "--markdown"]) == 0
     printed = capsys.readouterr().out
