@@ -291,11 +291,6 @@ def killed_worker_message(error: BaseException) -> str | None:
     )
 
 
-def average_weights(decay: float, warmup: int = EMA_WARMUP) -> Callback:
-    """Return the callback that averages the weights with ``decay`` a step, and evaluates and saves the average."""
-    return AverageWeights(decay, warmup)
-
-
 class CheckedCheckpointIO(TorchCheckpointIO):
     """Write checkpoints and check that they were written, since Lightning 2.6 ignores a PermissionError.
 
@@ -654,7 +649,7 @@ def run_callbacks(options: RunOptions, folder: Path, *, progress: bool = True) -
         # not strict: a run that ends by max_steps or max_time before its first validation has nothing to look at
         callbacks.append(StopEarly(monitor=MONITOR, mode="max", patience=options.patience, strict=False))
     if options.ema_decay is not None:
-        callbacks.append(average_weights(options.ema_decay, options.ema_warmup))
+        callbacks.append(AverageWeights(options.ema_decay, options.ema_warmup))
     return [*callbacks, StopGracefully(folder)]  # after the others have done what belongs to a step
 
 

@@ -17,11 +17,11 @@ from datamodules.face_boxes import BoxesDataModule
 from datamodules.manifest import SIDES
 from lightning_modules.backbones import best_device
 from lightning_modules.callbacks import (
+    AverageWeights,
     NonFiniteLoss,
     ResumeAtBatch,
     StopEarly,
     StopGracefully,
-    average_weights,
     run_progress,
 )
 from lightning_modules.config import DetectorRun, Options, RunConfig
@@ -220,7 +220,7 @@ def run_callbacks(options: DetectorRun, folder: Path) -> list[Callback]:
     if options.patience is not None:
         callbacks.append(StopEarly(monitor=MONITOR, mode="max", patience=options.patience, strict=False))
     if options.ema_decay is not None:
-        callbacks.append(average_weights(options.ema_decay))
+        callbacks.append(AverageWeights(options.ema_decay))
     return [*callbacks, StopGracefully(folder)]  # after the others have done what belongs to a step
 
 

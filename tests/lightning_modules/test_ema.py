@@ -10,7 +10,7 @@ from tiny_task import Killed, StopAfter, TinyTask, classifier, trainer
 from torch import Tensor
 
 from datamodules.errors import InputError
-from lightning_modules.callbacks import WeightAverage, average_weights
+from lightning_modules.callbacks import AverageWeights, WeightAverage
 from lightning_modules.classifier import EmotionClassifier
 
 pytestmark = [
@@ -57,7 +57,7 @@ def test_the_average_is_evaluated_saved_and_left_as_the_model(tmp_path: Path) ->
     best = ModelCheckpoint(tmp_path, "best", monitor="val/loss", save_weights_only=True)
     last = ModelCheckpoint(tmp_path, "last", save_on_train_epoch_end=True)
     model = classifier(learning_rate=3e-3)
-    fit = trainer(2, callbacks=[average_weights(0.5), record, best, last], enable_checkpointing=True)
+    fit = trainer(2, callbacks=[AverageWeights(0.5), record, best, last], enable_checkpointing=True)
     fit.fit(model, datamodule=TinyTask())
     assert not torch.equal(record.raw["head.1.weight"], record.mean["head.1.weight"].float())
     torch.testing.assert_close(record.validated[-1].double(), record.mean["head.1.weight"], rtol=1e-4, atol=1e-5)
@@ -76,11 +76,11 @@ def test_the_average_is_evaluated_saved_and_left_as_the_model(tmp_path: Path) ->
 
 def test_a_resumed_average_goes_on(tmp_path: Path) -> None:
     whole = classifier()
-    trainer(4, callbacks=[average_weights(0.9)]).fit(whole, datamodule=TinyTask())
+    trainer(4, callbacks=[AverageWeights(0.9)]).fit(whole, datamodule=TinyTask())
     stop = StopAfter(2, tmp_path / "half.ckpt")
     with pytest.raises(Killed):
-        trainer(4, callbacks=[average_weights(0.9), stop]).fit(classifier(), datamodule=TinyTask())
-    for callbacks, same in (([average_weights(0.9)], True), ([], False)):
+        trainer(4, callbacks=[AverageWeights(0.9), stop]).fit(classifier(), datamodule=TinyTask())
+    for callbacks, same in (([AverageWeights(0.9)], True), ([], False)):
         second = classifier()
         fit = trainer(4, callbacks=callbacks)
         fit.fit(second, datamodule=TinyTask(), ckpt_path=tmp_path / "half.ckpt", weights_only=True)
@@ -98,7 +98,7 @@ def test_an_interrupted_validation_leaves_weights_and_average_in_place(tmp_path:
 
     record = Recorder(0.5)
     # the one that saves comes first, while average and weights are still exchanged
-    fit = trainer(1, callbacks=[Interrupt(), average_weights(0.5), record])
+    fit = trainer(1, callbacks=[Interrupt(), AverageWeights(0.5), record])
     model = classifier()
     with pytest.raises(Killed):
         fit.fit(model, datamodule=TinyTask())
@@ -109,7 +109,7 @@ def test_an_interrupted_validation_leaves_weights_and_average_in_place(tmp_path:
 
 
 def test_several_batches_a_step_are_averaged_once_a_step() -> None:
-    average = average_weights(0.9)
+    average = AverageWeights(0.9)
     trainer(2, callbacks=[average], accumulate_grad_batches=3).fit(classifier(), datamodule=TinyTask())
     assert average.average.updates == 2  # type: ignore[attr-defined]
 
@@ -132,4 +132,4 @@ def test_the_warm_up_sets_how_soon_the_first_weights_are_forgotten(warmup: int, 
 @pytest.mark.parametrize("decay", [0.0, 1.0])
 def test_a_decay_out_of_range_is_an_error(decay: float) -> None:
     with pytest.raises(InputError, match=r"--run.ema_decay: must be between 0 and 1"):
-        average_weights(decay)
+        AverageWeights(decay)
