@@ -89,8 +89,8 @@ def soft_targets_refused(loss: EmotionLoss) -> str:
     """Return the message for a loss that got probabilities instead of classes."""
     return (
         f"loss {type(loss).__name__} needs one class per image and cannot take soft targets: "
-        "switch off mixup, cutmix, soft votes and the teacher, or choose CrossEntropy, Focal, LogitAdjustment or "
-        "BalancedSoftmax"
+        "leave --model.mixup, --model.cutmix, --votes soft and --run.teacher out, or choose CrossEntropy, Focal, "
+        "LogitAdjustment or BalancedSoftmax"
     )
 
 

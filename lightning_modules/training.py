@@ -64,11 +64,13 @@ from lightning_modules.decisions import (
     refuse_not_finite,
 )
 from lightning_modules.limits import check_against_data, check_limits, is_whole, settle_limits
+from lightning_modules.losses import soft_targets_refused
 from lightning_modules.warm_start import (
     check_resumed,
     check_weights,
     count_known,
     learn_from_teacher,
+    note_known_val,
     read_start,
     seen_by,
     start_from_weights,
@@ -650,6 +652,8 @@ class EmotionTask(Task):
         if self.config.ckpt_path:
             check_resumed(self.model, self.data, self.config.ckpt_path)
         check_weights(self.data, self.config.model["weights"])
+        if (note := note_known_val(self.data, self.options.decides.rule)) and first_rank():
+            print(f"note: {note}", file=sys.stderr)
         if self.options.teacher:
             if first_rank():
                 print_stage("computing the teacher's predictions")
@@ -868,7 +872,10 @@ def check_options(config: RunConfig) -> None:
     if (epochs := config.trainer["max_epochs"]) is not None and epochs < 1 and epochs != -1:
         raise invalid("--trainer.max_epochs", "must be at least 1", epochs)
     check_limits(config)
-    model = config.model
+    model, loss = config.model, sections.model.loss
+    soft = model["mixup"] or model["cutmix"] or options.teacher or getattr(sections.data.read, "votes", None) == "soft"
+    if soft and loss is not None and not loss.takes_soft_targets:
+        raise InputError(soft_targets_refused(loss))
     check_size(model["backbone"], config.data["size"], model["stem_stride"], model["progressive_from"])
     weights = config.model["weights"]
     if weights not in ("embedded", "hub", "none"):

@@ -133,6 +133,32 @@ def _refuse(
     refuse_seen(seen, data, data.fold_rows.test, option, source, _ALIKE, selected=selected)
 
 
+def note_known_val(data: EmotionDataModule, rule: tuple[str, float] | None) -> str:
+    """Return a note if the weights that a run starts from were trained on its val part; "" otherwise.
+
+    Args:
+        data: The images of the run; ``seen_before`` is what those weights were trained on.
+        rule: Name and value of the promise that is fitted on the val part, such as ``("risk", 0.1)``.
+
+    Raises:
+        InputError: They were, and the promise would not hold.
+    """
+    known = count_known(data.seen_before, data, data.selected_on, selected=False)
+    if not known or data.plan.protocol == "paper":  # that protocol selects on the test part, and says so everywhere
+        return ""
+    said = (
+        f"the weights that this run starts from were trained on {known} of the {len(data.selected_on)} images of its "
+        "val part (or on near-duplicates of them or images of the same people)"
+    )
+    if rule:
+        msg = (
+            f"--run.{rule[0]} {rule[1]}: {said}, so it would not hold; leave it out, or divide both runs alike "
+            f"({_ALIKE})"
+        )
+        raise InputError(msg)
+    return f"{said}, so its scores there are too high, and another epoch may be better"
+
+
 def _same_rows(run_id: str, data: Images) -> SeenImages:
     """Return this run's face crops of the photographs that another run of the same manifest has seen.
 
@@ -182,7 +208,7 @@ def refuse_seen(
         msg = (
             f"{option}: {source} was trained or selected on {known} of the {len(test)} images that this run reports "
             f"on (or on near-duplicates of them or images of the same people); divide both runs alike ({alike}), or "
-            "start from another model"
+            "name another model"
         )
         raise InputError(msg)
     data.seen_before = data.seen_before.joined(seen)
@@ -288,8 +314,8 @@ def learn_from_teacher(data: EmotionDataModule, sources: Sequence[str], share: f
 def write_soup(sources: Sequence[str], path: Path) -> list[str]:
     """Write the mean of the weights of several runs of one network as a checkpoint (Wortsman et al. 2022).
 
-    It answers as fast as one of them. The mean of runs that started from different weights is usually worse than each.
-    Statistics of normalisation layers are averaged, too. See arXiv:2203.05482.
+    Its predictions take as long as those of one run. The mean of runs that started from different weights is usually
+    worse than each. Statistics of normalisation layers are averaged, too. See arXiv:2203.05482.
 
     Args:
         sources: Runs or .ckpt files, at least two.
@@ -307,22 +333,20 @@ def write_soup(sources: Sequence[str], path: Path) -> list[str]:
     first = checkpoints[0]
     seen = SeenImages()
     for source, other in zip(sources, checkpoints, strict=True):
-        if SeenImages.read(other.get("EmotionDataModule", {}).get("seen")) is None:
+        record = SeenImages.read(other.get("EmotionDataModule", {}).get("seen"))
+        if record is None:
             msg = f"RUN: {source} does not record which images it was trained on; train it again with this version"
             raise InputError(msg)
-    for source, other in zip(sources, checkpoints, strict=True):
-        for what, part in (("model", CONFIG_KEY), ("images", "EmotionDataModule")):
+        seen = seen.joined(record)
+        for what, part in (("model", CONFIG_KEY), ("data", "EmotionDataModule")):
             for name, value in first[part].items():
                 if name not in ("seen", "pixel_limit") and other[part].get(name) != value:
                     msg = (
-                        f"RUN: {source} has another {name} of its {what} than {sources[0]} ({other[part].get(name)!r}, "
-                        f"{value!r}), so their weights cannot be averaged; name runs of one network, or average their "
-                        "answers: emotion predict --run RUN RUN"
+                        f"RUN: option {what}.{name} is {value!r} in {sources[0]} and {other[part].get(name)!r} in "
+                        f"{source}, so their weights cannot be averaged; name runs of equal options, or average their "
+                        f"predictions: emotion predict --run {' '.join(sources)} --data IMAGES"
                     )
                     raise InputError(msg)
-        record = SeenImages.read(other["EmotionDataModule"].get("seen"))
-        assert record is not None  # checked above
-        seen = seen.joined(record)
     states = [checkpoint["state_dict"] for checkpoint in checkpoints]
     mean: dict[str, Tensor] = {}
     for name, value in states[0].items():

@@ -59,6 +59,8 @@ def config(*words: str) -> RunConfig:
             "--model.sam_radius: must be 0 with --trainer.accumulate_grad_batches",
         ),
         ("--run.ema_warmup 5", "--run.ema_warmup is 5, but nothing is averaged"),
+        ("--model.loss LDAM --model.mixup 0.2", "loss LDAM needs one class per image .* leave --model.mixup, "),
+        ("--model.loss LDAM --votes soft", "loss LDAM needs one class per image"),
         ("--data.size 50 --model.backbone vit_tiny_patch16_224", "--data.size: .* vit_tiny_patch16_224 .* got 50"),
     ],
 )

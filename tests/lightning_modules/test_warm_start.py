@@ -15,7 +15,7 @@ from datamodules.splits.protocol import SeenImages
 from lightning_modules import warm_start
 from lightning_modules.checkpoints import CONFIG_KEY
 from lightning_modules.classifier import EmotionClassifier
-from lightning_modules.warm_start import check_resumed, check_weights, start_from_weights, write_soup
+from lightning_modules.warm_start import check_resumed, check_weights, note_known_val, start_from_weights, write_soup
 
 SMALL: dict[str, Any] = {"backbone": "test_resnet", "weights": "none"}
 CONTENTS = [f"{row:032x}"[::-1] for row in range(6)]
@@ -110,6 +110,17 @@ def test_images_of_one_cluster_with_the_reported_ones_count_too(tmp_path: Path) 
     start_from_weights(model, images(), str(path))
     with pytest.raises(InputError, match=r"on 1 of the 2 images .* \(or on near-duplicates of them or images of the"):
         start_from_weights(model, images(clusters=np.array([0, 0, 1, 1, 0, 3])), str(path))
+
+
+def test_weights_that_were_trained_on_the_val_part_are_noted_and_promise_nothing() -> None:
+    val = {"selected_on": np.array([2, 3])}
+    for seen in (SeenImages(), SeenImages.of(CONTENTS[:2], CONTENTS[2:4])):  # selecting on it once more is no harm
+        assert note_known_val(images(seen_before=seen, **val), ("risk", 0.1)) == ""
+    known = images(seen_before=SeenImages.of([CONTENTS[3]], []), **val)  # 2 is of the same cluster
+    assert "were trained on 2 of the 2 images of its val part" in note_known_val(known, None)
+    with pytest.raises(InputError, match=r"^--run.risk 0.1: .* so it would not hold; leave it out, or divide"):
+        note_known_val(known, ("risk", 0.1))
+    assert note_known_val(images(seen_before=known.seen_before, protocol="paper", **val), None) == ""
 
 
 def test_a_run_that_selects_on_what_it_reports_may_begin_with_one_that_did(tmp_path: Path) -> None:
@@ -234,7 +245,7 @@ def test_a_soup_of_other_networks_is_refused(tmp_path: Path) -> None:
     _, first = kept(tmp_path, ["happy", "sad"])
     (tmp_path / "other").mkdir()
     _, other = kept(tmp_path / "other", ["happy", "sad"], backbone="resnet10t")
-    with pytest.raises(InputError, match=r"has another backbone of its model .* so their weights cannot be averaged"):
+    with pytest.raises(InputError, match=r"option model.backbone is 'test_resnet' in .* weights cannot be averaged"):
         write_soup([str(first), str(other)], tmp_path / "soup.ckpt")
     with pytest.raises(InputError, match=r"RUN: must be at least two runs"):
         write_soup([str(first)], tmp_path / "soup.ckpt")
