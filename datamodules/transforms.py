@@ -202,7 +202,11 @@ def _trivial_augment() -> A.BaseCompose:
 
 
 def _rand_augment() -> A.BaseCompose:
-    """Two operations of one moderate strength, after RandAugment (https://arxiv.org/abs/1909.13719), N 2 and M 9."""
+    """Two operations, after RandAugment (https://arxiv.org/abs/1909.13719) with N 2 and M 9.
+
+    Unlike the paper's, they are two different ones, and M is the largest strength: that of an operation on positions or
+    colours is drawn uniformly up to it, in both directions.
+    """
     return A.SomeOf(_operations(0.3), n=2, p=1.0)
 
 
@@ -300,8 +304,8 @@ def build_transform(
         rule = f"must be among {', '.join(TRANSFORMS)}"
         raise invalid("--data.transforms", rule, ", ".join(unknown), did_you_mean(unknown[0], TRANSFORMS))
     if names and policy != "one_of":
-        rule = f"only --data.policy one_of draws transforms, and it is {policy}"
-        raise invalid("--data.transforms", rule, list(names), "leave one of them out")
+        rule = f"must be empty with --data.policy {policy}, which draws from transforms of its own"
+        raise invalid("--data.transforms", rule, list(names), "add --data.transforms '[]', or use --data.policy one_of")
     if not 0 <= erasing <= 1:
         raise invalid("--data.erasing", "must be a probability, in 0 to 1", erasing)
     if not 0 < magnitude <= LARGEST_MAGNITUDE:

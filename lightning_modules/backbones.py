@@ -217,8 +217,8 @@ def set_stem_stride(model: nn.Module, name: str, stride: int) -> None:
     convolution = modules.get(place)
     patches = "embed" in place or place.endswith("proj") or hasattr(model, "pos_embed")
     if not isinstance(convolution, nn.Conv2d) or patches:
-        rule = f"must be left out, since backbone {name} has no stem of convolutions"
-        raise invalid("--model.stem_stride", rule, stride, "--data.size makes its feature maps larger")
+        rule = f"must be left out, since backbone {name} has no convolutional stem"
+        raise invalid("--model.stem_stride", rule, stride, "a larger --data.size makes its feature maps larger, too")
     pools = [child for child in _STEM_POOLS if isinstance(modules.get(child), nn.Module)]
     pools += [f"features.{child}" for child in _STEM_POOLS if f"features.{child}" in modules]
     own = max(convolution.stride)
@@ -302,7 +302,7 @@ def check_size(name: str, size: int, stem_stride: int | None = None, smallest: i
         try:
             _output_shape(model, smallest)
         except _SIZE_ERRORS as error:
-            rule = f"must be a size that backbone {name} takes besides {size}"
+            rule = f"must be a size that backbone {name}, built for {size} px, can take"
             hint = "leave it out, or choose a convolutional network"
             raise invalid("--model.progressive_from", rule, smallest, hint) from error
 

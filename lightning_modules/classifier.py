@@ -101,7 +101,7 @@ def progressive_side(epoch: int, epochs: int, first: int, last: int) -> int:
 def shifted_views(image: Tensor, shift: int) -> list[Tensor]:
     """Return five views of images (B, C, H, W): as they are, and moved by ``shift`` pixels right, left, down and up.
 
-    What is moved in at a border is its reflection, as in the transforms of training images.
+    What is moved in at a border is its reflection.
     """
     if not shift:
         return [image]
@@ -141,7 +141,8 @@ def check_model(
     if not 0 <= sam_radius < inf:
         raise invalid("--model.sam_radius", "must be at least 0 and finite", sam_radius, "0.05 is usual")
     if layer_decay != 1 and freeze != "none":
-        raise invalid("--model.layer_decay", "must be 1 with --model.freeze all", layer_decay)
+        rule = "must be 1 with --model.freeze all"
+        raise invalid("--model.layer_decay", rule, layer_decay, "leave one of them out")
     if progressive_from is not None and progressive_from < 8:
         raise invalid("--model.progressive_from", "must be at least 8 pixels", progressive_from)
     if not 0 <= shift_at_test <= LARGEST_SHIFT:

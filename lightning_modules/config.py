@@ -167,14 +167,15 @@ class RunOptions:
         parent: run id of the parent, for the folds of a cross-validation.
         resume: run id to resume, or "auto": the newest unfinished run of the same config.
         start_from: start with the weights (backbone and head) of a run (id or name) or a .ckpt file.
-        teacher: runs, cross-validations or .ckpt files that have not seen the test part; the mean of their predictions
+        teacher: runs, .ckpt files or cross-validations that have not seen the test part; the mean of their predictions
             becomes part of the training targets (distillation). For each image only models that did not train on it
             are used, if there are any. None: no teacher.
         teacher_share: share of the teacher's predictions in the targets, above 0 and up to 1; the rest is the label.
         patience: stop after this many epochs without a better macro F1 on the val part; None: train all epochs.
         ema_decay: average the weights with this decay per step and evaluate the average; None: off.
-        ema_warmup: how fast the decay rises to ``ema_decay``: that of step n is at most (1 + n) / (ema_warmup + n), so
-            the average covers about the last 1 / (ema_warmup - 1) of the steps so far. At least 2.
+        ema_warmup: a smaller value averages over more steps, early in a training. The decay at step n is the smaller
+            of ``ema_decay`` and (1 + n) / (ema_warmup + n), so that the average covers at most about the last
+            1 / (ema_warmup - 1) of the steps so far: a ninth with 10, a third with 4. At least 2.
         evaluate: predict the test part once at the end and write the tables of predictions and split.
         resamples: bootstrap resamples of the printed intervals.
         keep: checkpoint to keep when the run has ended: "best", the selected weights; "last", also the training

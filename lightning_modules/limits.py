@@ -57,7 +57,8 @@ def check_limits(config: RunConfig) -> None:
             rule, hint = "must be 0 with --trainer.precision 16-mixed", "or give --trainer.precision bf16-mixed"
             raise invalid("--model.sam_radius", rule, radius, hint)
         if trainer.get("accumulate_grad_batches") not in (None, 1):
-            raise invalid("--model.sam_radius", "must be 0 with --trainer.accumulate_grad_batches", radius)
+            rule, hint = "must be 0 with --trainer.accumulate_grad_batches", "leave one of them out"
+            raise invalid("--model.sam_radius", rule, radius, hint)
     none = without_validation(config)
     if none and config.model["schedule"] == "plateau":
         msg = f"--model.schedule plateau: needs validations, and none runs ({none}); choose another schedule"
@@ -73,7 +74,7 @@ def _check_epochs(config: RunConfig) -> None:
     counting = {"progressive_from": config.model["progressive_from"], "unmixed_epochs": unmixed}
     used = next((name for name, value in counting.items() if value), None)
     if used is not None and (epochs is None or epochs < 1):
-        raise invalid(f"--model.{used}", "needs --trainer.max_epochs", counting[used])
+        raise invalid(f"--model.{used}", "needs --trainer.max_epochs of at least 1", counting[used])
     loss, steps = config.model["loss"] or {}, config.trainer.get("max_steps")
     after = (loss.get("init_args") or {}).get("reweight_after")
     if after is not None and epochs == -1 and steps in (None, -1):

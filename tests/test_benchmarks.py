@@ -380,9 +380,9 @@ def test_the_ablation_prints_each_part_minus_the_base_of_its_seed(
     scores = {"macro_f1": "0.5000", "low": "0.4", "high": "0.6", "accuracy": "0.5", "minutes": "2.0"}
     rows = [scores | {"part": cell.part, "seed": str(cell.seed), "run": str(cell)} for cell in right]
     lines = [*ablation.markdown(rows, tmp_path)][2:]
-    assert lines[0] == "| base | 0 | .500 (.400-.600) | .500 | 2.0 |  |  |"
+    assert lines[0] == "| base | 0 | .500 (.400-.600) | .500 | 2.0 |  |  |  |"
     assert re.match(r"\| mixup \| 0 .* \| \+\.250 \(\+\.\d+ to \+\.\d+\) \| \+\.250 \(", lines[1])
-    assert lines[2].endswith("|  |  |")  # the base has no seed 1
+    assert lines[2].endswith("|  |  | `--model.mixup 0.2` |")  # the base has no seed 1
     (drawn,) = ablation.figure(rows, tmp_path).axes
     assert [label.get_text() for label in drawn.get_yticklabels()] == ["mixup minus base"]
 

@@ -316,7 +316,11 @@ def _export(args: list[str]) -> int:
 
 
 def _soup(args: list[str]) -> int:
-    """Average the weights of several runs of one network into a checkpoint, which answers as fast as one of them."""
+    """Average the weights of several runs of one network, and write one checkpoint.
+
+    Predictions take as long as with one run. Runs that started from different weights give a poor model: score it with
+    `emotion evaluate` before you use it.
+    """
     parser = Parser(prog="emotion soup", description=_soup.__doc__)
     parser.add_argument("runs", nargs="+", type=not_empty, metavar="RUN", help="runs or .ckpt files, at least two")
     parser.add_argument("--output", type=not_empty, default="soup.ckpt", help="file to write (default: %(default)s)")

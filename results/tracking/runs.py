@@ -454,7 +454,7 @@ def require_store(directory: str | Path) -> None:
     """
     path = Path(directory).absolute() / "mlflow.db"
     if not path.exists():
-        msg = f"directory: no runs are kept here, {path} does not exist; train first, or go to the folder of mlruns"
+        msg = f"no runs are kept here: {path} does not exist; train first, or change to the folder that has mlruns"
         raise InputError(msg)
 
 

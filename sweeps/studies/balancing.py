@@ -90,9 +90,10 @@ def build(scale: Scale, protocol: Protocol) -> Study:
         ),
         seeds=(0, 1, 2),
         notes=(
-            "Every method trains with as many epochs as none, of as many steps: of an over-sampled set an epoch is a "
-            "new random share of it. Classifier re-training adds as many steps of the head alone; tau-normalisation "
-            "and test-time tau train nothing. These three start from the selected weights of none with the same seed.",
+            "Every method trains for the same epochs and steps as `none`, which is training without balancing. Where "
+            "over-sampling makes the set larger, each epoch uses a new random share of it. Classifier re-training adds "
+            "as many steps of the head alone; tau-normalisation and test-time tau train nothing. These three start "
+            "from the selected weights of `none` with the same seed.",
             "Over-sampling goes to the size of the largest class. All training images get the recipe's mild "
             "transforms, copies too; transformed copies get one of contrast, cutout, height, width and zoom as well.",
             "Epochs are selected by macro F1 on the val part, and so is tau. Logit adjustment with tau 1 is balanced "

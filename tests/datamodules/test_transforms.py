@@ -276,7 +276,7 @@ def test_nothing_asked_is_nothing_done() -> None:
     ("arguments", "match"),
     [
         ({"names": ["spin"]}, r"--data.transforms: must be among blur, .*got 'spin'"),
-        ({"names": ["flip"], "policy": "mild"}, "leave one of them out"),
+        ({"names": ["flip"], "policy": "mild"}, "must be empty with --data.policy mild"),
         ({"names": [], "policy": "wild"}, "--data.policy: must be one_of, mild, trivial_augment"),
         ({"names": [], "erasing": 1.5}, "--data.erasing: must be a probability"),
     ],
