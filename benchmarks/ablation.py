@@ -62,7 +62,7 @@ PARTS = {
     "mixup, last 2 epochs without": "--model.mixup 0.2 --model.unmixed_epochs 2",
     "cutmix, last 2 epochs without": "--model.cutmix 1.0 --model.unmixed_epochs 2",
     "ten views": "--model.shift_at_test 0.06",
-    "average with a long warm-up": "--run.ema_decay 0.9999 --run.ema_warmup 4",
+    "average over a third of the steps": "--run.ema_decay 0.9999 --run.ema_warmup 4",
     "no average": "--run.ema_decay null",
     "AugMix": "--data.policy aug_mix --data.transform_where all",
     "TrivialAugment": "--data.policy trivial_augment --data.transform_where all",
@@ -287,7 +287,7 @@ def append(table: Path, row: dict[str, str]) -> None:
     """Add a row at the end of the CSV."""
     new = not table.exists()
     with table.open("a", newline="", encoding="utf-8") as lines:
-        writer = csv.DictWriter(lines, list(row))
+        writer = csv.DictWriter(lines, list(row), lineterminator="\n")
         if new:
             writer.writeheader()
         writer.writerow(row)
@@ -295,8 +295,8 @@ def append(table: Path, row: dict[str, str]) -> None:
 
 def markdown(rows: Sequence[dict[str, str]], work: Path) -> Iterator[str]:
     """Return lines of a Markdown table: scores of each row, and minus the base of the same seed, paired by image."""
-    yield "| part | seed | macro F1 | accuracy | minutes | macro F1 minus base | accuracy minus base |"
-    yield "|---|---|---|---|---|---|---|"
+    yield "| part | seed | macro F1 | accuracy | minutes | macro F1 minus base | accuracy minus base | options |"
+    yield "|---|---|---|---|---|---|---|---|"
     cells = [Cell(row["part"], int(row["seed"])) for row in rows]
     with contextlib.chdir(work):
         tables = {cell: load_table(row["run"], "predictions") for cell, row in zip(cells, rows, strict=True)}
@@ -309,13 +309,15 @@ def markdown(rows: Sequence[dict[str, str]], work: Path) -> Iterator[str]:
                 f"{each.difference:+.3f} ({each.low:+.3f} to {each.high:+.3f})" for each in pairs.itertuples()
             ]
         score = f"{float(row['macro_f1']):.3f} ({float(row['low']):.3f}-{float(row['high']):.3f})"
-        texts = [cell.part, row["seed"], score, f"{float(row['accuracy']):.3f}", row["minutes"], *difference]
-        yield (
-            f"| {' | '.join(texts)} |".replace(" 0.", " .")
-            .replace("(0.", "(.")
-            .replace("-0.", "-.")
-            .replace("+0.", "+.")
-        )
+        numbers = [without_zeros(text) for text in (score, f"{float(row['accuracy']):.3f}", *difference)]
+        numbers.insert(2, row["minutes"])
+        options = f"`{PARTS[cell.part]}`" if PARTS.get(cell.part) else ""
+        yield f"| {' | '.join([cell.part, row['seed'], *numbers, options])} |"
+
+
+def without_zeros(text: str) -> str:
+    """Return a text whose numbers below 1 have no leading zero."""
+    return re.sub(r"(?<!\d)0\.", ".", text)
 
 
 def figure(rows: Sequence[dict[str, str]], work: Path) -> Figure:

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from benchmarks.ablation import append, finished_run, read_rows, run_emotion
+from benchmarks.ablation import append, finished_run, read_rows, run_emotion, without_zeros
 from lightning_modules.config import RunConfig, data_module
 from results.compare import ComparedRun, compare
 from results.reports.figures import COLOURS, STYLES, drawable, fonts
@@ -164,15 +164,15 @@ def markdown(rows: Sequence[dict[str, str]], work: Path) -> Iterator[str]:
         cells = [f"`{row.recipe}`{row.name.removeprefix(row.recipe)}", row.seed]
         for metric in ("accuracy", "f1_macro"):
             value, low, high = whole.loc[metric, ["value", "low", "high"]]
-            cells.append(_short(f"{value:.3f} ({low:.3f}-{high:.3f})"))
-        yield f"| {' | '.join([*cells, *(_short(f'{f1[row][name]:.3f}') for name in classes)])} |"
+            cells.append(without_zeros(f"{value:.3f} ({low:.3f}-{high:.3f})"))
+        yield f"| {' | '.join([*cells, *(without_zeros(f'{f1[row][name]:.3f}') for name in classes)])} |"
     yield ""
     for recipe in dict.fromkeys(row.recipe for row in known):
         single = [each for each in rows if each["recipe"] == recipe]
         if len(single) > 1:
             columns = pd.DataFrame(single)[["accuracy", "macro_f1", "minutes"]].astype(float)
             mean, spread = columns.mean(), columns.std(ddof=1)
-            yield _short(
+            yield without_zeros(
                 f"`{recipe}`, {len(single)} seeds, mean ± standard deviation: accuracy {mean['accuracy']:.4f} ± "
                 f"{spread['accuracy']:.4f}, macro F1 {mean['macro_f1']:.4f} ± {spread['macro_f1']:.4f}, "
                 f"{mean['minutes']:.0f} minutes"
@@ -186,7 +186,7 @@ def markdown(rows: Sequence[dict[str, str]], work: Path) -> Iterator[str]:
                 f"{name} {pair.difference:+.3f} ({pair.low:+.3f} to {pair.high:+.3f})"
                 for name, pair in zip(("macro F1", "accuracy"), pairs.itertuples(), strict=False)
             ]
-            yield _short(f"`{row.recipe}` minus `{BASE}`, seed {row.seed}: {', '.join(texts)}")
+            yield without_zeros(f"`{row.recipe}` minus `{BASE}`, seed {row.seed}: {', '.join(texts)}")
 
 
 def _tables(rows: Sequence[dict[str, str]], name: str, work: Path) -> dict[Row, pd.DataFrame]:
@@ -224,13 +224,6 @@ def figure(rows: Sequence[dict[str, str]], work: Path) -> Figure:
     axes.spines[["top", "right"]].set_visible(False)
     drawn.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)
     return drawn
-
-
-def _short(text: str) -> str:
-    """Return a text whose numbers below 1 have no leading zero."""
-    for before in (" ", "(", "-", "+"):
-        text = text.replace(f"{before}0.", f"{before}.")
-    return text.removeprefix("0") if text.startswith("0.") else text
 
 
 def main(args: list[str] | None = None) -> int:
