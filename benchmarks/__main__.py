@@ -27,6 +27,7 @@ from results.tracking.environment import environment
 MEASUREMENTS = {
     "startup": "commands",
     "workers": "commands",
+    "memory": "commands",
     "faces": "data",
     "pipeline": "data",
     "decoding": "data",

@@ -1,6 +1,7 @@
 """Time of complete commands: how soon they answer, and two search workers against one."""
 
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -17,13 +18,17 @@ HELPS = (
 PREDICT_NEEDS = "torch, lightning, timm, torchmetrics, mlflow"
 
 
-def seconds(*words: str) -> float:
-    """Return the seconds that a new Python process with these words takes.
+def seconds(*words: str, **variables: str) -> float:
+    """Return the seconds that a new Python process with these words and environment variables takes.
 
     Raises:
         RuntimeError: It failed; with the end of what it printed.
     """
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        **variables,
+    }
     start = time.perf_counter()
     done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
@@ -73,6 +78,29 @@ def startup(folder: Path, *, toy: bool = False) -> list[Figure]:
             Figure(name, median_ratio(ours, theirs), about, target, {"seconds": ours, "reference_seconds": theirs})
         )
     return figures
+
+
+def memory(folder: Path, *, toy: bool = False) -> list[Figure]:
+    """Measure a short training with large feature maps: processor time with freed memory given back, over kept."""
+    words = small(4, 1) if toy else [
+        *("--recipe", "strong", "--data", "drawn:largest=100,ratio=1,size=64", "--data.batch_size", "64"),
+        *("--data.num_workers", "0", "--trainer.limit_train_batches", "5", "--trainer.max_epochs", "3"),
+    ]  # fmt: skip
+    times: dict[str, list[float]] = {"given back": [], "kept": []}
+    for _ in range(1 if toy else 2):
+        for name, taken in times.items():
+            variables = {"MALLOC_TRIM_THRESHOLD_": "131072"} if name == "given back" else {}  # glibc's own
+            before = _processor_time()
+            seconds("-m", "emotion", "fit", *words, **variables)
+            taken.append(_processor_time() - before)
+    ratio = median_ratio(times["given back"], times["kept"])
+    about = "processor time of a training of 15 steps with freed memory given back over kept"
+    return [Figure("kept_memory", ratio, about, detail=times | {"command": ["emotion", "fit", *words]})]
+
+
+def _processor_time() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def workers(folder: Path, *, toy: bool = False) -> list[Figure]:

@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError, invalid
+from datamodules.processes import keep_freed_memory
 from datamodules.splits.folds import lacking_classes
 from lightning_modules.backbones import best_device, build_backbone, build_head, check_size, describe_device
 from lightning_modules.callbacks import (
@@ -566,6 +567,7 @@ def train(config: RunConfig, callbacks: Sequence[Callback] = (), data: Any = Non
         InputError: Options or data that do not fit, no memory, no space on the disk.
     """
     quiet()
+    keep_freed_memory()
     with _explained(), sigterm_ends():
         return _train(with_run_ids(config), callbacks, data)
 

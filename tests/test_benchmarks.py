@@ -35,11 +35,12 @@ NAMES = {
         *("throughput_contiguous", "throughput_compiled", "throughput_bf16"),
         *("throughput_one_thread", "throughput_one_worker", "throughput_two_workers"),
     },
+    "memory": {"kept_memory"},
     "tracking": {"logging_share"},
     "prediction": {"prediction"},
     "gpu": {"gpu_images_per_second", "gpu_share_of_model_alone"},
 }
-LONG = ("startup", "tracking", "training", "throughput", "prediction")  # commands or runs one after another
+LONG = ("startup", "memory", "tracking", "training", "throughput", "prediction")  # commands or runs one after another
 
 
 def check(name: str, figures: list[Figure]) -> None:

@@ -80,6 +80,7 @@ def main(args: list[str] | None = None) -> int:
     _share_a_busy_machine()
     from datamodules.errors import InputError, did_you_mean
     from datamodules.files.paths import NAMES
+    from datamodules.processes import keep_freed_memory
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
@@ -93,6 +94,7 @@ def main(args: list[str] | None = None) -> int:
         print(f"error: unknown command {args[0]!r}; {hint}", file=sys.stderr)
         return 2
 
+    keep_freed_memory()
     try:
         return int(importlib.import_module(COMMANDS[args[0]][0]).main(args))
     except InputError as error:
