@@ -44,6 +44,15 @@ def keep_freed_memory(*, keep: bool = True) -> bool:
         return False
 
 
+def give_memory_back() -> None:
+    """Give all freed memory back to the system once, before a process is forked.
+
+    The new process would share it, and what the old one then writes would be copied: kept memory would be there twice.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another system, or another C library
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+
+
 SHARED_MEMORY = Path("/dev/shm")  # where loading processes put batches; containers have 64 MB unless told otherwise
 PREFETCH = 2  # batches that each loading process prepares ahead
 LOADERS = 2  # that may hold batches at the same time: of the training and of the validation

@@ -8,6 +8,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
 from datamodules.errors import InputError, invalid
+from datamodules.processes import give_memory_back
 
 NMin = int | float | Literal["max"] | None
 
@@ -187,6 +188,8 @@ class PlainLoader(DataLoader):
     """A DataLoader that raises a worker's `InputError` without the worker's traceback, which torch's own adds."""
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]  # looks at what the base class yields
+        if self.num_workers and self._iterator is None:  # its processes are about to be made
+            give_memory_back()
         return _raising(super().__iter__())  # created now, from the present state of the sampler
 
 

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
+from datamodules import sampling
 from datamodules.errors import InputError
-from datamodules.sampling import Batch, EpochBatchSampler, ResumableLoader
+from datamodules.sampling import Batch, EpochBatchSampler, PlainLoader, ResumableLoader
 
 
 def epoch(draws: int, size: int, world_size: int = 1, number: int = 0, seed: int = 0) -> list[list[Batch]]:
@@ -140,3 +141,16 @@ def test_between_epochs_the_next_one_starts_at_its_first_batch() -> None:
     loader.load_state_dict({"epoch": 1, "batch": 2})
     loader.batch_sampler.set_epoch(1)  # type: ignore[union-attr]  # as Lightning does after loading
     assert len(list(loader)) == 3
+
+
+@pytest.mark.parametrize(("workers", "times"), [(0, 0), (1, 1)])
+def test_memory_is_given_back_before_loading_processes_are_forked(
+    workers: int, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int] = []
+    monkeypatch.setattr(sampling, "give_memory_back", lambda: given.append(1))
+    more = {"num_workers": workers, "persistent_workers": workers > 0}
+    loader = PlainLoader(_Positions(8), batch_size=4, collate_fn=_keep, **more)
+    for _ in range(2):  # they stay for the second epoch
+        assert len(list(loader)) == 2
+    assert len(given) == times
