@@ -354,8 +354,9 @@ def main(args: list[str] | None = None) -> int:
     if given.data is None and not (given.work / TRAINING).exists():
         parser.error("--data: is needed by the first run; name FER2013, such as fer2013.zip")
     cells = [Cell(part, seed) for seed in given.seeds for part in given.parts]
+    given.work = given.work.absolute()
     given.work.mkdir(parents=True, exist_ok=True)
-    training_part(str(given.data), given.work)
+    training_part(str(Path(given.data or "").absolute()), given.work)
     for cell in cells:
         if cell not in (runs := recorded(given.table)):
             append(given.table, row := measure(cell, given.work, runs))

@@ -1,11 +1,11 @@
 """Time of complete commands: how soon they answer, and two search workers against one."""
 
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import Figure, median_ratio
@@ -18,19 +18,18 @@ HELPS = (
 PREDICT_NEEDS = "torch, lightning, timm, torchmetrics, mlflow"
 
 
-def seconds(*words: str, **variables: str) -> float:
-    """Return the seconds that a new Python process with these words and environment variables takes.
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+
+
+def seconds(*words: str) -> float:
+    """Return the seconds that a new Python process with these words takes.
 
     Raises:
         RuntimeError: It failed; with the end of what it printed.
     """
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
-        **variables,
-    }
     start = time.perf_counter()
-    done = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, *words], env=_environment(), capture_output=True, text=True, check=False)
     if done.returncode:
         msg = f"{' '.join(words)} ended with status {done.returncode}: {(done.stdout + done.stderr)[-2000:]}"
         raise RuntimeError(msg)
@@ -81,25 +80,41 @@ def startup(folder: Path, *, toy: bool = False) -> list[Figure]:
 
 
 def memory(folder: Path, *, toy: bool = False) -> list[Figure]:
-    """Measure a short training with large feature maps: processor time with freed memory given back, over kept."""
-    words = small(4, 1) if toy else [
-        *("--recipe", "strong", "--data", "drawn:largest=100,ratio=1,size=64", "--data.batch_size", "64"),
-        *("--data.num_workers", "0", "--trainer.limit_train_batches", "5", "--trainer.max_epochs", "3"),
+    """Measure trainings of 15 steps with freed memory given back and kept: processor time, and largest memory."""
+    size = small(4, 1) if toy else [
+        *("--data", "drawn:largest=100,ratio=1,size=64", "--data.batch_size", "64", "--data.num_workers", "0"),
+        *("--trainer.limit_train_batches", "5", "--trainer.max_epochs", "3", "--trainer.enable_progress_bar", "false"),
     ]  # fmt: skip
-    times: dict[str, list[float]] = {"given back": [], "kept": []}
-    for name, taken in times.items():
-        variables = {"MALLOC_TRIM_THRESHOLD_": "131072"} if name == "given back" else {}  # glibc's own
-        before = _processor_time()
-        seconds("-m", "emotion", "fit", *words, **variables)
-        taken.append(_processor_time() - before)
-    ratio = median_ratio(times["given back"], times["kept"])
-    about = "processor time of a training of 15 steps with freed memory given back over kept"
-    return [Figure("kept_memory", ratio, about, detail=times | {"command": ["emotion", "fit", *words]})]
+    figures = []
+    for recipe in ("strong", "baseline"):
+        command = [sys.executable, "-m", "emotion", "fit", "--recipe", recipe, *size]
+        back = _used(command, folder, {"MALLOC_TRIM_THRESHOLD_": "131072"})  # glibc's own value
+        kept = _used(command, folder, {})
+        detail = {"given_back": back, "kept": kept, "command": command[2:]}
+        time_ratio, peak = back[0] / kept[0], kept[1] / back[1]
+        about = f"of {recipe} with freed memory"
+        figures += [
+            Figure(f"kept_memory_{recipe}", time_ratio, f"processor time {about} given back over kept", "", detail),
+            Figure(f"kept_memory_{recipe}_peak", peak, f"largest memory {about} kept over given back", "", detail),
+        ]
+    return figures
 
 
-def _processor_time() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def _used(command: Sequence[str], folder: Path, variables: dict[str, str]) -> tuple[float, float]:
+    """Return the processor time of a command in seconds, and its largest memory in GB.
+
+    Raises:
+        RuntimeError: It failed; with the end of what it printed.
+    """
+    log = folder / "memory.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(command, env=_environment() | variables, stdout=output, stderr=output)
+        _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        msg = f"{' '.join(command[1:])} ended with status {process.returncode}: {log.read_text()[-2000:]}"
+        raise RuntimeError(msg)
+    return used.ru_utime + used.ru_stime, used.ru_maxrss / 1e6
 
 
 def workers(folder: Path, *, toy: bool = False) -> list[Figure]:

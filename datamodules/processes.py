@@ -19,27 +19,22 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # glibc's numbers of these options of mallopt
-_KEPT = {_MMAP_MAX: 0, _TRIM_THRESHOLD: -1}
-_GIVEN_BACK = {_MMAP_MAX: 65536, _MMAP_THRESHOLD: 2**25, _TRIM_THRESHOLD: 2**26}  # what glibc arrives at by itself
+_TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # glibc's numbers of these options of mallopt
 _ALLOCATOR = ("GLIBC_TUNABLES", "LD_PRELOAD")  # and MALLOC_...: choices of the user
 
 
-def keep_freed_memory(*, keep: bool = True) -> bool:
+def keep_freed_memory() -> bool:
     """Let this process keep memory that it frees, instead of giving it back to the system; return whether it does.
 
     The C library of Linux (glibc) asks the system for new memory for every large tensor, and the system clears all of
     it, which takes a good part of a training on the CPU (docs/results/speed.md). Nothing is changed where an
     environment variable chooses an allocator (LD_PRELOAD, GLIBC_TUNABLES, MALLOC_...), or on other systems.
-
-    Args:
-        keep: False gives it back, as usual.
     """
     if any(name in _ALLOCATOR or name.startswith("MALLOC_") for name in os.environ):
         return False
     try:
-        library = ctypes.CDLL("libc.so.6")
-        return all(library.mallopt(option, value) == 1 for option, value in (_KEPT if keep else _GIVEN_BACK).items())
+        change = ctypes.CDLL("libc.so.6").mallopt
+        return bool(change(_MMAP_MAX, 0) and change(_TRIM_THRESHOLD, -1))
     except (OSError, AttributeError):  # another system, or another C library
         return False
 

@@ -218,7 +218,8 @@ def set_stem_stride(model: nn.Module, name: str, stride: int) -> None:
     patches = "embed" in place or place.endswith("proj") or hasattr(model, "pos_embed")
     if not isinstance(convolution, nn.Conv2d) or patches:
         rule = f"must be left out, since backbone {name} has no convolutional stem"
-        raise invalid("--model.stem_stride", rule, stride, "a larger --data.size makes its feature maps larger, too")
+        hint = "add --model.stem_stride null if a recipe gives it; a larger --data.size gives larger maps, too"
+        raise invalid("--model.stem_stride", rule, stride, hint)
     pools = [child for child in _STEM_POOLS if isinstance(modules.get(child), nn.Module)]
     pools += [f"features.{child}" for child in _STEM_POOLS if f"features.{child}" in modules]
     own = max(convolution.stride)
@@ -228,7 +229,9 @@ def set_stem_stride(model: nn.Module, name: str, stride: int) -> None:
             own *= max(steps) if isinstance(steps, tuple) else int(steps or 1)
     if not 1 <= stride < own:
         rule = f"must be at least 1 and below {own}, the stride of the stem of backbone {name}"
-        raise invalid("--model.stem_stride", rule, stride, "leave it out to keep the network as it is")
+        if own == 1:
+            rule = f"must be left out, since the stem of backbone {name} has stride 1"
+        raise invalid("--model.stem_stride", rule, stride, "--model.stem_stride null keeps the network as it is")
     convolution.stride = (stride, stride)
     for pool in pools:
         parent, _, child = pool.rpartition(".")

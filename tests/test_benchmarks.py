@@ -35,7 +35,7 @@ NAMES = {
         *("throughput_contiguous", "throughput_compiled", "throughput_bf16"),
         *("throughput_one_thread", "throughput_one_worker", "throughput_two_workers"),
     },
-    "memory": {"kept_memory"},
+    "memory": {f"kept_memory_{name}" for name in ("strong", "strong_peak", "baseline", "baseline_peak")},
     "tracking": {"logging_share"},
     "prediction": {"prediction"},
     "gpu": {"gpu_images_per_second", "gpu_share_of_model_alone"},

@@ -202,6 +202,8 @@ def _read(source: str, options: ReadOptions) -> Manifest:
             raise invalid("--images", rule, options.images, "leave it out")
         with collect_left_out() as left_out:
             manifest = READERS[chosen].read(place, options, name)
+        if options.votes == "soft" and manifest.votes is None:
+            raise invalid("--votes", "needs annotators' votes, and this data set has none", "soft", "leave it out")
         return replace(manifest, notes=(*manifest.notes, *filter(None, [left_out.line])))
     except InputError as error:
         found_none = f"; {left_out.line}" if left_out.no_images and left_out.line else ""

@@ -330,6 +330,10 @@ def _soup(args: list[str]) -> int:
     from lightning_modules.warm_start import write_soup
 
     path = writable_file("--output", Path(options.output))
+    if path.resolve() in [Path(run).resolve() for run in options.runs]:
+        raise invalid(
+            "--output", "must not be one of the models that are averaged", options.output, "name another file"
+        )
     classes = write_soup(options.runs, path)
     print(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB), mean of {len(options.runs)} models")
     print(

@@ -34,6 +34,12 @@ def test_class_folders_in_two_languages(plant: Plant) -> None:
     assert "split" not in manifest.table
 
 
+def test_soft_votes_without_votes_are_refused(plant: Plant) -> None:
+    root = plant("happy/1.png", "sad/1.png")
+    with pytest.raises(InputError, match=r"--votes: needs annotators' votes, and this data set has none, got 'soft'"):
+        read(str(root), ReadOptions(votes="soft"))
+
+
 def test_split_folders_above_the_classes(plant: Plant) -> None:
     root = plant("Training/sad/1.png", "PublicTest/sad/1.png", "PrivateTest/happy/1.png", "Training/happy/2.png")
     table = read(str(root)).table.set_index("path")["split"]
