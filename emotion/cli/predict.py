@@ -330,7 +330,7 @@ def _soup(args: list[str]) -> int:
     from lightning_modules.warm_start import write_soup
 
     path = writable_file("--output", Path(options.output))
-    if path.resolve() in [Path(run).resolve() for run in options.runs]:
+    if os.path.realpath(path) in map(os.path.realpath, options.runs):  # unlike resolve, takes a loop of links
         raise invalid(
             "--output", "must not be one of the models that are averaged", options.output, "name another file"
         )
