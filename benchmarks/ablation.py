@@ -100,9 +100,10 @@ PARTS |= _TEACHERS | {
     "teacher of three inner folds": f"--run.teacher [{','.join(f'{{{name}}}' for name in _TEACHERS)}]"
 }
 REPORTED = "reported.csv"  # a manifest of the images that the base reports on
+SOUP = "soup.ckpt"
 COMBINED = {
     "ensemble of three seeds": ["evaluate {base 0} {base 1} {base 2} --ensemble"],
-    "soup of three seeds": ["soup {base 0} {base 1} {base 2} --output soup.ckpt", "evaluate soup.ckpt"],
+    "soup of three seeds": [f"soup {{base 0}} {{base 1}} {{base 2}} --output {SOUP}", f"evaluate {SOUP}"],
 }
 """Name of a part to commands that use runs: {base 1} is the run of part base with seed 1, {base} that of this seed."""
 
@@ -237,6 +238,7 @@ def measure(cell: Cell, work: Path, runs: Mapping[Cell, str]) -> dict[str, str]:
     with contextlib.chdir(work):
         run_id = _run_of(cell, commands)
     if run_id is None:
+        (work / SOUP).unlink(missing_ok=True)  # of a measurement that was stopped
         for words in commands:
             minutes += run_emotion([*words, *(("--resume", "auto") if words[0] == "fit" else ())], work)
     with contextlib.chdir(work):

@@ -178,12 +178,12 @@ def build_backbone(
         if size is None:
             raise
         raise _other_size(name, size) from error
-    if stem_stride is not None:
-        set_stem_stride(model, name, stem_stride)
     about: Any = model  # timm's attributes are not typed
     features = int(getattr(about, "head_hidden_size", None) or about.num_features)
+    if stem_stride is not None:
+        set_stem_stride(model, name, stem_stride)
     if size is not None:
-        features = _width(model, name, size, in_chans)
+        features = _width(model, name, size, in_chans, stem_stride)
     if weights not in ("hub", "none"):
         state = _embedded(name, model) if weights == "embedded" else _from_file(Path(weights))
         _fit(model, state, name, weights)
@@ -191,7 +191,8 @@ def build_backbone(
     return model, features, DataConfig(tuple(config["mean"]), tuple(config["std"]))
 
 
-_STEM_POOLS = ("maxpool", "pool0")  # timm's names of a pooling layer behind the first convolution: ResNet, DenseNet
+# timm's names of a pooling layer behind the first convolutions: ResNet, SENet, DenseNet, DPN, ResNetV2 and others
+_STEM_POOLS = ("maxpool", "pool0", "layer0.pool", "features.pool0", "features.conv1_pool", "stem.pool")
 
 
 def set_stem_stride(model: nn.Module, name: str, stride: int) -> None:
@@ -220,8 +221,7 @@ def set_stem_stride(model: nn.Module, name: str, stride: int) -> None:
         rule = f"must be left out, since backbone {name} has no convolutional stem"
         hint = "add --model.stem_stride null if a recipe gives it; a larger --data.size gives larger maps, too"
         raise invalid("--model.stem_stride", rule, stride, hint)
-    pools = [child for child in _STEM_POOLS if isinstance(modules.get(child), nn.Module)]
-    pools += [f"features.{child}" for child in _STEM_POOLS if f"features.{child}" in modules]
+    pools = [pool for pool in _STEM_POOLS if pool in modules]
     own = max(convolution.stride)
     for pool in pools:
         for part in modules[pool].modules():
@@ -233,8 +233,8 @@ def set_stem_stride(model: nn.Module, name: str, stride: int) -> None:
             rule = f"must be left out, since the stem of backbone {name} has stride 1"
         raise invalid("--model.stem_stride", rule, stride, "--model.stem_stride null keeps the network as it is")
     convolution.stride = (stride, stride)
-    for pool in pools:
-        parent, _, child = pool.rpartition(".")
+    for gone in [*pools, *(["stem.pad"] if "stem.pool" in pools and "stem.pad" in modules else [])]:
+        parent, _, child = gone.rpartition(".")  # stem.pad of ResNetV2 pads for the pooling layer alone
         setattr(model.get_submodule(parent), child, nn.Identity())
 
 
@@ -253,16 +253,24 @@ def _create(name: str, size: int | None, **options: Any) -> nn.Module:  # noqa: 
     return timm.create_model(name, num_classes=0, **options)
 
 
-def _width(model: nn.Module, name: str, size: int, channels: int) -> int:
+def _width(model: nn.Module, name: str, size: int, channels: int, stem_stride: int | None) -> int:
     """Return the number of features.
 
     Raises:
-        InputError: The model cannot take images of this size, or gives no features (B, F).
+        InputError: The model cannot take images of this size, or only with its own stem, or gives no features (B, F).
     """
     try:
         shape = _output_shape(model, size, channels)
     except _SIZE_ERRORS as error:
-        raise _other_size(name, size) from error
+        without: tuple[int, ...] = ()  # shape of the features with the network's own stem
+        if stem_stride is not None:
+            with suppress(*_SIZE_ERRORS):
+                without = _output_shape(_create(name, size, in_chans=channels), size, channels)
+        if not without:
+            raise _other_size(name, size) from error
+        rule = f"must be left out, since backbone {name}, built for {size} px, cannot take larger feature maps"
+        hint = "add --model.stem_stride null if a recipe gives it"
+        raise invalid("--model.stem_stride", rule, stem_stride, hint) from error
     if len(shape) != 2:
         raise invalid("--model.backbone", "must give one feature vector per image", name, "resnet18 does")
     return shape[1]
@@ -344,13 +352,20 @@ def _hub_errors(name: str) -> Iterator[None]:
         raise InputError(msg) from error
 
 
-def _embedded(name: str, model: nn.Module) -> dict[str, Tensor]:
+def require_embedded(name: str) -> None:
+    """Check that an installed package has weights of a backbone.
+
+    Raises:
+        InputError: None has.
+    """
     if name not in EMBEDDED:
-        msg = (
-            f"no installed package holds weights of {name!r} (weights='embedded' works for {', '.join(EMBEDDED)}): "
-            "set weights to 'hub', to a .safetensors or .pth file, or to 'none'"
-        )
-        raise InputError(msg)
+        rule = f"may be embedded (weights in an installed package) only with --model.backbone {', '.join(EMBEDDED)}"
+        hint = f"backbone {name} takes --model.weights hub, a .safetensors or .pth file, or none (untrained)"
+        raise invalid("--model.weights", rule, "embedded", hint)
+
+
+def _embedded(name: str, model: nn.Module) -> dict[str, Tensor]:
+    require_embedded(name)
     package, holder = EMBEDDED[name]
     try:
         module = importlib.import_module(package)

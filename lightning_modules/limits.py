@@ -79,8 +79,8 @@ def _check_epochs(config: RunConfig) -> None:
     after = (loss.get("init_args") or {}).get("reweight_after")
     if after is not None and epochs == -1 and steps in (None, -1):
         raise invalid("--model.loss.reweight_after", "needs --trainer.max_epochs or --trainer.max_steps", after)
-    if epochs is not None and 0 < epochs < unmixed:
-        raise invalid("--model.unmixed_epochs", f"must be at most --trainer.max_epochs, {epochs}", unmixed)
+    if epochs is not None and 0 < epochs <= unmixed:
+        raise invalid("--model.unmixed_epochs", f"must be below --trainer.max_epochs, {epochs}", unmixed)
 
 
 def require_whole_runs(config: RunConfig, what: str, *, validation: bool = False) -> None:

@@ -29,7 +29,14 @@ from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError, invalid
 from datamodules.processes import keep_freed_memory
 from datamodules.splits.folds import lacking_classes
-from lightning_modules.backbones import best_device, build_backbone, build_head, check_size, describe_device
+from lightning_modules.backbones import (
+    best_device,
+    build_backbone,
+    build_head,
+    check_size,
+    describe_device,
+    require_embedded,
+)
 from lightning_modules.callbacks import (
     BEST,
     LAST,
@@ -879,8 +886,13 @@ def check_options(config: RunConfig) -> None:
     if soft and loss is not None and not loss.takes_soft_targets:
         raise InputError(soft_targets_refused(loss))
     check_size(model["backbone"], config.data["size"], model["stem_stride"], model["progressive_from"])
-    weights = config.model["weights"]
-    if weights not in ("embedded", "hub", "none"):
+    if (shift := model["shift_at_test"]) and round(shift * config.data["size"]) == 0:
+        rule = f"must be at least half a pixel of images of {config.data['size']} px (--data.size), or 0"
+        raise invalid("--model.shift_at_test", rule, shift)
+    weights = model["weights"]
+    if weights == "embedded":
+        require_embedded(model["backbone"])
+    elif weights not in ("hub", "none"):
         if not Path(weights).is_file():
             raise invalid("--model.weights", "must be embedded, hub, none or a file that exists", weights)
         load_tensors(Path(weights))

@@ -23,6 +23,7 @@ from datamodules.splits.protocol import SeenImages
 from lightning_modules.backbones import rescaled, used_alone
 from lightning_modules.checkpoints import CONFIG_KEY, load_plain, read_checkpoint, require_classes
 from lightning_modules.classifier import EmotionClassifier
+from lightning_modules.decisions import DECISIONS_KEY, JOINT_KEY
 from results.predictions import SPLIT
 from results.tracking.runs import find_trained_run, load_table, run_checkpoint, run_config, run_row
 
@@ -311,7 +312,7 @@ def learn_from_teacher(data: EmotionDataModule, sources: Sequence[str], share: f
     data.targets = targets
 
 
-def write_soup(sources: Sequence[str], path: Path) -> list[str]:
+def write_soup(sources: Sequence[str], path: Path) -> tuple[list[str], list[str]]:
     """Write the mean of the weights of several runs of one network as a checkpoint (Wortsman et al. 2022).
 
     Its predictions take as long as those of one run. The mean of runs that started from different weights is usually
@@ -322,10 +323,12 @@ def write_soup(sources: Sequence[str], path: Path) -> list[str]:
         path: The .ckpt file to write.
 
     Returns:
-        The classes of the model.
+        The classes of the model, and the sources with decisions that were fitted on val predictions (calibration,
+        thresholds, a bound on the risk). The file has no decisions: those of one model do not hold for the mean.
 
     Raises:
-        InputError: Fewer than two, no such run, or models of other networks, classes or preparation of images.
+        InputError: Fewer than two, no such run, a damaged one, or models of other networks, classes or preparation of
+            images; or the file cannot be written.
     """
     if len(sources) < 2:
         raise invalid("RUN", "must be at least two runs, whose weights are averaged", ", ".join(sources) or "none")
@@ -348,11 +351,27 @@ def write_soup(sources: Sequence[str], path: Path) -> list[str]:
                     )
                     raise InputError(msg)
     states = [checkpoint["state_dict"] for checkpoint in checkpoints]
+    shapes = [{name: tuple(value.shape) for name, value in state.items()} for state in states]
+    for source, other in zip(sources, shapes, strict=True):
+        if other != shapes[0]:
+            name = min(name for name in shapes[0] | other if shapes[0].get(name) != other.get(name))
+            msg = (
+                f"RUN: {source} has other tensors than {sources[0]}, such as {name!r}, although both are of the same "
+                "network; one of the files is damaged: take another copy"
+            )
+            raise InputError(msg)
     mean: dict[str, Tensor] = {}
     for name, value in states[0].items():
         mean[name] = torch.stack([state[name] for state in states]).mean(0) if value.is_floating_point() else value
     content = {name: first[name] for name in (CONFIG_KEY, "format") if name in first}
     content |= {"state_dict": mean, "EmotionDataModule": first["EmotionDataModule"] | {"seen": seen.state()}}
-    with replacing(path, suffix=".ckpt") as draft:
-        torch.save(content, draft)
-    return list(first[CONFIG_KEY]["classes"])
+    try:
+        with replacing(path, suffix=".ckpt") as draft:
+            torch.save(content, draft)
+    except (OSError, RuntimeError) as error:  # torch's writer raises the latter for a folder or disk it cannot write
+        msg = f"--output: {path} cannot be written ({error}); name a file elsewhere"
+        raise InputError(msg) from error
+    left_out = [
+        source for source, each in zip(sources, checkpoints, strict=True) if {DECISIONS_KEY, JOINT_KEY} & set(each)
+    ]
+    return list(first[CONFIG_KEY]["classes"]), left_out

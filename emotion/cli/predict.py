@@ -334,7 +334,15 @@ def _soup(args: list[str]) -> int:
         raise invalid(
             "--output", "must not be one of the models that are averaged", options.output, "name another file"
         )
-    classes = write_soup(options.runs, path)
+    if path.exists():
+        raise invalid("--output", "must be a file that does not exist yet", options.output, "name another file")
+    classes, decided = write_soup(options.runs, path)
+    if decided:
+        print(
+            f"note: the decisions fitted for {', '.join(decided)} (calibration, thresholds, risk or coverage) do not "
+            "hold for the mean and are left out; the mean chooses the most probable class",
+            file=sys.stderr,
+        )
     print(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB), mean of {len(options.runs)} models")
     print(
         f"classes: {', '.join(classes)}\nuse it:  emotion predict {path} IMAGE, or emotion evaluate {path} --data DATA"

