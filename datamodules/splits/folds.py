@@ -159,7 +159,7 @@ def k_fold(
         raise invalid("--data.folds", "must be at least 2", folds, "--data.split holdout divides once")
     _check_fraction("inner_fraction", inner_fraction, zero=True)
     # With two folds the training part is a single fold, and it must yield the val part too.
-    _check_enough(labels, clusters, classes, 4 if folds == 2 and inner_fraction else folds, f"folds={folds}")
+    _check_enough(labels, clusters, classes, 4 if folds == 2 and inner_fraction else folds, f"--data.folds {folds}")
     every = np.arange(len(labels))
     part = divide(labels, clusters, classes, np.full(folds, 1 / folds), seed, 2 if folds == 2 and inner_fraction else 1)
     made = []
@@ -186,7 +186,7 @@ def hold_out(
     labels, clusters = _checked(labels, clusters, classes)
     _check_fraction("holdout_fraction", fraction, zero=False)
     _check_fraction("inner_fraction", inner_fraction, zero=True)
-    _check_enough(labels, clusters, classes, 3 if inner_fraction else 2, f"holdout_fraction={fraction}")
+    _check_enough(labels, clusters, classes, 3 if inner_fraction else 2, "a held-out part (--data.split holdout)")
     every = np.arange(len(labels))
     shares = np.array([1 - fraction, fraction])
     part = divide(labels, clusters, classes, shares, seed, np.array([2 if inner_fraction else 1, 1]))
@@ -373,9 +373,10 @@ def _check_enough(labels: np.ndarray, clusters: np.ndarray, classes: Sequence[st
     cluster_labels = np.unique(np.stack([labels, np.unique(clusters, return_inverse=True)[1]]), axis=1)[0]
     for index, count in enumerate(np.bincount(cluster_labels, minlength=len(classes)).tolist()):
         if count < needed:
+            fewer = "ask for fewer folds, " if "folds" in purpose and needed > 2 else ""
             msg = (
-                f"class {classes[index]!r} has {count} clusters of images that must stay together, "
-                f"but {purpose} needs at least {needed}; ask for fewer folds, add images, or {remedy(classes, [index])}"
+                f"class {classes[index]!r} has {count} cluster{'' if count == 1 else 's'} of images that must stay "
+                f"together, but {purpose} needs at least {needed}; {fewer}add images, or {remedy(classes, [index])}"
             )
             raise InputError(msg)
 

@@ -22,6 +22,7 @@ from datamodules.emotion import EmotionDataModule
 from datamodules.errors import InputError
 from datamodules.face_boxes import BoxesDataModule
 from datamodules.sampling import EpochBatchSampler
+from datamodules.splits.protocol import DivisionPlan
 from lightning_modules.backbones import best_device, build_backbone, build_head, describe_device
 from lightning_modules.config import MONITOR, Kind, Options, RunConfig, data_module
 from lightning_modules.limits import require_whole_runs
@@ -97,11 +98,13 @@ def check_study(study: Study, configs: Mapping[str, RunConfig]) -> list[Any]:
     """Return the data modules whose images identify a study; reads tables of images, opens no image of a classifier.
 
     Raises:
-        InputError: A cell's options do not go together, or a cell needs the given split of data that have none.
+        InputError: A cell's options do not go together, a class has too few images to be divided, or a cell needs the
+            given split of data that have none.
     """
     if study.cells[0].kind == "detector":
         return [_divided_boxes(config) for config in configs.values()]
     first: dict[str, EmotionDataModule] = {}
+    divided: set[tuple[str, DivisionPlan]] = set()
     for cell in study.cells:
         config = configs[cell.name]
         require_whole_runs(config, "a study")
@@ -115,7 +118,7 @@ def check_study(study: Study, configs: Mapping[str, RunConfig]) -> list[Any]:
         if cell.folds:
             config = config.override({"data.split": "folds", "data.folds": cell.folds, "data.fold": 0})
         data = data_module(config)
-        data.share(first.setdefault(f"{data.source} {data.read_options}", data))
+        data.share(first.setdefault(source := f"{data.source} {data.read_options}", data))
         if data.plan.split == "given" and "split" not in data.manifest.table:
             msg = (
                 f"--data: study {study.name} needs a data set with its own test part, and {data.manifest.name} has "
@@ -123,6 +126,9 @@ def check_study(study: Study, configs: Mapping[str, RunConfig]) -> list[Any]:
                 "holdout --data.holdout_fraction 0.2"
             )
             raise InputError(msg)
+        if (part := (source, data.plan)) not in divided:
+            data.plan.divide(data.manifest, np.arange(len(data.manifest)))  # refuses a class with too few images
+            divided.add(part)
     return [next(iter(first.values()))]
 
 
@@ -181,6 +187,8 @@ class StudyRunner:
         contents = []
         for data in check_study(self.study, self.configs):
             prepare(data)
+            if isinstance(data, EmotionDataModule):
+                _ = data.division  # a class with too few images, duplicates counted once, is refused before any cell
             contents.append(data.content_hash)
         content = contents[0] if len(contents) == 1 else hashlib.sha256("".join(contents).encode()).hexdigest()
         return study_key(self.study, self.scale, self.protocol, self.configs, content)
@@ -491,6 +499,8 @@ def estimate(study: Study, given: Options, only_cells: list[str] | None = None) 
 
     The images of a detector's study are opened, since their boxes divide them.
     """
+    if study.cells[0].kind != "detector":
+        check_study(study, cell_configs(study, given))
     speed: dict[str, float] = {}
     data: dict[str, EmotionDataModule] = {}
     cells = [cell for cell in study.cells if only_cells is None or cell.name in only_cells]

@@ -1,10 +1,13 @@
 """`emotion study NAME` at scale tiny, cut to a few cells: runs below one run, a report, and going on with the rest."""
 
 import re
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 pytestmark = pytest.mark.usefixtures("store")
 FACES = ("--data", "drawn:largest=24,ratio=2,size=32")
@@ -53,6 +56,18 @@ def check_cells(emotion: Any, name: str, chosen: list[str], done: Any) -> None:
         ours = table[(table["row"] == cell) & (table["metric"] == "accuracy") & table["value"].notna()]
         for value in ours["value"]:
             assert value == pytest.approx(emotion.summary(run.info.run_id)["test/accuracy"])
+
+
+def test_a_class_with_too_few_images_is_refused_before_any_cell(emotion: Any, tmp_path: Path) -> None:
+    for name, images in (("happy", 12), ("sad", 1)):
+        (tmp_path / "set" / name).mkdir(parents=True)
+        for index in range(images):
+            pixels = np.random.default_rng([index, images]).integers(0, 256, (32, 32, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "set" / name / f"{index}.png")
+    for more in (["--dry-run"], []):
+        (error,) = emotion("study", "backbones", "--data", str(tmp_path / "set"), *more, status=1).errors
+        assert "class 'sad' has 1 cluster of images that must stay together" in error
+    assert emotion.runs("tags.kind = 'study'") == []
 
 
 def test_what_costs_nothing(emotion: Any) -> None:

