@@ -28,6 +28,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # read at import: it wou
 import pandas as pd
 from matplotlib.figure import Figure
 
+from datamodules.errors import InputError, invalid
 from lightning_modules.config import RunConfig, data_module
 from lightning_modules.training import prepare, with_run_ids
 from results.compare import ComparedRun, compare, difference_figure
@@ -214,11 +215,53 @@ def finished_run(words: Sequence[str]) -> str | None:
 
 
 def read_rows(table: Path) -> list[dict[str, str]]:
-    """Return the rows of the CSV; none if it does not exist."""
+    """Return the rows of the CSV of a benchmark; none if it does not exist.
+
+    Raises:
+        InputError: It is not such a CSV, or a row is broken.
+    """
     if not table.exists():
         return []
-    with table.open(newline="", encoding="utf-8") as lines:
-        return list(csv.DictReader(lines))
+    try:
+        with table.open(newline="", encoding="utf-8") as lines:
+            reader = csv.DictReader(lines)
+            rows, names = list(reader), reader.fieldnames
+        if not {"seed", "run", "command"} <= set(names or ()):
+            reason = "its first line must name the columns, such as seed, run and command"
+        else:
+            wrong = [row for row in rows if None in row or None in row.values() or not _SEEDS.fullmatch(row["seed"])]
+            reason = f"row {rows.index(wrong[0]) + 1} has too many or too few columns, or no seed" if wrong else ""
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        rows, reason = [], str(error)
+    if reason:
+        hint = "restore it, such as with `git checkout`, or give --table another file"
+        raise invalid("--table", f"must be a CSV that this benchmark wrote ({reason})", str(table), hint)
+    return rows
+
+
+_SEEDS = re.compile(r"\d+( \d+)*")
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Check the option --seeds.
+
+    Raises:
+        InputError: A seed is repeated or below 0.
+    """
+    if len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise invalid("--seeds", "must be different whole numbers of at least 0", " ".join(map(str, seeds)))
+
+
+@contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
+    """End the program with one line for wrong input, and for a command of ours that failed."""
+    try:
+        yield
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    except subprocess.CalledProcessError as error:
+        # its words begin with Python, -m, emotion
+        sys.exit(f"error: status {error.returncode} of `emotion {shlex.join(error.cmd[3:])}`; its output is above")
 
 
 def measure(cell: Cell, work: Path, runs: Mapping[Cell, str]) -> dict[str, str]:
@@ -286,8 +329,14 @@ def _run_of(cell: Cell, commands: Sequence[Sequence[str]]) -> str | None:
 
 
 def append(table: Path, row: dict[str, str]) -> None:
-    """Add a row at the end of the CSV."""
+    """Add a row at the end of the CSV.
+
+    Raises:
+        InputError: The CSV has other columns.
+    """
     new = not table.exists()
+    if (rows := read_rows(table)) and list(rows[0]) != list(row):
+        raise invalid("--table", f"must have the columns {', '.join(row)}", ", ".join(rows[0]), "give another file")
     with table.open("a", newline="", encoding="utf-8") as lines:
         writer = csv.DictWriter(lines, list(row), lineterminator="\n")
         if new:
@@ -347,14 +396,24 @@ def main(args: list[str] | None = None) -> int:
         "--figure", type=Path, help="write the differences of seed 0 as a PNG of this name; no training"
     )
     given = parser.parse_args(args)
-    if given.figure:
-        figure(read_rows(given.table), given.work.absolute()).savefig(given.figure, dpi=130)
-        return 0
-    if given.markdown:
-        print(*markdown(read_rows(given.table), given.work.absolute()), sep="\n")
-        return 0
-    if given.data is None and not (given.work / TRAINING).exists():
+    if given.data is None and not (given.work / TRAINING).exists() and not given.markdown and not given.figure:
         parser.error("--data: is needed by the first run; name FER2013, such as fer2013.zip")
+    with plain_errors():
+        _main(given)
+    return 0
+
+
+def _main(given: argparse.Namespace) -> None:
+    rows = read_rows(given.table)
+    if given.figure or given.markdown:
+        if not rows:
+            raise invalid("--table", "must be a CSV with rows", str(given.table), "leave --figure and --markdown out")
+        if given.figure:
+            figure(rows, given.work.absolute()).savefig(given.figure, dpi=130)
+        else:
+            print(*markdown(rows, given.work.absolute()), sep="\n")
+        return
+    check_seeds(given.seeds)
     cells = [Cell(part, seed) for seed in given.seeds for part in given.parts]
     given.work = given.work.absolute()
     given.work.mkdir(parents=True, exist_ok=True)
@@ -363,7 +422,6 @@ def main(args: list[str] | None = None) -> int:
         if cell not in (runs := recorded(given.table)):
             append(given.table, row := measure(cell, given.work, runs))
             print(" ".join(row[name] for name in COLUMNS[:-1]), flush=True)
-    return 0
 
 
 if __name__ == "__main__":

@@ -20,7 +20,16 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from benchmarks.ablation import append, finished_run, read_rows, run_emotion, without_zeros
+from benchmarks.ablation import (
+    append,
+    check_seeds,
+    finished_run,
+    plain_errors,
+    read_rows,
+    run_emotion,
+    without_zeros,
+)
+from datamodules.errors import invalid
 from lightning_modules.config import RunConfig, data_module
 from results.compare import ComparedRun, compare
 from results.reports.figures import COLOURS, STYLES, drawable, fonts
@@ -238,16 +247,27 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--markdown", action="store_true", help="print the CSV as tables; no training")
     parser.add_argument("--figure", type=Path, help="write F1 of each class as a PNG of this name; no training")
     given = parser.parse_args(args)
-    work = given.work.absolute()
-    work.mkdir(parents=True, exist_ok=True)
-    if given.figure:
-        figure(read_rows(given.table), work).savefig(given.figure, dpi=130)
-        return 0
-    if given.markdown:
-        print(*markdown(read_rows(given.table), work), sep="\n")
-        return 0
-    if given.data is None:
+    if given.data is None and not given.markdown and not given.figure:
         parser.error("--data: is needed to train; name FER2013, such as fer2013.zip")
+    with plain_errors():
+        _main(given)
+    return 0
+
+
+def _main(given: argparse.Namespace) -> None:
+    work, rows = given.work.absolute(), read_rows(given.table)
+    if given.figure or given.markdown:
+        if not rows:
+            raise invalid("--table", "must be a CSV with rows", str(given.table), "leave --figure and --markdown out")
+        if given.figure:
+            figure(rows, work).savefig(given.figure, dpi=130)
+        else:
+            print(*markdown(rows, work), sep="\n")
+        return
+    check_seeds(given.seeds)
+    if given.ensemble and len(given.seeds) < 2:
+        raise invalid("--seeds", "must be at least two with --ensemble", *given.seeds)
+    work.mkdir(parents=True, exist_ok=True)
     data = str(Path(given.data).absolute())
     seeds = [tuple(given.seeds)] if given.ensemble else [(seed,) for seed in given.seeds]
     for row in [Row(recipe, each) for each in seeds for recipe in given.recipes]:
@@ -256,7 +276,6 @@ def main(args: list[str] | None = None) -> int:
             networks = _networks(row, lines) if len(row.seeds) > 1 else []
             append(given.table, line := measure(row, data, work, networks))
             print(*(line[name] for name in COLUMNS[:-1]), flush=True)
-    return 0
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from benchmarks import Figure, ablation, fer2013, golden, label_errors, median_r
 from benchmarks import __main__ as bench
 from benchmarks.ablation import Cell
 from benchmarks.commands import emotion
+from datamodules.errors import InputError
 from datamodules.readers import ReadOptions, read
 from emotion import main
 from lightning_modules.config import RunConfig
@@ -360,6 +361,47 @@ def test_the_ablation_continues_where_its_table_ends(tmp_path: Path, monkeypatch
     assert ablation.main(words) == 0
     assert [*first, *measured] == [Cell(part, seed) for seed in (0, 1) for part in ("base", "mixup")]
     assert (tmp_path / "table.csv").read_text().startswith(",".join(ablation.COLUMNS))
+
+
+@pytest.mark.parametrize("benchmark", [ablation, fer2013])
+def test_wrong_input_of_a_benchmark_is_one_line(benchmark: Any, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    table = tmp_path / "table.csv"
+    words = ["--work", str(tmp_path / "work"), "--table", str(table), "--data", str(tmp_path / "gone.zip")]
+    header = ",".join(benchmark.COLUMNS)
+    for content, message in (
+        (b"", "its first line must name the columns"),
+        (b"a,b\n1,2\n", "its first line must name the columns"),
+        (f"{header}\n1,2\n".encode(), "row 1 has too many or too few columns, or no seed"),
+        (f"{header}\n{','.join('x' * len(benchmark.COLUMNS))}\n".encode(), "row 1 has too many or too few columns"),
+        (b"\xff\xfe", "utf-8"),
+    ):
+        table.write_bytes(content)
+        for more in ([], ["--markdown"]):
+            with pytest.raises(
+                SystemExit, match=rf"^error: --table: must be a CSV that this benchmark wrote .*{message}"
+            ):
+                benchmark.main([*words, *more])
+        assert table.read_bytes() == content
+    table.unlink()
+    for more, message in (
+        (["--markdown"], "--table: must be a CSV with rows"),
+        (["--seeds", "1", "1"], "--seeds: must be different whole numbers of at least 0, got '1 1'"),
+        ([], "status|--data: no such file or folder"),  # of the command of ours, or of reading the data
+    ):
+        with pytest.raises(SystemExit, match=rf"^error: .*({message})"):
+            benchmark.main([*words, *more])
+    assert not table.exists()
+
+
+def test_a_mean_needs_two_networks_and_a_table_keeps_its_columns(tmp_path: Path) -> None:
+    words = ["--work", str(tmp_path), "--table", str(tmp_path / "table.csv"), "--data", "fer2013.zip"]
+    with pytest.raises(SystemExit, match="--seeds: must be at least two with --ensemble, got 0"):
+        fer2013.main([*words, "--seeds", "0", "--ensemble"])
+    row = dict.fromkeys(ablation.COLUMNS, "0")
+    ablation.append(tmp_path / "table.csv", row)
+    with pytest.raises(InputError, match=r"--table: must have the columns recipe, .*, got 'part, recipe"):
+        ablation.append(tmp_path / "table.csv", dict.fromkeys(fer2013.COLUMNS, "0"))
+    assert ablation.read_rows(tmp_path / "table.csv") == [row]
 
 
 def test_the_ablation_prints_each_part_minus_the_base_of_its_seed(

@@ -78,6 +78,7 @@ READERS: dict[str, Reader] = {
 }
 
 
+_VOTED = ("fer2013", "ferplus", "aihub", "shards", "csv")  # readers that take annotators' votes, or raise without them
 DRAWN = ("drawn", "scenes")  # sources that are drawn, not read from a path
 
 
@@ -149,9 +150,9 @@ def read(source: str, options: ReadOptions = ReadOptions()) -> Manifest:  # noqa
     """
     parts = sources(str(source).strip())
     if len(parts) == 1:
-        manifest = _read(parts[0], options)
+        manifest = _read(parts[0], options, alone=True)
     else:
-        sets = (_read(part, options) for part in parts)
+        sets = (_read(part, options, alone=False) for part in parts)
         manifest = join([one if one.row_boxes is None else cut_out(one, options) for one in sets])
     manifest = keep_classes(manifest, options)
     cut = options.faces == BOXES and manifest.boxes is None and SOURCE in manifest.table  # by the reader itself
@@ -160,7 +161,7 @@ def read(source: str, options: ReadOptions = ReadOptions()) -> Manifest:  # noqa
     return manifest if options.exclude is None else leave_out(manifest, options.exclude)
 
 
-def _read(source: str, options: ReadOptions) -> Manifest:
+def _read(source: str, options: ReadOptions, *, alone: bool) -> Manifest:
     if source == "drawn" or source.startswith("drawn:"):
         return _read_drawn(source.removeprefix("drawn").removeprefix(":"), options)
     if source == "scenes" or source.startswith("scenes:"):
@@ -202,9 +203,12 @@ def _read(source: str, options: ReadOptions) -> Manifest:
             raise invalid("--images", rule, options.images, "leave it out")
         with collect_left_out() as left_out:
             manifest = READERS[chosen].read(place, options, name)
-        if options.votes == "soft" and manifest.votes is None:
-            raise invalid("--votes", "needs annotators' votes, and this data set has none", "soft", "leave it out")
-        return replace(manifest, notes=(*manifest.notes, *filter(None, [left_out.line])))
+        lacks_votes = options.votes == "majority" and chosen not in _VOTED
+        if (options.votes == "soft" and manifest.votes is None) or (lacks_votes and alone):
+            rule = "needs annotators' votes, and this data set has none"
+            raise invalid("--votes", rule, options.votes, "leave it out")
+        note = "no annotators' votes here, so --votes majority changes no label" if lacks_votes else ""
+        return replace(manifest, notes=(*manifest.notes, *filter(None, [left_out.line, note])))
     except InputError as error:
         found_none = f"; {left_out.line}" if left_out.no_images and left_out.line else ""
         msg = f"--data {path_text(source)}: {error}{found_none}{_above(place) if chosen == 'folder' else ''}"

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,10 +35,21 @@ def test_class_folders_in_two_languages(plant: Plant) -> None:
     assert "split" not in manifest.table
 
 
-def test_soft_votes_without_votes_are_refused(plant: Plant) -> None:
+@pytest.mark.parametrize("votes", ["soft", "majority"])
+def test_votes_without_votes_are_refused(plant: Plant, votes: Any) -> None:
     root = plant("happy/1.png", "sad/1.png")
-    with pytest.raises(InputError, match=r"--votes: needs annotators' votes, and this data set has none, got 'soft'"):
-        read(str(root), ReadOptions(votes="soft"))
+    message = rf"--votes: needs annotators' votes, and this data set has none, got '{votes}'"
+    with pytest.raises(InputError, match=message):
+        read(str(root), ReadOptions(votes=votes))
+
+
+def test_a_joined_set_without_votes_keeps_its_labels_and_says_so(plant: Plant) -> None:
+    root = plant("plain/happy/1.png", "plain/sad/1.png", "voted/1.png", "voted/2.png")
+    rows = ["path,votes_happy,votes_sad", "1.png,7,3", "2.png,2,8"]
+    (root / "voted" / "labels.csv").write_text("\n".join(rows), encoding="utf-8")
+    manifest = read(f"folder:{root / 'plain'}+csv:{root / 'voted'}", ReadOptions(votes="majority"))
+    assert sorted(manifest.table["label"]) == ["happy", "happy", "sad", "sad"]
+    assert "plain: no annotators' votes here, so --votes majority changes no label" in manifest.notes
 
 
 def test_split_folders_above_the_classes(plant: Plant) -> None:
