@@ -234,8 +234,9 @@ class NonFiniteLoss(Callback):
 
 
 ADVICE = (
-    "Lower --model.learning_rate, give --trainer.gradient_clip_val 1.0, or, with --trainer.precision 16-mixed, choose "
-    "bf16-mixed or 32-true; if the same rows are named again, check their images"
+    "Lower --model.learning_rate (and --model.sam_radius where it is used), give --trainer.gradient_clip_val 1.0, or, "
+    "with --trainer.precision 16-mixed, choose bf16-mixed or 32-true; if the same rows are named again, check their "
+    "images"
 )
 
 

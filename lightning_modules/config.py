@@ -766,7 +766,7 @@ _KINDS = {
     "int": "a whole number",
     "float": "a number",
     "bool": "true or false",
-    "list": "a list, such as [flip,zoom]",
+    "list": "a list, such as [first,second]",
     "str": "text",
 }
 

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -849,13 +849,24 @@ def with_run_ids(config: RunConfig) -> RunConfig:
     changes: dict[str, Any] = {}
     start, teacher = config.run["start_from"], config.run["teacher"]
     if start and not start.endswith(".ckpt"):
-        changes["run.start_from"] = find_trained_run(start)
+        changes["run.start_from"] = _id_of("--run.start_from", find_trained_run, start)
     if teacher:
         from lightning_modules.predictor import find_model_run  # few runs have a teacher
 
-        named = [source if source.endswith(".ckpt") else find_model_run(source) for source in teacher]
-        changes["run.teacher"] = named
+        changes["run.teacher"] = [
+            source if source.endswith(".ckpt") else _id_of("--run.teacher", find_model_run, source)
+            for source in teacher
+        ]
     return config.override(changes) if changes else config
+
+
+def _id_of(option: str, find: Callable[[str], str], text: str) -> str:
+    """Return the id of a run that an option names."""
+    try:
+        return find(text)
+    except InputError as error:
+        msg = f"{option}: {str(error).removeprefix('run: ')}"
+        raise InputError(msg) from error
 
 
 def check_options(config: RunConfig) -> None:
