@@ -353,6 +353,9 @@ class StudyRunner:
         tracker = TrackingLogger(run_id=parent, system_metrics=False)
         for path in paths:
             tracker.log_file(path, f"report/{path.parent.relative_to(folder)}".rstrip("./"))
+        lead = Path(folder, "report.md").read_text(encoding="utf-8").partition("\n## ")[0].strip()
+        note = f"{lead}\n\nTables, claims and figures: report/report.html among the artifacts of this run."
+        tracker.set_tags({"mlflow.note.content": note})
         tracker.finalize("failed" if failed else "success")
         print(f"the study's run: {parent} (to view it: emotion ui)")
         return failed

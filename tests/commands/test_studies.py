@@ -51,6 +51,10 @@ def check_cells(emotion: Any, name: str, chosen: list[str], done: Any) -> None:
     assert f"{len(chosen)} of {len(names(emotion, name))} cells finished" in text
     assert all(run.info.run_id in text for run in found.values())
     assert "not run" in text
+    note = study(emotion).data.tags["mlflow.note.content"]
+    assert note.startswith(f"# {name}: scale tiny, protocol ")
+    assert "\n## " not in note
+    assert note.endswith("Tables, claims and figures: report/report.html among the artifacts of this run.")
     assert "report.html" in done.out
     for cell, run in found.items():
         ours = table[(table["row"] == cell) & (table["metric"] == "accuracy") & table["value"].notna()]
