@@ -391,12 +391,13 @@ def main(args: list[str] | None = None) -> int:
         "--parts", nargs="+", choices=[*PARTS, *COMBINED], default=[*PARTS], metavar="PART", help="only these"
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
-    parser.add_argument("--markdown", action="store_true", help="print the CSV and differences as a table; no training")
-    parser.add_argument(
-        "--figure", type=Path, help="write the differences of seed 0 as a PNG of this name; no training"
-    )
+    parser.add_argument("--dry-run", action="store_true", help="list what the CSV lacks; no training")
+    what = "from the runs in FOLDER that the CSV names; no training"
+    parser.add_argument("--markdown", action="store_true", help=f"print the CSV and differences as a table, {what}")
+    parser.add_argument("--figure", type=Path, help=f"write the differences of seed 0 as a PNG of this name, {what}")
     given = parser.parse_args(args)
-    if given.data is None and not (given.work / TRAINING).exists() and not given.markdown and not given.figure:
+    untrained = given.markdown or given.figure or given.dry_run
+    if given.data is None and not (given.work / TRAINING).exists() and not untrained:
         parser.error("--data: is needed by the first run; name FER2013, such as fer2013.zip")
     with plain_errors():
         _main(given)
@@ -408,20 +409,45 @@ def _main(given: argparse.Namespace) -> None:
     if given.figure or given.markdown:
         if not rows:
             raise invalid("--table", "must be a CSV with rows", str(given.table), "leave --figure and --markdown out")
+        require_runs(given.work)
         if given.figure:
             figure(rows, given.work.absolute()).savefig(given.figure, dpi=130)
         else:
             print(*markdown(rows, given.work.absolute()), sep="\n")
         return
     check_seeds(given.seeds)
+    done = recorded(given.table)
     cells = [Cell(part, seed) for seed in given.seeds for part in given.parts]
+    cells = [cell for cell in cells if cell not in done]
+    announce([f"{cell.part}, seed {cell.seed}" for cell in cells], len(given.seeds) * len(given.parts), given.table)
+    if given.dry_run or not cells:
+        return
     given.work = given.work.absolute()
     given.work.mkdir(parents=True, exist_ok=True)
     training_part(str(Path(given.data or "").absolute()), given.work)
-    for cell in cells:
-        if cell not in (runs := recorded(given.table)):
-            append(given.table, row := measure(cell, given.work, runs))
-            print(" ".join(row[name] for name in COLUMNS[:-1]), flush=True)
+    for number, cell in enumerate(cells, 1):
+        print(f"{number} of {len(cells)}: {cell.part}, seed {cell.seed}", file=sys.stderr, flush=True)
+        append(given.table, row := measure(cell, given.work, recorded(given.table)))
+        print(" ".join(row[name] for name in COLUMNS[:-1]), flush=True)
+
+
+def announce(missing: Sequence[str], asked: int, table: Path) -> None:
+    """Print which rows are to be measured, and how many the CSV has already."""
+    if missing:
+        print(f"{len(missing)} of {asked} rows to measure: {'; '.join(missing)}", file=sys.stderr, flush=True)
+    else:
+        print(f"{table} has all {asked} rows; to measure them again, give --table a new file", file=sys.stderr)
+
+
+def require_runs(work: Path) -> None:
+    """Check that a folder has runs.
+
+    Raises:
+        InputError: It has none.
+    """
+    if not (work / DIRECTORY).exists():
+        rule = "must be the folder with the runs that the CSV names"
+        raise invalid("--work", rule, str(work), "the CSV itself has the scores of every run")
 
 
 if __name__ == "__main__":

@@ -21,11 +21,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from benchmarks.ablation import (
+    announce,
     append,
     check_seeds,
     finished_run,
     plain_errors,
     read_rows,
+    require_runs,
     run_emotion,
     without_zeros,
 )
@@ -244,10 +246,12 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--recipes", nargs="+", default=["baseline", "balanced", "strong"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--ensemble", action="store_true", help="only the mean of the networks of all seeds")
-    parser.add_argument("--markdown", action="store_true", help="print the CSV as tables; no training")
-    parser.add_argument("--figure", type=Path, help="write F1 of each class as a PNG of this name; no training")
+    parser.add_argument("--dry-run", action="store_true", help="list what the CSV lacks; no training")
+    what = "from the runs in FOLDER that the CSV names; no training"
+    parser.add_argument("--markdown", action="store_true", help=f"print tables of scores and differences, {what}")
+    parser.add_argument("--figure", type=Path, help=f"write F1 of each class as a PNG of this name, {what}")
     given = parser.parse_args(args)
-    if given.data is None and not given.markdown and not given.figure:
+    if given.data is None and not (given.markdown or given.figure or given.dry_run):
         parser.error("--data: is needed to train; name FER2013, such as fer2013.zip")
     with plain_errors():
         _main(given)
@@ -259,6 +263,7 @@ def _main(given: argparse.Namespace) -> None:
     if given.figure or given.markdown:
         if not rows:
             raise invalid("--table", "must be a CSV with rows", str(given.table), "leave --figure and --markdown out")
+        require_runs(work)
         if given.figure:
             figure(rows, work).savefig(given.figure, dpi=130)
         else:
@@ -267,15 +272,19 @@ def _main(given: argparse.Namespace) -> None:
     check_seeds(given.seeds)
     if given.ensemble and len(given.seeds) < 2:
         raise invalid("--seeds", "must be at least two with --ensemble", *given.seeds)
-    work.mkdir(parents=True, exist_ok=True)
-    data = str(Path(given.data).absolute())
     seeds = [tuple(given.seeds)] if given.ensemble else [(seed,) for seed in given.seeds]
-    for row in [Row(recipe, each) for each in seeds for recipe in given.recipes]:
-        lines = read_rows(given.table)
-        if (row.name, row.seed) not in {(line["recipe"], line["seed"]) for line in lines}:
-            networks = _networks(row, lines) if len(row.seeds) > 1 else []
-            append(given.table, line := measure(row, data, work, networks))
-            print(*(line[name] for name in COLUMNS[:-1]), flush=True)
+    asked = [Row(recipe, each) for each in seeds for recipe in given.recipes]
+    done = {(line["recipe"], line["seed"]) for line in rows}
+    missing = [row for row in asked if (row.name, row.seed) not in done]
+    announce([f"{row.name}, seed {row.seed}" for row in missing], len(asked), given.table)
+    if given.dry_run or not missing:
+        return
+    work.mkdir(parents=True, exist_ok=True)
+    for number, row in enumerate(missing, 1):
+        print(f"{number} of {len(missing)}: {row.name}, seed {row.seed}", file=sys.stderr, flush=True)
+        networks = _networks(row, read_rows(given.table)) if len(row.seeds) > 1 else []
+        append(given.table, line := measure(row, str(Path(given.data).absolute()), work, networks))
+        print(*(line[name] for name in COLUMNS[:-1]), flush=True)
 
 
 if __name__ == "__main__":

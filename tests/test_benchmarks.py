@@ -382,6 +382,17 @@ def test_wrong_input_of_a_benchmark_is_one_line(benchmark: Any, tmp_path: Path, 
             ):
                 benchmark.main([*words, *more])
         assert table.read_bytes() == content
+    row = dict.fromkeys(benchmark.COLUMNS, "0") | {"part": "base", "recipe": "baseline"}
+    table.unlink()
+    ablation.append(table, {name: row[name] for name in benchmark.COLUMNS})
+    with pytest.raises(SystemExit, match=r"^error: --work: must be the folder with the runs that the CSV names"):
+        benchmark.main([*words, "--markdown"])
+    capsys.readouterr()
+    chosen = ["--recipes", "baseline"] if benchmark is fer2013 else ["--parts", "base"]
+    assert benchmark.main([*words, *chosen, "--seeds", "0"]) == 0
+    assert f"{table} has all 1 rows; to measure them again, give --table a new file" in capsys.readouterr().err
+    assert benchmark.main([*words, *chosen, "--seeds", "0", "1", "--dry-run"]) == 0
+    assert re.match(r"1 of 2 rows to measure: (base|baseline), seed 1$", capsys.readouterr().err)
     table.unlink()
     for more, message in (
         (["--markdown"], "--table: must be a CSV with rows"),
