@@ -22,7 +22,7 @@ else
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check
 # pip unpacks for minutes without a line, so the size of .venv is printed meanwhile
 WATCHED = & pip=$$!; seconds=0; while kill -0 $$pip 2> /dev/null; do \
-	  sleep 1; (( ++seconds % 20 )) || echo "  ... $$(du -sm .venv | cut -f1) of about 6500 MB are in .venv"; \
+	  sleep 1; (( ++seconds % 20 )) || echo "  ... $$(du -sm .venv | cut -f1) of about 7100 MB are in .venv"; \
 	done; wait $$pip
 endif
 
@@ -39,7 +39,7 @@ help:  ## show this list
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"error: PYTHON: needs Python >= 3.11, $(PYTHON) is {v.major}.{v.minor}; try make PYTHON=python3.12 ...")'
-	@echo "making .venv, and installing into it with $(if $(UV),uv,pip; uv is faster, where it is installed), once; about 6.5 GB ..."
+	@echo "making .venv, and installing into it with $(if $(UV),uv,pip; uv is faster, where it is installed), once; about 7 GB ..."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(INSTALL) --require-hashes -r requirements.lock $(WATCHED)
 	@$(INSTALL) --no-deps --no-build-isolation -e .

@@ -169,8 +169,10 @@ def training_part(data: str, work: Path) -> None:
         return
     if not whole.exists():
         run_emotion(["data", "prepare", "--data", data, "--output", str(whole)], work)
-    shutil.copyfile(f"{whole}.json", work / f"{TRAINING}.json")  # names the folder of the images, and the classes
     table = pd.read_csv(whole, dtype=str, keep_default_na=False)
+    if "split" not in table or not (table["split"] == "train").any():
+        raise invalid("--data", "must have a given split with a train part, as FER2013 has", data, "give fer2013.zip")
+    shutil.copyfile(f"{whole}.json", work / f"{TRAINING}.json")  # names the folder of the images, and the classes
     table[table["split"] == "train"].drop(columns="split").to_csv(work / TRAINING, index=False)
 
 
@@ -214,8 +216,12 @@ def finished_run(words: Sequence[str]) -> str | None:
     return None if runs.empty else str(runs.iloc[0]["run_id"])
 
 
-def read_rows(table: Path) -> list[dict[str, str]]:
+def read_rows(table: Path, columns: Sequence[str] = COLUMNS) -> list[dict[str, str]]:
     """Return the rows of the CSV of a benchmark; none if it does not exist.
+
+    Args:
+        table: The CSV.
+        columns: Its columns, in this order.
 
     Raises:
         InputError: It is not such a CSV, or a row is broken.
@@ -226,8 +232,8 @@ def read_rows(table: Path) -> list[dict[str, str]]:
         with table.open(newline="", encoding="utf-8") as lines:
             reader = csv.DictReader(lines)
             rows, names = list(reader), reader.fieldnames
-        if not {"seed", "run", "command"} <= set(names or ()):
-            reason = "its first line must name the columns, such as seed, run and command"
+        if tuple(names or ()) != tuple(columns):
+            reason = f"its first line must be {','.join(columns)}"
         else:
             wrong = [row for row in rows if None in row or None in row.values() or not _SEEDS.fullmatch(row["seed"])]
             reason = f"row {rows.index(wrong[0]) + 1} has too many or too few columns, or no seed" if wrong else ""
@@ -281,7 +287,8 @@ def measure(cell: Cell, work: Path, runs: Mapping[Cell, str]) -> dict[str, str]:
     with contextlib.chdir(work):
         run_id = _run_of(cell, commands)
     if run_id is None:
-        (work / SOUP).unlink(missing_ok=True)  # of a measurement that was stopped
+        if cell.part in COMBINED:
+            (work / SOUP).unlink(missing_ok=True)  # of a measurement that was stopped
         for words in commands:
             minutes += run_emotion([*words, *(("--resume", "auto") if words[0] == "fit" else ())], work)
     with contextlib.chdir(work):
@@ -335,8 +342,7 @@ def append(table: Path, row: dict[str, str]) -> None:
         InputError: The CSV has other columns.
     """
     new = not table.exists()
-    if (rows := read_rows(table)) and list(rows[0]) != list(row):
-        raise invalid("--table", f"must have the columns {', '.join(row)}", ", ".join(rows[0]), "give another file")
+    read_rows(table, tuple(row))
     with table.open("a", newline="", encoding="utf-8") as lines:
         writer = csv.DictWriter(lines, list(row), lineterminator="\n")
         if new:

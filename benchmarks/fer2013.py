@@ -259,7 +259,7 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _main(given: argparse.Namespace) -> None:
-    work, rows = given.work.absolute(), read_rows(given.table)
+    work, rows = given.work.absolute(), read_rows(given.table, COLUMNS)
     if given.figure or given.markdown:
         if not rows:
             raise invalid("--table", "must be a CSV with rows", str(given.table), "leave --figure and --markdown out")
@@ -271,7 +271,7 @@ def _main(given: argparse.Namespace) -> None:
         return
     check_seeds(given.seeds)
     if given.ensemble and len(given.seeds) < 2:
-        raise invalid("--seeds", "must be at least two with --ensemble", *given.seeds)
+        raise invalid("--seeds", "must be at least two with --ensemble", given.seeds[0])
     seeds = [tuple(given.seeds)] if given.ensemble else [(seed,) for seed in given.seeds]
     asked = [Row(recipe, each) for each in seeds for recipe in given.recipes]
     done = {(line["recipe"], line["seed"]) for line in rows}
@@ -282,7 +282,7 @@ def _main(given: argparse.Namespace) -> None:
     work.mkdir(parents=True, exist_ok=True)
     for number, row in enumerate(missing, 1):
         print(f"{number} of {len(missing)}: {row.name}, seed {row.seed}", file=sys.stderr, flush=True)
-        networks = _networks(row, read_rows(given.table)) if len(row.seeds) > 1 else []
+        networks = _networks(row, read_rows(given.table, COLUMNS)) if len(row.seeds) > 1 else []
         append(given.table, line := measure(row, str(Path(given.data).absolute()), work, networks))
         print(*(line[name] for name in COLUMNS[:-1]), flush=True)
 

@@ -335,7 +335,9 @@ def clean(manifest: Manifest, report: Audit) -> tuple[np.ndarray, dict[str, int]
         keep = min(winners, key=lambda row: (rank[row], row))
         for row in open_rows:
             if row != keep:
-                reason[row] = "exact duplicate" if label[row] == votes.index[0] else "label of the minority"
+                reason[row] = (
+                    "exact duplicate" if label[row] == votes.index[0] else "copy with a label that fewer copies have"
+                )
     if "split" in manifest.table:
         for rows in report.of("across splits"):
             _leave(rows, reason, rank, "duplicate in another split")

@@ -351,9 +351,8 @@ class EmotionDataModule(L.LightningDataModule):
         draws = oversample(balanced, self.fold_rows.train, self.n_min, self.seed)
         if self.transform_where == "copies" and not draws.is_copy.any():
             warnings.warn(
-                f"transform_where is copies, but no class has fewer images than n_min {self.n_min!r} asks for, so "
-                "nothing is over-sampled and no image is transformed. Raise --data.n_min, or choose "
-                "--data.transform_where all.",
+                f"no class is rare enough for over-sampling (--data.n_min {self.n_min}), so no image is copied or "
+                "transformed; to transform all images: --data.transform_where all",
                 stacklevel=2,
             )
         return draws
@@ -367,6 +366,12 @@ class EmotionDataModule(L.LightningDataModule):
     def notes(self) -> tuple[str, ...]:
         """What a user should know of the images: what the reader left out, and classes that a given part lacks."""
         lines = list(self.manifest.notes)
+        if dropped := self.leak_record.get("dropped_rows"):
+            inside = f", {of_val:,} of them from val" if (of_val := self.leak_record["dropped_val_rows"]) else ""
+            lines.append(
+                f"{dropped:,} images are left out of the training{inside}: duplicates of reported images, or of the "
+                "same people"
+            )
         for name, rows in (("val", self.selected_on), ("test", self.fold_rows.test)):
             missing = lacking_classes(self.manifest.labels[rows], len(self.classes)) if len(rows) else []
             if missing:

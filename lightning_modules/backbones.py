@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from math import inf
+from math import inf, prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -191,8 +191,8 @@ def build_backbone(
     return model, features, DataConfig(tuple(config["mean"]), tuple(config["std"]))
 
 
-# timm's names of a pooling layer behind the first convolutions: ResNet, SENet, DenseNet, DPN, ResNetV2 and others
-_STEM_POOLS = ("maxpool", "pool0", "layer0.pool", "features.pool0", "features.conv1_pool", "stem.pool")
+# timm's names of a pooling layer behind the first convolutions: ResNet, SENet, DenseNet, DPN, ResNetV2
+_STEM_POOLS = ("maxpool", "pool0", "features.pool0", "features.conv1_pool", "stem.pool")
 
 
 def set_stem_stride(model: nn.Module, name: str, stride: int) -> None:
@@ -221,12 +221,9 @@ def set_stem_stride(model: nn.Module, name: str, stride: int) -> None:
         rule = f"must be left out, since backbone {name} has no convolutional stem"
         hint = "add --model.stem_stride null if a recipe gives it; a larger --data.size gives larger maps, too"
         raise invalid("--model.stem_stride", rule, stride, hint)
-    pools = [pool for pool in _STEM_POOLS if pool in modules]
-    own = max(convolution.stride)
-    for pool in pools:
-        for part in modules[pool].modules():
-            steps = getattr(part, "stride", 1)
-            own *= max(steps) if isinstance(steps, tuple) else int(steps or 1)
+    strides = {pool: _stride(modules[pool]) for pool in _STEM_POOLS if pool in modules}
+    pools = [pool for pool, steps in strides.items() if steps > 1]  # HGNetV2's has stride 1 and is one of two branches
+    own = max(convolution.stride) * prod(strides.values())
     if not 1 <= stride < own:
         rule = f"must be at least 1 and below {own}, the stride of the stem of backbone {name}"
         if own == 1:
@@ -236,6 +233,12 @@ def set_stem_stride(model: nn.Module, name: str, stride: int) -> None:
     for gone in [*pools, *(["stem.pad"] if "stem.pool" in pools and "stem.pad" in modules else [])]:
         parent, _, child = gone.rpartition(".")  # stem.pad of ResNetV2 pads for the pooling layer alone
         setattr(model.get_submodule(parent), child, nn.Identity())
+
+
+def _stride(pool: nn.Module) -> int:
+    """Return the stride of a pooling layer, or of a sequence such as a pooling layer and a blur."""
+    strides = [getattr(part, "stride", 1) for part in pool.modules()]
+    return prod(max(steps) if isinstance(steps, tuple) else int(steps or 1) for steps in strides)
 
 
 # what timm's and torch's code raises for an input that is too small, or that patches or windows do not divide
@@ -268,7 +271,7 @@ def _width(model: nn.Module, name: str, size: int, channels: int, stem_stride: i
                 without = _output_shape(_create(name, size, in_chans=channels), size, channels)
         if not without:
             raise _other_size(name, size) from error
-        rule = f"must be left out, since backbone {name}, built for {size} px, cannot take larger feature maps"
+        rule = f"must be left out, since later layers of backbone {name} are built for feature maps of one size"
         hint = "add --model.stem_stride null if a recipe gives it"
         raise invalid("--model.stem_stride", rule, stem_stride, hint) from error
     if len(shape) != 2:
@@ -359,9 +362,11 @@ def require_embedded(name: str) -> None:
         InputError: None has.
     """
     if name not in EMBEDDED:
-        rule = f"may be embedded (weights in an installed package) only with --model.backbone {', '.join(EMBEDDED)}"
-        hint = f"backbone {name} takes --model.weights hub, a .safetensors or .pth file, or none (untrained)"
-        raise invalid("--model.weights", rule, "embedded", hint)
+        msg = (
+            f"--model.weights: embedded weights (in an installed package) exist only for {', '.join(EMBEDDED)}, not "
+            f"for {name}; choose hub (download), a .safetensors or .pth file, or none (untrained)"
+        )
+        raise InputError(msg)
 
 
 def _embedded(name: str, model: nn.Module) -> dict[str, Tensor]:

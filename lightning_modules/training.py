@@ -898,8 +898,9 @@ def check_options(config: RunConfig) -> None:
         raise InputError(soft_targets_refused(loss))
     check_size(model["backbone"], config.data["size"], model["stem_stride"], model["progressive_from"])
     if (shift := model["shift_at_test"]) and round(shift * config.data["size"]) == 0:
-        rule = f"must be at least half a pixel of images of {config.data['size']} px (--data.size), or 0"
-        raise invalid("--model.shift_at_test", rule, shift)
+        size = config.data["size"]
+        rule = f"must move images of {size} px (--data.size) by at least one pixel, or be 0"
+        raise invalid("--model.shift_at_test", rule, shift, f"one pixel is {1 / size:.3f}")
     weights = model["weights"]
     if weights == "embedded":
         require_embedded(model["backbone"])
@@ -910,12 +911,12 @@ def check_options(config: RunConfig) -> None:
     if config.ckpt_path is not None:
         read_checkpoint(config.ckpt_path)  # refuses a damaged or unsafe file before Lightning opens it
     if start:
-        read_start(start)
+        read_start(start if start.endswith(".ckpt") else _id_of("--run.start_from", find_trained_run, start))
     for source in options.teacher or ():
         if not source.endswith(".ckpt"):
             from lightning_modules.predictor import find_model_run  # few runs have a teacher
 
-            find_model_run(source)
+            _id_of("--run.teacher", find_model_run, source)
         elif not Path(source).is_file():
             raise invalid("--run.teacher", "must list runs, or .ckpt files that exist", source)
         else:
@@ -965,9 +966,12 @@ def evaluate(config: RunConfig, checkpoint: Path, part: Literal["validate", "tes
     """
     quiet()
     # the weights that the run started from, and its teacher, are not needed again, and may be gone
-    config = config.override(
-        {"run.start_from": None, "run.teacher": None, "run.teacher_share": TEACHER_SHARE, "model.weights": "none"}
-    )
+    changes = {"run.start_from": None, "run.teacher": None, "run.teacher_share": TEACHER_SHARE, "model.weights": "none"}
+    # nor is what only trains; older versions took some of these with values that have no effect
+    changes |= {"model.mixup": 0.0, "model.cutmix": 0.0, "model.unmixed_epochs": 0}
+    if round(config.model["shift_at_test"] * config.data["size"]) == 0:
+        changes["model.shift_at_test"] = 0.0
+    config = config.override(changes)
     check_options(config)
     content = read_checkpoint(checkpoint)
     with _explained():
@@ -1151,7 +1155,9 @@ def limited_steps(steps: int, limit: float | None) -> int:
     return steps if limit is None else min(steps, limit)
 
 
-def describe_run(config: RunConfig, runs: int = 1, identity: str = "", workers: int = 1) -> str:
+def describe_run(
+    config: RunConfig, runs: int = 1, identity: str = "", workers: int = 1, shared: EmotionDataModule | None = None
+) -> str:
     """Describe what `emotion fit` or a cross-validation would do, without training or storing a run.
 
     Args:
@@ -1159,6 +1165,7 @@ def describe_run(config: RunConfig, runs: int = 1, identity: str = "", workers: 
         runs: Number of trainings like this one.
         identity: Of a cross-validation; by default that of the run.
         workers: Trainings at the same time.
+        shared: A data module of the same images, already prepared.
 
     Raises:
         InputError: Wrong options or data, as in training.
@@ -1166,6 +1173,8 @@ def describe_run(config: RunConfig, runs: int = 1, identity: str = "", workers: 
     check_options(config)
     config = with_run_ids(config)
     data = data_module(config)
+    if shared is not None:
+        data.share(shared)
     prepare(data)
     data.setup("fit")
     drawn, val, test = len(data.draws), len(data.selected_on), len(data.fold_rows.test)
@@ -1179,16 +1188,18 @@ def describe_run(config: RunConfig, runs: int = 1, identity: str = "", workers: 
     trained = passes * epochs * min(steps * data.batch_size, drawn)
     seconds = STARTUP + seconds_an_image(config) * (trained + (epochs * val + views * test) / FORWARD)
     selected = "the same as the test part (protocol paper)" if data.plan.protocol == "paper" else "to select the epoch"
+    time_needed = f"{'about ' if rounds * seconds >= 60 else ''}{duration(rounds * seconds)}"
     first = "of fold 0" if runs > 1 else ""
+    more = f"; an epoch has {drawn:,} rows after over-sampling" if drawn != len(data.fold_rows.train) else ""
     lines = [
         ("data", f"{data.manifest.name}: {len(data.manifest):,} images, {len(data.classes)} classes"),
         ("classes", ", ".join(f"{name} {count:,}" for name, count in zip(data.classes, _counts(data), strict=True))),
-        (f"train {first}", f"{len(data.fold_rows.train):,} images; an epoch has {drawn:,} rows after over-sampling"),
+        (f"train {first}", f"{len(data.fold_rows.train):,} images{more}"),
         (f"val {first}", f"{val:,} images, {selected}"),
         (f"test {first}", f"{test:,} images, evaluated once"),
         ("steps", f"{steps:,} in an epoch of batch size {data.batch_size}, {epochs * steps:,} in {epochs} epochs"),
         ("runs", str(runs)),
-        ("time", f"about {duration(rounds * seconds)} on {describe_device(best_device())}, at its current load"),
+        ("time", f"{time_needed} on {describe_device(best_device())}, at its current load"),
         ("identity", identity or config.identity(data.content_hash)),
     ]
     width = max(len(name) for name, _ in lines) + 2

@@ -244,7 +244,7 @@ def describe_cross_validation(config: RunConfig, folds: int, seeds: list[int], w
     _check(config, folds, seeds, workers)
     work = _plan(with_run_ids(config), folds, seeds)
     prepare(work.data)
-    return describe_run(work.config, runs=len(work.todo), identity=work.identity, workers=workers)
+    return describe_run(work.config, runs=len(work.todo), identity=work.identity, workers=workers, shared=work.data)
 
 
 def cross_validate(

@@ -82,7 +82,7 @@ def test_setup_with_pip_is_not_silent_and_fails_as_pip_does(tmp_path: Path, stat
     stub.chmod(0o755)
     done = subprocess.run(["make", "setup", "UV="], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode == 0) == (status == 0)
-    assert len(re.findall(r"\d+ of about 6500 MB", done.stdout)) == (1 if not status else 0)
+    assert len(re.findall(r"\d+ of about 7100 MB", done.stdout)) == (1 if not status else 0)
     assert (tmp_path / ".venv" / ".ready").exists() == (status == 0)
 
 

@@ -30,11 +30,13 @@ class Reader:
             it ends in ``base.finish``. The module is imported on first use.
         recognises: function of the same module that returns whether a path has this layout; the first reader in
             ``READERS`` that returns true is used.
+        voted: it takes annotators' votes, and raises if they are asked for and are not there.
     """
 
     about: str
     place: str
     recognises: str = "looks_like"
+    voted: bool = False
 
     def looks_like(self, path: Path) -> bool:
         """Return whether a path has this layout."""
@@ -55,19 +57,21 @@ class Reader:
 
 
 READERS: dict[str, Reader] = {
-    "fer2013": Reader("FER2013's CSV of pixels, with FER+ votes beside it", "fer2013:read"),
+    "fer2013": Reader("FER2013's CSV of pixels, with FER+ votes beside it", "fer2013:read", voted=True),
     "rafdb": Reader(
         "RAF-DB, as published or as Kaggle's class folders 1 to 7", "face_sets:read_rafdb", "rafdb_looks_like"
     ),
     "affectnet": Reader(
         "AffectNet, .npy annotations or its older lists", "face_sets:read_affectnet", "affectnet_looks_like"
     ),
-    "ferplus": Reader("FER+, the folders of its script", "face_sets:read_ferplus", "ferplus_looks_like"),
+    "ferplus": Reader("FER+, the folders of its script", "face_sets:read_ferplus", "ferplus_looks_like", voted=True),
     "expw": Reader("ExpW, one row per face in label.lst", "face_sets:read_expw", "expw_looks_like"),
     "ckplus": Reader("CK+, sequences and their labels", "face_sets:read_ckplus", "ckplus_looks_like"),
-    "aihub": Reader("AI-Hub's Korean set: photographs, and JSON of three annotators", "aihub:read"),
-    "shards": Reader("Parquet files of Hugging Face, or WebDataset tar files, that hold the images", "shards:read"),
-    "csv": Reader("a table (CSV, TSV, JSON lines, Parquet) with a file and a label column", "table:read"),
+    "aihub": Reader("AI-Hub's Korean set: photographs, and JSON of three annotators", "aihub:read", voted=True),
+    "shards": Reader(
+        "Parquet files of Hugging Face, or WebDataset tar files, that hold the images", "shards:read", voted=True
+    ),
+    "csv": Reader("a table (CSV, TSV, JSON lines, Parquet) with a file and a label column", "table:read", voted=True),
     "jaffe": Reader("JAFFE, ten women, by its file names", "names:read_jaffe", "jaffe_looks_like"),
     "kdef": Reader("KDEF, 70 adults from five angles, by its file names", "names:read_kdef", "kdef_looks_like"),
     "rafd": Reader("RaFD, three gazes and five angles, by its file names", "names:read_rafd", "rafd_looks_like"),
@@ -78,7 +82,6 @@ READERS: dict[str, Reader] = {
 }
 
 
-_VOTED = ("fer2013", "ferplus", "aihub", "shards", "csv")  # readers that take annotators' votes, or raise without them
 DRAWN = ("drawn", "scenes")  # sources that are drawn, not read from a path
 
 
@@ -150,9 +153,9 @@ def read(source: str, options: ReadOptions = ReadOptions()) -> Manifest:  # noqa
     """
     parts = sources(str(source).strip())
     if len(parts) == 1:
-        manifest = _read(parts[0], options, alone=True)
+        manifest = _read(parts[0], options)
     else:
-        sets = (_read(part, options, alone=False) for part in parts)
+        sets = (_read(part, options) for part in parts)
         manifest = join([one if one.row_boxes is None else cut_out(one, options) for one in sets])
     manifest = keep_classes(manifest, options)
     cut = options.faces == BOXES and manifest.boxes is None and SOURCE in manifest.table  # by the reader itself
@@ -161,7 +164,7 @@ def read(source: str, options: ReadOptions = ReadOptions()) -> Manifest:  # noqa
     return manifest if options.exclude is None else leave_out(manifest, options.exclude)
 
 
-def _read(source: str, options: ReadOptions, *, alone: bool) -> Manifest:
+def _read(source: str, options: ReadOptions) -> Manifest:
     if source == "drawn" or source.startswith("drawn:"):
         return _read_drawn(source.removeprefix("drawn").removeprefix(":"), options)
     if source == "scenes" or source.startswith("scenes:"):
@@ -203,11 +206,10 @@ def _read(source: str, options: ReadOptions, *, alone: bool) -> Manifest:
             raise invalid("--images", rule, options.images, "leave it out")
         with collect_left_out() as left_out:
             manifest = READERS[chosen].read(place, options, name)
-        lacks_votes = options.votes == "majority" and chosen not in _VOTED
-        if (options.votes == "soft" and manifest.votes is None) or (lacks_votes and alone):
-            rule = "needs annotators' votes, and this data set has none"
-            raise invalid("--votes", rule, options.votes, "leave it out")
-        note = "no annotators' votes here, so --votes majority changes no label" if lacks_votes else ""
+        if options.votes == "soft" and manifest.votes is None:
+            raise invalid("--votes", "needs annotators' votes, and this data set has none", "soft", "leave it out")
+        ignored = options.votes == "majority" and not READERS[chosen].voted
+        note = "no annotators' votes here, so --votes majority changes no label" if ignored else ""
         return replace(manifest, notes=(*manifest.notes, *filter(None, [left_out.line, note])))
     except InputError as error:
         found_none = f"; {left_out.line}" if left_out.no_images and left_out.line else ""

@@ -140,6 +140,7 @@ def k_fold(
     folds: int,
     seed: int,
     inner_fraction: float = 0.1,
+    option: str = "--data.folds",
 ) -> list[Fold]:
     """Return ``folds`` folds whose test parts are stratified and cover each row exactly once.
 
@@ -150,16 +151,19 @@ def k_fold(
         folds: Number of folds, at least 2.
         seed: The same seed gives the same folds.
         inner_fraction: Share of each training part that is set aside to select on; 0 sets none aside.
+        option: The option that gave the number of folds, for messages.
 
     Raises:
         InputError: If a class has too few clusters for the folds.
     """
     labels, clusters = _checked(labels, clusters, classes)
     if folds < 2:
-        raise invalid("--data.folds", "must be at least 2", folds, "--data.split holdout divides once")
+        raise invalid(option, "must be at least 2", folds, "--data.split holdout divides once")
     _check_fraction("inner_fraction", inner_fraction, zero=True)
     # With two folds the training part is a single fold, and it must yield the val part too.
-    _check_enough(labels, clusters, classes, 4 if folds == 2 and inner_fraction else folds, f"--data.folds {folds}")
+    _check_enough(
+        labels, clusters, classes, 4 if folds == 2 and inner_fraction else folds, f"{option} {folds}", fewer=folds > 2
+    )
     every = np.arange(len(labels))
     part = divide(labels, clusters, classes, np.full(folds, 1 / folds), seed, 2 if folds == 2 and inner_fraction else 1)
     made = []
@@ -186,7 +190,7 @@ def hold_out(
     labels, clusters = _checked(labels, clusters, classes)
     _check_fraction("holdout_fraction", fraction, zero=False)
     _check_fraction("inner_fraction", inner_fraction, zero=True)
-    _check_enough(labels, clusters, classes, 3 if inner_fraction else 2, "a held-out part (--data.split holdout)")
+    _check_enough(labels, clusters, classes, 3 if inner_fraction else 2, "a division into train, val and test")
     every = np.arange(len(labels))
     shares = np.array([1 - fraction, fraction])
     part = divide(labels, clusters, classes, shares, seed, np.array([2 if inner_fraction else 1, 1]))
@@ -369,14 +373,16 @@ def _check_fraction(name: str, value: float, *, zero: bool) -> None:
         raise invalid(f"--data.{name}", f"must be {'at least' if zero else 'above'} 0 and below 1", value)
 
 
-def _check_enough(labels: np.ndarray, clusters: np.ndarray, classes: Sequence[str], needed: int, purpose: str) -> None:
+def _check_enough(
+    labels: np.ndarray, clusters: np.ndarray, classes: Sequence[str], needed: int, purpose: str, *, fewer: bool = False
+) -> None:
     cluster_labels = np.unique(np.stack([labels, np.unique(clusters, return_inverse=True)[1]]), axis=1)[0]
     for index, count in enumerate(np.bincount(cluster_labels, minlength=len(classes)).tolist()):
         if count < needed:
-            fewer = "ask for fewer folds, " if "folds" in purpose and needed > 2 else ""
+            advice = f"{'ask for fewer folds, ' if fewer else ''}add images, or {remedy(classes, [index])}"
             msg = (
                 f"class {classes[index]!r} has {count} cluster{'' if count == 1 else 's'} of images that must stay "
-                f"together, but {purpose} needs at least {needed}; {fewer}add images, or {remedy(classes, [index])}"
+                f"together, but {purpose} needs at least {needed}; {advice}"
             )
             raise InputError(msg)
 

@@ -202,6 +202,7 @@ class DivisionPlan:
             folds=self.inner_folds or 0,
             seed=self.fold_seed,
             inner_fraction=0,
+            option="--data.inner_folds",
         )
         part = parts[self.inner_fold]
         made = Fold(fold.index, rest[part.train], rest[part.test], fold.test)

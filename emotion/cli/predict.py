@@ -135,10 +135,11 @@ def _predict(args: list[str]) -> int:
         print(f"note: {line}", file=sys.stderr)
     if predictor.seen:
         folds = len(runs) == 1 and len(predictor.members) > 1
+        known = f"{predictor.seen} of these images"
         hint = "; --out-of-fold answers by the fold that did not see them" if folds else ""
         print(
-            f"note: the model was trained or selected on {predictor.seen} of these images, so these answers do not "
-            f"show how good it is{hint}",
+            f"note: the model was trained or selected on {'this image' if len(table) == 1 else known}, so this does "
+            f"not show how good it is{hint}",
             file=sys.stderr,
         )
     if stopped:
@@ -264,9 +265,7 @@ def _evaluate(args: list[str]) -> int:
             print(*(f"note: {line}" for line in found.left_out), sep="\n", file=sys.stderr)
             if len(found.degraded):
                 _show_degraded(found.degraded)
-            print(
-                f"run {found.run_id} stores predictions and split; emotion report compare, bias and certify read them\n"
-            )
+            print(f"run {found.run_id}; next: emotion report compare {found.run_id[:8]} OTHER_RUN (or bias, certify)\n")
             scores.setdefault(predictor.name, {})[source] = found.scores["f1_macro"]
     if len(scores) > 1 or len(options.data) > 1:
         import pandas as pd
@@ -323,7 +322,12 @@ def _soup(args: list[str]) -> int:
     """
     parser = Parser(prog="emotion soup", description=_soup.__doc__)
     parser.add_argument("runs", nargs="+", type=not_empty, metavar="RUN", help="runs or .ckpt files, at least two")
-    parser.add_argument("--output", type=not_empty, default="soup.ckpt", help="file to write (default: %(default)s)")
+    parser.add_argument(
+        "--output",
+        type=not_empty,
+        default="soup.ckpt",
+        help="file to write, which must not exist yet (default: %(default)s)",
+    )
     options = parser.parse_args(args)
     if Path(options.output).suffix != ".ckpt":
         raise invalid("--output", "must end in .ckpt", options.output)

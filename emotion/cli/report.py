@@ -256,6 +256,8 @@ def _errors(options: argparse.Namespace) -> int:
     print(f"run {name}: {len(wrong):,} of {len(predictions):,} images are predicted wrongly\n")
     if len(wrong):
         print(as_text(pairs_table(wrong, predictions)))
+        if options.out is None:
+            print("\n--out FOLDER writes a page with the images")
     if options.out is not None:
         images, reasons = open_images(
             run, predictions, name, data=options.data, embed=options.embed_images, directory=options.directory

@@ -26,6 +26,7 @@ from emotion.explanation.methods import (
     QUALITY,
     ExplainedImages,
     MethodOptions,
+    counted,
     explain_image,
     grid_shape,
     known_method,
@@ -181,14 +182,9 @@ class Explainer:
     def maps(self, options: MethodOptions) -> tuple[np.ndarray, np.ndarray]:
         """Return maps, float32 (N, H, W), and the values of the column that QUALITY names, float64 (N,)."""
         maps, quality = np.zeros(self.segments.shape, np.float32), np.zeros(len(self.segments))
-        bar = tqdm(
-            np.argsort(self.folds, kind="stable"),
-            f"{options.method} seed {options.seed}",
-            unit="image",
-            delay=1,
-            disable=None if self.progress else True,
-        )
-        for place in bar:
+        places = np.argsort(self.folds, kind="stable").tolist()
+        text = f"explaining by {options.method}, seed {options.seed}"
+        for place in counted(places, text) if self.progress else places:
             maps[place], quality[place] = explain_image(
                 self.networks[int(self.folds[place])],
                 self.inputs.images[place],

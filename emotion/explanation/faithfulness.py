@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
-from tqdm import tqdm
 
 from datamodules.errors import InputError
-from emotion.explanation.methods import ALL_IMAGES, ExplainAgain, ExplainedImages, Probabilities
+from emotion.explanation.methods import ALL_IMAGES, ExplainAgain, ExplainedImages, Probabilities, counted
 from emotion.explanation.regions import REGIONS, Shares, alignable, shares_of
 from emotion.explanation.superpixels import FILLS, Fill, baseline_image
 from results.bias.gaps import units_of
@@ -270,7 +269,7 @@ class _Job:
 def _predicted_jobs(jobs: list[_Job], probabilities: Probabilities, batch: int) -> Iterator[tuple[_Job, np.ndarray]]:
     """Predict the images of all jobs in batches; a batch may have the images of several jobs."""
     waiting: list[tuple[_Job, np.ndarray]] = []
-    for job in tqdm(jobs, desc="deleting and inserting", unit="image", disable=None):
+    for job in counted(jobs, "testing the explanation, deleting and inserting"):
         waiting.append((job, job.images()))
         if sum(len(images) for _, images in waiting) >= batch or job is jobs[-1]:
             shown = np.concatenate([images for _, images in waiting])
@@ -599,7 +598,7 @@ def verdict(tests: Sequence[ChanceComparison]) -> tuple[bool, str]:
         clusters = tests[0].gain.clusters
         need = math.floor(math.log(LEVEL, 0.5)) + 1
         return False, (
-            f"FAILS, since too few images were tried ({clusters} cluster{'s' if clusters != 1 else ''}, p < .05 needs "
+            f"NOT DECIDED: too few images were tried ({clusters} cluster{'s' if clusters != 1 else ''}, p < .05 needs "
             f"at least {need}); {gains}."
         )
     not_beaten = [

@@ -1,12 +1,14 @@
 """Four explanation methods: LIME, Kernel SHAP, Grad-CAM and integrated gradients."""
 
 import math
+import sys
+import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 import pandas as pd
@@ -17,6 +19,7 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from sklearn.linear_model import LinearRegression, Ridge
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
+from tqdm import tqdm
 
 from datamodules.errors import InputError, did_you_mean, invalid
 from emotion.explanation.superpixels import FILLS, Fill, baseline_image, weights_to_map
@@ -26,6 +29,8 @@ Score = Callable[[Tensor], Tensor]
 
 KERNEL_WIDTH = 0.25  # of LIME's similarity, for cosine distances
 RIDGE = 1.0  # LIME's penalty
+LINE_EVERY = 20.0  # seconds between two lines of progress
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -532,3 +537,17 @@ class ExplainedImages:
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.table)
+
+
+def counted(items: Sequence[Item], text: str) -> Iterator[Item]:
+    """Yield one item per image: with a progress bar on a terminal, else with lines at the start and now and then."""
+    if sys.stderr.isatty():
+        yield from tqdm(items, text, unit="image", delay=1)
+        return
+    print(f"{text}: {len(items)} images", file=sys.stderr, flush=True)
+    last = time.monotonic()
+    for done, item in enumerate(items):
+        if time.monotonic() - last > LINE_EVERY:
+            print(f"{text}: {done} of {len(items)} images", file=sys.stderr, flush=True)
+            last = time.monotonic()
+        yield item

@@ -105,8 +105,8 @@ def cell_lines(cells: pd.DataFrame, predictions: pd.DataFrame, number: int, answ
     for row in cells[cells["chosen"] < number].to_dict("records"):
         group = f" / {row['group']}" if row["group"] else ""
         lines.append(
-            f"{row['class']}{group}: {row['chosen']} of {number} images chosen; "
-            f"{row['eligible']} of its {row['images']} images are {state}"
+            f"{row['class']}{group}: only {row['chosen']} of {number} images, since {row['eligible']} of its "
+            f"{row['images']} images are {state}"
         )
     never = sorted(set(cells["class"]) - set(predictions["predicted"]))
     lines += [f"{name} was never predicted" for name in never]

@@ -160,7 +160,7 @@ def mistakes(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def pairs_table(wrong: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
-    """Return one row per pair: label, predicted, mistakes, share (of the images of the label), highest; as text.
+    """Return one row per pair: label, predicted, mistakes, share (of the label's images), highest probability, as text.
 
     Args:
         wrong: Result of `mistakes`.
@@ -173,11 +173,11 @@ def pairs_table(wrong: pd.DataFrame, predictions: pd.DataFrame) -> pd.DataFrame:
             "predicted": str(predicted),
             "mistakes": f"{len(part):,}",
             "share": f"{len(part) / images[label]:.1%}",
-            "highest": f"{part['probability'].iloc[0]:.3f}",
+            "highest probability": f"{part['probability'].iloc[0]:.3f}",
         }
         for (label, predicted), part in wrong.groupby(["label", "predicted"], sort=False)
     ]
-    return pd.DataFrame(rows, columns=["label", "predicted", "mistakes", "share", "highest"])
+    return pd.DataFrame(rows, columns=["label", "predicted", "mistakes", "share", "highest probability"])
 
 
 def mistakes_page(

@@ -185,8 +185,11 @@ def find_run(text: str, *, directory: str | Path = store.DIRECTORY, tracking_uri
     if len(matches) != 1 or not text:
         shown = (matches if len(matches) else runs).head(8)
         known = ", ".join(f"{key[:8]} ({name})" for key, name in zip(shown["run_id"], shown["name"], strict=True))
+        meant = (
+            f"{text!r} means {len(matches)} runs, and must mean one" if len(matches) else f"there is no run {text!r}"
+        )
         msg = (
-            f"run: {text!r} must mean one run, it means {len(matches)}; give a run id, its start, a name, or `latest`; "
+            f"run: {meant}; give a run id, its start, a name, or `latest`; "
             f"{'these fit' if len(matches) else 'the newest runs are'}: {known or 'none'}"
         )
         raise InputError(msg)

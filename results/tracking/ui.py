@@ -94,6 +94,8 @@ def serve(command: Sequence[str]) -> int:
     """Run the command of `ui_command` until it ends, Ctrl-C or SIGTERM; return its exit status, 0 if it is stopped."""
     # No telemetry, and no queue of background jobs (evaluations of language models), which would be more processes.
     quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    # MLflow uses a part of Starlette that will be removed, which no user of ours can change
+    quiet["PYTHONWARNINGS"] = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), "ignore:starlette.middleware"]))
     previous = signal.signal(signal.SIGTERM, _stop)
     # The server starts a worker process: a process group ends both, however this command ends.
     server = subprocess.Popen(command, env={**os.environ, **quiet}, start_new_session=True)

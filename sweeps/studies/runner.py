@@ -4,7 +4,7 @@ import hashlib
 import json
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -98,13 +98,11 @@ def check_study(study: Study, configs: Mapping[str, RunConfig]) -> list[Any]:
     """Return the data modules whose images identify a study; reads tables of images, opens no image of a classifier.
 
     Raises:
-        InputError: A cell's options do not go together, a class has too few images to be divided, or a cell needs the
-            given split of data that have none.
+        InputError: A cell's options do not go together, or a cell needs the given split of data that have none.
     """
     if study.cells[0].kind == "detector":
         return [_divided_boxes(config) for config in configs.values()]
     first: dict[str, EmotionDataModule] = {}
-    divided: set[tuple[str, DivisionPlan]] = set()
     for cell in study.cells:
         config = configs[cell.name]
         require_whole_runs(config, "a study")
@@ -118,7 +116,7 @@ def check_study(study: Study, configs: Mapping[str, RunConfig]) -> list[Any]:
         if cell.folds:
             config = config.override({"data.split": "folds", "data.folds": cell.folds, "data.fold": 0})
         data = data_module(config)
-        data.share(first.setdefault(source := f"{data.source} {data.read_options}", data))
+        data.share(first.setdefault(f"{data.source} {data.read_options}", data))
         if data.plan.split == "given" and "split" not in data.manifest.table:
             msg = (
                 f"--data: study {study.name} needs a data set with its own test part, and {data.manifest.name} has "
@@ -126,10 +124,41 @@ def check_study(study: Study, configs: Mapping[str, RunConfig]) -> list[Any]:
                 "holdout --data.holdout_fraction 0.2"
             )
             raise InputError(msg)
-        if (part := (source, data.plan)) not in divided:
-            data.plan.divide(data.manifest, np.arange(len(data.manifest)))  # refuses a class with too few images
-            divided.add(part)
     return [next(iter(first.values()))]
+
+
+def indivisible(study: Study, configs: Mapping[str, RunConfig], only: Sequence[str] | None = None) -> dict[str, str]:
+    """Return the cells whose images cannot be divided as the cell asks, such as with a class of one image, and why.
+
+    No image is opened, so every image counts, also a duplicate.
+
+    Args:
+        study: The study.
+        configs: Config of each cell.
+        only: Cells that are to be run; by default all.
+
+    Raises:
+        InputError: No cell can be run; the reason is that of the first.
+    """
+    cells = [cell for cell in study.cells if cell.kind != "detector" and (only is None or cell.name in only)]
+    first: dict[str, EmotionDataModule] = {}
+    reasons: dict[tuple[str, DivisionPlan], str] = {}
+    found = {}
+    for cell in cells:
+        folds = {"data.split": "folds", "data.folds": cell.folds, "data.fold": 0} if cell.folds else {}
+        data = data_module(configs[cell.name].override(folds))
+        data.share(first.setdefault(source := f"{data.source} {data.read_options}", data))
+        if (key := (source, data.plan)) not in reasons:
+            reasons[key] = ""
+            try:
+                data.plan.divide(data.manifest, np.arange(len(data.manifest)))
+            except InputError as error:
+                reasons[key] = str(error)
+        if reasons[key]:
+            found[cell.name] = reasons[key]
+    if found and len(found) == len(cells):
+        raise InputError(next(iter(found.values())))
+    return found
 
 
 def _divided_boxes(config: RunConfig) -> BoxesDataModule:
@@ -187,8 +216,6 @@ class StudyRunner:
         contents = []
         for data in check_study(self.study, self.configs):
             prepare(data)
-            if isinstance(data, EmotionDataModule):
-                _ = data.division  # a class with too few images, duplicates counted once, is refused before any cell
             contents.append(data.content_hash)
         content = contents[0] if len(contents) == 1 else hashlib.sha256("".join(contents).encode()).hexdigest()
         return study_key(self.study, self.scale, self.protocol, self.configs, content)
@@ -210,6 +237,7 @@ class StudyRunner:
                 )
                 raise InputError(msg)
         else:
+            indivisible(self.study, self.configs, self._only_cells)
             _ = self.key  # wrong options or data make no store
             store.open_client()  # makes the embedded store; of workers that start at once one does, the others wait
         storage = open_storage(self._url)
@@ -502,8 +530,7 @@ def estimate(study: Study, given: Options, only_cells: list[str] | None = None) 
 
     The images of a detector's study are opened, since their boxes divide them.
     """
-    if study.cells[0].kind != "detector":
-        check_study(study, cell_configs(study, given))
+    cannot = indivisible(study, cell_configs(study, given), only_cells)
     speed: dict[str, float] = {}
     data: dict[str, EmotionDataModule] = {}
     cells = [cell for cell in study.cells if only_cells is None or cell.name in only_cells]
@@ -516,9 +543,10 @@ def estimate(study: Study, given: Options, only_cells: list[str] | None = None) 
     names = ["", "cells", "runs", "images trained on", "images evaluated", "about"]
     table = pd.DataFrame(rows, columns=names)
     device = describe_device(best_device())
+    notes = "".join(f"note: cell {name} cannot be run: {reason}\n" for name, reason in cannot.items())
     return (
-        f"{as_text(table)}\n\nTimed with one batch of each network on {device}, as busy as it is now, with one worker; "
-        "runs that stop early take less."
+        f"{as_text(table)}\n{notes}\nTimed with one batch of each network on {device}, as busy as it is now, with one "
+        "worker; runs that stop early take less."
     )
 
 

@@ -74,6 +74,16 @@ def test_a_class_with_too_few_images_is_refused_before_any_cell(emotion: Any, tm
     assert emotion.runs("tags.kind = 'study'") == []
 
 
+def test_a_cell_that_cannot_be_divided_does_not_stop_the_others(emotion: Any) -> None:
+    equal = ("--data", "drawn:largest=12,ratio=1,size=32,classes=happy+sad")  # nothing to over-sample before the split
+    every = names(emotion, "leakage")
+    leaky = next(name for name in every if "over-sampl" in name)
+    printed = emotion("study", "leakage", *equal, "--dry-run").out
+    assert f"note: cell {leaky} cannot be run: --data.leak oversample_first: no class has fewer" in printed
+    (error,) = emotion("study", "leakage", *equal, "--dry-run", "--cells", leaky, status=1).errors
+    assert "--data.leak oversample_first: no class has fewer images" in error
+
+
 def test_what_costs_nothing(emotion: Any) -> None:
     listed = emotion("study", "list").out
     known = ("balanced-augmentation", "teachable", "backbones", "face-crop", "face-detector", "data-imbalance")

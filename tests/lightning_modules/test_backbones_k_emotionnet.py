@@ -74,7 +74,7 @@ def test_its_weights_come_from_a_file_or_not_at_all(tmp_path: Path) -> None:
     torch.save(source.state_dict(), file)
     backbone, _, _ = build_backbone(NAME, str(file))
     assert torch.equal(backbone.state_dict()["layer3.11.conv2.weight"], source.state_dict()["layer3.11.conv2.weight"])
-    for weights, message in (("embedded", "may be embedded"), ("hub", "could not be loaded from")):
+    for weights, message in (("embedded", "embedded weights .* exist only for"), ("hub", "could not be loaded from")):
         with pytest.raises(InputError, match=message):
             build_backbone(NAME, weights)
     with pytest.raises(InputError, match="did you mean k_emotionnet"):

@@ -44,8 +44,11 @@ def config(*words: str) -> RunConfig:
             "--model.unmixed_epochs: must be below --trainer.max_epochs, 2",
         ),
         ("--model.stem_stride 1 --model.backbone vgg11", "--model.stem_stride: must be left out, .* has stride 1"),
-        ("--model.shift_at_test 0.01 --data.size 32", "--model.shift_at_test: must be at least half a pixel .* 32 px"),
-        ("--model.backbone resnet18 --model.weights embedded", "--model.weights: may be embedded .* got 'embedded'"),
+        (
+            "--model.shift_at_test 0.01 --data.size 32",
+            "--model.shift_at_test: must move images of 32 px .* got 0.01; one pixel is 0.031",
+        ),
+        ("--model.backbone resnet18 --model.weights embedded", "--model.weights: embedded weights .* not for resnet18"),
         ("--run.ema_warmup 1 --run.ema_decay 0.9", "--run.ema_warmup: must be at least 2"),
         (
             "--model.sam_radius 0.1 --trainer.precision 16-mixed",

@@ -1,5 +1,6 @@
 """What `train` refuses, and what it says of a run that goes on with other code."""
 
+from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
@@ -28,6 +29,23 @@ def test_a_notebook_trains_on_one_device(monkeypatch: pytest.MonkeyPatch) -> Non
         train(config)
     with pytest.raises(InputError, match="no such file or folder, got 'nowhere'"):
         train(config.override({"trainer.devices": 1}))
+
+
+def test_options_that_no_longer_train_can_still_be_evaluated(tmp_path: Path) -> None:
+    older = {"model.mixup": 0.2, "model.unmixed_epochs": 1, "trainer.max_epochs": 1, "model.shift_at_test": 0.001}
+    config = RunConfig.resolve(["--data", "nowhere"]).override(older)
+    with pytest.raises(InputError, match=r"--model.unmixed_epochs: must be below"):
+        train(config)
+    with pytest.raises(InputError, match=r"no such file: .*gone.ckpt"):
+        training.evaluate(config, tmp_path / "gone.ckpt", "test")
+
+
+@pytest.mark.parametrize(("option", "value"), [("--run.start_from", "nope"), ("--run.teacher", "[nope]")])
+def test_a_run_that_does_not_exist_is_named_with_its_option(option: str, value: str) -> None:
+    config = RunConfig.resolve(["--data", "nowhere", option, value])
+    for check in (training.check_options, training.describe_run):
+        with pytest.raises(InputError, match=rf"^{option}: there is no run 'nope'"):
+            check(config)
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,7 @@ def fails(capsys: Capture, *words: str) -> str:
 def explain(folder: Path | str, *words: str) -> None:
     """Explain into a folder; the exit status is the verdict of the report there."""
     status = emotion.main(["explain", *words])
-    assert status == int(Path(folder, "report.md").read_text(encoding="utf-8").startswith("**FAILS"))
+    assert status == int(not Path(folder, "report.md").read_text(encoding="utf-8").startswith("**HOLDS"))
 
 
 @pytest.mark.parametrize("holds", [True, False])

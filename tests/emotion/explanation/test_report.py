@@ -178,7 +178,7 @@ def test_maps_of_zeros_are_told_and_crash_nothing(tmp_path: Path) -> None:
 
 def test_one_image_has_numbers_and_no_interval(tmp_path: Path) -> None:
     found = _report(_explained(1), tmp_path)
-    assert found.first.startswith("FAILS, since too few images were tried (1 cluster, ")
+    assert found.first.startswith("NOT DECIDED: too few images were tried (1 cluster, ")
     assert "explain/deletion/low" not in found.numbers
     assert "1 of 4" not in found.first
 

@@ -71,9 +71,9 @@ def test_so_many_of_every_class_and_group() -> None:
         ("sad", "adult"): 2,
     }
     assert cell_lines(cells, predictions(), 2, "correct") == [
-        "fear / adult: 0 of 2 images chosen; 0 of its 0 images are predicted correctly",
-        "sad / child: 0 of 2 images chosen; 0 of its 3 images are predicted correctly",
-        "fear / child: 0 of 2 images chosen; 0 of its 0 images are predicted correctly",
+        "fear / adult: only 0 of 2 images, since 0 of its 0 images are predicted correctly",
+        "sad / child: only 0 of 2 images, since 0 of its 3 images are predicted correctly",
+        "fear / child: only 0 of 2 images, since 0 of its 0 images are predicted correctly",
         "fear was never predicted",
     ]
     both, _ = chosen(2, "age", "gender")  # the same images serve both where they can

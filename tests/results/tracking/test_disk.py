@@ -150,6 +150,6 @@ def test_a_copied_store_does_not_delete_the_files_of_the_original(
 
 
 def test_a_run_that_does_not_exist(runs: tuple[str, str, str]) -> None:
-    with pytest.raises(InputError, match="run: 'nothing' must mean one run, it means 0"):
+    with pytest.raises(InputError, match="run: there is no run 'nothing'"):
         main(["runs", "delete", runs[2], "nothing"])
     assert files(runs[2])
