@@ -3,7 +3,6 @@
 import hashlib
 import os
 import shlex
-import warnings
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -348,14 +347,7 @@ class EmotionDataModule(L.LightningDataModule):
         if self.plan.leak == "oversample_first":
             return self.division.part("train")
         balanced = self.groups.balanced(self.manifest, self.fold_rows.train)
-        draws = oversample(balanced, self.fold_rows.train, self.n_min, self.seed)
-        if self.transform_where == "copies" and not draws.is_copy.any():
-            warnings.warn(
-                f"no class is rare enough for over-sampling (--data.n_min {self.n_min}), so no image is copied or "
-                "transformed; to transform all images: --data.transform_where all",
-                stacklevel=2,
-            )
-        return draws
+        return oversample(balanced, self.fold_rows.train, self.n_min, self.seed)
 
     @property
     def train_counts(self) -> np.ndarray:
@@ -371,6 +363,11 @@ class EmotionDataModule(L.LightningDataModule):
             lines.append(
                 f"{dropped:,} images are left out of the training{inside}: duplicates of reported images, or of the "
                 "same people"
+            )
+        if self.transform_where == "copies" and not self.draws.is_copy.any():
+            lines.append(
+                f"no class is rare enough for over-sampling (--data.n_min {self.n_min}), so no image is copied or "
+                "transformed; to transform all images: --data.transform_where all"
             )
         for name, rows in (("val", self.selected_on), ("test", self.fold_rows.test)):
             missing = lacking_classes(self.manifest.labels[rows], len(self.classes)) if len(rows) else []

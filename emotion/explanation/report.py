@@ -41,8 +41,8 @@ _FILLED = {
 _MEASURES = {
     "deletion": "area under deletion (low is good)",
     "insertion": "area under insertion (high is good)",
-    "inside": "importance inside / area inside",
-    "pointing": "highest pixel inside (pointing game)",
+    "inside": "importance over area, in the pixels that show the emotion",
+    "pointing": "highest pixel is one that shows the emotion (pointing game)",
 }
 
 
@@ -90,9 +90,9 @@ def faithfulness_section(measured: Measurements, images: Sequence[Image]) -> Sec
     ]
     if measured.masks is not None:
         below.append(
-            "Inside means the pixels that are known to show the emotion. Importance inside / area inside is the share "
-            "of the positive importance over the share of area; it is 1 by chance. The pointing game counts how often "
-            "the highest pixel is inside; by chance it is the share of area."
+            "The pixels that show the emotion are known where faces are drawn. Their importance over area is "
+            "their share of the positive importance over their share of the area; it is 1 by chance. The pointing game "
+            "counts how often the highest pixel is one of them; by chance it is their share of the area."
         )
         missing = measured.tests[0].gain.images and len(measured.images) - measured.masks[0].gain.images
         if missing:

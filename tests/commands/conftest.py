@@ -194,7 +194,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(
                 pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning")
             )
-            item.add_marker(pytest.mark.filterwarnings("ignore:no class is rare enough for over-sampling"))
 
 
 @pytest.fixture(autouse=True)

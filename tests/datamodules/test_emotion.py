@@ -340,10 +340,14 @@ def test_an_inner_part_is_needed_to_select_on(source: Path, fraction: float) -> 
         module(source, inner_fraction=fraction)
 
 
-def test_copies_that_do_not_occur_are_a_warning(source: Path) -> None:
+def test_copies_that_do_not_occur_are_noted(source: Path) -> None:
     data = module(source, n_min=2, transforms=["flip"], transform_where="copies")
-    with pytest.warns(UserWarning, match=r"no class is rare enough for over-sampling \(--data.n_min 2\)"):
-        ready(data)
+    ready(data)
+    (note,) = [note for note in data.notes if "over-sampling" in note]
+    assert note.startswith("no class is rare enough for over-sampling (--data.n_min 2), so no image is copied")
+    enough = module(source, n_min="max", transforms=["flip"], transform_where="copies")
+    ready(enough)
+    assert not [note for note in enough.notes if "over-sampling" in note]
 
 
 @pytest.mark.parametrize("value", [1, True, 0])

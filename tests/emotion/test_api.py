@@ -17,7 +17,6 @@ TINY = {
 pytestmark = [
     pytest.mark.usefixtures("workplace"),
     pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:no class is rare enough for over-sampling"),
 ]
 
 

@@ -31,7 +31,6 @@ Capture = pytest.CaptureFixture[str]
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:no class is rare enough for over-sampling"),
 ]
 
 
