@@ -129,9 +129,9 @@ FAULTS = (
         "sampling",
         "datamodules/emotion.py",
         "over-sampling draws from the val part, too",
-        "draws = oversample(balanced, self.fold_rows.train, self.n_min, self.seed)",
+        "return oversample(balanced, self.fold_rows.train, self.n_min, self.seed)",
         "rows = np.concatenate([self.fold_rows.train, self.fold_rows.val])\n"
-        "        draws = oversample(balanced, rows, self.n_min, self.seed)",
+        "        return oversample(balanced, rows, self.n_min, self.seed)",
         SAMPLING,
     ),
     Fault(
