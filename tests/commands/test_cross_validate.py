@@ -202,7 +202,8 @@ def test_recipe_k_emotionnet_cross_validates_on_whole_scenes_and_is_exported(emo
     (parent,) = emotion.runs(PARENT)
     member = emotion.children(parent.info.run_id)[0].info.run_id
     done = emotion("export", member, "--format", "onnx", "--output", "model.onnx")
-    assert "backbone k_emotionnet" in done.err
+    assert emotion.client.get_run(member).data.tags["backbone"] == "k_emotionnet"
+    assert "classes: angry, happy, sad" in done.err
     session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
     (answer,) = session.run(None, {"image": np.zeros((2, 3, 32, 32), np.uint8)})
     assert answer.sum(1) == pytest.approx(1.0, abs=1e-5)
