@@ -81,7 +81,7 @@ def startup(folder: Path, *, toy: bool = False) -> list[Figure]:
 
 def memory(folder: Path, *, toy: bool = False) -> list[Figure]:
     """Measure trainings of 15 steps with freed memory given back and kept: processor time, and largest memory."""
-    size = small(4, 1) if toy else [
+    size = small(8, 1) if toy else [
         *("--data", "drawn:largest=100,ratio=1,size=64", "--data.batch_size", "64", "--data.num_workers", "0"),
         *("--trainer.limit_train_batches", "5", "--trainer.max_epochs", "3", "--trainer.enable_progress_bar", "false"),
     ]  # fmt: skip

@@ -5,6 +5,7 @@ Run by runpy with `REQUEST`: code, arguments, environment, folder, pipe, and add
 
 import atexit
 import gc
+import io
 import os
 import sys
 import threading
@@ -24,8 +25,9 @@ def main(
         os.dup2(output.fileno(), stream)
     output.close()
     os.write(1, b"\n")  # from here on, signals to the process group arrive
-    for text in (sys.stdout, sys.stderr):
-        text.reconfigure(line_buffering=True, write_through=True)  # type: ignore[union-attr]
+    for name, number in (("stdout", 1), ("stderr", 2)):  # the server's own may belong to a file, which can seek
+        raw = open(number, "wb", buffering=0, closefd=False)
+        setattr(sys, name, io.TextIOWrapper(raw, encoding="utf-8", line_buffering=True, write_through=True))
     sys.argv = ["-c", *arguments]
     sys.path[:0] = environment.get("PYTHONPATH", "").split(os.pathsep)
     # what this process starts through the fork server comes from the same one: Python would start another

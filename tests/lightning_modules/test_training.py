@@ -102,7 +102,7 @@ def test_a_run_learns_from_a_teacher_that_has_not_seen_what_it_reports() -> None
     elsewhere = [*TINY, "--data.fold_seed", "1", "--run.teacher", f"[{teacher.run_id}]"]
     with pytest.raises(InputError, match=r"--run.teacher: .* was trained or selected on \d+ of the \d+ images"):
         train(RunConfig.resolve(elsewhere))
-    with pytest.raises(InputError, match="loss LDAM is defined for one class an image"):
+    with pytest.raises(InputError, match="loss LDAM needs one class per image"):
         train(RunConfig.resolve([*elsewhere, "--data.fold_seed", "0", "--model.loss", "LDAM"]))
 
 
