@@ -57,7 +57,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def in_this_process(name: str, url: str, task: str, settings: dict[str, Any], workers: int) -> None:
-    """Run the waiting cells of a study; one that is interrupted waits again."""
+    """Run the waiting cells of a study; one that is interrupted fails, and `enqueue` queues it again."""
     storage = open_storage(url)
     study = optuna.load_study(study_name=name, storage=storage, pruner=optuna.pruners.NopPruner())
     while study.get_trials(states=(TrialState.WAITING,)):
@@ -66,7 +66,6 @@ def in_this_process(name: str, url: str, task: str, settings: dict[str, Any], wo
             study.tell(trial, runner.run_cell(trial, settings))
         except KeyboardInterrupt:
             study.tell(trial, state=TrialState.FAIL)
-            study.enqueue_trial({}, user_attrs=trial.user_attrs)
             raise
     close(storage)
 
