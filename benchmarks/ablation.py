@@ -19,7 +19,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -411,15 +411,7 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _main(given: argparse.Namespace) -> None:
-    rows = read_rows(given.table)
-    if given.figure or given.markdown:
-        if not rows:
-            raise invalid("--table", "must be a CSV with rows", str(given.table), "leave --figure and --markdown out")
-        require_runs(given.work)
-        if given.figure:
-            figure(rows, given.work.absolute()).savefig(given.figure, dpi=130)
-        else:
-            print(*markdown(rows, given.work.absolute()), sep="\n")
+    if show(given, read_rows(given.table), figure, markdown):
         return
     check_seeds(given.seeds)
     done = recorded(given.table)
@@ -445,15 +437,32 @@ def announce(missing: Sequence[str], asked: int, table: Path) -> None:
         print(f"{table} has all {asked} rows; to measure them again, give --table a new file", file=sys.stderr)
 
 
-def require_runs(work: Path) -> None:
-    """Check that a folder has runs.
+Rows = list[dict[str, str]]
+
+
+def show(
+    given: argparse.Namespace,
+    rows: Rows,
+    figure: Callable[[Rows, Path], Figure],
+    markdown: Callable[[Rows, Path], Iterator[str]],
+) -> bool:
+    """Write the figure or print the tables of a benchmark, if that is asked for; return whether it is.
 
     Raises:
-        InputError: It has none.
+        InputError: The CSV has no rows, or the folder no runs.
     """
-    if not (work / DIRECTORY).exists():
+    if not (given.figure or given.markdown):
+        return False
+    if not rows:
+        raise invalid("--table", "must be a CSV with rows", str(given.table), "leave --figure and --markdown out")
+    if not (given.work / DIRECTORY).exists():
         rule = "must be the folder with the runs that the CSV names"
-        raise invalid("--work", rule, str(work), "the CSV itself has the scores of every run")
+        raise invalid("--work", rule, str(given.work), "the CSV itself has the scores of every run")
+    if given.figure:
+        figure(rows, given.work.absolute()).savefig(given.figure, dpi=130)
+    else:
+        print(*markdown(rows, given.work.absolute()), sep="\n")
+    return True
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ from benchmarks.ablation import (
     finished_run,
     plain_errors,
     read_rows,
-    require_runs,
     run_emotion,
+    show,
     without_zeros,
 )
 from datamodules.errors import invalid
@@ -260,14 +260,7 @@ def main(args: list[str] | None = None) -> int:
 
 def _main(given: argparse.Namespace) -> None:
     work, rows = given.work.absolute(), read_rows(given.table, COLUMNS)
-    if given.figure or given.markdown:
-        if not rows:
-            raise invalid("--table", "must be a CSV with rows", str(given.table), "leave --figure and --markdown out")
-        require_runs(work)
-        if given.figure:
-            figure(rows, work).savefig(given.figure, dpi=130)
-        else:
-            print(*markdown(rows, work), sep="\n")
+    if show(given, rows, figure, markdown):
         return
     check_seeds(given.seeds)
     if given.ensemble and len(given.seeds) < 2:

@@ -178,10 +178,10 @@ def build_backbone(
         if size is None:
             raise
         raise _other_size(name, size) from error
-    about: Any = model  # timm's attributes are not typed
-    features = int(getattr(about, "head_hidden_size", None) or about.num_features)
     if stem_stride is not None:
         set_stem_stride(model, name, stem_stride)
+    about: Any = model  # timm's attributes are not typed
+    features = int(getattr(about, "head_hidden_size", None) or about.num_features)
     if size is not None:
         features = _width(model, name, size, in_chans, stem_stride)
     if weights not in ("hub", "none"):

@@ -334,11 +334,7 @@ def _soup(args: list[str]) -> int:
     from lightning_modules.warm_start import write_soup
 
     path = writable_file("--output", Path(options.output))
-    if os.path.realpath(path) in map(os.path.realpath, options.runs):  # unlike resolve, takes a loop of links
-        raise invalid(
-            "--output", "must not be one of the models that are averaged", options.output, "name another file"
-        )
-    if path.exists():
+    if os.path.lexists(path):  # such as one of the models that are averaged
         raise invalid("--output", "must be a file that does not exist yet", options.output, "name another file")
     classes, decided = write_soup(options.runs, path)
     if decided:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -102,8 +102,8 @@ def check_study(study: Study, configs: Mapping[str, RunConfig]) -> list[Any]:
     """
     if study.cells[0].kind == "detector":
         return [_divided_boxes(config) for config in configs.values()]
-    first: dict[str, EmotionDataModule] = {}
-    for cell in study.cells:
+    modules: list[EmotionDataModule] = []
+    for cell, data in _cell_data(study, configs):
         config = configs[cell.name]
         require_whole_runs(config, "a study")
         marks, epochs = cell.frozen.get("marks", []), config.trainer["max_epochs"]
@@ -113,10 +113,7 @@ def check_study(study: Study, configs: Mapping[str, RunConfig]) -> list[Any]:
                 f"got {epochs}; leave the option out"
             )
             raise InputError(msg)
-        if cell.folds:
-            config = config.override({"data.split": "folds", "data.folds": cell.folds, "data.fold": 0})
-        data = data_module(config)
-        data.share(first.setdefault(f"{data.source} {data.read_options}", data))
+        modules.append(data)
         if data.plan.split == "given" and "split" not in data.manifest.table:
             msg = (
                 f"--data: study {study.name} needs a data set with its own test part, and {data.manifest.name} has "
@@ -124,7 +121,17 @@ def check_study(study: Study, configs: Mapping[str, RunConfig]) -> list[Any]:
                 "holdout --data.holdout_fraction 0.2"
             )
             raise InputError(msg)
-    return [next(iter(first.values()))]
+    return modules[:1]
+
+
+def _cell_data(study: Study, configs: Mapping[str, RunConfig]) -> Iterator[tuple[Cell, EmotionDataModule]]:
+    """Yield each cell of a study of classifiers with its data module; each list of images is read once."""
+    first: dict[str, EmotionDataModule] = {}
+    for cell in study.cells:
+        folds = {"data.split": "folds", "data.folds": cell.folds, "data.fold": 0} if cell.folds else {}
+        data = data_module(configs[cell.name].override(folds))
+        data.share(first.setdefault(f"{data.source} {data.read_options}", data))
+        yield cell, data
 
 
 def indivisible(study: Study, configs: Mapping[str, RunConfig], only: Sequence[str] | None = None) -> dict[str, str]:
@@ -140,15 +147,15 @@ def indivisible(study: Study, configs: Mapping[str, RunConfig], only: Sequence[s
     Raises:
         InputError: No cell can be run; the reason is that of the first.
     """
-    cells = [cell for cell in study.cells if cell.kind != "detector" and (only is None or cell.name in only)]
-    first: dict[str, EmotionDataModule] = {}
+    if study.cells[0].kind == "detector":
+        return {}  # their data modules are divided when they are checked
+    chosen = [cell.name for cell in study.cells if only is None or cell.name in only]
     reasons: dict[tuple[str, DivisionPlan], str] = {}
     found = {}
-    for cell in cells:
-        folds = {"data.split": "folds", "data.folds": cell.folds, "data.fold": 0} if cell.folds else {}
-        data = data_module(configs[cell.name].override(folds))
-        data.share(first.setdefault(source := f"{data.source} {data.read_options}", data))
-        if (key := (source, data.plan)) not in reasons:
+    for cell, data in _cell_data(study, configs):
+        if cell.name not in chosen:
+            continue
+        if (key := (f"{data.source} {data.read_options}", data.plan)) not in reasons:
             reasons[key] = ""
             try:
                 data.plan.divide(data.manifest, np.arange(len(data.manifest)))
@@ -156,7 +163,7 @@ def indivisible(study: Study, configs: Mapping[str, RunConfig], only: Sequence[s
                 reasons[key] = str(error)
         if reasons[key]:
             found[cell.name] = reasons[key]
-    if found and len(found) == len(cells):
+    if found and len(found) == len(chosen):
         raise InputError(next(iter(found.values())))
     return found
 
