@@ -57,6 +57,16 @@ def _temporary_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     _environment.update(os.environ)
 
 
+def _refuse_own_runs(event: str, arguments: tuple[Any, ...]) -> None:
+    """Refuse to open the runs that a developer's copy holds: a fresh clone has none, and the test would fail there."""
+    if event == "sqlite3.connect" and Path(str(arguments[0])).absolute() == ROOT / "mlruns" / "mlflow.db":
+        msg = "a test opened the runs of this working copy; let it use `workplace` or another temporary folder"
+        raise RuntimeError(msg)
+
+
+sys.addaudithook(_refuse_own_runs)
+
+
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current folder, where runs may be written."""

@@ -13,6 +13,7 @@ from lightning_modules.config import RunConfig
 from lightning_modules.predictor import Predictor
 from lightning_modules.training import keep_evaluation, note_other_code, train
 from results.tracking.logger import TrackingLogger
+from results.tracking.store import ensure_store
 
 
 @pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork", "ddp_notebook", "ddp_find_unused_parameters_true_spawn"])
@@ -41,7 +42,8 @@ def test_options_that_no_longer_train_can_still_be_evaluated(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(("option", "value"), [("--run.start_from", "nope"), ("--run.teacher", "[nope]")])
-def test_a_run_that_does_not_exist_is_named_with_its_option(option: str, value: str) -> None:
+def test_a_run_that_does_not_exist_is_named_with_its_option(workplace: Path, option: str, value: str) -> None:
+    ensure_store()  # of runs, with none in it
     config = RunConfig.resolve(["--data", "nowhere", option, value])
     for check in (training.check_options, training.describe_run):
         with pytest.raises(InputError, match=rf"^{option}: there is no run 'nope'"):
