@@ -44,6 +44,7 @@ COLUMNS = (
 RECIPE = "baseline"
 DATA = "FER2013 Training, half, fold 0 of 3"
 TRAINING = "training.csv"  # a manifest of the Training part alone
+VOTED = "voted.csv"  # the same with FER+'s votes, and labels by their majority
 BASE = (
     "--split folds --data.folds 3 --data.fold 0 --data.read.part 0.5 --data.size 48 --data.num_workers 1 "
     "--trainer.max_epochs 6 --trainer.enable_progress_bar false"
@@ -100,6 +101,12 @@ _TEACHERS = {f"inner-fold-{fold}": f"--data.inner_folds 3 --data.inner_fold {fol
 PARTS |= _TEACHERS | {
     "teacher of three inner folds": f"--run.teacher [{','.join(f'{{{name}}}' for name in _TEACHERS)}]"
 }
+# labelled by FER+'s annotators, so these have a base of their own
+VOTED_BASE = "FER+ labels"
+PARTS |= {
+    VOTED_BASE: f"--data {VOTED} --votes majority",
+    "FER+ labels, soft targets": f"--data {VOTED} --votes soft",
+}
 REPORTED = "reported.csv"  # a manifest of the images that the base reports on
 SOUP = "soup.ckpt"
 COMBINED = {
@@ -123,6 +130,16 @@ class Cell:
             *("fit", "--recipe", RECIPE, "--data", TRAINING, *BASE.split(), *PARTS[self.part].split()),
             *("--seed", str(self.seed), "--run.name", f"{self.part} seed {self.seed}", "--run.experiment", "ablation"),
         ]
+
+    @property
+    def voted(self) -> bool:
+        """Whether its labels are those of FER+'s annotators."""
+        return f"--data {VOTED}" in PARTS.get(self.part, "")
+
+    @property
+    def base(self) -> "Cell":
+        """What it is compared with: the base of the same seed and the same labels."""
+        return Cell(VOTED_BASE if self.voted else "base", self.seed)
 
     @property
     def commands(self) -> list[list[str]]:
@@ -162,18 +179,25 @@ class Cell:
         return re.sub(r"\{(.*?)\}", run_id, word)
 
 
-def training_part(data: str, work: Path) -> None:
-    """Write a manifest of the images of a data set's training part, without its given split."""
-    whole = work / "whole.csv"
-    if (work / TRAINING).exists():
+def training_part(data: str, work: Path, *, voted: bool = False) -> None:
+    """Write a manifest of the images of a data set's training part, without its given split.
+
+    Args:
+        data: The data set.
+        work: Folder of the manifest.
+        voted: With annotators' votes, and labels by their majority.
+    """
+    training, whole = (work / VOTED, work / "whole-voted.csv") if voted else (work / TRAINING, work / "whole.csv")
+    if training.exists():
         return
     if not whole.exists():
-        run_emotion(["data", "prepare", "--data", data, "--output", str(whole)], work)
+        votes = ["--votes", "soft"] if voted else []
+        run_emotion(["data", "prepare", "--data", data, *votes, "--output", str(whole)], work)
     table = pd.read_csv(whole, dtype=str, keep_default_na=False)
     if "split" not in table or not (table["split"] == "train").any():
         raise invalid("--data", "must have a given split with a train part, as FER2013 has", data, "give fer2013.zip")
-    shutil.copyfile(f"{whole}.json", work / f"{TRAINING}.json")  # names the folder of the images, and the classes
-    table[table["split"] == "train"].drop(columns="split").to_csv(work / TRAINING, index=False)
+    shutil.copyfile(f"{whole}.json", f"{training}.json")  # names the folder of the images, and the classes
+    table[table["split"] == "train"].drop(columns="split").to_csv(training, index=False)
 
 
 def run_emotion(words: Sequence[str], work: Path) -> float:
@@ -300,7 +324,7 @@ def measure(cell: Cell, work: Path, runs: Mapping[Cell, str]) -> dict[str, str]:
     return {
         "part": cell.part,
         "recipe": RECIPE,
-        "data": DATA,
+        "data": f"{DATA}, FER+ labels" if cell.voted else DATA,
         "seed": str(cell.seed),
         **{name: f"{whole.at['f1_macro', column]:.4f}" for name, column in _SCORES.items()},
         "accuracy": f"{whole.at['accuracy', 'value']:.4f}",
@@ -358,9 +382,9 @@ def markdown(rows: Sequence[dict[str, str]], work: Path) -> Iterator[str]:
     with contextlib.chdir(work):
         tables = {cell: load_table(row["run"], "predictions") for cell, row in zip(cells, rows, strict=True)}
     for cell, row in zip(cells, rows, strict=True):
-        base, difference = tables.get(Cell("base", cell.seed)), ["", ""]
-        if base is not None and cell.part != "base":
-            runs = [ComparedRun("base", base), ComparedRun(cell.part, tables[cell])]
+        base, difference = tables.get(cell.base), ["", ""]
+        if base is not None and cell != cell.base:
+            runs = [ComparedRun(cell.base.part, base), ComparedRun(cell.part, tables[cell])]
             pairs = compare(runs, permutations=99).pairs  # macro F1, then accuracy
             difference = [
                 f"{each.difference:+.3f} ({each.low:+.3f} to {each.high:+.3f})" for each in pairs.itertuples()
@@ -380,7 +404,7 @@ def without_zeros(text: str) -> str:
 def figure(rows: Sequence[dict[str, str]], work: Path) -> Figure:
     """Draw macro F1 of each part minus the base, seed 0, with intervals; the best part comes first."""
     best = sorted(rows, key=lambda row: -float(row["macro_f1"]))
-    shown = [row for row in best if row["seed"] == "0"]
+    shown = [row for row in best if row["seed"] == "0" and not Cell(row["part"], 0).voted]
     shown.sort(key=lambda row: row["part"] != "base")
     with contextlib.chdir(work):
         runs = [ComparedRun(row["part"], load_table(row["run"], "predictions")) for row in shown]
@@ -403,7 +427,8 @@ def main(args: list[str] | None = None) -> int:
     parser.add_argument("--figure", type=Path, help=f"write the differences of seed 0 as a PNG of this name, {what}")
     given = parser.parse_args(args)
     untrained = given.markdown or given.figure or given.dry_run
-    if given.data is None and not (given.work / TRAINING).exists() and not untrained:
+    manifests = [VOTED if Cell(part, 0).voted else TRAINING for part in given.parts]
+    if given.data is None and not untrained and not all((given.work / name).exists() for name in manifests):
         parser.error("--data: is needed by the first run; name FER2013, such as fer2013.zip")
     with plain_errors():
         _main(given)
@@ -422,7 +447,8 @@ def _main(given: argparse.Namespace) -> None:
         return
     given.work = given.work.absolute()
     given.work.mkdir(parents=True, exist_ok=True)
-    training_part(str(Path(given.data or "").absolute()), given.work)
+    for voted in sorted({cell.voted for cell in cells}):
+        training_part(str(Path(given.data or "").absolute()), given.work, voted=voted)
     for number, cell in enumerate(cells, 1):
         print(f"{number} of {len(cells)}: {cell.part}, seed {cell.seed}", file=sys.stderr, flush=True)
         append(given.table, row := measure(cell, given.work, recorded(given.table)))

@@ -318,7 +318,8 @@ def test_golden_says_what_it_cannot_run(capsys: pytest.CaptureFixture[str]) -> N
 def test_every_part_of_the_ablation_is_a_run_of_its_own(part: str) -> None:
     runs = {Cell(name, 1): name for name in ablation.PARTS}
     config = RunConfig.resolve([Cell(part, 1).filled(word, runs) for word in Cell(part, 1).words[1:]])
-    assert (config.seed_everything, config.data["source"]) == (1, ablation.TRAINING)
+    assert config.seed_everything == 1
+    assert config.data["source"] == (ablation.VOTED if Cell(part, 1).voted else ablation.TRAINING)
     base = RunConfig.resolve(Cell("base", 1).words[1:])
     assert (config.identity() == base.identity()) == (part == "base")
 
@@ -337,7 +338,7 @@ def test_commands_of_the_ablation_name_the_runs_that_they_use() -> None:
 
 
 def test_the_ablation_continues_where_its_table_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ablation, "training_part", lambda data, work: None)
+    monkeypatch.setattr(ablation, "training_part", lambda data, work, voted: None)
     measured: list[Cell] = []
 
     def measure(cell: Cell, work: Path, runs: dict[Cell, str]) -> dict[str, str]:
@@ -419,6 +420,7 @@ def test_the_ablation_prints_each_part_minus_the_base_of_its_seed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     right = {Cell("base", 0): 20, Cell("mixup", 0): 30, Cell("mixup", 1): 30}  # of 40
+    right |= {Cell("FER+ labels", 0): 36, Cell("FER+ labels, soft targets", 0): 38}
     label = ["happy", "sad"] * 20
 
     def table(name: str, _: str) -> pd.DataFrame:
@@ -437,6 +439,10 @@ def test_the_ablation_prints_each_part_minus_the_base_of_its_seed(
     assert lines[0] == "| base | 0 | .500 (.400-.600) | .500 | 2.0 |  |  |  |"
     assert re.match(r"\| mixup \| 0 .* \| \+\.250 \(\+\.\d+ to \+\.\d+\) \| \+\.250 \(", lines[1])
     assert lines[2].endswith("|  |  | `--model.mixup 0.2` |")  # the base has no seed 1
+    assert lines[3].endswith("|  |  | `--data voted.csv --votes majority` |")  # other labels: a base of their own
+    assert re.match(
+        r"\| FER\+ labels, soft targets \| 0 .* \| \+\.050 \([+-]\.\d+ to \+\.\d+\) \| \+\.050 \(", lines[4]
+    )
     (drawn,) = ablation.figure(rows, tmp_path).axes
     assert [label.get_text() for label in drawn.get_yticklabels()] == ["mixup minus base"]
 
