@@ -105,7 +105,7 @@ def test_a_killed_worker_on_postgresql_costs_no_trial(
     (place / "space.yaml").write_text("model.learning_rate: {real: [0.0001, 0.01], log: true}\n")
     own = ("--trainer.max_epochs", "1", "--storage", postgresql, "--trials", "4")
     command = ("search", "--space", "space.yaml", "--folds", "2", "--name", "shared", *own, *tiny, *own[:2])
-    killed = emotion.start(*command, at_step="2:wait")
+    killed = emotion.start(*command, at_step="2:wait", fresh=True)  # trials are processes of a fork server of its own
     other = emotion.start(*command)
     wait_for(killed, "step 2 done")
     emotion.kill(killed)
