@@ -43,7 +43,9 @@ def experiment(mlruns: Path, new_logger: Callable[..., TrackingLogger]) -> str:
     for name, score in (("weak", 0.31), ("strong", 0.62)):
         tags = {"kind": "cross-validation", "recipe": "balanced", "backbone": "test_resnet", "seed": "0"}
         parent = new_logger(run_name=name, tags=tags | {"protocol": "honest"})
-        parent.set_tags({"f1_macro_interval": "0.300 to 0.700", "worst_class": f"fear {score / 2}"})
+        # MLflow shows a column only if a run has a value for it
+        tags = {"f1_macro_interval": "0.300 to 0.700", "worst_class": f"fear {score / 2}", "test_images": "40"}
+        parent.set_tags(tags)
         parent.log_dataset("drawn", "drawn", "0" * 16)
         parent.log_metrics({"test/f1_macro": score, "test/accuracy": score})
         for fold in range(2):
