@@ -89,7 +89,7 @@ def test_a_run_has_a_model_with_its_scores_and_an_evaluation_adds_to_it(mlruns: 
 
 
 def test_two_runs_that_log_one_data_set_at_once_both_arrive(
-    new_logger: NewLogger, monkeypatch: pytest.MonkeyPatch
+    mlruns: Path, new_logger: NewLogger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log_inputs, refused = MlflowClient.log_inputs, []
 
