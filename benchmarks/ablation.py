@@ -2,8 +2,10 @@
 
     python -m benchmarks.ablation --data fer2013.zip --work FOLDER
 
-The proxy is a third of FER2013's Training part: half of it, of which two folds of three train and one is reported, for
-six epochs. Neither PublicTest nor PrivateTest is read. A part is a set of options of `emotion fit`, added to the base.
+Half of FER2013's Training images are divided into three folds: two are trained on for six epochs, one is tested on.
+Neither PublicTest nor PrivateTest is read. A part is a set of options of `emotion fit`, added to the base. The parts
+with FER+ labels need the annotators' votes in the data, and are compared with a base of the same labels.
+
 Every run is one `emotion fit`, whose command and run id are in the row. What the CSV already has is not run again, a
 finished run in FOLDER with the same options and images is not trained again, and a stopped one is resumed, so that the
 same command continues after any stop.
@@ -44,7 +46,7 @@ COLUMNS = (
 RECIPE = "baseline"
 DATA = "FER2013 Training, half, fold 0 of 3"
 TRAINING = "training.csv"  # a manifest of the Training part alone
-VOTED = "voted.csv"  # the same with FER+'s votes, and labels by their majority
+VOTED = "voted.csv"  # its images with FER+'s votes, without those that most annotators call no emotion
 BASE = (
     "--split folds --data.folds 3 --data.fold 0 --data.read.part 0.5 --data.size 48 --data.num_workers 1 "
     "--trainer.max_epochs 6 --trainer.enable_progress_bar false"
@@ -101,7 +103,7 @@ _TEACHERS = {f"inner-fold-{fold}": f"--data.inner_folds 3 --data.inner_fold {fol
 PARTS |= _TEACHERS | {
     "teacher of three inner folds": f"--run.teacher [{','.join(f'{{{name}}}' for name in _TEACHERS)}]"
 }
-# labelled by FER+'s annotators, so these have a base of their own
+# eight classes by the majority of FER+'s annotators, and another half of the images: these have a base of their own
 VOTED_BASE = "FER+ labels"
 PARTS |= {
     VOTED_BASE: f"--data {VOTED} --votes majority",
@@ -402,10 +404,20 @@ def without_zeros(text: str) -> str:
 
 
 def figure(rows: Sequence[dict[str, str]], work: Path) -> Figure:
-    """Draw macro F1 of each part minus the base, seed 0, with intervals; the best part comes first."""
+    """Draw macro F1 of each part minus the base, seed 0, with intervals; the best part comes first.
+
+    Rows with FER+ labels are left out, since they report on other images.
+
+    Raises:
+        InputError: There is no such row beside the base.
+    """
     best = sorted(rows, key=lambda row: -float(row["macro_f1"]))
     shown = [row for row in best if row["seed"] == "0" and not Cell(row["part"], 0).voted]
     shown.sort(key=lambda row: row["part"] != "base")
+    if len(shown) < 2:
+        raise invalid(
+            "--table", "must have rows of seed 0 to draw, not of FER+ labels", len(shown), "measure base first"
+        )
     with contextlib.chdir(work):
         runs = [ComparedRun(row["part"], load_table(row["run"], "predictions")) for row in shown]
     return difference_figure(compare(runs))
@@ -413,23 +425,28 @@ def figure(rows: Sequence[dict[str, str]], work: Path) -> Figure:
 
 def main(args: list[str] | None = None) -> int:
     """Run what the CSV lacks, or print what it has as a table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ablation", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.ablation",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--data", help="FER2013, such as fer2013.zip; needed by the first run")
     parser.add_argument("--work", required=True, type=Path, help="folder of the manifest and of the runs")
     parser.add_argument("--table", type=Path, default=TABLE, help="the CSV")
     parser.add_argument(
-        "--parts", nargs="+", choices=[*PARTS, *COMBINED], default=[*PARTS], metavar="PART", help="only these"
+        "--parts",
+        nargs="+",
+        choices=[*PARTS, *COMBINED],
+        default=[*PARTS],
+        metavar="PART",
+        help="only these, such as 'stem stride 1'; by default all, which --dry-run lists",
     )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="random seeds, by default 0")
     parser.add_argument("--dry-run", action="store_true", help="list what the CSV lacks; no training")
     what = "from the runs in FOLDER that the CSV names; no training"
     parser.add_argument("--markdown", action="store_true", help=f"print the CSV and differences as a table, {what}")
     parser.add_argument("--figure", type=Path, help=f"write the differences of seed 0 as a PNG of this name, {what}")
     given = parser.parse_args(args)
-    untrained = given.markdown or given.figure or given.dry_run
-    manifests = [VOTED if Cell(part, 0).voted else TRAINING for part in given.parts]
-    if given.data is None and not untrained and not all((given.work / name).exists() for name in manifests):
-        parser.error("--data: is needed by the first run; name FER2013, such as fer2013.zip")
     with plain_errors():
         _main(given)
     return 0
@@ -447,10 +464,13 @@ def _main(given: argparse.Namespace) -> None:
         return
     given.work = given.work.absolute()
     given.work.mkdir(parents=True, exist_ok=True)
-    for voted in sorted({cell.voted for cell in cells}):
-        training_part(str(Path(given.data or "").absolute()), given.work, voted=voted)
+    manifests = {given.work / (VOTED if cell.voted else TRAINING) for cell in cells}
+    if given.data is None and not all(manifest.exists() for manifest in manifests):
+        msg = "--data: is needed by the first run in --work; name FER2013, such as fer2013.zip"
+        raise InputError(msg)
     for number, cell in enumerate(cells, 1):
         print(f"{number} of {len(cells)}: {cell.part}, seed {cell.seed}", file=sys.stderr, flush=True)
+        training_part(str(Path(given.data or "").absolute()), given.work, voted=cell.voted)
         append(given.table, row := measure(cell, given.work, recorded(given.table)))
         print(" ".join(row[name] for name in COLUMNS[:-1]), flush=True)
 

@@ -2,10 +2,12 @@
 
     python -m benchmarks.fer2013 --data fer2013.zip --work FOLDER --recipes baseline strong --seeds 0 1 2
 
-Training is trained on, without near-duplicates of PublicTest, which is reported and selects no epoch; PrivateTest is
-not used. Every run is one `emotion fit`, whose command and run id are in the row. What the CSV has is not run again, a
-finished run in FOLDER with the same options and images is not trained again, and a stopped one is resumed, so that the
-same command continues after any stop.
+Trains on FER2013's Training images without near-duplicates of PublicTest, and tests on PublicTest, which selects no
+epoch. PrivateTest is not used.
+
+Every run is one `emotion fit`, whose command and run id are in the row. What the CSV has is not run again, a finished
+run in FOLDER with the same options and images is not trained again, and a stopped one is resumed, so that the same
+command continues after any stop.
 """
 
 import argparse
@@ -239,13 +241,17 @@ def figure(rows: Sequence[dict[str, str]], work: Path) -> Figure:
 
 def main(args: list[str] | None = None) -> int:
     """Run what the CSV lacks, or print what it has as tables."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.fer2013", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.fer2013", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", help="FER2013, such as fer2013.zip")
     parser.add_argument("--work", required=True, type=Path, help="folder of the runs")
     parser.add_argument("--table", type=Path, default=TABLE, help="the CSV")
     parser.add_argument("--recipes", nargs="+", default=["baseline", "balanced", "strong"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--ensemble", action="store_true", help="only the mean of the networks of all seeds")
+    parser.add_argument(
+        "--ensemble", action="store_true", help="train nothing; evaluate the mean of the answers of all --seeds"
+    )
     parser.add_argument("--dry-run", action="store_true", help="list what the CSV lacks; no training")
     what = "from the runs in FOLDER that the CSV names; no training"
     parser.add_argument("--markdown", action="store_true", help=f"print tables of scores and differences, {what}")

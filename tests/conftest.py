@@ -58,10 +58,10 @@ def _temporary_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 def _refuse_own_runs(event: str, arguments: tuple[Any, ...]) -> None:
-    """Refuse to open the runs that a developer's copy holds: a fresh clone has none, and the test would fail there."""
+    """Fail a test of this process that opens the runs of a developer's copy: in a fresh clone there are none."""
     if event == "sqlite3.connect" and Path(str(arguments[0])).absolute() == ROOT / "mlruns" / "mlflow.db":
-        msg = "a test opened the runs of this working copy; let it use `workplace` or another temporary folder"
-        raise RuntimeError(msg)
+        # not an `Exception`, which MLflow would catch, and try again for minutes
+        pytest.fail("a test opened the runs of this working copy; let it use `workplace` or another temporary folder")
 
 
 sys.addaudithook(_refuse_own_runs)

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import create_trial
+from PIL import Image
 
 from benchmarks import Figure, ablation, fer2013, golden, label_errors, median_ratio
 from benchmarks import __main__ as bench
@@ -314,14 +315,32 @@ def test_golden_says_what_it_cannot_run(capsys: pytest.CaptureFixture[str]) -> N
     assert "no-such-commit" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("part", ablation.PARTS)
-def test_every_part_of_the_ablation_is_a_run_of_its_own(part: str) -> None:
+def test_every_part_of_the_ablation_is_a_run_of_its_own() -> None:
     runs = {Cell(name, 1): name for name in ablation.PARTS}
-    config = RunConfig.resolve([Cell(part, 1).filled(word, runs) for word in Cell(part, 1).words[1:]])
-    assert config.seed_everything == 1
-    assert config.data["source"] == (ablation.VOTED if Cell(part, 1).voted else ablation.TRAINING)
-    base = RunConfig.resolve(Cell("base", 1).words[1:])
-    assert (config.identity() == base.identity()) == (part == "base")
+    configs = [RunConfig.resolve([cell.filled(word, runs) for word in cell.words[1:]]) for cell in runs]
+    for cell, config in zip(runs, configs, strict=True):
+        assert config.seed_everything == 1
+        assert config.data["source"] == (ablation.VOTED if cell.voted else ablation.TRAINING)
+    assert len({config.identity() for config in configs}) == len(runs)
+
+
+def test_hard_and_soft_targets_of_the_ablation_have_the_same_images_and_labels(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = ["file,split,label,votes_happy,votes_sad,votes_NF"]
+    for number, votes in enumerate(("6,4,0", "0,9,1", "3,3,0", "0,1,9", "8,2,0")):  # the fourth shows no face
+        Image.fromarray(np.full((48, 48), 40 * number, np.uint8)).save(tmp_path / f"{number}.png")
+        lines.append(f"{number}.png,{'test' if number == 4 else 'train'},sad,{votes}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    monkeypatch.setattr(ablation, "run_emotion", lambda words, _: main(words))
+    ablation.training_part(str(tmp_path), tmp_path, voted=True)
+    hard, soft = (read(str(tmp_path / ablation.VOTED), ReadOptions(votes=votes)) for votes in ("majority", "soft"))
+    for manifest in (hard, soft):
+        assert list(manifest.table["path"]) == ["0.png", "1.png", "2.png"]
+        assert list(manifest.table["label"]) == ["happy", "sad", "sad"]  # the published label decides a tie
+    assert hard.votes is None
+    assert soft.votes is not None
+    np.testing.assert_allclose(soft.votes, [[0.6, 0.4], [0, 1], [0.5, 0.5]])
 
 
 def test_commands_of_the_ablation_name_the_runs_that_they_use() -> None:
@@ -352,7 +371,7 @@ def test_the_ablation_continues_where_its_table_ends(tmp_path: Path, monkeypatch
     monkeypatch.setattr(ablation, "measure", measure)
     words = ["--work", str(tmp_path), "--table", str(tmp_path / "table.csv")]
     words += ["--parts", "base", "mixup", "--seeds", "0", "1"]
-    with pytest.raises(SystemExit):  # without --data
+    with pytest.raises(SystemExit, match=r"^error: --data: is needed by the first run"):
         ablation.main(words)
     words += ["--data", "fer2013.zip"]
     with pytest.raises(OSError, match="power cut"):
@@ -443,6 +462,8 @@ def test_the_ablation_prints_each_part_minus_the_base_of_its_seed(
     assert re.match(
         r"\| FER\+ labels, soft targets \| 0 .* \| \+\.050 \([+-]\.\d+ to \+\.\d+\) \| \+\.050 \(", lines[4]
     )
+    with pytest.raises(InputError, match="--table: must have rows of seed 0"):
+        ablation.figure([row for row in rows if row["part"] != "mixup"], tmp_path)
     (drawn,) = ablation.figure(rows, tmp_path).axes
     assert [label.get_text() for label in drawn.get_yticklabels()] == ["mixup minus base"]
 

@@ -1,6 +1,7 @@
 """Files around the code: commands that they name exist, versions agree, and no address is invented."""
 
 import re
+import sqlite3
 import subprocess
 import tomllib
 from pathlib import Path
@@ -29,6 +30,11 @@ def test_targets_of_make_exist_and_there_is_no_address(path: Path) -> None:
 @pytest.mark.parametrize("path", [path for path in AROUND if path.suffix in (".yml", ".yaml", ".cff")], ids=str)
 def test_yaml_is_readable(path: Path) -> None:
     assert yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def test_a_test_that_opens_the_runs_of_the_working_copy_fails() -> None:
+    with pytest.raises(pytest.fail.Exception, match="opened the runs of this working copy"):
+        sqlite3.connect(ROOT / "mlruns" / "mlflow.db")
 
 
 def test_versions_agree() -> None:
