@@ -313,10 +313,10 @@ def learn_from_teacher(data: EmotionDataModule, sources: Sequence[str], share: f
 
 
 def write_soup(sources: Sequence[str], path: Path) -> tuple[list[str], list[str]]:
-    """Write the mean of the weights of several runs of one network as a checkpoint (Wortsman et al. 2022).
+    """Write the mean of the weights of several runs with the same architecture as a checkpoint (Wortsman et al. 2022).
 
-    Its predictions take as long as those of one run. The mean of runs that started from different weights is usually
-    worse than each. Statistics of normalisation layers are averaged, too. See arXiv:2203.05482.
+    Its predictions take as long as those of one run. The mean of runs whose heads started from different weights is
+    usually worse than each. Statistics of normalisation layers are averaged, too. See arXiv:2203.05482.
 
     Args:
         sources: Runs or .ckpt files, at least two.

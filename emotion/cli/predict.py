@@ -315,10 +315,11 @@ def _export(args: list[str]) -> int:
 
 
 def _soup(args: list[str]) -> int:
-    """Average the weights of several runs of one network, and write one checkpoint.
+    """Average the weights of several runs with the same architecture, and write one checkpoint.
 
-    Predictions take as long as with one run. Runs that started from different weights give a poor model: score it with
-    `emotion evaluate` before you use it.
+    Predictions take as long as with one run. The runs should have started from one checkpoint (--run.start_from). Runs
+    that share only the weights of their backbone usually give a poor model: score it with `emotion evaluate` before you
+    use it.
     """
     parser = Parser(prog="emotion soup", description=_soup.__doc__)
     parser.add_argument("runs", nargs="+", type=not_empty, metavar="RUN", help="runs or .ckpt files, at least two")
