@@ -85,7 +85,8 @@ def _parser() -> argparse.ArgumentParser:
         choices=DECISIONS,
         metavar="STEP",
         help="temperature (calibrates), tau (subtracts tau times the logarithm of the class's share from each logit, "
-        "with the tau that is best for macro F1), thresholds (one per class); default: temperature; --decisions without a step fits none of them",
+        "with the tau that is best for macro F1), thresholds (one per class); default: temperature; "
+        "--decisions without a step fits none of them",
     )
     parser.add_argument(
         "--risk",
