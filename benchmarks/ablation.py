@@ -415,9 +415,8 @@ def figure(rows: Sequence[dict[str, str]], work: Path) -> Figure:
     shown = [row for row in best if row["seed"] == "0" and not Cell(row["part"], 0).voted]
     shown.sort(key=lambda row: row["part"] != "base")
     if len(shown) < 2:
-        raise invalid(
-            "--table", "must have rows of seed 0 to draw, not of FER+ labels", len(shown), "measure base first"
-        )
+        rule = "must have at least two rows of seed 0 to draw (those with FER+ labels are left out)"
+        raise invalid("--table", rule, len(shown), "measure base and another part first")
     with contextlib.chdir(work):
         runs = [ComparedRun(row["part"], load_table(row["run"], "predictions")) for row in shown]
     return difference_figure(compare(runs))

@@ -462,7 +462,7 @@ def test_the_ablation_prints_each_part_minus_the_base_of_its_seed(
     assert re.match(
         r"\| FER\+ labels, soft targets \| 0 .* \| \+\.050 \([+-]\.\d+ to \+\.\d+\) \| \+\.050 \(", lines[4]
     )
-    with pytest.raises(InputError, match="--table: must have rows of seed 0"):
+    with pytest.raises(InputError, match="--table: must have at least two rows of seed 0"):
         ablation.figure([row for row in rows if row["part"] != "mixup"], tmp_path)
     (drawn,) = ablation.figure(rows, tmp_path).axes
     assert [label.get_text() for label in drawn.get_yticklabels()] == ["mixup minus base"]
