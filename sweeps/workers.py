@@ -508,7 +508,7 @@ def enqueue(study: optuna.Study, params: Sequence[Mapping[str, Any]], *, retry_f
         _requeue_stale(study)  # what is left of them was stopped as often as a trial is queued again by itself
         present = Counter(
             str(trial.user_attrs[KEY])
-            for trial in distinct_trials(study)
+            for trial in study.get_trials(deepcopy=False)
             if KEY in trial.user_attrs and not was_stopped(trial) and not (retry_failed and failed_by_itself(trial))
         )
         for fixed in params:

@@ -307,8 +307,8 @@ FAULTS = (
         "queue",
         "sweeps/workers.py",
         "trials that were lost and queued again count twice",
-        "for trial in distinct_trials(study)\n",
-        "for trial in study.get_trials(deepcopy=False)\n",
+        "KEY in trial.user_attrs and not was_stopped(trial) and not (",
+        "KEY in trial.user_attrs and not (",
         QUEUE,
     ),
     Fault(
