@@ -94,8 +94,15 @@ def cell_configs(study: Study, given: Options) -> dict[str, RunConfig]:
     return {cell.name: cell_config(cell, given, ["rotation"]) for cell in study.cells}
 
 
-def check_study(study: Study, configs: Mapping[str, RunConfig]) -> list[Any]:
+def check_study(
+    study: Study, configs: Mapping[str, RunConfig], known: dict[str, EmotionDataModule] | None = None
+) -> list[Any]:
     """Return the data modules whose images identify a study; reads tables of images, opens no image of a classifier.
+
+    Args:
+        study: The study.
+        configs: Config of each cell.
+        known: Data modules by `_images`, whose lists of images have been read; new ones are added.
 
     Raises:
         InputError: A cell's options do not go together, or a cell needs the given split of data that have none.
@@ -103,7 +110,7 @@ def check_study(study: Study, configs: Mapping[str, RunConfig]) -> list[Any]:
     if study.cells[0].kind == "detector":
         return [_divided_boxes(config) for config in configs.values()]
     modules: list[EmotionDataModule] = []
-    for cell, data in _cell_data(study, configs):
+    for cell, data in _cell_data(study, configs, known):
         config = configs[cell.name]
         require_whole_runs(config, "a study")
         marks, epochs = cell.frozen.get("marks", []), config.trainer["max_epochs"]
@@ -124,17 +131,29 @@ def check_study(study: Study, configs: Mapping[str, RunConfig]) -> list[Any]:
     return modules[:1]
 
 
-def _cell_data(study: Study, configs: Mapping[str, RunConfig]) -> Iterator[tuple[Cell, EmotionDataModule]]:
+def _cell_data(
+    study: Study, configs: Mapping[str, RunConfig], known: dict[str, EmotionDataModule] | None = None
+) -> Iterator[tuple[Cell, EmotionDataModule]]:
     """Yield each cell of a study of classifiers with its data module; each list of images is read once."""
-    first: dict[str, EmotionDataModule] = {}
+    known = {} if known is None else known
     for cell in study.cells:
         folds = {"data.split": "folds", "data.folds": cell.folds, "data.fold": 0} if cell.folds else {}
         data = data_module(configs[cell.name].override(folds))
-        data.share(first.setdefault(f"{data.source} {data.read_options}", data))
+        data.share(known.setdefault(_images(data), data))
         yield cell, data
 
 
-def indivisible(study: Study, configs: Mapping[str, RunConfig], only: Sequence[str] | None = None) -> dict[str, str]:
+def _images(data: EmotionDataModule) -> str:
+    """Return what names the list of images of a data module."""
+    return f"{data.source} {data.read_options}"
+
+
+def indivisible(
+    study: Study,
+    configs: Mapping[str, RunConfig],
+    only: Sequence[str] | None = None,
+    known: dict[str, EmotionDataModule] | None = None,
+) -> dict[str, str]:
     """Return the cells whose images cannot be divided as the cell asks, such as with a class of one image, and why.
 
     No image is opened, so every image counts, also a duplicate.
@@ -143,6 +162,7 @@ def indivisible(study: Study, configs: Mapping[str, RunConfig], only: Sequence[s
         study: The study.
         configs: Config of each cell.
         only: Cells that are to be run; by default all.
+        known: As in `check_study`.
 
     Raises:
         InputError: No cell can be run; the reason is that of the first.
@@ -152,10 +172,10 @@ def indivisible(study: Study, configs: Mapping[str, RunConfig], only: Sequence[s
     chosen = [cell.name for cell in study.cells if only is None or cell.name in only]
     reasons: dict[tuple[str, DivisionPlan], str] = {}
     found = {}
-    for cell, data in _cell_data(study, configs):
+    for cell, data in _cell_data(study, configs, known):
         if cell.name not in chosen:
             continue
-        if (key := (f"{data.source} {data.read_options}", data.plan)) not in reasons:
+        if (key := (_images(data), data.plan)) not in reasons:
             reasons[key] = ""
             try:
                 data.plan.divide(data.manifest, np.arange(len(data.manifest)))
@@ -537,9 +557,11 @@ def estimate(study: Study, given: Options, only_cells: list[str] | None = None) 
 
     The images of a detector's study are opened, since their boxes divide them.
     """
-    cannot = indivisible(study, cell_configs(study, given), only_cells)
+    configs, data = cell_configs(study, given), dict[str, EmotionDataModule]()
+    if study.cells[0].kind != "detector":
+        check_study(study, configs, data)
+    cannot = indivisible(study, configs, only_cells, data)
     speed: dict[str, float] = {}
-    data: dict[str, EmotionDataModule] = {}
     cells = [cell for cell in study.cells if only_cells is None or cell.name in only_cells]
     costs = [_cost(study, cell, given, speed, data) for cell in tqdm(cells, desc="cells", disable=None)]
     rows = []
@@ -573,7 +595,7 @@ def _cost(
     else:
         epochs, startup, timed = planned_epochs(config), STARTUP, seconds_an_image
         data = data_module(config)
-        data.share(known.setdefault(f"{data.source} {data.read_options}", data))  # reading a large set takes a while
+        data.share(known.setdefault(_images(data), data))  # reading a large set takes a while
         trained, val, test = _sizes(data, cell.folds)
         if cell.steps_of:
             other = data_module(cell_config(study.cell(cell.steps_of), given, ["rotation"]))

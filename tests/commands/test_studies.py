@@ -74,6 +74,13 @@ def test_a_class_with_too_few_images_is_refused_before_any_cell(emotion: Any, tm
     assert emotion.runs("tags.kind = 'study'") == []
 
 
+def test_a_dry_run_refuses_what_the_study_refuses(emotion: Any) -> None:
+    for more in (["--dry-run"], []):
+        (error,) = emotion("study", "backbones", "--trainer.fast_dev_run", "true", *more, status=1).errors
+        assert "--trainer.fast_dev_run: cannot be used in a study" in error
+    assert emotion.runs("tags.kind = 'study'") == []
+
+
 def test_a_cell_that_cannot_be_divided_does_not_stop_the_others(emotion: Any) -> None:
     equal = ("--data", "drawn:largest=12,ratio=1,size=32,classes=happy+sad")  # nothing to over-sample before the split
     every = names(emotion, "leakage")
