@@ -57,14 +57,18 @@ def _temporary_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     _environment.update(os.environ)
 
 
-def _refuse_own_runs(event: str, arguments: tuple[Any, ...]) -> None:
+_connect = sqlite3.connect
+
+
+def _connect_elsewhere(database: Any, *args: Any, **options: Any) -> sqlite3.Connection:
     """Fail a test of this process that opens the runs of a developer's copy: in a fresh clone there are none."""
-    if event == "sqlite3.connect" and Path(str(arguments[0])).absolute() == ROOT / "mlruns" / "mlflow.db":
+    if Path(str(database)).absolute() == ROOT / "mlruns" / "mlflow.db":
         # not an `Exception`, which MLflow would catch, and try again for minutes
         pytest.fail("a test opened the runs of this working copy; let it use `workplace` or another temporary folder")
+    return _connect(database, *args, **options)
 
 
-sys.addaudithook(_refuse_own_runs)
+sqlite3.connect = sqlite3.dbapi2.connect = _connect_elsewhere  # type: ignore[assignment]  # SQLAlchemy uses the second
 
 
 @pytest.fixture
