@@ -6,9 +6,9 @@ Half of FER2013's Training images are divided into three folds: two are trained 
 Neither PublicTest nor PrivateTest is read. A part is a set of options of `emotion fit`, added to the base. The parts
 with FER+ labels need the annotators' votes in the data, and are compared with a base of the same labels.
 
-Every run is one `emotion fit`, whose command and run id are in the row. What the CSV already has is not run again, a
-finished run in FOLDER with the same options and images is not trained again, and a stopped one is resumed, so that the
-same command continues after any stop.
+A row is one `emotion fit`, or the mean of three of the base ("ensemble of three seeds", "soup of three seeds"); its
+command and run id are in it. What the CSV already has is not run again, a finished run in FOLDER with the same options
+and images is not trained again, and a stopped one is resumed, so that the same command continues after any stop.
 """
 
 import argparse
@@ -438,7 +438,7 @@ def main(args: list[str] | None = None) -> int:
         choices=[*PARTS, *COMBINED],
         default=[*PARTS],
         metavar="PART",
-        help="only these, such as 'stem stride 1'; by default all, which --dry-run lists",
+        help=f"only these, such as 'stem stride 1'; by default all but {' and '.join(COMBINED)}; --dry-run lists them",
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="random seeds, by default 0")
     parser.add_argument("--dry-run", action="store_true", help="list what the CSV lacks; no training")
